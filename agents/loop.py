@@ -1,0 +1,145 @@
+"""The event loop of every nsbridge process: descriptors, deadlines and signals, one at a time, in one thread.
+
+Some facts about epoll, signals and clocks, and what they mean here:
+* The loop sleeps until the next deadline or event and has no tick, so an idle process makes no wake-up.
+* A signal handler only makes the wake-up descriptor readable; the callback runs in the loop like any other, so
+  nothing is ever interrupted half-way. `signal.set_wakeup_fd` belongs to the process, so a forked child that makes
+  its own loop must not write into its parent's: `spawn.fork` blocks signals until the child has reset them.
+* Deadlines are on the monotonic clock, in seconds, because wall time can be stepped.
+* A callback may unwatch any descriptor, also one whose event is already in the batch being served: each event is
+  looked up again just before it is served.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+READABLE = select.EPOLLIN
+WRITABLE = select.EPOLLOUT
+HUNG_UP = select.EPOLLHUP | select.EPOLLERR  # always reported, also when not asked for
+
+Clock = Callable[[], float]
+EventCallback = Callable[[int], None]  # called with the mask of what happened
+Callback = Callable[[], None]
+
+
+class Timer:
+    """A call that is due at a time; `cancel()` is harmless when it has already been made."""
+
+    __slots__ = ("callback", "due")
+
+    def __init__(self, due: float, callback: Callback) -> None:
+        self.due = due
+        self.callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        """Make sure that it is not called any more."""
+        self.callback = None
+
+
+class Loop:
+    """Serves callbacks until `stop`; not thread-safe, one in a process that handles signals."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self.now = clock
+        self._epoll = select.epoll()
+        self._watched: dict[int, EventCallback] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()  # timers due at the same instant keep the order they were asked in
+        self._signals: dict[int, Callback] = {}
+        self._wake: tuple[socket.socket, socket.socket] | None = None
+        self._running = False
+
+    def watch(self, fd: int, mask: int, callback: EventCallback) -> None:
+        """Call `callback(events)` whenever `fd` has an event of `mask`; a second call for `fd` replaces the first."""
+        if fd in self._watched:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.register(fd, mask)
+        self._watched[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        """Forget `fd`; to be called before it is closed. Harmless if it is not watched."""
+        if self._watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def call_at(self, due: float, callback: Callback) -> Timer:
+        """Call `callback` once, at `due` (seconds of the loop's clock) or as soon after as possible."""
+        timer = Timer(due, callback)
+        heapq.heappush(self._timers, (due, next(self._order), timer))
+        return timer
+
+    def call_later(self, delay: float, callback: Callback) -> Timer:
+        """Call `callback` once, `delay` seconds from now."""
+        return self.call_at(self.now() + delay, callback)
+
+    def on_signal(self, signum: int, callback: Callback) -> None:
+        """Call `callback` in the loop for each time that `signum` was seen (bursts may come as one)."""
+        if self._wake is None:
+            self._wake = socket.socketpair()
+            for end in self._wake:
+                end.setblocking(False)
+            signal.set_wakeup_fd(self._wake[1].fileno(), warn_on_full_buffer=False)
+            self.watch(self._wake[0].fileno(), READABLE, self._read_signals)
+        self._signals[signum] = callback
+        signal.signal(signum, _queued)
+
+    def run(self) -> None:
+        """Serve until `stop` is called."""
+        self._running = True
+        while self._running:
+            self.run_once()
+
+    def stop(self) -> None:
+        """Make `run` return after the callback that is being served."""
+        self._running = False
+
+    def run_once(self, timeout: float | None = None) -> None:
+        """Wait for the next event or deadline (`timeout` seconds at most) and serve all that is due then."""
+        for fd, events in self._epoll.poll(self._time_to_sleep(timeout)):
+            callback = self._watched.get(fd)
+            if callback is not None:
+                callback(events)
+        self._call_timers()
+
+    def close(self) -> None:
+        """Give back the loop's own descriptors and the process's wake-up descriptor."""
+        if self._wake is not None:
+            signal.set_wakeup_fd(-1)
+            for end in self._wake:
+                end.close()
+            self._wake = None
+        self._epoll.close()
+        self._watched.clear()
+
+    def _time_to_sleep(self, timeout: float | None) -> float | None:
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        if not self._timers:
+            return timeout
+        left = max(0.0, self._timers[0][0] - self.now())
+        return left if timeout is None else min(left, timeout)
+
+    def _call_timers(self) -> None:
+        now = self.now()
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)[2]
+            callback, timer.callback = timer.callback, None
+            if callback is not None:
+                callback()
+
+    def _read_signals(self, _events: int) -> None:
+        assert self._wake is not None  # noqa: S101  (only ever watched while it is there)
+        for signum in set(self._wake[0].recv(4096)):
+            if signum in self._signals:
+                self._signals[signum]()
+
+
+def _queued(_signum: int, _frame: object) -> None:
+    """The handler itself: Python has already written the number to the wake-up descriptor."""

@@ -1,0 +1,205 @@
+"""What a configuration is, once checked: frozen dataclasses, no raw dictionaries beyond this point.
+
+The meaning of every key is in docs/configuration.md and in the commented example.toml.
+Sizes are bytes, modes are permission bits, paths are absolute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Namespace(StrEnum):
+    """A kind of namespace, named as under /proc/PID/ns."""
+
+    MNT = "mnt"
+    IPC = "ipc"
+
+
+class Delivery(StrEnum):
+    """What a route promises when something is killed (docs/delivery.md)."""
+
+    EXACTLY_ONCE = "exactly-once"
+    AT_LEAST_ONCE = "at-least-once"
+
+
+class InDoubt(StrEnum):
+    """What happens to the one message of which nothing can tell whether it was sent."""
+
+    RESEND = "resend"
+    SKIP = "skip"
+
+
+class ContainerKind(StrEnum):
+    """How a container is named: the part before the colon."""
+
+    RUNC = "runc"
+    CRUN = "crun"
+    DOCKER = "docker"
+    PODMAN = "podman"
+    PIDFILE = "pidfile"
+    PID = "pid"
+    NS = "ns"
+    HOST = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """`KIND:NAME`; `name` is empty for `host`, an absolute path for pidfile and ns, decimal digits for pid."""
+
+    kind: ContainerKind
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else str(self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class FtokKey:
+    """A queue key made as ftok(3) makes it, from a path inside the container and a project number (1 to 255)."""
+
+    path: str
+    proj: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOut:
+    """Where messages are taken: `type` selects as msgrcv(2) does (0 any, n that type, -n the lowest up to n)."""
+
+    key: int | FtokKey
+    type: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueIn:
+    """Where messages are put. `type` is given to each; None keeps the type it came with, 1 if it came with none."""
+
+    key: int | FtokKey
+    type: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueEndpoint:
+    """SysV message queues in the container's ipc namespace."""
+
+    out: QueueOut | None = None
+    in_: QueueIn | None = None
+    create: bool = False
+    mode: int = 0o660
+    max_bytes: int | None = None  # msg_qbytes of a queue that is made; None leaves the kernel's msgmnb
+
+    name = "queue"
+    namespace = Namespace.IPC
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolEndpoint:
+    """Directories of files, one message a file."""
+
+    out: str | None = None
+    in_: str | None = None
+    done: str | None = None  # taken files are moved here when they are delivered; None deletes them
+    mode: int = 0o660
+    max_message: int = 8 << 20
+
+    name = "spool"
+    namespace = Namespace.MNT
+
+
+@dataclass(frozen=True, slots=True)
+class FileEndpoint:
+    """Single files: the whole content at each close is one message."""
+
+    out: str | None = None
+    in_: str | None = None
+    mode: int = 0o660
+    max_message: int = 8 << 20
+
+    name = "file"
+    namespace = Namespace.MNT
+
+
+Endpoint = QueueEndpoint | SpoolEndpoint | FileEndpoint
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who an agent is inside its container, as ids of the host's user namespace."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """One side of a route: one container, one endpoint. `name` is ROUTE:AGENT."""
+
+    name: str
+    container: Container
+    endpoint: Endpoint
+    user: User | None = None  # None: the owner of the endpoint's directory, file or queue
+
+    @property
+    def namespace(self) -> Namespace:
+        """The one namespace that the agent joins."""
+        return self.endpoint.namespace
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How much one direction may have taken and not yet handed over."""
+
+    messages: int = 1024
+    bytes: int = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RouteConfig:
+    """Two agents and what is promised between them."""
+
+    name: str
+    agents: tuple[AgentConfig, AgentConfig]
+    delivery: Delivery = Delivery.EXACTLY_ONCE
+    in_doubt: InDoubt = InDoubt.RESEND
+    window: Window = Window()
+    autostart: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ControlConfig:
+    """The control socket: members of `group` may control, of `read_group` may look; root always may."""
+
+    path: str = "/run/nsbridge/control.sock"
+    mode: int = 0o660
+    group: str = "root"
+    read_group: str = "adm"
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """The daemon's log; `file` None is stderr. At `max_bytes` it is rotated, `backups` old ones are kept."""
+
+    file: str | None = None
+    level: str = "info"  # debug, info, warning, error
+    format: str = "text"  # text, json (one object a line)
+    max_bytes: int = 50_000_000
+    backups: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    """What concerns the daemon as a whole."""
+
+    state_dir: str = "/run/nsbridge"
+    control: ControlConfig = ControlConfig()
+    log: LogConfig = LogConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole checked configuration; `source` is the file's absolute path (empty if made by a program)."""
+
+    daemon: DaemonConfig
+    routes: tuple[RouteConfig, ...]
+    source: str = ""

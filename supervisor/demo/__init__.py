@@ -1,0 +1,1 @@
+"""The demonstration: two containers, two programs, the bridge between, in one command."""
