@@ -1,4 +1,4 @@
-"""Maps the three top-level directories to `nsbridge.*` (docs/architecture.md says why); the rest is in pyproject.toml."""
+"""Maps the three top-level directories to `nsbridge.*` (docs/architecture.md says why); all else: pyproject.toml."""
 
 from setuptools import setup
 

@@ -1,0 +1,42 @@
+# Everything goes through ./run, which installs what is missing; CMD below runs in its environment.
+.DEFAULT_GOAL := help
+CMD = ./run do
+
+demo:            ## two containers and the bridge between them
+	./run demo
+
+test:            ## every test (as root)
+	./run test
+
+unit:            ## the tests that start no container
+	$(CMD) python -m pytest tests/unit tests/properties
+
+system:          ## the tests with real containers (as root)
+	./run test tests/system
+
+style:           ## format, and mend what ruff can mend
+	$(CMD) ruff format .
+	$(CMD) ruff check --fix .
+
+types:           ## mypy and pyright
+	$(CMD) mypy
+	$(CMD) pyright
+
+coverage:        ## which lines the tests run, agents included (as root)
+	$(CMD) coverage erase
+	$(CMD) coverage run -m pytest
+	$(CMD) coverage combine --quiet
+	$(CMD) coverage report --show-missing --skip-covered
+
+fresh:           ## README's two commands in a new Debian system (as root)
+	tests/bare_machine.sh demo hello
+	tests/bare_machine.sh test
+
+clean:           ## what was built or cached here
+	rm -rf .venv build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:            ## this list
+	@sed -n 's/^\([a-z]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: demo test unit system style types coverage fresh clean help

@@ -1,0 +1,11 @@
+"""What every test shares: the machine CI runs on decides no outcome, so Hypothesis neither times nor draws there by chance."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile("dev", deadline=None, print_blob=True)
+settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")

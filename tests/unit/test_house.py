@@ -1,0 +1,272 @@
+"""The rules of the house (docs/architecture.md), held as tests: linters, layers, who may import what, what is shipped."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LAYERS = ("config", "agents", "supervisor")  # each may import itself and those before it
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 40  # without the docstring
+MAX_PARAMETERS = 6  # without self
+
+# Each third-party package, and ctypes, has one home. The demo's container programs stand for somebody else's programs,
+# which run where nsbridge's own modules are not meant to be.
+HOMES = {
+    "cattrs": "config/load.py",
+    "ctypes": "agents/linux.py",
+    "inotify_simple": "agents/endpoints/watch.py",
+    "sysv_ipc": "agents/endpoints/queue.py",
+    "daemon": "supervisor/detach.py",
+    "lockfile": "supervisor/detach.py",
+    "psutil": "supervisor/health.py",
+}
+CONTAINER_PROGRAMS = "supervisor/demo/echo_*.py"
+DISTRIBUTIONS = {  # import name → what pip installs, for those that are declared
+    "cattrs": "cattrs",
+    "inotify_simple": "inotify_simple",
+    "sysv_ipc": "sysv_ipc",
+    "daemon": "python-daemon",
+    "psutil": "psutil",
+}
+
+
+def _sources(*tops: str) -> list[Path]:
+    return sorted(path for top in tops for path in (ROOT / top).rglob("*.py"))
+
+
+PRODUCT = _sources(*LAYERS)
+EVERYTHING = [*PRODUCT, *_sources("tests", "benchmarks", "examples"), ROOT / "setup.py"]
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every absolute import; `from a import b` gives a.b."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def _run(*command: str | Path, cwd: Path = ROOT) -> str:
+    env = os.environ | {
+        "PYRIGHT_PYTHON_GLOBAL_NODE": "0",  # the node that pip installed, whatever the machine has
+        "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",  # of a newer release, which it would look for in the network
+    }
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def _python(*arguments: str | Path, cwd: Path = ROOT) -> str:
+    return _run(sys.executable, *arguments, cwd=cwd)
+
+
+# -- linters
+
+
+def test_ruff_has_nothing_to_say() -> None:
+    _python("-m", "ruff", "check", "--output-format", "concise", ".")
+
+
+def test_the_code_is_formatted() -> None:
+    _python("-m", "ruff", "format", "--check", ".")
+
+
+@pytest.mark.timeout(300)
+def test_mypy_strict_has_nothing_to_say() -> None:
+    _python("-m", "mypy")
+
+
+@pytest.mark.timeout(300)
+def test_pyright_has_nothing_to_say() -> None:
+    _python("-m", "pyright", "--pythonpath", sys.executable)
+
+
+def test_shellcheck_has_nothing_to_say() -> None:
+    scripts = [ROOT / "run", ROOT / ".ci" / "run", *sorted((ROOT / "tests").rglob("*.sh"))]
+    _run("shellcheck", *scripts)
+
+
+# -- layers and imports
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_nothing_imports_upwards(layer: str) -> None:
+    above = tuple(f"nsbridge.{name}" for name in LAYERS[LAYERS.index(layer) + 1 :])
+    wrong = [
+        f"{_name(path)}:{line}: {layer} must not import {name}"
+        for path in _sources(layer)
+        for line, name in _imports(path)
+        if name.startswith(above)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_third_party_package_is_imported_in_its_one_module_only() -> None:
+    wrong = [
+        f"{_name(path)}:{line}: {name} belongs in {HOMES.get(name.split('.')[0], 'no module: docs/dependencies.md')}"
+        for path in PRODUCT
+        if not path.match(CONTAINER_PROGRAMS)
+        for line, name in _imports(path)
+        if not _is_allowed(name.split(".")[0], _name(path))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def _is_allowed(package: str, module: str) -> bool:
+    if package in HOMES:
+        return HOMES[package] == module
+    return package == "nsbridge" or package in sys.stdlib_module_names
+
+
+def test_a_container_program_imports_only_what_a_container_may_have() -> None:
+    allowed = {"sysv_ipc", "inotify_simple"}
+    wrong = [
+        f"{_name(path)}:{line}: {name}"
+        for path in PRODUCT
+        if path.match(CONTAINER_PROGRAMS)
+        for line, name in _imports(path)
+        if (package := name.split(".")[0]) not in allowed and package not in sys.stdlib_module_names
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_dependency_that_is_declared_is_used_and_the_other_way_round() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[<>=!~ ;\[]", requirement)[0] for requirement in project["dependencies"]}
+    imported = {name.split(".")[0] for path in PRODUCT for _line, name in _imports(path)}
+    assert declared == {distribution for name, distribution in DISTRIBUTIONS.items() if name in imported}
+
+
+def test_only_spawn_forks() -> None:
+    forks = re.compile(r"\b(os|pty)\.(fork|forkpty)\(|\bmultiprocessing\b|from (os|pty) import .*fork")
+    found = {
+        _name(path)
+        for path in PRODUCT
+        if not path.match("supervisor/demo/*.py")
+        for line in path.read_text().splitlines()
+        if forks.search(line.split("#")[0])
+    }
+    assert found <= {"supervisor/spawn.py"}
+    assert (ROOT / "supervisor/spawn.py").read_text().count("os.fork()") == 1
+
+
+def test_no_import_is_relative() -> None:
+    wrong = [
+        f"{_name(path)}:{node.lineno}"
+        for path in EVERYTHING
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+# -- sizes
+
+
+def test_no_file_has_grown_too_long() -> None:
+    counted = {_name(path): len(path.read_bytes().splitlines()) for path in EVERYTHING}
+    wrong = {name: count for name, count in counted.items() if count > MAX_FILE_LINES}
+    assert not wrong, f"more than {MAX_FILE_LINES} lines: {wrong}"
+
+
+def test_no_function_has_grown_too_long_or_takes_too_much() -> None:
+    wrong = [problem for path in EVERYTHING for problem in _oversized(path)]
+    assert not wrong, "\n".join(wrong)
+
+
+def _oversized(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        where = f"{_name(path)}:{node.lineno}: {node.name}"
+        docstring = node.body[0] if ast.get_docstring(node) is not None else None
+        lines = _height(node) - (_height(docstring) if docstring else 0)
+        if lines > MAX_FUNCTION_LINES:
+            yield f"{where} has {lines} lines, {MAX_FUNCTION_LINES} at most"
+        arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        count = len([name for name in arguments if name not in {"self", "cls"}])
+        if count > MAX_PARAMETERS and path in PRODUCT:
+            yield f"{where} takes {count} parameters, {MAX_PARAMETERS} at most"
+
+
+def _height(node: ast.stmt) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+# -- what is shipped
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the sdist, and the wheel built from that sdist; from a copy, so that no old build directory gets in."""
+    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("built")
+    listed = _run("git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).exists():  # not one that is deleted and not yet committed
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
+    _python("-m", "build", "--no-isolation", "--outdir", out, tree)
+    return out
+
+
+def _shipped() -> set[str]:
+    return {_name(path) for path in PRODUCT} | {"config/example.toml"}
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    info = {name for name in names if name.split("/")[0].endswith(".dist-info")}
+    assert names - info == {f"nsbridge/{name}" for name in _shipped()}
+    assert {name.split("/", 1)[1] for name in info} >= {"METADATA", "RECORD", "entry_points.txt", "licenses/LICENSE"}
+
+
+def test_the_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {member.name.split("/", 1)[1] for member in archive.getmembers() if member.isfile()}
+    beside = {name for name in names if not name.startswith((*LAYERS, "nsbridge.egg-info/", "tests/"))}
+    assert {name for name in names if name.startswith(LAYERS)} == _shipped()
+    assert beside == {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg", "setup.py"}
+
+
+def test_every_command_that_is_declared_can_be_loaded() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    installed = {point.name: point for point in entry_points(group="console_scripts") if point.name in declared}
+    assert set(installed) == set(declared)
+    assert all(callable(point.load()) for point in installed.values())
+
+
+def test_pypi_s_supervisor_can_be_installed_beside_nsbridge(tmp_path: Path) -> None:
+    both = "import supervisor.supervisord, nsbridge.supervisor as ours; print(supervisor.__file__, ours.__file__)"
+    theirs, ours = _python("-P", "-c", both, cwd=tmp_path).split()
+    assert theirs != ours
+
+
+def test_the_installed_packages_fit_together() -> None:
+    _python("-m", "pip", "check")
+
+
+def test_the_type_checkers_view_of_the_tree_is_the_tree() -> None:
+    links = {path.name: path.resolve() for path in (ROOT / ".typecheck" / "nsbridge").iterdir()}
+    assert links == {layer: ROOT / layer for layer in LAYERS}
