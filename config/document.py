@@ -1,0 +1,103 @@
+"""From a file to TOML's own tables: everything that can be wrong before a key has a meaning.
+
+tomllib stops at the first error. A table that is declared twice is the one error after which the rest can still be
+read: the second header is set aside under a name of its own, so that all other problems are reported with it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+from nsbridge.config.problems import KeyPath, Problem, dotted, quoted
+
+_WHERE = re.compile(r"(?P<what>.*) \(at (?P<where>line (?P<line>\d+), column \d+|end of document)\)", re.DOTALL)
+_TWICE = re.compile(r"Cannot declare (?P<path>\(.*\)) twice", re.DOTALL)
+_BARE_OCTAL = re.compile(r"=\s*0[0-7]+")
+_MOST_SET_ASIDE = 50  # each costs one more reading of the text
+_ASIDE = "\N{NO-BREAK SPACE}set aside"  # no person types that as a key
+
+Table = dict[str, object]
+
+
+def read_text(path: str) -> tuple[str, list[Problem]]:
+    """The text of the file at `path`, or what keeps it from being read."""
+    try:
+        raw = Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return "", [Problem((), f"cannot be read: {reason}", "name a file that is there and readable (-c FILE)")]
+    try:
+        return raw.decode("utf-8-sig"), []
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        what = f"line {line}: is not UTF-8, got the byte {raw[error.start]:#04x}"
+        return "", [Problem((), what, "save the file as UTF-8")]
+
+
+def read_tables(text: str) -> tuple[Table | None, list[Problem], set[KeyPath]]:
+    """The document's tables (None if it cannot be read on), what is wrong, and which tables were declared twice."""
+    problems: list[Problem] = []
+    twice: set[KeyPath] = set()
+    lines = text.replace("\r\n", "\n").split("\n")
+    while True:
+        try:
+            tables: Table = tomllib.loads("\n".join(lines))
+        except tomllib.TOMLDecodeError as error:
+            path = _set_aside(str(error), lines, len(problems))
+            if path is None:
+                return None, [*problems, _syntax_error(str(error), lines)], twice
+            problems.append(_declared_twice(str(error), path))
+            twice.add(path)
+        except RecursionError:
+            return None, [*problems, Problem((), "is nested too deeply", "no key here needs more than a few")], twice
+        except ValueError:  # int() refuses thousands of digits, and tomllib lets that through
+            return None, [*problems, Problem((), "has a number that is too long", "no key here needs one")], twice
+        else:
+            return {name: value for name, value in tables.items() if not name.startswith(_ASIDE)}, problems, twice
+
+
+def _set_aside(message: str, lines: list[str], already: int) -> KeyPath | None:
+    """Rename the header that the message complains of; None if it is another error, or there were too many."""
+    parts = _WHERE.fullmatch(message)
+    twice = _TWICE.fullmatch(parts["what"]) if parts else None
+    if parts is None or twice is None or parts["line"] is None or already >= _MOST_SET_ASIDE:
+        return None
+    number = int(parts["line"]) - 1
+    if not lines[number].lstrip().startswith("[") or lines[number].lstrip().startswith("[["):
+        return None
+    path = ast.literal_eval(twice["path"])  # tomllib shows the names as a tuple
+    lines[number] = f'["{_ASIDE} {already}"]'
+    return tuple(path)
+
+
+def _declared_twice(message: str, path: KeyPath) -> Problem:
+    parts = _WHERE.fullmatch(message)
+    where = parts["where"] if parts else "somewhere"
+    mend = "give one of the two another name, or join them"
+    return Problem(path, f"is declared a second time at {where}", mend)
+
+
+def _syntax_error(message: str, lines: list[str]) -> Problem:
+    parts = _WHERE.fullmatch(message)
+    if parts is None:
+        return Problem((), f"is not TOML: {message}", "see https://toml.io for how it is written")
+    what = parts["what"][:1].lower() + parts["what"][1:]
+    if parts["line"] is None:
+        return Problem((), f"{parts['where']}: is not TOML: {what}", "something that was opened is not closed")
+    line = lines[int(parts["line"]) - 1].strip()
+    twice = _TWICE.fullmatch(parts["what"])
+    if twice is not None:
+        path = dotted(tuple(ast.literal_eval(twice["path"])))
+        return Problem((), f"{parts['where']}: {path} is declared twice", "give one of the two another name")
+    return Problem((), f"{parts['where']}: is not TOML: {what}, in {quoted(line)}", _mend(what, line))
+
+
+def _mend(what: str, line: str) -> str:
+    if "overwrite" in what or "duplicate" in what:
+        return "a key stands once in its table: take one of the two out, or give it another name"
+    if _BARE_OCTAL.search(line):
+        return 'TOML has no octal numbers like 0660: put a mode in quotes, like "0660"'
+    return "write KEY = VALUE, strings in quotes, tables as [route.NAME]; see https://toml.io"

@@ -1,0 +1,355 @@
+"""A configuration from TOML: the only place that sees raw tables, and the only one that knows cattrs.
+
+cattrs makes the dataclasses of schema.py from tables and collects what is wrong in each; the readers of values.py take
+the place of its own conversions, which would make 5 of "5". One wrong value must not hide what is wrong elsewhere, so
+the daemon, each route and each agent are structured by themselves, and check.py's rules see whatever came out right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cattrs import BaseValidationError, ClassValidationError, Converter, ForbiddenExtraKeysError, override
+from cattrs.gen import make_dict_structure_fn
+
+from nsbridge.config import check, values
+from nsbridge.config.document import Table, read_tables, read_text
+from nsbridge.config.errors import ConfigError
+from nsbridge.config.problems import KeyPath, Problem, Refused, dotted, nearest, quoted, shown, unknown_key
+from nsbridge.config.schema import (
+    AgentConfig,
+    Config,
+    Container,
+    ControlConfig,
+    DaemonConfig,
+    Delivery,
+    FileEndpoint,
+    FtokKey,
+    InDoubt,
+    LogConfig,
+    QueueEndpoint,
+    QueueIn,
+    QueueOut,
+    RouteConfig,
+    SpoolEndpoint,
+    User,
+    Window,
+)
+
+T = TypeVar("T")
+
+_ROUTE_DEFAULTS: Mapping[str, Any] = {field.name: field.default for field in dataclasses.fields(RouteConfig)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """The whole file; its routes are structured one by one."""
+
+    daemon: DaemonConfig = dataclasses.field(default_factory=DaemonConfig)
+    route: Table = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _RouteTable:
+    """`[route.NAME]`; its agents are structured one by one."""
+
+    agent: Table = dataclasses.field(default_factory=dict)
+    delivery: Delivery = _ROUTE_DEFAULTS["delivery"]
+    in_doubt: InDoubt = _ROUTE_DEFAULTS["in_doubt"]
+    window: Window = _ROUTE_DEFAULTS["window"]
+    autostart: bool = _ROUTE_DEFAULTS["autostart"]
+
+
+@dataclass(frozen=True, slots=True)
+class _AgentTable:
+    """`[route.NAME.agent.NAME]`; which endpoint it has is said by the key."""
+
+    container: Container
+    user: User | None = None
+    spool: SpoolEndpoint | None = None
+    file: FileEndpoint | None = None
+    queue: QueueEndpoint | None = None
+
+
+_ENDPOINTS: Mapping[str, type] = {"spool": SpoolEndpoint, "file": FileEndpoint, "queue": QueueEndpoint}
+# without these an agent cannot be compared with others; any other key that is wrong is left out for that
+_ESSENTIAL = frozenset((*_ENDPOINTS, "container", "out", "in", "key", "path", "proj", "type"))
+
+
+def load(path: str) -> Config:
+    """The configuration in the file at `path`.
+
+    Raises ConfigError with everything that is wrong, one line each, if it cannot be read or must not be used.
+    """
+    text, problems = read_text(path)
+    if problems:
+        raise ConfigError([problem.line(path) for problem in problems])
+    return dataclasses.replace(parse(text, path), source=str(Path(path).absolute()))
+
+
+def parse(text: str, source: str) -> Config:
+    """The configuration in `text`; `source` is what problems are said to be in, and is kept in the result.
+
+    Raises ConfigError as `load` does.
+    """
+    tables, problems, twice = read_tables(text)
+    if tables is None:
+        raise ConfigError([problem.line(source) for problem in problems])
+    document, found = _structure(tables, _Document, ())
+    problems += found
+    routes = [_read_route(name, raw, twice) for name, raw in _subtable(tables, "route").items()]
+    for route in routes:
+        problems += route.problems
+    problems += check.host_problems([route.sides for route in routes])
+    if problems or document is None:
+        raise ConfigError([problem.line(source) for problem in problems])
+    return Config(document.daemon, tuple(route.config() for route in routes), source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """What came of one `[route.NAME]`."""
+
+    name: str
+    table: _RouteTable | None
+    sides: list[check.Side]
+    problems: list[Problem]
+
+    def config(self) -> RouteConfig:
+        """The checked route; only to be called when no problem was found."""
+        table, (first, second) = self.table, (side.agent for side in self.sides)
+        assert table is not None and first is not None and second is not None  # noqa: S101, PT018  (no problem was found)
+        return RouteConfig(self.name, (first, second), table.delivery, table.in_doubt, table.window, table.autostart)
+
+
+def _read_route(name: str, raw: object, twice: set[KeyPath]) -> _Route:
+    path = ("route", name)
+    table, found = _structure(raw, _RouteTable, path)
+    problems = [*_name_problems(values.route_name, path), *found]
+    sides = []
+    for agent_name, agent in _subtable(raw, "agent").items():
+        side, found = _read_agent((*path, "agent", agent_name), agent)
+        sides.append(side)
+        problems += found
+    declared_twice = any(other[: len(path)] == path for other in twice)  # then the number of agents says nothing
+    if len(sides) != check.AGENTS and not declared_twice and _is_clear(raw, "agent", _RouteTable):
+        problems.append(_agent_count(path, [side.path[-1] for side in sides]))
+    problems += check.route_problems(sides)
+    return _Route(name, table, sides, problems)
+
+
+def _read_agent(path: KeyPath, raw: object) -> tuple[check.Side, list[Problem]]:
+    """One agent's table; what is wrong with it alone is in the list, what must agree with others in the Side."""
+    table, found = _structure(raw, _AgentTable, path)
+    problems = [*_name_problems(values.agent_name, path), *found]
+    if table is None:
+        table, _ = _structure(_without_details(raw, path, found), _AgentTable, path)
+    name = f"{path[1]}:{path[3]}"
+    present = [key for key in _ENDPOINTS if _stands(raw, key, _AgentTable)]
+    ends = _subtable(raw, present[0]) if len(present) == 1 else {}
+    if len(present) != 1 or not _is_clear(raw, present[0], _AgentTable):
+        problems += _endpoint_count(path, raw, present)
+        return check.Side(path, name, None, out=False, in_=False, agent=None), problems
+    key = present[0]
+    out, in_ = (_stands(ends, end, _ENDPOINTS[key]) for end in ("out", "in"))
+    if not out and not in_:
+        mend = "out is what leaves the container, in what enters it: give it at least one"
+        problems.append(Problem((*path, key), "has neither out nor in", mend))
+    agent = None if table is None else AgentConfig(name, table.container, getattr(table, key), table.user)
+    return check.Side(path, name, key, out, in_, agent), problems
+
+
+def _name_problems(reader: values.Reader[str], path: KeyPath) -> list[Problem]:
+    try:
+        reader(path[-1])
+    except Refused as refused:
+        return [Problem(path, refused.what, refused.mend)]
+    return []
+
+
+def _agent_count(path: KeyPath, names: list[str]) -> Problem:
+    got = f"{len(names)} ({', '.join(map(quoted, names))})" if names else "none"
+    mend = f"add [{dotted(path)}.agent.NAME]" if len(names) < check.AGENTS else "make another route for what is left"
+    return Problem((*path, "agent"), f"a route has exactly two agents, got {got}", mend)
+
+
+def _endpoint_count(path: KeyPath, raw: object, present: list[str]) -> list[Problem]:
+    if len(present) > 1:
+        mend = "keep one here, and make another route for another endpoint"
+        return [Problem(path, f"an agent has exactly one endpoint, got {', '.join(present)}", mend)]
+    meant_one = present or not isinstance(raw, dict) or any(isinstance(value, dict) for value in raw.values())
+    if meant_one:  # it was complained of already, as an unknown key or a wrong type
+        return []
+    mend = f'add one of {", ".join(_ENDPOINTS)}, like spool = {{ out = "/var/spool/orders/out" }}'
+    return [Problem(path, "an agent has exactly one endpoint, got none", mend)]
+
+
+def _subtable(raw: object, key: str) -> Table:
+    """The table at `key`, empty if there is none (if it is something else, `_structure` complains of it)."""
+    value = raw.get(key) if isinstance(raw, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _stands(raw: object, key: str, cls: type) -> bool:
+    """Whether `raw`, a table for `cls`, has `key`, or an unknown one that was probably meant to be it."""
+    if not isinstance(raw, dict):
+        return False
+    known = _keys(cls)
+    return key in raw or any(nearest(other, known) == key for other in raw if other not in known)
+
+
+def _is_clear(raw: object, key: str, cls: type) -> bool:
+    """Whether nothing was complained of that hides what is at `key`: it is a table, or really absent."""
+    if not isinstance(raw, dict):
+        return False
+    return isinstance(raw[key], dict) if key in raw else not _stands(raw, key, cls)
+
+
+def _without_details(raw: object, path: KeyPath, problems: list[Problem]) -> object:
+    """The agent's table without the keys that are wrong, or None if one of them is essential."""
+    for problem in problems:
+        inside = problem.path[len(path) :]
+        if not inside or nearest(inside[-1], _ESSENTIAL):
+            return None
+        raw = _without(raw, inside)
+    return raw
+
+
+def _without(raw: Any, path: KeyPath) -> Table:
+    """`raw` without the key at `path`, which is in it: cattrs has been down that path. Nothing is changed in place."""
+    key, rest = path[0], path[1:]
+    return {**raw, key: _without(raw[key], rest)} if rest else {k: v for k, v in raw.items() if k != key}
+
+
+# --- cattrs ---------------------------------------------------------------------------------------------------------
+
+
+def _structure(raw: object, cls: type[T], path: KeyPath) -> tuple[T | None, list[Problem]]:
+    """An instance of `cls` from the table at `path`, or None and what is wrong."""
+    try:
+        return _CONVERTER.structure(raw, cls), []
+    except (BaseValidationError, Refused) as error:
+        return None, list(_problems(error, path))
+
+
+def _problems(error: Exception, path: KeyPath) -> Iterator[Problem]:
+    """The problems in cattrs' tree of exceptions, in the order of the dataclass's fields, unknown keys last."""
+    if isinstance(error, Refused):
+        yield Problem(path, error.what, error.mend)
+        return
+    if not isinstance(error, ClassValidationError):
+        raise error
+    noted, others = error.group_exceptions()
+    known = _keys(error.cl)
+    unknown: list[str] = []
+    for other in others:
+        if not isinstance(other, ForbiddenExtraKeysError):
+            raise other
+        unknown += sorted(other.extra_fields)
+    for inner, note in noted:
+        key = _key(note.name)
+        if not isinstance(inner, KeyError):
+            yield from _problems(inner, (*path, key))
+        elif all(nearest(name, known) != key for name in unknown):
+            yield Problem((*path, key), "is missing", f"add {_MISSING[key]}")
+    for name in unknown:
+        yield unknown_key((*path, name), known)
+
+
+_MISSING = {
+    "container": 'the container, like container = "docker:web"',
+    "key": "the queue's key, like key = 0x4d2",
+    "path": 'the path for ftok, like path = "/etc/orders"',
+    "proj": "the project number for ftok, like proj = 1",
+}
+
+
+def _key(field: str) -> str:
+    """The TOML key of a field: `in` is a word of Python's."""
+    return field.rstrip("_")
+
+
+def _keys(cls: type) -> list[str]:
+    return [_key(field.name) for field in dataclasses.fields(cls)]
+
+
+def _table(value: object) -> Table:
+    if not isinstance(value, dict):
+        raise Refused(f"must be a table, got {shown(value)}", "write it as [table] or as { key = value }")
+    return value
+
+
+def _queue_key(value: object) -> int | FtokKey:
+    return _CONVERTER.structure(value, FtokKey) if isinstance(value, dict) else values.queue_key(value)
+
+
+# Every field that is not a table of its own has its reader here; lengths are bytes, numbers without a unit are counts.
+_READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
+    _Document: {"route": _table},
+    DaemonConfig: {"state_dir": values.path_like("/run/nsbridge")},
+    ControlConfig: {
+        "path": values.socket_path,
+        "mode": values.mode,
+        "group": values.group,
+        "read_group": values.group,
+    },
+    LogConfig: {
+        "file": values.path_like("/var/log/nsbridge.log"),
+        "level": values.choice("debug", "info", "warning", "error"),
+        "format": values.choice("text", "json"),
+        "max_bytes": values.size,
+        "backups": values.integer(0, 1000),
+    },
+    _RouteTable: {
+        "agent": _table,
+        "delivery": values.member(Delivery),
+        "in_doubt": values.member(InDoubt),
+        "autostart": values.boolean,
+    },
+    Window: {"messages": values.integer(1, values.I64_MAX), "bytes": values.size},
+    _AgentTable: {"container": values.container, "user": values.user},
+    SpoolEndpoint: {
+        "out": values.path,
+        "in_": values.path,
+        "done": values.path,
+        "mode": values.mode,
+        "max_message": values.size,
+    },
+    FileEndpoint: {"out": values.path, "in_": values.path, "mode": values.mode, "max_message": values.size},
+    QueueEndpoint: {"create": values.boolean, "mode": values.mode, "max_bytes": values.size},
+    QueueOut: {"key": _queue_key, "type": values.integer(-values.I64_MAX - 1, values.I64_MAX)},
+    QueueIn: {"key": _queue_key, "type": values.integer(1, values.I64_MAX)},
+    FtokKey: {"path": values.path_like("/etc/orders"), "proj": values.integer(1, 255)},
+}
+
+
+def _table_hook(cls: type[T], converter: Converter) -> Callable[[object, object], T]:
+    """How cattrs is to read a table into `cls`: our readers for the values, unknown keys refused."""
+    readers = _READERS[cls]
+    overrides: dict[str, Any] = {
+        field.name: override(rename=_key(field.name), struct_hook=_as_hook(readers.get(field.name)))
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]  # cls is a dataclass: the hook's predicate
+    }
+    structure = make_dict_structure_fn(cls, converter, **overrides)
+
+    def read(value: object, _type: object) -> T:
+        return structure(_table(value), cls)
+
+    return read
+
+
+def _as_hook(reader: values.Reader[T] | None) -> Callable[[object, object], T] | None:
+    return None if reader is None else lambda value, _type: reader(value)
+
+
+def _make_converter() -> Converter:
+    converter = Converter(detailed_validation=True, forbid_extra_keys=True)
+    converter.register_structure_hook_factory(dataclasses.is_dataclass, _table_hook)
+    return converter
+
+
+_CONVERTER = _make_converter()

@@ -1,0 +1,86 @@
+"""What is wrong with a configuration, as lines that a person can act on.
+
+Every line is `FILE: KEY.PATH: what is wrong (with what was found); what would mend it`. What was found came from
+outside, so it is shortened, and whatever is not printable is escaped: one problem is one line on any terminal.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # what TOML lets stand without quotes
+_LONGEST_SHOWN = 80  # characters of a value
+_HUGE = 1 << 64  # str() of an int refuses thousands of digits; from here on they are shown in base 16
+
+KeyPath = tuple[str, ...]
+
+
+class Refused(ValueError):
+    """One value is not what its key takes; `what` is wrong with it, `mend` says what would be right."""
+
+    def __init__(self, what: str, mend: str) -> None:
+        self.what = what
+        self.mend = mend
+        super().__init__(f"{what}; {mend}")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong at `path` (empty: in the file as a whole)."""
+
+    path: KeyPath
+    what: str
+    mend: str
+
+    def line(self, source: str) -> str:
+        """The whole line, without a newline, for the file that the person knows as `source`."""
+        where = f"{dotted(self.path)}: " if self.path else ""
+        return printable(f"{source or 'configuration'}: {where}{self.what}; {self.mend}")
+
+
+def printable(text: str) -> str:
+    """`text` with everything escaped that could break a line or speak to a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def dotted(path: KeyPath) -> str:
+    """A key path as TOML writes it: names that need quotes have them."""
+    return ".".join(name if _BARE_KEY.fullmatch(name) else quoted(name) for name in path)
+
+
+def quoted(text: str) -> str:
+    """`text` in double quotes, escaped, and shortened if it is long."""
+    start = text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
+    return '"' + printable(start.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+def shown(value: object) -> str:
+    """A TOML value, as the person will recognise it in the file."""
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value) if abs(value) < _HUGE else f"{value:#x}"[:_LONGEST_SHOWN] + "…"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "an array"
+    return str(value)  # a float, a date or a time
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `name` was probably meant to be, or None."""
+    close = difflib.get_close_matches(name.lower(), tuple(known), n=1)
+    return close[0] if close else None
+
+
+def unknown_key(path: KeyPath, known: Iterable[str]) -> Problem:
+    """The key at the end of `path` is none of `known`."""
+    names = sorted(known)
+    meant = nearest(path[-1], names)
+    guess = f"did you mean {quoted(meant)}? " if meant else ""
+    return Problem(path, "unknown key", f"{guess}known here: {', '.join(names)}")

@@ -1,0 +1,276 @@
+"""The readers of single values: each takes what TOML gave and returns what schema.py holds, or raises Refused.
+
+Nothing is coerced: "5" is not a number, true is not 1, 5.0 is not 5. A reader looks at its own value and at nothing
+else; what several keys must agree on is in check.py.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TypeVar
+
+from nsbridge.config.problems import Refused, nearest, quoted, shown
+from nsbridge.config.schema import Container, ContainerKind, User
+
+T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
+Reader = Callable[[object], T]
+
+I64_MAX = (1 << 63) - 1
+KEY_MAX = (1 << 32) - 1  # key_t has 32 bits
+ID_MAX = (1 << 32) - 2  # the last one is (uid_t) -1, "no id"
+PERMISSIONS = 0o777
+SUN_PATH = 107  # bytes of a socket's path: unix(7), 108 with the NUL at its end
+_LONGEST_PATH = 4095  # bytes: PATH_MAX without its NUL
+
+_UNITS = {
+    "B": 1,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "TiB": 1 << 40,
+}
+_SIZE = re.compile(r"([0-9]{1,18}) ?([A-Za-z]*)")
+_MODE = re.compile(r"[0-7]{3,4}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
+_USER = re.compile(r"([0-9]{1,10}):([0-9]{1,10})")
+
+
+def text(value: object) -> str:
+    """Any string."""
+    if not isinstance(value, str):
+        raise Refused(f"must be a string, got {shown(value)}", "put it in quotes")
+    return value
+
+
+def boolean(value: object) -> bool:
+    """True or false, and nothing that only looks like it."""
+    if not isinstance(value, bool):
+        raise Refused(f"must be true or false, got {shown(value)}", "write true or false, without quotes")
+    return value
+
+
+def whole_number(value: object) -> int:
+    """Any TOML integer."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise Refused(f"must be an integer, got {shown(value)}", "write digits, without quotes")
+    return value
+
+
+def integer(low: int, high: int) -> Reader[int]:
+    """A reader of integers from `low` to `high`, both included."""
+
+    def read(value: object) -> int:
+        number = whole_number(value)
+        if not low <= number <= high:
+            raise Refused(f"is out of range, got {shown(value)}", f"write an integer from {low} to {high}")
+        return number
+
+    return read
+
+
+def choice(*known: str) -> Reader[str]:
+    """A reader of one of a few words."""
+
+    def read(value: object) -> str:
+        word = text(value)
+        if word not in known:
+            meant = nearest(word, known)
+            guess = f"did you mean {quoted(meant)}? " if meant else ""
+            raise Refused(f"is not known, got {shown(value)}", f"{guess}known here: {', '.join(map(quoted, known))}")
+        return word
+
+    return read
+
+
+def member(kind: type[E]) -> Reader[E]:
+    """A reader of the values of an enumeration."""
+    words = choice(*kind)
+    return lambda value: kind(words(value))
+
+
+def size(value: object) -> int:
+    """A number of bytes, at least 1: an integer, or a string of digits and a unit (`"50MB"` 10^6, `"4MiB"` 2^20)."""
+    mend = 'write bytes as an integer, or a string with a unit, like "50MB" (10^6) or "4MiB" (2^20)'
+    if isinstance(value, str):
+        parts = _SIZE.fullmatch(value)
+        if parts is None or parts[2] not in _UNITS:
+            raise Refused(f"is not a size, got {shown(value)}", f"{mend}; units: {', '.join(_UNITS)}")
+        number = int(parts[1]) * _UNITS[parts[2]]
+    elif isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    else:
+        raise Refused(f"must be a size, got {shown(value)}", mend)
+    if not 1 <= number <= I64_MAX:
+        raise Refused(f"is out of range, got {shown(value)}", "a size is at least 1 byte and below 2^63")
+    return number
+
+
+def mode(value: object) -> int:
+    """Permission bits from an octal string: `"0660"` or `"660"`."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        mend = 'TOML reads numbers as decimal, so put the mode in quotes, like "0660"'
+        raise Refused(f"must be an octal string, got the number {shown(value)}", mend)
+    if not isinstance(value, str) or not _MODE.fullmatch(value):
+        raise Refused(f"must be an octal string, got {shown(value)}", 'write three octal digits after a 0, like "0660"')
+    bits = int(value, 8)
+    if bits > PERMISSIONS:
+        raise Refused(f"has more than permission bits, got {shown(value)}", 'write at most "0777"')
+    return bits
+
+
+def path_like(example: str) -> Reader[str]:
+    """A reader of absolute paths without `..`; symbolic links are for the agent that opens it to refuse."""
+
+    def read(value: object) -> str:
+        name = text(value)
+        if not name.startswith("/"):
+            mend = f"write it from the root, like {quoted(example)}"
+            raise Refused(f"must be an absolute path, got {shown(value)}", mend)
+        if "\0" in name:
+            raise Refused(f"has a NUL in it, got {shown(value)}", "no file can have such a name: take the NUL out")
+        if ".." in name.split("/"):
+            mend = f"write where it leads, perhaps {quoted(posixpath.normpath(name))}"
+            raise Refused(f'must not go up by "..", got {shown(value)}', mend)
+        if _bytes(name) > _LONGEST_PATH:
+            raise Refused(f"is longer than Linux takes, got {shown(value)}", f"use at most {_LONGEST_PATH} bytes")
+        return name
+
+    return read
+
+
+path = path_like("/var/spool/orders/out")
+
+
+_control_path = path_like("/run/nsbridge/control.sock")
+
+
+def socket_path(value: object) -> str:
+    """An absolute path that fits into a socket's address."""
+    name = _control_path(value)
+    length = _bytes(name)
+    if length > SUN_PATH:
+        mend = f"a socket's path has at most {SUN_PATH} bytes: choose a shorter directory"
+        raise Refused(f"is {length} bytes long, got {shown(value)}", mend)
+    return name
+
+
+def queue_key(value: object) -> int:
+    """A SysV key given as a number, 1 to 2^32-1 (the other way, ftok's, is a table)."""
+    number = whole_number(value)
+    if number == 0:
+        raise Refused(
+            "is 0, which is IPC_PRIVATE: it makes a new queue at each use, and none can be found by it",
+            "write the key that the container's program uses, like 0x4d2",
+        )
+    if number < 0:
+        mend = f"write the same 32 bits as {number & KEY_MAX:#x}" if number >= -(1 << 31) else "keys have 32 bits"
+        raise Refused(f"must not be negative, got {shown(value)}", mend)
+    if number > KEY_MAX:
+        raise Refused(f"is too large, got {shown(value)}", "a key has 32 bits: at most 0xffffffff")
+    return number
+
+
+def route_name(value: object) -> str:
+    """The name of a route: `all` is taken, by nsbridgectl."""
+    name = agent_name(value)
+    if name == "all":
+        raise Refused('must not be named "all"', "nsbridgectl calls every route that: choose another name")
+    return name
+
+
+def agent_name(value: object) -> str:
+    """A name as status and logs show it."""
+    name = text(value)
+    if not _NAME.fullmatch(name):
+        mend = "use at most 64 letters, digits, -, _ and ., not beginning with . or -"
+        raise Refused(f"is not a name that can be used, got {shown(value)}", mend)
+    return name
+
+
+def group(value: object) -> str:
+    """The name of a group, or its number in digits; whether it exists is seen when it is looked up."""
+    name = text(value)
+    if not _GROUP.fullmatch(name):
+        raise Refused(f"is no group name, got {shown(value)}", "write it as in /etc/group")
+    return name
+
+
+def user(value: object) -> User:
+    """`"uid:gid"`, in digits: names would have to be looked up inside the container, which is never done."""
+    parts = _USER.fullmatch(text(value))
+    if parts is None:
+        raise Refused(f"must be two numbers, got {shown(value)}", 'write uid and gid in digits, like "1000:1000"')
+    if max(int(parts[1]), int(parts[2])) > ID_MAX:
+        raise Refused(f"is out of range, got {shown(value)}", f"an id is at most {ID_MAX}")
+    return User(uid=int(parts[1]), gid=int(parts[2]))
+
+
+def container(value: object) -> Container:
+    """`KIND:NAME`, or `host` alone."""
+    word, colon, name = text(value).partition(":")
+    if word == ContainerKind.HOST:
+        if colon:
+            raise Refused(f"has more than it can, got {shown(value)}", 'the host has no name: write "host"')
+        return Container(ContainerKind.HOST, "")
+    kinds = tuple(kind.value for kind in ContainerKind)
+    if not colon:
+        mend = f'write KIND:NAME, like "docker:web"; kinds: {", ".join(kinds)}'
+        raise Refused(f"does not say which kind of container it is, got {shown(value)}", mend)
+    if word not in kinds:
+        meant = nearest(word, kinds)
+        guess = f"did you mean {quoted(f'{meant}:{name}')}? " if meant else ""
+        raise Refused(f"is of no known kind, got {shown(value)}", f"{guess}kinds: {', '.join(kinds)}")
+    kind = ContainerKind(word)
+    if kind in (ContainerKind.PIDFILE, ContainerKind.NS):
+        return Container(kind, _path_of(kind, name))
+    pattern, mend = _CONTAINER_NAMES[kind]
+    if not pattern.fullmatch(name):
+        raise Refused(f"is no {kind} name, got {shown(value)}", mend)
+    return Container(kind, name)
+
+
+# What each engine lets a container be called; none may begin with -, as an engine's command would see an option in it.
+_CONTAINER_NAMES = {
+    # moby, daemon/names/names.go: RestrictedNamePattern
+    ContainerKind.DOCKER: (
+        re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,254}"),
+        "a docker name has at least two letters, digits, _, . and -, and begins with a letter or digit",
+    ),
+    # podman, libpod/define: NameRegex
+    ContainerKind.PODMAN: (
+        re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}"),
+        "a podman name has letters, digits, _, . and -, and begins with a letter or digit",
+    ),
+    # runc, libcontainer/factory_linux.go: validateID
+    ContainerKind.RUNC: (
+        re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,254}"),
+        "a runc name has letters, digits, _, +, . and -, and does not begin with -",
+    ),
+    # crun, src/libcrun/status.c: validate_id refuses a slash; its state is in a directory of that name
+    ContainerKind.CRUN: (
+        re.compile(r"(?!\.{1,2}$)[^\0/-][^\0/]{0,254}"),
+        "a crun name has no / in it and does not begin with -",
+    ),
+    ContainerKind.PID: (re.compile(r"[1-9][0-9]{0,9}"), 'write the number of a process, like "pid:4711"'),
+}
+
+
+def _bytes(name: str) -> int:
+    return len(name.encode("utf-8", "surrogatepass"))
+
+
+def _path_of(kind: ContainerKind, name: str) -> str:
+    try:
+        return path(name)
+    except Refused as refused:
+        example = "/run/web.pid" if kind is ContainerKind.PIDFILE else "/run/netns/web/ipc"
+        raise Refused(f"what follows {kind}: {refused.what}", f'write a path, like "{kind}:{example}"') from None
