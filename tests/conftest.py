@@ -1,4 +1,4 @@
-"""What every test shares: the machine CI runs on decides no outcome, so Hypothesis neither times nor draws there by chance."""
+"""What every test shares: in CI Hypothesis draws nothing by chance, and a slow machine decides no outcome anywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of the house (docs/architecture.md), held as tests: linters, layers, who may import what, what is shipped."""
+"""The rules of the house (docs/architecture.md), held as tests: linters, layers, imports, sizes, what is shipped."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_shellcheck_has_nothing_to_say() -> None:
     _run("shellcheck", *scripts)
 
 
-# -- layers and imports
+# -- what may be imported where
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -217,7 +217,7 @@ def _height(node: ast.stmt) -> int:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the sdist, and the wheel built from that sdist; from a copy, so that no old build directory gets in."""
+    """A directory with the sdist and the wheel built from it; made from a copy, so that nothing of an old build gets in."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("built")
     listed = _run("git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in filter(None, listed.split("\0")):
