@@ -16,16 +16,12 @@ make_tree() {
     else
         debootstrap --variant=minbase --include=python3,git,ca-certificates bookworm "$1" >"$work/debootstrap.log"
     fi
-    # shellcheck disable=SC2086  # lists of paths
-    tar -C / -ch --ignore-failed-read $(present etc/apt etc/pip.conf etc/resolv.conf etc/hosts etc/ssl/certs/ca-certificates.crt) \
-        2>/dev/null | tar -C "$1" -x
+    for path in etc/apt etc/pip.conf etc/resolv.conf etc/hosts etc/ssl/certs/ca-certificates.crt; do
+        if [ -e "/$path" ]; then tar -C / -ch "$path" | tar -C "$1" -x; fi
+    done
     mkdir -p "$1/root/.config" "$1/mnt"
     if [ -e "$HOME/.config/pip" ]; then cp -a "$HOME/.config/pip" "$1/root/.config/"; fi
     git clone --quiet --no-hardlinks "$here" "$1/root/nsbridge"
-}
-
-present() {
-    for path in "$@"; do [ ! -e "/$path" ] || printf '%s ' "$path"; done
 }
 
 # Run as the first process of the new namespaces: enter ENTER TREE ARGUMENTS…

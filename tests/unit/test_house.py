@@ -217,7 +217,7 @@ def _height(node: ast.stmt) -> int:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the sdist and the wheel built from it; made from a copy, so that nothing of an old build gets in."""
+    """A directory with the sdist and the wheel built from it; made of a copy, so that no old build gets in."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("built")
     listed = _run("git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in filter(None, listed.split("\0")):
