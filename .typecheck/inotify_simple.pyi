@@ -41,3 +41,5 @@ class flags(IntEnum):
     MASK_ADD = 0x20000000
     ISDIR = 0x40000000
     ONESHOT = 0x80000000
+    @classmethod
+    def from_mask(cls, mask: int) -> list[flags]: ...
