@@ -157,16 +157,21 @@ def test_every_dependency_that_is_declared_is_used_and_the_other_way_round() -> 
 
 
 def test_only_spawn_forks() -> None:
-    forks = re.compile(r"\b(os|pty)\.(fork|forkpty)\(|\bmultiprocessing\b|from (os|pty) import .*fork")
-    found = {
-        _name(path)
+    forks = [
+        f"{_name(path)}:{line}"
         for path in PRODUCT
         if not path.match("supervisor/demo/*.py")
-        for line in path.read_text().splitlines()
-        if forks.search(line.split("#")[0])
-    }
-    assert found <= {"supervisor/spawn.py"}
-    assert (ROOT / "supervisor/spawn.py").read_text().count("os.fork()") == 1
+        for line, name in [*_imports(path), *_calls(path)]
+        if name.split(".")[0] == "multiprocessing" or name in {"os.fork", "os.forkpty", "pty.fork"}
+    ]
+    assert len(forks) == 1 and forks[0].startswith("supervisor/spawn.py:"), forks
+
+
+def _calls(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every call of a module's function."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield node.lineno, ast.unparse(node.func)
 
 
 def test_no_import_is_relative() -> None:
