@@ -6,6 +6,9 @@ Some facts about epoll, signals and clocks, and what they mean here:
   nothing is ever interrupted half-way. `signal.set_wakeup_fd` belongs to the process, so a forked child that makes
   its own loop must not write into its parent's: `spawn.fork` blocks signals until the child has reset them.
 * Deadlines are on the monotonic clock, in seconds, because wall time can be stepped.
+* A queue agent has threads that block in msgrcv and msgsnd, which no descriptor can replace. `lock` is held while
+  callbacks are served and released while the loop sleeps, so such a thread takes it and then does as a callback does.
+  A deadline that it sets while the loop sleeps wakes the loop up, which then sleeps less.
 * A callback may unwatch any descriptor, also one whose event is already in the batch being served: each event is
   looked up again just before it is served.
 """
@@ -14,9 +17,11 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -44,10 +49,11 @@ class Timer:
 
 
 class Loop:
-    """Serves callbacks until `stop`; not thread-safe, one in a process that handles signals."""
+    """Serves callbacks until `stop`; one in a process."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.now = clock
+        self.lock = threading.Lock()
         self._epoll = select.epoll()
         self._watched: dict[int, EventCallback] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -55,6 +61,9 @@ class Loop:
         self._signals: dict[int, Callback] = {}
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._running = False
+        self._asleep = False
+        self._kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.watch(self._kick, READABLE, self._kicked)
 
     def watch(self, fd: int, mask: int, callback: EventCallback) -> None:
         """Call `callback(events)` whenever `fd` has an event of `mask`; a second call for `fd` replaces the first."""
@@ -73,6 +82,8 @@ class Loop:
         """Call `callback` once, at `due` (seconds of the loop's clock) or as soon after as possible."""
         timer = Timer(due, callback)
         heapq.heappush(self._timers, (due, next(self._order), timer))
+        if self._asleep:
+            os.eventfd_write(self._kick, 1)
         return timer
 
     def call_later(self, delay: float, callback: Callback) -> Timer:
@@ -102,11 +113,15 @@ class Loop:
 
     def run_once(self, timeout: float | None = None) -> None:
         """Wait for the next event or deadline (`timeout` seconds at most) and serve all that is due then."""
-        for fd, events in self._epoll.poll(self._time_to_sleep(timeout)):
-            callback = self._watched.get(fd)
-            if callback is not None:
-                callback(events)
-        self._call_timers()
+        self._asleep = True  # before the deadline is looked at, so that one set from now on is not slept over
+        ready = self._epoll.poll(self._time_to_sleep(timeout))
+        self._asleep = False
+        with self.lock:
+            for fd, events in ready:
+                callback = self._watched.get(fd)
+                if callback is not None:
+                    callback(events)
+            self._call_timers()
 
     def close(self) -> None:
         """Give back the loop's own descriptors and the process's wake-up descriptor."""
@@ -116,6 +131,7 @@ class Loop:
                 end.close()
             self._wake = None
         self._epoll.close()
+        os.close(self._kick)
         self._watched.clear()
 
     def _time_to_sleep(self, timeout: float | None) -> float | None:
@@ -133,6 +149,9 @@ class Loop:
             callback, timer.callback = timer.callback, None
             if callback is not None:
                 callback()
+
+    def _kicked(self, _events: int) -> None:
+        os.eventfd_read(self._kick)
 
     def _read_signals(self, _events: int) -> None:
         assert self._wake is not None  # noqa: S101  (only ever watched while it is there)

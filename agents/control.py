@@ -1,0 +1,38 @@
+"""What an agent and its supervisor say to each other over the control channel: JSON objects, one a datagram.
+
+From the supervisor: `{"do": "drain"}`, `{"do": "exit"}`.
+From the agent: `{"say": "ready", "ns_inode": N, "uid": N, "gid": N}`, `{"say": "drained"}`,
+`{"say": "log", "level": "warning", "text": "…"}`, `{"say": "error", "text": "…"}` (its last words).
+
+The agent may be compromised, so the supervisor takes only what fits `parse` and treats every text as hostile.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+
+MAX_SIZE = 8 << 10  # bytes of one datagram
+_LEVELS = {"debug", "info", "warning", "error"}
+
+
+def say(channel: socket.socket, **fields: object) -> bool:
+    """Send without blocking; whether it went. A text that is too long is cut by the caller."""
+    try:
+        channel.send(json.dumps(fields).encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except OSError:
+        return False
+    return True
+
+
+def parse(datagram: bytes) -> dict[str, object]:
+    """The object; empty if it is none, or not one that this protocol knows."""
+    try:
+        fields = json.loads(datagram)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(fields, dict):
+        return {}
+    if fields.get("say") == "log" and fields.get("level") not in _LEVELS:
+        return {}
+    return fields

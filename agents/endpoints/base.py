@@ -1,0 +1,110 @@
+"""What an endpoint is to the agent that serves it, and what the agent is to it.
+
+An endpoint has up to two sides. A Source takes messages out of the container, a Sink hands messages over into it.
+Both work by callbacks of the agent's loop and never block in it. What may pass by itself (a directory that is not
+there yet, a full queue) raises Blocked inside a side; the side says so by `host.blocked` and tries again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from nsbridge.agents.loop import Loop, Timer
+from nsbridge.agents.session import Arrived
+from nsbridge.agents.wire import Message
+
+_FIRST_RETRY = 0.05  # seconds
+_LAST_RETRY = 1.0
+
+
+class Blocked(Exception):
+    """A side cannot go on now, for a reason that may pass; `str()` says what and where, for `status`."""
+
+
+class Host(Protocol):
+    """The agent, as its endpoint sees it."""
+
+    loop: Loop
+
+    def has_room(self) -> bool:
+        """Whether the source may take one more message (the window is open and nobody asked to stop)."""
+
+    def take(self, message: Message) -> int:
+        """Own the message that was taken; returns its seq. To be followed by `flush`."""
+
+    def flush(self) -> None:
+        """Send what can be sent."""
+
+    def handed(self, arrived: Arrived) -> None:
+        """The sink has handed it over."""
+
+    def put_back(self, arrived: Arrived) -> None:
+        """The sink had accepted it and could not hand it over: offer it again first of all."""
+
+    def guarded(self) -> AbstractContextManager[object]:
+        """Held by a thread of the endpoint while it calls any of this."""
+
+    def sink_ready(self) -> None:
+        """The sink, which refused a message, takes messages again."""
+
+    def blocked(self, side: str, reason: str) -> None:
+        """The `out` or `in` side waits, for this reason; empty when it goes on."""
+
+    def log(self, level: str, text: str) -> None:
+        """Put a line into the daemon's log."""
+
+
+class Source(Protocol):
+    """The `out` side."""
+
+    def start(self) -> None:
+        """Begin to take messages."""
+
+    def room_again(self) -> None:
+        """The window, which was full, has room: take what was left."""
+
+    def confirmed(self, seq: int) -> None:
+        """All up to `seq` is in the other container: let go of it."""
+
+
+class Sink(Protocol):
+    """The `in` side."""
+
+    def start(self) -> None:
+        """Make ready what messages will be handed to."""
+
+    def put(self, arrived: Arrived) -> bool:
+        """Accept the next message; `host.handed` follows, now or later. False: not now, `host.sink_ready` follows."""
+
+
+class Waiter:
+    """Says why one side waits and calls `again` after a while, ever later, until `done`."""
+
+    def __init__(self, host: Host, side: str, again: Callable[[], None]) -> None:
+        self._host = host
+        self._side = side
+        self._again = again
+        self._timer: Timer | None = None
+        self._delay = _FIRST_RETRY
+        self._reason = ""
+
+    def wait(self, reason: object) -> None:
+        """Not now, for this reason: `again` is called later."""
+        self._reason = str(reason)
+        self._host.blocked(self._side, self._reason)
+        if self._timer is None:
+            self._timer = self._host.loop.call_later(self._delay, self._due)
+            self._delay = min(self._delay * 2, _LAST_RETRY)
+
+    def done(self) -> None:
+        """It goes on."""
+        if self._reason:
+            self._reason = ""
+            self._delay = _FIRST_RETRY
+            self._host.blocked(self._side, "")
+
+    def _due(self) -> None:
+        self._timer = None
+        self._again()

@@ -1,0 +1,180 @@
+"""The `file` endpoint: the whole content of one file, at each close, is one message; what comes in replaces another's.
+
+A read lease makes it exact: while it is held nobody has the file open for writing, so every close up to now is in the
+inotify queue and can be taken out of it, and the content belongs to the last of them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from nsbridge.agents.endpoints import files, watch
+from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
+from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
+from nsbridge.agents.session import Arrived
+from nsbridge.agents.wire import Message
+from nsbridge.config.schema import FileEndpoint
+
+_EVENTS = watch.CLOSED | watch.MOVED_IN
+
+
+class FileSource:
+    """Takes the content of a file whenever it is closed after writing or another file is renamed over it."""
+
+    def __init__(self, host: Host, tree: Tree, config: FileEndpoint) -> None:
+        assert config.out is not None  # noqa: S101  (made only for a configured side)
+        self._host = host
+        self._tree = tree
+        self._config = config
+        self._path = os.fsencode(config.out)
+        self._parent, self._name = os.path.split(self._path)
+        self._directory = -1
+        self._watch: watch.DirectoryWatch | None = None
+        self._opening = Waiter(host, "out", self.start)
+        self._unread = False  # a close was seen and the content not yet taken
+
+    def start(self) -> None:
+        """Open the directory, make the file if it is missing, watch for closes."""
+        try:
+            self._directory = self._tree.open_directory(self._parent)
+            try:
+                self._watch = watch.DirectoryWatch(self._directory, _EVENTS)
+                make_missing(self._directory, self._name, self._path, self._config.mode)
+            except Blocked:
+                self._close()
+                raise
+        except Blocked as reason:
+            self._opening.wait(reason)
+            return
+        self._opening.done()
+        self._host.loop.watch(self._watch.fileno(), 1, self._changed)
+        if self._unread:
+            self.room_again()
+
+    def room_again(self) -> None:
+        """Take what could not be taken before."""
+        if self._unread and self._watch is not None:
+            self._take()
+
+    def confirmed(self, seq: int) -> None:
+        """Nothing is left of it here: the file keeps its content."""
+
+    def _changed(self, _events: int) -> None:
+        if self._drain_events():
+            self._take()
+
+    def _drain_events(self) -> bool:
+        """Whether the file was closed or replaced since the last look."""
+        assert self._watch is not None  # noqa: S101  (called only while it is watched)
+        changes = self._watch.read()
+        if changes.gone:
+            self._close()
+            self.start()
+            return self._watch is not None
+        return changes.lost or any(change.name == self._name for change in changes.files)
+
+    def _take(self) -> None:
+        self._unread = True
+        if not self._host.has_room():
+            return
+        try:
+            fd = self._tree.open_file(self._directory, self._name, os.O_RDONLY)
+        except FileNotFoundError:
+            self._unread = False  # removed again: there is no content
+            return
+        except OSError as error:
+            self._opening.wait(blocked_by(error, shown(self._path)))
+            self._close()
+            return
+        try:
+            held = files.lease(fd)
+            if held is False:
+                return  # being written: its close is still to come
+            if held:
+                self._drain_events()  # the closes up to now are this content's
+            body = files.read_up_to(fd, self._config.max_message)
+        finally:
+            os.close(fd)
+        self._unread = False
+        if body is None:
+            self._host.log("warning", f"{shown(self._path)}: more than {self._config.max_message} bytes; not taken")
+            return
+        self._host.take(Message(0, body))
+        self._host.flush()
+
+    def _close(self) -> None:
+        if self._watch is not None:
+            self._host.loop.unwatch(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+
+
+class FileSink:
+    """Writes each message into a file in place and closes it, so that a watcher sees one close for each."""
+
+    def __init__(self, host: Host, tree: Tree, config: FileEndpoint) -> None:
+        assert config.in_ is not None  # noqa: S101  (made only for a configured side)
+        self._host = host
+        self._tree = tree
+        self._config = config
+        self._path = os.fsencode(config.in_)
+        self._parent, self._name = os.path.split(self._path)
+        self._directory = -1
+        self._waiter = Waiter(host, "in", host.sink_ready)
+
+    def start(self) -> None:
+        """Make the file if it is missing, so that a program can watch it before the first message."""
+        try:
+            self._open()
+        except Blocked as reason:
+            self._waiter.wait(reason)
+        else:
+            self._waiter.done()
+
+    def put(self, arrived: Arrived) -> bool:
+        """Replace the content by the message."""
+        try:
+            if self._directory < 0:
+                self._open()
+            self._write(arrived.message.body)
+        except Blocked as reason:
+            self._waiter.wait(reason)
+            if self._directory >= 0:
+                os.close(self._directory)
+                self._directory = -1
+            return False
+        self._waiter.done()
+        self._host.handed(arrived)
+        return True
+
+    def _open(self) -> None:
+        self._directory = self._tree.open_directory(self._parent)
+        make_missing(self._directory, self._name, self._path, self._config.mode)
+
+    def _write(self, body: bytes) -> None:
+        try:
+            fd = self._tree.open_file(self._directory, self._name, os.O_WRONLY | os.O_TRUNC)
+            try:
+                files.write_all(fd, body)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise blocked_by(error, shown(self._path)) from None
+
+
+def make_missing(directory: int, name: bytes, path: bytes, mode: int) -> None:
+    """Make an empty file if there is none. Raises Blocked."""
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        try:
+            os.close(files.make_file(directory, name, mode))
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise blocked_by(error, shown(path)) from None
+    except OSError as error:
+        raise blocked_by(error, shown(path)) from None

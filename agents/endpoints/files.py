@@ -1,0 +1,155 @@
+"""How an agent touches files of a hostile container: by descriptor, regular files only, nothing that blocks.
+
+Some facts about paths, and what they mean here:
+* A path that was checked may be another thing when it is used, so a directory is opened once and files are opened
+  beneath its descriptor, by one name, without following a link. Links among the parents of a directory are followed
+  (`/var/run` is one nearly everywhere), within the container's root and never through /proc's magic links.
+* Opening a FIFO or a device can block or act. O_PATH opens nothing; fstat then says what it is, and the descriptor of
+  a regular file is opened again through the host's /proc/self/fd, which was opened before the join.
+* Names are bytes: a container may use any.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+
+from nsbridge.agents import linux
+from nsbridge.agents.endpoints.base import Blocked
+
+_DIRECTORY_BITS = 0o111  # a directory made with the files' mode can also be entered
+_UNSAFE_ELSEWHERE = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
+
+
+def shown(path: bytes) -> str:
+    """A path for people; bytes that are no UTF-8 come as escapes (control characters are escaped by the log)."""
+    return path.decode("utf-8", "backslashreplace")
+
+
+def blocked_by(error: OSError, what: str) -> Blocked:
+    """The reason that status shows for a failed call on `what`."""
+    number = error.errno or 0
+    text = os.strerror(number)
+    if number in (errno.EACCES, errno.EPERM):
+        text += f" for uid {os.getuid()} gid {os.getgid()} (set user on the agent, or the owner in the container)"
+    elif number in (errno.ELOOP, errno.ENOTDIR):
+        text += " (links are not followed here)"
+    return Blocked(f"{what}: {text}")
+
+
+class Tree:
+    """The container's files, seen from its root. Made after the join."""
+
+    def __init__(self, own_fds: int) -> None:
+        self._own_fds = own_fds
+        self._root = os.open("/", os.O_PATH | os.O_DIRECTORY)
+
+    def close(self) -> None:
+        """Let go of the root."""
+        os.close(self._root)
+
+    def open_parent(self, path: bytes) -> tuple[int, bytes]:
+        """Open the directory that holds `path`; returns its descriptor (O_PATH) and the last name. Raises OSError."""
+        parent, name = os.path.split(path.rstrip(b"/"))
+        how = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
+        return linux.openat2(self._root, parent, os.O_PATH | os.O_DIRECTORY, 0, how), name
+
+    def open_directory(self, path: bytes, mode: int | None = None) -> int:
+        """Open a directory for reading, making it with `mode` if it is missing and mode is given. Raises Blocked."""
+        try:
+            parent, name = self.open_parent(path)
+            try:
+                return self._open_or_make(parent, name, mode)
+            finally:
+                os.close(parent)
+        except OSError as error:
+            raise blocked_by(error, shown(path)) from None
+
+    def _open_or_make(self, parent: int, name: bytes, mode: int | None) -> int:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        try:
+            return linux.openat2(parent, name, flags, 0, _UNSAFE_ELSEWHERE)
+        except FileNotFoundError:
+            if mode is None:
+                raise
+        os.mkdir(name, 0o700, dir_fd=parent)
+        fd = linux.openat2(parent, name, flags, 0, _UNSAFE_ELSEWHERE)
+        os.fchmod(fd, mode | (mode >> 2) & _DIRECTORY_BITS | 0o100)  # whoever may read it may also enter it
+        return fd
+
+    def open_file(self, directory: int, name: bytes, flags: int) -> int:
+        """Open the regular file `name` without blocking. Raises OSError; ELOOP for a link, NotAFileError."""
+        handle = linux.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, 0, _UNSAFE_ELSEWHERE)
+        try:
+            kind = os.fstat(handle).st_mode
+            if stat.S_ISLNK(kind):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+            if not stat.S_ISREG(kind):
+                raise NotAFileError(errno.EINVAL, "not a regular file", name)
+            return os.open(b"%d" % handle, flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._own_fds)
+        finally:
+            os.close(handle)
+
+    def owner(self, path: bytes) -> tuple[int, int] | None:
+        """uid and gid of what is at `path`, else of its directory; None if that is missing too."""
+        try:
+            parent, name = self.open_parent(path)
+        except OSError:
+            return None
+        try:
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            status = os.fstat(parent)
+        except OSError:
+            return None
+        finally:
+            os.close(parent)
+        return status.st_uid, status.st_gid
+
+
+class NotAFileError(OSError):
+    """A FIFO, device, socket or directory stands where a file should be."""
+
+
+def make_file(directory: int, name: bytes, mode: int) -> int:
+    """Create a file that is not there yet, with exactly `mode`, open for writing. Raises OSError."""
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    os.fchmod(fd, mode)
+    return fd
+
+
+def read_up_to(fd: int, limit: int) -> bytes | None:
+    """The whole content of a regular file; None if it is more than `limit` bytes (also if it grows meanwhile)."""
+    data = os.read(fd, limit + 1 if limit < 1 << 16 else 1 << 16)
+    if len(data) < 1 << 16:
+        return data if len(data) <= limit else None
+    chunks, size = [data], len(data)
+    while data and size <= limit:
+        data = os.read(fd, 1 << 20)
+        chunks.append(data)
+        size += len(data)
+    return b"".join(chunks) if size <= limit else None
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write every byte. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def lease(fd: int) -> bool | None:
+    """Take a read lease: while it is held nobody has the file open for writing. fcntl(2), F_SETLEASE.
+
+    True: held, closing `fd` ends it. False: somebody has it open for writing. None: no leases to be had here
+    (a foreign owner, or a file system without them).
+    """
+    try:
+        fcntl.fcntl(fd, linux.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True

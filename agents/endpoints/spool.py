@@ -1,0 +1,286 @@
+"""The `spool` endpoint: a directory of files, each one message.
+
+Taking: a file counts when it is renamed into the directory or closed after writing; it is let go of (deleted, or moved
+to `done`) only when the other side has confirmed it, so the directory is the journal. Order is arrival; what a scan
+finds goes by name. A scanned file may still be open for writing: a read lease tells.
+Handing over: a hidden temporary name, then rename, so that a reader sees whole files only.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from typing import NamedTuple
+
+from nsbridge.agents import linux
+from nsbridge.agents.endpoints import files, watch
+from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
+from nsbridge.agents.endpoints.files import NotAFileError, Tree, blocked_by, shown
+from nsbridge.agents.session import Arrived
+from nsbridge.agents.wire import Message
+from nsbridge.config.schema import SpoolEndpoint
+
+_EVENTS = watch.CLOSED | watch.MOVED_IN
+_QUIET = 2.0  # seconds without a write after which a scanned file is whole, where no lease can tell
+
+
+class _Identity(NamedTuple):
+    """What makes it the same file with the same content."""
+
+    inode: int
+    mtime_ns: int
+    size: int
+
+
+class _Taken(NamedTuple):
+    seq: int
+    name: bytes
+    identity: _Identity
+
+
+class SpoolSource:
+    """Takes the files of a directory."""
+
+    def __init__(self, host: Host, tree: Tree, config: SpoolEndpoint) -> None:
+        assert config.out is not None  # noqa: S101  (made only for a configured side)
+        self._host = host
+        self._tree = tree
+        self._config = config
+        self._path = os.fsencode(config.out)
+        self._directory = -1
+        self._done = -1
+        self._watch: watch.DirectoryWatch | None = None
+        self._waiter = Waiter(host, "out", self._again)
+        self._backlog: deque[bytes] = deque()  # to be taken, in this order
+        self._scanned: set[bytes] = set()  # of these, the ones whose writer may not be done
+        self._known: set[bytes] = set()  # in the backlog, or taken and not confirmed, or refused
+        self._taken: deque[_Taken] = deque()
+
+    def start(self) -> None:
+        """Open the directory, watch it, then scan it: whatever comes in between is seen by one of the two."""
+        try:
+            self._open()
+        except Blocked as reason:
+            self._close()
+            self._waiter.wait(reason)
+            return
+        self._waiter.done()
+        self._take()
+
+    def room_again(self) -> None:
+        """Take what was left."""
+        if self._backlog:
+            self._take()
+
+    def confirmed(self, seq: int) -> None:
+        """Delete the files, or move them to `done`."""
+        while self._taken and self._taken[0].seq <= seq:
+            taken = self._taken.popleft()
+            try:
+                self._let_go(taken)
+            except FileNotFoundError:
+                self._known.discard(taken.name)
+            except OSError as error:
+                reason = os.strerror(error.errno or 0)
+                self._host.log("warning", f"{self._shown(taken.name)} was delivered and cannot be removed: {reason}")
+
+    def _let_go(self, taken: _Taken) -> None:
+        if _identity(os.stat(taken.name, dir_fd=self._directory, follow_symlinks=False)) != taken.identity:
+            self._known.discard(taken.name)  # its program has put another message there meanwhile
+            self._add(taken.name)
+            return
+        if self._done >= 0:
+            os.rename(taken.name, taken.name, src_dir_fd=self._directory, dst_dir_fd=self._done)
+        else:
+            os.unlink(taken.name, dir_fd=self._directory)
+        self._known.discard(taken.name)
+
+    def _again(self) -> None:
+        if self._watch is None:
+            self.start()
+        else:
+            self._take()
+
+    def _open(self) -> None:
+        self._directory = self._tree.open_directory(self._path, self._config.mode)
+        if self._config.done is not None:
+            self._done = self._tree.open_directory(os.fsencode(self._config.done), self._config.mode)
+        self._watch = watch.DirectoryWatch(self._directory, _EVENTS)
+        self._host.loop.watch(self._watch.fileno(), 1, self._changed)
+        self._scan()
+
+    def _scan(self) -> None:
+        for name in sorted(os.fsencode(name) for name in os.listdir(self._directory)):  # noqa: PTH208  (a descriptor)
+            if name not in self._known and not name.startswith(b"."):
+                self._scanned.add(name)
+                self._add(name)
+
+    def _add(self, name: bytes) -> None:
+        if name not in self._known and not name.startswith(b"."):
+            self._known.add(name)
+            self._backlog.append(name)
+
+    def _changed(self, _events: int) -> None:
+        assert self._watch is not None  # noqa: S101  (called only while it is watched)
+        changes = self._watch.read()
+        if changes.gone:
+            self._close()
+            self.start()
+            return
+        for name, _ in changes.files:
+            self._scanned.discard(name)
+            self._add(name)
+        if changes.lost:
+            self._scan()
+        self._take()
+
+    def _take(self) -> None:
+        try:
+            while self._backlog and self._host.has_room():
+                name = self._backlog[0]
+                message = self._read(name)
+                self._backlog.popleft()
+                if message is not None:
+                    body, identity = message
+                    self._taken.append(_Taken(self._host.take(Message(0, body)), name, identity))
+        except Blocked as reason:
+            self._waiter.wait(reason)
+        else:
+            self._waiter.done()
+        self._host.flush()
+
+    def _read(self, name: bytes) -> tuple[bytes, _Identity] | None:
+        """The file's content; None if it is not to be taken (now): it is gone, being written, or no message."""
+        try:
+            fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
+        except FileNotFoundError:
+            self._known.discard(name)
+            return None
+        except NotAFileError:
+            self._host.log("warning", f"{self._shown(name)} is not a regular file; left where it is")
+            return None
+        except OSError as error:
+            raise blocked_by(error, self._shown(name)) from None
+        try:
+            if name in self._scanned and not self._is_whole(fd, name):
+                return None
+            identity = _identity(os.fstat(fd))
+            body = files.read_up_to(fd, self._config.max_message)
+        finally:
+            os.close(fd)
+        if body is None:
+            limit = self._config.max_message
+            self._host.log(
+                "warning", f"{self._shown(name)} has more than max_message = {limit} bytes; left where it is"
+            )
+            return None
+        return body, identity
+
+    def _is_whole(self, fd: int, name: bytes) -> bool:
+        """Whether nobody is writing a file that a scan found; if not, its close is an event that brings it again."""
+        held = files.lease(fd)
+        if held is None and time.time() - os.fstat(fd).st_mtime < _QUIET:
+            raise Blocked(f"{self._shown(name)} was written just now and may not be whole (not our file: no lease)")
+        if held is False:
+            self._known.discard(name)
+            return False
+        self._scanned.discard(name)
+        return True
+
+    def _shown(self, name: bytes) -> str:
+        return shown(self._path + b"/" + name)
+
+    def _close(self) -> None:
+        if self._watch is not None:
+            self._host.loop.unwatch(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
+        for fd in (self._directory, self._done):
+            if fd >= 0:
+                os.close(fd)
+        self._directory = self._done = -1
+        for names in (self._backlog, self._scanned, self._known, self._taken):
+            names.clear()
+
+
+class SpoolSink:
+    """Puts each message into a file of its own, named EPOCH-SEQ.TYPE, whose order by name is the messages' order."""
+
+    def __init__(self, host: Host, tree: Tree, config: SpoolEndpoint) -> None:
+        assert config.in_ is not None  # noqa: S101  (made only for a configured side)
+        self._host = host
+        self._tree = tree
+        self._config = config
+        self._path = os.fsencode(config.in_)
+        self._directory = -1
+        self._watch: watch.DirectoryWatch | None = None
+        self._waiter = Waiter(host, "in", host.sink_ready)
+
+    def start(self) -> None:
+        """Make the directory if it is missing, so that a program can watch it before the first message."""
+        try:
+            self._open()
+        except Blocked as reason:
+            self._close()
+            self._waiter.wait(reason)
+        else:
+            self._waiter.done()
+
+    def put(self, arrived: Arrived) -> bool:
+        """Write the file under a hidden name and rename it."""
+        name = b"%016x-%020d.%d" % (arrived.epoch, arrived.seq, arrived.message.type)
+        try:
+            if self._watch is None:
+                self._open()
+            self._write(name, arrived.message.body)
+        except Blocked as reason:
+            self._close()
+            self._waiter.wait(reason)
+            return False
+        self._waiter.done()
+        self._host.handed(arrived)
+        return True
+
+    def _write(self, name: bytes, body: bytes) -> None:
+        hidden = b"." + name
+        try:
+            try:
+                fd = files.make_file(self._directory, hidden, self._config.mode)
+            except FileExistsError:  # left by an agent that was killed here
+                os.unlink(hidden, dir_fd=self._directory)
+                fd = files.make_file(self._directory, hidden, self._config.mode)
+            try:
+                files.write_all(fd, body)
+            finally:
+                os.close(fd)
+            linux.rename_noreplace(self._directory, hidden, name)
+        except FileExistsError:
+            os.unlink(hidden, dir_fd=self._directory)  # handed over before, by an agent that was killed just after
+        except OSError as error:
+            raise blocked_by(error, shown(self._path)) from None
+
+    def _open(self) -> None:
+        self._directory = self._tree.open_directory(self._path, self._config.mode)
+        self._watch = watch.DirectoryWatch(self._directory, 0)
+        self._host.loop.watch(self._watch.fileno(), 1, self._changed)
+
+    def _changed(self, _events: int) -> None:
+        """The directory itself was removed or replaced: open what is at its path now, before the next message."""
+        assert self._watch is not None  # noqa: S101  (called only while it is watched)
+        if self._watch.read().gone:
+            self._close()
+            self.start()
+
+    def _close(self) -> None:
+        if self._watch is not None:
+            self._host.loop.unwatch(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+
+
+def _identity(status: os.stat_result) -> _Identity:
+    return _Identity(status.st_ino, status.st_mtime_ns, status.st_size)

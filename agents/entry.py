@@ -1,0 +1,165 @@
+"""How a forked child becomes an agent: everything is loaded and checked, then ONE namespace joined, then power given up.
+
+Containers are hostile, so the order is the point (each step says why). What runs after `setns` must not import, look
+up a codec, open a source file or load a library: the file it would read could be the container's. Nothing is executed
+from here on, and nothing is trusted that the container's /proc or /dev says.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+from nsbridge.agents import linux
+from nsbridge.agents.scoreboard import Scoreboard
+from nsbridge.config.schema import AgentConfig, ContainerKind, Namespace, RouteConfig
+
+EXIT_AGAIN = 75  # something that may pass: the supervisor starts the agent again
+EXIT_NEVER = 78  # what only a person can mend: the supervisor does not
+
+_CLONE_FLAG = {Namespace.MNT: linux.CLONE_NEWNS, Namespace.IPC: linux.CLONE_NEWIPC}
+_CODECS = ("utf-8", "ascii", "latin-1")
+
+
+class Refused(Exception):
+    """The agent may not enter: only a person can mend it."""
+
+
+class Gone(Exception):
+    """The container ended while it was being entered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """All that the supervisor gives a new agent. Descriptors are numbers in the forked process."""
+
+    route: RouteConfig
+    agent: AgentConfig
+    peer_fd: int  # SOCK_SEQPACKET to the other agent, made once for each route
+    control_fd: int  # SOCK_SEQPACKET to the supervisor
+    scoreboard: Scoreboard
+    container_pid: int  # init, 0 if there is only a namespace file, or for the host
+    pidfd: int  # of init, -1 likewise
+    ns_path: str  # the namespace file, if there is no pid
+    init_user: tuple[int, int]  # uid and gid of init: who the agent is where no endpoint says it
+    supervisor_pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """What an agent that has joined holds of the world outside."""
+
+    ns_inode: int
+    own_fds: int  # the host's /proc/self/fd: reopens a descriptor without trusting the container's /proc
+
+
+def leave_the_supervisor(assignment: Assignment) -> int:
+    """Cut every tie that the fork inherited but the named descriptors; returns the host's /proc/self/fd."""
+    die_with_the_supervisor(assignment.supervisor_pid)
+    linux.set_name(assignment.agent.name)
+    keep = {assignment.peer_fd, assignment.control_fd, assignment.pidfd} - {-1}
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):  # nothing of a container may reach the terminal or the daemon's log but by the control channel
+        os.dup2(null, fd)
+    close_all_but({0, 1, 2} | keep)
+    return os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)
+
+
+def die_with_the_supervisor(supervisor_pid: int) -> None:
+    """Be killed when it dies; if it already has, die now: the signal is only sent for a death that is still to come."""
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor_pid:
+        os._exit(EXIT_AGAIN)
+
+
+def close_all_but(keep: set[int]) -> None:
+    """Close every other descriptor: a leaked directory is a way out of the container (CVE-2024-21626)."""
+    start = 0
+    for fd in sorted(keep):
+        if start < fd:  # os.closerange(0, 0) closes everything: it asks the kernel for 0 to -1
+            os.closerange(start, fd)
+        start = fd + 1
+    os.closerange(start, 1 << 20)
+
+
+def freeze_imports() -> None:
+    """Let nothing be imported any more: after the join an import would run the container's file as host root."""
+    for name in _CODECS:
+        codecs.lookup(name)
+    sys.meta_path[:] = [_NoImports()]
+    sys.path_hooks.clear()
+    sys.path.clear()
+    sys.path_importer_cache.clear()
+
+
+class _NoImports:
+    """A finder that refuses: the only one an agent has."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+        raise ImportError(f"import of {name!r} in an agent: it would be read from the container")
+
+
+def join(assignment: Assignment) -> int:
+    """Join the one namespace; returns its inode. The container's init is proved alive after its file was opened."""
+    namespace = assignment.agent.namespace
+    own = os.stat(f"/proc/self/ns/{namespace}").st_ino
+    if assignment.agent.container.kind is ContainerKind.HOST:
+        return own
+    path = assignment.ns_path or f"/proc/{assignment.container_pid}/ns/{namespace}"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        raise Gone(f"{path} is not there any more") from None
+    if assignment.pidfd >= 0 and select.select([assignment.pidfd], [], [], 0)[0]:
+        raise Gone("its init process has ended")
+    inode = os.fstat(fd).st_ino
+    if inode == own:
+        raise Refused(
+            f"the {namespace} namespace of {assignment.agent.container} is the host's own; "
+            f'if that is what you want, write container = "host"'
+        )
+    linux.setns(fd, _CLONE_FLAG[namespace])
+    os.close(fd)
+    return inode
+
+
+def may_set_groups() -> bool:
+    """Whether this user namespace lets anybody call setgroups (user_namespaces(7)); to be asked before the join."""
+    with open("/proc/self/setgroups", "rb") as file:
+        return file.read() != b"deny\n"
+
+
+def drop_privileges(uid: int, gid: int) -> None:
+    """Become `uid` and `gid` for good, without any capability; not dumpable, so nobody inside may trace it."""
+    linux.drop_bounding_set()
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    linux.clear_capabilities()
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)
+
+
+def enter(assignment: Assignment, find_user: Callable[[], tuple[int, int]]) -> Entered:
+    """Go in, in the order that security.md gives. `find_user` is asked after the join and before power is given up.
+
+    Raises Refused, Gone, or OSError of the call that failed.
+    """
+    own_fds = leave_the_supervisor(assignment)
+    forget_groups = may_set_groups()
+    freeze_imports()
+    ns_inode = join(assignment)
+    os.chdir("/")
+    configured = assignment.agent.user
+    uid, gid = (configured.uid, configured.gid) if configured else find_user()
+    if forget_groups:
+        os.setgroups([])
+    drop_privileges(uid, gid)
+    die_with_the_supervisor(assignment.supervisor_pid)  # a change of user has cleared it
+    return Entered(ns_inode, own_fds)

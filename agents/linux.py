@@ -1,0 +1,163 @@
+"""Linux system calls that Python does not offer: the only module that uses ctypes.
+
+Each wrapper is one call; a failure raises OSError that names the call (and the path where there is one). Policy is
+elsewhere (entry.py). Everything here must have been imported before an agent joins a namespace: ctypes loads nothing
+later on, and `oserror` needs no file.
+
+Sources: the man page named in each docstring (section 2 unless said otherwise) and linux/*.h for the numbers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+CLONE_NEWNS = 0x0002_0000
+CLONE_NEWUTS = 0x0400_0000
+CLONE_NEWIPC = 0x0800_0000
+CLONE_NEWUSER = 0x1000_0000
+CLONE_NEWPID = 0x2000_0000
+CLONE_NEWNET = 0x4000_0000
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+
+PR_SET_PDEATHSIG = 1
+PR_GET_DUMPABLE = 3
+PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+RENAME_NOREPLACE = 1
+
+F_SETLEASE = 1024
+
+_NR_OPENAT2 = 437  # the same number on every architecture
+_CAPABILITY_VERSION_3 = 0x2008_0522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+_libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
+_libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
+_libc.unshare.argtypes = [ctypes.c_int]
+_libc.capset.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+_libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+_libc.msgrcv.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long, ctypes.c_int]
+_libc.msgrcv.restype = ctypes.c_ssize_t
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def oserror(call: str, path: bytes | str | None = None) -> OSError:
+    """The OSError for errno as the last wrapped call left it, with the call's name in its text."""
+    number = ctypes.get_errno()
+    return OSError(number, f"{call}: {os.strerror(number)}", path)
+
+
+def setns(fd: int, nstype: int) -> None:
+    """Join the namespace that `fd` refers to; `nstype` is the CLONE_NEW… it must be. setns(2)."""
+    if _libc.setns(fd, nstype) < 0:
+        raise oserror("setns")
+
+
+def unshare(flags: int) -> None:
+    """Leave the named namespaces for new ones of one's own. unshare(2)."""
+    if _libc.unshare(flags) < 0:
+        raise oserror("unshare")
+
+
+def mount(source: str, target: str, fstype: str | None = None, flags: int = 0, data: str | None = None) -> None:
+    """Attach a file system. mount(2)."""
+    arguments = [None if text is None else os.fsencode(text) for text in (source, target, fstype)]
+    if _libc.mount(*arguments, flags, None if data is None else data.encode()) < 0:
+        raise oserror("mount", target)
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """Detach a file system. umount2(2)."""
+    if _libc.umount2(os.fsencode(target), flags) < 0:
+        raise oserror("umount2", target)
+
+
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0) -> int:
+    """Operate on the calling process; the result's meaning depends on `option`. prctl(2)."""
+    result: int = _libc.prctl(option, arg2, arg3, arg4, 0)
+    if result < 0:
+        raise oserror(f"prctl {option}")
+    return result
+
+
+def set_name(name: str) -> None:
+    """Set the thread's name as ps shows it, cut to 15 bytes. PR_SET_NAME of prctl(2)."""
+    buffer = ctypes.create_string_buffer(name.encode("ascii", "replace")[:15])
+    prctl(PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def drop_bounding_set() -> None:
+    """Make every capability unobtainable for good; needs CAP_SETPCAP. PR_CAPBSET_DROP of prctl(2)."""
+    for capability in range(64):
+        try:
+            prctl(PR_CAPBSET_DROP, capability)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # EINVAL: past the last capability that this kernel has
+                raise
+            return
+
+
+def clear_capabilities() -> None:
+    """Empty the ambient, effective, permitted and inheritable sets. capabilities(7), capset(2)."""
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    empty = (ctypes.c_uint32 * 6)()
+    if _libc.capset(header, empty) < 0:
+        raise oserror("capset")
+
+
+def wait_for_message(queue: int, mtype: int) -> int:
+    """Block until `queue` has a message that `mtype` selects, and leave it there: 0. msgrcv(2).
+
+    A receive of size 0 fails with E2BIG while the message stays. Only an empty message fits and is taken: its type.
+    Raises OSError: EINTR after a signal, EIDRM or EINVAL when the queue is gone, EACCES. Releases the GIL.
+    """
+    taken = ctypes.c_long()
+    if _libc.msgrcv(queue, ctypes.byref(taken), 0, mtype, 0) >= 0:
+        return taken.value
+    if ctypes.get_errno() == errno.E2BIG:
+        return 0
+    raise oserror("msgrcv")
+
+
+def openat2(directory: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
+    """Open `path` relative to `directory` under the RESOLVE_… rules; always close-on-exec. openat2(2), Linux 5.6."""
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    fd: int = _libc.syscall(
+        _NR_OPENAT2, directory, ctypes.c_char_p(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
+    )
+    if fd < 0:
+        raise oserror("openat2", path)
+    return fd
+
+
+def rename_noreplace(directory: int, old: bytes, new: bytes) -> None:
+    """Rename within one directory; EEXIST if `new` is there. renameat2(2)."""
+    if _libc.renameat2(directory, old, directory, new, RENAME_NOREPLACE) < 0:
+        raise oserror("renameat2", new)

@@ -1,0 +1,290 @@
+"""An agent's main: enters its container, then relays between its endpoint and the other agent until told to exit.
+
+The runtime joins the parts and has no policy of its own: the session decides about messages, the endpoint about its
+container, the supervisor about life and death.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import NoReturn
+
+from nsbridge.agents import control, entry, scoreboard
+from nsbridge.agents.endpoints import file, queue, spool
+from nsbridge.agents.endpoints.base import Sink, Source
+from nsbridge.agents.endpoints.files import Tree
+from nsbridge.agents.entry import EXIT_AGAIN, EXIT_NEVER, Assignment, Entered
+from nsbridge.agents.loop import READABLE, WRITABLE, Loop
+from nsbridge.agents.session import Arrived, Incoming, Outgoing, Session
+from nsbridge.agents.store import MemorySink, MemorySource, new_epoch
+from nsbridge.agents.wire import MAX_PACKET, Message, WireError
+from nsbridge.config.schema import Endpoint, QueueEndpoint, SpoolEndpoint
+
+_BEAT_EVERY = 5.0  # seconds between heartbeats of an idle agent
+_PACKETS_AT_ONCE = 8  # read before what came is handed over and confirmed
+
+
+def main(assignment: Assignment) -> int:
+    """Be the agent; returns the exit code. Nothing is raised: the supervisor is told in the last words."""
+    channel = socket.socket(fileno=assignment.control_fd)
+    try:
+        sys.setswitchinterval(0.0005)  # s; a thread that wakes with a message waits at most that for the other
+        sys.excepthook = _last_words
+        threading.excepthook = lambda args: _crash(channel, args.exc_value)
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease; its default would kill
+        for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # a terminal's are for the supervisor
+            signal.signal(signum, signal.SIG_IGN)
+        keys = _queue_keys(assignment)
+        entered = entry.enter(assignment, lambda: _find_user(assignment, keys))
+        agent = Agent(assignment, channel, entered, keys)
+        agent.run()
+        return 0
+    except entry.Refused as error:
+        control.say(channel, say="error", text=str(error))
+        return EXIT_NEVER
+    except (entry.Gone, WireError, OSError) as error:
+        control.say(channel, say="error", text=f"{type(error).__name__}: {error}"[:1000])
+        return EXIT_AGAIN
+    except BaseException as error:  # noqa: BLE001  (an agent has nobody to raise to)
+        _crash(channel, error)
+
+
+def _crash(channel: socket.socket, error: BaseException | None) -> NoReturn:
+    """Tell what went wrong, without a file being opened: a traceback would read its lines from the container."""
+    where = []
+    trace: TracebackType | None = error.__traceback__ if error else None
+    while trace is not None:
+        where.append(f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}")  # noqa: PTH119
+        trace = trace.tb_next
+    text = f"internal error: {type(error).__name__}: {error} at {' > '.join(where)}"
+    control.say(channel, say="error", text=text[:1000])
+    os._exit(EXIT_AGAIN)
+
+
+def _last_words(kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+    os.write(2, f"{kind.__name__}: {error}\n".encode(errors="backslashreplace"))
+    os._exit(EXIT_AGAIN)
+
+
+class _Keys:
+    """The numeric keys of a queue endpoint, 0 where there is no such side."""
+
+    def __init__(self, out: int = 0, in_: int = 0) -> None:
+        self.out = out
+        self.in_ = in_
+
+
+def _queue_keys(assignment: Assignment) -> _Keys:
+    """Asked before the join: a key made by ftok comes from a path of the container, which the host's /proc leads to."""
+    endpoint = assignment.agent.endpoint
+    if not isinstance(endpoint, QueueEndpoint):
+        return _Keys()
+    root = f"/proc/{assignment.container_pid}/root" if assignment.container_pid else "/"
+    return _Keys(
+        queue.numeric_key(endpoint.out.key, root) if endpoint.out else 0,
+        queue.numeric_key(endpoint.in_.key, root) if endpoint.in_ else 0,
+    )
+
+
+def _find_user(assignment: Assignment, keys: _Keys) -> tuple[int, int]:
+    """Who owns the endpoint, or who the container's init is where there is none yet. Asked after the join."""
+    endpoint = assignment.agent.endpoint
+    found: tuple[int, int] | None = None
+    if isinstance(endpoint, QueueEndpoint):
+        for key in (keys.out, keys.in_):
+            found = found or (queue.owner(key) if key else None)
+    else:
+        tree = Tree(-1)
+        for path in (endpoint.out, endpoint.in_):
+            found = found or (tree.owner(os.fsencode(path)) if path else None)
+        tree.close()
+    return found or assignment.init_user
+
+
+class Agent:
+    """The Host of an endpoint: one socket to the other agent, one to the supervisor, one loop."""
+
+    def __init__(self, assignment: Assignment, channel: socket.socket, entered: Entered, keys: _Keys) -> None:
+        self.loop = Loop()
+        self._assignment = assignment
+        self._entered = entered
+        self._channel = channel
+        self._peer = socket.socket(fileno=assignment.peer_fd)
+        self._peer.setblocking(False)
+        self._unsent = b""
+        self._cells = assignment.scoreboard.cells
+        self._draining = False
+        self._drained = False
+        endpoint = assignment.agent.endpoint
+        window = assignment.route.window
+        outgoing = Outgoing(MemorySource(new_epoch()), window) if endpoint.out else None
+        incoming = Incoming(MemorySink(), window) if endpoint.in_ else None
+        self._session = Session(int.from_bytes(os.urandom(8)) | 1, outgoing, incoming)
+        self._source, self._sink = _sides(self, endpoint, entered, keys)
+
+    def run(self) -> None:
+        """Serve until the supervisor says exit, or is gone."""
+        self._cells[scoreboard.PENDING] = 0
+        for side in ("out", "in"):
+            self.blocked(side, "")
+        self.loop.watch(self._channel.fileno(), READABLE, self._read_control)
+        self.loop.watch(self._peer.fileno(), READABLE, self._peer_ready)
+        self._beat()
+        with self.loop.lock:
+            if self._sink is not None:
+                self._sink.start()
+            if self._source is not None:
+                self._source.start()
+            self.flush()
+        control.say(self._channel, say="ready", ns_inode=self._entered.ns_inode, uid=os.getuid(), gid=os.getgid())
+        gc.freeze()
+        self.loop.run()
+
+    # What the endpoint calls (endpoints/base.py, Host)
+
+    def guarded(self) -> AbstractContextManager[object]:
+        """See Host."""
+        return self.loop.lock
+
+    def has_room(self) -> bool:
+        """See Host."""
+        outgoing = self._session.outgoing
+        return outgoing is not None and not self._draining and outgoing.has_room()
+
+    def take(self, message: Message) -> int:
+        """See Host."""
+        assert self._session.outgoing is not None  # noqa: S101  (there is a source)
+        self._cells[scoreboard.TAKEN] += 1
+        self._cells[scoreboard.PENDING] += 1
+        return self._session.outgoing.store.append(message)
+
+    def flush(self) -> None:
+        """See Host."""
+        if self._unsent:
+            return  # the socket is full; _peer_ready goes on
+        while packet := self._session.next_packet():
+            try:
+                self._peer.send(packet)
+            except BlockingIOError:
+                self._unsent = packet
+                self.loop.watch(self._peer.fileno(), READABLE | WRITABLE, self._peer_ready)
+                return
+
+    def handed(self, arrived: Arrived) -> None:
+        """See Host."""
+        assert self._session.incoming is not None  # noqa: S101  (there is a sink)
+        self._session.incoming.handed(arrived)
+        self._cells[scoreboard.HANDED] += 1
+        self._cells[scoreboard.HANDED_BYTES] += len(arrived.message.body)
+
+    def put_back(self, arrived: Arrived) -> None:
+        """See Host."""
+        assert self._session.incoming is not None  # noqa: S101  (there is a sink)
+        self._session.incoming.put_back(arrived)
+
+    def sink_ready(self) -> None:
+        """See Host."""
+        self._hand_over()
+        self.flush()
+        self._say_if_drained()
+
+    def blocked(self, side: str, reason: str) -> None:
+        """See Host."""
+        self._assignment.scoreboard.set_reason(side, reason)
+
+    def log(self, level: str, text: str) -> None:
+        """See Host."""
+        control.say(self._channel, say="log", level=level, text=text[:2000])
+
+    # What the loop calls
+
+    def _peer_ready(self, events: int) -> None:
+        if events & WRITABLE and self._unsent:
+            try:
+                self._peer.send(self._unsent)
+            except BlockingIOError:
+                pass
+            else:
+                self._unsent = b""
+                self.loop.watch(self._peer.fileno(), READABLE, self._peer_ready)
+        for _ in range(_PACKETS_AT_ONCE):
+            try:
+                packet = self._peer.recv(MAX_PACKET + 1)
+            except BlockingIOError:
+                break
+            if not packet:
+                raise OSError("the route's socket was closed")
+            self._session.receive(packet)
+        self._after_receiving()
+
+    def _after_receiving(self) -> None:
+        outgoing = self._session.outgoing
+        self._hand_over()
+        if outgoing is not None and self._source is not None:
+            self._source.confirmed(outgoing.store.confirmed)
+            self._cells[scoreboard.PENDING] = outgoing.store.taken - outgoing.store.confirmed
+            if self.has_room():
+                self._source.room_again()
+        self.flush()
+        self._say_if_drained()
+        self._cells[scoreboard.BEAT] = time.monotonic_ns()
+
+    def _hand_over(self) -> None:
+        incoming = self._session.incoming
+        if incoming is None or self._sink is None:
+            return
+        waiting = incoming.waiting
+        while waiting and self._sink.put(waiting[0]):
+            incoming.next()
+        self._cells[scoreboard.REPEATS_DROPPED] += incoming.repeats_dropped
+        incoming.repeats_dropped = 0
+
+    def _read_control(self, _events: int) -> None:
+        order = control.parse(self._channel.recv(control.MAX_SIZE)).get("do", "exit")  # end of file: nobody is there
+        if order == "drain":
+            self._draining = True
+            self._say_if_drained()
+        elif order == "exit":
+            self.flush()
+            self.loop.stop()
+
+    def _say_if_drained(self) -> None:
+        if not self._draining or self._drained or self._unsent:
+            return
+        outgoing, incoming = self._session.outgoing, self._session.incoming
+        if outgoing is not None and outgoing.store.taken != outgoing.store.confirmed:
+            return
+        if incoming is not None and not incoming.idle():
+            return
+        self._drained = control.say(self._channel, say="drained")
+
+    def _beat(self) -> None:
+        self._cells[scoreboard.BEAT] = time.monotonic_ns()
+        self.loop.call_later(_BEAT_EVERY, self._beat)
+
+
+def _sides(agent: Agent, endpoint: Endpoint, entered: Entered, keys: _Keys) -> tuple[Source | None, Sink | None]:
+    """The endpoint's two sides, each if it is configured."""
+    if isinstance(endpoint, QueueEndpoint):
+        return (
+            queue.QueueSource(agent, endpoint, keys.out) if endpoint.out else None,
+            queue.QueueSink(agent, endpoint, keys.in_) if endpoint.in_ else None,
+        )
+    tree = Tree(entered.own_fds)
+    if isinstance(endpoint, SpoolEndpoint):
+        return (
+            spool.SpoolSource(agent, tree, endpoint) if endpoint.out else None,
+            spool.SpoolSink(agent, tree, endpoint) if endpoint.in_ else None,
+        )
+    return (
+        file.FileSource(agent, tree, endpoint) if endpoint.out else None,
+        file.FileSink(agent, tree, endpoint) if endpoint.in_ else None,
+    )

@@ -1,0 +1,42 @@
+"""A page of memory that an agent writes and its supervisor reads: counters, heartbeat, why it is blocked.
+
+Made before the fork, so it outlives the agent and its successor counts on. Reading it wakes nobody, and `status` is
+always fresh. The agent may be compromised: the reader takes numbers as they are and texts as hostile bytes.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+_SIZE = mmap.PAGESIZE
+_CELLS = 16
+_REASON_SIZE = 256
+_REASON_AT = {"out": 1024, "in": 1024 + _REASON_SIZE}
+
+BEAT = 0  # the loop's last pass, in ns of CLOCK_MONOTONIC
+TAKEN = 1  # messages taken out of the container
+PENDING = 2  # of these, not yet confirmed by the other agent
+HANDED = 3  # messages handed over into the container
+HANDED_BYTES = 4
+REPEATS_DROPPED = 5
+IN_DOUBT = 6
+DEAD = 7
+
+
+class Scoreboard:
+    """One agent's page. `cells[NAME]` is a u64."""
+
+    def __init__(self) -> None:
+        self._page = mmap.mmap(-1, _SIZE)
+        self.cells = memoryview(self._page).cast("Q")[:_CELLS]
+
+    def set_reason(self, side: str, reason: str) -> None:
+        """Say why the `out` or `in` side waits; empty when it does not."""
+        text = reason.encode("utf-8", "surrogateescape")[: _REASON_SIZE - 1]
+        start = _REASON_AT[side]
+        self._page[start : start + len(text) + 1] = text + b"\0"
+
+    def reason(self, side: str) -> str:
+        """What `set_reason` last said; bytes that are no UTF-8 come as escapes."""
+        start = _REASON_AT[side]
+        return self._page[start : start + _REASON_SIZE].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")

@@ -1,0 +1,450 @@
+"""One agent as the supervisor manages it: carries out what lifecycle.py decides, and feeds it what happens.
+
+Holds the container's init by pidfd, the agent's process by pidfd, the control channel, and the scoreboard. All of it
+is served by the one loop; nothing here blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from nsbridge.agents import control, entry, scoreboard
+from nsbridge.agents.entry import Assignment
+from nsbridge.agents.loop import READABLE, Loop, Timer
+from nsbridge.agents.scoreboard import Scoreboard
+from nsbridge.config.schema import AgentConfig, ContainerKind, RouteConfig
+from nsbridge.supervisor import containers, lifecycle, spawn
+from nsbridge.supervisor.containers import ContainerProcess, Found
+from nsbridge.supervisor.lifecycle import Action, Event, State
+from nsbridge.supervisor.logs import Log
+from nsbridge.supervisor.restart import RestartPolicy
+from nsbridge.supervisor.spawn import Child, Question
+
+DRAIN_LIMIT = 5.0  # seconds to hand over what is in flight
+EXIT_LIMIT = 1.0  # seconds to exit when told to
+LOCATE_LIMIT = 5.0  # seconds for a container engine to answer
+LOOK_EVERY = (0.1, 1.0)  # seconds between looks for a container that is not running: the first, the longest
+WEDGED_AFTER = 20.0  # seconds without a heartbeat
+_LOG_LINES = 50  # that an agent may log at once; refilled by as many each 10 s
+_DATAGRAMS_AT_ONCE = 16
+
+
+class Neighbour(Protocol):
+    """The route, as one of its agents sees it."""
+
+    def drained(self, agent: Managed) -> None:
+        """It has nothing in flight any more."""
+
+    def changed(self, agent: Managed) -> None:
+        """Its state is another."""
+
+
+@dataclass(slots=True)
+class _Process:
+    """A living agent."""
+
+    child: Child
+    channel: socket.socket
+    started: float
+    ready_since: float | None = None
+    last_words: str = ""
+    drained: bool = False
+    told_to_exit: bool = False
+
+
+class Managed:
+    """One agent of one route, whatever process it is at the moment."""
+
+    def __init__(self, loop: Loop, log: Log, route: RouteConfig, config: AgentConfig, peer_fd: int) -> None:
+        self.config = config
+        self.state = State.STOPPED
+        self.wanted = False
+        self.detail = ""
+        self.last_exit: str | None = None
+        self.restarts = 0
+        self.ns_inode: int | None = None
+        self.scoreboard = Scoreboard()
+        self.neighbour: Neighbour | None = None
+        self._loop = loop
+        self._log = log
+        self._route = route
+        self._peer_fd = peer_fd
+        self._policy = RestartPolicy()
+        self._process: _Process | None = None
+        self._container: ContainerProcess | None = None
+        self._ns_path = ""
+        self._ended_at = ""  # time of day at which the container was seen to end; empty while it runs
+        self._question: Question | None = None
+        self._timer: Timer | None = None
+        self._look_delay = LOOK_EVERY[0]
+        self._served = 0.0  # seconds that the last process was ready for
+        self._by_signal = False  # whether a signal ended it
+        self._log_budget = float(_LOG_LINES)
+        self._log_refilled = 0.0
+        self._do: dict[Action, Callable[[], None]] = {
+            Action.LOCATE: self._locate,
+            Action.SPAWN: self._spawn,
+            Action.DRAIN: self._drain,
+            Action.KILL: self._kill,
+            Action.RETRY: self._retry,
+            Action.LOOK: self._look,
+        }
+
+    # What the route and the control socket ask
+
+    def start(self) -> None:
+        """Want it to run, from now on."""
+        self.wanted = True
+        self._policy.forget()
+        self._feed(Event.START)
+
+    def stop(self) -> None:
+        """Want it not to run; it hands over what is in flight first."""
+        self.wanted = False
+        self._feed(Event.STOP)
+
+    def restart(self) -> None:
+        """Stop it, then start it again."""
+        self._feed(Event.STOP)
+        self.wanted = True
+        self._policy.forget()
+        if self.state is State.STOPPED:
+            self._feed(Event.START)
+
+    def exit(self) -> None:
+        """Tell a draining agent to go now."""
+        process = self._process
+        if process is not None and not process.told_to_exit:
+            process.told_to_exit = True
+            control.say(process.channel, do="exit")
+            self._deadline(EXIT_LIMIT)
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, None if there is none."""
+        return self._process.child.pid if self._process else None
+
+    @property
+    def container_pid(self) -> int | None:
+        """The container's init, None if it is not running or not known (`ns:`, `host`)."""
+        return self._container.pid if self._container else None
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether nothing tells when the container ends: only a namespace file is known."""
+        return bool(self._ns_path)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether it has no process, or one with nothing in flight."""
+        return self._process is None or self._process.drained
+
+    @property
+    def uptime(self) -> float | None:
+        """Seconds since it was ready."""
+        since = self._process.ready_since if self._process else None
+        return None if since is None else self._loop.now() - since
+
+    @property
+    def retry_in(self) -> float | None:
+        """Seconds to the next try or look."""
+        if self.state not in (State.BACKOFF, State.WAITING) or self._timer is None:
+            return None
+        return max(0.0, self._timer.due - self._loop.now())
+
+    def check_health(self) -> None:
+        """Kill it if its loop has not come round for too long; its death is then seen as any other."""
+        process = self._process
+        if self.state is not State.RUNNING or process is None:
+            return
+        silent = time.monotonic() - self.scoreboard.cells[scoreboard.BEAT] / 1e9
+        if silent > WEDGED_AFTER:
+            self._log.error(self.config.name, f"no heartbeat for {silent:.0f} s: pid {process.child.pid} is killed")
+            process.last_words = "wedged: no heartbeat"
+            process.child.kill()
+
+    def forget(self) -> None:
+        """Let go of all descriptors; the agent has stopped and is not used again."""
+        self._set_container(None)
+
+    # The state machine's driver
+
+    def _feed(self, event: Event) -> None:
+        before = self.state
+        self.state, actions = lifecycle.step(self.state, event)
+        if self.state is not before:
+            self._cancel_deadline()
+            if self.state in (State.STARTING, State.RUNNING, State.STOPPED):
+                self.detail = ""
+        for action in actions:
+            self._do[action]()
+        if self.state is not before:
+            self._log.debug(self.config.name, f"{before} → {self.state} ({event})")
+            if self.neighbour is not None:
+                self.neighbour.changed(self)
+        if self.state is State.STOPPED and before is not State.STOPPED:
+            if self._question is not None:
+                self._question.abandon()
+                self._question = None
+            if self.wanted:
+                self._feed(Event.START)
+
+    def _deadline(self, delay: float) -> None:
+        self._cancel_deadline()
+        self._timer = self._loop.call_later(delay, lambda: self._feed(Event.DUE))
+
+    def _cancel_deadline(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self, reason: str) -> None:
+        self.detail = reason
+        self._log.error(self.config.name, f"{reason}; it is not tried again until somebody starts it")
+        self._feed(Event.REFUSED)
+
+    # Finding the container
+
+    def _locate(self) -> None:
+        self._cancel_deadline()
+        if self._question is not None:
+            return  # being asked
+        if self._process is not None:
+            self._deadline(LOOK_EVERY[0])  # the killed agent is not reaped yet
+            return
+        if self._container is not None and self._container.alive():
+            self._feed(Event.FOUND)  # the agent died, not its container
+            return
+        container = self.config.container
+        if not containers.asks_an_engine(container):
+            try:
+                found = containers.locate(container)
+            except containers.NotRunning as error:
+                self._absent(str(error))
+            except containers.Refused as error:
+                self._refuse(str(error))
+            else:
+                self._found(found)
+            return
+
+        def ask() -> object:
+            found = containers.locate(container)
+            return [found.pid, found.start_time, found.ns_path]
+
+        try:
+            self._question = Question(self._loop, ask, self._answered, LOCATE_LIMIT)
+        except OSError as error:
+            self._absent(f"cannot fork to ask {container.kind}: {os.strerror(error.errno or 0)}")
+
+    def _answered(self, answer: object) -> None:
+        self._question = None
+        if self.state not in (State.STARTING, State.WAITING):
+            return
+        match answer:
+            case [int(pid), int(start_time), str(ns_path)]:
+                self._found(Found(pid, start_time, ns_path))
+            case {"error": [str(kind), str(text)]} if kind != "NotRunning":
+                self._refuse(text)
+            case {"error": [_, str(text)]}:
+                self._absent(text)
+            case _:
+                self._absent(f"{self.config.container.kind} did not answer within {LOCATE_LIMIT:g} s")
+
+    def _found(self, found: Found) -> None:
+        namespace = self.config.namespace
+        try:
+            if found.pid:
+                self._set_container(ContainerProcess.open(found))
+                assert self._container is not None  # noqa: S101  (just set)
+                self.ns_inode = self._container.namespace_inode(namespace)
+            elif found.ns_path:
+                self.ns_inode = containers.namespace_file_inode(found.ns_path, namespace)
+            else:
+                self.ns_inode = containers.own_namespace_inode(namespace)
+        except containers.NotRunning as error:
+            self._set_container(None)
+            self._absent(str(error))
+            return
+        except containers.Refused as error:
+            self._refuse(str(error))
+            return
+        self._ns_path = "" if found.pid else found.ns_path
+        is_host = self.config.container.kind is ContainerKind.HOST
+        if not is_host and self.ns_inode == containers.own_namespace_inode(namespace):
+            self._refuse(
+                f"the {namespace} namespace of {self.config.container} is the host's own; "
+                'if that is what you want, write container = "host"'
+            )
+            return
+        self._look_delay = LOOK_EVERY[0]
+        self._ended_at = ""
+        self._feed(Event.FOUND)
+
+    def _absent(self, reason: str) -> None:
+        detail = f"container not running since {self._ended_at} ({reason})" if self._ended_at else reason
+        if self.detail != detail:
+            self._log.info(self.config.name, f"waiting: {reason}")
+        self.detail = detail
+        self._feed(Event.ABSENT)
+
+    def _look(self) -> None:
+        self._deadline(self._look_delay)
+        self._look_delay = min(self._look_delay * 2, LOOK_EVERY[1])
+
+    def _set_container(self, container: ContainerProcess | None) -> None:
+        if self._container is not None:
+            self._loop.unwatch(self._container.pidfd)
+            self._container.close()
+        self._container = container
+        if container is not None:
+            self._loop.watch(container.pidfd, READABLE, lambda _events: self._container_ended())
+        else:
+            self.ns_inode = None
+
+    def _container_ended(self) -> None:
+        self._set_container(None)
+        if self.state is State.STOPPED:
+            return
+        self._ended_at = time.strftime("%H:%M:%S")
+        self._log.info(self.config.name, f"{self.config.container} has ended")
+        self.detail = f"container not running since {self._ended_at}"
+        self._feed(Event.GONE)
+
+    # The process
+
+    def _spawn(self) -> None:
+        self._served, self._by_signal = 0.0, False
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        held = self._container
+        assignment = Assignment(
+            route=self._route,
+            agent=self.config,
+            peer_fd=self._peer_fd,
+            control_fd=theirs.fileno(),
+            scoreboard=self.scoreboard,
+            container_pid=held.pid if held else 0,
+            pidfd=held.pidfd if held else -1,
+            ns_path=self._ns_path,
+            init_user=(held.uid, held.gid) if held else (os.geteuid(), os.getegid()),
+            supervisor_pid=os.getpid(),
+        )
+        self.scoreboard.cells[scoreboard.BEAT] = time.monotonic_ns()
+        try:
+            child = spawn.agent(assignment)
+        except OSError as error:
+            ours.close()
+            self.last_exit = f"cannot fork: {os.strerror(error.errno or 0)}"
+            self._log.error(self.config.name, self.last_exit)
+            self._feed(Event.DIED)
+            return
+        finally:
+            theirs.close()
+        self._process = _Process(child, ours, self._loop.now())
+        self._loop.watch(ours.fileno(), READABLE, self._read_channel)
+        self._loop.watch(child.pidfd, READABLE, lambda _events: self._ended())
+
+    def _read_channel(self, _events: int) -> None:
+        process = self._process
+        if process is None:
+            return
+        for _ in range(_DATAGRAMS_AT_ONCE):
+            try:
+                datagram = process.channel.recv(control.MAX_SIZE)
+            except BlockingIOError:
+                return
+            except OSError:
+                datagram = b""
+            if not datagram:
+                self._loop.unwatch(process.channel.fileno())  # its death is seen by the pidfd
+                return
+            self._hear(process, control.parse(datagram))
+
+    def _hear(self, process: _Process, fields: dict[str, object]) -> None:
+        said = fields.get("say")
+        if said == "ready" and process.ready_since is None and self.state in (State.STARTING, State.STOPPING):
+            process.ready_since = self._loop.now()
+            self._log.info(
+                self.config.name,
+                f"ready: pid {process.child.pid} in the {self.config.namespace} namespace of {self.config.container} "
+                f"as {fields.get('uid')}:{fields.get('gid')}",
+            )
+            self._feed(Event.READY)
+        elif said == "drained" and self.state is State.STOPPING:
+            process.drained = True
+            if self.neighbour is not None:
+                self.neighbour.drained(self)
+        elif said == "error":
+            process.last_words = str(fields.get("text"))[:1000]
+        elif said == "log" and self._may_log():
+            {"debug": self._log.debug, "info": self._log.info, "warning": self._log.warning}.get(
+                str(fields.get("level")), self._log.error
+            )(self.config.name, str(fields.get("text")))
+
+    def _may_log(self) -> bool:
+        now = self._loop.now()
+        refill = (now - self._log_refilled) * _LOG_LINES / 10
+        self._log_budget = min(_LOG_LINES, self._log_budget + refill) - 1
+        self._log_refilled = now
+        if -1 < self._log_budget <= 0:
+            self._log.warning(self.config.name, "logs too much; some of its lines are left out from here on")
+        self._log_budget = max(self._log_budget, -1)
+        return self._log_budget > 0
+
+    def _ended(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        self._loop.unwatch(process.child.pidfd)
+        self._read_channel(READABLE)  # its last words
+        code = process.child.reap()
+        self._loop.unwatch(process.channel.fileno())
+        process.channel.close()
+        self._process = None
+        self._note_exit(process, code)
+        if code == entry.EXIT_NEVER:
+            self._refuse(process.last_words or "it refused to run")
+        elif self.state is not State.FATAL:
+            self._served = self._loop.now() - process.ready_since if process.ready_since else 0.0
+            self._by_signal = code < 0
+            self._feed(Event.DIED)
+
+    def _note_exit(self, process: _Process, code: int) -> None:
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        self.last_exit = f"{how}: {process.last_words}" if process.last_words else how
+        if self.state in (State.STOPPING, State.WAITING):
+            self._log.info(self.config.name, f"stopped: pid {process.child.pid}")
+        else:
+            self._log.warning(self.config.name, f"pid {process.child.pid} died: {self.last_exit}")
+            if self.wanted:
+                self.restarts += 1
+
+    def _retry(self) -> None:
+        delay = self._policy.died(self._served, self._by_signal, random.random())  # noqa: S311  (jitter)
+        self.detail = self.last_exit or ""
+        if delay:
+            self._deadline(delay)
+        else:
+            self._feed(Event.DUE)
+
+    def _drain(self) -> None:
+        process = self._process
+        if process is None:
+            self._feed(Event.DIED)
+        elif process.ready_since is None:
+            self.exit()
+        else:
+            control.say(process.channel, do="drain")
+            self._cancel_deadline()
+            self._timer = self._loop.call_later(DRAIN_LIMIT, self.exit)
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.child.kill()

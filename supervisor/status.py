@@ -1,0 +1,75 @@
+"""What `nsbridgectl status --json` prints, made of what the supervisor holds: interface.md's schema 1."""
+
+from __future__ import annotations
+
+from nsbridge.agents import scoreboard
+from nsbridge.config.schema import Endpoint
+from nsbridge.supervisor.lifecycle import State
+from nsbridge.supervisor.managed import Managed
+from nsbridge.supervisor.route import Route
+
+
+def route_status(route: Route, agents: list[Managed]) -> dict[str, object]:
+    """One route with the chosen ones of its agents; the flows between them are told in any case."""
+    return {
+        "name": route.config.name,
+        "delivery": route.config.delivery.value,
+        "agents": [_agent(agent) for agent in agents],
+        "flows": _flows(route),
+    }
+
+
+def _agent(agent: Managed) -> dict[str, object]:
+    phase, detail = _phase(agent)
+    return {
+        "name": agent.config.name,
+        "container": str(agent.config.container),
+        "namespace": agent.config.namespace.value,
+        "ns_inode": agent.ns_inode,
+        "endpoint": agent.config.endpoint.name,
+        "state": agent.state.value,
+        "wanted": agent.wanted,
+        "phase": phase,
+        "pid": agent.pid,
+        "container_pid": agent.container_pid,
+        "uptime_s": None if agent.uptime is None else round(agent.uptime, 3),
+        "restarts": agent.restarts,
+        "last_exit": agent.last_exit,
+        "retry_in_s": None if agent.retry_in is None else round(agent.retry_in, 3),
+        "detail": detail,
+    }
+
+
+def _phase(agent: Managed) -> tuple[str, str]:
+    """(phase, detail): of a running agent whether it is idle, relaying or blocked and why."""
+    if agent.state is not State.RUNNING:
+        return agent.state.value.lower(), agent.detail
+    reasons = [reason for side in ("out", "in") if (reason := agent.scoreboard.reason(side))]
+    if reasons:
+        return "blocked", "blocked: " + "; ".join(dict.fromkeys(reasons))
+    note = "a bare namespace file: the end of its container cannot be seen" if agent.is_blind else ""
+    return "relaying" if agent.scoreboard.cells[scoreboard.PENDING] else "idle", note
+
+
+def _flows(route: Route) -> list[dict[str, object]]:
+    first, second = route.agents
+    return [_flow(one, other) for one, other in ((first, second), (second, first)) if _goes(one, other)]
+
+
+def _goes(source: Managed, sink: Managed) -> bool:
+    out: Endpoint = source.config.endpoint
+    return out.out is not None and sink.config.endpoint.in_ is not None
+
+
+def _flow(source: Managed, sink: Managed) -> dict[str, object]:
+    taken, handed = source.scoreboard.cells, sink.scoreboard.cells
+    return {
+        "from": source.config.name,
+        "to": sink.config.name,
+        "delivered": handed[scoreboard.HANDED],
+        "bytes": handed[scoreboard.HANDED_BYTES],
+        "pending": taken[scoreboard.PENDING],
+        "repeats_dropped": handed[scoreboard.REPEATS_DROPPED],
+        "in_doubt": handed[scoreboard.IN_DOUBT],
+        "dead": handed[scoreboard.DEAD],
+    }
