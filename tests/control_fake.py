@@ -1,0 +1,240 @@
+"""A real control server with a small hand-written supervisor behind it, driven by the test itself: no threads."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nsbridge.agents.loop import Loop
+from nsbridge.config.errors import NoSuchNameError, UsageError
+from nsbridge.config.schema import ControlConfig
+from nsbridge.supervisor.control import Answer, ControlServer
+
+DEADLINE = 20.0  # seconds a test waits for what must happen
+
+
+def agent(name: str, **facts: object) -> dict[str, Any]:
+    return {
+        "name": name,
+        "container": "docker:web",
+        "namespace": "mnt",
+        "ns_inode": 4026532177,
+        "endpoint": "spool",
+        "state": "RUNNING",
+        "phase": "idle",
+        "pid": 4711,
+        "container_pid": 4242,
+        "uptime_s": 7391.5,
+        "restarts": 0,
+        "last_exit": None,
+        "retry_in_s": None,
+        "detail": "",
+        "wanted": True,
+    } | facts
+
+
+def flow(source: str, sink: str, **facts: object) -> dict[str, Any]:
+    counters = dict.fromkeys(("delivered", "bytes", "pending", "repeats_dropped", "in_doubt", "dead"), 0)
+    return {"from": source, "to": sink} | counters | facts
+
+
+def status_document(*agents: dict[str, Any], flows: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "daemon": {"pid": 1, "version": "0.1.0", "uptime_s": 1.0, "config": "/etc/nsbridge/nsbridge.toml"},
+        "routes": [{"name": "orders", "delivery": "exactly-once", "agents": list(agents), "flows": list(flows)}],
+    }
+
+
+HEALTHY = status_document(
+    agent("orders:web"),
+    agent("orders:legacy", container="runc:legacy", namespace="ipc", endpoint="queue"),
+    flows=(
+        flow("orders:web", "orders:legacy", delivered=12031, pending=2),
+        flow("orders:legacy", "orders:web", delivered=12029),
+    ),
+)
+
+
+class FakeApi:
+    """Answers as the supervisor does, with what the test has put into it."""
+
+    def __init__(self) -> None:
+        self.status: dict[str, Any] = HEALTHY
+        self.changed: list[dict[str, Any]] = []
+        self.records: list[dict[str, str]] = []
+        self.calls: list[tuple[str, dict[str, object]]] = []
+        self.answers: list[Answer] = []
+
+    def call(self, method: str, params: dict[str, object], answer: Answer) -> None:
+        self.calls.append((method, params))
+        self.answers.append(answer)
+        results: dict[str, object] = {
+            "version": {"version": "0.1.0", "pid": 1},
+            "shutdown": {},
+            "inspect": {"pid": 4711, "memory": {"rss": 1}, "open": [{"fd": 0, "target": "/dev/null\x1b[2J"}]},
+        } | dict.fromkeys(("start", "stop", "restart"), {"agents": self.changed})
+        if method == "status":
+            if params.get("names") not in (None, [], ["orders"]):
+                raise NoSuchNameError(f"no route or agent is called {params['names']}")
+            answer.result(self.status)
+        elif method == "tail":
+            self._tail(params, answer)
+        elif method == "bug":
+            raise TypeError("what nobody thought of")
+        elif method in results:
+            answer.result(results[method])
+        elif method != "later":
+            raise UsageError(f"no such method: {method}")
+
+    def _tail(self, params: dict[str, object], answer: Answer) -> None:
+        for record in self.records:
+            answer.item(record)
+        if not params.get("follow"):
+            answer.result({})
+
+
+class Served:
+    """The server, open in a directory of its own that everybody may enter; a context manager."""
+
+    def __init__(self, **config: Any) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="nsbridge-control-"))
+        self.directory.chmod(0o755)
+        self.path = str(self.directory / "control.sock")
+        self.api = FakeApi()
+        self.notices: list[str] = []
+        self.loop = Loop()
+        self.config = ControlConfig(path=self.path, **config)
+        self.server = ControlServer(self.loop, self.config, self.api, self.notices.append)
+
+    def __enter__(self) -> Served:
+        try:
+            self.server.open()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.server.close()
+        self.loop.close()
+        shutil.rmtree(self.directory)
+
+    def pump(self, until: Callable[[], object]) -> None:
+        """Serve until `until()` is truthy."""
+        end = time.monotonic() + DEADLINE
+        while not until():
+            assert time.monotonic() < end, "it has not happened in time"
+            self.loop.run_once(0.01)
+
+    def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """`nsbridgectl ARGUMENTS` while it is served."""
+        with ctl(*arguments, control=self.path, **options) as process:
+            self.pump(lambda: _ended(process))
+            stdout, stderr = process.communicate(timeout=DEADLINE)
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def as_user(self, uid: int, gid: int, groups: list[int], work: Callable[[], str]) -> str:
+        """What `work` returns in a forked child with those ids, while it is served."""
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            answer = "died"
+            try:
+                os.setgroups(groups)
+                os.setresgid(gid, gid, gid)
+                os.setresuid(uid, uid, uid)
+                answer = work()
+            except BaseException as error:  # noqa: BLE001
+                answer = f"{type(error).__name__}: {error}"
+            finally:
+                os.write(writer, answer.encode())
+                os._exit(0)
+        os.close(writer)
+        with open(reader, encoding="utf-8") as answers:
+            try:
+                self.pump(lambda: select.select([answers], [], [], 0)[0])
+                return answers.read()
+            finally:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+
+
+def ctl(*arguments: str, control: str, **options: Any) -> subprocess.Popen[str]:
+    """`nsbridgectl ARGUMENTS`, started."""
+    env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"NSBRIDGE_CONTROL": control}
+    command = [str(Path(sys.executable).with_name("nsbridgectl")), *arguments]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen(command, env=env | streams.pop("env", {}), text=True, **streams)
+
+
+def _ended(process: subprocess.Popen[str]) -> bool:
+    return process.poll() is not None
+
+
+class Wire:
+    """A raw caller; a context manager."""
+
+    def __init__(self, served: Served) -> None:
+        self.served = served
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(served.path)
+        self.socket.setblocking(False)
+        self.received = b""
+        self.ended = False
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        """Send it all while it is served."""
+        while data:
+            try:
+                data = data[self.socket.send(data) :]
+            except BlockingIOError:
+                self.served.loop.run_once(0.01)
+
+    def request(self, method: str, request_id: object = 1, **params: object) -> None:
+        self.send(json.dumps({"id": request_id, "method": method, "params": params}).encode() + b"\n")
+
+    def answer(self) -> dict[str, Any]:
+        """The next line."""
+        self.served.pump(self.receive)
+        line, newline, self.received = self.received.partition(b"\n")
+        assert newline, f"the connection ended after {line!r}"
+        return dict(json.loads(line))
+
+    def ask(self, method: str, **params: object) -> dict[str, Any]:
+        self.request(method, **params)
+        return self.answer()
+
+    def is_closed(self) -> bool:
+        """Whether the server ends the connection, with nothing more to read."""
+        self.served.pump(self.receive)
+        return self.ended and not self.received
+
+    def receive(self) -> bool:
+        """Take what has come; whether there is a line or the end."""
+        try:
+            chunk = self.socket.recv(1 << 20)
+            self.ended = not chunk
+        except BlockingIOError:
+            chunk = b""
+        except ConnectionResetError:
+            chunk, self.ended = b"", True
+        self.received += chunk
+        return self.ended or b"\n" in self.received
