@@ -1,7 +1,7 @@
 """One agent as the supervisor manages it: carries out what lifecycle.py decides, and feeds it what happens.
 
-Holds the container's init by pidfd, the agent's process by pidfd, the control channel, and the scoreboard. All of it
-is served by the one loop; nothing here blocks.
+Holds the agent's process by pidfd, its control channel, its scoreboard, and through attachment.py its container. All
+of it is served by the one loop; nothing here blocks.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from nsbridge.agents import control, entry, scoreboard
 from nsbridge.agents.entry import Assignment
 from nsbridge.agents.loop import READABLE, Loop, Timer
 from nsbridge.agents.scoreboard import Scoreboard
-from nsbridge.config.schema import AgentConfig, ContainerKind, RouteConfig
-from nsbridge.supervisor import containers, lifecycle, spawn
-from nsbridge.supervisor.containers import ContainerProcess, Found
+from nsbridge.config.schema import AgentConfig, RouteConfig
+from nsbridge.supervisor import lifecycle, spawn
+from nsbridge.supervisor.attachment import Attachment
 from nsbridge.supervisor.lifecycle import Action, Event, State
 from nsbridge.supervisor.logs import Log
 from nsbridge.supervisor.restart import RestartPolicy
-from nsbridge.supervisor.spawn import Child, Question
+from nsbridge.supervisor.spawn import Child
 
 DRAIN_LIMIT = 5.0  # seconds to hand over what is in flight
 EXIT_LIMIT = 1.0  # seconds to exit when told to
-LOCATE_LIMIT = 5.0  # seconds for a container engine to answer
 LOOK_EVERY = (0.1, 1.0)  # seconds between looks for a container that is not running: the first, the longest
 WEDGED_AFTER = 20.0  # seconds without a heartbeat
-_LOG_LINES = 50  # that an agent may log at once; refilled by as many each 10 s
+_LOG_LINES = 50  # that an agent may log at once
+_LOG_REFILL = 10.0  # seconds
 _DATAGRAMS_AT_ONCE = 16
 
 
@@ -59,6 +59,23 @@ class _Process:
     told_to_exit: bool = False
 
 
+class _Budget:
+    """How many lines an agent may log: a bucket of _LOG_LINES that is refilled in _LOG_REFILL seconds."""
+
+    def __init__(self) -> None:
+        self._left = float(_LOG_LINES)
+        self._at = 0.0
+
+    def spend(self, now: float) -> bool:
+        """Whether one more line may be logged now."""
+        self._left = min(_LOG_LINES, self._left + (now - self._at) * _LOG_LINES / _LOG_REFILL)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class Managed:
     """One agent of one route, whatever process it is at the moment."""
 
@@ -69,7 +86,7 @@ class Managed:
         self.detail = ""
         self.last_exit: str | None = None
         self.restarts = 0
-        self.ns_inode: int | None = None
+        self.attachment = Attachment(loop, config.container, config.namespace, self)
         self.scoreboard = Scoreboard()
         self.neighbour: Neighbour | None = None
         self._loop = loop
@@ -78,16 +95,12 @@ class Managed:
         self._peer_fd = peer_fd
         self._policy = RestartPolicy()
         self._process: _Process | None = None
-        self._container: ContainerProcess | None = None
-        self._ns_path = ""
         self._ended_at = ""  # time of day at which the container was seen to end; empty while it runs
-        self._question: Question | None = None
         self._timer: Timer | None = None
         self._look_delay = LOOK_EVERY[0]
         self._served = 0.0  # seconds that the last process was ready for
         self._by_signal = False  # whether a signal ended it
-        self._log_budget = float(_LOG_LINES)
-        self._log_refilled = 0.0
+        self._log_budget = _Budget()
         self._do: dict[Action, Callable[[], None]] = {
             Action.LOCATE: self._locate,
             Action.SPAWN: self._spawn,
@@ -134,12 +147,12 @@ class Managed:
     @property
     def container_pid(self) -> int | None:
         """The container's init, None if it is not running or not known (`ns:`, `host`)."""
-        return self._container.pid if self._container else None
+        return self.attachment.process.pid if self.attachment.process else None
 
     @property
     def is_blind(self) -> bool:
         """Whether nothing tells when the container ends: only a namespace file is known."""
-        return bool(self._ns_path)
+        return bool(self.attachment.ns_path)
 
     @property
     def is_drained(self) -> bool:
@@ -172,7 +185,7 @@ class Managed:
 
     def forget(self) -> None:
         """Let go of all descriptors; the agent has stopped and is not used again."""
-        self._set_container(None)
+        self.attachment.close()
 
     # The state machine's driver
 
@@ -190,9 +203,7 @@ class Managed:
             if self.neighbour is not None:
                 self.neighbour.changed(self)
         if self.state is State.STOPPED and before is not State.STOPPED:
-            if self._question is not None:
-                self._question.abandon()
-                self._question = None
+            self.attachment.abandon()
             if self.wanted:
                 self._feed(Event.START)
 
@@ -210,106 +221,28 @@ class Managed:
         self._log.error(self.config.name, f"{reason}; it is not tried again until somebody starts it")
         self._feed(Event.REFUSED)
 
-    # Finding the container
+    # What the attachment tells (attachment.py, Listener)
 
-    def _locate(self) -> None:
-        self._cancel_deadline()
-        if self._question is not None:
-            return  # being asked
-        if self._process is not None:
-            self._deadline(LOOK_EVERY[0])  # the killed agent is not reaped yet
-            return
-        if self._container is not None and self._container.alive():
-            self._feed(Event.FOUND)  # the agent died, not its container
-            return
-        container = self.config.container
-        if not containers.asks_an_engine(container):
-            try:
-                found = containers.locate(container)
-            except containers.NotRunning as error:
-                self._absent(str(error))
-            except containers.Refused as error:
-                self._refuse(str(error))
-            else:
-                self._found(found)
-            return
-
-        def ask() -> object:
-            found = containers.locate(container)
-            return [found.pid, found.start_time, found.ns_path]
-
-        try:
-            self._question = Question(self._loop, ask, self._answered, LOCATE_LIMIT)
-        except OSError as error:
-            self._absent(f"cannot fork to ask {container.kind}: {os.strerror(error.errno or 0)}")
-
-    def _answered(self, answer: object) -> None:
-        self._question = None
-        if self.state not in (State.STARTING, State.WAITING):
-            return
-        match answer:
-            case [int(pid), int(start_time), str(ns_path)]:
-                self._found(Found(pid, start_time, ns_path))
-            case {"error": [str(kind), str(text)]} if kind != "NotRunning":
-                self._refuse(text)
-            case {"error": [_, str(text)]}:
-                self._absent(text)
-            case _:
-                self._absent(f"{self.config.container.kind} did not answer within {LOCATE_LIMIT:g} s")
-
-    def _found(self, found: Found) -> None:
-        namespace = self.config.namespace
-        try:
-            if found.pid:
-                self._set_container(ContainerProcess.open(found))
-                assert self._container is not None  # noqa: S101  (just set)
-                self.ns_inode = self._container.namespace_inode(namespace)
-            elif found.ns_path:
-                self.ns_inode = containers.namespace_file_inode(found.ns_path, namespace)
-            else:
-                self.ns_inode = containers.own_namespace_inode(namespace)
-        except containers.NotRunning as error:
-            self._set_container(None)
-            self._absent(str(error))
-            return
-        except containers.Refused as error:
-            self._refuse(str(error))
-            return
-        self._ns_path = "" if found.pid else found.ns_path
-        is_host = self.config.container.kind is ContainerKind.HOST
-        if not is_host and self.ns_inode == containers.own_namespace_inode(namespace):
-            self._refuse(
-                f"the {namespace} namespace of {self.config.container} is the host's own; "
-                'if that is what you want, write container = "host"'
-            )
-            return
+    def container_found(self) -> None:
+        """See Listener."""
         self._look_delay = LOOK_EVERY[0]
         self._ended_at = ""
         self._feed(Event.FOUND)
 
-    def _absent(self, reason: str) -> None:
+    def container_absent(self, reason: str) -> None:
+        """See Listener."""
         detail = f"container not running since {self._ended_at} ({reason})" if self._ended_at else reason
         if self.detail != detail:
             self._log.info(self.config.name, f"waiting: {reason}")
         self.detail = detail
         self._feed(Event.ABSENT)
 
-    def _look(self) -> None:
-        self._deadline(self._look_delay)
-        self._look_delay = min(self._look_delay * 2, LOOK_EVERY[1])
+    def container_refused(self, reason: str) -> None:
+        """See Listener."""
+        self._refuse(reason)
 
-    def _set_container(self, container: ContainerProcess | None) -> None:
-        if self._container is not None:
-            self._loop.unwatch(self._container.pidfd)
-            self._container.close()
-        self._container = container
-        if container is not None:
-            self._loop.watch(container.pidfd, READABLE, lambda _events: self._container_ended())
-        else:
-            self.ns_inode = None
-
-    def _container_ended(self) -> None:
-        self._set_container(None)
+    def container_ended(self) -> None:
+        """See Listener."""
         if self.state is State.STOPPED:
             return
         self._ended_at = time.strftime("%H:%M:%S")
@@ -317,13 +250,24 @@ class Managed:
         self.detail = f"container not running since {self._ended_at}"
         self._feed(Event.GONE)
 
+    def _locate(self) -> None:
+        self._cancel_deadline()
+        if self._process is not None:
+            self._deadline(LOOK_EVERY[0])  # the killed agent is not reaped yet
+        else:
+            self.attachment.locate()
+
+    def _look(self) -> None:
+        self._deadline(self._look_delay)
+        self._look_delay = min(self._look_delay * 2, LOOK_EVERY[1])
+
     # The process
 
     def _spawn(self) -> None:
         self._served, self._by_signal = 0.0, False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        held = self._container
+        held = self.attachment.process
         assignment = Assignment(
             route=self._route,
             agent=self.config,
@@ -332,8 +276,8 @@ class Managed:
             scoreboard=self.scoreboard,
             container_pid=held.pid if held else 0,
             pidfd=held.pidfd if held else -1,
-            ns_path=self._ns_path,
-            init_user=(held.uid, held.gid) if held else (os.geteuid(), os.getegid()),
+            ns_path=self.attachment.ns_path,
+            init_user=self.attachment.init_user,
             supervisor_pid=os.getpid(),
         )
         self.scoreboard.cells[scoreboard.BEAT] = time.monotonic_ns()
@@ -383,20 +327,10 @@ class Managed:
                 self.neighbour.drained(self)
         elif said == "error":
             process.last_words = str(fields.get("text"))[:1000]
-        elif said == "log" and self._may_log():
+        elif said == "log" and self._log_budget.spend(self._loop.now()):
             {"debug": self._log.debug, "info": self._log.info, "warning": self._log.warning}.get(
                 str(fields.get("level")), self._log.error
             )(self.config.name, str(fields.get("text")))
-
-    def _may_log(self) -> bool:
-        now = self._loop.now()
-        refill = (now - self._log_refilled) * _LOG_LINES / 10
-        self._log_budget = min(_LOG_LINES, self._log_budget + refill) - 1
-        self._log_refilled = now
-        if -1 < self._log_budget <= 0:
-            self._log.warning(self.config.name, "logs too much; some of its lines are left out from here on")
-        self._log_budget = max(self._log_budget, -1)
-        return self._log_budget > 0
 
     def _ended(self) -> None:
         process = self._process

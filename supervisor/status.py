@@ -25,7 +25,7 @@ def _agent(agent: Managed) -> dict[str, object]:
         "name": agent.config.name,
         "container": str(agent.config.container),
         "namespace": agent.config.namespace.value,
-        "ns_inode": agent.ns_inode,
+        "ns_inode": agent.attachment.ns_inode,
         "endpoint": agent.config.endpoint.name,
         "state": agent.state.value,
         "wanted": agent.wanted,
