@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -31,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (sys.argv without the program by default); the result is the exit code."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal's encoding must not decide whether we fail
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
@@ -57,7 +58,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The checked command line; UsageError says what is wrong with it. `run(options)` carries it out."""
     options = _parser().parse_args(argv)
     if options.run is _bridge:
-        _check_types(options.send_type, options.receive_type)
+        _check_that_it_cannot_hear_itself(options)
     return options
 
 
@@ -229,13 +230,16 @@ def _any_integer(text: str) -> int:
         raise argparse.ArgumentTypeError(f"must be an integer, in decimal or like 0x4d2, got {text!r}") from None
 
 
-def _check_types(send: int, receive: int) -> None:
-    """Refuse to take the type that the same queue is fed with: the bridge would hear itself."""
+def _check_that_it_cannot_hear_itself(options: argparse.Namespace) -> None:
+    """Refuse what would carry the bridge's own messages round for ever."""
+    send, receive = options.send_type, options.receive_type
     if receive in (0, send) or -receive >= send:
         raise UsageError(
             f"--receive-type {receive} takes messages of --send-type {send} too, so the bridge would hear itself: "
             "let the two differ"
         )
+    if os.path.normpath(options.out) == os.path.normpath(options.in_):
+        raise UsageError(f"--out and --in are both {options.out}, so the bridge would hear itself: let the two differ")
 
 
 def _spare_the_last_flush() -> None:

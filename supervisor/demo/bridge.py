@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nsbridge.agents import linux
 from nsbridge.config.errors import NsbridgeError, UnreachableError
 from nsbridge.supervisor.client import Client
 from nsbridge.supervisor.demo.containers import Container, Role, Site
@@ -62,12 +65,13 @@ class Bridge:
         file = site.work / "nsbridge.toml"
         file.write_text(configuration(site.work, client, server), encoding="utf-8")
         with self._output.open("wb") as output:
-            self._daemon = subprocess.Popen(  # noqa: S603  (our own program; -P: nothing from where the person stands)
+            self._daemon = subprocess.Popen(  # noqa: S603  (our own program)
                 [sys.executable, "-P", "-m", DAEMON, "-c", str(file)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # the terminal's Ctrl-C is for the demo, which ends things in their order
+                preexec_fn=partial(linux.prctl, linux.PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509  (no threads)
             )
         site.stack.callback(self._stop)
 

@@ -20,9 +20,6 @@ from nsbridge.supervisor.demo.containers import (
 )
 from nsbridge.supervisor.demo.waiting import Lines
 
-NAME = "unshare"
-DESCRIPTION = "plain namespaces: mnt, ipc, pid and uts of their own"
-
 
 def start(role: Role, site: Site) -> Container:
     """Make the container; ContainerError if that is not possible here."""

@@ -17,9 +17,6 @@ from nsbridge.config.errors import NsbridgeError
 from nsbridge.supervisor.demo.containers import Container, ContainerError, Role, Site, await_ready, command, pipes
 from nsbridge.supervisor.demo.waiting import Lines
 
-NAME = "runc"
-DESCRIPTION = "runc: mnt, ipc, pid, uts and net namespaces of their own"
-
 LIMIT = 30.0  # seconds for one call of runc
 EXCHANGE = "/exchange"
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])

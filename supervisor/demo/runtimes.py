@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from nsbridge.config.errors import NotPermittedError, NsbridgeError
 from nsbridge.config.values import SUN_PATH
@@ -14,41 +15,42 @@ from nsbridge.supervisor.demo.containers import Container, ContainerError, Role,
 from nsbridge.supervisor.demo.screen import Screen
 from nsbridge.supervisor.demo.waiting import Waits
 
-AUTO = "auto"
-CHOICES = (AUTO, runc.NAME, namespaces.NAME)
 ABOUT = {
     Role.CLIENT: ("mnt", "its program speaks files only"),
     Role.SERVER: ("ipc", "its program speaks a SysV message queue only"),
 }
 
 
-class Runtime(Protocol):
-    """A module that makes containers."""
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A way to make containers; `start` raises ContainerError if it is not possible here."""
 
-    NAME: str
-    DESCRIPTION: str
+    name: str
+    description: str
+    start: Callable[[Role, Site], Container]
 
-    def start(self, role: Role, site: Site) -> Container:
-        """Make the container; ContainerError if that is not possible here."""
+
+RUNC = Runtime("runc", "runc: mnt, ipc, pid, uts and net namespaces of their own", runc.start)
+UNSHARE = Runtime("unshare", "plain namespaces: mnt, ipc, pid and uts of their own", namespaces.start)
 
 
 def make(requested: str, screen: Screen, waits: Waits, stack: ExitStack) -> tuple[Site, Container, Container]:
     """The demo's own directory, the client's container and the server's; `stack` removes all three."""
     privileged = userns.may_make_namespaces()
-    if requested == runc.NAME and not privileged:
+    if requested == RUNC.name and not privileged:
         raise NotPermittedError("--runtime runc needs root: use sudo, or --runtime unshare, which does without")
     if not privileged:
         screen.say("not root, so all this happens in a user namespace, in which the demo is")
         userns.enter()
-    elif requested != namespaces.NAME:
+    elif requested != UNSHARE.name:
         try:
-            return _make_both(runc, screen, waits, stack)
+            return _make_both(RUNC, screen, waits, stack)
         except ContainerError as error:
-            if requested == runc.NAME:
+            if requested == RUNC.name:
                 raise NsbridgeError(f"runc cannot run a container here: {error}; try --runtime unshare") from None
             screen.say(f"runc cannot run a container here ({error}): plain namespaces instead")
     try:
-        return _make_both(namespaces, screen, waits, stack)
+        return _make_both(UNSHARE, screen, waits, stack)
     except ContainerError as error:
         reason = f"a container cannot be made here: {error}"
         raise (NsbridgeError(reason) if privileged else userns.refusal(reason)) from None
@@ -58,7 +60,7 @@ def _make_both(runtime: Runtime, screen: Screen, waits: Waits, stack: ExitStack)
     with ExitStack() as attempt:
         site = Site(_own_directory(attempt), attempt, waits)
         client, server = runtime.start(Role.CLIENT, site), runtime.start(Role.SERVER, site)
-        screen.say(f"two containers, made with {runtime.DESCRIPTION}")
+        screen.say(f"two containers, made with {runtime.description}")
         for container in (client, server):
             kind, about = ABOUT[container.role]
             screen.detail(
