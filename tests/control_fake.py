@@ -83,8 +83,8 @@ class FakeApi:
         results: dict[str, object] = {
             "version": {"version": "0.1.0", "pid": 1},
             "shutdown": {},
-            "inspect": {"pid": 4711, "memory": {"rss": 1}, "open": [{"fd": 0, "target": "/dev/null\x1b[2J"}]},
-        } | dict.fromkeys(("start", "stop", "restart"), {"agents": self.changed})
+            "inspect": [{"pid": 4711, "memory": {"rss": 1}, "open": [{"fd": 0, "target": "/dev/null\x1b[2J"}]}],
+        } | {change: {"agents": self.changed} for change in ("start", "stop", "restart")}
         if method == "status":
             if params.get("names") not in (None, [], ["orders"]):
                 raise NoSuchNameError(f"no route or agent is called {params['names']}")

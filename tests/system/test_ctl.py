@@ -1,0 +1,336 @@
+"""nsbridgectl as a person and a program meet it: the installed command against a real socket."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nsbridge.supervisor.ctl import main
+from tests.control_fake import DEADLINE, HEALTHY, Served, agent, ctl, status_document
+
+RECORD = {"time": "2026-11-23T19:00:00.123Z", "level": "INFO", "name": "orders:web", "message": "up\x1b[2J"}
+SHOWN = "2026-11-23T19:00:00.123Z INFO orders:web up\\x1b[2J\n"
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with Served() as served:
+        yield served
+
+
+def _one_line(text: str) -> str:
+    assert text.count("\n") == 1, text
+    assert text.startswith("nsbridgectl: ")
+    return text
+
+
+# -- commands
+
+
+def test_status_shows_a_line_for_each_agent(served: Served) -> None:
+    done = served.run("status")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [
+        ["orders:web", "RUNNING"],
+        ["orders:legacy", "RUNNING"],
+    ]
+
+
+def test_status_json_is_one_document_as_the_daemon_gave_it(served: Served) -> None:
+    assert json.loads(served.run("status", "--json").stdout) == HEALTHY
+
+
+def test_status_passes_the_names_on(served: Served) -> None:
+    assert served.run("status", "orders").returncode == 0
+    assert served.api.calls == [("status", {"names": ["orders"]})]
+
+
+def test_an_unknown_name_is_exit_code_5(served: Served) -> None:
+    done = served.run("status", "nobody")
+    assert done.returncode == 5
+    assert "nobody" in _one_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted", "code"),
+    [
+        ("RUNNING", True, 0),
+        ("WAITING", True, 3),
+        ("BACKOFF", True, 3),
+        ("FATAL", True, 3),
+        ("STARTING", True, 3),
+        ("STOPPED", False, 0),
+        ("STOPPING", False, 0),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_status_fails_exactly_when_what_should_run_does_not(
+    served: Served, state: str, wanted: bool, code: int, options: list[str]
+) -> None:
+    served.api.status = status_document(agent("orders:web", state=state, wanted=wanted))
+    assert served.run("status", *options).returncode == code
+
+
+def test_hostile_names_are_escaped_on_a_person_s_terminal(served: Served) -> None:
+    served.api.status = status_document(
+        agent("a:b", container="docker:\x1b[2J\n\udc80", state="FATAL", detail="\r\x07")
+    )
+    output = served.run("status").stdout
+    assert r"docker:\x1b[2J\n\udc80" in output
+    assert r"\r\x07" in output
+    assert output.count("\n") == 1
+
+
+def test_start_asks_for_what_was_named_and_shows_what_became_of_it(served: Served) -> None:
+    served.api.changed = [{"name": "orders:web", "state": "STARTING", "detail": ""}]
+    done = served.run("start", "orders", "orders:web")
+    assert (done.returncode, done.stdout) == (0, "orders:web  STARTING\n")
+    assert served.api.calls == [("start", {"names": ["orders", "orders:web"], "wait": False})]
+
+
+def test_stop_with_wait_is_done_when_all_have_stopped(served: Served) -> None:
+    served.api.changed = [{"name": "orders:web", "state": "STOPPED", "detail": ""}]
+    assert served.run("stop", "all", "--wait").returncode == 0
+    assert served.api.calls == [("stop", {"names": ["all"], "wait": True})]
+
+
+def test_start_with_wait_fails_if_an_agent_does_not_run_in_the_end(served: Served) -> None:
+    served.api.changed = [{"name": "orders:web", "state": "FATAL", "detail": "no such namespace"}]
+    done = served.run("restart", "all", "--wait")
+    assert done.returncode == 1
+    assert "no such namespace" in done.stdout
+    assert "orders:web is FATAL" in _one_line(done.stderr)
+
+
+def test_inspect_shows_everything_escaped(served: Served) -> None:
+    done = served.run("inspect", "orders:web")
+    assert done.stdout.splitlines() == ["pid     4711", "memory", "  rss  1", "open", r"  0  /dev/null\x1b[2J"]
+    assert json.loads(served.run("inspect", "orders:web", "--json").stdout)[0]["pid"] == 4711
+
+
+def test_shutdown_and_version_are_answered(served: Served) -> None:
+    assert served.run("shutdown").stdout == "nsbridged is shutting down\n"
+    assert served.run("version").stdout == "nsbridged 0.1.0\n"
+    assert json.loads(served.run("version", "--json").stdout)["version"] == "0.1.0"
+
+
+def test_help_and_version_need_no_daemon() -> None:
+    for arguments, expected in (
+        (["--help"], "usage: nsbridgectl"),
+        (["status", "-h"], "usage:"),
+        (["--version"], "nsbridgectl "),
+    ):
+        with ctl(*arguments, control="/nonexistent") as process:
+            stdout, stderr = process.communicate(timeout=DEADLINE)
+        assert (process.returncode, stderr) == (0, "")
+        assert stdout.startswith(expected)
+
+
+# -- tail
+
+
+def test_tail_prints_the_log_as_the_daemon_writes_it(served: Served) -> None:
+    served.api.records = [RECORD, RECORD | {"name": ""}]
+    assert served.run("tail", "-n", "5").stdout == SHOWN + SHOWN.replace("orders:web", "nsbridged")
+    assert served.api.calls == [("tail", {"name": "", "count": 5, "follow": False})]
+
+
+def test_tail_json_is_an_object_a_line(served: Served) -> None:
+    served.api.records = [RECORD, RECORD]
+    assert [json.loads(line) for line in served.run("tail", "--json").stdout.splitlines()] == [RECORD, RECORD]
+
+
+def test_tail_follow_prints_at_once_and_ends_quietly_on_ctrl_c(served: Served) -> None:
+    with ctl("tail", "-f", control=served.path) as process:
+        served.pump(lambda: any(method == "tail" for method, _ in served.api.calls))
+        served.api.answers[-1].item(RECORD)
+        assert process.stdout is not None
+        assert process.stdout.readline() == SHOWN
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, stdout, stderr) == (0, "", "")
+    served.pump(lambda: not served.api.answers[-1].is_open)
+
+
+def test_tail_follow_waits_longer_than_the_time_limit(served: Served) -> None:
+    with ctl("--timeout", "0.2", "tail", "-f", control=served.path) as process:
+        served.pump(lambda: any(method == "tail" for method, _ in served.api.calls))
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        served.api.answers[-1].result({})
+        assert process.communicate(timeout=DEADLINE) == ("", "")
+    assert process.returncode == 0
+
+
+def test_tail_follow_says_that_the_daemon_has_gone(served: Served) -> None:
+    with ctl("tail", "-f", control=served.path) as process:
+        served.pump(lambda: any(method == "tail" for method, _ in served.api.calls))
+        served.server.close()
+        _, stderr = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 4
+    assert "closed the connection" in _one_line(stderr)
+
+
+@pytest.mark.parametrize("arguments", [["tail", "-n", "5000"], ["status"]])
+def test_a_reader_that_has_seen_enough_is_no_error(served: Served, arguments: list[str]) -> None:
+    served.api.records = [RECORD] * 5000
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = served.run(*arguments, stdout=writer)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_disk_behind_stdout_is_one_line(served: Served) -> None:
+    with open("/dev/full", "w") as full:
+        done = served.run("status", stdout=full)
+    assert done.returncode == 1
+    assert "No space left on device" in _one_line(done.stderr)
+
+
+# -- colour
+
+
+def _on_a_terminal(served: Served, **env: str) -> str:
+    ours, theirs = pty.openpty()
+    try:
+        served.run("status", stdout=theirs, env=env)
+        return os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_a_terminal_gets_colour(served: Served) -> None:
+    assert "\x1b[32mRUNNING\x1b[0m" in _on_a_terminal(served)
+
+
+def test_no_color_is_respected(served: Served) -> None:
+    assert "\x1b" not in _on_a_terminal(served, NO_COLOR="1")
+
+
+def test_a_pipe_gets_no_colour(served: Served) -> None:
+    assert "\x1b" not in served.run("status").stdout
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "en_US.ISO-8859-1"])
+def test_a_poor_locale_is_no_reason_to_fail(served: Served, locale: str) -> None:
+    served.api.status = status_document(agent("a:b", container="docker:web→ü"))
+    done = served.run("status", env={"LC_ALL": locale, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"docker:web\u2192\xfc" in done.stdout
+
+
+# -- no daemon, or one that does not answer
+
+
+def _fails(*arguments: str, control: str, code: int) -> str:
+    with ctl(*arguments, control=control) as process:
+        stdout, stderr = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, stdout) == (code, "")
+    return _one_line(stderr)
+
+
+def test_no_socket_says_how_to_mend_it() -> None:
+    error = _fails("status", control="/nonexistent/control.sock", code=4)
+    assert "/nonexistent/control.sock: there is no such socket; start nsbridged, or name its socket with -s" in error
+
+
+def test_a_stale_socket_says_that_nobody_listens(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    assert "nobody listens" in _fails("status", control=str(path), code=4)
+
+
+def test_a_daemon_that_does_not_answer_is_given_up_in_time(served: Served) -> None:
+    error = _fails("--timeout", "0.3", "status", control=served.path, code=4)  # nobody runs the loop
+    assert "did not answer status within 0.3 s" in error
+
+
+def test_a_following_tail_of_a_stuck_daemon_is_given_up_in_time(served: Served) -> None:
+    assert "did not answer" in _fails("--timeout", "0.3", "tail", "-f", control=served.path, code=4)
+
+
+def test_a_daemon_that_takes_no_connection_is_given_up_in_time(tmp_path: Path) -> None:
+    path = str(tmp_path / "control.sock")
+    with socket.socket(socket.AF_UNIX) as stuck, socket.socket(socket.AF_UNIX) as waiting:
+        stuck.bind(path)
+        stuck.listen(0)
+        waiting.connect(path)
+        assert "has not taken the connection within 0.3 s" in _fails("--timeout", "0.3", "status", control=path, code=4)
+
+
+@pytest.mark.parametrize("words", [b"SSH-2.0-OpenSSH\n", b"[]\n", b"{}\n", b'{"id": 1, "error": 3}\n', b"\xff\n"])
+def test_another_program_s_socket_is_recognized(tmp_path: Path, words: bytes) -> None:
+    path = str(tmp_path / "control.sock")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen()
+        with ctl("status", control=path) as process:
+            connection, _ = other.accept()
+            with connection:
+                connection.sendall(words)
+                _, stderr = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 4
+    assert "does not speak nsbridge's protocol" in _one_line(stderr)
+
+
+def test_a_path_longer_than_a_socket_s_is_one_line() -> None:
+    assert "too long" in _fails("status", control="/" + "x" * 200, code=4)
+
+
+def _main(served: Served, *arguments: str) -> str:
+    """The command in this process: other users may not be able to run this interpreter."""
+    sys.stderr = io.StringIO()
+    return f"{main(['-s', served.path, *arguments])} {sys.stderr.getvalue()}"
+
+
+def test_who_may_not_connect_is_told_what_to_be() -> None:
+    with Served(group="51001") as served:
+        told = served.as_user(51000, 51003, [], lambda: _main(served, "status"))
+        assert told.startswith("77 nsbridgectl: cannot reach nsbridged")
+        assert "be root or in the group" in told
+
+
+def test_who_may_only_look_may_not_stop() -> None:
+    with Served(group="51001", read_group="51002") as served:
+        assert served.as_user(51000, 51003, [51002], lambda: _main(served, "status")) == "0 "
+        assert served.as_user(51000, 51003, [51002], lambda: _main(served, "stop", "all")).startswith("77 ")
+
+
+# -- which socket
+
+
+def test_s_beats_the_environment(served: Served) -> None:
+    assert served.run("-s", served.path, "version", env={"NSBRIDGE_CONTROL": "/nonexistent"}).returncode == 0
+
+
+def test_the_socket_is_found_through_a_configuration(served: Served, tmp_path: Path) -> None:
+    config = tmp_path / "nsbridge.toml"
+    config.write_text(f'[daemon]\ncontrol = {{ path = "{served.path}" }}\n')
+    done = served.run("-c", str(config), "version", env={"NSBRIDGE_CONTROL": "/nonexistent"})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_wrong_configuration_is_exit_code_2(tmp_path: Path) -> None:
+    config = tmp_path / "nsbridge.toml"
+    config.write_text("[daemon]\nnonsense = 1\n")
+    assert "nonsense" in _fails("-c", str(config), "status", control="/nonexistent", code=2)
+
+
+def test_a_wrong_command_line_is_exit_code_2_and_one_line() -> None:
+    assert re.search("no such command: frobnicate", _fails("frobnicate", control="/nonexistent", code=2))

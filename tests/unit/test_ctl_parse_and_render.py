@@ -1,0 +1,190 @@
+"""nsbridgectl's command line and its tables, without a daemon."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nsbridge.config.errors import UsageError
+from nsbridge.supervisor import ctl, render
+from tests.control_fake import agent, flow, status_document
+
+
+def _parsed(line: str) -> dict[str, object]:
+    options = ctl.parse(line.split())
+    found = {name: getattr(options, name) for name in options.__slots__}
+    return {name: value for name, value in found.items() if value is not None and value is not False}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("status", {"command": "status", "names": []}),
+        ("status orders orders:web", {"command": "status", "names": ["orders", "orders:web"]}),
+        ("--json status", {"command": "status", "names": [], "json": True}),
+        ("status --json", {"command": "status", "names": [], "json": True}),
+        ("-s /x status", {"command": "status", "names": [], "socket": "/x"}),
+        ("-s/x status", {"command": "status", "names": [], "socket": "/x"}),
+        ("--socket=/x status", {"command": "status", "names": [], "socket": "/x"}),
+        ("--timeout 2.5 version", {"command": "version", "names": [], "timeout": 2.5}),
+        ("restart all --wait", {"command": "restart", "names": ["all"], "wait": True}),
+        ("tail -f -n 5 orders", {"command": "tail", "names": ["orders"], "follow": True, "lines": 5}),
+        ("tail -n0", {"command": "tail", "names": [], "lines": 0}),
+        ("status -- -x", {"command": "status", "names": ["-x"]}),
+        ("status --nonsense --help", None),
+        ("--help --nonsense", {"command": "--help", "names": []}),
+        ("status -h", {"command": "--help", "names": []}),
+        ("--version", {"command": "--version", "names": []}),
+    ],
+)
+def test_a_command_line_means_what_it_says(line: str, expected: dict[str, object] | None) -> None:
+    if expected is None:
+        with pytest.raises(UsageError, match="no such option: --nonsense"):
+            ctl.parse(line.split())
+    else:
+        assert _parsed(line) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("", "which command"),
+        ("frobnicate", "no such command: frobnicate"),
+        ("start", "start needs the name of a route or an agent, or all"),
+        ("inspect", "inspect needs the name"),
+        ("inspect a b", "too many arguments: b"),
+        ("shutdown now", "too many arguments: now"),
+        ("status --wait", "status does not take --wait"),
+        ("status -f", "status does not take --follow"),
+        ("status -n 3", "status does not take --lines"),
+        ("status -s", "-s needs a value"),
+        ("--timeout 0 status", "above 0"),
+        ("--timeout nan status", "above 0"),
+        ("--timeout soon status", "--timeout 'soon'"),
+        ("tail -n -1", "0 or more"),
+        ("--json=yes status", "no such option"),
+        ("-fn 3 tail", "no such option"),
+    ],
+)
+def test_a_wrong_command_line_is_told_what_is_wrong(line: str, complaint: str) -> None:
+    with pytest.raises(UsageError) as wrong:
+        ctl.parse(line.split())
+    assert complaint in str(wrong.value)
+    assert "\n" not in str(wrong.value)
+
+
+def test_help_names_every_command_and_option() -> None:
+    for word in (*ctl.COMMANDS, *ctl.FLAGS, *ctl.VALUES):
+        assert word in ctl.HELP or word in {"--follow", "--lines"}
+
+
+def test_status_lines_are_as_the_interface_shows_them() -> None:
+    document = status_document(
+        agent("orders:web"),
+        agent(
+            "orders:legacy",
+            state="WAITING",
+            detail="container not running since 12:03:10",
+            container="runc:legacy",
+            endpoint="queue",
+        ),
+        flows=(
+            flow("orders:web", "orders:legacy", delivered=12031, dead=2),
+            flow("orders:legacy", "orders:web", delivered=12029),
+        ),
+    )
+    assert render.status(document, colour=False) == [
+        "orders:web     RUNNING  pid 4711, uptime 2:03:11              docker:web   spool  out 12031  in 12029",
+        "orders:legacy  WAITING  container not running since 12:03:10  runc:legacy  queue  out 12029  in 12031  2 dead",
+    ]
+
+
+def test_a_running_agent_that_is_blocked_says_so() -> None:
+    (line,) = render.status(status_document(agent("a:b", detail="blocked: queue full")), colour=False)
+    assert "pid 4711, uptime 2:03:11, blocked: queue full" in line
+
+
+def test_an_agent_in_backoff_says_when_it_starts_again() -> None:
+    document = status_document(agent("a:b", state="BACKOFF", retry_in_s=2.34, pid=None, uptime_s=None))
+    assert "next start in 2.3 s" in render.status(document, colour=False)[0]
+
+
+def test_colour_is_put_on_the_state_and_on_nothing_else() -> None:
+    document = status_document(agent("RUNNING:RUNNING"), agent("a:b", state="FATAL", detail="FATAL: no"))
+    first, second = render.status(document, colour=True)
+    assert first.startswith("RUNNING:RUNNING  \x1b[32mRUNNING\x1b[0m  pid")
+    assert second.startswith("a:b              \x1b[31mFATAL\x1b[0m    FATAL: no")
+
+
+def test_no_routes_is_said() -> None:
+    assert render.status({"routes": []}, colour=False) == ["no routes"]
+
+
+def test_a_tree_shows_whatever_json_there_is() -> None:
+    value: dict[str, object] = {
+        "pid": 1,
+        "ok": True,
+        "none": None,
+        "empty": [],
+        "caps": ["a", "b"],
+        "in": {"mnt": {"inode": 5}},
+    }
+    value |= {"files": [{"fd": 0, "target": "x\ny"}], "deep": [{"a": {"b": 1}}]}
+    assert render.tree(value) == [
+        "pid    1",
+        "ok     yes",
+        "none   -",
+        "empty  -",
+        "caps   a, b",
+        "in",
+        "  mnt",
+        "    inode  5",
+        "files",
+        "  0  x\\ny",
+        "deep",
+        "  a",
+        "    b  1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0:00:00"), (59.9, "0:00:59"), (7391, "2:03:11"), (266_591, "3d 2:03:11"), (-1, "0:00:00")],
+)
+def test_a_duration_is_readable(seconds: float, shown: str) -> None:
+    assert render.duration(seconds) == shown
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_nothing_escaped_can_move_a_cursor_or_break_a_line(text: str) -> None:
+    escaped = render.escape(text)
+    assert not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in escaped)
+    assert render.escape(escaped) == escaped
+
+
+def test_escapes_are_spelled_as_python_spells_them() -> None:
+    assert render.escape("a\x1b[2J\n\udc80\u202eü\x9b") == r"a\x1b[2J\n\udc80\u202eü\x9b"
+
+
+def test_starting_loads_nothing_that_status_does_not_need() -> None:
+    program = "import sys; before = set(sys.modules); import nsbridge.supervisor.ctl; print(*set(sys.modules) - before)"
+    loaded = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {_search()!r}; {program}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    slow = {"typing", "dataclasses", "argparse", "logging", "pathlib", "inspect", "subprocess", "tomllib", "cattrs"}
+    assert not slow & set(loaded)
+    assert not [name for name in loaded if name.startswith("nsbridge.agents")]
+
+
+def _search() -> list[str]:
+    from pathlib import Path  # noqa: PLC0415
+
+    return [str(Path(__file__).parents[2] / ".typecheck")]
