@@ -60,16 +60,16 @@ def read_tables(text: str) -> tuple[Table | None, list[Problem], set[KeyPath]]:
 
 
 def _set_aside(message: str, lines: list[str], already: int) -> KeyPath | None:
-    """Rename the header that the message complains of; None if it is another error, or there were too many."""
+    """Rename the header that the message complains of; None if it is another error, or there were too many.
+
+    tomllib says that of `[a.b]` headers alone, and a header has its line for itself.
+    """
     parts = _WHERE.fullmatch(message)
     twice = _TWICE.fullmatch(parts["what"]) if parts else None
     if parts is None or twice is None or parts["line"] is None or already >= _MOST_SET_ASIDE:
         return None
-    number = int(parts["line"]) - 1
-    if not lines[number].lstrip().startswith("[") or lines[number].lstrip().startswith("[["):
-        return None
     path = ast.literal_eval(twice["path"])  # tomllib shows the names as a tuple
-    lines[number] = f'["{_ASIDE} {already}"]'
+    lines[int(parts["line"]) - 1] = f'["{_ASIDE} {already}"]'
     return tuple(path)
 
 

@@ -1,0 +1,274 @@
+"""From text to Config: what is accepted, its defaults, and that one problem hides no other."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from nsbridge.config import schema
+from nsbridge.config.errors import ConfigError
+from nsbridge.config.load import load, parse
+from nsbridge.config.schema import (
+    Config,
+    Container,
+    ContainerKind,
+    DaemonConfig,
+    Delivery,
+    FtokKey,
+    InDoubt,
+    QueueEndpoint,
+    QueueIn,
+    QueueOut,
+    SpoolEndpoint,
+    User,
+    Window,
+)
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "config" / "example.toml"
+MINIMAL = """
+[route.orders.agent.web]
+container = "docker:web"
+spool = { out = "/out" }
+[route.orders.agent.legacy]
+container = "runc:legacy"
+queue = { in = { key = 0x4d2 } }
+"""
+# as /work/shared/interface.md, section Configuration, shows it
+INTERFACE = """
+[daemon]
+state_dir = "/run/nsbridge"           # journals, dead letters, pid file, control socket
+control   = { path = "/run/nsbridge/control.sock", mode = "0660", group = "root", read_group = "adm" }
+log       = { file = "/var/log/nsbridge.log", level = "info", format = "text", max_bytes = "50MB", backups = 10 }
+
+[route.orders]
+delivery  = "exactly-once"            # or "at-least-once"
+in_doubt  = "resend"                  # or "skip"
+window    = { messages = 1024, bytes = "4MB" }
+autostart = true
+
+[route.orders.agent.web]              # the agent orders:web
+container = "docker:web"
+spool     = { out = "/var/spool/orders/out", in = "/var/spool/orders/in" }
+
+[route.orders.agent.legacy]           # the agent orders:legacy
+container = "runc:legacy"
+queue     = { in = { key = 0x4d2, type = 1 }, out = { key = 0x4d2, type = 2 }, create = true, mode = "0660" }
+"""
+
+
+def problems(text: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "f.toml")
+    return caught.value.problems
+
+
+def test_configuration_of_the_interface_is_read_as_it_is_meant() -> None:
+    config = parse(INTERFACE, "f.toml")
+
+    assert config.daemon.log.file == "/var/log/nsbridge.log"
+    assert config.daemon.log.max_bytes == 50_000_000
+    (route,) = config.routes
+    assert (route.name, route.delivery, route.in_doubt) == ("orders", Delivery.EXACTLY_ONCE, InDoubt.RESEND)
+    assert route.window == Window(messages=1024, bytes=4_000_000)
+    web, legacy = route.agents
+    assert web.name == "orders:web"
+    assert web.container == Container(ContainerKind.DOCKER, "web")
+    assert web.endpoint == SpoolEndpoint(out="/var/spool/orders/out", in_="/var/spool/orders/in")
+    assert legacy.endpoint == QueueEndpoint(
+        out=QueueOut(key=0x4D2, type=2), in_=QueueIn(key=0x4D2, type=1), create=True, mode=0o660
+    )
+
+
+def test_whatever_is_left_out_has_the_default_of_the_schema() -> None:
+    config = parse(MINIMAL, "f.toml")
+
+    assert config.daemon == DaemonConfig()
+    (route,) = config.routes
+    defaults = schema.RouteConfig(route.name, route.agents)
+    assert route == defaults
+    assert route.agents[0].endpoint == SpoolEndpoint(out="/out")
+    assert route.agents[1].endpoint == QueueEndpoint(in_=QueueIn(key=0x4D2))
+    assert route.agents[0].user is None
+
+
+@pytest.mark.parametrize("text", ["", "\n", "[daemon]\n", "[route]\n", "\ufeff# saved by an editor with a mark\n"])
+def test_configuration_without_routes_is_valid(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "f.toml"
+    path.write_text(text, encoding="utf-8")
+
+    assert load(str(path)) == Config(DaemonConfig(), (), str(path))
+
+
+def test_windows_line_ends_are_read() -> None:
+    assert parse(MINIMAL.replace("\n", "\r\n"), "f.toml") == parse(MINIMAL, "f.toml")
+
+
+def test_source_is_kept_by_parse_and_made_absolute_by_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f.toml").write_text(MINIMAL)
+    monkeypatch.chdir(tmp_path)
+
+    assert parse(MINIMAL, "").source == ""
+    assert load("f.toml").source == str(tmp_path / "f.toml")
+
+
+def test_user_ftok_key_and_namespace_are_read() -> None:
+    text = MINIMAL.replace("0x4d2", '{ path = "/etc/x", proj = 7 }').replace(
+        'container = "d', 'user = "5:6"\ncontainer = "d'
+    )
+    web, legacy = parse(text, "f.toml").routes[0].agents
+
+    assert web.user == User(5, 6)
+    assert isinstance(legacy.endpoint, QueueEndpoint)
+    assert legacy.endpoint.in_ == QueueIn(key=FtokKey("/etc/x", 7))
+    assert (web.namespace, legacy.namespace) == (schema.Namespace.MNT, schema.Namespace.IPC)
+
+
+def test_example_is_valid_and_installed_beside_the_code() -> None:
+    config = load(str(EXAMPLE))
+
+    assert {route.name for route in config.routes} == {"orders", "rates", "alarms"}
+    assert resources.files("nsbridge.config").joinpath("example.toml").read_text() == EXAMPLE.read_text()
+
+
+SCHEMA_TABLES = (
+    schema.DaemonConfig,
+    schema.ControlConfig,
+    schema.LogConfig,
+    schema.Window,
+    schema.SpoolEndpoint,
+    schema.FileEndpoint,
+    schema.QueueEndpoint,
+    schema.QueueOut,
+    schema.QueueIn,
+    schema.FtokKey,
+)
+EVERY_KEY = {field.name.rstrip("_") for table in SCHEMA_TABLES for field in dataclasses.fields(table)} | {
+    field.name for field in dataclasses.fields(schema.RouteConfig) if field.name not in ("name", "agents")
+}
+
+
+def keys_of(value: object) -> set[str]:
+    if not isinstance(value, dict):
+        return set()
+    return set(value) | {key for inner in value.values() for key in keys_of(inner)}
+
+
+def test_example_shows_every_key() -> None:
+    shown = keys_of(tomllib.loads(EXAMPLE.read_text()))
+
+    assert (EVERY_KEY | {"user", "container", "spool", "file", "queue"}) - shown == set()
+
+
+def test_reference_documents_every_key() -> None:
+    reference = (ROOT / "docs" / "configuration.md").read_text()
+
+    # a queue's keys stand with their end there, like `out.type`
+    assert [key for key in EVERY_KEY if f"`{key}`" not in reference and f".{key}`" not in reference] == []
+
+
+def test_line_is_as_documented() -> None:
+    text = MINIMAL.replace('"/out"', '"spool"')
+
+    (problem,) = problems(text)
+    assert problem == (
+        'f.toml: route.orders.agent.web.spool.out: must be an absolute path, got "spool"; '
+        'write it from the root, like "/var/spool/orders/out"'
+    )
+
+
+def test_unknown_key_comes_with_the_nearest_and_all_known_ones() -> None:
+    text = "[route.orders]\ndelivry = 1\n" + MINIMAL
+
+    (problem,) = problems(text)
+    assert problem == (
+        'f.toml: route.orders.delivry: unknown key; did you mean "delivery"? '
+        "known here: agent, autostart, delivery, in_doubt, window"
+    )
+
+
+def test_endpoint_of_a_later_version_is_unknown_and_the_known_ones_are_named() -> None:
+    text = MINIMAL.replace("spool = {", "log = {")
+
+    assert problems(text) == (
+        "f.toml: route.orders.agent.web.log: unknown key; known here: container, file, queue, spool, user",
+    )
+
+
+def test_number_given_as_a_mode_is_explained() -> None:
+    (problem,) = problems(MINIMAL.replace('out = "/out"', 'out = "/out", mode = 660'))
+
+    assert "TOML reads numbers as decimal" in problem
+
+
+def test_bare_octal_is_explained() -> None:
+    (problem,) = problems("[daemon]\ncontrol = { mode = 0660 }\n")
+
+    assert re.match(r"f\.toml: line 2, column \d+: is not TOML: ", problem)
+    assert 'put a mode in quotes, like "0660"' in problem
+
+
+def test_table_declared_twice_is_named_and_the_rest_is_still_checked() -> None:
+    found = problems(MINIMAL + "[route.orders.agent.web]\nx = 1\n[route.orders.agent.legacy]\n[deamon]\n")
+
+    assert [line.split(";")[0] for line in found] == [
+        "f.toml: route.orders.agent.web: is declared a second time at line 8, column 24",
+        "f.toml: route.orders.agent.legacy: is declared a second time at line 10, column 27",
+        "f.toml: deamon: unknown key",
+    ]
+
+
+def test_wrong_detail_does_not_hide_that_a_queue_hears_itself() -> None:
+    found = problems(MINIMAL.replace("in = { key = 0x4d2 }", "in = { key = 1 }, out = { key = 1 }, mode = 5, x = 1"))
+
+    assert [line.split(": ")[1].rpartition("queue.")[2] for line in found] == ["mode", "x", "out", "in"]
+
+
+def test_wrong_essential_key_is_not_followed_by_problems_that_come_from_it() -> None:
+    found = problems(MINIMAL.replace("in = { key = 0x4d2 }", "in = { key = 0x4d2, tipe = 3 }"))
+
+    assert [line.split(": ")[1] for line in found] == ["route.orders.agent.legacy.queue.in.tipe"]
+
+
+def test_file_that_is_not_there_is_a_configuration_error(tmp_path: Path) -> None:
+    path = tmp_path / "none.toml"
+
+    with pytest.raises(ConfigError) as caught:
+        load(str(path))
+    assert caught.value.problems == (
+        f"{path}: cannot be read: No such file or directory; name a file that is there and readable (-c FILE)",
+    )
+
+
+@pytest.mark.parametrize("path", ["/", "/tmp/\0", "", "/proc/self/mem"])
+def test_unreadable_file_is_a_configuration_error(path: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    (problem,) = caught.value.problems
+    assert "cannot be read" in problem
+    assert problem.isprintable()
+
+
+def test_deeply_nested_header_is_a_configuration_error() -> None:
+    assert problems(f"[{'.'.join(['a'] * 20_000)}]")
+
+
+def test_many_tables_declared_twice_end_in_an_error_and_not_in_a_loop() -> None:
+    assert 50 < len(problems("[daemon]\n" * 200)) < 60
+
+
+def test_what_ctl_needs_of_config_brings_neither_the_loader_nor_cattrs() -> None:
+    code = (
+        "import sys, nsbridge.config.errors, nsbridge.config.schema;"
+        "print([m for m in ('cattrs', 'nsbridge.config.load') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"
