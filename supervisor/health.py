@@ -1,0 +1,144 @@
+"""What a process is like, for `nsbridgectl inspect`. The only user of psutil.
+
+Everything is read from the host's /proc by the supervisor: inside a container there is no /proc to be trusted. What
+decides whether an agent lives is its pidfd and its heartbeat, never this.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+
+from nsbridge.config.errors import NsbridgeError
+
+MAX_DESCRIPTORS = 256  # listed; all are counted
+_SAME_PROCESS = 0.02  # seconds by which two readings of one start time may differ (two clock ticks)
+_SECCOMP = {"0": "off", "1": "strict", "2": "filter"}  # proc_pid_status(5)
+_SETS = {
+    "inheritable": "CapInh",
+    "permitted": "CapPrm",
+    "effective": "CapEff",
+    "bounding": "CapBnd",
+    "ambient": "CapAmb",
+}
+# linux/capability.h, in the order of their numbers
+_CAPABILITY_NAMES = """
+    chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable net_bind_service
+    net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace sys_pacct sys_admin
+    sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control setfcap mac_override
+    mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore
+"""
+_CAPABILITIES = _CAPABILITY_NAMES.split()
+
+
+def inspect(pid: int, create_time: float | None = None, container_pid: int | None = None) -> dict[str, object]:
+    """What there is to know about process `pid`, as JSON has it; memory in bytes, times in seconds.
+
+    `create_time` (psutil's, seconds since the epoch) guards against a reused pid. Namespaces are compared with our own,
+    which are the host's, and with those of `container_pid` if it is given. NsbridgeError if the process has gone or
+    cannot be read.
+    """
+    try:
+        process = psutil.Process(pid)
+        if create_time is not None and abs(process.create_time() - create_time) > _SAME_PROCESS:
+            raise psutil.NoSuchProcess(pid)
+        with process.oneshot():
+            facts = _general(process)
+        status = _status_file(pid)
+        return {
+            **facts,
+            "descriptors": _descriptors(pid),
+            "capabilities": {name: _capabilities(status.get(key, "0")) for name, key in _SETS.items()},
+            "seccomp": _SECCOMP.get(status.get("Seccomp", ""), "unknown"),
+            "no_new_privs": status.get("NoNewPrivs") == "1",
+            "namespaces": _compare(_namespaces(pid), _namespaces(os.getpid()), _container(container_pid)),
+        }
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        raise NsbridgeError(f"pid {pid}: the process has just ended; look again with nsbridgectl status") from None
+    except (psutil.AccessDenied, PermissionError):
+        raise NsbridgeError(
+            f"pid {pid}: not permitted to look into the process; nsbridged must be root with CAP_SYS_PTRACE"
+        ) from None
+
+
+def _general(process: psutil.Process) -> dict[str, object]:
+    uids, gids, cpu, memory = process.uids(), process.gids(), process.cpu_times(), process.memory_full_info()
+    uptime = _uptime(process.pid)
+    return {
+        "pid": process.pid,
+        "ppid": process.ppid(),
+        "status": process.status(),
+        "uids": {"real": uids.real, "effective": uids.effective, "saved": uids.saved},
+        "gids": {"real": gids.real, "effective": gids.effective, "saved": gids.saved},
+        "threads": process.num_threads(),
+        "uptime_s": round(uptime, 2),
+        "memory": {"rss": memory.rss, "pss": memory.pss, "own": memory.uss, "swap": memory.swap},
+        "cpu": {
+            "user_s": cpu.user,
+            "system_s": cpu.system,
+            "percent": round(100 * (cpu.user + cpu.system) / uptime, 2) if uptime > 0 else 0.0,
+        },
+    }
+
+
+def _uptime(pid: int) -> float:
+    """Seconds since it started, by a clock that nobody steps (psutil's create_time is wall time)."""
+    after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    started = int(after_name[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc_pid_stat(5)
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+
+
+def _status_file(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _descriptors(pid: int) -> dict[str, object]:
+    """How many are open and what they are; one that is closed while we look is left out."""
+    directory = Path(f"/proc/{pid}/fd")
+    numbers = sorted(int(entry.name) for entry in directory.iterdir())
+    listed = []
+    for number in numbers[:MAX_DESCRIPTORS]:
+        try:
+            listed.append({"fd": number, "target": os.readlink(directory / str(number))})  # noqa: PTH115
+        except OSError:
+            continue
+    return {"count": len(numbers), "open": listed}
+
+
+def _capabilities(mask: str) -> list[str]:
+    bits = int(mask, 16)
+    return [
+        _CAPABILITIES[number] if number < len(_CAPABILITIES) else f"capability {number}"
+        for number in range(bits.bit_length())
+        if bits >> number & 1
+    ]
+
+
+def _namespaces(pid: int) -> dict[str, int]:
+    return {entry.name: entry.stat().st_ino for entry in sorted(Path(f"/proc/{pid}/ns").iterdir())}
+
+
+def _container(pid: int | None) -> dict[str, int] | None:
+    """The container's namespaces; None if it is not asked for, or has gone in the meantime."""
+    try:
+        return None if pid is None else _namespaces(pid)
+    except OSError:
+        return None
+
+
+def _compare(own: dict[str, int], host: dict[str, int], container: dict[str, int] | None) -> dict[str, object]:
+    compared: dict[str, object] = {}
+    for kind, inode in own.items():
+        entry: dict[str, object] = {"inode": inode, "host": _same(inode, host.get(kind))}
+        if container is not None:
+            entry["container"] = _same(inode, container.get(kind))
+        compared[kind] = entry
+    return compared
+
+
+def _same(inode: int, other: int | None) -> str:
+    return "same" if inode == other else "different"

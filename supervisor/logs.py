@@ -1,0 +1,226 @@
+r"""The daemon's log: one line a record to stderr or a rotated file, and the last records in memory for `tail`.
+
+Whatever is not printable is escaped before a record goes anywhere (\x1b, \n, \udc80): containers choose names and
+messages. Nothing here raises once the log is open: a full disk costs records, which are counted and told of
+when the disk takes some again, never the daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
+
+from nsbridge.config.errors import NsbridgeError
+from nsbridge.config.schema import LogConfig
+from nsbridge.supervisor.render import escape
+
+KEPT = 1000  # records in memory
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record: wall time in seconds, level in capitals, the agent's name ("" is the daemon), escaped text."""
+
+    time: float
+    level: str
+    name: str
+    message: str
+
+    def item(self) -> dict[str, str]:
+        """As JSON has it, in the log and in `tail`; the time is UTC, ISO 8601, to the millisecond."""
+        return {"time": _timestamp(self.time), "level": self.level, "name": self.name, "message": self.message}
+
+    def matches(self, name: str) -> bool:
+        """Whether it is about `name`: a route, an agent, or "" for everything."""
+        return name in ("", self.name) or self.name.startswith(name + ":")
+
+
+Subscriber = Callable[[Entry], None]
+
+
+class Log:
+    """The open log. `name` is the agent a record is about (orders:web), "" for the daemon itself."""
+
+    def __init__(self, config: LogConfig) -> None:
+        self._config = config
+        self._logger = logging.getLogger("nsbridge")
+        self._logger.setLevel(LEVELS[config.level])
+        self._logger.propagate = False
+        self._ring = _Ring()
+        self._sink = self._open_sink()
+        self._logger.addHandler(self._ring)
+        self._logger.addHandler(self._sink)
+
+    def debug(self, name: str, message: str) -> None:
+        """What a developer wants to know."""
+        self._write(logging.DEBUG, name, message)
+
+    def info(self, name: str, message: str) -> None:
+        """What is as it should be."""
+        self._write(logging.INFO, name, message)
+
+    def warning(self, name: str, message: str) -> None:
+        """What may need a person, if it goes on."""
+        self._write(logging.WARNING, name, message)
+
+    def error(self, name: str, message: str) -> None:
+        """What needs a person."""
+        self._write(logging.ERROR, name, message)
+
+    def recent(self, count: int = KEPT, name: str = "") -> list[Entry]:
+        """The last `count` records about `name`, oldest first; the last KEPT of all are remembered."""
+        found = [entry for entry in self._ring.entries if entry.matches(name)]
+        return found[-count:] if count > 0 else []
+
+    def subscribe(self, subscriber: Subscriber, name: str = "") -> Callable[[], None]:
+        """Call `subscriber` with every new record about `name`; what is returned ends that."""
+        key = object()
+        self._ring.subscribers[key] = (name, subscriber)
+
+        def unsubscribe() -> None:
+            self._ring.subscribers.pop(key, None)
+
+        return unsubscribe
+
+    def reopen(self) -> None:
+        """Open the file anew, after it was renamed (USR1). If that fails the old one goes on, and says so."""
+        try:
+            sink = self._open_sink()
+        except NsbridgeError as error:
+            self.error("", f"the log stays in its old file: {error}")
+            return
+        self._logger.removeHandler(self._sink)
+        self._sink.close()
+        self._sink = sink
+        self._logger.addHandler(sink)
+
+    @property
+    def lost(self) -> int:
+        """Records that could not be written since one last could."""
+        return self._sink.lost
+
+    def close(self) -> None:
+        """Write out and close the file."""
+        for handler in (self._ring, self._sink):
+            self._logger.removeHandler(handler)
+            handler.close()
+
+    def _write(self, level: int, name: str, message: str) -> None:
+        if not self._logger.isEnabledFor(level):
+            return
+        lost = self._sink.lost
+        self._logger.log(level, "%s", message, extra={"agent": name})
+        if lost and not self._sink.lost:
+            self.warning("", f"up to {lost} records before this could not be written: {self._sink.reason}")
+
+    def _open_sink(self) -> _FileSink | _StderrSink:
+        sink: _FileSink | _StderrSink
+        if self._config.file is None:
+            sink = _StderrSink(sys.stderr)
+        else:
+            try:
+                sink = _FileSink(
+                    self._config.file,
+                    maxBytes=self._config.max_bytes,
+                    backupCount=self._config.backups,
+                    encoding="utf-8",
+                )
+            except OSError as error:
+                raise NsbridgeError(f"daemon.log.file: cannot open {self._config.file}: {error.strerror}") from None
+        sink.setFormatter(_JsonFormatter() if self._config.format == "json" else _TextFormatter())
+        return sink
+
+
+def open_log(config: LogConfig) -> Log:
+    """Open the log that `config` describes. NsbridgeError if its file cannot be opened."""
+    return Log(config)
+
+
+class _TextFormatter(logging.Formatter):
+    """2026-11-23T19:00:00.123Z INFO orders:web message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = _entry(record)
+        return f"{_timestamp(entry.time)} {entry.level} {entry.name or 'nsbridged'} {entry.message}"
+
+
+class _JsonFormatter(logging.Formatter):
+    """One object a line: time, level, name, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(_entry(record).item(), ensure_ascii=False)
+
+
+class _Ring(logging.Handler):
+    """The last records, and who wants to hear of new ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: deque[Entry] = deque(maxlen=KEPT)
+        self.subscribers: dict[object, tuple[str, Subscriber]] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        entry = _entry(record)
+        self.entries.append(entry)
+        for name, subscriber in tuple(self.subscribers.values()):  # a subscriber may end its subscription
+            if entry.matches(name):
+                subscriber(entry)
+
+
+class _NeverRaises(logging.StreamHandler):  # type: ignore[type-arg]
+    """Counts what it cannot write instead of raising, or of complaining to a stderr that may be what is broken."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        self.lost = 0
+        self.reason = ""
+        super().__init__(*args, **kwargs)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        before = self.lost
+        super().emit(record)
+        if self.lost == before:
+            self.lost = 0
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802  (logging's name)
+        self.lost += 1
+        error = sys.exc_info()[1]
+        self.reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:  # what was still in its buffer
+            self.reason = error.strerror or str(error)
+
+
+class _StderrSink(_NeverRaises):
+    """To whoever started the daemon."""
+
+
+class _FileSink(_NeverRaises, RotatingFileHandler):
+    """To a file that is rotated by size, made 0640 under any umask: who talks to whom is not everybody's business."""
+
+    def _open(self) -> TextIOWrapper:
+        return os.fdopen(
+            os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640), "a", encoding="utf-8"
+        )
+
+
+def _entry(record: logging.LogRecord) -> Entry:
+    message = record.getMessage()
+    if record.exc_info and record.exc_info[1] is not None:
+        message += f": {type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
+    return Entry(record.created, record.levelname, escape(getattr(record, "agent", "")), escape(message))
+
+
+def _timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
