@@ -1,0 +1,115 @@
+"""The real daemon for tests: started as a process of its own with a configuration, asked over its control socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from nsbridge.supervisor.client import Client
+from tests.system.room import LIMIT, wait_dead, wait_until
+
+
+class Nsbridged:
+    """One daemon; `routes` is the TOML of its routes. A context manager: it is stopped at the end."""
+
+    def __init__(self, directory: Path, routes: str) -> None:
+        self.directory = directory
+        self.config = directory / "nsbridge.toml"
+        self.socket = directory / "state" / "control.sock"
+        self.log = directory / "nsbridged.log"
+        self.config.write_text(
+            f'[daemon]\nstate_dir = "{directory}/state"\ncontrol = {{ path = "{self.socket}" }}\n'
+            f'log = {{ file = "{self.log}", level = "debug" }}\n{routes}',
+            encoding="utf-8",
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Nsbridged:
+        self.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(LIMIT)
+            finally:
+                self.process.kill()
+                self.process.wait()
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's."""
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> None:
+        """Start it; returns when it answers."""
+        self.process = subprocess.Popen([sys.executable, "-m", "nsbridge.supervisor.daemon", "-c", str(self.config)])
+        wait_until(self._answers, f"nsbridged answers; its log:\n{self.said()}")
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"nsbridged ended with {self.process.returncode}:\n{self.said()}"
+        try:
+            self.call("version")
+        except Exception:
+            return False
+        return True
+
+    def said(self) -> str:
+        """Its log."""
+        return self.log.read_text(encoding="utf-8") if self.log.exists() else ""
+
+    def call(self, method: str, **params: object) -> Any:
+        """Ask over the control socket. NsbridgeError is its answer when it cannot."""
+        with Client(str(self.socket), LIMIT) as client:
+            return client.call(method, params)
+
+    def agents(self) -> dict[str, dict[str, Any]]:
+        """What status says of each agent, by name."""
+        routes = self.call("status")["routes"]
+        return {agent["name"]: agent for route in routes for agent in route["agents"]}
+
+    def flow(self, source: str) -> dict[str, Any]:
+        """What status says of the flow that begins at the agent `source`."""
+        flows = [flow for route in self.call("status")["routes"] for flow in route["flows"]]
+        return next(flow for flow in flows if flow["from"] == source)
+
+    def wait_for(self, state: str, *names: str) -> None:
+        """Until these agents (all, if none is named) are in that state."""
+
+        def reached() -> bool:
+            agents = self.agents()
+            return all(agents[name]["state"] == state for name in names or agents)
+
+        try:
+            wait_until(reached, f"{names or 'all agents'} in state {state}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self.agents()}; log:\n{self.said()}") from None
+
+    def kill(self) -> list[int]:
+        """SIGKILL to the supervisor alone; returns the pids of the processes it had."""
+        children = [child.pid for child in psutil.Process(self.pid).children(recursive=True)]
+        os.kill(self.pid, signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait(LIMIT)
+        return children
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(LIMIT)
+
+
+def kill_and_wait(pid: int) -> None:
+    """SIGKILL; returns when it is dead."""
+    os.kill(pid, signal.SIGKILL)
+    wait_dead(pid)
