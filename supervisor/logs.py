@@ -118,7 +118,7 @@ class Log:
         if not self._logger.isEnabledFor(level):
             return
         lost = self._sink.lost
-        self._logger.log(level, "%s", message, extra={"agent": name})
+        self._logger.log(level, "%s", escape(message), extra={"agent": escape(name)})
         if lost and not self._sink.lost:
             self.warning("", f"up to {lost} records before this could not be written: {self._sink.reason}")
 
