@@ -6,6 +6,9 @@ import os
 
 from hypothesis import settings
 
+for name in [name for name in os.environ if name.startswith("PYTHON")]:
+    del os.environ[name]  # PYTHONUNBUFFERED in a developer's shell, for one, hides what goes wrong when output is flushed
+
 settings.register_profile("dev", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
