@@ -24,7 +24,8 @@ EXIT_AGAIN = 75  # something that may pass: the supervisor starts the agent agai
 EXIT_NEVER = 78  # what only a person can mend: the supervisor does not
 
 _CLONE_FLAG = {Namespace.MNT: linux.CLONE_NEWNS, Namespace.IPC: linux.CLONE_NEWIPC}
-_CODECS = ("utf-8", "ascii", "latin-1")
+for _codec in ("utf-8", "ascii", "latin-1"):  # in the supervisor, once: an agent finds them in the registry
+    codecs.lookup(_codec)
 
 
 class Refused(Exception):
@@ -90,8 +91,6 @@ def close_all_but(keep: set[int]) -> None:
 
 def freeze_imports() -> None:
     """Let nothing be imported any more: after the join an import would run the container's file as host root."""
-    for name in _CODECS:
-        codecs.lookup(name)
     sys.meta_path[:] = [_NoImports()]
     sys.path_hooks.clear()
     sys.path.clear()

@@ -186,7 +186,9 @@ class Session:
         self.incoming = incoming
         self.greeted = False
         self._nonce = nonce
-        self._greetings: deque[int] = deque([0])  # nonces to answer; 0: the greeting that asks
+        self._asks = True  # a greeting is due
+        self._to_answer = 0  # the nonce of the peer's latest greeting, if an answer is due; earlier ones died with it
+        self._answered = 0  # the nonce that was answered last
 
     def receive(self, packet: bytes) -> None:
         """Take in one packet; what is to be handed over is then in `incoming.waiting`. WireError: the peer's fault."""
@@ -205,8 +207,12 @@ class Session:
     def next_packet(self) -> bytes:
         """The next packet to send, empty if there is none now. Each call counts its content as sent."""
         parts: list[bytes] = []
-        while self._greetings:
-            parts.append(wire.pack_hello(self._hello(self._greetings.popleft())))
+        if self._asks:
+            self._asks = False
+            parts.append(wire.pack_hello(self._hello(0)))
+        if self._to_answer:
+            self._answered, self._to_answer = self._to_answer, 0
+            parts.append(wire.pack_hello(self._hello(self._answered)))
         if not self.greeted:
             return b"".join(parts)
         room = wire.MAX_PACKET - sum(map(len, parts))
@@ -235,10 +241,8 @@ class Session:
             return  # the answer to a greeting of a process that is dead
         if hello.answers:
             self.greeted = True
-        else:
-            self._greetings.append(hello.nonce)
-            if len(self._greetings) > 16:  # noqa: PLR2004  (one life of the peer greets once)
-                raise WireError("greetings without end")
+        if not hello.answers or hello.nonce != self._answered:
+            self._to_answer = hello.nonce  # its own greeting, if it is not this, went to a process that is dead
         if self.incoming is not None:
             self.incoming.greeted(hello.out_epoch, hello.out_confirmed)
         if self.outgoing is not None:

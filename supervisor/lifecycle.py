@@ -81,7 +81,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (S.WAITING, E.ABSENT): (S.WAITING, (A.LOOK,)),
     (S.WAITING, E.REFUSED): (S.FATAL, ()),
     (S.WAITING, E.DIED): (S.WAITING, ()),
-    (S.WAITING, E.STOP): (S.STOPPED, ()),
+    (S.WAITING, E.STOP): (S.STOPPING, (A.DRAIN,)),  # the killed agent may not be reaped yet
     (S.FATAL, E.START): (S.STARTING, (A.LOCATE,)),
     (S.FATAL, E.STOP): (S.STOPPED, ()),
     (S.FATAL, E.GONE): (S.FATAL, ()),

@@ -98,7 +98,7 @@ class Managed:
         self._ended_at = ""  # time of day at which the container was seen to end; empty while it runs
         self._timer: Timer | None = None
         self._look_delay = LOOK_EVERY[0]
-        self._served = 0.0  # seconds that the last process was ready for
+        self._served: float | None = None  # seconds that the last process was ready for
         self._by_signal = False  # whether a signal ended it
         self._log_budget = _Budget()
         self._do: dict[Action, Callable[[], None]] = {
@@ -264,7 +264,7 @@ class Managed:
     # The process
 
     def _spawn(self) -> None:
-        self._served, self._by_signal = 0.0, False
+        self._served, self._by_signal = None, False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         held = self.attachment.process
@@ -346,7 +346,7 @@ class Managed:
         if code == entry.EXIT_NEVER:
             self._refuse(process.last_words or "it refused to run")
         elif self.state is not State.FATAL:
-            self._served = self._loop.now() - process.ready_since if process.ready_since else 0.0
+            self._served = self._loop.now() - process.ready_since if process.ready_since else None
             self._by_signal = code < 0
             self._feed(Event.DIED)
 
@@ -361,7 +361,7 @@ class Managed:
                 self.restarts += 1
 
     def _retry(self) -> None:
-        delay = self._policy.died(self._served, self._by_signal, random.random())  # noqa: S311  (jitter)
+        delay = self._policy.died(self._loop.now(), self._served, self._by_signal, random.random())  # noqa: S311  (jitter)
         self.detail = self.last_exit or ""
         if delay:
             self._deadline(delay)

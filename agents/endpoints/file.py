@@ -1,7 +1,8 @@
 """The `file` endpoint: the whole content of one file, at each close, is one message; what comes in replaces another's.
 
 A read lease makes it exact: while it is held nobody has the file open for writing, so every close up to now is in the
-inotify queue and can be taken out of it, and the content belongs to the last of them.
+inotify queue and can be taken out of it, and the content belongs to the last of them. The kernel tells of a close
+just before it counts the writer out, so a lease may be refused once more after the event: it is asked for again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from nsbridge.agents.wire import Message
 from nsbridge.config.schema import FileEndpoint
 
 _EVENTS = watch.CLOSED | watch.MOVED_IN
+_LEASE_ATTEMPTS = 4  # in a row; the writer is only some instructions away from being counted out
+_FIRST_RETRY = 0.001  # seconds until the lease is asked for again
+_LAST_RETRY = 0.05
 
 
 class FileSource:
@@ -32,14 +36,15 @@ class FileSource:
         self._watch: watch.DirectoryWatch | None = None
         self._opening = Waiter(host, "out", self.start)
         self._unread = False  # a close was seen and the content not yet taken
+        self._retry_after = _FIRST_RETRY
 
     def start(self) -> None:
         """Open the directory, make the file if it is missing, watch for closes."""
         try:
             self._directory = self._tree.open_directory(self._parent)
             try:
+                make_missing(self._directory, self._name, self._path, self._config.mode)  # before its close is watched
                 self._watch = watch.DirectoryWatch(self._directory, _EVENTS)
-                make_missing(self._directory, self._name, self._path, self._config.mode)
             except Blocked:
                 self._close()
                 raise
@@ -87,15 +92,18 @@ class FileSource:
             self._close()
             return
         try:
-            held = files.lease(fd)
+            held = _lease(fd)
             if held is False:
-                return  # being written: its close is still to come
+                self._host.loop.call_later(self._retry_after, self.room_again)
+                self._retry_after = min(self._retry_after * 2, _LAST_RETRY)
+                return
             if held:
                 self._drain_events()  # the closes up to now are this content's
             body = files.read_up_to(fd, self._config.max_message)
         finally:
             os.close(fd)
         self._unread = False
+        self._retry_after = _FIRST_RETRY
         if body is None:
             self._host.log("warning", f"{shown(self._path)}: more than {self._config.max_message} bytes; not taken")
             return
@@ -163,6 +171,15 @@ class FileSink:
                 os.close(fd)
         except OSError as error:
             raise blocked_by(error, shown(self._path)) from None
+
+
+def _lease(fd: int) -> bool | None:
+    for _ in range(_LEASE_ATTEMPTS):
+        held = files.lease(fd)
+        if held is not False:
+            break
+        os.sched_yield()
+    return held
 
 
 def make_missing(directory: int, name: bytes, path: bytes, mode: int) -> None:

@@ -22,6 +22,7 @@ from nsbridge.agents.wire import Message
 from nsbridge.config.schema import SpoolEndpoint
 
 _EVENTS = watch.CLOSED | watch.MOVED_IN
+_LOOK_AGAIN = 0.5  # seconds after which a scanned file that was open for writing is tried again
 _QUIET = 2.0  # seconds without a write after which a scanned file is whole, where no lease can tell
 
 
@@ -183,10 +184,16 @@ class SpoolSource:
         if held is None and time.time() - os.fstat(fd).st_mtime < _QUIET:
             raise Blocked(f"{self._shown(name)} was written just now and may not be whole (not our file: no lease)")
         if held is False:
-            self._known.discard(name)
+            self._known.discard(name)  # its close brings it again; a close that was just before the scan does not
+            self._host.loop.call_later(_LOOK_AGAIN, lambda: self._look_again(name))
             return False
         self._scanned.discard(name)
         return True
+
+    def _look_again(self, name: bytes) -> None:
+        if name in self._scanned and self._watch is not None:
+            self._add(name)
+            self._take()
 
     def _shown(self, name: bytes) -> str:
         return shown(self._path + b"/" + name)

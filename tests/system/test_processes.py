@@ -1,0 +1,224 @@
+"""The processes: who is in which namespace, who dies with whom, who comes back."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from nsbridge.config.errors import NsbridgeError
+from tests.system.conftest import Factory
+from tests.system.nsbridged import Nsbridged, kill_and_wait
+from tests.system.room import LIMIT, run, wait_dead, wait_until
+from tests.system.test_relay import route
+from tests.system.traffic import Receiver, in_ipc_of, put_into_spool, send_all, visible, wait_for_files, Sent
+
+BACK_WITHIN = 0.050  # seconds, median
+KILLS = 20
+
+
+def namespaces(pid: int | str) -> dict[str, str]:
+    """Every namespace of a process, as /proc shows it, but for the two that only say what its children get."""
+    where = Path(f"/proc/{pid}/ns")
+    return {kind: os.readlink(where / kind) for kind in os.listdir(where) if not kind.endswith("_for_children")}
+
+
+@pytest.mark.parametrize("engine", ["runc", "docker"])
+def test_each_agent_is_in_exactly_one_namespace_of_its_container(
+    tmp_path: Path, engine: str, request: pytest.FixtureRequest
+) -> None:
+    """And in the host's of every other kind."""
+    make: Factory = request.getfixturevalue(f"{engine}_container")
+    web, legacy = make(), make()
+    with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        host, agents = namespaces("self"), daemon.agents()
+        for name, kind, container in (("r:files", "mnt", web), ("r:queue", "ipc", legacy)):
+            of_agent = namespaces(agents[name]["pid"])
+            assert {k for k in host if of_agent[k] != host[k]} == {kind}
+            assert of_agent[kind] == namespaces(container.pid)[kind]
+            assert agents[name]["ns_inode"] == os.stat(f"/proc/{container.pid}/ns/{kind}").st_ino
+            assert agents[name]["container_pid"] == container.pid
+        assert namespaces(daemon.pid) == host
+
+
+def test_an_agent_has_no_privileges_and_only_the_named_descriptors(tmp_path: Path, runc_container: Factory) -> None:
+    """It is the owner of its spool or queue; nobody inside may trace it."""
+    web, legacy = runc_container(), runc_container()
+    for name in ("out", "in"):
+        (web.rootfs / "srv" / name).mkdir()
+        os.chown(web.rootfs / "srv" / name, 1234, 2345)
+    with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        agents = daemon.agents()
+        for name, user in (("r:files", ("1234", "2345")), ("r:queue", ("0", "0"))):
+            pid = agents[name]["pid"]
+            lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+            status = {key: value.split() for key, value in (line.split(":", 1) for line in lines)}
+            assert all(int(status[f"Cap{kind}"][0], 16) == 0 for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb"))
+            assert status["NoNewPrivs"] == ["1"]
+            assert (status["Uid"], status["Gid"]) == ([user[0]] * 4, [user[1]] * 4)
+            assert status["Groups"] == []
+            assert os.stat(f"/proc/{pid}/fd").st_uid == 0, "not dumpable: /proc/PID belongs to root"
+            targets = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+            foreign = [t for t in targets if t.startswith("/") and not t.startswith(("/srv", "/proc", "/dev/null"))]
+            assert [t for t in foreign if t != "/"] == [], targets
+            assert len(targets) <= 16
+
+
+def test_a_killed_agent_is_back_and_relaying_within_50_ms(tmp_path: Path, runc_container: Factory) -> None:
+    """Under load, each agent in turn, median of 20; the other agent keeps its pid, and order is kept."""
+    web, legacy = runc_container(), runc_container()
+    gaps: dict[str, list[float]] = {"r:files": [], "r:queue": []}
+    with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon, in_ipc_of(legacy, "times", "81", "0") as program:
+        daemon.wait_for("RUNNING")
+        with _load(web.rootfs / "srv/out"):
+            assert program.stdout is not None
+            for number in range(2 * KILLS):
+                victim, other = (("r:files", "r:queue"), ("r:queue", "r:files"))[number % 2]
+                before = daemon.agents()
+                killed = time.monotonic_ns()
+                kill_and_wait(before[victim]["pid"])
+                for line in program.stdout:
+                    sent, received = map(int, line.split())
+                    if sent > killed:
+                        gaps[victim].append((received - killed) / 1e9)
+                        break
+                daemon.wait_for("RUNNING")
+                after = daemon.agents()
+                assert after[other]["pid"] == before[other]["pid"]
+                assert after[victim]["pid"] != before[victim]["pid"]
+                assert after[victim]["last_exit"] == "killed by SIGKILL"
+    for victim, gap in gaps.items():
+        print(f"{victim}: relaying after {statistics.median(gap) * 1e3:.1f} ms (max {max(gap) * 1e3:.1f} ms)")
+        assert statistics.median(gap) < BACK_WITHIN
+
+
+class _load:
+    """A program that puts a file every millisecond, with the time in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_exc: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        number = 0
+        while not self._end.wait(0.001):
+            number += 1
+            hidden = self._directory / ".next"
+            hidden.write_text(str(time.monotonic_ns()), encoding="ascii")
+            hidden.rename(self._directory / f"{number:09d}")
+
+
+def test_no_process_outlives_a_killed_supervisor_and_the_next_start_works(
+    tmp_path: Path, runc_container: Factory
+) -> None:
+    """Within a second; what was in the spool is delivered by the next."""
+    web, legacy = runc_container(), runc_container()
+    with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        processes = daemon.kill()
+        assert len(processes) == 2
+        for pid in processes:
+            wait_dead(pid, 1.0)
+        put_into_spool(web.rootfs / "srv/out", [b"meanwhile"])
+        daemon.start()
+        daemon.wait_for("RUNNING")
+        with Receiver(legacy, 0x51, 1) as receiver:
+            assert receiver.messages() == [Sent(7, b"meanwhile")]
+
+
+def test_a_second_daemon_on_the_same_state_directory_refuses_to_start(tmp_path: Path) -> None:
+    """It names the first, which is not disturbed."""
+    with Nsbridged(tmp_path, "") as daemon:
+        second = run([os.sys.executable, "-m", "nsbridge.supervisor.daemon", "-c", daemon.config], check=False)
+        assert second.returncode == 1
+        assert str(daemon.pid).encode() in second.stderr
+        assert second.stderr.count(b"\n") == 1
+        assert daemon.call("version")
+
+
+def test_stopping_in_order_delivers_what_was_taken(tmp_path: Path, runc_container: Factory) -> None:
+    """Nothing that left the queue is lost, nothing more is taken after the word."""
+    web, legacy = runc_container(), runc_container()
+    messages = [Sent(1, b"%d" % number) for number in range(3000)]
+    with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        sender = threading.Thread(target=lambda: send_all(legacy, 0x52, messages), daemon=True)
+        sender.start()
+        wait_until(lambda: visible(web.rootfs / "srv/in"), "the first arrive")
+        assert daemon.stop() == 0
+        daemon.start()
+        files = wait_for_files(web.rootfs / "srv/in", len(messages))
+        sender.join(LIMIT)
+        assert [file.read_bytes() for file in files] == [message.body for message in messages]
+
+
+def test_stop_start_and_restart_by_name(tmp_path: Path, runc_container: Factory) -> None:
+    """One agent, then the route; the rest is not touched."""
+    web, legacy = runc_container(), runc_container()
+    with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        before = daemon.agents()
+        daemon.call("restart", names=["r:queue"], wait=True)
+        after = daemon.agents()
+        assert after["r:files"]["pid"] == before["r:files"]["pid"]
+        assert after["r:queue"]["pid"] not in (None, before["r:queue"]["pid"])
+        daemon.call("stop", names=["r"], wait=True)
+        assert {agent["state"] for agent in daemon.agents().values()} == {"STOPPED"}
+        daemon.call("start", names=["all"], wait=True)
+        assert {agent["state"] for agent in daemon.agents().values()} == {"RUNNING"}
+        with pytest.raises(NsbridgeError, match="there is no route or agent 'nobody'"):
+            daemon.call("stop", names=["nobody"])
+
+
+@pytest.mark.parametrize("engine", ["runc", "docker"])
+def test_a_container_that_ends_and_comes_back_is_attached_again(
+    tmp_path: Path, engine: str, request: pytest.FixtureRequest
+) -> None:
+    """Its agent leaves at once and waits, spending no restart; the other agent stays."""
+    make: Factory = request.getfixturevalue(f"{engine}_container")
+    web, legacy = make(), make()
+    with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        before = daemon.agents()
+        legacy.stop()
+        wait_dead(before["r:queue"]["pid"], 1.0)
+        daemon.wait_for("WAITING", "r:queue")
+        assert "container not running since" in daemon.agents()["r:queue"]["detail"]
+        put_into_spool(web.rootfs / "srv/out", [b"patience"])
+        legacy.start()
+        daemon.wait_for("RUNNING")
+        after = daemon.agents()
+        assert after["r:files"]["pid"] == before["r:files"]["pid"]
+        assert (after["r:queue"]["container_pid"], after["r:queue"]["restarts"]) == (legacy.pid, 0)
+        with Receiver(legacy, 0x51, 1) as receiver:
+            assert receiver.messages() == [Sent(7, b"patience")]
+
+
+def test_a_namespace_that_is_the_hosts_own_is_refused(tmp_path: Path) -> None:
+    """Unless the configuration asks for the host by name."""
+    with subprocess.Popen(["sleep", "1000"]) as ours:
+        try:
+            with Nsbridged(tmp_path, route(f"pid:{ours.pid}", "host").replace("0x5", "0x7a5")) as daemon:
+                daemon.wait_for("FATAL", "r:files")
+                detail = daemon.agents()["r:files"]["detail"]
+                assert "the host's own" in detail and 'container = "host"' in detail
+                daemon.wait_for("RUNNING", "r:queue")
+        finally:
+            ours.kill()
+            for key in ("0x7a51", "0x7a52"):
+                run(["ipcrm", "-Q", key])
