@@ -7,7 +7,7 @@ import os
 from hypothesis import settings
 
 for name in [name for name in os.environ if name.startswith("PYTHON")]:
-    del os.environ[name]  # PYTHONUNBUFFERED in a developer's shell, for one, hides what goes wrong when output is flushed
+    del os.environ[name]  # PYTHONUNBUFFERED in a shell, for one, hides what goes wrong when output is flushed at exit
 
 settings.register_profile("dev", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
