@@ -1,4 +1,4 @@
-"""How a forked child becomes an agent: everything is loaded and checked, then ONE namespace joined, then power given up.
+"""How a forked child becomes an agent: everything is loaded and checked, ONE namespace joined, then power given up.
 
 Containers are hostile, so the order is the point (each step says why). What runs after `setns` must not import, look
 up a codec, open a source file or load a library: the file it would read could be the container's. Nothing is executed
@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 from nsbridge.agents import linux
@@ -101,14 +102,14 @@ class _NoImports:
     """A finder that refuses: the only one an agent has."""
 
     @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+    def find_spec(name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None) -> None:
         raise ImportError(f"import of {name!r} in an agent: it would be read from the container")
 
 
 def join(assignment: Assignment) -> int:
     """Join the one namespace; returns its inode. The container's init is proved alive after its file was opened."""
     namespace = assignment.agent.namespace
-    own = os.stat(f"/proc/self/ns/{namespace}").st_ino
+    own = os.stat(f"/proc/self/ns/{namespace}").st_ino  # noqa: PTH116  (a magic link, not a path)
     if assignment.agent.container.kind is ContainerKind.HOST:
         return own
     path = assignment.ns_path or f"/proc/{assignment.container_pid}/ns/{namespace}"
@@ -131,8 +132,7 @@ def join(assignment: Assignment) -> int:
 
 def may_set_groups() -> bool:
     """Whether this user namespace lets anybody call setgroups (user_namespaces(7)); to be asked before the join."""
-    with open("/proc/self/setgroups", "rb") as file:
-        return file.read() != b"deny\n"
+    return Path("/proc/self/setgroups").read_bytes() != b"deny\n"
 
 
 def drop_privileges(uid: int, gid: int) -> None:

@@ -39,8 +39,8 @@ _DATAGRAMS_AT_ONCE = 16
 class Neighbour(Protocol):
     """The route, as one of its agents sees it."""
 
-    def drained(self, agent: Managed) -> None:
-        """It has nothing in flight any more."""
+    def drained(self) -> None:
+        """An agent has nothing in flight any more."""
 
     def changed(self, agent: Managed) -> None:
         """Its state is another."""
@@ -324,7 +324,7 @@ class Managed:
         elif said == "drained" and self.state is State.STOPPING:
             process.drained = True
             if self.neighbour is not None:
-                self.neighbour.drained(self)
+                self.neighbour.drained()
         elif said == "error":
             process.last_words = str(fields.get("text"))[:1000]
         elif said == "log" and self._log_budget.spend(self._loop.now()):

@@ -26,7 +26,7 @@ class RestartPolicy:
         self._at = 0.0  # when the budget was last looked at
 
     def died(self, now: float, served: float | None, by_signal: bool, chance: float) -> float:
-        """Seconds until the next start. `served`: seconds since it was ready, None if it never was; `chance`: 0 to 1."""
+        """Seconds until the next start. `served`: seconds since it was ready, None: never; `chance`: 0 to 1."""
         self._budget = min(BUDGET, self._budget + (now - self._at) * REFILL)
         self._at = now
         if served is not None and served >= STABLE:

@@ -34,8 +34,8 @@ class Route:
         for agent in self.agents:
             agent.neighbour = self
 
-    def drained(self, agent: Managed) -> None:
-        """One has nothing in flight any more: let go of all that are to stop, once none of them has."""
+    def drained(self) -> None:
+        """An agent has nothing in flight any more: let go of all that are to stop, once none of them has."""
         stopping = [other for other in self.agents if other.state is State.STOPPING]
         if all(other.is_drained for other in stopping):
             for other in stopping:

@@ -177,9 +177,9 @@ def _lease(fd: int) -> bool | None:
     for _ in range(_LEASE_ATTEMPTS):
         held = files.lease(fd)
         if held is not False:
-            break
+            return held
         os.sched_yield()
-    return held
+    return False
 
 
 def make_missing(directory: int, name: bytes, path: bytes, mode: int) -> None:

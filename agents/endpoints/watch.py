@@ -26,8 +26,8 @@ _IS_DIRECTORY = int(flags.ISDIR)
 _BUFFER = 1 << 16
 
 
-# The library looks for libc at its first use, and does so by running ldconfig (ctypes.util.find_library): an agent would
-# run the container's. This module is imported by the supervisor, so the first use is here and now, on the host.
+# The library looks for libc at its first use, and does so by running ldconfig (ctypes.util.find_library): an agent
+# would run the container's. This module is imported by the supervisor, so the first use is here and now, on the host.
 INotify().close()
 
 

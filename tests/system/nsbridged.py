@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from nsbridge.config.errors import NsbridgeError
 from nsbridge.supervisor.client import Client
 from tests.system.room import LIMIT, wait_dead, wait_until
 
@@ -59,7 +60,7 @@ class Nsbridged:
         assert self.process.poll() is None, f"nsbridged ended with {self.process.returncode}:\n{self.said()}"
         try:
             self.call("version")
-        except Exception:
+        except NsbridgeError:
             return False
         return True
 

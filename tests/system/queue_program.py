@@ -2,8 +2,8 @@
 
     queue_program.py put KEY            reads frames on stdin, sends each; ends with the input
     queue_program.py get KEY TYPE COUNT receives so many, writes each as a frame on stdout
-    queue_program.py times KEY TYPE     receives for ever; each message is a time in ns (CLOCK_MONOTONIC), so is each line
-                                        "SENT RECEIVED" on stdout
+    queue_program.py times KEY TYPE     receives for ever; each message is a time (ns of CLOCK_MONOTONIC);
+                                        writes lines "SENT RECEIVED" of such times
 
 A frame is type (i64) and length (u32), little-endian, then the bytes.
 """

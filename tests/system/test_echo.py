@@ -72,7 +72,7 @@ def test_nsbridge_bridge_ends_with_a_reason_when_a_container_does(runc_container
     """A namespace that was given by its path does not come back."""
     server, client = start_pair(runc_container, peers)
     with bridge(server, client) as program:
-        wait_until(lambda: (client.rootfs / "srv/to_client").exists(), "the bridge is there")
+        wait_until((client.rootfs / "srv/to_client").exists, "the bridge is there")
         server.kill()
         _, said = program.communicate(timeout=LIMIT)
         assert program.returncode == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged, kill_and_wait
 from tests.system.room import LIMIT, run, wait_dead, wait_until
 from tests.system.test_relay import route
-from tests.system.traffic import Receiver, in_ipc_of, put_into_spool, send_all, visible, wait_for_files, Sent
+from tests.system.traffic import Receiver, Sent, in_ipc_of, put_into_spool, send_all, visible, wait_for_files
 
 BACK_WITHIN = 0.050  # seconds, median
 KILLS = 20
@@ -77,7 +78,7 @@ def test_a_killed_agent_is_back_and_relaying_within_50_ms(tmp_path: Path, runc_c
     gaps: dict[str, list[float]] = {"r:files": [], "r:queue": []}
     with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon, in_ipc_of(legacy, "times", "81", "0") as program:
         daemon.wait_for("RUNNING")
-        with _load(web.rootfs / "srv/out"):
+        with Load(web.rootfs / "srv/out"):
             assert program.stdout is not None
             for number in range(2 * KILLS):
                 victim, other = (("r:files", "r:queue"), ("r:queue", "r:files"))[number % 2]
@@ -99,7 +100,7 @@ def test_a_killed_agent_is_back_and_relaying_within_50_ms(tmp_path: Path, runc_c
         assert statistics.median(gap) < BACK_WITHIN
 
 
-class _load:
+class Load:
     """A program that puts a file every millisecond, with the time in it."""
 
     def __init__(self, directory: Path) -> None:
@@ -144,7 +145,7 @@ def test_no_process_outlives_a_killed_supervisor_and_the_next_start_works(
 def test_a_second_daemon_on_the_same_state_directory_refuses_to_start(tmp_path: Path) -> None:
     """It names the first, which is not disturbed."""
     with Nsbridged(tmp_path, "") as daemon:
-        second = run([os.sys.executable, "-m", "nsbridge.supervisor.daemon", "-c", daemon.config], check=False)
+        second = run([sys.executable, "-m", "nsbridge.supervisor.daemon", "-c", daemon.config], check=False)
         assert second.returncode == 1
         assert str(daemon.pid).encode() in second.stderr
         assert second.stderr.count(b"\n") == 1
@@ -216,7 +217,8 @@ def test_a_namespace_that_is_the_hosts_own_is_refused(tmp_path: Path) -> None:
             with Nsbridged(tmp_path, route(f"pid:{ours.pid}", "host").replace("0x5", "0x7a5")) as daemon:
                 daemon.wait_for("FATAL", "r:files")
                 detail = daemon.agents()["r:files"]["detail"]
-                assert "the host's own" in detail and 'container = "host"' in detail
+                assert "the host's own" in detail
+                assert 'container = "host"' in detail
                 daemon.wait_for("RUNNING", "r:queue")
         finally:
             ours.kill()

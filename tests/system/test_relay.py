@@ -43,7 +43,7 @@ def test_20_mb_of_spool_files_reach_a_queue_byte_for_byte_in_order(tmp_path: Pat
         daemon.wait_for("RUNNING")
         for number, body in enumerate(messages[100:], 100):
             (spool / f".{number}").write_bytes(body)
-            (spool / f".{number}").rename(spool / f"{number:08d} Grüße – №.bin")
+            (spool / f".{number}").rename(spool / f"{number:08d} Grüße №.bin")
         assert receiver.messages() == [Sent(7, body) for body in messages]
         wait_until(lambda: not visible(spool), "delivered files are removed")
         wait_until(lambda: daemon.flow("r:files")["pending"] == 0, "nothing is pending")
@@ -66,7 +66,8 @@ def test_20_mb_of_queue_messages_reach_a_spool_byte_for_byte_in_order(tmp_path: 
 def test_queue_to_queue_keeps_bytes_types_and_order_both_ways(tmp_path: Path, runc_container: Factory) -> None:
     """Two ipc namespaces, the same keys in both."""
     one, two = runc_container(), runc_container()
-    agent = '[route.q.agent.{}]\ncontainer = "{}"\nqueue = {{ in = {{ key = 0x61 }}, out = {{ key = 0x62 }}, create = true }}\n'
+    queue = "queue = {{ in = {{ key = 0x61 }}, out = {{ key = 0x62 }}, create = true }}\n"
+    agent = '[route.q.agent.{}]\ncontainer = "{}"\n' + queue
     there = [Sent(1 + number % 5, body) for number, body in enumerate(random_messages(SIZE))]
     back = [Sent(9 - number % 5, body) for number, body in enumerate(random_messages(SIZE // 4, seed=3))]
     routes = "[route.q]\n" + agent.format("one", one.spec) + agent.format("two", two.spec)

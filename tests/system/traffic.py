@@ -55,7 +55,7 @@ class Receiver:
 
     def __init__(self, container: EngineContainer, key: int, count: int, mtype: int = 0) -> None:
         self._count = count
-        self._file = tempfile.TemporaryFile()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (closed in __exit__)
         self._program = in_ipc_of(container, "get", str(key), str(mtype), str(count), stdout=self._file)
 
     def __enter__(self) -> Receiver:
@@ -100,7 +100,7 @@ def put_into_spool(directory: Path, messages: Sequence[bytes]) -> None:
     for number, body in enumerate(messages):
         hidden = directory / f".part {number}"
         hidden.write_bytes(body)
-        hidden.rename(directory / f"{number:08d} Grüße – №.bin")
+        hidden.rename(directory / f"{number:08d} Grüße №.bin")
 
 
 def wait_for_files(directory: Path, count: int) -> list[Path]:
