@@ -19,6 +19,7 @@ from nsbridge.supervisor.demo.containers import Container, Role, Site
 DAEMON = "nsbridge.supervisor.daemon"
 START_LIMIT = 20.0  # seconds until both agents run
 STOP_LIMIT = 15.0  # seconds for the daemon to end in order; then it is killed, and the agents die with it
+SETTLE_LIMIT = 2.0  # seconds for counters to catch up with what the person has seen
 POLL = 0.05  # seconds between two looks at the status
 CALL_LIMIT = 5.0  # seconds
 LOG_LINES = 5  # of the daemon's log are shown when it fails
@@ -85,6 +86,17 @@ class Bridge:
         with Client(self._control, CALL_LIMIT) as client:
             result: dict[str, Any] = client.call("status")
             return result
+
+    def settled_status(self) -> dict[str, Any]:
+        """The status, when what has been answered is also counted: the agents confirm just after they hand over."""
+        deadline = self._waits.now() + SETTLE_LIMIT
+        while True:
+            status = self.status()
+            flows = status["routes"][0]["flows"]
+            settled = not any(flow["pending"] for flow in flows) and len({flow["delivered"] for flow in flows}) == 1
+            if settled or self._waits.now() > deadline:  # it is shown as it is: this is a demo of the real thing
+                return status
+            self._waits.pause(POLL)
 
     def agents(self) -> dict[Role, dict[str, Any]]:
         """The agents' part of the status."""

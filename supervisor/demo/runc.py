@@ -33,8 +33,9 @@ def start(role: Role, site: Site) -> Container:
     runc = binary()
     if runc is None:
         raise ContainerError("it is not installed")
-    name = f"nsbridge-demo-{os.getpid()}-{role}"
-    bundle = site.work / name
+    # Random, because demos in other pid namespaces may share runc's state and control groups with this one.
+    name = f"{site.work.name}-{role}"
+    bundle = site.work / role
     (bundle / "rootfs").mkdir(parents=True)
     spec = _spec(role, _host_mounts(bundle / "rootfs"))
     (bundle / "config.json").write_text(json.dumps(spec, indent=1), encoding="utf-8")

@@ -147,7 +147,7 @@ class _Demo:
 
     def _show_status(self, bridge: Bridge) -> None:
         self._screen.say("nsbridgectl status:")
-        self._screen.table(render.status(bridge.status(), colour=self._screen.colour))
+        self._screen.table(render.status(bridge.settled_status(), colour=self._screen.colour))
 
     def _verdict(self) -> int:
         if self._equal == self._sent:
