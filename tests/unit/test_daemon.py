@@ -1,0 +1,82 @@
+"""`nsbridged` as a command: what a wrong configuration or a wrong caller gets to see."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nsbridge.config.errors import EXIT_NOT_PERMITTED, EXIT_OK, EXIT_USAGE
+from nsbridge.supervisor.daemon import main
+
+MALFORMED = sorted((Path(__file__).parent / "malformed").glob("*.toml"))
+EXAMPLE = Path(__file__).parents[2] / "config" / "example.toml"
+
+
+@pytest.mark.parametrize("file", MALFORMED, ids=lambda file: file.stem)
+def test_a_malformed_configuration_exits_2_with_one_line_for_each_error(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each names the file; nothing is started."""
+    assert main(["--check", "-c", str(file)]) == EXIT_USAGE
+    said = capsys.readouterr()
+    assert said.out == ""
+    lines = said.err.splitlines()
+    assert lines
+    for line in lines:
+        assert line.startswith(f"nsbridged: {file}: "), line
+    assert "Traceback" not in said.err
+
+
+def test_there_are_at_least_40_malformed_configurations() -> None:
+    """So that the test above cannot shrink unseen."""
+    assert len(MALFORMED) >= 40
+
+
+def test_a_right_configuration_is_said_to_be_right(capsys: pytest.CaptureFixture[str]) -> None:
+    """--check of the example."""
+    assert main(["--check", "-c", str(EXAMPLE)]) == EXIT_OK
+    assert capsys.readouterr().out.startswith(f"{EXAMPLE}: right; ")
+
+
+def test_the_installed_command_exits_2_without_a_traceback() -> None:
+    """The console script, as a person calls it."""
+    command = Path(sys.executable).with_name("nsbridged")
+    done = subprocess.run([command, "-c", MALFORMED[0]], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == EXIT_USAGE
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"nsbridged: {MALFORMED[0]}: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_option_exits_2() -> None:
+    """argparse's own code is ours."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--no-such-option"])
+    assert ended.value.code == EXIT_USAGE
+
+
+def test_who_is_not_root_is_told_so() -> None:
+    """Exit code 77, in one line; the configuration is checked first."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.dup2(writer, 2)
+            sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  (pytest has its own)
+            os.seteuid(65534)
+            code = main(["-c", "/dev/null"])
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as said:
+        lines = said.read().splitlines()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == EXIT_NOT_PERMITTED
+    assert lines == [
+        "nsbridged: must be root to enter containers' namespaces: run it with sudo, or as a system service"
+    ]
