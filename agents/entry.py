@@ -107,14 +107,20 @@ class _NoImports:
 
 
 def join(assignment: Assignment) -> int:
-    """Join the one namespace; returns its inode. The container's init is proved alive after its file was opened."""
+    """Join the one namespace; returns its inode. Init is proved alive after its files were opened.
+
+    setns leads to the root of the mount namespace; init's own root is taken, which chroot may have put elsewhere.
+    """
     namespace = assignment.agent.namespace
     own = os.stat(f"/proc/self/ns/{namespace}").st_ino  # noqa: PTH116  (a magic link, not a path)
     if assignment.agent.container.kind is ContainerKind.HOST:
         return own
     path = assignment.ns_path or f"/proc/{assignment.container_pid}/ns/{namespace}"
+    root = -1
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if namespace is Namespace.MNT and assignment.container_pid:
+            root = os.open(f"/proc/{assignment.container_pid}/root", os.O_PATH | os.O_DIRECTORY)
     except (FileNotFoundError, ProcessLookupError):
         raise Gone(f"{path} is not there any more") from None
     if assignment.pidfd >= 0 and select.select([assignment.pidfd], [], [], 0)[0]:
@@ -127,6 +133,10 @@ def join(assignment: Assignment) -> int:
         )
     linux.setns(fd, _CLONE_FLAG[namespace])
     os.close(fd)
+    if root >= 0:
+        os.fchdir(root)
+        os.chroot(".")
+        os.close(root)
     return inode
 
 

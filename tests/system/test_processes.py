@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from nsbridge.config.errors import NsbridgeError
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged, kill_and_wait
-from tests.system.room import LIMIT, run, wait_dead, wait_until
+from tests.system.room import LIMIT, run, tool, wait_dead, wait_until
 from tests.system.test_relay import route
 from tests.system.traffic import Receiver, Sent, in_ipc_of, put_into_spool, send_all, visible, wait_for_files
 
@@ -224,3 +225,22 @@ def test_a_namespace_that_is_the_hosts_own_is_refused(tmp_path: Path) -> None:
             ours.kill()
             for key in ("0x7a51", "0x7a52"):
                 run(["ipcrm", "-Q", key])
+
+
+def test_an_agent_sees_the_root_that_its_container_sees_also_if_that_is_a_chroot(tmp_path: Path) -> None:
+    """setns alone leads to the root of the mount namespace."""
+    root = tmp_path / "root"
+    for name in ("bin", "srv"):
+        (root / name).mkdir(parents=True)
+    shutil.copy(tool("busybox"), root / "bin/busybox")
+    start = ["unshare", "--mount", "--ipc", "chroot", root, "/bin/busybox", "sleep", "1000"]
+    with subprocess.Popen(start) as container:
+        try:
+            wait_until(lambda: os.readlink(f"/proc/{container.pid}/root") == str(root), "the container is chrooted")
+            spec = f"pid:{container.pid}"
+            with Nsbridged(tmp_path, route(spec, spec)) as daemon, Receiver(container, 0x51, 1) as receiver:
+                daemon.wait_for("RUNNING")
+                put_into_spool(root / "srv/out", [b"from the chroot"])
+                assert receiver.messages() == [Sent(7, b"from the chroot")]
+        finally:
+            container.kill()

@@ -10,13 +10,20 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from tests.system import queue_program
-from tests.system.engines import EngineContainer
 from tests.system.room import wait_until
 
 _PROGRAM = str(Path(queue_program.__file__ or "").resolve())
+
+
+class HasPid(Protocol):
+    """A container, by its init."""
+
+    @property
+    def pid(self) -> int:
+        """As the host numbers it."""
 
 
 class Sent(NamedTuple):
@@ -39,7 +46,7 @@ def random_messages(size: int, *, longest: int = 8192, seed: int = 2) -> list[by
 
 @contextmanager
 def in_ipc_of(
-    container: EngineContainer, *words: str, stdout: int | BinaryIO = subprocess.PIPE
+    container: HasPid, *words: str, stdout: int | BinaryIO = subprocess.PIPE
 ) -> Iterator[subprocess.Popen[bytes]]:
     """queue_program.py in the container's ipc namespace; it is killed at the end."""
     command = ["nsenter", f"--target={container.pid}", "--ipc", "--", sys.executable, _PROGRAM, *words]
@@ -53,7 +60,7 @@ def in_ipc_of(
 class Receiver:
     """Receives `count` messages of `mtype` from the container's queue, from now on; nobody has to read meanwhile."""
 
-    def __init__(self, container: EngineContainer, key: int, count: int, mtype: int = 0) -> None:
+    def __init__(self, container: HasPid, key: int, count: int, mtype: int = 0) -> None:
         self._count = count
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  (closed in __exit__)
         self._program = in_ipc_of(container, "get", str(key), str(mtype), str(count), stdout=self._file)
@@ -85,7 +92,7 @@ def _frames(data: bytes) -> Iterator[Sent]:
         yield Sent(mtype, data[at - length : at])
 
 
-def send_all(container: EngineContainer, key: int, messages: Sequence[Sent]) -> None:
+def send_all(container: HasPid, key: int, messages: Sequence[Sent]) -> None:
     """Put them into the queue; returns when the last is in."""
     with in_ipc_of(container, "put", str(key)) as program:
         assert program.stdin is not None
