@@ -17,7 +17,7 @@ EXIT_NOT_PERMITTED = 77
 
 
 class NsbridgeError(Exception):
-    """Something failed in a way that a person can read about; `str()` is one line (ConfigError: one for each problem)."""
+    """Something failed in a way that a person can read about; `str()` is one line (ConfigError: one a problem)."""
 
     exit_code = EXIT_FAILED
 

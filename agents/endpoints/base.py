@@ -30,9 +30,11 @@ class Host(Protocol):
 
     def has_room(self) -> bool:
         """Whether the source may take one more message (the window is open and nobody asked to stop)."""
+        ...
 
     def take(self, message: Message) -> int:
         """Own the message that was taken; returns its seq. To be followed by `flush`."""
+        ...
 
     def flush(self) -> None:
         """Send what can be sent."""
@@ -45,6 +47,7 @@ class Host(Protocol):
 
     def guarded(self) -> AbstractContextManager[object]:
         """Held by a thread of the endpoint while it calls any of this."""
+        ...
 
     def sink_ready(self) -> None:
         """The sink, which refused a message, takes messages again."""
@@ -77,6 +80,7 @@ class Sink(Protocol):
 
     def put(self, arrived: Arrived) -> bool:
         """Accept the next message; `host.handed` follows, now or later. False: not now, `host.sink_ready` follows."""
+        ...
 
 
 class Waiter:

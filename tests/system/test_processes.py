@@ -233,7 +233,7 @@ def test_an_agent_sees_the_root_that_its_container_sees_also_if_that_is_a_chroot
     for name in ("bin", "srv"):
         (root / name).mkdir(parents=True)
     shutil.copy(tool("busybox"), root / "bin/busybox")
-    start = ["unshare", "--mount", "--ipc", "chroot", root, "/bin/busybox", "sleep", "1000"]
+    start = ["unshare", "--mount", "--ipc", "chroot", str(root), "/bin/busybox", "sleep", "1000"]
     with subprocess.Popen(start) as container:
         try:
             wait_until(lambda: os.readlink(f"/proc/{container.pid}/root") == str(root), "the container is chrooted")
