@@ -76,8 +76,9 @@ class Options:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (sys.argv without the program by default); the result is the exit code."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal's encoding must not decide whether we fail
+        reconfigure = getattr(stream, "reconfigure", None)  # tests have streams without
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")  # a terminal's encoding must not decide whether we fail
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -86,14 +87,20 @@ def main(argv: list[str] | None = None) -> int:
             sys.stderr.write(f"nsbridgectl: {render.escape(line)}\n")
         return error.exit_code
     except BrokenPipeError:  # whoever read our output has seen enough (| head)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own flush at the end
+        _give_up_stdout()
         return EXIT_OK
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except OSError as error:
+        _give_up_stdout()
         sys.stderr.write(f"nsbridgectl: cannot write the output: {error.strerror}\n")
         return EXIT_FAILED
     return code
+
+
+def _give_up_stdout() -> None:
+    """Let what is still buffered go nowhere: the interpreter tries once more at its end, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: list[str]) -> int:

@@ -84,7 +84,8 @@ class FakeApi:
             "version": {"version": "0.1.0", "pid": 1},
             "shutdown": {},
             "inspect": [{"pid": 4711, "memory": {"rss": 1}, "open": [{"fd": 0, "target": "/dev/null\x1b[2J"}]}],
-        } | {change: {"agents": self.changed} for change in ("start", "stop", "restart")}
+        }
+        results |= {change: {"agents": self.changed} for change in ("start", "stop", "restart")}
         if method == "status":
             if params.get("names") not in (None, [], ["orders"]):
                 raise NoSuchNameError(f"no route or agent is called {params['names']}")
@@ -175,8 +176,9 @@ def ctl(*arguments: str, control: str, **options: Any) -> subprocess.Popen[str]:
     """`nsbridgectl ARGUMENTS`, started."""
     env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"NSBRIDGE_CONTROL": control}
     command = [str(Path(sys.executable).with_name("nsbridgectl")), *arguments]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.Popen(command, env=env | streams.pop("env", {}), text=True, **streams)
+    settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    settings["env"] = env | options.get("env", {})
+    return subprocess.Popen(command, text=True, **settings)
 
 
 def _ended(process: subprocess.Popen[str]) -> bool:

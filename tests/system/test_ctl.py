@@ -164,10 +164,10 @@ def test_tail_follow_prints_at_once_and_ends_quietly_on_ctrl_c(served: Served) -
 
 
 def test_tail_follow_waits_longer_than_the_time_limit(served: Served) -> None:
-    with ctl("--timeout", "0.2", "tail", "-f", control=served.path) as process:
+    with ctl("--timeout", "1", "tail", "-f", control=served.path) as process:
         served.pump(lambda: any(method == "tail" for method, _ in served.api.calls))
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.5)
+            process.wait(1.3)
         served.api.answers[-1].result({})
         assert process.communicate(timeout=DEADLINE) == ("", "")
     assert process.returncode == 0

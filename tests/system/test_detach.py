@@ -121,7 +121,14 @@ def _lives(pid: int) -> bool:
 
 def _is_subreaper(pid: int) -> bool:
     """Whether orphans of ours come to `pid`."""
-    program = "import os, sys, time\nif os.fork() == 0:\n  time.sleep(0.3)\n  print(os.getppid(), flush=True)"
+    program = """
+import os
+parent = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == parent:
+        pass
+    print(os.getppid(), flush=True)
+"""
     return int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout) == pid
 
 
