@@ -34,23 +34,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal's encoding must not decide whether we fail
+    return _flushed(_outcome(sys.argv[1:] if argv is None else argv))
+
+
+def _outcome(argv: Sequence[str]) -> int:
+    """The exit code of a command line; whatever went wrong has been said on stderr."""
     try:
-        options = parse(sys.argv[1:] if argv is None else argv)
+        options = parse(argv)
         run: Callable[[argparse.Namespace], int] = options.run
-        code = run(options)
-        sys.stdout.flush()
+        return run(options)
     except NsbridgeError as error:
         for line in str(error).splitlines():
             print(f"nsbridge: {line}", file=sys.stderr)
-        code = error.exit_code
+        return error.exit_code
     except BrokenPipeError:  # whoever read our output has seen enough (| head)
-        code = EXIT_OK
+        return EXIT_OK
     except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
     except OSError as error:
         print(f"nsbridge: {error.strerror}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
-        code = EXIT_FAILED
-    _spare_the_last_flush()
+        return EXIT_FAILED
+
+
+def _flushed(code: int) -> int:
+    """`code`, or 1 if what was printed cannot be written; a reader that has gone decides nothing any more."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own flush at the end
+        if not isinstance(error, BrokenPipeError):
+            print(f"nsbridge: cannot write the output: {error.strerror}", file=sys.stderr)
+            return EXIT_FAILED
     return code
 
 
@@ -240,14 +254,6 @@ def _check_that_it_cannot_hear_itself(options: argparse.Namespace) -> None:
         )
     if os.path.normpath(options.out) == os.path.normpath(options.in_):
         raise UsageError(f"--out and --in are both {options.out}, so the bridge would hear itself: let the two differ")
-
-
-def _spare_the_last_flush() -> None:
-    """Let the interpreter's own flush at the end fail on nothing: our reader may be gone."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -174,11 +174,12 @@ def test_a_message_of_two_lines_is_refused_before_anything_is_made(scratch: Path
     assert done.stderr.count("\n") == 1
 
 
-def test_a_reader_that_goes_away_leaves_nothing_running(scratch: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_leaves_nothing_running(unbuffered: str, scratch: Path) -> None:
     read, write = os.pipe()
     with subprocess.Popen(
         [*DEMO, "--runtime", "unshare"],
-        env={**os.environ, "TMPDIR": str(scratch)},
+        env={**os.environ, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": unbuffered},
         stdout=write,
         stderr=subprocess.PIPE,
     ) as demo:

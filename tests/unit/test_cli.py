@@ -121,3 +121,11 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_output_that_cannot_be_written_costs_one_line_and_exit_code_1() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*CLI, "containers"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "nsbridge: cannot write the output: No space left on device\n")
