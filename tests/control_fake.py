@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from nsbridge.agents.loop import Loop
-from nsbridge.config.errors import NoSuchNameError, UsageError
+from nsbridge.config.errors import NoSuchNameError, NsbridgeError, UsageError
 from nsbridge.config.schema import ControlConfig
+from nsbridge.supervisor.client import Client
 from nsbridge.supervisor.control import Answer, ControlServer
 
 DEADLINE = 20.0  # seconds a test waits for what must happen
@@ -183,6 +184,19 @@ def ctl(*arguments: str, control: str, **options: Any) -> subprocess.Popen[str]:
 
 def _ended(process: subprocess.Popen[str]) -> bool:
     return process.poll() is not None
+
+
+def called(path: str, *methods: str) -> str:
+    """Whether each method may be called by this process: `yes`, or the error's exit code."""
+    answers = []
+    for method in methods:
+        try:
+            with Client(path) as client:
+                client.call(method)
+            answers.append("yes")
+        except NsbridgeError as error:
+            answers.append(str(error.exit_code))
+    return " ".join(answers)
 
 
 class Wire:
