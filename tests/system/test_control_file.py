@@ -18,7 +18,6 @@ from nsbridge.config.schema import ControlConfig
 from nsbridge.supervisor.control import ControlServer
 from tests.control_fake import FakeApi, Served, Wire
 
-GROUP, READ_GROUP, OTHER = 51001, 51002, 51003
 STRANGER = 51000
 
 
