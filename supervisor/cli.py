@@ -103,6 +103,11 @@ def _add_bridge(parser: argparse.ArgumentParser) -> None:
         "ns_ipc", metavar="NS_IPC", type=_namespace_path, help="the queue's namespace: /proc/PID/ns/ipc"
     )
     parser.add_argument("ns_mnt", metavar="NS_MNT", type=_namespace_path, help="the files' namespace: /proc/PID/ns/mnt")
+    _add_bridge_options(parser)
+    parser.set_defaults(run=_bridge)
+
+
+def _add_bridge_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", metavar="K", type=_key, default=0x4D2, help="the queue's key (default: 0x4d2)")
     parser.add_argument(
         "--out",
@@ -133,7 +138,6 @@ def _add_bridge(parser: argparse.ArgumentParser) -> None:
         default=2,
         help="the type taken from the queue; -N: the lowest type up to N (default: %(default)s)",
     )
-    parser.set_defaults(run=_bridge)
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
