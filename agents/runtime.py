@@ -200,6 +200,14 @@ class Agent:
         """See Host."""
         self._assignment.scoreboard.set_reason(side, reason)
 
+    def remembered(self) -> int:
+        """See Host."""
+        return self._cells[scoreboard.REMEMBERED]
+
+    def remember(self, number: int) -> None:
+        """See Host."""
+        self._cells[scoreboard.REMEMBERED] = number
+
     def log(self, level: str, text: str) -> None:
         """See Host."""
         control.say(self._channel, say="log", level=level, text=text[:2000])

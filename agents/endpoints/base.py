@@ -55,6 +55,13 @@ class Host(Protocol):
     def blocked(self, side: str, reason: str) -> None:
         """The `out` or `in` side waits, for this reason; empty when it goes on."""
 
+    def remembered(self) -> int:
+        """What an earlier life of this agent asked to remember last; 0 if it did not."""
+        ...
+
+    def remember(self, number: int) -> None:
+        """Keep a number (u64) for the agent that takes this one's place."""
+
     def log(self, level: str, text: str) -> None:
         """Put a line into the daemon's log."""
 

@@ -3,6 +3,9 @@
 A read lease makes it exact: while it is held nobody has the file open for writing, so every close up to now is in the
 inotify queue and can be taken out of it, and the content belongs to the last of them. The kernel tells of a close
 just before it counts the writer out, so a lease may be refused once more after the event: it is asked for again.
+
+A close that came while no agent was there shows in the file's time of change, which is remembered from life to life.
+What the file has before the first life is not a message: nobody closed it since.
 """
 
 from __future__ import annotations
@@ -53,8 +56,17 @@ class FileSource:
             return
         self._opening.done()
         self._host.loop.watch(self._watch.fileno(), 1, self._changed)
-        if self._unread:
-            self.room_again()
+        self._look_what_was_missed()
+        self.room_again()
+
+    def _look_what_was_missed(self) -> None:
+        try:
+            changed = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False).st_mtime_ns
+        except OSError:
+            return
+        if not self._host.remembered():
+            self._host.remember(changed)
+        self._unread = self._unread or self._host.remembered() != changed
 
     def room_again(self) -> None:
         """Take what could not be taken before."""
@@ -99,6 +111,7 @@ class FileSource:
                 return
             if held:
                 self._drain_events()  # the closes up to now are this content's
+            changed = os.fstat(fd).st_mtime_ns
             body = files.read_up_to(fd, self._config.max_message)
         finally:
             os.close(fd)
@@ -108,6 +121,7 @@ class FileSource:
             self._host.log("warning", f"{shown(self._path)}: more than {self._config.max_message} bytes; not taken")
             return
         self._host.take(Message(0, body))
+        self._host.remember(changed)
         self._host.flush()
 
     def _close(self) -> None:

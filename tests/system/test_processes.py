@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -244,3 +245,20 @@ def test_an_agent_sees_the_root_that_its_container_sees_also_if_that_is_a_chroot
                 assert receiver.messages() == [Sent(7, b"from the chroot")]
         finally:
             container.kill()
+
+
+def test_a_file_that_was_closed_while_its_agent_was_dead_is_a_message(tmp_path: Path, runc_container: Factory) -> None:
+    """And what it had before the first start is none."""
+    web, legacy = runc_container(), runc_container()
+    file = web.rootfs / "srv/to_server"
+    file.write_bytes(b"before the bridge")
+    routes = route(web.spec, legacy.spec).replace(
+        'spool = { out = "/srv/out", in = "/srv/in" }', 'file = { out = "/srv/to_server", in = "/srv/to_client" }'
+    )
+    with Nsbridged(tmp_path, routes) as daemon, Receiver(legacy, 0x51, 1) as receiver:
+        daemon.wait_for("RUNNING")
+        stopped = daemon.agents()["r:files"]["pid"]
+        os.kill(stopped, signal.SIGSTOP)  # so that it is certainly not there to see the close
+        file.write_bytes(b"meanwhile")
+        kill_and_wait(stopped)
+        assert receiver.messages() == [Sent(7, b"meanwhile")]
