@@ -1,0 +1,272 @@
+"""Which process a container is: its init, held so that neither its death nor a reused number is missed.
+
+Some facts about process numbers, and what they mean here:
+* A number may be given to another process as soon as its holder is reaped. (number, start time) is never given
+  twice within one boot, so that pair is a container's identity and the number alone never is.
+* A pidfd holds one process, but it is opened by number. So the start time is read again *after* it is open, and the
+  pidfd is asked *after that* whether the process lives: alive then, it held its number during the whole reading.
+* /proc/PID/ns/X says nothing about who PID is: the same order holds for it.
+* A zombie has left its namespaces; its pidfd is readable and its state is Z. Both count as dead.
+* A process chooses its own name (comm), ")" and newlines included; in /proc/PID/stat it ends at the *last* ")".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+from nsbridge.config.errors import EXIT_NOT_PERMITTED, NsbridgeError
+from nsbridge.config.schema import Namespace
+
+PROC_FILE_LIMIT = 16 << 10  # bytes; /proc/PID/stat and status are a tenth of it
+NAME_SHOWN = 256  # characters of a foreign name or path that an error message repeats
+_KERNEL_THREAD = 0x00200000  # PF_KTHREAD, include/linux/sched.h
+_PROC_NAMESPACE = re.compile(r"/proc/([1-9][0-9]{0,9})/ns/([a-z]+)")
+_T = TypeVar("_T")
+
+
+class NotRunning(NsbridgeError):
+    """The container is not there, or not started yet, or dead; it may come (back) without a person's help."""
+
+
+class Refused(NsbridgeError):
+    """The container cannot be entered until a person mends what the message names."""
+
+
+class NotPermitted(Refused):
+    """As Refused, for want of privileges."""
+
+    exit_code = EXIT_NOT_PERMITTED
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a container was found: its init process, or a bare namespace file, or neither (`host`)."""
+
+    pid: int  # of init, in this process's pid namespace; 0 for a bare namespace file and for the host
+    start_time: int  # clock ticks since boot, field 22 of /proc/PID/stat (proc_pid_stat(5)); 0 likewise
+    ns_path: str  # the namespace file that was configured, else empty
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStat:
+    """What /proc/PID/stat tells (proc_pid_stat(5))."""
+
+    comm: str  # as the process chose it: hostile, escape it before showing
+    state: str  # one letter; Z and X are dead
+    start_time: int  # clock ticks since boot
+    is_kernel_thread: bool
+
+    @property
+    def is_dead(self) -> bool:
+        """A zombie keeps its number but has left its namespaces."""
+        return self.state in "ZXx"
+
+
+class ContainerProcess:
+    """The hold on a container's init: a pidfd, readable once it is dead (for the loop), and who it is.
+
+    `uid` and `gid` are init's effective ids as this process's user namespace sees them, at the time of `open`.
+    """
+
+    __slots__ = ("_namespace_named", "gid", "pid", "pidfd", "start_time", "uid")
+
+    def __init__(self, found: Found, pidfd: int, ids: tuple[int, int]) -> None:
+        self.pid = found.pid
+        self.start_time = found.start_time
+        self.pidfd = pidfd
+        self.uid, self.gid = ids
+        named = _PROC_NAMESPACE.fullmatch(found.ns_path)
+        self._namespace_named = named[2] if named else ""
+
+    @classmethod
+    def open(cls, found: Found) -> Self:
+        """Hold the process that `locate` found.
+
+        Raises NotRunning if it is dead or its number now belongs to another, ValueError if `found` is no process.
+        """
+        if not found.pid:
+            raise ValueError("a bare namespace file and the host have no process to hold")
+        try:
+            pidfd = os.pidfd_open(found.pid)
+        except OSError as error:  # ESRCH: gone; EINVAL or ENOENT: a thread of another process
+            raise NotRunning(f"process {found.pid} cannot be held: {error.strerror}") from None
+        try:
+            now = read_stat(found.pid)
+            ids = parse_effective_ids(_read_proc(found.pid, "status"))
+            if now.start_time != found.start_time:
+                raise NotRunning(f"process {found.pid} has ended and its number was given to another process")
+            if now.is_dead or _has_ended(pidfd):
+                raise NotRunning(f"process {found.pid} has ended")
+            return cls(found, pidfd, ids)
+        except BaseException:
+            os.close(pidfd)
+            raise
+
+    def alive(self) -> bool:
+        """Whether it still runs (stopped and frozen count as running)."""
+        return not _has_ended(self.pidfd)
+
+    def namespace_inode(self, namespace: Namespace) -> int:
+        """The inode number of init's namespace of that kind, as `ls -l /proc/PID/ns` shows it.
+
+        Raises NotRunning if the container is dead by now, Refused if a file of the other kind was configured.
+        """
+        if self._namespace_named not in ("", namespace):
+            raise Refused(
+                f"/proc/{self.pid}/ns/{self._namespace_named} was configured where an {namespace} namespace is needed: "
+                f"name /proc/{self.pid}/ns/{namespace} or pid:{self.pid}"
+            )
+        inode = namespace_inode_of(self.pid, namespace)
+        if not self.alive():
+            raise NotRunning(f"process {self.pid} has ended")
+        return inode
+
+    def close(self) -> None:
+        """Let go; harmless when done before."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def own_namespace_inode(namespace: Namespace) -> int:
+    """The inode number of this process's own namespace of that kind."""
+    return os.stat(f"/proc/self/ns/{namespace}").st_ino  # noqa: PTH116  (a magic link, not a path)
+
+
+def namespace_inode_of(pid: int, namespace: Namespace) -> int:
+    """The inode number of a process's namespace; NotRunning if it is gone. Says nothing about who `pid` is."""
+    return _of_process(pid, lambda: os.stat(f"/proc/{pid}/ns/{namespace}").st_ino)  # noqa: PTH116
+
+
+def found_by_pid(pid: int, ns_path: str = "") -> Found:
+    """The identity of the process that has that number now; NotRunning if none has, or a dead one."""
+    now = read_stat(pid)
+    if now.is_dead:
+        raise NotRunning(f"process {pid} has ended")
+    return Found(pid, now.start_time, ns_path)
+
+
+def read_stat(pid: int) -> ProcessStat:
+    """/proc/PID/stat; NotRunning if there is no such process."""
+    return parse_stat(_read_proc(pid, "stat"))
+
+
+def parse_stat(text: bytes) -> ProcessStat:
+    """Read the line of /proc/PID/stat; ValueError if it is none."""
+    opening, closing = text.find(b"("), text.rfind(b")")
+    fields = text[closing + 1 :].split()
+    if opening < 0 or closing < opening or len(fields) < 20:  # noqa: PLR2004  (up to field 22)
+        raise ValueError("not a line of /proc/PID/stat")
+    return ProcessStat(
+        comm=os.fsdecode(text[opening + 1 : closing]),
+        state=fields[0].decode(),  # field 3
+        start_time=int(fields[19]),  # field 22
+        is_kernel_thread=bool(int(fields[6]) & _KERNEL_THREAD),  # field 9
+    )
+
+
+def parse_effective_ids(status: bytes) -> tuple[int, int]:
+    """(uid, gid) from /proc/PID/status, whose columns are real, effective, saved, filesystem (proc_pid_status(5))."""
+    ids: dict[bytes, int] = {b"Uid:": -1, b"Gid:": -1}
+    for line in status.splitlines():  # the kernel escapes newlines of the name, so a line is a line
+        words = line.split()
+        if words and ids.get(words[0]) == -1:
+            ids[words[0]] = int(words[2])
+    if -1 in ids.values():
+        raise ValueError("not a /proc/PID/status")
+    return ids[b"Uid:"], ids[b"Gid:"]
+
+
+def is_init_of_its_own(pid: int) -> bool:
+    """Whether the process is number 1 of a pid namespace below this process's own; NotRunning if it is gone."""
+    return parse_is_init(_read_proc(pid, "status"))
+
+
+def parse_is_init(status: bytes) -> bool:
+    """By the NSpid line of /proc/PID/status: the number in each pid namespace, from the reader's own downwards."""
+    for line in status.splitlines():
+        numbers = line.removeprefix(b"NSpid:").split()
+        if line.startswith(b"NSpid:"):
+            return len(numbers) > 1 and numbers[-1] == b"1"
+    return False
+
+
+def pid_named_by(ns_path: str) -> int:
+    """N if the path is /proc/N/ns/TYPE, so that the death of N can be seen; else 0."""
+    named = _PROC_NAMESPACE.fullmatch(ns_path)
+    return int(named[1]) if named else 0
+
+
+def read_bounded(path: str, limit: int, *, by_root: bool = False) -> bytes:
+    """A regular file's content; ValueError if it is no regular file or longer than `limit` bytes, else OSError.
+
+    It is pinned before it is opened, so that a FIFO or a device found there is never opened. `by_root` refuses,
+    with ValueError, what others than root (or the caller) may have written.
+    """
+    pinned = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        about = os.fstat(pinned)
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("is not a regular file")
+        if by_root and (about.st_uid not in (0, os.geteuid()) or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+            raise ValueError(
+                "may be written by others than root, who would choose what is entered: chown it to root and chmod go-w"
+            )
+        fd = os.open(f"/proc/self/fd/{pinned}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(pinned)
+    with os.fdopen(fd, "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"is longer than {limit} bytes")
+    return content
+
+
+def quoted(name: str) -> str:
+    """A foreign name in double quotes, safe for a terminal and a log: unprintable characters escaped, cut if long."""
+    return '"' + escaped(name) + '"'
+
+
+def escaped(name: str) -> str:
+    """As `quoted`, without the quotes; an ordinary name is unchanged."""
+    shown = "".join(_escape(c) for c in name[:NAME_SHOWN])
+    return shown if len(name) <= NAME_SHOWN else shown + "…"
+
+
+def _escape(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    if character.isprintable():  # false for controls, for surrogates (bytes that are no UTF-8), for bidi overrides
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _read_proc(pid: int, name: str) -> bytes:
+    def read() -> bytes:
+        fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            return file.read(PROC_FILE_LIMIT)
+
+    return _of_process(pid, read)
+
+
+def _of_process(pid: int, read: Callable[[], _T]) -> _T:
+    """Read something under /proc/PID, with its errors as errors of nsbridge (ESRCH: it ended while being read)."""
+    try:
+        return read()
+    except (FileNotFoundError, ProcessLookupError):
+        raise NotRunning(f"there is no process {pid}") from None
+    except PermissionError:
+        raise NotPermitted(f"process {pid} of another user cannot be looked at: run nsbridge as root") from None
