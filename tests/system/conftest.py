@@ -1,0 +1,150 @@
+"""Fixtures that start real containers. What they start is gone at the end, also after a failure and Ctrl-C.
+
+A factory (`runc_container`, `crun_container`, `docker_container`, `podman_container`, `unshare_container`) is called
+with a program's argv and the fields of engines.Program; it gives a running EngineContainer (engines.py), or with
+start=False one that is not even created. `docker_container` and `podman_container` also set the environment variables
+through which nsbridge finds that engine (for this process and what it starts).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.system.engine_daemons import Daemon, DaemonContainer, DockerDaemon, Podman
+from tests.system.engines import IDLE, CrunContainer, EngineContainer, Program, RuncContainer, UnshareContainer
+from tests.system.room import Room, sys_mounted
+
+
+class Factory(Protocol):
+    """Makes containers of one kind; they are deleted at the end of the test."""
+
+    def __call__(
+        self,
+        argv: Sequence[str] = IDLE,
+        *,
+        start: bool = True,
+        files: Mapping[str, str | Path] = ...,
+        user: tuple[int, int] = (0, 0),
+        id_base: int = 0,
+    ) -> Any:
+        """See engines.Program."""
+
+
+@pytest.fixture(scope="session")
+def engine_base() -> Iterator[Path]:
+    """A directory with a short path (a socket's path has 107 bytes at most) that container users may pass through."""
+    with tempfile.TemporaryDirectory(prefix="nsb-", ignore_cleanup_errors=True) as base:
+        Path(base).chmod(0o711)
+        yield Path(base)
+
+
+@pytest.fixture(scope="session")
+def room(engine_base: Path) -> Iterator[Room]:
+    """The mount namespace of all engines: room.py says what it changes."""
+    with ExitStack() as cleanup:
+        made = Room(engine_base)
+        cleanup.callback(made.close)
+        yield made
+
+
+@pytest.fixture
+def runc_container(room: Room, engine_base: Path) -> Iterator[Factory]:
+    """Containers of runc, in its usual state directory."""
+    with _factory(lambda program: RuncContainer(program, room, engine_base)) as make:
+        yield make
+
+
+@pytest.fixture
+def crun_container(room: Room, engine_base: Path) -> Iterator[Factory]:
+    """Containers of crun, in its usual state directory."""
+    with _factory(lambda program: CrunContainer(program, room, engine_base)) as make:
+        yield make
+
+
+@pytest.fixture
+def unshare_container(tmp_path: Path) -> Iterator[Factory]:
+    """Namespaces made by util-linux: cheap, for tests that need many."""
+    with _factory(lambda program: UnshareContainer(program, tmp_path)) as make:
+        yield make
+
+
+@pytest.fixture(scope="session")
+def docker_daemon(room: Room, engine_base: Path) -> Iterator[DockerDaemon]:
+    """A dockerd of this session's own."""
+    base = engine_base / "docker"
+    base.mkdir()
+    daemon = DockerDaemon(room, base)
+    with _closing(daemon):
+        daemon.start()
+        daemon.import_image()
+        yield daemon
+
+
+@pytest.fixture
+def docker_container(docker_daemon: DockerDaemon, monkeypatch: pytest.MonkeyPatch) -> Iterator[Factory]:
+    """Containers of that dockerd, which nsbridge finds by DOCKER_HOST."""
+    _enter(docker_daemon, monkeypatch)
+    with _factory(lambda program: DaemonContainer(program, docker_daemon)) as make:
+        yield make
+
+
+@pytest.fixture(scope="session")
+def podman(room: Room, engine_base: Path) -> Iterator[Podman]:
+    """Podman with storage of this session's own and no service."""
+    base = engine_base / "podman"
+    base.mkdir()
+    engine = Podman(room, base)
+    with sys_mounted(), _closing(engine):
+        engine.import_image()
+        yield engine
+
+
+@pytest.fixture
+def podman_container(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> Iterator[Factory]:
+    """Containers of that podman, which nsbridge asks with the podman command."""
+    monkeypatch.delenv("CONTAINER_HOST", raising=False)
+    _enter(podman, monkeypatch)
+    with _factory(lambda program: DaemonContainer(program, podman)) as make:
+        yield make
+
+
+@pytest.fixture
+def podman_service(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> Iterator[Podman]:
+    """Podman's API service, running; nsbridge finds it by CONTAINER_HOST."""
+    podman.start_service()
+    monkeypatch.setenv("CONTAINER_HOST", f"unix://{podman.socket}")
+    yield podman
+    podman.end_service()
+
+
+def _enter(engine: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in engine.env.items():
+        monkeypatch.setenv(variable, value)
+
+
+@contextmanager
+def _closing(engine: Daemon) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        engine.close()
+
+
+@contextmanager
+def _factory(make: Callable[[Program], EngineContainer]) -> Iterator[Factory]:
+    with ExitStack() as cleanup:
+
+        def factory(argv: Sequence[str] = IDLE, *, start: bool = True, **fields: Any) -> EngineContainer:
+            container = make(Program(argv, **fields))
+            cleanup.callback(container.delete)
+            if start:
+                container.start()
+            return container
+
+        yield factory

@@ -1,0 +1,126 @@
+"""What /proc says is read right, also when a process chose its name to mislead; bounded reads; escaped names."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nsbridge.config.schema import Container, ContainerKind
+from nsbridge.supervisor import containers, identity
+from nsbridge.supervisor.containers import NotRunning, Refused
+
+# proc_pid_stat(5): fields 3 to 22
+FIELDS = b"S 1 77 77 0 -1 4194624 560 0 0 0 0 0 0 0 20 0 5 0 104284 1040105472 2358"
+
+
+@given(st.binary(max_size=64))
+def test_a_process_cannot_choose_its_start_time_by_its_name(comm: bytes) -> None:
+    about = identity.parse_stat(b"42 (" + comm + b") " + FIELDS + b"\n")
+    assert (about.state, about.start_time, about.is_kernel_thread) == ("S", 104284, False)
+    assert os.fsencode(about.comm) == comm
+
+
+@pytest.mark.parametrize("text", [b"", b"42", b"42 (x", b"42 (x) S 1", b") (", b"42 (x) S " + b"x " * 30])
+def test_what_is_no_stat_line_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        identity.parse_stat(text)
+
+
+def test_a_kernel_thread_is_told_from_a_process() -> None:
+    line = b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0\n"
+    assert identity.parse_stat(line).is_kernel_thread
+    assert not identity.read_stat(os.getpid()).is_kernel_thread
+
+
+@pytest.mark.parametrize(
+    ("numbers", "is_init"), [("77", False), ("1", False), ("77\t1", True), ("77\t1\t1", True), ("77\t1\t5", False)]
+)
+def test_an_init_of_its_own_pid_namespace_is_known(numbers: str, is_init: bool) -> None:
+    assert identity.parse_is_init(f"Name:\tNSpid:\t1\nNSpid:\t{numbers}\nNSpgid:\t1\n".encode()) == is_init
+
+
+def test_effective_ids_are_the_second_column() -> None:
+    status = b"Name:\tUid:\t9\t9\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nUid:\t0\t0\t0\t0\n"
+    assert identity.parse_effective_ids(status) == (2, 6)
+    with pytest.raises(ValueError, match="not a /proc/PID/status"):
+        identity.parse_effective_ids(b"Name:\tx\n")
+
+
+@given(st.text())
+def test_a_quoted_name_is_printable_and_short(name: str) -> None:
+    shown = identity.quoted(name)
+    assert shown.isprintable()
+    assert len(shown) <= 10 * identity.NAME_SHOWN + 3
+
+
+def test_an_ordinary_name_is_shown_as_it_is_and_a_hostile_one_escaped() -> None:
+    assert identity.quoted("web-1.ä") == '"web-1.ä"'
+    assert identity.quoted('a"\x1b[2J\n\u202e\udc80') == r'"a\"\x1b[2J\n\u202e\udc80"'
+
+
+def pidfile(path: Path) -> Container:
+    return Container(ContainerKind.PIDFILE, str(path))
+
+
+def test_a_pidfile_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    path.write_text(f" {os.getpid()}\n", encoding="ascii")
+    path.chmod(0o644)
+    assert containers.locate(pidfile(path)).pid == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "said"),
+    [
+        (b"", NotRunning, "is empty"),
+        (b"\n", NotRunning, "is empty"),
+        (b"4194305", NotRunning, "there is no process"),  # above the kernel's PID_MAX_LIMIT
+        (b"-1", Refused, 'holds "-1"'),
+        (b"0", Refused, "not a process number"),
+        (b"1 2", Refused, "not a process number"),
+        (b"\x1b[2J\xff", Refused, r"\\x1b\[2J"),
+        (b"1" * 65, Refused, "longer than 64 bytes"),
+    ],
+)
+def test_a_pidfile_that_names_no_process_is_told_apart(
+    tmp_path: Path, content: bytes, error: type[Exception], said: str
+) -> None:
+    path = tmp_path / "pid"
+    path.write_bytes(content)
+    path.chmod(0o644)
+    with pytest.raises(error, match=said):
+        containers.locate(pidfile(path))
+
+
+def test_a_pidfile_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    path.write_text(str(os.getpid()), encoding="ascii")
+    path.chmod(0o666)
+    with pytest.raises(Refused, match="chmod go-w"):
+        containers.locate(pidfile(path))
+
+
+def test_a_fifo_a_directory_and_a_socket_are_not_waited_for(tmp_path: Path) -> None:
+    fifo, directory, listener = (tmp_path / name for name in ("fifo", "directory", "socket"))
+    os.mkfifo(fifo)
+    directory.mkdir()
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(listener))
+        for path in (fifo, directory, listener):
+            with pytest.raises(Refused, match="is not a regular file"):
+                containers.locate(pidfile(path))
+            with pytest.raises(NotRunning, match="is not a namespace file"):
+                containers.locate(Container(ContainerKind.NS, str(path)))
+    with pytest.raises(NotRunning, match="is not there"):
+        containers.locate(pidfile(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize("name", ["", "x", "-1", "0", "1e3", "12345678901", "\u0661"])
+def test_pid_takes_decimal_numbers_only(name: str) -> None:
+    with pytest.raises(Refused, match="write pid:N"):
+        containers.locate(Container(ContainerKind.PID, name))
