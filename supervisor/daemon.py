@@ -73,6 +73,10 @@ def _serve(config: Config, *, detached: bool) -> int:
         log = open_log(config.daemon.log)
         try:
             Supervisor(config, log).run(ready)
+        except BaseException as error:
+            # Once it is detached it has nobody else to tell.
+            log.error("", f"ended by {type(error).__name__}: {error}")  # noqa: PLE1205  (our log, not logging's)
+            raise
         finally:
             log.close()
         return EXIT_OK

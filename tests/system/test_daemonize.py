@@ -1,0 +1,61 @@
+"""`nsbridged --daemon` and `nsbridgectl`, as an operator types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.system.conftest import Factory
+from tests.system.nsbridged import Nsbridged
+from tests.system.room import LIMIT, wait_dead
+from tests.system.test_relay import route
+
+
+def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """One of the installed commands, to its end."""
+    path = Path(sys.executable).with_name(str(words[0]))
+    return subprocess.run([path, *words[1:]], capture_output=True, text=True, check=False, timeout=LIMIT)
+
+
+def test_a_detached_daemon_is_ready_when_the_command_returns_and_shuts_down_on_request(
+    tmp_path: Path, runc_container: Factory
+) -> None:
+    """It has left session, terminal, directory and descriptors of the caller; a second one says whose place it is."""
+    web, legacy = runc_container(), runc_container()
+    daemon = Nsbridged(tmp_path, route(web.spec, legacy.spec))
+    control = ("nsbridgectl", "-s", daemon.socket)
+    started = command("nsbridged", "--daemon", "-c", daemon.config)
+    assert (started.returncode, started.stdout, started.stderr) == (0, "", "")
+    pid = int((tmp_path / "state/nsbridged.pid").read_text(encoding="ascii"))
+    try:
+        assert command(*control, "start", "--wait", "all").returncode == 0
+        assert os.getsid(pid) != os.getsid(0)
+        assert os.readlink(f"/proc/{pid}/cwd") == "/"
+        assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)} == {"/dev/null"}
+        second = command("nsbridged", "--daemon", "-c", daemon.config)
+        assert second.returncode == 1
+        assert str(pid) in second.stderr
+        agents = json.loads(command(*control, "status", "--json").stdout)["routes"][0]["agents"]
+        assert {agent["state"] for agent in agents} == {"RUNNING"}
+    finally:
+        assert command(*control, "shutdown").returncode == 0
+        wait_dead(pid)
+    assert not daemon.socket.exists()
+    assert command(*control, "status").returncode == 4
+    for agent in agents:
+        assert not Path(f"/proc/{agent['pid']}").exists()
+
+
+def test_status_of_a_route_whose_container_is_missing_exits_3_and_says_why(tmp_path: Path) -> None:
+    """For people and for programs."""
+    with Nsbridged(tmp_path, route("runc:nobody-1", "runc:nobody-2")) as daemon:
+        daemon.wait_for("WAITING")
+        done = command("nsbridgectl", "-s", daemon.socket, "status")
+        assert done.returncode == 3
+        lines = done.stdout.splitlines()
+        assert [line.split()[:2] for line in lines] == [["r:files", "WAITING"], ["r:queue", "WAITING"]]
+        assert 'container "nobody-1" is not known to runc' in lines[0]
+        assert command("nsbridgectl", "-s", daemon.socket, "status", "nosuch").returncode == 5
