@@ -262,6 +262,7 @@ class Terminal:
     def __init__(self, scratch: Path, *arguments: str) -> None:
         self._ours, theirs = pty.openpty()
         self.shown = ""
+        self._seen = 0
         self.demo = subprocess.Popen(
             ["setsid", "--ctty", *DEMO, *arguments],
             env={**os.environ, "TMPDIR": str(scratch), "TERM": "xterm"},
@@ -276,15 +277,15 @@ class Terminal:
         os.write(self._ours, text)
 
     def see(self, text: str) -> None:
-        """Read on until `text` has come."""
-        start = len(self.shown)
+        """Read on until `text` has come, after what was last seen: one read may bring what several calls look for."""
         deadline = time.monotonic() + LIMIT
-        while text not in self.shown[start:]:
+        while (found := self.shown.find(text, self._seen)) < 0:
             assert select.select([self._ours], [], [], deadline - time.monotonic())[0], f"no {text!r} in:\n{self.shown}"
             try:
                 self.shown += os.read(self._ours, 65536).decode()
             except OSError:  # EIO: nobody has the other side any more
                 raise AssertionError(f"it ended without {text!r}:\n{self.shown}") from None
+        self._seen = found + len(text)
 
     def end(self) -> int:
         """Read the rest; the exit code."""
