@@ -13,7 +13,7 @@ import json
 import socket
 
 MAX_SIZE = 8 << 10  # bytes of one datagram
-_LEVELS = {"debug", "info", "warning", "error"}
+_LEVELS = ("debug", "info", "warning", "error")  # compared, not hashed: a level may be any JSON value
 
 
 def say(channel: socket.socket, **fields: object) -> bool:

@@ -5,9 +5,12 @@ The law of this file, for each direction:
 * The source keeps a message until the sink has confirmed it; the sink confirms only what it has handed over.
 * After any start an agent greets, and sends and accepts nothing else until its own greeting was answered: what lies
   in the socket from before belongs to another life. The nonce tells an answer to this greeting from an older one's.
+* A greeting may have gone to a process that died before it answered. So its successor, which learns of the greeter
+  by the answer to its own, answers that answer.
 * A greeting makes its receiver go back to the last confirmed message and repeat from there; the sink drops what it
   has had. So frames may be lost or seen again around a restart, in any way, without a message being either.
-* Nothing is dropped to make room: beyond the window the source stops taking.
+* Nothing is dropped to make room: beyond the window the source stops taking. Only after a source has lost its store
+  may the sink still be full of what it sent before; then what comes is dropped, and asked for by a greeting later.
 
 Stores (store.py) hold what must outlive a process; this file only decides.
 """
@@ -117,12 +120,15 @@ class Incoming:
         self.ack_due = False
         self._limits = window
         self._waiting_bytes = 0
+        self._unhanded = 0  # messages that came whole and were not handed over, whether they wait or a sink has them
         self._received = store.handed
         self._partial = bytearray()
+        self._refused = False  # messages had to be dropped, so that the peer must be asked to repeat
 
     def greeted(self, epoch: int, confirmed: int) -> None:
         """Learn what the source has: it will never again send what it calls confirmed."""
         self._partial.clear()
+        self._refused = False
         if epoch and (epoch != self.store.epoch or confirmed > self._received):
             self.store.adopt(epoch, confirmed)
             self._received = confirmed
@@ -146,8 +152,11 @@ class Incoming:
         if self._partial:
             body = bytes(self._partial) + body
             self._partial.clear()
-        self._check_window()
+        if not self._has_room_for(data):
+            self._refused = True
+            return
         self._received = data.seq
+        self._unhanded += 1
         self._waiting_bytes += len(body)
         self.waiting.append(Arrived(data.epoch, data.seq, Message(data.type, body)))
 
@@ -159,7 +168,14 @@ class Incoming:
 
     def idle(self) -> bool:
         """Whether everything that came has been handed over."""
-        return self._received == self.store.handed
+        return not self._unhanded
+
+    def wants_repeat(self) -> bool:
+        """Whether the peer is to be asked, once, for messages that were dropped and now have room."""
+        if not self._refused or (self.waiting and self.waiting[0].epoch != self.store.epoch):
+            return False
+        self._refused = False
+        return True
 
     def put_back(self, arrived: Arrived) -> None:
         """It is the first that waits again."""
@@ -168,14 +184,19 @@ class Incoming:
 
     def handed(self, arrived: Arrived) -> None:
         """Note that it was handed over, which makes it confirmed (if its source still lives in that epoch)."""
+        self._unhanded -= 1
         if arrived.epoch == self.store.epoch:
             self.store.hand(arrived.seq)
             self.ack_due = True
 
-    def _check_window(self) -> None:
+    def _has_room_for(self, data: Data) -> bool:
+        """Whether the window is open. WireError if it was filled in this epoch: an earlier life's messages may fill it."""
         count, size = len(self.waiting), self._waiting_bytes
-        if count and (count >= self._limits.messages or size >= self._limits.bytes):
+        if not count or (count < self._limits.messages and size < self._limits.bytes):
+            return True
+        if self.waiting[0].epoch == data.epoch:
             raise WireError(f"more than the window: {count} messages, {size} bytes wait already")
+        return False
 
 
 class Session:
@@ -207,7 +228,7 @@ class Session:
     def next_packet(self) -> bytes:
         """The next packet to send, empty if there is none now. Each call counts its content as sent."""
         parts: list[bytes] = []
-        if self._asks:
+        if self._asks or (self.incoming is not None and self.incoming.wants_repeat()):
             self._asks = False
             parts.append(wire.pack_hello(self._hello(0)))
         if self._to_answer:

@@ -1,0 +1,394 @@
+"""Greetings, the window, fragments and confirmations, each by itself; together: tests/properties/test_session_model.py."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from nsbridge.agents import wire
+from nsbridge.agents.session import Arrived, Incoming, Outgoing, Session
+from nsbridge.agents.store import MemorySink, MemorySource, new_epoch
+from nsbridge.agents.wire import Ack, Data, Hello, Message, WireError
+from nsbridge.config.schema import Window
+
+NONCES = count(1)
+FITS = wire.MAX_PACKET - wire.DATA_OVERHEAD
+
+
+class Source:
+    """A session that only sends."""
+
+    def __init__(self, epoch: int = 100, window: Window = Window(), store: MemorySource | None = None) -> None:
+        self.store = store or MemorySource(epoch)
+        self.out = Outgoing(self.store, window)
+        self.session = Session(next(NONCES), self.out, None)
+
+    def take(self, *bodies: bytes) -> None:
+        for body in bodies:
+            self.store.append(Message(1, body))
+
+
+class Sink:
+    """A session that only receives."""
+
+    def __init__(self, window: Window = Window(), store: MemorySink | None = None) -> None:
+        self.store = store or MemorySink()
+        self.in_ = Incoming(self.store, window)
+        self.session = Session(next(NONCES), None, self.in_)
+
+    def hand_over(self, limit: int = 1000) -> list[bytes]:
+        bodies = []
+        while self.in_.waiting and limit:
+            arrived = self.in_.next()
+            self.in_.handed(arrived)
+            bodies.append(arrived.message.body)
+            limit -= 1
+        return bodies
+
+
+def packets(session: Session) -> list[bytes]:
+    return list(iter(session.next_packet, b""))
+
+
+def exchange(one: Session, other: Session) -> None:
+    """Both say all that they have to say."""
+    for _ in range(100):
+        there, back = packets(one), packets(other)
+        for packet in there:
+            other.receive(packet)
+        for packet in back:
+            one.receive(packet)
+        if not there and not back:
+            return
+    raise AssertionError("they talk without end")
+
+
+def greeted(window: Window = Window()) -> tuple[Source, Sink]:
+    source, sink = Source(window=window), Sink(window)
+    exchange(source.session, sink.session)
+    return source, sink
+
+
+def frames(packet: bytes) -> list[object]:
+    return list(wire.parse(packet))
+
+
+# -- greetings
+
+
+def test_nothing_is_sent_before_the_greeting_is_answered() -> None:
+    source = Source()
+    source.take(b"x")
+    (packet,) = packets(source.session)
+    assert frames(packet) == [Hello(source.session._nonce, 0, 100, 0, 0, 0)]
+
+
+def test_nothing_is_accepted_before_the_greeting_is_answered() -> None:
+    sink = Sink()
+    sink.session.receive(wire.pack_hello(Hello(77, 0, 100, 0, 0, 0)))
+    sink.session.receive(wire.pack_data_header(100, 1, Message(1, b"x"), 0, 1) + b"x")
+    assert not sink.in_.waiting
+
+
+def test_an_answer_to_a_dead_process_is_ignored() -> None:
+    sink = Sink()
+    sink.session.receive(wire.pack_hello(Hello(77, 12345678, 100, 5, 0, 0)))
+    assert not sink.session.greeted
+    assert sink.store.epoch == 0
+
+
+def test_a_greeting_that_a_dead_process_took_with_it_is_answered_by_its_successor() -> None:
+    source = Source()
+    source.take(b"x")
+    packets(source.session)  # received by a sink that was killed before it answered
+    sink = Sink()
+    exchange(source.session, sink.session)
+    assert source.session.greeted
+    assert sink.hand_over() == [b"x"]
+
+
+def test_a_peer_may_be_killed_again_and_again_before_it_is_answered() -> None:
+    source = Source()
+    for _ in range(100):
+        source.session.receive(packets(Sink().session)[0])
+    sink = Sink()
+    exchange(source.session, sink.session)
+    assert source.session.greeted
+    assert sink.session.greeted
+
+
+def test_only_the_latest_greeting_is_answered_and_once() -> None:
+    source = Source()
+    source.session.receive(wire.pack_hello(Hello(50, 0, 0, 0, 0, 0)))
+    source.session.receive(wire.pack_hello(Hello(51, 0, 0, 0, 0, 0)))
+    (packet,) = packets(source.session)
+    assert [hello.answers for hello in frames(packet) if isinstance(hello, Hello)] == [0, 51]
+    source.session.receive(wire.pack_hello(Hello(51, source.session._nonce, 0, 0, 0, 0)))
+    assert packets(source.session) == []
+
+
+def test_a_greeting_is_followed_by_all_from_the_last_confirmed() -> None:
+    source, sink = greeted()
+    source.take(b"1", b"2", b"3")
+    exchange(source.session, sink.session)
+    assert sink.hand_over(1) == [b"1"]
+    exchange(source.session, sink.session)
+    assert source.store.confirmed == 1
+    successor = Sink(store=sink.store)
+    exchange(source.session, successor.session)
+    assert successor.hand_over() == [b"2", b"3"]
+
+
+def test_a_sink_that_lives_on_drops_what_is_repeated() -> None:
+    source, sink = greeted()
+    source.take(b"1", b"2")
+    exchange(source.session, sink.session)
+    assert sink.hand_over(1) == [b"1"]
+    successor = Source(store=source.store)
+    exchange(successor.session, sink.session)
+    assert sink.hand_over() == [b"2"]
+    assert sink.in_.repeats_dropped == 1
+    exchange(successor.session, sink.session)
+    assert source.store.confirmed == 2
+
+
+def test_a_repeat_is_confirmed_again() -> None:
+    source, sink = greeted()
+    source.take(b"1")
+    exchange(source.session, sink.session)
+    sink.hand_over()
+    packets(sink.session)  # the confirmation is lost
+    source.out.rewind()
+    exchange(source.session, sink.session)
+    assert source.store.confirmed == 1
+
+
+def test_a_new_source_is_listened_to_from_its_first_message() -> None:
+    source, sink = greeted()
+    source.take(b"1", b"2")
+    exchange(source.session, sink.session)
+    sink.hand_over()
+    successor = Source(epoch=200)
+    successor.take(b"3")
+    exchange(successor.session, sink.session)
+    assert sink.hand_over() == [b"3"]
+    assert (sink.store.epoch, sink.store.handed) == (200, 1)
+
+
+# -- the window
+
+
+def test_the_source_takes_no_more_messages_than_the_window() -> None:
+    source = Source(window=Window(messages=2, bytes=100))
+    source.take(b"1")
+    assert source.out.has_room()
+    source.take(b"2")
+    assert not source.out.has_room()
+
+
+def test_the_source_takes_nothing_once_the_window_s_bytes_are_reached() -> None:
+    source = Source(window=Window(messages=9, bytes=10))
+    source.take(bytes(9))
+    assert source.out.has_room()
+    source.take(bytes(1))
+    assert not source.out.has_room()
+
+
+def test_a_message_larger_than_the_window_gets_through_alone() -> None:
+    source, sink = greeted(Window(messages=1, bytes=1))
+    for number in range(3):
+        assert source.out.has_room()
+        source.take(b"%d" % number * 200_000)
+        assert not source.out.has_room()
+        exchange(source.session, sink.session)
+        assert [len(body) for body in sink.hand_over()] == [200_000]
+        exchange(source.session, sink.session)
+
+
+@pytest.mark.parametrize("window", [Window(messages=3, bytes=1000), Window(messages=1000, bytes=3)])
+def test_a_source_that_sends_more_than_its_window_is_an_error(window: Window) -> None:
+    source, sink = greeted(window)
+    source.take(b"1", b"2", b"3", b"4")
+    with pytest.raises(WireError, match="more than the window: 3 messages, 3 bytes wait already"):
+        exchange(source.session, sink.session)
+
+
+@pytest.mark.parametrize("window", [Window(messages=3, bytes=1000), Window(messages=1000, bytes=3)])
+def test_what_a_dead_source_filled_the_window_with_is_not_held_against_its_successor(window: Window) -> None:
+    source, sink = greeted(window)
+    source.take(b"1", b"2", b"3")
+    exchange(source.session, sink.session)
+    successor = Source(epoch=200, window=window)  # its store was lost; the sink is still stuck
+    successor.take(b"4", b"5", b"6")
+    exchange(successor.session, sink.session)
+    assert len(sink.in_.waiting) == 3
+    assert sink.hand_over(1) == [b"1"]
+    exchange(successor.session, sink.session)
+    assert sink.hand_over() == [b"2", b"3"]
+    exchange(successor.session, sink.session)
+    assert sink.hand_over() == [b"4", b"5", b"6"]
+    exchange(successor.session, sink.session)
+    assert successor.store.confirmed == 3
+
+
+def test_the_sink_is_not_idle_while_messages_of_a_dead_source_wait() -> None:
+    source, sink = greeted()
+    assert sink.in_.idle()
+    source.take(b"1")
+    exchange(source.session, sink.session)
+    assert not sink.in_.idle()
+    exchange(Source(epoch=200).session, sink.session)
+    assert not sink.in_.idle()
+    in_hand = sink.in_.next()
+    assert not sink.in_.idle()
+    sink.in_.put_back(in_hand)
+    sink.hand_over()
+    assert sink.in_.idle()
+
+
+def test_what_was_put_back_is_the_first_again() -> None:
+    source, sink = greeted()
+    source.take(b"1", b"2")
+    exchange(source.session, sink.session)
+    sink.in_.put_back(sink.in_.next())
+    assert sink.hand_over() == [b"1", b"2"]
+
+
+# -- confirmations
+
+
+def test_what_was_only_accepted_is_not_confirmed() -> None:
+    source, sink = greeted()
+    source.take(b"1")
+    exchange(source.session, sink.session)
+    sink.in_.next()
+    exchange(source.session, sink.session)
+    assert source.store.confirmed == 0
+
+
+def test_one_frame_confirms_all_that_was_handed_over() -> None:
+    source, sink = greeted()
+    source.take(*[b"x"] * 50)
+    exchange(source.session, sink.session)
+    sink.hand_over()
+    assert [frames(packet) for packet in packets(sink.session)] == [[Ack(100, 50)]]
+
+
+def test_a_confirmation_of_what_was_never_taken_is_an_error() -> None:
+    source, _ = greeted()
+    source.take(b"1")
+    with pytest.raises(WireError, match="message 2 confirmed, only 1 were taken"):
+        source.session.receive(wire.pack_ack(100, 2))
+
+
+def test_a_greeting_that_claims_what_was_never_taken_is_an_error() -> None:
+    source = Source()
+    with pytest.raises(WireError, match="only 0 were taken"):
+        source.session.receive(wire.pack_hello(Hello(1, 0, 0, 0, 100, 1)))
+
+
+def test_a_confirmation_for_another_epoch_is_ignored() -> None:
+    source, _ = greeted()
+    source.take(b"1")
+    source.session.receive(wire.pack_ack(99, 1))
+    source.session.receive(wire.pack_ack(99, 10))
+    assert source.store.confirmed == 0
+
+
+def test_data_where_there_is_no_such_direction_is_an_error() -> None:
+    source, _ = greeted()
+    with pytest.raises(WireError, match="a direction that this route does not have"):
+        source.session.receive(wire.pack_data_header(1, 1, Message(1, b""), 0, 0))
+
+
+def test_a_confirmation_where_there_is_no_such_direction_is_ignored() -> None:
+    _, sink = greeted()
+    sink.session.receive(wire.pack_ack(100, 1))
+    assert packets(sink.session) == []
+
+
+def test_what_an_earlier_epoch_sent_is_not_noted_as_this_one_s() -> None:
+    store = MemorySink()
+    incoming = Incoming(store, Window())
+    incoming.greeted(100, 0)
+    incoming.accept(Data(100, 1, 1, 1, 0, b"x"))
+    incoming.greeted(200, 7)
+    incoming.handed(incoming.next())
+    assert (store.epoch, store.handed) == (200, 7)
+    assert not incoming.ack_due
+
+
+# -- packets and fragments
+
+
+def test_small_messages_share_packets() -> None:
+    source, _ = greeted()
+    source.take(*[b"x" * 10] * 1000)
+    packed = packets(source.session)
+    assert len(packed) == 1 + 1000 * (wire.DATA_OVERHEAD + 10) // wire.MAX_PACKET
+    assert all(len(packet) <= wire.MAX_PACKET for packet in packed)
+
+
+@pytest.mark.parametrize(
+    ("size", "pieces"), [(FITS - 1, 1), (FITS, 1), (FITS + 1, 2), (2 * FITS, 2), (2 * FITS + 1, 3)]
+)
+def test_a_message_is_cut_only_where_it_must_be(size: int, pieces: int) -> None:
+    source, sink = greeted()
+    source.take(b"first", bytes(size), b"last")
+    packed = packets(source.session)
+    seqs = [frame.seq for packet in packed for frame in wire.parse(packet) if isinstance(frame, Data)]
+    assert seqs == [1, *[2] * pieces, 3]
+    for packet in packed:
+        sink.session.receive(packet)
+    assert [len(body) for body in sink.hand_over()] == [5, size, 4]
+
+
+def test_a_message_of_which_a_piece_is_missing_does_not_come_out() -> None:
+    source, sink = greeted()
+    source.take(bytes(3 * FITS))
+    first, _, third = packets(source.session)
+    for packet in (first, third):
+        sink.session.receive(packet)
+    assert not sink.in_.waiting
+    source.out.rewind()
+    exchange(source.session, sink.session)
+    assert [len(body) for body in sink.hand_over()] == [3 * FITS]
+
+
+def test_a_message_confirmed_in_the_middle_of_its_repeat_does_not_spoil_the_next() -> None:
+    source, sink = greeted()
+    source.take(b"a" * (FITS + 1), b"b" * (FITS + 1))
+    exchange(source.session, sink.session)
+    source.out.rewind()
+    source.session.next_packet()  # the first piece, again
+    assert len(sink.hand_over(1)[0]) == FITS + 1
+    exchange(source.session, sink.session)
+    assert sink.hand_over() == [b"b" * (FITS + 1)]
+    exchange(source.session, sink.session)
+    assert source.store.confirmed == 2
+
+
+# -- stores
+
+
+def test_the_memory_store_counts_what_is_pending() -> None:
+    store = MemorySource(5)
+    assert [store.append(Message(1, bytes(size))) for size in (3, 0, 4)] == [1, 2, 3]
+    assert (store.confirmed, store.taken, store.pending_bytes) == (0, 3, 7)
+    store.confirm(2)
+    assert (store.confirmed, store.taken, store.pending_bytes) == (2, 3, 4)
+    assert store.get(3) == Message(1, bytes(4))
+    store.confirm(1)
+    assert (store.confirmed, store.taken) == (2, 3)
+
+
+def test_epochs_rise() -> None:
+    assert 0 < new_epoch() < new_epoch()
+
+
+def test_a_message_keeps_its_type() -> None:
+    source, sink = greeted()
+    source.store.append(Message((1 << 62) + 1, b""))
+    exchange(source.session, sink.session)
+    assert sink.in_.next() == Arrived(100, 1, Message((1 << 62) + 1, b""))

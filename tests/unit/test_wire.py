@@ -1,0 +1,90 @@
+"""The frames: their bytes, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from nsbridge.agents import wire
+from nsbridge.agents.wire import Ack, Data, Frame, Hello, Message, WireError
+
+HELLO = Hello(nonce=1, answers=2, out_epoch=3, out_confirmed=4, in_epoch=5, in_handed=6)
+
+
+def data(body: bytes, offset: int = 0, total: int | None = None, seq: int = 1, mtype: int = 9) -> bytes:
+    """A DATA frame; `total` may lie."""
+    frame = bytearray(wire.pack_data_header(7, seq, Message(mtype, b""), offset, len(body)))
+    frame[32:36] = (offset + len(body) if total is None else total).to_bytes(4, "little")
+    return bytes(frame) + body
+
+
+def parsed(packet: bytes) -> list[Frame]:
+    return list(wire.parse(packet))
+
+
+def test_hello_keeps_its_bytes() -> None:
+    packed = wire.pack_hello(HELLO)
+    assert packed[:2] == b"\x01\x01"
+    assert packed[8:] == b"".join(number.to_bytes(8, "little") for number in range(1, 7))
+    assert parsed(packed) == [HELLO]
+
+
+def test_ack_keeps_its_bytes() -> None:
+    packed = wire.pack_ack(0x0102, (1 << 64) - 1)
+    assert packed == b"\x03" + bytes(7) + b"\x02\x01" + bytes(6) + b"\xff" * 8
+    assert parsed(packed) == [Ack(0x0102, (1 << 64) - 1)]
+
+
+def test_data_keeps_its_bytes() -> None:
+    packed = wire.pack_data_header(7, 8, Message(9, b"abcdef"), 2, 3)
+    assert len(packed) == wire.DATA_OVERHEAD
+    numbers = [(3, 4), (7, 8), (8, 8), (9, 8), (6, 4), (2, 4)]
+    assert packed == b"\x02\0\0\0" + b"".join(number.to_bytes(size, "little") for number, size in numbers)
+    assert parsed(packed + b"cde") == [Data(7, 8, 9, 6, 2, b"cde")]
+
+
+def test_frames_of_one_packet_come_in_order() -> None:
+    packet = wire.pack_hello(HELLO) + data(b"") + wire.pack_ack(1, 2) + data(b"xyz", seq=2)
+    assert parsed(packet) == [HELLO, Data(7, 1, 9, 0, 0, b""), Ack(1, 2), Data(7, 2, 9, 3, 0, b"xyz")]
+
+
+def test_a_packet_of_the_full_size_is_taken() -> None:
+    packet = data(bytes(wire.MAX_PACKET - wire.DATA_OVERHEAD))
+    assert len(packet) == wire.MAX_PACKET
+    assert len(parsed(packet)) == 1
+
+
+@pytest.mark.parametrize(
+    ("packet", "says"),
+    [
+        (b"", "a packet of 0 bytes"),
+        (bytes(wire.MAX_PACKET + 1), "a packet of 65537 bytes"),
+        (b"\0", "unknown kind 0"),
+        (b"\x04" + bytes(60), "unknown kind 4"),
+        (wire.pack_hello(HELLO)[:-1], "kind 1 cut short"),
+        (wire.pack_ack(1, 1)[:-1], "kind 3 cut short"),
+        (data(b"")[:-1], "kind 2 cut short"),
+        (data(b"abc")[:-1], "3 bytes at 0 of 3"),
+        (wire.pack_ack(1, 1) + b"\x02", "kind 2 cut short"),
+        (b"\x01\x02" + wire.pack_hello(HELLO)[2:], "protocol version 2, this is version 1"),
+        (data(b"abc", offset=2, total=4), "3 bytes at 2 of 4"),
+        (data(b"abc", total=wire.MAX_MESSAGE + 1), f"of {wire.MAX_MESSAGE + 1}"),
+        (data(b"abc", mtype=-1), "type -1"),
+        (data(b"abc", seq=0), "a data frame"),
+    ],
+)
+def test_what_is_no_frame_is_refused(packet: bytes, says: str) -> None:
+    with pytest.raises(WireError, match=says):
+        parsed(packet)
+
+
+def test_a_message_of_the_full_size_is_taken() -> None:
+    assert parsed(data(b"a", offset=wire.MAX_MESSAGE - 1)) == [
+        Data(7, 1, 9, wire.MAX_MESSAGE, wire.MAX_MESSAGE - 1, b"a")
+    ]
+
+
+def test_frames_before_a_bad_one_are_not_lost() -> None:
+    frames = wire.parse(wire.pack_ack(1, 2) + b"\xff")
+    assert next(frames) == Ack(1, 2)
+    with pytest.raises(WireError):
+        next(frames)
