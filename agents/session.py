@@ -190,7 +190,7 @@ class Incoming:
             self.ack_due = True
 
     def _has_room_for(self, data: Data) -> bool:
-        """Whether the window is open. WireError if it was filled in this epoch: an earlier life's messages may fill it."""
+        """Whether the window is open. WireError if it was filled in this epoch; an earlier may have filled it."""
         count, size = len(self.waiting), self._waiting_bytes
         if not count or (count < self._limits.messages and size < self._limits.bytes):
             return True

@@ -1,4 +1,4 @@
-"""Greetings, the window, fragments and confirmations, each by itself; together: tests/properties/test_session_model.py."""
+"""Greetings, the window, pieces, confirmations, each by itself; all at once: properties/test_session_model.py."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from nsbridge.config.schema import Window
 
 NONCES = count(1)
 FITS = wire.MAX_PACKET - wire.DATA_OVERHEAD
+WIDE = Window()
 
 
 class Source:
     """A session that only sends."""
 
-    def __init__(self, epoch: int = 100, window: Window = Window(), store: MemorySource | None = None) -> None:
+    def __init__(self, epoch: int = 100, window: Window = WIDE, store: MemorySource | None = None) -> None:
         self.store = store or MemorySource(epoch)
         self.out = Outgoing(self.store, window)
         self.session = Session(next(NONCES), self.out, None)
@@ -32,7 +33,7 @@ class Source:
 class Sink:
     """A session that only receives."""
 
-    def __init__(self, window: Window = Window(), store: MemorySink | None = None) -> None:
+    def __init__(self, window: Window = WIDE, store: MemorySink | None = None) -> None:
         self.store = store or MemorySink()
         self.in_ = Incoming(self.store, window)
         self.session = Session(next(NONCES), None, self.in_)
@@ -64,7 +65,7 @@ def exchange(one: Session, other: Session) -> None:
     raise AssertionError("they talk without end")
 
 
-def greeted(window: Window = Window()) -> tuple[Source, Sink]:
+def greeted(window: Window = WIDE) -> tuple[Source, Sink]:
     source, sink = Source(window=window), Sink(window)
     exchange(source.session, sink.session)
     return source, sink
