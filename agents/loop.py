@@ -9,8 +9,8 @@ Some facts about epoll, signals and clocks, and what they mean here:
 * A queue agent has threads that block in msgrcv and msgsnd, which no descriptor can replace. `lock` is held while
   callbacks are served and released while the loop sleeps, so such a thread takes it and then does as a callback does.
   A deadline that it sets while the loop sleeps wakes the loop up, which then sleeps less.
-* A callback may unwatch any descriptor, also one whose event is already in the batch being served: each event is
-  looked up again just before it is served.
+* A callback may unwatch any descriptor, also one whose event is already in the batch being served, and its number
+  may belong to another descriptor by then: an event is served only if its watch is still the one it came for.
 """
 
 from __future__ import annotations
@@ -48,6 +48,15 @@ class Timer:
         self.callback = None
 
 
+class _Watch:
+    """One call of `watch`; its identity tells whether a descriptor's number has been given to another since."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: EventCallback) -> None:
+        self.callback = callback
+
+
 class Loop:
     """Serves callbacks until `stop`; one in a process."""
 
@@ -55,7 +64,7 @@ class Loop:
         self.now = clock
         self.lock = threading.Lock()
         self._epoll = select.epoll()
-        self._watched: dict[int, EventCallback] = {}
+        self._watched: dict[int, _Watch] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()  # timers due at the same instant keep the order they were asked in
         self._signals: dict[int, Callback] = {}
@@ -71,7 +80,7 @@ class Loop:
             self._epoll.modify(fd, mask)
         else:
             self._epoll.register(fd, mask)
-        self._watched[fd] = callback
+        self._watched[fd] = _Watch(callback)
 
     def unwatch(self, fd: int) -> None:
         """Forget `fd`; to be called before it is closed. Harmless if it is not watched."""
@@ -108,19 +117,21 @@ class Loop:
             self.run_once()
 
     def stop(self) -> None:
-        """Make `run` return after the callback that is being served."""
+        """Make `run` return once all that is due now has been served."""
         self._running = False
 
     def run_once(self, timeout: float | None = None) -> None:
         """Wait for the next event or deadline (`timeout` seconds at most) and serve all that is due then."""
-        self._asleep = True  # before the deadline is looked at, so that one set from now on is not slept over
-        ready = self._epoll.poll(self._time_to_sleep(timeout))
-        self._asleep = False
         with self.lock:
-            for fd, events in ready:
-                callback = self._watched.get(fd)
-                if callback is not None:
-                    callback(events)
+            timeout = self._time_to_sleep(timeout)
+            self._asleep = True  # a deadline that is set from now on ends the sleep
+        ready = self._epoll.poll(timeout)
+        with self.lock:
+            self._asleep = False
+            batch = [(fd, events, self._watched.get(fd)) for fd, events in ready]
+            for fd, events, watch in batch:
+                if watch is not None and self._watched.get(fd) is watch:
+                    watch.callback(events)
             self._call_timers()
 
     def close(self) -> None:
