@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,12 @@ def close_all_but(keep: set[int]) -> None:
 
 
 def freeze_imports() -> None:
-    """Let nothing be imported any more: after the join an import would run the container's file as host root."""
+    """Let nothing be imported any more: after the join an import would run the container's file as host root.
+
+    Nor a codec looked up, nor the local time zone, whose file could be a FIFO: from here on local time is UTC.
+    """
+    os.environ["TZ"] = "UTC0"
+    time.tzset()
     sys.meta_path[:] = [_NoImports()]
     sys.path_hooks.clear()
     sys.path.clear()
