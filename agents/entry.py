@@ -19,11 +19,9 @@ from pathlib import Path
 from types import ModuleType
 
 from nsbridge.agents import linux
+from nsbridge.agents.fork import EXIT_AGAIN
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import AgentConfig, ContainerKind, Namespace, RouteConfig
-
-EXIT_AGAIN = 75  # something that may pass: the supervisor starts the agent again
-EXIT_NEVER = 78  # what only a person can mend: the supervisor does not
 
 _CLONE_FLAG = {Namespace.MNT: linux.CLONE_NEWNS, Namespace.IPC: linux.CLONE_NEWIPC}
 for _codec in ("utf-8", "ascii", "latin-1"):  # in the supervisor, once: an agent finds them in the registry
@@ -50,6 +48,7 @@ class Assignment:
     container_pid: int  # init, 0 if there is only a namespace file, or for the host
     pidfd: int  # of init, -1 likewise
     ns_path: str  # the namespace file, if there is no pid
+    state_dir: str
     init_user: tuple[int, int]  # uid and gid of init: who the agent is where no endpoint says it
     supervisor_pid: int
 
@@ -161,18 +160,22 @@ def drop_privileges(uid: int, gid: int) -> None:
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
 
 
-def enter(assignment: Assignment, find_user: Callable[[], tuple[int, int]]) -> Entered:
+def enter(
+    assignment: Assignment, own_fds: int, given: Sequence[int], find_user: Callable[[], tuple[int, int]]
+) -> Entered:
     """Go in, in the order that security.md gives. `find_user` is asked after the join and before power is given up.
 
-    Raises Refused, Gone, or OSError of the call that failed.
+    To be called after `leave_the_supervisor` and after everything of the host that is needed was opened; `given` are
+    directories of the host that will belong to the agent's user. Raises Refused, Gone, or OSError.
     """
-    own_fds = leave_the_supervisor(assignment)
     forget_groups = may_set_groups()
     freeze_imports()
     ns_inode = join(assignment)
     os.chdir("/")
     configured = assignment.agent.user
     uid, gid = (configured.uid, configured.gid) if configured else find_user()
+    for fd in given:
+        os.fchown(fd, uid, gid)
     if forget_groups:
         os.setgroups([])
     drop_privileges(uid, gid)

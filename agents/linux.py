@@ -45,6 +45,9 @@ RESOLVE_IN_ROOT = 0x10
 
 RENAME_NOREPLACE = 1
 
+IPC_NOWAIT = 0o4000
+MSG_COPY = 0o40000
+
 F_SETLEASE = 1024
 
 _NR_OPENAT2 = 437  # the same number on every architecture
@@ -61,6 +64,7 @@ _libc.capset.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
 _libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
 _libc.msgrcv.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long, ctypes.c_int]
 _libc.msgrcv.restype = ctypes.c_ssize_t
+_libc.msgsnd.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class _OpenHow(ctypes.Structure):
@@ -132,18 +136,30 @@ def clear_capabilities() -> None:
         raise oserror("capset")
 
 
-def wait_for_message(queue: int, mtype: int) -> int:
-    """Block until `queue` has a message that `mtype` selects, and leave it there: 0. msgrcv(2).
+def msgrcv(queue: int, address: int, size: int, mtype: int, flags: int = 0) -> int:
+    """Receive a msgbuf (type, then at most `size` bytes) at `address`; returns the length. msgrcv(2). Releases the GIL.
 
-    A receive of size 0 fails with E2BIG while the message stays. Only an empty message fits and is taken: its type.
-    Raises OSError: EINTR after a signal, EIDRM or EINVAL when the queue is gone, EACCES. Releases the GIL.
+    Raises OSError: E2BIG when the message is longer (it stays), ENOMSG with IPC_NOWAIT, EINTR after a signal, EIDRM or
+    EINVAL when the queue is gone, EACCES, EFAULT (the message is lost: `address` must be resident).
     """
-    taken = ctypes.c_long()
-    if _libc.msgrcv(queue, ctypes.byref(taken), 0, mtype, 0) >= 0:
-        return taken.value
-    if ctypes.get_errno() == errno.E2BIG:
-        return 0
-    raise oserror("msgrcv")
+    length: int = _libc.msgrcv(queue, address, size, mtype, flags)
+    if length < 0:
+        raise oserror("msgrcv")
+    return length
+
+
+def msgsnd(queue: int, address: int, size: int, flags: int = 0) -> None:
+    """Send the msgbuf at `address`, `size` bytes beside its type. msgsnd(2). Releases the GIL.
+
+    Raises OSError: EAGAIN with IPC_NOWAIT, EINTR after a signal, EIDRM or EINVAL when the queue is gone, EACCES.
+    """
+    if _libc.msgsnd(queue, address, size, flags) < 0:
+        raise oserror("msgsnd")
+
+
+def address_of(buffer: memoryview | bytearray) -> int:
+    """Where a writable buffer is in memory; it must outlive the use of the address."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
 def openat2(directory: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:

@@ -17,16 +17,21 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import NoReturn
 
-from nsbridge.agents import control, entry, scoreboard
+from nsbridge.agents import control, entry, journal, scoreboard
+from nsbridge.agents.dead import DeadLetters
 from nsbridge.agents.endpoints import file, queue, spool
-from nsbridge.agents.endpoints.base import Sink, Source
+from nsbridge.agents.endpoints.base import Blocked, Sink, Source
+from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
 from nsbridge.agents.endpoints.files import Tree
-from nsbridge.agents.entry import EXIT_AGAIN, EXIT_NEVER, Assignment, Entered
+from nsbridge.agents.entry import Assignment, Entered
+from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER
+from nsbridge.agents.journal import SinkJournal, SourceJournal
 from nsbridge.agents.loop import READABLE, WRITABLE, Loop
 from nsbridge.agents.session import Arrived, Incoming, Outgoing, Session
-from nsbridge.agents.store import MemorySink, MemorySource, new_epoch
-from nsbridge.agents.wire import MAX_PACKET, Message, WireError
-from nsbridge.config.schema import Endpoint, QueueEndpoint, SpoolEndpoint
+from nsbridge.agents.state import State, open_state
+from nsbridge.agents.store import NoteStore
+from nsbridge.agents.wire import MAX_PACKET, VOID, Message, WireError
+from nsbridge.config.schema import Delivery, Endpoint, QueueEndpoint, RouteConfig, SpoolEndpoint
 
 _BEAT_EVERY = 5.0  # seconds between heartbeats of an idle agent
 _PACKETS_AT_ONCE = 8  # read before what came is handed over and confirmed
@@ -42,9 +47,12 @@ def main(assignment: Assignment) -> int:
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease; its default would kill
         for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # a terminal's are for the supervisor
             signal.signal(signum, signal.SIG_IGN)
+        own_fds = entry.leave_the_supervisor(assignment)
+        window = assignment.route.window
+        state = open_state(assignment.state_dir, assignment.agent, window, lambda text: _report(channel, text))
         keys = _queue_keys(assignment)
-        entered = entry.enter(assignment, lambda: _find_user(assignment, keys))
-        agent = Agent(assignment, channel, entered, keys)
+        entered = entry.enter(assignment, own_fds, [state.dead], lambda: _find_user(assignment, keys))
+        agent = Agent(assignment, channel, entered, keys, state)
         agent.run()
         return 0
     except entry.Refused as error:
@@ -94,6 +102,10 @@ def _queue_keys(assignment: Assignment) -> _Keys:
     )
 
 
+def _report(channel: socket.socket, text: str) -> None:
+    control.say(channel, say="log", level="error", text=text)
+
+
 def _find_user(assignment: Assignment, keys: _Keys) -> tuple[int, int]:
     """Who owns the endpoint, or who the container's init is where there is none yet. Asked after the join."""
     endpoint = assignment.agent.endpoint
@@ -112,8 +124,11 @@ def _find_user(assignment: Assignment, keys: _Keys) -> tuple[int, int]:
 class Agent:
     """The Host of an endpoint: one socket to the other agent, one to the supervisor, one loop."""
 
-    def __init__(self, assignment: Assignment, channel: socket.socket, entered: Entered, keys: _Keys) -> None:
+    def __init__(
+        self, assignment: Assignment, channel: socket.socket, entered: Entered, keys: _Keys, state: State
+    ) -> None:
         self.loop = Loop()
+        self.name = assignment.agent.name
         self._assignment = assignment
         self._entered = entered
         self._channel = channel
@@ -125,14 +140,17 @@ class Agent:
         self._drained = False
         endpoint = assignment.agent.endpoint
         window = assignment.route.window
-        outgoing = Outgoing(MemorySource(new_epoch()), window) if endpoint.out else None
-        incoming = Incoming(MemorySink(), window) if endpoint.in_ else None
+        self._journal = state.sink
+        self._dead = DeadLetters(state.dead)
+        self.store = _store(endpoint, state.source)
+        outgoing = Outgoing(self.store, window) if self.store is not None else None
+        incoming = Incoming(state.sink, window) if state.sink is not None else None
         self._session = Session(int.from_bytes(os.urandom(8)) | 1, outgoing, incoming)
-        self._source, self._sink = _sides(self, endpoint, entered, keys)
+        self._source, self._sink = _sides(self, assignment, entered, keys, state)
 
     def run(self) -> None:
         """Serve until the supervisor says exit, or is gone."""
-        self._cells[scoreboard.PENDING] = 0
+        self._show_counters()
         for side in ("out", "in"):
             self.blocked(side, "")
         self.loop.watch(self._channel.fileno(), READABLE, self._read_control)
@@ -159,12 +177,24 @@ class Agent:
         outgoing = self._session.outgoing
         return outgoing is not None and not self._draining and outgoing.has_room()
 
-    def take(self, message: Message) -> int:
+    def take(self, message: Message, note: bytes = b"") -> int:
         """See Host."""
-        assert self._session.outgoing is not None  # noqa: S101  (there is a source)
-        self._cells[scoreboard.TAKEN] += 1
-        self._cells[scoreboard.PENDING] += 1
-        return self._session.outgoing.store.append(message)
+        assert self.store is not None  # noqa: S101  (there is a source)
+        try:
+            if isinstance(self.store, NoteStore) and note:
+                seq = self.store.note(message, note)
+            else:
+                seq = self.store.append(message)
+        except OSError as error:
+            raise Blocked(str(error.strerror)) from None
+        self.landed(seq)
+        return seq
+
+    def landed(self, seq: int) -> None:
+        """See Host."""
+        assert self.store is not None  # noqa: S101  (there is a source)
+        self._cells[scoreboard.TAKEN] = seq
+        self._cells[scoreboard.PENDING] = seq - self.store.confirmed
 
     def flush(self) -> None:
         """See Host."""
@@ -181,9 +211,29 @@ class Agent:
     def handed(self, arrived: Arrived) -> None:
         """See Host."""
         assert self._session.incoming is not None  # noqa: S101  (there is a sink)
+        assert self._journal is not None  # noqa: S101
         self._session.incoming.handed(arrived)
-        self._cells[scoreboard.HANDED] += 1
-        self._cells[scoreboard.HANDED_BYTES] += len(arrived.message.body)
+        self._journal.cells[journal.BYTES] += len(arrived.message.body)
+
+    def dead(self, arrived: Arrived, where: str, why: str) -> bool:
+        """See Host."""
+        assert self._journal is not None  # noqa: S101  (there is a sink)
+        try:
+            is_new = self._dead.add(arrived, where, why)
+        except OSError as error:
+            self.blocked("in", f"dead letter: {error.strerror}")
+            return False
+        if is_new:
+            self._journal.cells[journal.DEAD] += 1
+            self._journal.cells[journal.NOT_DELIVERED] += 1
+            self.log("warning", f"message {arrived.seq} is a dead letter: {where}: {why}")
+        self.handed(arrived)
+        return True
+
+    def senders(self, pids: tuple[int, ...]) -> None:
+        """See Host."""
+        for which, pid in enumerate(pids):
+            self._cells[scoreboard.SENDERS + which] = pid
 
     def put_back(self, arrived: Arrived) -> None:
         """See Host."""
@@ -199,14 +249,6 @@ class Agent:
     def blocked(self, side: str, reason: str) -> None:
         """See Host."""
         self._assignment.scoreboard.set_reason(side, reason)
-
-    def remembered(self) -> int:
-        """See Host."""
-        return self._cells[scoreboard.REMEMBERED]
-
-    def remember(self, number: int) -> None:
-        """See Host."""
-        self._cells[scoreboard.REMEMBERED] = number
 
     def log(self, level: str, text: str) -> None:
         """See Host."""
@@ -238,7 +280,7 @@ class Agent:
         self._hand_over()
         if outgoing is not None and self._source is not None:
             self._source.confirmed(outgoing.store.confirmed)
-            self._cells[scoreboard.PENDING] = outgoing.store.taken - outgoing.store.confirmed
+            self._show_counters()
             if self.has_room():
                 self._source.room_again()
         self.flush()
@@ -250,10 +292,35 @@ class Agent:
         if incoming is None or self._sink is None:
             return
         waiting = incoming.waiting
-        while waiting and self._sink.put(waiting[0]):
+        while waiting and self._put(incoming, waiting[0]):
             incoming.next()
-        self._cells[scoreboard.REPEATS_DROPPED] += incoming.repeats_dropped
-        incoming.repeats_dropped = 0
+        self._show_counters()
+
+    def _put(self, incoming: Incoming, arrived: Arrived) -> bool:
+        if arrived.message != VOID:
+            assert self._sink is not None  # noqa: S101  (asked by _hand_over)
+            return self._sink.put(arrived)
+        if incoming.in_flight():
+            return False  # in its turn
+        assert self._journal is not None  # noqa: S101  (there is a sink)
+        self._journal.cells[journal.NOT_DELIVERED] += 1
+        self.handed(arrived)
+        return True
+
+    def _show_counters(self) -> None:
+        """Put what the journals know where the supervisor sees it."""
+        cells = self._cells
+        if self.store is not None:
+            cells[scoreboard.PENDING] = self.store.taken - self.store.confirmed
+        if self._journal is not None and self._session.incoming is not None:
+            kept = self._journal.cells
+            kept[journal.REPEATS] += self._session.incoming.repeats_dropped
+            self._session.incoming.repeats_dropped = 0
+            cells[scoreboard.HANDED] = self._journal.delivered
+            cells[scoreboard.HANDED_BYTES] = kept[journal.BYTES]
+            cells[scoreboard.REPEATS_DROPPED] = kept[journal.REPEATS]
+            cells[scoreboard.IN_DOUBT] = kept[journal.IN_DOUBT]
+            cells[scoreboard.DEAD] = kept[journal.DEAD]
 
     def _read_control(self, _events: int) -> None:
         order = control.parse(self._channel.recv(control.MAX_SIZE)).get("do", "exit")  # end of file: nobody is there
@@ -279,20 +346,38 @@ class Agent:
         self.loop.call_later(_BEAT_EVERY, self._beat)
 
 
-def _sides(agent: Agent, endpoint: Endpoint, entered: Entered, keys: _Keys) -> tuple[Source | None, Sink | None]:
+def _store(endpoint: Endpoint, source: SourceJournal | None) -> SourceJournal | NoteStore | None:
+    """Where files are messages, only notes are kept: the file itself is the journal."""
+    return NoteStore(source) if source is not None and isinstance(endpoint, SpoolEndpoint) else source
+
+
+def _sides(
+    agent: Agent,
+    assignment: Assignment,
+    entered: Entered,
+    keys: _Keys,
+    state: State,
+) -> tuple[Source | None, Sink | None]:
     """The endpoint's two sides, each if it is configured."""
+    endpoint = assignment.agent.endpoint
     if isinstance(endpoint, QueueEndpoint):
         return (
-            queue.QueueSource(agent, endpoint, keys.out) if endpoint.out else None,
-            queue.QueueSink(agent, endpoint, keys.in_) if endpoint.in_ else None,
+            queue.QueueSource(agent, endpoint, keys.out, state.source) if state.source else None,
+            _queue_sink(agent, assignment.route, endpoint, keys.in_, state.sink) if state.sink else None,
         )
     tree = Tree(entered.own_fds)
     if isinstance(endpoint, SpoolEndpoint):
         return (
-            spool.SpoolSource(agent, tree, endpoint) if endpoint.out else None,
-            spool.SpoolSink(agent, tree, endpoint) if endpoint.in_ else None,
+            spool.SpoolSource(agent, tree, endpoint, agent.store) if isinstance(agent.store, NoteStore) else None,
+            spool.SpoolSink(agent, tree, endpoint, state.sink) if state.sink else None,
         )
     return (
-        file.FileSource(agent, tree, endpoint) if endpoint.out else None,
-        file.FileSink(agent, tree, endpoint) if endpoint.in_ else None,
+        file.FileSource(agent, tree, endpoint, state.source) if state.source else None,
+        file.FileSink(agent, tree, endpoint) if state.sink else None,
     )
+
+
+def _queue_sink(agent: Agent, route: RouteConfig, endpoint: QueueEndpoint, key: int, sink: SinkJournal) -> Sink:
+    if route.delivery is Delivery.EXACTLY_ONCE:
+        return ExactQueueSink(agent, endpoint, key, sink, route.in_doubt)
+    return queue.QueueSink(agent, endpoint, key)

@@ -21,7 +21,7 @@ HANDED_BYTES = 4
 REPEATS_DROPPED = 5
 IN_DOUBT = 6
 DEAD = 7
-REMEMBERED = 8  # what the endpoint keeps for its successor (endpoints/base.py, Host.remember)
+SENDERS = 8  # two cells: pids of the processes that send into a queue, 0 where there are none
 
 
 class Scoreboard:

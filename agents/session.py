@@ -37,7 +37,7 @@ class SourceStore(Protocol):
     @property
     def pending_bytes(self) -> int: ...  # noqa: D102
     def append(self, message: Message) -> int: ...  # noqa: D102
-    def get(self, seq: int) -> Message: ...  # noqa: D102
+    def get(self, seq: int) -> Message | None: ...  # noqa: D102
     def confirm(self, seq: int) -> None: ...  # noqa: D102
 
 
@@ -97,6 +97,8 @@ class Outgoing:
         while self._sent < store.taken and room > wire.DATA_OVERHEAD:
             seq = self._sent + 1
             message = store.get(seq)
+            if message is None:
+                return
             left = len(message.body) - self._offset
             length = min(left, room - wire.DATA_OVERHEAD)
             if length < left and parts:
@@ -169,6 +171,10 @@ class Incoming:
     def idle(self) -> bool:
         """Whether everything that came has been handed over."""
         return not self._unhanded
+
+    def in_flight(self) -> bool:
+        """Whether the sink has accepted messages and not yet handed them over."""
+        return self._unhanded > len(self.waiting)
 
     def wants_repeat(self) -> bool:
         """Whether the peer is to be asked, once, for messages that were dropped and now have room."""

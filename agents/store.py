@@ -1,63 +1,73 @@
-"""Stores in the agent's own memory: they are lost with the process (README, limits).
-
-`session.py` names what a store is; one that outlives its process takes their place without a change there.
-"""
+"""What a source keeps for repeating: the journal itself (journal.py), or for files of the container only what finds
+them again, because the file itself is the journal."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
+from collections.abc import Callable
 
-from nsbridge.agents.wire import Message
+from nsbridge.agents.journal import SourceJournal
+from nsbridge.agents.wire import VOID, Message
+
+_NOTE = 1  # the type of a record that is a note; the message is in the container
+_BODY = 2  # the type of a record that is a message itself
+Load = Callable[[bytes], Message | None]
 
 
-def new_epoch() -> int:
-    """A number that no earlier store of this host had and that orders after theirs: nanoseconds of wall time."""
-    return time.time_ns()
+class NoteStore:
+    """A SourceStore whose journal holds a note for each message, and whose messages are in memory or loaded again.
 
+    `load` is set by the source: it reads the message that a note describes, None if it cannot now; a message that is
+    no more gives VOID.
+    """
 
-class MemorySource:
-    """A SourceStore: what was taken and is not yet confirmed."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-        self.confirmed = 0
+    def __init__(self, journal: SourceJournal) -> None:
+        self.journal = journal
+        self.epoch = journal.epoch
         self.pending_bytes = 0
-        self._messages: deque[Message] = deque()
+        self.load: Load = lambda _note: None
+        self._messages: dict[int, Message] = {}
+
+    @property
+    def confirmed(self) -> int:
+        """The last seq that the sink has confirmed."""
+        return self.journal.confirmed
 
     @property
     def taken(self) -> int:
         """The last seq that was given out."""
-        return self.confirmed + len(self._messages)
+        return self.journal.taken
 
     def append(self, message: Message) -> int:
-        """Keep the message; returns its seq."""
-        self._messages.append(message)
-        self.pending_bytes += len(message.body)
-        return self.taken
+        """Keep a message that is nowhere in the container; returns its seq. Raises FullError."""
+        return self._kept(self.journal.append(Message(_BODY, message.body)), message)
 
-    def get(self, seq: int) -> Message:
-        """The message `seq`, which must be pending."""
-        return self._messages[seq - self.confirmed - 1]
+    def note(self, message: Message, note: bytes) -> int:
+        """Keep what finds the message again; returns its seq. Raises FullError."""
+        return self._kept(self.journal.append(Message(_NOTE, note)), message)
+
+    def note_of(self, seq: int) -> bytes:
+        """The note of a message; empty if it has none. Also of a confirmed one, until the next is taken."""
+        kind, note = self.journal.get(seq)
+        return note if kind == _NOTE else b""
+
+    def get(self, seq: int) -> Message | None:
+        """The message `seq`, which must be pending; None if it cannot be read now."""
+        message = self._messages.get(seq)
+        if message is None:
+            kind, body = self.journal.get(seq)
+            message = self.load(body) if kind == _NOTE else Message(0, body)
+            if message is not None:
+                self._kept(seq, message)
+        return message
 
     def confirm(self, seq: int) -> None:
-        """Forget all up to `seq`, which must be pending."""
-        while self.confirmed < seq:
-            self.pending_bytes -= len(self._messages.popleft().body)
-            self.confirmed += 1
+        """Let go of all up to `seq`, which must be pending."""
+        for done in range(self.confirmed + 1, seq + 1):
+            message = self._messages.pop(done, VOID)
+            self.pending_bytes -= len(message.body)
+        self.journal.confirm(seq)
 
-
-class MemorySink:
-    """A SinkStore: how far was handed over."""
-
-    def __init__(self) -> None:
-        self.epoch = 0
-        self.handed = 0
-
-    def adopt(self, epoch: int, handed: int) -> None:
-        """Start with another source: all up to `handed` is not for this sink."""
-        self.epoch, self.handed = epoch, handed
-
-    def hand(self, seq: int) -> None:
-        """Everything up to `seq` has been handed over."""
-        self.handed = seq
+    def _kept(self, seq: int, message: Message) -> int:
+        self._messages[seq] = message
+        self.pending_bytes += len(message.body)
+        return seq

@@ -39,6 +39,9 @@ class Message(NamedTuple):
     body: bytes
 
 
+VOID = Message(-1, b"")  # in the place of a message that its source has no more: nothing is handed over for it
+
+
 class Hello(NamedTuple):
     """The greeting. `answers` is the nonce of the greeting that this one answers, 0 if it answers none.
 
@@ -100,7 +103,7 @@ def parse(packet: bytes) -> Iterator[Frame]:
             if kind == _DATA:
                 _, length, epoch, seq, mtype, total, offset = _DATA_FORMAT.unpack_from(packet, at)
                 at += _DATA_FORMAT.size + length
-                if at > end or total > MAX_MESSAGE or offset + length > total or mtype < 0 or not seq:
+                if at > end or total > MAX_MESSAGE or offset + length > total or mtype < VOID.type or not seq:
                     raise WireError(f"a data frame of {length} bytes at {offset} of {total}, type {mtype}")
                 yield Data(epoch, seq, mtype, total, offset, packet[at - length : at])
             elif kind == _ACK:

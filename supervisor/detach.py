@@ -23,8 +23,8 @@ from collections.abc import Callable, Sequence
 
 import daemon
 
+from nsbridge.agents.fork import fork
 from nsbridge.config.errors import EXIT_FAILED, EXIT_OK, NsbridgeError
-from nsbridge.supervisor import spawn
 from nsbridge.supervisor.pidfile import PidFile
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
@@ -46,7 +46,7 @@ def run_detached(start: Callable[[Ready], int], pidfile: PidFile | None = None, 
         stream.flush()  # or the child would write it a second time
     reader, writer = os.pipe()
     try:
-        child = spawn.fork(lambda: _become_daemon(start, pidfile, [writer, *keep]))
+        child = fork(lambda: _become_daemon(start, pidfile, [writer, *keep]))
     except OSError as error:
         os.close(reader)
         raise NsbridgeError(f"cannot start the daemon's process: {error.strerror}") from None

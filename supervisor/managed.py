@@ -15,8 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from nsbridge.agents import control, entry, scoreboard
+from nsbridge.agents import control, fork, scoreboard
 from nsbridge.agents.entry import Assignment
+from nsbridge.agents.fork import Child
 from nsbridge.agents.loop import READABLE, Loop, Timer
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import AgentConfig, RouteConfig
@@ -25,7 +26,6 @@ from nsbridge.supervisor.attachment import Attachment
 from nsbridge.supervisor.lifecycle import Action, Event, State
 from nsbridge.supervisor.logs import Log
 from nsbridge.supervisor.restart import RestartPolicy
-from nsbridge.supervisor.spawn import Child
 
 DRAIN_LIMIT = 5.0  # seconds to hand over what is in flight
 EXIT_LIMIT = 1.0  # seconds to exit when told to
@@ -79,7 +79,9 @@ class _Budget:
 class Managed:
     """One agent of one route, whatever process it is at the moment."""
 
-    def __init__(self, loop: Loop, log: Log, route: RouteConfig, config: AgentConfig, peer_fd: int) -> None:
+    def __init__(
+        self, loop: Loop, log: Log, state_dir: str, route: RouteConfig, config: AgentConfig, peer_fd: int
+    ) -> None:
         self.config = config
         self.state = State.STOPPED
         self.wanted = False
@@ -92,6 +94,7 @@ class Managed:
         self._loop = loop
         self._log = log
         self._route = route
+        self._state_dir = state_dir
         self._peer_fd = peer_fd
         self._policy = RestartPolicy()
         self._process: _Process | None = None
@@ -277,6 +280,7 @@ class Managed:
             container_pid=held.pid if held else 0,
             pidfd=held.pidfd if held else -1,
             ns_path=self.attachment.ns_path,
+            state_dir=self._state_dir,
             init_user=self.attachment.init_user,
             supervisor_pid=os.getpid(),
         )
@@ -343,7 +347,7 @@ class Managed:
         process.channel.close()
         self._process = None
         self._note_exit(process, code)
-        if code == entry.EXIT_NEVER:
+        if code == fork.EXIT_NEVER:
             self._refuse(process.last_words or "it refused to run")
         elif self.state is not State.FATAL:
             self._served = self._loop.now() - process.ready_since if process.ready_since else None

@@ -20,13 +20,15 @@ _SOCKET_BUFFER = 1 << 20  # bytes; the kernel gives what net.core.wmem_max allow
 class Route:
     """Two managed agents. `on_change` is called whenever one's state is another."""
 
-    def __init__(self, loop: Loop, log: Log, config: RouteConfig, on_change: Callable[[Managed], None]) -> None:
+    def __init__(
+        self, loop: Loop, log: Log, state_dir: str, config: RouteConfig, on_change: Callable[[Managed], None]
+    ) -> None:
         self.config = config
         self._ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in self._ends:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
         first, second = (
-            Managed(loop, log, config, agent, end.fileno())
+            Managed(loop, log, state_dir, config, agent, end.fileno())
             for agent, end in zip(config.agents, self._ends, strict=True)
         )
         self.agents = (first, second)

@@ -1,72 +1,19 @@
-"""The only fork of the supervisor, and the two kinds of children it makes: agents, and short askers.
-
-A child never returns into the parent's stack: it leaves by `os._exit`. Signals are blocked around the fork until the
-child has taken the handlers and the wake-up descriptor off, or a signal meant for the parent would be written into
-the parent's pipe by the child.
-"""
+"""The two kinds of children that the supervisor makes (by agents/fork.py): agents, and short askers."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from nsbridge.agents import entry, runtime
 from nsbridge.agents.entry import Assignment
+from nsbridge.agents.fork import Child, fork
 from nsbridge.agents.loop import READABLE, Loop
 from nsbridge.config.errors import NsbridgeError
 
 _ANSWER_LIMIT = 64 << 10  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Child:
-    """A forked process; `pidfd` is readable when it has ended, and must be closed by whoever reaps it."""
-
-    pid: int
-    pidfd: int
-
-    def kill(self) -> None:
-        """SIGKILL; harmless when it has ended."""
-        try:
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-
-    def reap(self) -> int:
-        """Its exit code, negative for a signal's number. To be called when `pidfd` is readable."""
-        _, status = os.waitpid(self.pid, 0)
-        os.close(self.pidfd)
-        return os.waitstatus_to_exitcode(status)
-
-
-def fork(main: Callable[[], int]) -> Child:
-    """Run `main` in a child, whose exit code is its result. Raises OSError (EAGAIN: no more processes)."""
-    before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-    try:
-        pid = os.fork()
-        if pid == 0:
-            _be_child(main)
-        return Child(pid, os.pidfd_open(pid))
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _be_child(main: Callable[[], int]) -> None:
-    code = entry.EXIT_AGAIN
-    try:
-        signal.set_wakeup_fd(-1)
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(signum, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        code = main()
-    except BaseException as error:  # noqa: BLE001  (it must not unwind the parent's stack)
-        os.write(2, f"nsbridged: child: {type(error).__name__}: {error}\n".encode(errors="backslashreplace"))
-    finally:
-        os._exit(code)
 
 
 def agent(assignment: Assignment) -> Child:

@@ -59,8 +59,9 @@ class Supervisor:
         try:
             if with_control:
                 control.open()
+            state_dir = self.config.daemon.state_dir
             for config in self.config.routes:
-                self.routes[config.name] = Route(self.loop, self._log, config, self._changed)
+                self.routes[config.name] = Route(self.loop, self._log, state_dir, config, self._changed)
             gc.collect()
             gc.freeze()  # what is shared with the agents stays shared: the collector would write into every object
             self._log.info("", f"nsbridged {version('nsbridge')} started, pid {os.getpid()}: {_count(self.config)}")

@@ -27,14 +27,21 @@ class Host(Protocol):
     """The agent, as its endpoint sees it."""
 
     loop: Loop
+    name: str
 
     def has_room(self) -> bool:
         """Whether the source may take one more message (the window is open and nobody asked to stop)."""
         ...
 
-    def take(self, message: Message) -> int:
-        """Own the message that was taken; returns its seq. To be followed by `flush`."""
+    def take(self, message: Message, note: bytes = b"") -> int:
+        """Own the message that was taken; returns its seq. To be followed by `flush`. Raises Blocked (no room).
+
+        With a note, only the note is kept beyond the agent's life: it finds the message in the container again.
+        """
         ...
+
+    def landed(self, seq: int) -> None:
+        """The source has put the message into its journal itself. To be followed by `flush`."""
 
     def flush(self) -> None:
         """Send what can be sent."""
@@ -55,12 +62,12 @@ class Host(Protocol):
     def blocked(self, side: str, reason: str) -> None:
         """The `out` or `in` side waits, for this reason; empty when it goes on."""
 
-    def remembered(self) -> int:
-        """What an earlier life of this agent asked to remember last; 0 if it did not."""
+    def dead(self, arrived: Arrived, where: str, why: str) -> bool:
+        """Put aside what can never be handed over, and count it as handed; False if even that cannot be done now."""
         ...
 
-    def remember(self, number: int) -> None:
-        """Keep a number (u64) for the agent that takes this one's place."""
+    def senders(self, pids: tuple[int, ...]) -> None:
+        """The processes that send for this agent, for `status`."""
 
     def log(self, level: str, text: str) -> None:
         """Put a line into the daemon's log."""

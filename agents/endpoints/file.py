@@ -15,6 +15,7 @@ import os
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
+from nsbridge.agents.journal import NOTE, SourceJournal
 from nsbridge.agents.session import Arrived
 from nsbridge.agents.wire import Message
 from nsbridge.config.schema import FileEndpoint
@@ -28,8 +29,9 @@ _LAST_RETRY = 0.05
 class FileSource:
     """Takes the content of a file whenever it is closed after writing or another file is renamed over it."""
 
-    def __init__(self, host: Host, tree: Tree, config: FileEndpoint) -> None:
+    def __init__(self, host: Host, tree: Tree, config: FileEndpoint, journal: SourceJournal) -> None:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
+        self._journal = journal
         self._host = host
         self._tree = tree
         self._config = config
@@ -64,9 +66,10 @@ class FileSource:
             changed = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False).st_mtime_ns
         except OSError:
             return
-        if not self._host.remembered():
-            self._host.remember(changed)
-        self._unread = self._unread or self._host.remembered() != changed
+        seen = self._journal.cells[NOTE + self._journal.taken % 2]
+        if not seen:
+            self._journal.cells[NOTE + self._journal.taken % 2] = seen = changed
+        self._unread = self._unread or seen != changed
 
     def room_again(self) -> None:
         """Take what could not be taken before."""
@@ -120,8 +123,14 @@ class FileSource:
         if body is None:
             self._host.log("warning", f"{shown(self._path)}: more than {self._config.max_message} bytes; not taken")
             return
-        self._host.take(Message(0, body))
-        self._host.remember(changed)
+        # Two cells by turns: which of them counts is said by the store that publishes the message.
+        self._journal.cells[NOTE + (self._journal.taken + 1) % 2] = changed
+        try:
+            self._host.take(Message(0, body))
+        except Blocked as reason:
+            self._unread = True
+            self._opening.wait(reason)
+            return
         self._host.flush()
 
     def _close(self) -> None:

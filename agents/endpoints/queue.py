@@ -4,7 +4,7 @@ Some facts about SysV queues, and what they mean here:
 * A queue has no descriptor, so nothing can poll it: a thread blocks in msgrcv for the source, and one in msgsnd for
   the sink while the queue is full. Both serve what they got under the loop's lock, as a callback would.
 * msgrcv of size 0 waits for a message and leaves it there (E2BIG), so a message is taken only under the lock, with the
-  window open: an agent that was told to stop takes none. An empty message is the exception: waiting takes it.
+  window open: an agent that was told to stop takes none. An empty message is the exception: it lands in the journal.
 * A queue that was removed answers EINVAL, EIDRM or ENOENT depending on the call; so does sysv_ipc, in its own classes.
   A message that is too long is EINVAL too: whether the queue is still there tells them apart.
 * sysv_ipc crashes after a send of anything but bytes: only bytes are ever passed.
@@ -22,11 +22,12 @@ import sysv_ipc
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
+from nsbridge.agents.journal import SourceJournal
 from nsbridge.agents.session import Arrived
-from nsbridge.agents.wire import Message
 from nsbridge.config.schema import FtokKey, QueueEndpoint
 
-_BUFFER = 1 << 16  # sysv_ipc's receive buffer, made anew for each message; grown where msgmax is more
+Queue = sysv_ipc.MessageQueue
+_LONGEST = 1 << 20  # bytes of the longest message that is taken; msgmax is 8192 unless somebody has raised it
 _FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other agent works meanwhile
 _RETRY = 0.1  # seconds between looks for a queue that is missing
 
@@ -64,23 +65,33 @@ def open_queue(key: int, config: QueueEndpoint) -> sysv_ipc.MessageQueue:
     """The queue with this key, made if it is missing and `create` says so. Raises Blocked."""
     try:
         try:
-            return sysv_ipc.MessageQueue(key, 0, 0, _BUFFER)
+            return sysv_ipc.MessageQueue(key, 0, 0, _LONGEST)
         except sysv_ipc.ExistentialError:
             if not config.create:
                 raise Blocked(f"{shown(key)} is missing (create = true would make it)") from None
-        queue = sysv_ipc.MessageQueue(key, sysv_ipc.IPC_CREX, config.mode, _BUFFER)
+        queue = sysv_ipc.MessageQueue(key, sysv_ipc.IPC_CREX, config.mode, _LONGEST)
         if config.max_bytes is not None:
             queue.max_size = config.max_bytes
         return queue
     except sysv_ipc.ExistentialError:
         raise Blocked(f"{shown(key)} appeared just now") from None
     except sysv_ipc.PermissionsError:
-        raise Blocked(_no_permission(key)) from None
+        raise Blocked(no_permission(key)) from None
     except (sysv_ipc.Error, OSError) as error:
         raise Blocked(f"{shown(key)}: {error}") from None
 
 
-def _no_permission(key: int) -> str:
+def is_there(key: int, queue_id: int) -> bool:
+    """Whether the key still stands for that queue."""
+    try:
+        there: bool = sysv_ipc.MessageQueue(key, 0, 0).id == queue_id
+    except (sysv_ipc.Error, OSError):
+        return False
+    return there
+
+
+def no_permission(key: int) -> str:
+    """What `status` says when the kernel refuses."""
     return f"{shown(key)}: no permission for uid {os.getuid()} gid {os.getgid()} (set user on the agent, or its mode)"
 
 
@@ -94,19 +105,28 @@ def _start_thread(name: str, run: object) -> None:
 
 
 class QueueSource:
-    """Takes messages of one type selection."""
+    """Takes messages of one type selection, each straight into the journal: the kernel writes it there.
 
-    def __init__(self, host: Host, config: QueueEndpoint, key: int) -> None:
+    msgrcv tells a message's length only in a register, which dies with the process. So the length is looked at first
+    (MSG_COPY) and noted with the landing place; then the message is received with exactly that size.
+    """
+
+    def __init__(self, host: Host, config: QueueEndpoint, key: int, journal: SourceJournal) -> None:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
         self._host = host
         self._config = config
         self._key = key
         self._type = config.out.type
+        self._journal = journal
+        self._peek = bytearray(8 + _LONGEST)
+        self._peek_at = linux.address_of(self._peek)
         self._room = threading.Event()  # clear: the window is full, or the agent is to stop
         self._room.set()
 
     def start(self) -> None:
         """Start the thread that waits in msgrcv, which nothing else can do for it."""
+        if self._journal.recovered:
+            self._host.log("info", "recovered a message that had just left the queue when the agent was killed")
         _start_thread("take", self._run)
 
     def room_again(self) -> None:
@@ -123,7 +143,7 @@ class QueueSource:
             with self._host.guarded():
                 self._host.blocked("out", "")
             try:
-                self._take_from(queue)
+                self._take_from(queue.id)
             except Blocked as reason:
                 self._pause(reason)
 
@@ -139,39 +159,78 @@ class QueueSource:
             self._host.blocked("out", str(reason))
         time.sleep(_RETRY)
 
-    def _take_from(self, queue: sysv_ipc.MessageQueue) -> None:
+    def _take_from(self, queue: int) -> None:
         """Take until the queue is gone. Raises Blocked."""
         while True:
             self._room.wait()
-            try:
-                empty_type = linux.wait_for_message(queue.id, self._type)
-            except InterruptedError:
-                continue
-            except PermissionError:
-                raise Blocked(_no_permission(self._key)) from None
-            except OSError:
-                raise Blocked(f"{shown(self._key)} was removed") from None
             with self._host.guarded():
-                if empty_type:
-                    self._host.take(Message(empty_type, b""))
+                place = self._land(0)
+            # Waits for a message and leaves it there (E2BIG); an empty one fits, and lands in the journal.
+            if self._receive(queue, place, 0, 0) == 0:
+                with self._host.guarded():
+                    self._host.landed(self._journal.landed())
+            with self._host.guarded():
                 self._take_all(queue)
 
-    def _take_all(self, queue: sysv_ipc.MessageQueue) -> None:
+    def _take_all(self, queue: int) -> None:
         count = 0
         try:
             while self._host.has_room():
-                body, mtype = queue.receive(False, self._type)
-                self._host.take(Message(mtype, body))
+                length = self._look(queue)
+                if length is None:
+                    return
+                got = self._receive(queue, self._land(length), length, linux.IPC_NOWAIT)
+                if got is None:
+                    continue  # another reader was faster: look again
+                self._host.landed(self._journal.landed(got))
                 count += 1
                 if count % _FLUSH_EVERY == 0:
                     self._host.flush()
             self._room.clear()
-        except sysv_ipc.BusyError:
-            pass  # empty
-        except sysv_ipc.ExistentialError:
-            raise Blocked(f"{shown(self._key)} was removed") from None
         finally:
             self._host.flush()
+
+    def _land(self, length: int) -> int:
+        try:
+            return self._journal.land(length)
+        except OSError as error:
+            raise Blocked(str(error.strerror)) from None
+
+    def _receive(self, queue: int, place: int, size: int, flags: int) -> int | None:
+        """The length of the message that landed; None if there is none that fits. Raises Blocked."""
+        try:
+            return linux.msgrcv(queue, place, size, self._type, flags)
+        except OSError as error:
+            if error.errno in (errno.E2BIG, errno.ENOMSG, errno.EINTR):
+                return None
+            raise self._gone(error) from None
+
+    def _look(self, queue: int) -> int | None:
+        """The length of the message that msgrcv would choose now; None if there is none. Raises Blocked."""
+        best: tuple[int, int] | None = None
+        index = 0
+        try:
+            while True:
+                length = linux.msgrcv(queue, self._peek_at, _LONGEST, index, linux.MSG_COPY | linux.IPC_NOWAIT)
+                mtype = int.from_bytes(self._peek[:8], "little", signed=True)
+                if self._type >= 0 and self._type in (0, mtype):
+                    return length
+                if self._type < 0 and mtype <= -self._type and (best is None or mtype < best[0]):
+                    best = (mtype, length)
+                    if mtype == 1:
+                        return length
+                index += 1
+        except OSError as error:
+            if error.errno == errno.ENOMSG:
+                return best[1] if best else None
+            raise self._gone(error) from None
+
+    def _gone(self, error: OSError) -> Blocked:
+        if error.errno == errno.EACCES:
+            return Blocked(no_permission(self._key))
+        if error.errno in (errno.EIDRM, errno.EINVAL):
+            return Blocked(f"{shown(self._key)} was removed")
+        return Blocked(f"{shown(self._key)}: {error}")
 
 
 class QueueSink:
@@ -209,8 +268,7 @@ class QueueSink:
             self._go.release()
             return True
         except (sysv_ipc.Error, OSError, ValueError) as error:
-            self._failed(self._queue, message, error)
-            return False
+            return self._failed(self._queue, arrived, error)
         self._host.handed(arrived)
         return True
 
@@ -225,24 +283,22 @@ class QueueSink:
         self._waiter.done()
         self._host.sink_ready()
 
-    def _failed(self, queue: sysv_ipc.MessageQueue, message: Message, error: Exception) -> None:
-        """Say why a message could not be sent, and see to it that it is offered again."""
+    def _failed(self, queue: sysv_ipc.MessageQueue, arrived: Arrived, error: Exception) -> bool:
+        """Whether the message is done with, as a dead letter; otherwise say why it waits, and offer it again later."""
+        size = len(arrived.message.body)
         gone = isinstance(error, sysv_ipc.ExistentialError) or getattr(error, "errno", 0) in (errno.EINVAL, errno.EIDRM)
+        if gone and is_there(self._key, queue.id):
+            why = f"{size} bytes are more than the queue takes (kernel.msgmax, or its own limit)"
+            if self._host.dead(arrived, shown(self._key), why):
+                return True
         self._queue = None
         if isinstance(error, sysv_ipc.PermissionsError):
-            self._waiter.wait(_no_permission(self._key))
-        elif gone and not self._is_there(queue.id):
+            self._waiter.wait(no_permission(self._key))
+        elif gone and not is_there(self._key, queue.id):
             self._waiter.wait(f"{shown(self._key)} was removed")
         else:
-            size = len(message.body)
-            self._waiter.wait(f"{shown(self._key)} does not take a message of {size} bytes (sysctl kernel.msgmax)")
-
-    def _is_there(self, queue_id: int) -> bool:
-        try:
-            there: bool = sysv_ipc.MessageQueue(self._key, 0, 0).id == queue_id
-        except (sysv_ipc.Error, OSError):
-            return False
-        return there
+            self._waiter.wait(f"{shown(self._key)} does not take a message of {size} bytes: {error}")
+        return False
 
     def _run(self) -> None:
         while True:
@@ -267,6 +323,7 @@ class QueueSink:
                     self._host.handed(arrived)
                     self._host.sink_ready()
                     continue
-                self._host.put_back(arrived)
-                if queue is not None:
-                    self._failed(queue, arrived.message, error)
+                if queue is None or not self._failed(queue, arrived, error):
+                    self._host.put_back(arrived)
+                else:
+                    self._host.sink_ready()

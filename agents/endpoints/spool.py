@@ -3,12 +3,15 @@
 Taking: a file counts when it is renamed into the directory or closed after writing; it is let go of (deleted, or moved
 to `done`) only when the other side has confirmed it, so the directory is the journal. Order is arrival; what a scan
 finds goes by name. A scanned file may still be open for writing: a read lease tells.
-Handing over: a hidden temporary name, then rename, so that a reader sees whole files only.
+Handing over: a hidden temporary name, then rename, so that a reader sees whole files only. The intent is noted between
+the two: after a kill the hidden name tells. Still there: not handed over. Gone: handed over, even if the reader has
+taken and deleted the file since.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 import time
 from collections import deque
 from typing import NamedTuple
@@ -17,8 +20,10 @@ from nsbridge.agents import linux
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.endpoints.files import NotAFileError, Tree, blocked_by, shown
+from nsbridge.agents.journal import INTENT, PLACE, RELEASED, SinkJournal
 from nsbridge.agents.session import Arrived
-from nsbridge.agents.wire import Message
+from nsbridge.agents.store import NoteStore
+from nsbridge.agents.wire import VOID, Message
 from nsbridge.config.schema import SpoolEndpoint
 
 _EVENTS = watch.CLOSED | watch.MOVED_IN
@@ -34,6 +39,9 @@ class _Identity(NamedTuple):
     size: int
 
 
+_NOTE = struct.Struct("<QqQ")  # an _Identity; the name follows
+
+
 class _Taken(NamedTuple):
     seq: int
     name: bytes
@@ -43,8 +51,10 @@ class _Taken(NamedTuple):
 class SpoolSource:
     """Takes the files of a directory."""
 
-    def __init__(self, host: Host, tree: Tree, config: SpoolEndpoint) -> None:
+    def __init__(self, host: Host, tree: Tree, config: SpoolEndpoint, store: NoteStore) -> None:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
+        self._store = store
+        store.load = self._load
         self._host = host
         self._tree = tree
         self._config = config
@@ -68,6 +78,7 @@ class SpoolSource:
             return
         self._waiter.done()
         self._take()
+        self._host.flush()
 
     def room_again(self) -> None:
         """Take what was left."""
@@ -85,6 +96,7 @@ class SpoolSource:
             except OSError as error:
                 reason = os.strerror(error.errno or 0)
                 self._host.log("warning", f"{self._shown(taken.name)} was delivered and cannot be removed: {reason}")
+            self._store.journal.cells[RELEASED] = taken.seq
 
     def _let_go(self, taken: _Taken) -> None:
         if _identity(os.stat(taken.name, dir_fd=self._directory, follow_symlinks=False)) != taken.identity:
@@ -109,7 +121,40 @@ class SpoolSource:
             self._done = self._tree.open_directory(os.fsencode(self._config.done), self._config.mode)
         self._watch = watch.DirectoryWatch(self._directory, _EVENTS)
         self._host.loop.watch(self._watch.fileno(), 1, self._changed)
+        self._resume()
         self._scan()
+
+    def _resume(self) -> None:
+        """Know again what was taken: to be let go of where it was confirmed, not to be taken twice where it was not."""
+        store = self._store
+        for seq in range(max(store.journal.cells[RELEASED], 0) + 1, store.taken + 1):
+            if note := store.note_of(seq):
+                identity, name = _Identity(*_NOTE.unpack_from(note)), note[_NOTE.size :]
+                self._known.add(name)
+                self._taken.append(_Taken(seq, name, identity))
+        self.confirmed(store.confirmed)
+
+    def _load(self, note: bytes) -> Message | None:
+        """The message again, by the note that an earlier life made."""
+        if self._watch is None:
+            return None
+        name = note[_NOTE.size :]
+        try:
+            fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
+        except (FileNotFoundError, NotAFileError):
+            self._host.log("warning", f"{self._shown(name)} was taken, and is gone before it was delivered")
+            return VOID
+        except OSError as error:
+            self._waiter.wait(blocked_by(error, self._shown(name)))
+            return None
+        try:
+            body = files.read_up_to(fd, self._config.max_message)
+            if body is None or _identity(os.fstat(fd)) != _NOTE.unpack_from(note):
+                self._host.log("warning", f"{self._shown(name)} was taken, and is another file before it was delivered")
+                return VOID
+        finally:
+            os.close(fd)
+        return Message(0, body)
 
     def _scan(self) -> None:
         for name in sorted(os.fsencode(name) for name in os.listdir(self._directory)):  # noqa: PTH208  (a descriptor)
@@ -144,7 +189,8 @@ class SpoolSource:
                 self._backlog.popleft()
                 if message is not None:
                     body, identity = message
-                    self._taken.append(_Taken(self._host.take(Message(0, body)), name, identity))
+                    seq = self._host.take(Message(0, body), _NOTE.pack(*identity) + name)
+                    self._taken.append(_Taken(seq, name, identity))
         except Blocked as reason:
             self._waiter.wait(reason)
         else:
@@ -214,8 +260,9 @@ class SpoolSource:
 class SpoolSink:
     """Puts each message into a file of its own, named EPOCH-SEQ.TYPE, whose order by name is the messages' order."""
 
-    def __init__(self, host: Host, tree: Tree, config: SpoolEndpoint) -> None:
+    def __init__(self, host: Host, tree: Tree, config: SpoolEndpoint, journal: SinkJournal) -> None:
         assert config.in_ is not None  # noqa: S101  (made only for a configured side)
+        self._journal = journal
         self._host = host
         self._tree = tree
         self._config = config
@@ -240,7 +287,8 @@ class SpoolSink:
         try:
             if self._watch is None:
                 self._open()
-            self._write(name, arrived.message.body)
+            if arrived.epoch != self._journal.epoch or arrived.seq > self._journal.handed:
+                self._write(_hidden(arrived.epoch, arrived.seq), name, arrived)
         except Blocked as reason:
             self._close()
             self._waiter.wait(reason)
@@ -249,8 +297,7 @@ class SpoolSink:
         self._host.handed(arrived)
         return True
 
-    def _write(self, name: bytes, body: bytes) -> None:
-        hidden = b"." + name
+    def _write(self, hidden: bytes, name: bytes, arrived: Arrived) -> None:
         try:
             try:
                 fd = files.make_file(self._directory, hidden, self._config.mode)
@@ -258,9 +305,10 @@ class SpoolSink:
                 os.unlink(hidden, dir_fd=self._directory)
                 fd = files.make_file(self._directory, hidden, self._config.mode)
             try:
-                files.write_all(fd, body)
+                files.write_all(fd, arrived.message.body)
             finally:
                 os.close(fd)
+            self._journal.cells[INTENT] = arrived.seq
             linux.rename_noreplace(self._directory, hidden, name)
         except FileExistsError:
             os.unlink(hidden, dir_fd=self._directory)  # handed over before, by an agent that was killed just after
@@ -271,6 +319,20 @@ class SpoolSink:
         self._directory = self._tree.open_directory(self._path, self._config.mode)
         self._watch = watch.DirectoryWatch(self._directory, 0)
         self._host.loop.watch(self._watch.fileno(), 1, self._changed)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Find out whether the message that a killed agent was handing over into this directory has been."""
+        cells, journal = self._journal.cells, self._journal
+        place = os.fstat(self._directory).st_ino + 1
+        if cells[PLACE] == place and cells[INTENT] == journal.handed + 1:
+            try:
+                os.stat(_hidden(journal.epoch, cells[INTENT]), dir_fd=self._directory, follow_symlinks=False)
+            except FileNotFoundError:
+                journal.hand(cells[INTENT])
+                self._host.log("info", f"message {journal.handed} was handed over just before the agent was killed")
+        cells[INTENT] = 0
+        cells[PLACE] = place
 
     def _changed(self, _events: int) -> None:
         """The directory itself was removed or replaced: open what is at its path now, before the next message."""
@@ -287,6 +349,10 @@ class SpoolSink:
         if self._directory >= 0:
             os.close(self._directory)
             self._directory = -1
+
+
+def _hidden(epoch: int, seq: int) -> bytes:
+    return b".%016x-%020d.part" % (epoch, seq)
 
 
 def _identity(status: os.stat_result) -> _Identity:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nsbridge.agents.session import Arrived, Incoming, Outgoing, Session
-from nsbridge.agents.store import MemorySink, MemorySource
 from nsbridge.agents.wire import DATA_OVERHEAD, MAX_PACKET, Message
 from nsbridge.config.schema import Window
+from tests.memory_store import MemorySink, MemorySource
 
 WINDOW = Window(messages=4, bytes=150_000)
 LINK_ROOM = 3  # packets

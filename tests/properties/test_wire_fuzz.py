@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from nsbridge.agents import control, wire
 from nsbridge.agents.session import Incoming, Outgoing, Session
-from nsbridge.agents.store import MemorySink, MemorySource
 from nsbridge.agents.wire import Ack, Data, Frame, Hello, Message, WireError
 from nsbridge.config.schema import Window
+from tests.memory_store import MemorySink, MemorySource
 
 WINDOW = Window(messages=3, bytes=500)
 NONCE, EPOCH = 5, 7  # of the session that is attacked

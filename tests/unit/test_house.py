@@ -156,7 +156,7 @@ def test_every_dependency_that_is_declared_is_used_and_the_other_way_round() -> 
     assert declared == {distribution for name, distribution in DISTRIBUTIONS.items() if name in imported}
 
 
-def test_only_spawn_forks() -> None:
+def test_there_is_one_fork() -> None:
     forks = [
         f"{_name(path)}:{line}"
         for path in PRODUCT
@@ -164,7 +164,7 @@ def test_only_spawn_forks() -> None:
         for line, name in [*_imports(path), *_calls(path)]
         if name.split(".")[0] == "multiprocessing" or name in {"os.fork", "os.forkpty", "pty.fork"}
     ]
-    assert [where.split(":")[0] for where in forks] == ["supervisor/spawn.py"], forks
+    assert [where.split(":")[0] for where in forks] == ["agents/fork.py"], forks
 
 
 def _calls(path: Path) -> Iterator[tuple[int, str]]:

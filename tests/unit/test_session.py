@@ -8,9 +8,9 @@ import pytest
 
 from nsbridge.agents import wire
 from nsbridge.agents.session import Arrived, Incoming, Outgoing, Session
-from nsbridge.agents.store import MemorySink, MemorySource, new_epoch
 from nsbridge.agents.wire import Ack, Data, Hello, Message, WireError
 from nsbridge.config.schema import Window
+from tests.memory_store import MemorySink, MemorySource, new_epoch
 
 NONCES = count(1)
 FITS = wire.MAX_PACKET - wire.DATA_OVERHEAD

@@ -1,0 +1,62 @@
+"""The only fork: how a child is made that never returns into its parent's stack.
+
+It leaves by `os._exit`. Signals are blocked around the fork until the child has taken the handlers and the wake-up
+descriptor off, or a signal meant for the parent would be written into the parent's pipe by the child.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+EXIT_AGAIN = 75  # something that may pass: the supervisor starts the agent again
+EXIT_NEVER = 78  # what only a person can mend: the supervisor does not
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A forked process; `pidfd` is readable when it has ended, and must be closed by whoever reaps it."""
+
+    pid: int
+    pidfd: int
+
+    def kill(self) -> None:
+        """SIGKILL; harmless when it has ended."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def reap(self) -> int:
+        """Its exit code, negative for a signal's number. To be called when `pidfd` is readable."""
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.pidfd)
+        return os.waitstatus_to_exitcode(status)
+
+
+def fork(main: Callable[[], int]) -> Child:
+    """Run `main` in a child, whose exit code is its result. Raises OSError (EAGAIN: no more processes)."""
+    before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _be_child(main)
+        return Child(pid, os.pidfd_open(pid))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _be_child(main: Callable[[], int]) -> None:
+    code = EXIT_AGAIN
+    try:
+        signal.set_wakeup_fd(-1)
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(signum, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        code = main()
+    except BaseException as error:  # noqa: BLE001  (it must not unwind the parent's stack)
+        os.write(2, f"nsbridged: child: {type(error).__name__}: {error}\n".encode(errors="backslashreplace"))
+    finally:
+        os._exit(code)

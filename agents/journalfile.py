@@ -1,0 +1,177 @@
+"""A journal's file: found or made, locked, checked, mapped into memory. What is in it is for journal.py.
+
+* The file is locked by its open file description, which sender processes inherit. So a new agent has it only when
+  the old one and all its senders are dead, and none of them can still do what the new one has decided about.
+* A journal is data. It is checked when it is opened; a damaged one is moved aside and reported, one of a newer version
+  is refused and left alone.
+* A new journal appears whole, by rename.
+
+The file: a header of one page, then for a source the index and the ring. Numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+VERSION = 1
+SOURCE, SINK = 1, 2
+PAGE = 4096
+PATIENCE = 30.0  # seconds for an earlier agent, which has been killed, to be gone
+_MAGIC = b"nsbridge"
+_HEADER = struct.Struct("<8sII4Q")  # magic, version, kind, epoch, entries of the index, bytes of the ring, reserved
+_HEADER_CHECK = struct.Struct("<I")
+_CELLS_AT = 128
+_CELLS = 32
+
+
+class DamagedError(Exception):
+    """The file is no journal that can be used; it is to be moved aside."""
+
+
+class NewerVersionError(OSError):
+    """The file was written by a later nsbridge; it is left alone."""
+
+
+class FullError(OSError):
+    """The file system of the journal has no room; nothing was written."""
+
+
+class Header(NamedTuple):
+    """What never changes in a journal's life."""
+
+    kind: int
+    epoch: int  # a source's; 0 for a sink
+    entries: int
+    ring: int
+
+
+def _pack_header(header: Header) -> bytes:
+    fixed = _HEADER.pack(_MAGIC, VERSION, header.kind, header.epoch, header.entries, header.ring, 0)
+    return fixed + _HEADER_CHECK.pack(zlib.crc32(fixed))
+
+
+def parse_header(data: bytes) -> Header:
+    """Read the header. Raises DamagedError, NewerVersionError."""
+    fixed = data[: _HEADER.size]
+    if len(data) < PAGE or not fixed.startswith(_MAGIC):
+        raise DamagedError("it is no nsbridge journal")
+    _, version, kind, epoch, entries, ring, _ = _HEADER.unpack(fixed)
+    if version > VERSION:
+        raise NewerVersionError(
+            errno.EPROTONOSUPPORT,
+            f"journal version {version}, this nsbridge knows up to {VERSION}: use the newer nsbridge",
+        )
+    if _HEADER_CHECK.unpack_from(data, _HEADER.size)[0] != zlib.crc32(fixed):
+        raise DamagedError("its header has a wrong checksum")
+    return Header(kind, epoch, entries, ring)
+
+
+class JournalFile:
+    """A locked, mapped file with a checked header."""
+
+    def __init__(self, fd: int, header: Header) -> None:
+        self.fd = fd
+        self.header = header
+        self.size = PAGE + 8 * header.entries + header.ring
+        if os.fstat(fd).st_size != self.size:
+            raise DamagedError(f"it has {os.fstat(fd).st_size} bytes, and should have {self.size}")
+        self.map = mmap.mmap(fd, self.size)
+        self.view = memoryview(self.map)
+        self.cells = self.view[_CELLS_AT : _CELLS_AT + 8 * _CELLS].cast("Q")
+
+    def close(self) -> None:
+        """Unmap and unlock."""
+        self.cells.release()
+        self.view.release()
+        self.map.close()
+        os.close(self.fd)
+
+
+def _lock(path: str, flags: int, patience: float) -> int:
+    """Open and lock, when the holders are dead. Raises OSError: EWOULDBLOCK if they live for `patience` seconds."""
+    fd = os.open(path, flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(fd)
+                raise
+            time.sleep(0.001)  # SIGKILL is on its way; there is no event for another's lock with a limit
+        else:
+            if os.fstat(fd).st_ino == _inode(path):
+                return fd
+            os.close(fd)  # another journal has taken its place meanwhile
+            fd = os.open(path, flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _inode(path: str) -> int:
+    try:
+        return Path(path).stat().st_ino
+    except FileNotFoundError:
+        return 0
+
+
+def create(path: str, header: Header, patience: float, *, publish: bool = True) -> JournalFile:
+    """A new journal, under another name until it is whole (if not `publish`, the caller renames it). Raises OSError."""
+    fresh = f"{path}.new"
+    fd = _lock(fresh, os.O_CREAT | os.O_TRUNC, patience)
+    size = PAGE + 8 * header.entries + header.ring
+    try:
+        os.ftruncate(fd, size)
+        allocate(fd, 0, PAGE + 8 * header.entries)
+        os.pwrite(fd, _pack_header(header), 0)
+        if publish:
+            Path(fresh).rename(path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return JournalFile(fd, header)
+
+
+def allocate(fd: int, start: int, length: int) -> None:
+    """Give the file pages of its own. Raises FullError."""
+    try:
+        os.posix_fallocate(fd, start, length)
+    except OSError as error:
+        raise FullError(error.errno, f"journal: {os.strerror(error.errno or 0)}") from None
+
+
+Report = Callable[[str], None]
+
+
+def open_or_create(path: str, wanted: Header, patience: float, report: Report) -> JournalFile:
+    """The journal at `path`, made as `wanted` if there is none; a damaged one is moved aside first. Raises OSError."""
+    try:
+        fd = _lock(path, 0, patience)
+    except FileNotFoundError:
+        return create(path, wanted, patience)
+    try:
+        header = parse_header(os.pread(fd, PAGE, 0))
+        if header.kind != wanted.kind:
+            raise DamagedError("it is of the other kind")
+        return JournalFile(fd, header)
+    except DamagedError as error:
+        aside = move_aside(path)
+        report(f"journal {path} is damaged ({error}); moved to {aside}, and begun anew")
+        os.close(fd)
+        return create(path, wanted, patience)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def move_aside(path: str) -> str:
+    aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+    Path(path).rename(aside)
+    return aside

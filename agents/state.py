@@ -1,0 +1,57 @@
+"""What an agent opens of the state directory before it joins a namespace: its journals, and the place of dead letters.
+
+STATE_DIR/journal/ROUTE/AGENT.out    what it has taken (if it has a source)
+STATE_DIR/journal/ROUTE/AGENT.in     what it has handed over (if it has a sink)
+STATE_DIR/dead/ROUTE/AGENT/          what it could never hand over
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nsbridge.agents import journal
+from nsbridge.agents.journal import SinkJournal, SourceJournal
+from nsbridge.config.schema import AgentConfig, FileEndpoint, QueueEndpoint, Window
+
+_NOTE_SIZE = 512  # bytes that the record of a note takes at most
+_RECORD = 40  # bytes of a record beside its message, at most
+_QUEUE_MESSAGE = 1 << 20  # bytes of a queue's longest message
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Open files; each journal is there if the agent has that side."""
+
+    source: SourceJournal | None
+    sink: SinkJournal | None
+    dead: int  # descriptor of the dead letters' directory
+
+
+def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Callable[[str], None]) -> State:
+    """Open them, making what is missing; waits until no earlier agent holds them. Raises OSError."""
+    route, _, name = agent.name.partition(":")
+    journals = Path(state_dir, "journal", route)
+    dead = Path(state_dir, "dead", route, name)
+    for directory in (journals, dead):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    source = sink = None
+    if agent.endpoint.out:
+        source = journal.open_source(str(journals / f"{name}.out"), window.messages + 3, _ring(agent, window), report)
+    if agent.endpoint.in_:
+        sink = journal.open_sink(str(journals / f"{name}.in"), report)
+    return State(source, sink, os.open(dead, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+def _ring(agent: AgentConfig, window: Window) -> int:
+    """Bytes that hold a full window and one message more, also when the ring's end does not fit one."""
+    endpoint = agent.endpoint
+    if isinstance(endpoint, QueueEndpoint):
+        longest = _QUEUE_MESSAGE
+    elif isinstance(endpoint, FileEndpoint):
+        longest = endpoint.max_message
+    else:
+        return 2 * window.messages * _NOTE_SIZE
+    return window.bytes + 2 * longest + window.messages * _RECORD

@@ -1,0 +1,60 @@
+"""Stores in memory, for tests of the session: kept, they are journals that survive; dropped, journals that are lost."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from nsbridge.agents.wire import Message
+
+
+def new_epoch() -> int:
+    """A number that no earlier store of this host had and that orders after theirs: nanoseconds of wall time."""
+    return time.time_ns()
+
+
+class MemorySource:
+    """A SourceStore: what was taken and is not yet confirmed."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.confirmed = 0
+        self.pending_bytes = 0
+        self._messages: deque[Message] = deque()
+
+    @property
+    def taken(self) -> int:
+        """The last seq that was given out."""
+        return self.confirmed + len(self._messages)
+
+    def append(self, message: Message) -> int:
+        """Keep the message; returns its seq."""
+        self._messages.append(message)
+        self.pending_bytes += len(message.body)
+        return self.taken
+
+    def get(self, seq: int) -> Message:
+        """The message `seq`, which must be pending."""
+        return self._messages[seq - self.confirmed - 1]
+
+    def confirm(self, seq: int) -> None:
+        """Forget all up to `seq`, which must be pending."""
+        while self.confirmed < seq:
+            self.pending_bytes -= len(self._messages.popleft().body)
+            self.confirmed += 1
+
+
+class MemorySink:
+    """A SinkStore: how far was handed over."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.handed = 0
+
+    def adopt(self, epoch: int, handed: int) -> None:
+        """Start with another source: all up to `handed` is not for this sink."""
+        self.epoch, self.handed = epoch, handed
+
+    def hand(self, seq: int) -> None:
+        """Everything up to `seq` has been handed over."""
+        self.handed = seq
