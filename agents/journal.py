@@ -64,6 +64,7 @@ class SourceJournal:
         self._ring_at = PAGE + 8 * self._entries
         self._ring = file.header.ring
         self._allocated = 0
+        self.fd = file.fd
         self._address = linux.address_of(file.view)
         self.epoch = file.header.epoch
         self.pending_bytes = 0

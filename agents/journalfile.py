@@ -172,6 +172,7 @@ def open_or_create(path: str, wanted: Header, patience: float, report: Report) -
 
 
 def move_aside(path: str) -> str:
+    """Keep a damaged journal under another name, which is returned."""
     aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
     Path(path).rename(aside)
     return aside

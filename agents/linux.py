@@ -173,6 +173,12 @@ def openat2(directory: int, path: bytes, flags: int, mode: int = 0, resolve: int
     return fd
 
 
+def syncfs(fd: int) -> None:
+    """Write the file system that `fd` is on to its device. syncfs(2)."""
+    if _libc.syncfs(fd) < 0:
+        raise oserror("syncfs")
+
+
 def rename_noreplace(directory: int, old: bytes, new: bytes) -> None:
     """Rename within one directory; EEXIST if `new` is there. renameat2(2)."""
     if _libc.renameat2(directory, old, directory, new, RENAME_NOREPLACE) < 0:

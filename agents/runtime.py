@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import NoReturn
 
-from nsbridge.agents import control, entry, journal, scoreboard
+from nsbridge.agents import control, entry, journal, linux, scoreboard
 from nsbridge.agents.dead import DeadLetters
 from nsbridge.agents.endpoints import file, queue, spool
 from nsbridge.agents.endpoints.base import Blocked, Sink, Source
@@ -141,6 +141,8 @@ class Agent:
         endpoint = assignment.agent.endpoint
         window = assignment.route.window
         self._journal = state.sink
+        self._state = state
+        self._synced = 0  # the last seq whose record is on the disk, where that is asked for
         self._dead = DeadLetters(state.dead)
         self.store = _store(endpoint, state.source)
         outgoing = Outgoing(self.store, window) if self.store is not None else None
@@ -200,6 +202,8 @@ class Agent:
         """See Host."""
         if self._unsent:
             return  # the socket is full; _peer_ready goes on
+        if self._assignment.route.fsync:
+            self._sync()
         while packet := self._session.next_packet():
             try:
                 self._peer.send(packet)
@@ -207,6 +211,17 @@ class Agent:
                 self._unsent = packet
                 self.loop.watch(self._peer.fileno(), READABLE | WRITABLE, self._peer_ready)
                 return
+
+    def _sync(self) -> None:
+        """Group commit: what the next packets tell the other agent is on the disk before they go."""
+        if self.store is not None and self._synced != self.store.taken:
+            self._synced = self.store.taken
+            os.fdatasync(self._state.source_fd)
+        incoming = self._session.incoming
+        if incoming is not None and incoming.ack_due and self._sink is not None:
+            if self._sink.descriptor() >= 0:
+                linux.syncfs(self._sink.descriptor())
+            os.fdatasync(self._state.sink_fd)
 
     def handed(self, arrived: Arrived) -> None:
         """See Host."""

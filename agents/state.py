@@ -29,6 +29,16 @@ class State:
     sink: SinkJournal | None
     dead: int  # descriptor of the dead letters' directory
 
+    @property
+    def source_fd(self) -> int:
+        """Of the journal's file, -1 without one."""
+        return self.source.fd if self.source else -1
+
+    @property
+    def sink_fd(self) -> int:
+        """Of the journal's file, -1 without one."""
+        return self.sink.fd if self.sink else -1
+
 
 def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Callable[[str], None]) -> State:
     """Open them, making what is missing; waits until no earlier agent holds them. Raises OSError."""

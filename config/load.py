@@ -62,6 +62,7 @@ class _RouteTable:
     in_doubt: InDoubt = _ROUTE_DEFAULTS["in_doubt"]
     window: Window = _ROUTE_DEFAULTS["window"]
     autostart: bool = _ROUTE_DEFAULTS["autostart"]
+    fsync: bool = _ROUTE_DEFAULTS["fsync"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,9 @@ class _Route:
         """The checked route; only to be called when no problem was found."""
         table, (first, second) = self.table, (side.agent for side in self.sides)
         assert table is not None and first is not None and second is not None  # noqa: S101, PT018  (no problem was found)
-        return RouteConfig(self.name, (first, second), table.delivery, table.in_doubt, table.window, table.autostart)
+        return RouteConfig(
+            self.name, (first, second), table.delivery, table.in_doubt, table.window, table.autostart, table.fsync
+        )
 
 
 def _read_route(name: str, raw: object, twice: set[KeyPath]) -> _Route:
@@ -309,6 +312,7 @@ _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
         "delivery": values.member(Delivery),
         "in_doubt": values.member(InDoubt),
         "autostart": values.boolean,
+        "fsync": values.boolean,
     },
     Window: {"messages": values.integer(1, values.I64_MAX), "bytes": values.size},
     _AgentTable: {"container": values.container, "user": values.user},

@@ -164,6 +164,7 @@ class RouteConfig:
     in_doubt: InDoubt = InDoubt.RESEND
     window: Window = Window()
     autostart: bool = True
+    fsync: bool = False  # whether journals, and what was handed to files, are on the disk before anything is confirmed
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,10 @@ class Source(Protocol):
 class Sink(Protocol):
     """The `in` side."""
 
+    def descriptor(self) -> int:
+        """Of the file system that what was handed over is on, to be synced; -1 if it is on none."""
+        ...
+
     def start(self) -> None:
         """Make ready what messages will be handed to."""
 

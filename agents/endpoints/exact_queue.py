@@ -42,6 +42,10 @@ class ExactQueueSink:
         self._pids: tuple[int, ...] = ()
         journal.may_adopt = lambda: not self._offered
 
+    def descriptor(self) -> int:
+        """See Sink: a queue is the kernel's memory."""
+        return -1
+
     def start(self) -> None:
         """Fork the senders, before there is any thread; then open the queue."""
         me = os.getpid()

@@ -156,6 +156,10 @@ class FileSink:
         self._directory = -1
         self._waiter = Waiter(host, "in", host.sink_ready)
 
+    def descriptor(self) -> int:
+        """See Sink."""
+        return self._directory
+
     def start(self) -> None:
         """Make the file if it is missing, so that a program can watch it before the first message."""
         try:

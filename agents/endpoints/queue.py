@@ -248,6 +248,10 @@ class QueueSink:
         self._go = threading.Semaphore(0)
         self._thread_runs = False
 
+    def descriptor(self) -> int:
+        """See Sink: a queue is the kernel's memory."""
+        return -1
+
     def start(self) -> None:
         """Make the queue if it is missing and `create` says so, so that a program finds it before the first message."""
         self._again()

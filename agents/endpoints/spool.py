@@ -271,6 +271,10 @@ class SpoolSink:
         self._watch: watch.DirectoryWatch | None = None
         self._waiter = Waiter(host, "in", host.sink_ready)
 
+    def descriptor(self) -> int:
+        """See Sink."""
+        return self._directory
+
     def start(self) -> None:
         """Make the directory if it is missing, so that a program can watch it before the first message."""
         try:

@@ -190,7 +190,7 @@ def test_unknown_key_comes_with_the_nearest_and_all_known_ones() -> None:
     (problem,) = problems(text)
     assert problem == (
         'f.toml: route.orders.delivry: unknown key; did you mean "delivery"? '
-        "known here: agent, autostart, delivery, in_doubt, window"
+        "known here: agent, autostart, delivery, fsync, in_doubt, window"
     )
 
 
