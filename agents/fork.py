@@ -37,15 +37,25 @@ class Child:
 
 
 def fork(main: Callable[[], int]) -> Child:
-    """Run `main` in a child, whose exit code is its result. Raises OSError (EAGAIN: no more processes)."""
+    """Run `main` in a child, whose exit code is its result. Raises OSError (EAGAIN: no more processes, EMFILE)."""
     before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     try:
         pid = os.fork()
         if pid == 0:
             _be_child(main)
-        return Child(pid, os.pidfd_open(pid))
+        return Child(pid, _hold(pid))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _hold(pid: int) -> int:
+    """The child's pidfd; without a descriptor for it there must be no child either. Raises OSError (EMFILE)."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)  # the number is still its own: nobody has waited for it
+        os.waitpid(pid, 0)
+        raise
 
 
 def _be_child(main: Callable[[], int]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 
 from nsbridge.agents import entry, runtime
@@ -81,7 +80,7 @@ def _answer(function: Callable[[], object], writer: int, supervisor: int) -> int
     except NsbridgeError as error:
         answer = {"error": [type(error).__name__, str(error)]}
     except Exception as error:  # noqa: BLE001  (a bug, told to the parent in one line)
-        sys.stderr.write(f"nsbridged: {type(error).__name__}: {error}\n")
+        os.write(2, f"nsbridged: {type(error).__name__}: {error}\n".encode(errors="backslashreplace"))
         return 1
     os.write(writer, json.dumps(answer).encode())
     return 0

@@ -17,6 +17,7 @@ import pytest
 
 from nsbridge.agents import entry, linux
 from nsbridge.agents.entry import Assignment
+from nsbridge.agents.fork import EXIT_AGAIN
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import (
     AgentConfig,
@@ -175,7 +176,7 @@ def test_an_agent_whose_supervisor_is_already_dead_exits(subreaper: None) -> Non
             time.sleep(0.001)
         entry.die_with_the_supervisor(parent)
 
-    assert Family(late, ready_before=True).kill_parent() == entry.EXIT_AGAIN
+    assert Family(late, ready_before=True).kill_parent() == EXIT_AGAIN
 
 
 def pdeathsig() -> int:
@@ -234,6 +235,7 @@ def assignment(**changes: object) -> Assignment:
         "container_pid": os.getpid(),
         "pidfd": -1,
         "ns_path": "",
+        "state_dir": "/nonexistent",
         "init_user": (0, 0),
         "supervisor_pid": os.getpid(),
     }
@@ -306,14 +308,18 @@ def test_a_descriptor_of_another_kind_of_namespace_is_not_joined(container: int)
 # -- all of it
 
 
-def test_an_agent_that_has_entered_keeps_nothing_but_what_it_was_given(container: int) -> None:
+def test_an_agent_that_has_entered_keeps_nothing_but_what_it_was_given(container: int, tmp_path: Path) -> None:
     ours, peer = socket.socketpair()
     control, _secret = socket.socketpair()
     pidfd = os.pidfd_open(container)
     given = assignment(container_pid=container, pidfd=pidfd, peer_fd=peer.fileno(), control_fd=control.fileno())
 
     def child() -> int:
-        entered = entry.enter(given, lambda: (0, 0))
+        os.setgroups([4, 27])
+        own_fds = entry.leave_the_supervisor(given)
+        own = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+        entered = entry.enter(given, own_fds, [own], lambda: (0, 0))
+        os.close(own)
         found = {
             "fds": sorted(set(filter(is_open, range(2000))) - {entered.own_fds}),
             "null": [os.stat(fd).st_rdev == os.stat("/dev/null").st_rdev for fd in range(3)],
@@ -340,3 +346,4 @@ def test_an_agent_that_has_entered_keeps_nothing_but_what_it_was_given(container
     assert int(found["status"]["CapEff"], 16) == 0
     assert found["pdeathsig"] == signal.SIGKILL  # although the change of user cleared it
     assert found["import"]
+    assert (tmp_path.stat().st_uid, tmp_path.stat().st_gid) == (NOBODY, NOBODY)  # it was given to the agent's user

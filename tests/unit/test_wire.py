@@ -68,13 +68,18 @@ def test_a_packet_of_the_full_size_is_taken() -> None:
         (b"\x01\x02" + wire.pack_hello(HELLO)[2:], "protocol version 2, this is version 1"),
         (data(b"abc", offset=2, total=4), "3 bytes at 2 of 4"),
         (data(b"abc", total=wire.MAX_MESSAGE + 1), f"of {wire.MAX_MESSAGE + 1}"),
-        (data(b"abc", mtype=-1), "type -1"),
+        (data(b"abc", mtype=-2), "type -2"),
         (data(b"abc", seq=0), "a data frame"),
     ],
 )
 def test_what_is_no_frame_is_refused(packet: bytes, says: str) -> None:
     with pytest.raises(WireError, match=says):
         parsed(packet)
+
+
+def test_a_void_message_is_taken() -> None:
+    packet = wire.pack_data_header(7, 8, wire.VOID, 0, 0)
+    assert parsed(packet) == [Data(7, 8, -1, 0, 0, b"")]
 
 
 def test_a_message_of_the_full_size_is_taken() -> None:
