@@ -14,6 +14,9 @@ unit:            ## the tests that start no container
 system:          ## the tests with real containers (as root)
 	./run test tests/system
 
+storm:           ## 2,000 kills, 1,000,000 messages, into docs/storm.md; about 6 minutes (as root)
+	$(CMD) python -m tests.system.storm --kills 2000 --messages 1000000 --report docs/storm.md
+
 style:           ## format, and mend what ruff can mend
 	$(CMD) ruff format .
 	$(CMD) ruff check --fix .
@@ -39,4 +42,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo test unit system style types coverage fresh clean help
+.PHONY: demo test unit system storm style types coverage fresh clean help

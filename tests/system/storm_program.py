@@ -1,0 +1,300 @@
+"""The container's programs in a storm (storm.py): one produces numbered messages, one consumes and audits them.
+
+    storm_program.py produce KIND PLACE COUNTERS SEED LONGEST
+    storm_program.py consume KIND PLACE COUNTERS
+
+SIGTERM ends them: the producer at once, the consumer when nothing is left. Neither is ever killed. A message says which
+one it is, what type it was sent with, and the checksum of all that: "SEQ TYPE CRC32 FILLER", of random length.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import signal
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import sysv_ipc
+
+CELLS = ("count", "bytes", "repeated", "out_of_order", "corrupt", "wrong_type", "missing", "highest")
+_SPOOL_LIMIT = 2000  # files that wait before the producer does: more than the window
+_TYPES = 5  # of messages, in a queue
+
+
+class Counters:
+    """What a program has counted, in a mapped file; it is seen from outside while it runs."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("a+b") as file:
+            file.truncate(8 * len(CELLS))
+            self._map = mmap.mmap(file.fileno(), 8 * len(CELLS))
+        self._cells = memoryview(self._map).cast("Q")
+
+    def __getitem__(self, name: str) -> int:
+        return self._cells[CELLS.index(name)]
+
+    def set(self, **values: int) -> None:
+        """One store each."""
+        for name, value in values.items():
+            self._cells[CELLS.index(name)] = value
+
+    def close(self) -> None:
+        """Unmap."""
+        self._cells.release()
+        self._map.close()
+
+
+class Got(NamedTuple):
+    """A message as a consumer got it."""
+
+    type: int
+    body: bytes
+
+
+class Kind(Protocol):
+    """An endpoint as the container's own program uses it."""
+
+    def put(self, seq: int, mtype: int, body: bytes) -> bool:
+        """Leave a message for nsbridge; False if told to stop before."""
+        ...
+
+    def get(self) -> list[Got]:
+        """What is there, waiting a moment for it; empty if nothing came."""
+        ...
+
+    def sent_type(self, seq: int) -> int:
+        """The type that this message is sent with; 0 where messages have none."""
+        ...
+
+    def expected_type(self, sent: int) -> int:
+        """The type that a message must arrive with."""
+        ...
+
+
+class Stop:
+    """SIGTERM has come. A timer interrupts whatever waits, so that it is seen."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._request)
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+
+    def _request(self, *_: object) -> None:
+        self.requested = True
+
+    def close(self) -> None:
+        """No more timer, which would kill an interpreter that is ending."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class Spool:
+    """A directory of files."""
+
+    toml = 'spool = { out = "/srv/out", in = "/srv/in" }'
+    out, in_ = "srv/out", "srv/in"
+
+    def __init__(self, place: str, stop: Stop) -> None:
+        self._directory = Path(place)
+        self._stop = stop
+
+    def put(self, seq: int, mtype: int, body: bytes) -> bool:
+        """By rename."""
+        while seq % 64 == 0 and len(os.listdir(self._directory)) > _SPOOL_LIMIT:
+            if self._stop.requested:
+                return False
+            time.sleep(0.002)
+        hidden = self._directory / ".next"
+        hidden.write_bytes(body)
+        hidden.rename(self._directory / f"{seq:012d}")
+        return True
+
+    def get(self) -> list[Got]:
+        """All files by name, then deleted.
+
+        A listing may miss a file that came before another one which it has; a second one, made after, has both.
+        """
+        last = max(self._names(), default="")
+        names = sorted(name for name in self._names() if name <= last)
+        messages = []
+        for name in names:
+            file = self._directory / name
+            messages.append(Got(int(name.rpartition(".")[2]), file.read_bytes()))
+            file.unlink()
+        if not messages:
+            time.sleep(0.002)
+        return messages
+
+    def sent_type(self, seq: int) -> int:
+        """Files have none."""
+        return 0
+
+    def expected_type(self, sent: int) -> int:
+        """The suffix says it."""
+        return sent
+
+    def _names(self) -> list[str]:
+        return [name for name in os.listdir(self._directory) if not name.startswith(".")]
+
+
+class Queue:
+    """A SysV queue; the program runs in the container's ipc namespace."""
+
+    toml = "queue = { in = { key = 0x51 }, out = { key = 0x52 }, create = true }"
+    out, in_ = "0x52", "0x51"
+
+    def __init__(self, place: str, stop: Stop) -> None:
+        self._queue = sysv_ipc.MessageQueue(int(place, 0), sysv_ipc.IPC_CREAT, 0o666, 1 << 16)
+        self._stop = stop
+
+    def put(self, seq: int, mtype: int, body: bytes) -> bool:
+        """Waits while it is full."""
+        while not self._stop.requested:
+            try:
+                self._queue.send(body, True, mtype)
+            except sysv_ipc.Error as error:
+                if type(error) is not sysv_ipc.Error:
+                    raise  # the plain class is EINTR
+            else:
+                return True
+        return False
+
+    def get(self) -> list[Got]:
+        """The first, and what is there besides it."""
+        messages: list[Got] = []
+        try:
+            while len(messages) < 100:
+                body, mtype = self._queue.receive(not messages, 0)
+                messages.append(Got(mtype, body))
+        except sysv_ipc.BusyError:
+            pass
+        except sysv_ipc.Error as error:
+            if type(error) is not sysv_ipc.Error:
+                raise
+        return messages
+
+    def sent_type(self, seq: int) -> int:
+        """In turn."""
+        return 1 + seq % _TYPES
+
+    def expected_type(self, sent: int) -> int:
+        """As it came; 1 if it came with none."""
+        return sent or 1
+
+
+KINDS: dict[str, type[Spool] | type[Queue]] = {"spool": Spool, "queue": Queue}
+
+
+def make(seq: int, mtype: int, filler: bytes) -> bytes:
+    """A message."""
+    head = b"%d %d " % (seq, mtype)
+    return b"%s%08x %s" % (head, zlib.crc32(filler, zlib.crc32(head)), filler)
+
+
+def parse(body: bytes) -> tuple[int, int] | None:
+    """(seq, type) of a message; None if it is damaged."""
+    try:
+        seq, mtype, check, filler = body.split(b" ", 3)
+        head = b"%s %s " % (seq, mtype)
+        if int(check, 16) != zlib.crc32(filler, zlib.crc32(head)):
+            return None
+        return int(seq), int(mtype)
+    except ValueError:
+        return None
+
+
+class Audit:
+    """Looks at each message that arrives: the numbers must be 1, 2, 3 and so on."""
+
+    def __init__(self) -> None:
+        self.count = self.bytes = self.repeated = self.out_of_order = self.corrupt = self.wrong_type = 0
+        self.highest = 0
+        self._missing: set[int] = set()
+
+    @property
+    def missing(self) -> int:
+        """Messages that were passed over and have not come since."""
+        return len(self._missing)
+
+    def see(self, kind: Kind, got: Got) -> None:
+        """The next one."""
+        parsed = parse(got.body)
+        if parsed is None:
+            self.corrupt += 1
+            return
+        seq, sent = parsed
+        if got.type != kind.expected_type(sent):
+            self.wrong_type += 1
+        if seq > self.highest:
+            self._missing.update(range(self.highest + 1, seq))
+            self.highest = seq
+        elif seq in self._missing:
+            self._missing.discard(seq)
+            self.out_of_order += 1
+        else:
+            self.repeated += 1
+            return
+        self.count += 1
+        self.bytes += len(got.body)
+
+    def show(self, counters: Counters) -> None:
+        """Let it be seen from outside."""
+        counters.set(**{name: getattr(self, name) for name in CELLS})
+
+
+def fillers(seed: int, longest: int) -> Iterator[bytes]:
+    """Random bytes without newlines: mostly few, seldom many, up to about `longest`."""
+    chance = random.Random(seed)
+    pool = bytes(byte for byte in chance.randbytes(longest) if byte not in b"\n\0") * 2
+    while True:
+        length = min(int(chance.paretovariate(0.9) * 40), longest - 64)
+        start = chance.randrange(longest // 2)
+        yield pool[start : start + length]
+
+
+def produce(kind: Kind, stop: Stop, counters: Counters, seed: int, longest: int) -> None:
+    """Until told to stop."""
+    size = 0
+    for seq, filler in enumerate(fillers(seed, longest), 1):
+        mtype = kind.sent_type(seq)
+        body = make(seq, mtype, filler)
+        if stop.requested or not kind.put(seq, mtype, body):
+            return
+        size += len(body)
+        counters.set(count=seq, bytes=size)
+
+
+def consume(kind: Kind, stop: Stop, counters: Counters) -> None:
+    """Until told to stop, and nothing is left."""
+    audit = Audit()
+    while True:
+        last = stop.requested
+        messages = kind.get()
+        for message in messages:
+            audit.see(kind, message)
+        audit.show(counters)
+        if last and not messages:
+            return
+
+
+def main() -> None:
+    """The command."""
+    role, kind_name, place, path, *rest = sys.argv[1:]
+    stop = Stop()
+    kind = KINDS[kind_name](place, stop)
+    counters = Counters(Path(path))
+    if role == "produce":
+        produce(kind, stop, counters, *map(int, rest))
+    else:
+        consume(kind, stop, counters)
+    stop.close()
+
+
+if __name__ == "__main__":
+    main()
