@@ -39,10 +39,11 @@ from nsbridge.agents.journalfile import (
 )
 from nsbridge.agents.wire import Message
 
-_RECORD = struct.Struct("<IIq")  # length, CRC-32 of the body; type, then the body, as in a msgbuf
+RECORD = struct.Struct("<IIq")  # length, checksum; type, then the body, as in a msgbuf
 _TYPE_AT = 8
 _ALIGN = 8
-_NONE = (1 << 64) - 1  # an index entry that points nowhere
+NOWHERE = (1 << 64) - 1  # an index entry that points nowhere
+_SEED = 0x6E736272  # of the checksum, so that a record of nothing but zeros is a wrong one
 _GROW = 256 << 10  # bytes allocated at a time
 
 # Cells of a source
@@ -52,6 +53,11 @@ WHICH = 0
 _EPOCH, _BASE, _HANDED, _EARLIER = 0, 1, 2, 3  # within a slot
 _SLOTS = (1, 5)
 INTENT, BYTES, REPEATS, IN_DOUBT, DEAD, NOT_DELIVERED, PLACE, SENDERS, BASELINE = 9, 10, 11, 12, 13, 14, 15, 16, 18
+
+
+def checksum(mtype: int, body: bytes | memoryview) -> int:
+    """Of a record: its length, type and body."""
+    return zlib.crc32(body, (mtype ^ mtype >> 32 ^ len(body) ^ _SEED) & 0xFFFFFFFF)
 
 
 class SourceJournal:
@@ -69,7 +75,11 @@ class SourceJournal:
         self.epoch = file.header.epoch
         self.pending_bytes = 0
         self.recovered = 0  # 1 if a message had landed whose taking was not published
-        self._check()
+        try:
+            self._check()
+        except DamagedError:
+            self._index.release()  # or the file could not be closed
+            raise
 
     @property
     def confirmed(self) -> int:
@@ -90,8 +100,9 @@ class SourceJournal:
         """Keep the message; returns its seq. Raises FullError."""
         seq = self.taken + 1
         at = self._place(seq, len(message.body))
-        _RECORD.pack_into(self._file.map, at, len(message.body), zlib.crc32(message.body), message.type)
-        start = at + _RECORD.size
+        self._index[seq % self._entries] = NOWHERE  # no landing place, which a type would make a message
+        RECORD.pack_into(self._file.map, at, len(message.body), checksum(message.type, message.body), message.type)
+        start = at + RECORD.size
         self._file.map[start : start + len(message.body)] = message.body
         self._index[seq % self._entries] = at
         self._publish(seq, len(message.body))
@@ -104,8 +115,8 @@ class SourceJournal:
         """
         seq = self.taken + 1
         at = self._place(seq, length)
-        self._index[seq % self._entries] = _NONE
-        _RECORD.pack_into(self._file.map, at, length, 0, 0)
+        self._index[seq % self._entries] = NOWHERE
+        RECORD.pack_into(self._file.map, at, length, 0, 0)
         self._index[seq % self._entries] = at
         return self._address + at + _TYPE_AT
 
@@ -115,22 +126,23 @@ class SourceJournal:
         at = self._index[seq % self._entries]
         if length is not None:
             struct.pack_into("<I", self._file.map, at, length)
-        length = _RECORD.unpack_from(self._file.map, at)[0]
-        start = at + _RECORD.size
-        struct.pack_into("<I", self._file.map, at + 4, zlib.crc32(self._file.view[start : start + length]))
+        length, _, mtype = RECORD.unpack_from(self._file.map, at)
+        start = at + RECORD.size
+        check = checksum(mtype, self._file.view[start : start + length])
+        struct.pack_into("<I", self._file.map, at + 4, check)
         self._publish(seq, length)
         return seq
 
     def get(self, seq: int) -> Message:
         """The message `seq`, which must be pending."""
         at = self._index[seq % self._entries]
-        length, _, mtype = _RECORD.unpack_from(self._file.map, at)
-        start = at + _RECORD.size
+        length, _, mtype = RECORD.unpack_from(self._file.map, at)
+        start = at + RECORD.size
         return Message(mtype, self._file.map[start : start + length])
 
     def confirm(self, seq: int) -> None:
         """Let go of all up to `seq`, which must be pending."""
-        index, entries, unpack = self._index, self._entries, _RECORD.unpack_from
+        index, entries, unpack = self._index, self._entries, RECORD.unpack_from
         for done in range(self.confirmed + 1, seq + 1):
             self.pending_bytes -= unpack(self._file.map, index[done % entries])[0]
         self._file.cells[CONFIRMED] = seq
@@ -142,19 +154,19 @@ class SourceJournal:
 
     def _publish(self, seq: int, length: int) -> None:
         """One store makes it a fact. The next entry is no stale one by then: it would look like a landing place."""
-        self._index[(seq + 1) % self._entries] = _NONE
+        self._index[(seq + 1) % self._entries] = NOWHERE
         self._file.cells[TAKEN] = seq
         self.pending_bytes += length
 
     def _place(self, seq: int, length: int) -> int:
         """Where the record of `seq` goes: after the last, or at the start if it does not fit before the end."""
-        need = -(-(_RECORD.size + length) // _ALIGN) * _ALIGN
+        need = -(-(RECORD.size + length) // _ALIGN) * _ALIGN
         start, end = self._ring_at, self._ring_at + self._ring
         if self.confirmed == self.taken:
             at, limit = start, end
         else:
             last = self._index[self.taken % self._entries]
-            at = -(-(last + _RECORD.size + _RECORD.unpack_from(self._file.map, last)[0]) // _ALIGN) * _ALIGN
+            at = -(-(last + RECORD.size + RECORD.unpack_from(self._file.map, last)[0]) // _ALIGN) * _ALIGN
             first = self._index[(self.confirmed + 1) % self._entries]
             limit = end if first < at else first
             if limit is end and at + need > end:
@@ -178,22 +190,22 @@ class SourceJournal:
         for seq in range(self.confirmed + 1, self.taken + 1):
             self.pending_bytes += len(self._checked(seq, self._index[seq % self._entries]))
         candidate = self._index[(self.taken + 1) % self._entries]
-        if self._is_record(candidate) and _RECORD.unpack_from(self._file.map, candidate)[2]:
+        if self._is_record(candidate) and RECORD.unpack_from(self._file.map, candidate)[2]:
             self.landed()
             self.recovered = 1
 
     def _is_record(self, at: int) -> bool:
         end = self._ring_at + self._ring
-        return self._ring_at <= at <= end - _RECORD.size and (
-            at + _RECORD.size + _RECORD.unpack_from(self._file.map, at)[0] <= end
+        return self._ring_at <= at <= end - RECORD.size and (
+            at + RECORD.size + RECORD.unpack_from(self._file.map, at)[0] <= end
         )
 
     def _checked(self, seq: int, at: int) -> bytes:
         if not self._is_record(at):
             raise DamagedError(f"message {seq} is outside the ring")
-        length, check, _ = _RECORD.unpack_from(self._file.map, at)
-        body = self._file.map[at + _RECORD.size : at + _RECORD.size + length]
-        if zlib.crc32(body) != check:
+        length, check, mtype = RECORD.unpack_from(self._file.map, at)
+        body = self._file.map[at + RECORD.size : at + RECORD.size + length]
+        if checksum(mtype, body) != check:
             raise DamagedError(f"message {seq} has a wrong checksum")
         return body
 
@@ -296,7 +308,7 @@ def open_source(
 def _resized(path: str, old: SourceJournal, wanted: Header, patience: float) -> SourceJournal:
     pending = [old.get(seq) for seq in range(old.confirmed + 1, old.taken + 1)]
     entries = max(wanted.entries, len(pending) + 3)
-    ring = max(wanted.ring, 2 * sum(len(message.body) + 2 * _RECORD.size for message in pending))
+    ring = max(wanted.ring, 2 * sum(len(message.body) + 2 * RECORD.size for message in pending))
     header = wanted._replace(epoch=old.epoch, entries=entries, ring=ring)
     file = create(path, header, patience, publish=False)
     for cell in (RELEASED, NOTE, NOTE + 1):

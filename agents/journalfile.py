@@ -68,7 +68,7 @@ def parse_header(data: bytes) -> Header:
     if version > VERSION:
         raise NewerVersionError(
             errno.EPROTONOSUPPORT,
-            f"journal version {version}, this nsbridge knows up to {VERSION}: use the newer nsbridge",
+            f"it has version {version}, and this nsbridge knows up to {VERSION}; use the nsbridge that wrote it",
         )
     if _HEADER_CHECK.unpack_from(data, _HEADER.size)[0] != zlib.crc32(fixed):
         raise DamagedError("its header has a wrong checksum")
@@ -166,6 +166,9 @@ def open_or_create(path: str, wanted: Header, patience: float, report: Report) -
         report(f"journal {path} is damaged ({error}); moved to {aside}, and begun anew")
         os.close(fd)
         return create(path, wanted, patience)
+    except NewerVersionError as error:
+        os.close(fd)
+        raise NewerVersionError(error.errno, f"journal {path} is left alone: {error.strerror}") from None
     except BaseException:
         os.close(fd)
         raise

@@ -26,6 +26,7 @@ from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.entry import Assignment, Entered
 from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER
 from nsbridge.agents.journal import SinkJournal, SourceJournal
+from nsbridge.agents.journalfile import NewerVersionError
 from nsbridge.agents.loop import READABLE, WRITABLE, Loop
 from nsbridge.agents.session import Arrived, Incoming, Outgoing, Session
 from nsbridge.agents.state import State, open_state
@@ -57,6 +58,9 @@ def main(assignment: Assignment) -> int:
         return 0
     except entry.Refused as error:
         control.say(channel, say="error", text=str(error))
+        return EXIT_NEVER
+    except NewerVersionError as error:
+        control.say(channel, say="error", text=str(error.strerror)[:1000])
         return EXIT_NEVER
     except (entry.Gone, WireError, OSError) as error:
         control.say(channel, say="error", text=f"{type(error).__name__}: {error}"[:1000])
