@@ -66,7 +66,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (S.RUNNING, E.STOP): (S.STOPPING, (A.DRAIN,)),
     (S.STOPPING, E.START): (S.STOPPING, ()),  # it is started again when it has stopped
     (S.STOPPING, E.STOP): (S.STOPPING, ()),
-    (S.STOPPING, E.READY): (S.STOPPING, (A.DRAIN,)),
+    (S.STOPPING, E.READY): (S.STOPPING, ()),  # it was told to exit as it had nothing in flight yet
     (S.STOPPING, E.GONE): (S.STOPPING, (A.KILL,)),
     (S.STOPPING, E.DUE): (S.STOPPING, (A.KILL,)),
     (S.STOPPING, E.DIED): (S.STOPPED, ()),
@@ -81,6 +81,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (S.WAITING, E.ABSENT): (S.WAITING, (A.LOOK,)),
     (S.WAITING, E.REFUSED): (S.FATAL, ()),
     (S.WAITING, E.DIED): (S.WAITING, ()),
+    (S.WAITING, E.GONE): (S.WAITING, ()),  # it was found absent before its pidfd was served
     (S.WAITING, E.STOP): (S.STOPPING, (A.DRAIN,)),  # the killed agent may not be reaped yet
     (S.FATAL, E.START): (S.STARTING, (A.LOCATE,)),
     (S.FATAL, E.STOP): (S.STOPPED, ()),

@@ -1,0 +1,135 @@
+"""What an agent tells its supervisor: the page that both see, and the control channel. The agent may be hostile."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from nsbridge.agents import control, scoreboard
+from nsbridge.agents.scoreboard import Scoreboard
+from tests.child import exit_code
+
+LONGEST = scoreboard._REASON_SIZE - 1  # bytes of a reason
+
+
+def test_what_a_child_writes_is_seen_here_and_outlives_it() -> None:
+    page = Scoreboard()
+
+    def child() -> int:
+        page.cells[scoreboard.TAKEN] += 5
+        page.cells[scoreboard.HANDED_BYTES] = (1 << 64) - 1
+        page.set_reason("in", "queue full")
+        return 0
+
+    page.cells[scoreboard.TAKEN] = 2
+    assert exit_code(child) == 0
+    assert page.cells[scoreboard.TAKEN] == 7
+    assert page.cells[scoreboard.HANDED_BYTES] == (1 << 64) - 1
+    assert page.reason("in") == "queue full"
+
+
+def test_each_cell_and_each_reason_has_a_place_of_its_own() -> None:
+    page = Scoreboard()
+    names = [name for name in dir(scoreboard) if name.isupper() and not name.startswith("_")]
+    numbers = [getattr(scoreboard, name) for name in names]
+    assert len(set(numbers)) == len(numbers)
+    for cell in range(len(page.cells)):
+        page.cells[cell] = (1 << 64) - 1 - cell
+    page.set_reason("out", "a" * 4000)
+    page.set_reason("in", "b" * 4000)
+    assert list(page.cells) == [(1 << 64) - 1 - cell for cell in range(len(page.cells))]
+    assert page.reason("out") == "a" * LONGEST
+    assert page.reason("in") == "b" * LONGEST
+
+
+def test_a_shorter_reason_leaves_nothing_of_the_longer_one_before() -> None:
+    page = Scoreboard()
+    page.set_reason("out", "a long reason")
+    page.set_reason("out", "short")
+    assert page.reason("out") == "short"
+    page.set_reason("out", "")
+    assert page.reason("out") == ""
+
+
+@given(st.text())
+@example("\udcff")
+@example("ä" * LONGEST)
+def test_any_reason_can_be_said_and_read(text: str) -> None:
+    page = Scoreboard()
+    page.set_reason("out", text)
+    whole = text.encode("utf-8", "surrogateescape")
+    if len(whole) <= LONGEST and "\0" not in text:
+        assert page.reason("out") == whole.decode("utf-8", "backslashreplace")
+
+
+@given(st.binary(max_size=1500))
+def test_any_bytes_in_the_place_of_a_reason_are_read_as_text(hostile: bytes) -> None:
+    page = Scoreboard()
+    start = scoreboard._REASON_AT["out"]
+    page._page[start : start + len(hostile)] = hostile
+    assert len(page.reason("out")) <= 4 * (LONGEST + 1)
+    page.reason("out").encode()  # no surrogates: it can be logged
+
+
+# -- the control channel
+
+
+@pytest.fixture
+def channel() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_what_is_said_is_heard(channel: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = channel
+    assert control.say(theirs, say="log", level="info", text="ä\udcff\n")
+    assert control.parse(ours.recv(control.MAX_SIZE)) == {"say": "log", "level": "info", "text": "ä\udcff\n"}
+
+
+def test_a_full_channel_blocks_nobody(channel: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = channel
+    said = 0
+    while control.say(theirs, say="ready"):
+        said += 1
+    assert said > 10
+    ours.recv(control.MAX_SIZE)
+    assert control.say(theirs, say="ready")
+
+
+def test_a_channel_that_nobody_reads_any_more_is_no_error(channel: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = channel
+    ours.close()
+    assert not control.say(theirs, say="ready")
+
+
+@pytest.mark.parametrize(
+    "datagram",
+    [
+        b"",
+        b"\xff",
+        b"{",
+        b"[]",
+        b'"ready"',
+        b"null",
+        b"[" * 8000,
+        b'{"a":' * 1600,
+        b"1" * 8000,
+        b'{"say": "log"}',
+        b'{"say": "log", "level": "fatal"}',
+        b'{"say": "log", "level": []}',
+        b'{"say": "log", "level": {}}',
+    ],
+)
+def test_what_the_protocol_does_not_know_is_nothing(datagram: bytes) -> None:
+    assert control.parse(datagram) == {}
+
+
+def test_an_object_nested_as_deeply_as_is_read_can_also_be_shown() -> None:
+    for depth in range(1, 1200):
+        fields = control.parse(b'{"say": "error", "text": ' + b"[" * depth + b"]" * depth + b"}")
+        assert len(str(fields.get("text"))) in (4, 2 * depth)
