@@ -126,11 +126,10 @@ class SourceJournal:
         at = self._index[seq % self._entries]
         if length is not None:
             struct.pack_into("<I", self._file.map, at, length)
-        length, _, mtype = RECORD.unpack_from(self._file.map, at)
+        size, _, mtype = RECORD.unpack_from(self._file.map, at)
         start = at + RECORD.size
-        check = checksum(mtype, self._file.view[start : start + length])
-        struct.pack_into("<I", self._file.map, at + 4, check)
-        self._publish(seq, length)
+        struct.pack_into("<I", self._file.map, at + 4, checksum(mtype, self._file.view[start : start + size]))
+        self._publish(seq, size)
         return seq
 
     def get(self, seq: int) -> Message:

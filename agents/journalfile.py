@@ -11,7 +11,6 @@ The file: a header of one page, then for a source the index and the ring. Number
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import mmap
 import os
@@ -37,7 +36,7 @@ class DamagedError(Exception):
     """The file is no journal that can be used; it is to be moved aside."""
 
 
-class NewerVersionError(OSError):
+class NewerVersionError(Exception):
     """The file was written by a later nsbridge; it is left alone."""
 
 
@@ -67,8 +66,7 @@ def parse_header(data: bytes) -> Header:
     _, version, kind, epoch, entries, ring, _ = _HEADER.unpack(fixed)
     if version > VERSION:
         raise NewerVersionError(
-            errno.EPROTONOSUPPORT,
-            f"it has version {version}, and this nsbridge knows up to {VERSION}; use the nsbridge that wrote it",
+            f"it has version {version}, and this nsbridge knows up to {VERSION}; use the nsbridge that wrote it"
         )
     if _HEADER_CHECK.unpack_from(data, _HEADER.size)[0] != zlib.crc32(fixed):
         raise DamagedError("its header has a wrong checksum")
@@ -151,7 +149,10 @@ Report = Callable[[str], None]
 
 
 def open_or_create(path: str, wanted: Header, patience: float, report: Report) -> JournalFile:
-    """The journal at `path`, made as `wanted` if there is none; a damaged one is moved aside first. Raises OSError."""
+    """The journal at `path`, made as `wanted` if there is none; a damaged one is moved aside first.
+
+    Raises OSError, NewerVersionError.
+    """
     try:
         fd = _lock(path, 0, patience)
     except FileNotFoundError:
@@ -168,7 +169,7 @@ def open_or_create(path: str, wanted: Header, patience: float, report: Report) -
         return create(path, wanted, patience)
     except NewerVersionError as error:
         os.close(fd)
-        raise NewerVersionError(error.errno, f"journal {path} is left alone: {error.strerror}") from None
+        raise NewerVersionError(f"journal {path} is left alone: {error}") from None
     except BaseException:
         os.close(fd)
         raise

@@ -56,11 +56,8 @@ def main(assignment: Assignment) -> int:
         agent = Agent(assignment, channel, entered, keys, state)
         agent.run()
         return 0
-    except entry.Refused as error:
-        control.say(channel, say="error", text=str(error))
-        return EXIT_NEVER
-    except NewerVersionError as error:
-        control.say(channel, say="error", text=str(error.strerror)[:1000])
+    except (entry.Refused, NewerVersionError) as error:
+        control.say(channel, say="error", text=str(error)[:1000])
         return EXIT_NEVER
     except (entry.Gone, WireError, OSError) as error:
         control.say(channel, say="error", text=f"{type(error).__name__}: {error}"[:1000])
