@@ -64,6 +64,19 @@ def inspect(pid: int, create_time: float | None = None, container_pid: int | Non
         ) from None
 
 
+def parent_of(pid: int) -> int:
+    """The process whose child it is; 0 if there is no such process (any number may be asked)."""
+    try:
+        return int(_stat(pid)[1])
+    except OSError:
+        return 0
+
+
+def _stat(pid: int) -> list[str]:
+    """proc_pid_stat(5) from field 3 on: what comes before may contain anything."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+
+
 def _general(process: psutil.Process) -> dict[str, object]:
     uids, gids, cpu, memory = process.uids(), process.gids(), process.cpu_times(), process.memory_full_info()
     uptime = _uptime(process.pid)
@@ -86,8 +99,7 @@ def _general(process: psutil.Process) -> dict[str, object]:
 
 def _uptime(pid: int) -> float:
     """Seconds since it started, by a clock that nobody steps (psutil's create_time is wall time)."""
-    after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    started = int(after_name[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc_pid_stat(5)
+    started = int(_stat(pid)[19]) / os.sysconf("SC_CLK_TCK")  # field 22
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 

@@ -21,7 +21,7 @@ from nsbridge.agents.fork import Child
 from nsbridge.agents.loop import READABLE, Loop, Timer
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import AgentConfig, RouteConfig
-from nsbridge.supervisor import lifecycle, spawn
+from nsbridge.supervisor import health, lifecycle, spawn
 from nsbridge.supervisor.attachment import Attachment
 from nsbridge.supervisor.lifecycle import Action, Event, State
 from nsbridge.supervisor.logs import Log
@@ -146,6 +146,13 @@ class Managed:
     def pid(self) -> int | None:
         """Its process, None if there is none."""
         return self._process.child.pid if self._process else None
+
+    @property
+    def senders(self) -> list[int]:
+        """The processes that send into a queue for it; only such as it has really made: it says itself which."""
+        cells = self.scoreboard.cells
+        claimed = (cells[scoreboard.SENDERS], cells[scoreboard.SENDERS + 1])
+        return [pid for pid in claimed if self.pid and health.parent_of(pid) == self.pid]
 
     @property
     def container_pid(self) -> int | None:

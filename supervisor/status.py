@@ -31,6 +31,7 @@ def _agent(agent: Managed) -> dict[str, object]:
         "wanted": agent.wanted,
         "phase": phase,
         "pid": agent.pid,
+        "senders": agent.senders,
         "container_pid": agent.container_pid,
         "uptime_s": None if agent.uptime is None else round(agent.uptime, 3),
         "restarts": agent.restarts,

@@ -194,17 +194,19 @@ class Supervisor:
     def _inspect(self, params: dict[str, object], answer: Answer) -> None:
         name = params.get("name")
         chosen = [agent for _, agents in self._select({"names": [name]}) for agent in agents]
-        answer.result(
-            [
-                {"name": agent.config.name, "state": agent.state.value}
-                | (health.inspect(agent.pid, container_pid=agent.container_pid) if agent.pid else {})
-                for agent in chosen
-            ]
-        )
+        answer.result([{"name": agent.config.name, "state": agent.state.value} | _inspected(agent) for agent in chosen])
 
     def _shutdown(self, _params: dict[str, object], answer: Answer) -> None:
         answer.result({"pid": os.getpid()})
         self.stop()
+
+
+def _inspected(agent: Managed) -> dict[str, object]:
+    """Its process and those that send for it; nothing if there is none."""
+    if not agent.pid:
+        return {}
+    processes = [health.inspect(pid, container_pid=agent.container_pid) for pid in (agent.pid, *agent.senders)]
+    return {**processes[0], "senders": processes[1:]}
 
 
 def _names(route: Route) -> list[str]:
