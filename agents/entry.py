@@ -33,7 +33,7 @@ class Refused(Exception):
 
 
 class Gone(Exception):
-    """The container ended while it was being entered."""
+    """What the agent needs of its container is not there (any more); it may come (back)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUTS = 0x0400_0000
@@ -46,6 +47,9 @@ RESOLVE_IN_ROOT = 0x10
 RENAME_NOREPLACE = 1
 
 IPC_NOWAIT = 0o4000
+_IPC_STAT = 2
+_MSQID_SIZE = 256  # bytes; struct msqid_ds has 120
+_CBYTES_AT = 72  # msg_cbytes, msg_qnum, msg_qbytes on every 64-bit architecture (asm-generic/msgbuf.h, ipcbuf.h)
 MSG_COPY = 0o40000
 
 F_SETLEASE = 1024
@@ -64,6 +68,7 @@ _libc.capset.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
 _libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
 _libc.msgrcv.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long, ctypes.c_int]
 _libc.msgrcv.restype = ctypes.c_ssize_t
+_libc.msgctl.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
 _libc.msgsnd.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
@@ -157,6 +162,15 @@ def msgsnd(queue: int, address: int, size: int, flags: int = 0) -> None:
         raise oserror("msgsnd")
 
 
+def queue_usage(queue: int) -> tuple[int, int]:
+    """(bytes that are in the queue, bytes that it takes). IPC_STAT of msgctl(2). Raises OSError, as EACCES."""
+    status = bytearray(_MSQID_SIZE)
+    if _libc.msgctl(queue, _IPC_STAT, address_of(status)) < 0:
+        raise oserror("msgctl")
+    used, _, limit = struct.unpack_from("<3Q", status, _CBYTES_AT)
+    return used, limit
+
+
 def address_of(buffer: memoryview | bytearray) -> int:
     """Where a writable buffer is in memory; it must outlive the use of the address."""
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
@@ -179,7 +193,7 @@ def syncfs(fd: int) -> None:
         raise oserror("syncfs")
 
 
-def rename_noreplace(directory: int, old: bytes, new: bytes) -> None:
-    """Rename within one directory; EEXIST if `new` is there. renameat2(2)."""
-    if _libc.renameat2(directory, old, directory, new, RENAME_NOREPLACE) < 0:
+def rename_noreplace(directory: int, old: bytes, new: bytes, other: int | None = None) -> None:
+    """Rename within one directory, or to the `other` one; EEXIST if `new` is there. renameat2(2)."""
+    if _libc.renameat2(directory, old, directory if other is None else other, new, RENAME_NOREPLACE) < 0:
         raise oserror("renameat2", new)

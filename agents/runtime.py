@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from nsbridge.agents import control, entry, journal, linux, scoreboard
 from nsbridge.agents.dead import DeadLetters
-from nsbridge.agents.endpoints import file, queue, spool
+from nsbridge.agents.endpoints import file, queue, spool, spool_sink
 from nsbridge.agents.endpoints.base import Blocked, Sink, Source
 from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
 from nsbridge.agents.endpoints.files import Tree
@@ -59,7 +59,10 @@ def main(assignment: Assignment) -> int:
     except (entry.Refused, NewerVersionError) as error:
         control.say(channel, say="error", text=str(error)[:1000])
         return EXIT_NEVER
-    except (entry.Gone, WireError, OSError) as error:
+    except entry.Gone as error:
+        control.say(channel, say="error", text=str(error))
+        return EXIT_AGAIN
+    except (WireError, OSError) as error:
         control.say(channel, say="error", text=f"{type(error).__name__}: {error}"[:1000])
         return EXIT_AGAIN
     except BaseException as error:  # noqa: BLE001  (an agent has nobody to raise to)
@@ -97,10 +100,14 @@ def _queue_keys(assignment: Assignment) -> _Keys:
     if not isinstance(endpoint, QueueEndpoint):
         return _Keys()
     root = f"/proc/{assignment.container_pid}/root" if assignment.container_pid else "/"
-    return _Keys(
-        queue.numeric_key(endpoint.out.key, root) if endpoint.out else 0,
-        queue.numeric_key(endpoint.in_.key, root) if endpoint.in_ else 0,
-    )
+    try:
+        return _Keys(
+            queue.numeric_key(endpoint.out.key, root) if endpoint.out else 0,
+            queue.numeric_key(endpoint.in_.key, root) if endpoint.in_ else 0,
+        )
+    except OSError as error:
+        path = os.fsdecode(error.filename or b"")
+        raise entry.Gone(f"{path}, of which the queue's key is made: {os.strerror(error.errno or 0)}") from None
 
 
 def _report(channel: socket.socket, text: str) -> None:
@@ -385,7 +392,7 @@ def _sides(
     if isinstance(endpoint, SpoolEndpoint):
         return (
             spool.SpoolSource(agent, tree, endpoint, agent.store) if isinstance(agent.store, NoteStore) else None,
-            spool.SpoolSink(agent, tree, endpoint, state.sink) if state.sink else None,
+            spool_sink.SpoolSink(agent, tree, endpoint, state.sink) if state.sink else None,
         )
     return (
         file.FileSource(agent, tree, endpoint, state.source) if state.source else None,

@@ -10,7 +10,7 @@ import mmap
 
 _SIZE = mmap.PAGESIZE
 _CELLS = 16
-_REASON_SIZE = 256
+_REASON_SIZE = 1000
 _REASON_AT = {"out": 1024, "in": 1024 + _REASON_SIZE}
 
 BEAT = 0  # the loop's last pass, in ns of CLOCK_MONOTONIC

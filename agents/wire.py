@@ -17,9 +17,11 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from nsbridge.config import schema
+
 VERSION = 1
+MAX_MESSAGE = schema.MAX_MESSAGE
 MAX_PACKET = 64 << 10
-MAX_MESSAGE = 64 << 20
 
 _HELLO, _DATA, _ACK = 1, 2, 3
 _HELLO_FORMAT = struct.Struct("<BB2xIQQQQQQ")

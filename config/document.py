@@ -19,16 +19,21 @@ _BARE_OCTAL = re.compile(r"=\s*0[0-7]+")
 _MOST_SET_ASIDE = 50  # each costs one more reading of the text
 _ASIDE = "\N{NO-BREAK SPACE}set aside"  # no person types that as a key
 
+_LONGEST = 16 << 20  # bytes; a route has about 500
+
 Table = dict[str, object]
 
 
 def read_text(path: str) -> tuple[str, list[Problem]]:
     """The text of the file at `path`, or what keeps it from being read."""
     try:
-        raw = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            raw = file.read(_LONGEST + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return "", [Problem((), f"cannot be read: {reason}", "name a file that is there and readable (-c FILE)")]
+    if len(raw) > _LONGEST:
+        return "", [Problem((), f"has more than {_LONGEST} bytes", "name a configuration file (-c FILE)")]
     try:
         return raw.decode("utf-8-sig"), []
     except UnicodeDecodeError as error:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from nsbridge.config.problems import Refused, nearest, quoted, shown
-from nsbridge.config.schema import Container, ContainerKind, User
+from nsbridge.config.schema import MAX_MESSAGE, Container, ContainerKind, User
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -111,6 +111,14 @@ def size(value: object) -> int:
         raise Refused(f"must be a size, got {shown(value)}", mend)
     if not 1 <= number <= I64_MAX:
         raise Refused(f"is out of range, got {shown(value)}", "a size is at least 1 byte and below 2^63")
+    return number
+
+
+def message_size(value: object) -> int:
+    """A size that a message may have."""
+    number = size(value)
+    if number > MAX_MESSAGE:
+        raise Refused(f"is out of range, got {shown(value)}", f"a message has at most {MAX_MESSAGE >> 20} MiB")
     return number
 
 

@@ -18,6 +18,9 @@ from nsbridge.supervisor.spawn import Question
 LOCATE_LIMIT = 5.0  # seconds for a container engine to answer
 
 
+_NEVER_BACK = {ContainerKind.PID, ContainerKind.NS}  # a number is given to another process one day
+
+
 class Listener(Protocol):
     """Who is told. Exactly one of the first three follows each `locate`, at once or later."""
 
@@ -46,6 +49,7 @@ class Attachment:
         self._namespace = namespace
         self._listener = listener
         self._question: Question | None = None
+        self._only: int | None = None  # start time of the one process that a number meant when it was first seen
 
     @property
     def init_user(self) -> tuple[int, int]:
@@ -86,7 +90,10 @@ class Attachment:
         self._release()
 
     def _ask(self) -> object:
-        found = containers.locate(self._container)
+        try:
+            found = containers.locate(self._container)
+        except containers.NotRunning as error:
+            return {"absent": str(error)}
         return [found.pid, found.start_time, found.ns_path]
 
     def _answered(self, answer: object) -> None:
@@ -94,7 +101,7 @@ class Attachment:
         match answer:
             case [int(pid), int(start_time), str(ns_path)]:
                 self._hold(Found(pid, start_time, ns_path))
-            case {"error": ["NotRunning", str(text)]}:
+            case {"absent": str(text)}:
                 self._listener.container_absent(text)
             case {"error": [_, str(text)]}:
                 self._listener.container_refused(text)
@@ -104,6 +111,13 @@ class Attachment:
     def _hold(self, found: Found) -> None:
         self._release()
         own = containers.own_namespace_inode(self._namespace)
+        if found.pid and self._container.kind in _NEVER_BACK:
+            if self._only not in (None, found.start_time):
+                self._listener.container_refused(
+                    f"process {found.pid} has ended, and its number belongs to another one now: name the new process"
+                )
+                return
+            self._only = found.start_time
         try:
             if found.pid:
                 process = ContainerProcess.open(found)

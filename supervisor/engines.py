@@ -310,7 +310,8 @@ def _client(kind: ContainerKind) -> Client:
     if _accepts(path, deadline):
         return ApiClient(kind, path, deadline)
     program = shutil.which("podman")
-    if program is None or "CONTAINER_HOST" in os.environ:
+    # Another user's podman command would see that user's containers only, and leave a process behind.
+    if program is None or "CONTAINER_HOST" in os.environ or os.geteuid() != 0:
         return ApiClient(kind, path, deadline)  # whose failure names the socket
     return PodmanCommand(program, deadline)
 

@@ -31,6 +31,7 @@ DRAIN_LIMIT = 5.0  # seconds to hand over what is in flight
 EXIT_LIMIT = 1.0  # seconds to exit when told to
 LOOK_EVERY = (0.1, 1.0)  # seconds between looks for a container that is not running: the first, the longest
 WEDGED_AFTER = 20.0  # seconds without a heartbeat
+START_LIMIT = 60.0  # seconds to become ready, which may wait for an earlier agent's death
 _LOG_LINES = 50  # that an agent may log at once
 _LOG_REFILL = 10.0  # seconds
 _DATAGRAMS_AT_ONCE = 16
@@ -101,6 +102,7 @@ class Managed:
         self._ended_at = ""  # time of day at which the container was seen to end; empty while it runs
         self._timer: Timer | None = None
         self._look_delay = LOOK_EVERY[0]
+        self._blocked = ""  # the reason that was logged last
         self._served: float | None = None  # seconds that the last process was ready for
         self._by_signal = False  # whether a signal ended it
         self._log_budget = _Budget()
@@ -182,10 +184,29 @@ class Managed:
             return None
         return max(0.0, self._timer.due - self._loop.now())
 
+    def log_blocked(self) -> None:
+        """Note in the log when it begins to wait, for another reason, or goes on."""
+        reason = "; ".join(self.scoreboard.reason(side) for side in ("out", "in") if self.scoreboard.reason(side))
+        if self.state is not State.RUNNING or reason == self._blocked:
+            return
+        self._blocked = reason
+        if reason:
+            self._log.warning(self.config.name, f"blocked: {reason}")
+        else:
+            self._log.info(self.config.name, "goes on")
+
     def check_health(self) -> None:
         """Kill it if its loop has not come round for too long; its death is then seen as any other."""
         process = self._process
-        if self.state is not State.RUNNING or process is None:
+        if process is None or self.state not in (State.STARTING, State.RUNNING):
+            return
+        if self.state is State.STARTING:
+            if self._loop.now() - process.started > START_LIMIT:
+                self._log.error(
+                    self.config.name, f"not ready after {START_LIMIT:g} s: pid {process.child.pid} is killed"
+                )
+                process.last_words = "wedged: it did not become ready"
+                process.child.kill()
             return
         silent = time.monotonic() - self.scoreboard.cells[scoreboard.BEAT] / 1e9
         if silent > WEDGED_AFTER:
@@ -210,12 +231,13 @@ class Managed:
             self._do[action]()
         if self.state is not before:
             self._log.debug(self.config.name, f"{before} → {self.state} ({event})")
-            if self.neighbour is not None:
-                self.neighbour.changed(self)
         if self.state is State.STOPPED and before is not State.STOPPED:
             self.attachment.abandon()
             if self.wanted:
-                self._feed(Event.START)
+                self._feed(Event.START)  # it was to be restarted: nobody is told of the state between
+                return
+        if self.state is not before and self.neighbour is not None:
+            self.neighbour.changed(self)
 
     def _deadline(self, delay: float) -> None:
         self._cancel_deadline()
@@ -275,7 +297,11 @@ class Managed:
 
     def _spawn(self) -> None:
         self._served, self._by_signal = None, False
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self._not_spawned(error)
+            return
         ours.setblocking(False)
         held = self.attachment.process
         assignment = Assignment(
@@ -296,15 +322,18 @@ class Managed:
             child = spawn.agent(assignment)
         except OSError as error:
             ours.close()
-            self.last_exit = f"cannot fork: {os.strerror(error.errno or 0)}"
-            self._log.error(self.config.name, self.last_exit)
-            self._feed(Event.DIED)
+            self._not_spawned(error)
             return
         finally:
             theirs.close()
         self._process = _Process(child, ours, self._loop.now())
         self._loop.watch(ours.fileno(), READABLE, self._read_channel)
         self._loop.watch(child.pidfd, READABLE, lambda _events: self._ended())
+
+    def _not_spawned(self, error: OSError) -> None:
+        self.last_exit = f"cannot be forked: {error.strerror}"
+        self._log.error(self.config.name, self.last_exit)
+        self._feed(Event.DIED)
 
     def _read_channel(self, _events: int) -> None:
         process = self._process
@@ -385,6 +414,8 @@ class Managed:
             self._feed(Event.DIED)
         elif process.ready_since is None:
             self.exit()
+        elif process.told_to_exit:
+            self._deadline(EXIT_LIMIT)
         else:
             control.say(process.channel, do="drain")
             self._cancel_deadline()

@@ -44,10 +44,11 @@ def status(result: dict[str, Any], *, colour: bool) -> list[str]:
     agents = [(agent, route["flows"]) for route in result["routes"] for agent in route["agents"]]
     if not agents:
         return ["no routes"]
-    lines = table([_agent_row(agent, flows) for agent, flows in agents])
-    if not colour:
-        return lines
-    return [_coloured(line, str(agent["state"])) for line, (agent, _) in zip(lines, agents, strict=True)]
+    lines = []
+    for line, (agent, _) in zip(table([_agent_row(*pair) for pair in agents]), agents, strict=True):
+        shown = _coloured(line, str(agent["state"])) if colour else line
+        lines.append(f"{shown}  {escape(str(agent['detail']))}" if _has_long_detail(agent) else shown)
+    return lines
 
 
 def tree(value: dict[str, Any], indent: str = "") -> list[str]:
@@ -91,17 +92,25 @@ def _scalar(value: object) -> str:
     return escape(str(value))
 
 
+_WIDEST_INFO = 40  # characters of a detail that stands in its column
+
+
 def _agent_row(agent: dict[str, Any], flows: list[dict[str, Any]]) -> list[str]:
     cells = (agent["name"], agent["state"], _info(agent), agent["container"], agent["endpoint"])
     return [*(escape(str(cell)) for cell in cells), _counts(str(agent["name"]), flows)]
 
 
+def _has_long_detail(agent: dict[str, Any]) -> bool:
+    """Whether the detail goes to the end of its line: it would push every agent's counters off the screen."""
+    return len(str(agent.get("detail") or "")) > _WIDEST_INFO
+
+
 def _info(agent: dict[str, Any]) -> str:
-    detail = str(agent.get("detail") or "")
+    detail = "" if _has_long_detail(agent) else str(agent.get("detail") or "")
     if agent["state"] == "RUNNING":
         parts = [f"pid {agent['pid']}", f"uptime {duration(agent.get('uptime_s') or 0)}"]
         return ", ".join([*parts, detail] if detail else parts)
-    if not detail and agent.get("retry_in_s") is not None:
+    if not agent.get("detail") and agent.get("retry_in_s") is not None:
         return f"next start in {agent['retry_in_s']:.1f} s"
     return detail
 

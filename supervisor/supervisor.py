@@ -35,6 +35,7 @@ class Supervisor:
         self._log = log
         self._started = time.monotonic()
         self._observer = observer
+        self._health_due = 0.0
         self._stopping = False
         self._when_settled: list[Callable[[], bool]] = []  # each is asked after a change until it says that it is done
         self._methods: dict[str, Callable[[dict[str, object], Answer], None]] = {
@@ -65,13 +66,14 @@ class Supervisor:
             gc.collect()
             gc.freeze()  # what is shared with the agents stays shared: the collector would write into every object
             self._log.info("", f"nsbridged {version('nsbridge')} started, pid {os.getpid()}: {_count(self.config)}")
-            for route in self.routes.values():
-                if route.config.autostart:
-                    for agent in route.agents:
-                        agent.start()
-            self.loop.call_later(HEALTH_EVERY, self._check_health)
+            for agent in [a for route in self.routes.values() if route.config.autostart for a in route.agents]:
+                if not self._stopping:  # an observer may end it all at the first agent that cannot start
+                    agent.start()
+            self._health_due = self.loop.now()
+            self._check_health()
             ready()
-            self.loop.run()
+            if not self._has_stopped():
+                self.loop.run()
         finally:
             control.close()
             for route in self.routes.values():
@@ -84,6 +86,7 @@ class Supervisor:
         agents = self._all_agents()
         if self._stopping:
             for agent in agents:
+                agent.stop()
                 agent.exit()
             return
         self._stopping = True
@@ -105,13 +108,22 @@ class Supervisor:
         if agent is not None:
             self._observer(agent)
         self._when_settled = [done for done in self._when_settled if not done()]
-        if self._stopping and all(route.is_stopped() for route in self.routes.values()):
+        if self._has_stopped():
             self.loop.stop()
 
+    def _has_stopped(self) -> bool:
+        return self._stopping and all(route.is_stopped() for route in self.routes.values())
+
     def _check_health(self) -> None:
-        for agent in self._all_agents():
-            agent.check_health()
-        self.loop.call_later(HEALTH_EVERY, self._check_health)
+        late = self.loop.now() - self._health_due
+        if (
+            late < HEALTH_EVERY
+        ):  # else this process was stopped itself, and its agents may have been: let them beat first
+            for agent in self._all_agents():
+                agent.check_health()
+                agent.log_blocked()
+        self._health_due = self.loop.now() + HEALTH_EVERY
+        self.loop.call_at(self._health_due, self._check_health)
 
     def _select(self, params: dict[str, object]) -> list[tuple[Route, list[Managed]]]:
         """The routes and agents that `names` means; all if it is empty or has `all`. Raises NoSuchNameError."""

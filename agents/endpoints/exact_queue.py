@@ -20,6 +20,8 @@ from nsbridge.agents.session import Arrived
 from nsbridge.agents.wire import Message
 from nsbridge.config.schema import InDoubt, QueueEndpoint
 
+_LOOK_AGAIN = 0.002  # seconds until a half-full queue is looked at again: nothing tells when a message leaves it
+
 
 class ExactQueueSink:
     """Hands each message to a queue exactly once."""
@@ -35,6 +37,10 @@ class ExactQueueSink:
         self._outbox = Outbox()
         self._queue: Queue | None = None
         self._examined = False  # whether what the last senders left is settled
+        # Where a program answers through the same queue, a queue full of questions would leave it no room to.
+        self._shared = config.out is not None and config.out.key == config.in_.key
+        self._looks_again = False
+        self._known_limit = 0
         self._doubtful = 0  # the seq of which nobody knows whether it was sent
         self._next_sender = 0
         self._offered: deque[Arrived] = deque()
@@ -72,21 +78,56 @@ class ExactQueueSink:
         if arrived.epoch == self._journal.epoch and arrived.seq <= self._journal.handed:
             self._host.handed(arrived)  # found out after the greeting
             return True
+        size = len(arrived.message.body)
+        if size > self._limit(size):
+            why = f"{size} bytes are more than the queue's own limit"
+            return not self._offered and self._host.dead(arrived, shown(self._key), why)  # in its turn
+        if self._shared and not self._leaves_room(size):
+            return False
         if arrived.seq == self._doubtful and self._resolve_doubt(arrived):
             return True
-        message = arrived.message
-        sender = self._next_sender
+        return self._offer(arrived)
+
+    def _offer(self, arrived: Arrived) -> bool:
+        message, sender = arrived.message, self._next_sender
         self._journal.cells[INTENT] = arrived.seq
         mtype = self._type or message.type or 1
         if not self._outbox.offer(arrived.seq, self._journal.handed, sender, mtype, message.body):
-            if not self._offered:  # longer than the whole ring: certainly longer than a queue takes
-                self._host.dead(arrived, shown(self._key), f"{len(message.body)} bytes are more than any queue takes")
-                return True
-            return False
+            why = f"{len(message.body)} bytes are more than any queue takes"  # if there is no room for it alone
+            return not self._offered and self._host.dead(arrived, shown(self._key), why)
         self._offered.append(arrived)
         self._next_sender = 1 - sender
         self._outbox.wake(sender)
         return True
+
+    def _limit(self, size: int) -> int:
+        """The queue's own limit (msg_qbytes), looked at again before a message is called too long."""
+        if size > self._known_limit and self._queue is not None:
+            try:
+                self._known_limit = linux.queue_usage(self._queue.id)[1]
+            except OSError:
+                self._known_limit = size  # may not be looked at: the kernel will say
+        return self._known_limit
+
+    def _leaves_room(self, size: int) -> bool:
+        """Whether half of the queue stays free for who answers through it; if not, `sink_ready` is called soon."""
+        assert self._queue is not None  # noqa: S101  (asked by put)
+        try:
+            used, limit = linux.queue_usage(self._queue.id)
+        except OSError:
+            return True
+        if not used + size <= limit // 2 and (used or self._offered):
+            self._host.blocked("in", f"{shown(self._key)} is half full, the rest is for its answers")
+            if not self._looks_again:
+                self._looks_again = True
+                self._host.loop.call_later(_LOOK_AGAIN, self._look_again)
+            return False
+        return not self._offered
+
+    def _look_again(self) -> None:
+        self._looks_again = False
+        self._host.blocked("in", "")
+        self._host.sink_ready()
 
     def _again(self) -> None:
         """Open the queue if there is none; then go on where it stopped."""
@@ -95,6 +136,7 @@ class ExactQueueSink:
                 queue = open_queue(self._key, self._config)
                 self._examine(queue)
                 self._queue = queue
+                self._known_limit = 0
                 self._outbox.cells[QUEUE] = queue.id
         except Blocked as reason:
             self._waiter.wait(reason)

@@ -5,7 +5,8 @@ inotify queue and can be taken out of it, and the content belongs to the last of
 just before it counts the writer out, so a lease may be refused once more after the event: it is asked for again.
 
 A close that came while no agent was there shows in the file's time of change, which is remembered from life to life.
-What the file has before the first life is not a message: nobody closed it since.
+What the file has when it is first looked at is not a message: nobody closed it since. What appears while it, or its
+directory, is waited for is one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
-from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
+from nsbridge.agents.endpoints.files import NotAFileError, Tree, blocked_by, shown
 from nsbridge.agents.journal import NOTE, SourceJournal
 from nsbridge.agents.session import Arrived
 from nsbridge.agents.wire import Message
@@ -24,6 +25,7 @@ _EVENTS = watch.CLOSED | watch.MOVED_IN
 _LEASE_ATTEMPTS = 4  # in a row; the writer is only some instructions away from being counted out
 _FIRST_RETRY = 0.001  # seconds until the lease is asked for again
 _LAST_RETRY = 0.05
+_NOTHING = 1  # the time of no content: the file was looked for and not there
 
 
 class FileSource:
@@ -48,28 +50,49 @@ class FileSource:
         try:
             self._directory = self._tree.open_directory(self._parent)
             try:
-                make_missing(self._directory, self._name, self._path, self._config.mode)  # before its close is watched
+                made = make_missing(
+                    self._directory, self._name, self._path, self._config.mode
+                )  # its close is not watched
+                self._check_kind()
                 self._watch = watch.DirectoryWatch(self._directory, _EVENTS)
             except Blocked:
                 self._close()
                 raise
         except Blocked as reason:
+            if not self._seen():
+                self._note(_NOTHING)
             self._opening.wait(reason)
             return
+        if made:
+            self._note(made)  # the emptiness that we have made is no message
         self._opening.done()
         self._host.loop.watch(self._watch.fileno(), 1, self._changed)
         self._look_what_was_missed()
         self.room_again()
+
+    def _check_kind(self) -> None:
+        try:
+            os.close(self._tree.open_file(self._directory, self._name, os.O_RDONLY))
+        except NotAFileError as error:
+            raise blocked_by(error, shown(self._path)) from None
+        except OSError:
+            pass  # said when there is something to read
 
     def _look_what_was_missed(self) -> None:
         try:
             changed = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False).st_mtime_ns
         except OSError:
             return
-        seen = self._journal.cells[NOTE + self._journal.taken % 2]
-        if not seen:
-            self._journal.cells[NOTE + self._journal.taken % 2] = seen = changed
-        self._unread = self._unread or seen != changed
+        if not self._seen():
+            self._note(changed)
+        self._unread = self._unread or self._seen() != changed
+
+    def _seen(self) -> int:
+        """When the content was written that was seen last; 0 before the first look at the file."""
+        return self._journal.cells[NOTE + self._journal.taken % 2]
+
+    def _note(self, changed: int) -> None:
+        self._journal.cells[NOTE + self._journal.taken % 2] = changed
 
     def room_again(self) -> None:
         """Take what could not be taken before."""
@@ -154,7 +177,8 @@ class FileSink:
         self._path = os.fsencode(config.in_)
         self._parent, self._name = os.path.split(self._path)
         self._directory = -1
-        self._waiter = Waiter(host, "in", host.sink_ready)
+        self._watch: watch.DirectoryWatch | None = None
+        self._waiter = Waiter(host, "in", self._again)
 
     def descriptor(self) -> int:
         """See Sink."""
@@ -165,21 +189,25 @@ class FileSink:
         try:
             self._open()
         except Blocked as reason:
+            self._close()
             self._waiter.wait(reason)
         else:
             self._waiter.done()
 
+    def _again(self) -> None:
+        if self._watch is None:
+            self.start()
+        self._host.sink_ready()
+
     def put(self, arrived: Arrived) -> bool:
         """Replace the content by the message."""
         try:
-            if self._directory < 0:
+            if self._watch is None:
                 self._open()
             self._write(arrived.message.body)
         except Blocked as reason:
+            self._close()
             self._waiter.wait(reason)
-            if self._directory >= 0:
-                os.close(self._directory)
-                self._directory = -1
             return False
         self._waiter.done()
         self._host.handed(arrived)
@@ -188,6 +216,24 @@ class FileSink:
     def _open(self) -> None:
         self._directory = self._tree.open_directory(self._parent)
         make_missing(self._directory, self._name, self._path, self._config.mode)
+        self._watch = watch.DirectoryWatch(self._directory, 0)
+        self._host.loop.watch(self._watch.fileno(), 1, self._changed)
+
+    def _changed(self, _events: int) -> None:
+        """The directory itself was removed or replaced: open what is at its path now."""
+        assert self._watch is not None  # noqa: S101  (called only while it is watched)
+        if self._watch.read().gone:
+            self._close()
+            self.start()
+
+    def _close(self) -> None:
+        if self._watch is not None:
+            self._host.loop.unwatch(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
 
     def _write(self, body: bytes) -> None:
         try:
@@ -209,16 +255,21 @@ def _lease(fd: int) -> bool | None:
     return False
 
 
-def make_missing(directory: int, name: bytes, path: bytes, mode: int) -> None:
-    """Make an empty file if there is none. Raises Blocked."""
+def make_missing(directory: int, name: bytes, path: bytes, mode: int) -> int:
+    """Make an empty file if there is none; returns its time of change, 0 if there was one. Raises Blocked."""
     try:
         os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         try:
-            os.close(files.make_file(directory, name, mode))
+            fd = files.make_file(directory, name, mode)
+            try:
+                return os.fstat(fd).st_mtime_ns
+            finally:
+                os.close(fd)
         except FileExistsError:
             pass
         except OSError as error:
             raise blocked_by(error, shown(path)) from None
     except OSError as error:
         raise blocked_by(error, shown(path)) from None
+    return 0

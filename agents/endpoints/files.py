@@ -31,7 +31,7 @@ def shown(path: bytes) -> str:
 def blocked_by(error: OSError, what: str) -> Blocked:
     """The reason that status shows for a failed call on `what`."""
     number = error.errno or 0
-    text = os.strerror(number)
+    text = str(error.strerror) if isinstance(error, NotAFileError) else os.strerror(number)
     if number in (errno.EACCES, errno.EPERM):
         text += f" for uid {os.getuid()} gid {os.getgid()} (set user on the agent, or the owner in the container)"
     elif number in (errno.ELOOP, errno.ENOTDIR):
@@ -43,7 +43,7 @@ class Tree:
     """The container's files, seen from its root. Made after the join."""
 
     def __init__(self, own_fds: int) -> None:
-        self._own_fds = own_fds
+        self.own_fds = own_fds  # the host's /proc/self/fd
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY)
 
     def close(self) -> None:
@@ -54,18 +54,24 @@ class Tree:
         """Open the directory that holds `path`; returns its descriptor (O_PATH) and the last name. Raises OSError."""
         parent, name = os.path.split(path.rstrip(b"/"))
         how = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
-        return linux.openat2(self._root, parent, os.O_PATH | os.O_DIRECTORY, 0, how), name
+        fd = linux.openat2(self._root, parent or b"/", os.O_PATH | os.O_DIRECTORY, 0, how)
+        return fd, name or b"."  # the root is its own parent
 
     def open_directory(self, path: bytes, mode: int | None = None) -> int:
         """Open a directory for reading, making it with `mode` if it is missing and mode is given. Raises Blocked."""
+        where = shown(os.path.split(path.rstrip(b"/"))[0])
         try:
             parent, name = self.open_parent(path)
-            try:
-                return self._open_or_make(parent, name, mode)
-            finally:
-                os.close(parent)
+        except FileNotFoundError:
+            raise Blocked(f"{where} is not there in the container: make it ({shown(path)} is made in it)") from None
+        except OSError as error:
+            raise blocked_by(error, where) from None
+        try:
+            return self._open_or_make(parent, name, mode)
         except OSError as error:
             raise blocked_by(error, shown(path)) from None
+        finally:
+            os.close(parent)
 
     def _open_or_make(self, parent: int, name: bytes, mode: int | None) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -80,15 +86,18 @@ class Tree:
         return fd
 
     def open_file(self, directory: int, name: bytes, flags: int) -> int:
-        """Open the regular file `name` without blocking. Raises OSError; ELOOP for a link, NotAFileError."""
-        handle = linux.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, 0, _UNSAFE_ELSEWHERE)
+        """Open the regular file `name` without blocking. Raises OSError; NotAFileError also for a link."""
+        try:
+            handle = linux.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, 0, _UNSAFE_ELSEWHERE)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NotAFileError(errno.EINVAL, "a symbolic link, not a regular file", name) from None
+            raise
         try:
             kind = os.fstat(handle).st_mode
-            if stat.S_ISLNK(kind):
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
             if not stat.S_ISREG(kind):
                 raise NotAFileError(errno.EINVAL, "not a regular file", name)
-            return os.open(b"%d" % handle, flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._own_fds)
+            return os.open(b"%d" % handle, flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.own_fds)
         finally:
             os.close(handle)
 
@@ -153,3 +162,8 @@ def lease(fd: int) -> bool | None:
     except OSError:
         return None
     return True
+
+
+def end_lease(fd: int) -> None:
+    """Give back what `lease` took."""
+    fcntl.fcntl(fd, linux.F_SETLEASE, fcntl.F_UNLCK)

@@ -261,6 +261,9 @@ class QueueSink:
         if self._pending is not None or self._queue is None:
             return False
         message = arrived.message
+        if len(message.body) > self._queue.max_size:
+            why = f"{len(message.body)} bytes are more than the queue's own limit"
+            return self._host.dead(arrived, shown(self._key), why)
         try:
             self._queue.send(message.body, False, self._type or message.type or 1)
         except sysv_ipc.BusyError:

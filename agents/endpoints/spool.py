@@ -1,18 +1,15 @@
-"""The `spool` endpoint: a directory of files, each one message.
+"""The `out` side of the `spool` endpoint: each file of a directory is one message.
 
-Taking: a file counts when it is renamed into the directory or closed after writing; it is let go of (deleted, or moved
+A file counts when it is renamed into the directory or closed after writing; it is let go of (deleted, or moved
 to `done`) only when the other side has confirmed it, so the directory is the journal. Order is arrival; what a scan
 finds goes by name. A scanned file may still be open for writing: a read lease tells.
-Handing over: a hidden temporary name, then rename, so that a reader sees whole files only. The intent is noted between
-the two: after a kill the hidden name tells. Still there: not handed over. Gone: handed over, even if the reader has
-taken and deleted the file since.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
-import time
 from collections import deque
 from typing import NamedTuple
 
@@ -20,15 +17,14 @@ from nsbridge.agents import linux
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.endpoints.files import NotAFileError, Tree, blocked_by, shown
-from nsbridge.agents.journal import INTENT, PLACE, RELEASED, SinkJournal
-from nsbridge.agents.session import Arrived
+from nsbridge.agents.journal import RELEASED
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import VOID, Message
 from nsbridge.config.schema import SpoolEndpoint
 
 _EVENTS = watch.CLOSED | watch.MOVED_IN
 _LOOK_AGAIN = 0.5  # seconds after which a scanned file that was open for writing is tried again
-_QUIET = 2.0  # seconds without a write after which a scanned file is whole, where no lease can tell
+_QUIET = 10.0  # seconds without a change after which a scanned file counts as whole, where no lease can tell
 
 
 class _Identity(NamedTuple):
@@ -66,6 +62,10 @@ class SpoolSource:
         self._backlog: deque[bytes] = deque()  # to be taken, in this order
         self._scanned: set[bytes] = set()  # of these, the ones whose writer may not be done
         self._known: set[bytes] = set()  # in the backlog, or taken and not confirmed, or refused
+        self._refused: set[bytes] = set()  # no message: logged once, looked at again when it changes
+        self._seen: dict[
+            bytes, tuple[_Identity, float]
+        ] = {}  # scanned files of which no lease tells that they are whole
         self._taken: deque[_Taken] = deque()
 
     def start(self) -> None:
@@ -86,16 +86,17 @@ class SpoolSource:
             self._take()
 
     def confirmed(self, seq: int) -> None:
-        """Delete the files, or move them to `done`."""
-        while self._taken and self._taken[0].seq <= seq:
-            taken = self._taken.popleft()
+        """Delete the files, or move them to `done`. Nothing more is taken while that cannot be done."""
+        while self._taken and self._taken[0].seq <= seq and self._watch is not None:
+            taken = self._taken[0]
             try:
                 self._let_go(taken)
             except FileNotFoundError:
                 self._known.discard(taken.name)
             except OSError as error:
-                reason = os.strerror(error.errno or 0)
-                self._host.log("warning", f"{self._shown(taken.name)} was delivered and cannot be removed: {reason}")
+                self._waiter.wait(f"delivered, but cannot be removed: {blocked_by(error, self._shown(taken.name))}")
+                return
+            self._taken.popleft()
             self._store.journal.cells[RELEASED] = taken.seq
 
     def _let_go(self, taken: _Taken) -> None:
@@ -103,17 +104,33 @@ class SpoolSource:
             self._known.discard(taken.name)  # its program has put another message there meanwhile
             self._add(taken.name)
             return
-        if self._done >= 0:
-            os.rename(taken.name, taken.name, src_dir_fd=self._directory, dst_dir_fd=self._done)
-        else:
+        if self._config.done is None:
             os.unlink(taken.name, dir_fd=self._directory)
+        else:
+            self._move_to_done(taken)
         self._known.discard(taken.name)
+
+    def _move_to_done(self, taken: _Taken) -> None:
+        """Under its name, or if that is there already under NAME.SEQ; the directory is made again if it is gone."""
+        assert self._config.done is not None  # noqa: S101  (asked by _let_go)
+        for name in (taken.name, b"%s.%d" % (taken.name, taken.seq)):
+            try:
+                linux.rename_noreplace(self._directory, taken.name, name, self._done)
+            except FileExistsError:
+                continue
+            except FileNotFoundError:
+                os.close(self._done)
+                self._done = self._tree.open_directory(os.fsencode(self._config.done), self._config.mode)
+                linux.rename_noreplace(self._directory, taken.name, name, self._done)
+            return
+        raise FileExistsError(errno.EEXIST, "it is in the done directory already")
 
     def _again(self) -> None:
         if self._watch is None:
             self.start()
-        else:
-            self._take()
+            return
+        self.confirmed(self._store.confirmed)
+        self._take()
 
     def _open(self) -> None:
         self._directory = self._tree.open_directory(self._path, self._config.mode)
@@ -176,12 +193,17 @@ class SpoolSource:
             return
         for name, _ in changes.files:
             self._scanned.discard(name)
+            if name in self._refused:  # it may be another file by now
+                self._refused.discard(name)
+                self._known.discard(name)
             self._add(name)
         if changes.lost:
             self._scan()
         self._take()
 
     def _take(self) -> None:
+        if self._taken and self._taken[0].seq <= self._store.confirmed:
+            return  # what was delivered is still there: `confirmed` says why, and comes again
         try:
             while self._backlog and self._host.has_room():
                 name = self._backlog[0]
@@ -205,7 +227,7 @@ class SpoolSource:
             self._known.discard(name)
             return None
         except NotAFileError:
-            self._host.log("warning", f"{self._shown(name)} is not a regular file; left where it is")
+            self._refuse(name, "is not a regular file")
             return None
         except OSError as error:
             raise blocked_by(error, self._shown(name)) from None
@@ -217,24 +239,32 @@ class SpoolSource:
         finally:
             os.close(fd)
         if body is None:
-            limit = self._config.max_message
-            self._host.log(
-                "warning", f"{self._shown(name)} has more than max_message = {limit} bytes; left where it is"
-            )
+            self._refuse(name, f"has more than max_message = {self._config.max_message} bytes")
             return None
         return body, identity
+
+    def _refuse(self, name: bytes, why: str) -> None:
+        self._refused.add(name)
+        self._host.log("warning", f"{self._shown(name)} {why}; left where it is")
 
     def _is_whole(self, fd: int, name: bytes) -> bool:
         """Whether nobody is writing a file that a scan found; if not, its close is an event that brings it again."""
         held = files.lease(fd)
-        if held is None and time.time() - os.fstat(fd).st_mtime < _QUIET:
-            raise Blocked(f"{self._shown(name)} was written just now and may not be whole (not our file: no lease)")
-        if held is False:
+        if held is False or (held is None and not self._is_quiet(fd, name)):
             self._known.discard(name)  # its close brings it again; a close that was just before the scan does not
             self._host.loop.call_later(_LOOK_AGAIN, lambda: self._look_again(name))
             return False
         self._scanned.discard(name)
+        self._seen.pop(name, None)
         return True
+
+    def _is_quiet(self, fd: int, name: bytes) -> bool:
+        """Whether a file that is not ours, so that no lease tells, has not changed for a while."""
+        now, identity = self._host.loop.now(), _identity(os.fstat(fd))
+        before, since = self._seen.get(name, (None, now))
+        if before != identity:
+            self._seen[name] = (identity, now)
+        return before == identity and now - since >= _QUIET
 
     def _look_again(self, name: bytes) -> None:
         if name in self._scanned and self._watch is not None:
@@ -253,110 +283,8 @@ class SpoolSource:
             if fd >= 0:
                 os.close(fd)
         self._directory = self._done = -1
-        for names in (self._backlog, self._scanned, self._known, self._taken):
+        for names in (self._backlog, self._scanned, self._known, self._refused, self._seen, self._taken):
             names.clear()
-
-
-class SpoolSink:
-    """Puts each message into a file of its own, named EPOCH-SEQ.TYPE, whose order by name is the messages' order."""
-
-    def __init__(self, host: Host, tree: Tree, config: SpoolEndpoint, journal: SinkJournal) -> None:
-        assert config.in_ is not None  # noqa: S101  (made only for a configured side)
-        self._journal = journal
-        self._host = host
-        self._tree = tree
-        self._config = config
-        self._path = os.fsencode(config.in_)
-        self._directory = -1
-        self._watch: watch.DirectoryWatch | None = None
-        self._waiter = Waiter(host, "in", host.sink_ready)
-
-    def descriptor(self) -> int:
-        """See Sink."""
-        return self._directory
-
-    def start(self) -> None:
-        """Make the directory if it is missing, so that a program can watch it before the first message."""
-        try:
-            self._open()
-        except Blocked as reason:
-            self._close()
-            self._waiter.wait(reason)
-        else:
-            self._waiter.done()
-
-    def put(self, arrived: Arrived) -> bool:
-        """Write the file under a hidden name and rename it."""
-        name = b"%016x-%020d.%d" % (arrived.epoch, arrived.seq, arrived.message.type)
-        try:
-            if self._watch is None:
-                self._open()
-            if arrived.epoch != self._journal.epoch or arrived.seq > self._journal.handed:
-                self._write(_hidden(arrived.epoch, arrived.seq), name, arrived)
-        except Blocked as reason:
-            self._close()
-            self._waiter.wait(reason)
-            return False
-        self._waiter.done()
-        self._host.handed(arrived)
-        return True
-
-    def _write(self, hidden: bytes, name: bytes, arrived: Arrived) -> None:
-        try:
-            try:
-                fd = files.make_file(self._directory, hidden, self._config.mode)
-            except FileExistsError:  # left by an agent that was killed here
-                os.unlink(hidden, dir_fd=self._directory)
-                fd = files.make_file(self._directory, hidden, self._config.mode)
-            try:
-                files.write_all(fd, arrived.message.body)
-            finally:
-                os.close(fd)
-            self._journal.cells[INTENT] = arrived.seq
-            linux.rename_noreplace(self._directory, hidden, name)
-        except FileExistsError:
-            os.unlink(hidden, dir_fd=self._directory)  # handed over before, by an agent that was killed just after
-        except OSError as error:
-            raise blocked_by(error, shown(self._path)) from None
-
-    def _open(self) -> None:
-        self._directory = self._tree.open_directory(self._path, self._config.mode)
-        self._watch = watch.DirectoryWatch(self._directory, 0)
-        self._host.loop.watch(self._watch.fileno(), 1, self._changed)
-        self._settle()
-
-    def _settle(self) -> None:
-        """Find out whether the message that a killed agent was handing over into this directory has been."""
-        cells, journal = self._journal.cells, self._journal
-        place = os.fstat(self._directory).st_ino + 1
-        if cells[PLACE] == place and cells[INTENT] == journal.handed + 1:
-            try:
-                os.stat(_hidden(journal.epoch, cells[INTENT]), dir_fd=self._directory, follow_symlinks=False)
-            except FileNotFoundError:
-                journal.hand(cells[INTENT])
-                self._host.log("info", f"message {journal.handed} was handed over just before the agent was killed")
-        cells[INTENT] = 0
-        cells[PLACE] = place
-
-    def _changed(self, _events: int) -> None:
-        """The directory itself was removed or replaced: open what is at its path now, before the next message."""
-        assert self._watch is not None  # noqa: S101  (called only while it is watched)
-        if self._watch.read().gone:
-            self._close()
-            self.start()
-
-    def _close(self) -> None:
-        if self._watch is not None:
-            self._host.loop.unwatch(self._watch.fileno())
-            self._watch.close()
-            self._watch = None
-        if self._directory >= 0:
-            os.close(self._directory)
-            self._directory = -1
-
-
-def _hidden(epoch: int, seq: int) -> bytes:
-    return b".%016x-%020d.part" % (epoch, seq)
 
 
 def _identity(status: os.stat_result) -> _Identity:

@@ -1,4 +1,4 @@
-"""inotify on one directory: the only module that uses inotify_simple.
+"""inotify on one directory, and open files of it: the only module that uses inotify_simple.
 
 Some facts about inotify, and what they mean here:
 * Identical events that follow each other come as one, so an event says "look", never "how often".
@@ -20,10 +20,14 @@ from nsbridge.agents.endpoints.base import Blocked
 CLOSED = int(flags.CLOSE_WRITE)
 MOVED_IN = int(flags.MOVED_TO)
 CREATED = int(flags.CREATE)
+MOVED_OUT = int(flags.MOVED_FROM)
+DELETED = int(flags.DELETE)
+MODIFIED = int(flags.MODIFY)
 _SELF_GONE = int(flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT | flags.IGNORED)
 _OVERFLOW = int(flags.Q_OVERFLOW)
 _IS_DIRECTORY = int(flags.ISDIR)
 _BUFFER = 1 << 16
+_NO_WATCH = -1  # what an overflow belongs to
 
 
 # The library looks for libc at its first use, and does so by running ldconfig (ctypes.util.find_library): an agent
@@ -32,7 +36,7 @@ INotify().close()
 
 
 class Change(NamedTuple):
-    """One event: the file's name and the mask."""
+    """One event: the file's name and the mask. The name is empty for a file that is watched itself."""
 
     name: bytes
     mask: int
@@ -60,16 +64,34 @@ class DirectoryWatch:
             raise Blocked(f"inotify: {os.strerror(error.errno or 0)}") from None
         try:
             os.fchdir(directory)
-            self._inotify.add_watch(".", mask | int(flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR))
+            mask |= int(flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR)
+            self._directory: int = self._inotify.add_watch(".", mask)
         except OSError as error:
             self._inotify.close()
-            if error.errno == errno.ENOSPC:
-                raise Blocked(
-                    f"inotify watches of uid {os.getuid()} are used up: raise sysctl fs.inotify.max_user_watches"
-                ) from None
-            raise Blocked(f"inotify: {os.strerror(error.errno or 0)}") from None
+            raise _no_watch(error) from None
         finally:
             os.chdir("/")
+
+    def add_file(self, own_fds: int, fd: int, mask: int) -> int:
+        """Watch an open file itself, by whatever name it goes; returns what `drop_file` takes. Raises Blocked.
+
+        `own_fds` is the host's /proc/self/fd: no path can lead elsewhere meanwhile.
+        """
+        try:
+            os.fchdir(own_fds)
+            watch: int = self._inotify.add_watch(str(fd), mask)
+        except OSError as error:
+            raise _no_watch(error) from None
+        finally:
+            os.chdir("/")
+        return watch
+
+    def drop_file(self, watch: int) -> None:
+        """Watch it no more; harmless if the file is gone."""
+        try:
+            self._inotify.rm_watch(watch)
+        except OSError:
+            pass
 
     def fileno(self) -> int:
         """The descriptor that becomes readable."""
@@ -85,7 +107,9 @@ class DirectoryWatch:
             return Changes(files, gone, lost)
         for event in parse_events(data):
             mask = event.mask
-            if mask & _SELF_GONE:
+            if event.wd not in (self._directory, _NO_WATCH):
+                files.append(Change(b"", mask))
+            elif mask & _SELF_GONE:
                 gone = True
             elif mask & _OVERFLOW:
                 lost = True
@@ -96,3 +120,9 @@ class DirectoryWatch:
     def close(self) -> None:
         """Stop watching."""
         self._inotify.close()
+
+
+def _no_watch(error: OSError) -> Blocked:
+    if error.errno == errno.ENOSPC:
+        return Blocked(f"inotify watches of uid {os.getuid()} are used up: raise sysctl fs.inotify.max_user_watches")
+    return Blocked(f"inotify: {os.strerror(error.errno or 0)}")
