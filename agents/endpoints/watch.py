@@ -3,6 +3,8 @@
 Some facts about inotify, and what they mean here:
 * Identical events that follow each other come as one, so an event says "look", never "how often".
 * When the kernel's queue overflows, events are lost: whoever reads must look at the whole directory again.
+* A removed directory that somebody has open, as its agent does, tells nothing. So its parent is watched too, if it may
+  be read: whatever is removed there is a reason to ask the directory how many links it has left.
 * A watch is added by path; the path "." of a directory that was opened before cannot be exchanged for another.
 * Instances are limited for each user (128 by default), and all agents of one user share that.
 """
@@ -54,6 +56,7 @@ class DirectoryWatch:
     """Watches one directory, which the caller keeps open."""
 
     def __init__(self, directory: int, mask: int) -> None:
+        self._fd = directory
         try:
             self._inotify = INotify(nonblocking=True)
         except OSError as error:
@@ -64,13 +67,26 @@ class DirectoryWatch:
             raise Blocked(f"inotify: {os.strerror(error.errno or 0)}") from None
         try:
             os.fchdir(directory)
+            self._parent = self._watch_parent()  # first, for the root's parent is the root
             mask |= int(flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR)
             self._directory: int = self._inotify.add_watch(".", mask)
+            if self._is_removed():
+                raise FileNotFoundError(errno.ENOENT, "")  # before anything watched it
         except OSError as error:
             self._inotify.close()
             raise _no_watch(error) from None
         finally:
             os.chdir("/")
+
+    def _watch_parent(self) -> int:
+        try:
+            watch: int = self._inotify.add_watch("..", int(flags.DELETE | flags.ONLYDIR))
+        except PermissionError:
+            return _NO_WATCH
+        return watch
+
+    def _is_removed(self) -> bool:
+        return os.fstat(self._fd).st_nlink == 0
 
     def add_file(self, own_fds: int, fd: int, mask: int) -> int:
         """Watch an open file itself, by whatever name it goes; returns what `drop_file` takes. Raises Blocked.
@@ -107,12 +123,14 @@ class DirectoryWatch:
             return Changes(files, gone, lost)
         for event in parse_events(data):
             mask = event.mask
-            if event.wd not in (self._directory, _NO_WATCH):
+            if event.wd not in (self._directory, self._parent, _NO_WATCH):
                 files.append(Change(b"", mask))
-            elif mask & _SELF_GONE:
+            elif mask & _SELF_GONE and event.wd == self._directory:
                 gone = True
             elif mask & _OVERFLOW:
                 lost = True
+            elif event.wd != self._directory:
+                gone = gone or self._is_removed()
             elif not mask & _IS_DIRECTORY:
                 files.append(Change(os.fsencode(event.name), mask))
         return Changes(files, gone, lost)
