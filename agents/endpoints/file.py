@@ -113,7 +113,7 @@ class FileSource:
         if changes.gone:
             self._close()
             self.start()
-            return self._watch is not None
+            return False  # `start` has looked at what is there now
         return changes.lost or any(change.name == self._name for change in changes.files)
 
     def _take(self) -> None:

@@ -1,7 +1,9 @@
 """A program that uses a SysV queue as a container's would; run in its ipc namespace by `nsenter`.
 
     queue_program.py put KEY            reads frames on stdin, sends each; ends with the input
-    queue_program.py get KEY TYPE COUNT receives so many, writes each as a frame on stdout
+    queue_program.py get KEY TYPE COUNT [ANSWER_TYPE]
+                                        receives so many, writes each as a frame on stdout, and sends it back
+                                        with the answer's type if there is one
     queue_program.py times KEY TYPE     receives for ever; each message is a time (ns of CLOCK_MONOTONIC);
                                         writes lines "SENT RECEIVED" of such times
 
@@ -30,11 +32,13 @@ def put(queue: sysv_ipc.MessageQueue) -> None:
         queue.send(sys.stdin.buffer.read(length), True, mtype)
 
 
-def get(queue: sysv_ipc.MessageQueue, mtype: int, count: int) -> None:
-    """Write what comes to stdout."""
+def get(queue: sysv_ipc.MessageQueue, mtype: int, count: int, answer_type: int) -> None:
+    """Write what comes to stdout, and answer it."""
     for _ in range(count):
         body, got = queue.receive(True, mtype)
         sys.stdout.buffer.write(FRAME.pack(got, len(body)) + body)
+        if answer_type:
+            queue.send(body, True, answer_type)
 
 
 def times(queue: sysv_ipc.MessageQueue, mtype: int) -> None:
@@ -49,7 +53,9 @@ if __name__ == "__main__":
         case ["put", key]:
             put(_queue(key))
         case ["get", key, mtype, count]:
-            get(_queue(key), int(mtype), int(count))
+            get(_queue(key), int(mtype), int(count), 0)
+        case ["get", key, mtype, count, answer_type]:
+            get(_queue(key), int(mtype), int(count), int(answer_type))
         case ["times", key, mtype]:
             times(_queue(key), int(mtype))
         case _:

@@ -60,10 +60,11 @@ def in_ipc_of(
 class Receiver:
     """Receives `count` messages of `mtype` from the container's queue, from now on; nobody has to read meanwhile."""
 
-    def __init__(self, container: HasPid, key: int, count: int, mtype: int = 0) -> None:
+    def __init__(self, container: HasPid, key: int, count: int, mtype: int = 0, answer_type: int = 0) -> None:
         self._count = count
+        words = ("get", str(key), str(mtype), str(count), *([str(answer_type)] if answer_type else []))
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  (closed in __exit__)
-        self._program = in_ipc_of(container, "get", str(key), str(mtype), str(count), stdout=self._file)
+        self._program = in_ipc_of(container, *words, stdout=self._file)
 
     def __enter__(self) -> Receiver:
         self._running = self._program.__enter__()
