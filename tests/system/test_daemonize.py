@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged
 from tests.system.room import LIMIT, wait_dead
@@ -59,3 +61,25 @@ def test_status_of_a_route_whose_container_is_missing_exits_3_and_says_why(tmp_p
         assert [line.split()[:2] for line in lines] == [["r:files", "WAITING"], ["r:queue", "WAITING"]]
         assert 'container "nobody-1" is not known to runc' in lines[0]
         assert command("nsbridgectl", "-s", daemon.socket, "status", "nosuch").returncode == 5
+
+
+def test_restart_wait_returns_0_when_it_runs_again(tmp_path: Path, runc_container: Factory) -> None:
+    """One agent, then the route: the state between is nobody's business."""
+    web, legacy = runc_container(), runc_container()
+    with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        for name in ("r:queue", "r", "all"):
+            before = daemon.agents()["r:queue"]["pid"]
+            done = command("nsbridgectl", "-s", daemon.socket, "restart", "--wait", name)
+            assert (done.returncode, done.stderr) == (0, "")
+            after = daemon.agents()["r:queue"]
+            assert after["state"] == "RUNNING"
+            assert after["pid"] != before
+
+
+def test_an_engine_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker may start after nsbridged, or be upgraded under it."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    with Nsbridged(tmp_path, route("docker:web", "docker:legacy")) as daemon:
+        daemon.wait_for("WAITING")
+        assert "docker.sock" in daemon.agents()["r:files"]["detail"]

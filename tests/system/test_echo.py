@@ -95,3 +95,20 @@ def test_nsbridged_carries_10000_round_trips_between_docker_containers_by_name(
         assert_all_come_back(client)
         assert daemon.flow("echo:web")["delivered"] == ROUND_TRIPS
         assert daemon.flow("echo:legacy")["delivered"] == ROUND_TRIPS
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [("/proc/999999999/ns/ipc", "/proc/999999999/ns/mnt"), ("/proc/self/ns/ipc", "/proc/self/ns/mnt"), ("mnt", "ipc")],
+    ids=["no such process", "the host's own", "swapped"],
+)
+def test_nsbridge_bridge_with_a_wrong_path_ends_with_one_reason(
+    paths: tuple[str, str], unshare_container: Factory
+) -> None:
+    """It does not wait for what cannot come."""
+    there = unshare_container()
+    named = [path if path.startswith("/") else f"/proc/{there.pid}/ns/{path}" for path in paths]
+    done = run([sys.executable, "-m", "nsbridge.supervisor.cli", "bridge", *named], check=False, timeout=10)
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith(b"nsbridge: ")] != []
+    assert b"Traceback" not in done.stderr
