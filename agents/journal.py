@@ -7,6 +7,8 @@ A SIGKILL can fall between any two instructions, so these are the crash rules:
 * What is not published is not believed. The one exception is the landing place of a queue source (`land`): the kernel
   writes a message's type there first, and a type is never 0, so a type that is not 0 proves that a message has left the
   queue. It is therefore zeroed BEFORE the index points to it; the other order recovers messages that never came.
+* Every number by which something is believed is kept with its checksum in the same eight bytes (`seal`), or with its
+  record. Damage is found when a journal is opened, but for the eight bytes of a landing place's type.
 * Pages are allocated before they are written: a full tmpfs would otherwise kill the writer (SIGBUS), or make the kernel
   lose a message that it is handing out (EFAULT).
 Who may use a journal, and when it is believed at all, is said in journalfile.py.
@@ -19,6 +21,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from nsbridge.agents import linux
@@ -27,6 +30,7 @@ from nsbridge.agents.journalfile import (
     PATIENCE,
     SINK,
     SOURCE,
+    VALUE,
     DamagedError,
     FullError,
     Header,
@@ -34,25 +38,31 @@ from nsbridge.agents.journalfile import (
     Report,
     allocate,
     create,
+    is_sealed,
     move_aside,
     open_or_create,
+    seal,
 )
 from nsbridge.agents.wire import Message
 
 RECORD = struct.Struct("<IIq")  # length, checksum; type, then the body, as in a msgbuf
 _TYPE_AT = 8
 _ALIGN = 8
-NOWHERE = (1 << 64) - 1  # an index entry that points nowhere
+NOWHERE = seal((1 << 48) - 1)  # an index entry that points nowhere
+_LENGTH = 0xFFFFFFFF  # the part of a record's first word
 _SEED = 0x6E736272  # of the checksum, so that a record of nothing but zeros is a wrong one
 _GROW = 256 << 10  # bytes allocated at a time
 
 # Cells of a source
 CONFIRMED, TAKEN, RELEASED, NOTE = 0, 1, 2, 3  # NOTE is two cells
+LOG_POSITION, LOG_TRUNCATIONS = 5, 15  # ten cells and one (endpoints/log_tail.py)
 # Cells of a sink: two slots of four, `WHICH` tells the one that counts
 WHICH = 0
 _EPOCH, _BASE, _HANDED, _EARLIER = 0, 1, 2, 3  # within a slot
 _SLOTS = (1, 5)
+_SLOT_CHECKS = (30, 31)  # of a slot's three numbers that do not change
 INTENT, BYTES, REPEATS, IN_DOUBT, DEAD, NOT_DELIVERED, PLACE, SENDERS, BASELINE = 9, 10, 11, 12, 13, 14, 15, 16, 18
+LOG_APPEND = 19  # eleven cells (endpoints/log_sink.py)
 
 
 def checksum(mtype: int, body: bytes | memoryview) -> int:
@@ -67,33 +77,35 @@ class SourceJournal:
         self._file = file
         self._entries = file.header.entries
         self._index = file.view[PAGE : PAGE + 8 * self._entries].cast("Q")
+        self._words = file.view[: file.size & -8].cast("Q")
         self._ring_at = PAGE + 8 * self._entries
         self._ring = file.header.ring
         self._allocated = 0
         self.fd = file.fd
         self._address = linux.address_of(file.view)
         self.epoch = file.header.epoch
+        self.confirmed = file.cells[CONFIRMED] & VALUE  # the last seq that the sink has confirmed
+        self.taken = file.cells[TAKEN] & VALUE  # the last seq that was given out
         self.pending_bytes = 0
         self.recovered = 0  # 1 if a message had landed whose taking was not published
         try:
             self._check()
         except DamagedError:
-            self._index.release()  # or the file could not be closed
+            self._release()
             raise
 
     @property
-    def confirmed(self) -> int:
-        """The last seq that the sink has confirmed."""
-        return self._file.cells[CONFIRMED]
+    def released(self) -> int:
+        """The last seq whose file was let go of, for a source that keeps notes; at most `confirmed`."""
+        return self._file.cells[RELEASED] & VALUE
 
-    @property
-    def taken(self) -> int:
-        """The last seq that was given out."""
-        return self._file.cells[TAKEN]
+    @released.setter
+    def released(self, seq: int) -> None:
+        self._file.cells[RELEASED] = seal(seq)
 
     @property
     def cells(self) -> memoryview[int]:
-        """For what an endpoint keeps: RELEASED and NOTE."""
+        """For what an endpoint keeps."""
         return self._file.cells
 
     def append(self, message: Message) -> int:
@@ -104,7 +116,7 @@ class SourceJournal:
         RECORD.pack_into(self._file.map, at, len(message.body), checksum(message.type, message.body), message.type)
         start = at + RECORD.size
         self._file.map[start : start + len(message.body)] = message.body
-        self._index[seq % self._entries] = at
+        self._index[seq % self._entries] = seal(at)
         self._publish(seq, len(message.body))
         return seq
 
@@ -116,45 +128,50 @@ class SourceJournal:
         seq = self.taken + 1
         at = self._place(seq, length)
         self._index[seq % self._entries] = NOWHERE
-        RECORD.pack_into(self._file.map, at, length, 0, 0)
-        self._index[seq % self._entries] = at
+        RECORD.pack_into(self._file.map, at, length, length ^ _LENGTH, 0)
+        self._index[seq % self._entries] = seal(at)
         return self._address + at + _TYPE_AT
 
     def landed(self, length: int | None = None) -> int:
         """The message has come, in the announced length or this one; returns its seq."""
         seq = self.taken + 1
-        at = self._index[seq % self._entries]
-        if length is not None:
-            struct.pack_into("<I", self._file.map, at, length)
-        size, _, mtype = RECORD.unpack_from(self._file.map, at)
+        at = self._index[seq % self._entries] & VALUE
+        announced, _, mtype = RECORD.unpack_from(self._file.map, at)
+        size: int = announced if length is None else length
         start = at + RECORD.size
-        struct.pack_into("<I", self._file.map, at + 4, checksum(mtype, self._file.view[start : start + size]))
+        self._words[at >> 3] = size | checksum(mtype, self._file.view[start : start + size]) << 32
         self._publish(seq, size)
         return seq
 
     def get(self, seq: int) -> Message:
         """The message `seq`, which must be pending."""
-        at = self._index[seq % self._entries]
+        at = self._index[seq % self._entries] & VALUE
         length, _, mtype = RECORD.unpack_from(self._file.map, at)
         start = at + RECORD.size
         return Message(mtype, self._file.map[start : start + length])
 
     def confirm(self, seq: int) -> None:
         """Let go of all up to `seq`, which must be pending."""
-        index, entries, unpack = self._index, self._entries, RECORD.unpack_from
+        index, entries, words = self._index, self._entries, self._words
         for done in range(self.confirmed + 1, seq + 1):
-            self.pending_bytes -= unpack(self._file.map, index[done % entries])[0]
-        self._file.cells[CONFIRMED] = seq
+            self.pending_bytes -= words[(index[done % entries] & VALUE) >> 3] & _LENGTH
+        self._file.cells[CONFIRMED] = seal(seq)
+        self.confirmed = seq
 
     def close(self) -> None:
         """Unmap and unlock."""
-        self._index.release()
+        self._release()
         self._file.close()
+
+    def _release(self) -> None:
+        self._index.release()  # or the file could not be unmapped
+        self._words.release()
 
     def _publish(self, seq: int, length: int) -> None:
         """One store makes it a fact. The next entry is no stale one by then: it would look like a landing place."""
         self._index[(seq + 1) % self._entries] = NOWHERE
-        self._file.cells[TAKEN] = seq
+        self._file.cells[TAKEN] = seal(seq)
+        self.taken = seq
         self.pending_bytes += length
 
     def _place(self, seq: int, length: int) -> int:
@@ -164,14 +181,15 @@ class SourceJournal:
         if self.confirmed == self.taken:
             at, limit = start, end
         else:
-            last = self._index[self.taken % self._entries]
-            at = -(-(last + RECORD.size + RECORD.unpack_from(self._file.map, last)[0]) // _ALIGN) * _ALIGN
-            first = self._index[(self.confirmed + 1) % self._entries]
+            last = self._index[self.taken % self._entries] & VALUE
+            at = -(-(last + RECORD.size + (self._words[last >> 3] & _LENGTH)) // _ALIGN) * _ALIGN
+            first = self._index[(self.confirmed + 1) % self._entries] & VALUE
             limit = end if first < at else first
             if limit is end and at + need > end:
                 at, limit = start, first
         if at + need > limit or seq - self.confirmed >= self._entries - 1:
-            raise FullError(errno.ENOBUFS, f"journal: no room for a message of {length} bytes beside what is pending")
+            text = f"no room for a message of {length} bytes beside what is pending"
+            raise FullError(errno.ENOBUFS, f"journal {self._file.path}: {text}")
         self._allocate(at + need)
         return at
 
@@ -179,34 +197,61 @@ class SourceJournal:
         if upto > self._allocated:
             start = max(self._allocated, self._ring_at)
             end = min(max(upto, start + _GROW), self._file.size)
-            allocate(self._file.fd, start, end - start)
+            try:
+                allocate(self._file.fd, start, end - start, self._file.path)
+            except FullError:
+                end = upto  # the rest of a nearly full file system is enough for some more
+                allocate(self._file.fd, start, end - start, self._file.path)
             self._allocated = end
 
     def _check(self) -> None:
         """Believe what is published, if it is whole; and a landed message. Raises DamagedError."""
-        if self.taken < self.confirmed or self.taken - self.confirmed >= self._entries:
+        numbers = (self.released, self.confirmed, self.taken)
+        if not all(map(is_sealed, self._file.cells[:NOTE])):
+            raise DamagedError("its numbers have a wrong checksum")
+        if sorted(numbers) != list(numbers) or self.taken - self.confirmed >= self._entries:
             raise DamagedError(f"it says that {self.taken} were taken and {self.confirmed} confirmed")
         for seq in range(self.confirmed + 1, self.taken + 1):
-            self.pending_bytes += len(self._checked(seq, self._index[seq % self._entries]))
-        candidate = self._index[(self.taken + 1) % self._entries]
-        if self._is_record(candidate) and RECORD.unpack_from(self._file.map, candidate)[2]:
+            self.pending_bytes += self._check_record(seq)
+        if self._index[(self.taken + 1) % self._entries] not in (0, NOWHERE) and self._has_landed(self.taken + 1):
             self.landed()
             self.recovered = 1
 
-    def _is_record(self, at: int) -> bool:
-        end = self._ring_at + self._ring
-        return self._ring_at <= at <= end - RECORD.size and (
-            at + RECORD.size + RECORD.unpack_from(self._file.map, at)[0] <= end
-        )
-
-    def _checked(self, seq: int, at: int) -> bytes:
-        if not self._is_record(at):
+    def _record(self, seq: int) -> tuple[int, int, int, int]:
+        """Where the record of `seq` begins; its length, checksum and type. Raises DamagedError."""
+        entry = self._index[seq % self._entries]
+        at, end = entry & VALUE, self._ring_at + self._ring
+        if not is_sealed(entry) or at % _ALIGN or not self._ring_at <= at <= end - RECORD.size:
             raise DamagedError(f"message {seq} is outside the ring")
         length, check, mtype = RECORD.unpack_from(self._file.map, at)
-        body = self._file.map[at + RECORD.size : at + RECORD.size + length]
-        if checksum(mtype, body) != check:
+        return at, length, check, mtype
+
+    def _check_record(self, seq: int) -> int:
+        """The length of its message. Raises DamagedError."""
+        at, length, check, mtype = self._record(seq)
+        start = at + RECORD.size
+        if start + length > self._file.size or checksum(mtype, self._file.view[start : start + length]) != check:
             raise DamagedError(f"message {seq} has a wrong checksum")
-        return body
+        return length
+
+    def _has_landed(self, seq: int) -> bool:
+        """Whether a message has come to the landing place, or was kept and not published. Raises DamagedError."""
+        at, length, check, mtype = self._record(seq)
+        if not mtype:
+            return False
+        if check != length ^ _LENGTH or at + RECORD.size + length > self._file.size:
+            self._check_record(seq)
+        return True
+
+    def first_kept(self) -> int:
+        """The first seq whose record is there: some that are confirmed and not released, then the pending ones."""
+        first = self.confirmed + 1
+        keeps_notes = self.taken - self.released < self._entries - 1
+        with suppress(DamagedError):
+            while keeps_notes and first - 1 > self.released:
+                self._check_record(first - 1)
+                first -= 1
+        return first
 
 
 class SinkJournal:
@@ -217,12 +262,19 @@ class SinkJournal:
         self.cells = file.cells
         self.fd = file.fd
         self.may_adopt: Callable[[], bool] = lambda: True  # set by a sink that has messages in flight
-        if file.cells[WHICH] > 1 or self.handed < self.cells[self._slot + _BASE]:
-            raise DamagedError("its cells contradict each other")
+        which, slot = file.cells[WHICH], self._slot
+        if not is_sealed(which) or which & VALUE > 1 or not is_sealed(file.cells[slot + _HANDED]):
+            raise DamagedError("its numbers have a wrong checksum")
+        if file.cells[_SLOT_CHECKS[which & 1]] != self._check_of(slot) or self.handed < file.cells[slot + _BASE]:
+            raise DamagedError("its epoch has a wrong checksum")
 
     @property
     def _slot(self) -> int:
-        return _SLOTS[self.cells[WHICH]]
+        return _SLOTS[self.cells[WHICH] & 1]
+
+    def _check_of(self, slot: int) -> int:
+        numbers = struct.pack("<3Q", *(self.cells[slot + cell] for cell in (_EPOCH, _BASE, _EARLIER)))
+        return zlib.crc32(numbers) ^ zlib.crc32(bytes(24))  # 0 in a new journal
 
     @property
     def epoch(self) -> int:
@@ -232,7 +284,7 @@ class SinkJournal:
     @property
     def handed(self) -> int:
         """The last seq that was handed over, was dead, or was not for this sink."""
-        return self.cells[self._slot + _HANDED] >> 1
+        return (self.cells[self._slot + _HANDED] & VALUE) >> 1
 
     @property
     def last_sender(self) -> int:
@@ -246,8 +298,18 @@ class SinkJournal:
         return cells[slot + _EARLIER] + self.handed - cells[slot + _BASE] - cells[NOT_DELIVERED]
 
     @property
+    def intent(self) -> int:
+        """The seq that is about to be handed over, to be settled after a kill; 0 if there is none, or it is damaged."""
+        cell = self.cells[INTENT]
+        return cell & VALUE if is_sealed(cell) else 0
+
+    @intent.setter
+    def intent(self, seq: int) -> None:
+        self.cells[INTENT] = seal(seq)
+
+    @property
     def handed_cell(self) -> int:
-        """The cell that has handed * 2 + last_sender, for a sender process that stores into it itself."""
+        """The cell that has handed * 2 + last_sender, sealed, for a sender process that stores into it itself."""
         return self._slot + _HANDED
 
     def adopt(self, epoch: int, handed: int) -> None:
@@ -256,26 +318,27 @@ class SinkJournal:
         if not self.may_adopt():
             raise OSError(errno.EBUSY, "the source has a new journal while messages of the old one are in flight")
         earlier = self.delivered + cells[NOT_DELIVERED]
-        other = 1 - cells[WHICH]
+        other = 1 - (cells[WHICH] & 1)
         slot = _SLOTS[other]
         cells[INTENT] = 0
         cells[slot + _EPOCH], cells[slot + _BASE] = epoch, handed
-        cells[slot + _HANDED] = handed << 1 | self.last_sender
+        cells[slot + _HANDED] = seal(handed << 1 | self.last_sender)
         cells[slot + _EARLIER] = earlier
-        cells[WHICH] = other
+        cells[_SLOT_CHECKS[other]] = self._check_of(slot)
+        cells[WHICH] = seal(other)
 
     def hand(self, seq: int) -> None:
         """Everything up to `seq` has been handed over; nothing new where a sender process has noted it already."""
         if seq > self.handed:
-            self.cells[self._slot + _HANDED] = seq << 1 | self.last_sender
+            self.sent(seq, self.last_sender)
 
     def sent(self, seq: int, sender: int) -> None:
         """What a sender would have noted had it not been killed."""
-        self.cells[self._slot + _HANDED] = seq << 1 | sender
+        self.cells[self._slot + _HANDED] = seal(seq << 1 | sender)
 
     def set_last_sender(self, which: int) -> None:
         """For two new sender processes, before either has sent."""
-        self.cells[self._slot + _HANDED] = self.handed << 1 | which
+        self.sent(self.handed, which)
 
     def close(self) -> None:
         """Unmap and unlock."""
@@ -296,28 +359,32 @@ def open_source(
     try:
         journal = SourceJournal(file)
     except DamagedError as error:
-        report(f"journal {path} is damaged ({error}); moved to {move_aside(path)}, and begun anew")
+        move_aside(path, error, report)
         file.close()
-        return SourceJournal(create(path, wanted, patience))
+        return SourceJournal(create(path, wanted.after(file.header), patience))
     if (file.header.entries, file.header.ring) != (entries, ring):
-        return _resized(path, journal, wanted, patience)
+        try:
+            return _resized(path, journal, wanted, patience)
+        finally:
+            journal.close()
     return journal
 
 
 def _resized(path: str, old: SourceJournal, wanted: Header, patience: float) -> SourceJournal:
-    pending = [old.get(seq) for seq in range(old.confirmed + 1, old.taken + 1)]
-    entries = max(wanted.entries, len(pending) + 3)
-    ring = max(wanted.ring, 2 * sum(len(message.body) + 2 * RECORD.size for message in pending))
+    first = old.first_kept()
+    kept = [old.get(seq) for seq in range(first, old.taken + 1)]
+    entries = max(wanted.entries, len(kept) + 3)
+    ring = max(wanted.ring, 2 * sum(len(message.body) + 2 * RECORD.size for message in kept))
     header = wanted._replace(epoch=old.epoch, entries=entries, ring=ring)
     file = create(path, header, patience, publish=False)
-    for cell in (RELEASED, NOTE, NOTE + 1):
+    for cell in range(RELEASED, len(old.cells)):
         file.cells[cell] = old.cells[cell]
-    file.cells[CONFIRMED] = file.cells[TAKEN] = old.confirmed
+    file.cells[CONFIRMED] = file.cells[TAKEN] = seal(first - 1)
     journal = SourceJournal(file)
-    for message in pending:
+    for message in kept:
         journal.append(message)
+    journal.confirm(old.confirmed)
     Path(f"{path}.new").rename(path)
-    old.close()
     return journal
 
 
@@ -328,6 +395,6 @@ def open_sink(path: str, report: Report = lambda _text: None, patience: float = 
     try:
         return SinkJournal(file)
     except DamagedError as error:
-        report(f"journal {path} is damaged ({error}); moved to {move_aside(path)}, and begun anew")
+        move_aside(path, error, report)
         file.close()
         return SinkJournal(create(path, wanted, patience))

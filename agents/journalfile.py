@@ -32,6 +32,10 @@ _CELLS_AT = 128
 _CELLS = 32
 
 
+_CHECK = 48  # where in a sealed cell the checksum begins
+VALUE = (1 << _CHECK) - 1  # the number in a sealed cell; to be believed if the cell was found sealed on opening
+
+
 class DamagedError(Exception):
     """The file is no journal that can be used; it is to be moved aside."""
 
@@ -52,6 +56,20 @@ class Header(NamedTuple):
     entries: int
     ring: int
 
+    def after(self, damaged: Header | None) -> Header:
+        """With an epoch that orders after that of the journal it replaces, even if the clock has gone back since."""
+        return self._replace(epoch=max(self.epoch, damaged.epoch + 1)) if damaged and self.epoch else self
+
+
+def seal(value: int) -> int:
+    """The eight bytes that hold a number of up to 48 bits and its checksum, so that one store writes both."""
+    return value | ((value ^ value >> 16 ^ value >> 32) & 0xFFFF) << _CHECK
+
+
+def is_sealed(cell: int) -> bool:
+    """Whether `seal` can have made it; no single damaged byte goes unseen."""
+    return cell == seal(cell & VALUE)
+
 
 def _pack_header(header: Header) -> bytes:
     fixed = _HEADER.pack(_MAGIC, VERSION, header.kind, header.epoch, header.entries, header.ring, 0)
@@ -59,25 +77,26 @@ def _pack_header(header: Header) -> bytes:
 
 
 def parse_header(data: bytes) -> Header:
-    """Read the header. Raises DamagedError, NewerVersionError."""
+    """Read the header, which all versions begin with. Raises DamagedError, NewerVersionError."""
     fixed = data[: _HEADER.size]
     if len(data) < PAGE or not fixed.startswith(_MAGIC):
         raise DamagedError("it is no nsbridge journal")
+    if _HEADER_CHECK.unpack_from(data, _HEADER.size)[0] != zlib.crc32(fixed):
+        raise DamagedError("its header has a wrong checksum")
     _, version, kind, epoch, entries, ring, _ = _HEADER.unpack(fixed)
     if version > VERSION:
         raise NewerVersionError(
             f"it has version {version}, and this nsbridge knows up to {VERSION}; use the nsbridge that wrote it"
         )
-    if _HEADER_CHECK.unpack_from(data, _HEADER.size)[0] != zlib.crc32(fixed):
-        raise DamagedError("its header has a wrong checksum")
     return Header(kind, epoch, entries, ring)
 
 
 class JournalFile:
     """A locked, mapped file with a checked header."""
 
-    def __init__(self, fd: int, header: Header) -> None:
+    def __init__(self, fd: int, header: Header, path: str) -> None:
         self.fd = fd
+        self.path = path
         self.header = header
         self.size = PAGE + 8 * header.entries + header.ring
         if os.fstat(fd).st_size != self.size:
@@ -127,22 +146,23 @@ def create(path: str, header: Header, patience: float, *, publish: bool = True) 
     size = PAGE + 8 * header.entries + header.ring
     try:
         os.ftruncate(fd, size)
-        allocate(fd, 0, PAGE + 8 * header.entries)
+        allocate(fd, 0, PAGE + 8 * header.entries, path)
         os.pwrite(fd, _pack_header(header), 0)
         if publish:
             Path(fresh).rename(path)
     except BaseException:
+        Path(fresh).unlink(missing_ok=True)  # whatever room it took is needed elsewhere
         os.close(fd)
         raise
-    return JournalFile(fd, header)
+    return JournalFile(fd, header, path)
 
 
-def allocate(fd: int, start: int, length: int) -> None:
+def allocate(fd: int, start: int, length: int, path: str) -> None:
     """Give the file pages of its own. Raises FullError."""
     try:
         os.posix_fallocate(fd, start, length)
     except OSError as error:
-        raise FullError(error.errno, f"journal: {os.strerror(error.errno or 0)}") from None
+        raise FullError(error.errno, f"journal {path}: {os.strerror(error.errno or 0)}") from None
 
 
 Report = Callable[[str], None]
@@ -157,16 +177,16 @@ def open_or_create(path: str, wanted: Header, patience: float, report: Report) -
         fd = _lock(path, 0, patience)
     except FileNotFoundError:
         return create(path, wanted, patience)
+    header: Header | None = None
     try:
         header = parse_header(os.pread(fd, PAGE, 0))
         if header.kind != wanted.kind:
             raise DamagedError("it is of the other kind")
-        return JournalFile(fd, header)
+        return JournalFile(fd, header, path)
     except DamagedError as error:
-        aside = move_aside(path)
-        report(f"journal {path} is damaged ({error}); moved to {aside}, and begun anew")
+        move_aside(path, error, report)
         os.close(fd)
-        return create(path, wanted, patience)
+        return create(path, wanted.after(header), patience)
     except NewerVersionError as error:
         os.close(fd)
         raise NewerVersionError(f"journal {path} is left alone: {error}") from None
@@ -175,8 +195,8 @@ def open_or_create(path: str, wanted: Header, patience: float, report: Report) -
         raise
 
 
-def move_aside(path: str) -> str:
-    """Keep a damaged journal under another name, which is returned."""
-    aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+def move_aside(path: str, error: DamagedError, report: Report) -> None:
+    """Keep a damaged journal under another name, and tell."""
+    aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns() % 10**9:09}"
     Path(path).rename(aside)
-    return aside
+    report(f"journal {path} is damaged ({error}); moved to {aside}, and begun anew")

@@ -23,6 +23,7 @@ import struct
 
 from nsbridge.agents import entry, linux
 from nsbridge.agents.journal import SinkJournal
+from nsbridge.agents.journalfile import seal
 
 _CELLS = 16
 _ENTRIES = 1024
@@ -105,7 +106,7 @@ def run(which: int, outbox: Outbox, journal: SinkJournal, agent_pid: int, fds: s
         _, length, address = outbox.record(seq)
         if not _send(outbox, length, address):
             continue
-        noted[journal.handed_cell] = seq << 1 | which  # from here on it is handed over
+        noted[journal.handed_cell] = seal(seq << 1 | which)  # from here on it is handed over
         outbox.wake(1 - which)
         os.eventfd_write(outbox.to_agent, 1)
         if cells[FULL]:

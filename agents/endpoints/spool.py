@@ -17,7 +17,6 @@ from nsbridge.agents import linux
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.endpoints.files import NotAFileError, Tree, blocked_by, shown
-from nsbridge.agents.journal import RELEASED
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import VOID, Message
 from nsbridge.config.schema import SpoolEndpoint
@@ -97,7 +96,7 @@ class SpoolSource:
                 self._waiter.wait(f"delivered, but cannot be removed: {blocked_by(error, self._shown(taken.name))}")
                 return
             self._taken.popleft()
-            self._store.journal.cells[RELEASED] = taken.seq
+            self._store.journal.released = taken.seq
 
     def _let_go(self, taken: _Taken) -> None:
         if _identity(os.stat(taken.name, dir_fd=self._directory, follow_symlinks=False)) != taken.identity:
@@ -144,7 +143,7 @@ class SpoolSource:
     def _resume(self) -> None:
         """Know again what was taken: to be let go of where it was confirmed, not to be taken twice where it was not."""
         store = self._store
-        for seq in range(max(store.journal.cells[RELEASED], 0) + 1, store.taken + 1):
+        for seq in range(store.journal.released + 1, store.taken + 1):
             if note := store.note_of(seq):
                 identity, name = _Identity(*_NOTE.unpack_from(note)), note[_NOTE.size :]
                 self._known.add(name)

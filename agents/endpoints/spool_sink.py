@@ -12,7 +12,7 @@ from nsbridge.agents import linux
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
-from nsbridge.agents.journal import INTENT, PLACE, SinkJournal
+from nsbridge.agents.journal import PLACE, SinkJournal
 from nsbridge.agents.session import Arrived
 from nsbridge.config.schema import SpoolEndpoint
 
@@ -77,7 +77,7 @@ class SpoolSink:
                 files.write_all(fd, arrived.message.body)
             finally:
                 os.close(fd)
-            self._journal.cells[INTENT] = arrived.seq
+            self._journal.intent = arrived.seq
             linux.rename_noreplace(self._directory, hidden, name)
         except FileExistsError:
             os.unlink(hidden, dir_fd=self._directory)  # handed over before, by an agent that was killed just after
@@ -94,13 +94,13 @@ class SpoolSink:
         """Find out whether the message that a killed agent was handing over into this directory has been."""
         cells, journal = self._journal.cells, self._journal
         place = os.fstat(self._directory).st_ino + 1
-        if cells[PLACE] == place and cells[INTENT] == journal.handed + 1:
+        if cells[PLACE] == place and journal.intent == journal.handed + 1:
             try:
-                os.stat(_hidden(journal.epoch, cells[INTENT]), dir_fd=self._directory, follow_symlinks=False)
+                os.stat(_hidden(journal.epoch, journal.intent), dir_fd=self._directory, follow_symlinks=False)
             except FileNotFoundError:
-                journal.hand(cells[INTENT])
+                journal.hand(journal.intent)
                 self._host.log("info", f"message {journal.handed} was handed over just before the agent was killed")
-        cells[INTENT] = 0
+        journal.intent = 0
         cells[PLACE] = place
 
     def _changed(self, _events: int) -> None:

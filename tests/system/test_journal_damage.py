@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,8 @@ def test_a_journal_of_a_newer_version_is_refused_and_left_alone(
     with Nsbridged(tmp_path, route(one.spec, two.spec)) as daemon:
         run_with_pending(daemon, spool, sink)
         known = journal.read_bytes()
-        journal.write_bytes(known[:8] + struct.pack("<I", 7) + known[12:])
+        fixed = known[:8] + struct.pack("<I", 7) + known[12:48]
+        journal.write_bytes(fixed + struct.pack("<I", zlib.crc32(fixed)) + known[52:])
         newer = journal.read_bytes()
         daemon.start()
         daemon.wait_for("FATAL", agent)
@@ -133,7 +135,8 @@ def test_a_journal_of_a_newer_version_is_refused_and_left_alone(
             "use the nsbridge that wrote it"
         )
         assert journal.read_bytes() == newer
-        assert sorted(path.name for path in journal.parent.iterdir()) == ["one.out", "two.in"]
+        names = ["one.out", "two.in"]
+        wait_until(lambda: sorted(path.name for path in journal.parent.iterdir()) == names, "nothing is moved aside")
         journal.write_bytes(known)
         daemon.call("start", names=[agent])
         assert len(wait_for_files(sink, _WINDOW)) == _WINDOW

@@ -1,0 +1,147 @@
+"""Journals in tests: how they are opened, and what a killed process leaves of them.
+
+`states_of_a_kill` gives every state of the files that a SIGKILL during an operation can leave. The operation runs once,
+traced opcode by opcode; whenever the files' bytes have changed, they are kept. One opcode can be a call that writes
+more than a word (a slice of bytes), and the kill can fall inside of it: so between two states there are others, in
+which only the first or only the last of the words that changed have. A word of eight aligned bytes is never torn.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from nsbridge.agents import journal, journalfile
+from nsbridge.agents.journal import SinkJournal, SourceJournal
+from nsbridge.agents.wire import Message
+
+Files = dict[tuple[str, int], bytes]  # by name and inode: a rename changes what a name stands for, and tears nothing
+ENTRIES, RING = 8, 1024
+ONE, TWO, THREE = Message(7, b"one"), Message(1, b""), Message((1 << 63) - 1, bytes(range(100)))
+
+_WATCHED = (journal.__file__, journalfile.__file__)
+
+
+def read_all(directory: Path) -> Files:
+    """Every file of the directory."""
+    found = {}
+    for entry in os.scandir(directory):
+        with open(entry.path, "rb") as file:
+            found[entry.name, entry.inode()] = file.read()
+    return found
+
+
+def write_all(directory: Path, files: Files) -> None:
+    """Make the directory have these files and no other: as new files, so that none is locked or mapped."""
+    for name in os.listdir(directory):
+        (directory / name).unlink()
+    for (name, _), data in files.items():
+        (directory / name).write_bytes(data)
+
+
+def states_of_a_kill(look: Callable[[], Files], operation: Callable[[], object]) -> list[Files]:
+    """Run the operation; every state that `look` can have found if a kill had fallen somewhere in it, in order."""
+    states = [look()]
+
+    def trace(frame: FrameType, _event: str, _arg: Any) -> Any:
+        if frame.f_code.co_filename not in _WATCHED:
+            return None
+        frame.f_trace_opcodes = True
+        now = look()
+        if now != states[-1]:
+            states.extend(_torn(states[-1], now))
+            states.append(now)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        operation()
+    finally:
+        sys.settrace(before)
+    if (now := look()) != states[-1]:
+        states.extend(_torn(states[-1], now))
+        states.append(now)
+    return states
+
+
+def _torn(before: Files, after: Files) -> list[Files]:
+    """With the first half of the words that differ, and with the last half."""
+    between = []
+    for key in before.keys() & after.keys():
+        old, new = before[key], after[key]
+        if len(old) != len(new):
+            continue
+        words = [at for at in range(0, len(old), 8) if old[at : at + 8] != new[at : at + 8]]
+        for some in (words[: len(words) // 2], words[len(words) // 2 :]):
+            if 0 < len(some) < len(words):
+                mixed = bytearray(old)
+                for at in some:
+                    mixed[at : at + 8] = new[at : at + 8]
+                between.append({**before, key: bytes(mixed)})
+    return between
+
+
+def receive_into(address: int, mtype: int, body: bytes) -> None:
+    """What the kernel does in msgrcv: the type first, then the body."""
+    ctypes.memmove(address, struct.pack("<q", mtype), 8)
+    ctypes.memmove(address + 8, body, len(body))
+
+
+def source(path: Path, entries: int = ENTRIES, ring: int = RING, said: list[str] | None = None) -> SourceJournal:
+    """Open a source's."""
+    return journal.open_source(str(path), entries, ring, hear(said), patience=0)
+
+
+def sink(path: Path, said: list[str] | None = None) -> SinkJournal:
+    """The same for a sink's."""
+    return journal.open_sink(str(path), hear(said), patience=0)
+
+
+def hear(said: list[str] | None) -> Callable[[str], None]:
+    """What `report` is to be: a report is kept in `said`, and fails the test if that is None."""
+
+    def report(text: str) -> None:
+        assert said is not None, f"reported: {text}"
+        said.append(text)
+
+    return report
+
+
+def content(opened: SourceJournal) -> tuple[int, int, list[Message]]:
+    """All that matters."""
+    pending = [opened.get(seq) for seq in range(opened.confirmed + 1, opened.taken + 1)]
+    return opened.epoch, opened.confirmed, pending
+
+
+def used(path: Path) -> bytes:
+    """The bytes of a closed journal that has confirmed some, has some pending, and has wrapped around its index."""
+    opened = source(path)
+    for number in range(ENTRIES + 3):
+        opened.confirm(opened.append(Message(1, b"%d" % number)))
+    for message in (ONE, TWO, THREE):
+        opened.append(message)
+    opened.close()
+    return path.read_bytes()
+
+
+def aside(path: Path) -> list[Path]:
+    """Journals that were moved aside."""
+    return [file for file in path.parent.iterdir() if ".damaged-" in file.name]
+
+
+def was_moved_aside(path: Path, damaged: bytes, said: list[str]) -> None:
+    """It was reported in one line that names it and the place it went to, and nothing of it was changed."""
+    (kept,) = aside(path)
+    assert kept.read_bytes() == damaged
+    (line,) = said
+    assert str(path) in line
+    assert str(kept) in line
+    assert "damaged" in line
+    assert "\n" not in line

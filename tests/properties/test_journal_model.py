@@ -1,0 +1,304 @@
+"""Journals against plain Python, killed after any store: what is published is kept, what is not is not believed."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from nsbridge.agents import journal
+from nsbridge.agents.journal import CONFIRMED, TAKEN, SinkJournal, SourceJournal
+from nsbridge.agents.journalfile import FullError, seal
+from nsbridge.agents.wire import Message
+from tests.journals import Files, read_all, receive_into, states_of_a_kill, write_all
+
+SHM = "/dev/shm" if Path("/dev/shm").is_dir() else None  # journals are on tmpfs as a rule, and this is quick
+ENTRIES = st.sampled_from([3, 4, 7, 16])
+RINGS = st.sampled_from([32, 64, 200, 512])
+LENGTHS = st.sampled_from([0, 1, 7, 8, 9, 15, 16, 17, 40, 48, 100, 184, 496])
+TYPES = st.sampled_from([1, 2, 7, 255, 256, 1 << 40, (1 << 63) - 1])
+Outcome = tuple[int, list[Message]]  # confirmed, and what is pending
+CHOICE = st.integers(0, 1 << 16)  # which of the states that a kill can leave, modulo their number
+
+
+class Killed:
+    """A directory whose journal is opened, and after a kill opened again as the kill left it."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="nsb-journal-", dir=SHM))
+        self.path = str(self.directory / "a")
+        self.reports: list[str] = []
+
+    def remove(self) -> None:
+        shutil.rmtree(self.directory)
+
+
+class SourceMachine(RuleBasedStateMachine):
+    """A source's journal. `pending` is what must be there; the bodies of all messages differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disk = Killed()
+        self.confirmed = 0
+        self.pending: list[Message] = []
+        self.expected: Message | None = None  # announced by `land`, and not yet come
+        self.number = 0
+
+    @initialize(entries=ENTRIES, ring=RINGS, start=st.sampled_from([0, 0, 5, (1 << 46) - 3]))
+    def make(self, entries: int, ring: int, start: int) -> None:
+        self.entries, self.ring = entries, ring
+        self.journal = self.open()
+        if start:
+            for cell in (CONFIRMED, TAKEN):
+                self.journal.cells[cell] = seal(start)
+            self.journal.close()
+            self.journal = self.open()
+            self.confirmed = start
+
+    def teardown(self) -> None:
+        if hasattr(self, "journal"):
+            self.journal.close()
+        self.disk.remove()
+
+    def open(self) -> SourceJournal:
+        opened = journal.open_source(self.disk.path, self.entries, self.ring, self.disk.reports.append)
+        assert self.disk.reports == []
+        return opened
+
+    def message(self, mtype: int, length: int) -> Message:
+        self.number += 1
+        return Message(mtype, (b"%d," % self.number * length)[:length])
+
+    def announced(self) -> Message:
+        """What `land` was told to expect."""
+        assert self.expected is not None
+        return self.expected
+
+    @property
+    def taken(self) -> int:
+        return self.confirmed + len(self.pending)
+
+    # What an agent does
+
+    @rule(length=LENGTHS, mtype=st.one_of(TYPES, st.just(0)))
+    def append(self, length: int, mtype: int) -> None:
+        message = self.message(mtype, length)
+        try:
+            seq = self.journal.append(message)
+        except FullError:
+            self.must_be_full(length)
+            return
+        self.pending.append(message)
+        self.expected = None
+        assert seq == self.taken
+
+    @rule(length=LENGTHS, mtype=TYPES)
+    def land(self, length: int, mtype: int) -> None:
+        try:
+            self.address = self.journal.land(length)
+        except FullError:
+            self.must_be_full(length)
+        else:
+            self.expected = self.message(mtype, length)
+
+    @precondition(lambda self: self.expected is not None)
+    @rule(shorter=st.sampled_from([None, None, 0, 1, 9]))
+    def arrive(self, shorter: int | None) -> None:
+        mtype, body = self.announced()
+        body = body if shorter is None else body[: max(0, len(body) - shorter)]
+        receive_into(self.address, mtype, body)
+        assert self.journal.landed(None if shorter is None else len(body)) == self.taken + 1
+        self.pending.append(Message(mtype, body))
+        self.expected = None
+
+    @precondition(lambda self: self.pending)
+    @rule(count=st.integers(1, 20))
+    def confirm(self, count: int) -> None:
+        count = min(count, len(self.pending))
+        self.journal.confirm(self.confirmed + count)
+        self.confirmed += count
+        del self.pending[:count]
+
+    def must_be_full(self, length: int) -> None:
+        """No room is a fact: the ring or the index is used up, but for what a record's end may waste."""
+        used = sum(24 + len(message.body) for message in self.pending)
+        largest = max([length] + [len(message.body) for message in self.pending]) + 24
+        assert len(self.pending) >= self.entries - 2 or used + 2 * largest > self.ring, "FullError with room left"
+
+    # Kills
+
+    @rule(length=LENGTHS, mtype=TYPES, choice=CHOICE)
+    def killed_in_append(self, length: int, mtype: int, choice: int) -> None:
+        """Afterwards it is there whole, or not at all."""
+        message = self.message(mtype, length)
+
+        def append() -> None:
+            try:
+                self.journal.append(message)
+            except FullError:
+                pass
+
+        self.killed(append, choice, [self.now(), self.now(message)])
+
+    @rule(length=LENGTHS, choice=CHOICE)
+    def killed_in_append_of_type_0(self, length: int, choice: int) -> None:
+        self.killed_in_append(length, 0, choice)
+
+    @rule(length=LENGTHS, choice=CHOICE)
+    def killed_in_land(self, length: int, choice: int) -> None:
+        """Nothing has come."""
+
+        def land() -> None:
+            try:
+                self.journal.land(length)
+            except FullError:
+                pass
+
+        self.killed(land, choice, [self.now()])
+
+    @precondition(lambda self: self.expected is not None)
+    @rule(choice=CHOICE)
+    def killed_once_it_landed(self, choice: int) -> None:
+        """It left the queue, so it must be there, once."""
+        message = self.announced()
+        receive_into(self.address, message.type, message.body)
+        self.killed(self.journal.landed, choice, [self.now(message)])
+
+    @precondition(lambda self: self.expected is not None)
+    @rule(choice=CHOICE, less=st.integers(1, 9))
+    def killed_once_a_shorter_one_landed(self, choice: int, less: int) -> None:
+        """Another reader took the one that was looked at: once `landed` is told the length, it is not torn."""
+        mtype, body = self.announced()
+        shorter = body[: max(0, len(body) - less)]
+        receive_into(self.address, mtype, shorter)
+        untold = ctypes.string_at(self.address + 8, len(body))  # recovered if `landed` was not told: what is there
+        outcomes = [self.now(Message(mtype, text)) for text in (untold, shorter)]
+        self.killed(lambda: self.journal.landed(len(shorter)), choice, outcomes)
+
+    @precondition(lambda self: self.pending)
+    @rule(count=st.integers(1, 20), choice=CHOICE)
+    def killed_in_confirm(self, count: int, choice: int) -> None:
+        """All of them or none."""
+        count = min(count, len(self.pending))
+        after = (self.confirmed + count, self.pending[count:])
+        self.killed(lambda: self.journal.confirm(self.confirmed + count), choice, [self.now(), after])
+
+    @rule()
+    def killed_at_rest(self) -> None:
+        self.killed(lambda: None, 0, [self.now()])
+
+    @rule(entries=ENTRIES, ring=RINGS, choice=CHOICE)
+    def killed_in_a_change_of_size(self, entries: int, ring: int, choice: int) -> None:
+        """The configuration has another window: nothing that is pending goes, however small that is."""
+        self.journal.close()
+        self.entries, self.ring = entries, ring
+
+        def reopen() -> None:
+            self.journal = self.open()
+
+        states = states_of_a_kill(lambda: read_all(self.disk.directory), reopen)
+        self.goes_on(states, choice, [self.now()])
+
+    def now(self, *more: Message) -> Outcome:
+        return self.confirmed, [*self.pending, *more]
+
+    def killed(self, operation: Callable[[], object], choice: int, outcomes: list[Outcome]) -> None:
+        where = self.journal.cells.obj
+        states = states_of_a_kill(lambda: {("a", 0): bytes(where)}, operation)
+        self.goes_on(states, choice, outcomes)
+
+    def goes_on(self, states: list[Files], choice: int, outcomes: list[Outcome]) -> None:
+        """Look at each state that the kill can have left; then go on from one of them."""
+        self.journal.close()
+        for files in [*states, states[choice % len(states)]]:
+            write_all(self.disk.directory, files)
+            self.journal = self.open()
+            assert self.found() in outcomes, "what a kill left is neither what was before nor what was to be"
+            self.journal.close()
+        self.journal = self.open()
+        self.confirmed, self.pending = self.found()
+        self.expected = None
+
+    def found(self) -> Outcome:
+        it = self.journal
+        pending = [it.get(seq) for seq in range(it.confirmed + 1, it.taken + 1)]
+        assert it.pending_bytes == sum(len(message.body) for message in pending)
+        return it.confirmed, pending
+
+    # What holds
+
+    @invariant()
+    def equals_the_model(self) -> None:
+        if not hasattr(self, "journal"):
+            return
+        assert self.found() == (self.confirmed, self.pending)
+
+
+class SinkMachine(RuleBasedStateMachine):
+    """A sink's journal: (epoch, handed, last sender, delivered) are always those of before or of after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disk = Killed()
+        self.journal = self.open()
+        self.state = (0, 0, 0, 0)
+        self.last_epoch = 0
+
+    def teardown(self) -> None:
+        self.journal.close()
+        self.disk.remove()
+
+    def open(self) -> SinkJournal:
+        opened = journal.open_sink(self.disk.path, self.disk.reports.append)
+        assert self.disk.reports == []
+        return opened
+
+    @rule(seq=st.sampled_from([0, 1, 1000, (1 << 47) - 50]), choice=CHOICE)
+    def adopt(self, seq: int, choice: int) -> None:
+        self.last_epoch += 1 << 60 if self.last_epoch < 1 << 62 else 1
+        _, _, sender, delivered = self.state
+        self.one_of(lambda: self.journal.adopt(self.last_epoch, seq), (self.last_epoch, seq, sender, delivered), choice)
+
+    @rule(more=st.integers(1, 3), choice=CHOICE)
+    def hand(self, more: int, choice: int) -> None:
+        epoch, handed, sender, delivered = self.state
+        self.one_of(lambda: self.journal.hand(handed + more), (epoch, handed + more, sender, delivered + more), choice)
+
+    @rule(sender=st.integers(0, 1), choice=CHOICE)
+    def sent(self, sender: int, choice: int) -> None:
+        epoch, handed, _, delivered = self.state
+        self.one_of(lambda: self.journal.sent(handed + 1, sender), (epoch, handed + 1, sender, delivered + 1), choice)
+
+    @rule(sender=st.integers(0, 1), choice=CHOICE)
+    def set_last_sender(self, sender: int, choice: int) -> None:
+        epoch, handed, _, delivered = self.state
+        self.one_of(lambda: self.journal.set_last_sender(sender), (epoch, handed, sender, delivered), choice)
+
+    def one_of(self, operation: Callable[[], object], after: tuple[int, int, int, int], choice: int) -> None:
+        where = self.journal.cells.obj
+        states = states_of_a_kill(lambda: {("a", 0): bytes(where)}, operation)
+        assert self.seen() == after
+        self.journal.close()
+        for files in [*states, states[choice % len(states)]]:
+            write_all(self.disk.directory, files)
+            self.journal = self.open()
+            assert self.seen() in (self.state, after)
+            self.journal.close()
+        self.journal = self.open()
+        self.state = self.seen()
+
+    def seen(self) -> tuple[int, int, int, int]:
+        it = self.journal
+        return (it.epoch, it.handed, it.last_sender, it.delivered)
+
+
+TestSourceJournal = SourceMachine.TestCase
+TestSourceJournal.settings = settings(max_examples=150, stateful_step_count=25)
+TestSinkJournal = SinkMachine.TestCase
+TestSinkJournal.settings = settings(max_examples=40, stateful_step_count=15)
