@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
+MAX_MESSAGE = 64 << 20  # bytes of the longest message that nsbridge carries
+
+
 class Namespace(StrEnum):
     """A kind of namespace, named as under /proc/PID/ns."""
 
