@@ -26,6 +26,9 @@ SIZES = [0, 1, 50, FITS - 1, FITS, FITS + 1, MAX_PACKET, 2 * FITS, 2 * FITS + 1,
 MANY = 5_000  # passes in which any link has come to rest
 
 names = st.sampled_from(["a", "b"])
+some_passes = st.sampled_from([0, 1, 2, 5, MANY])
+who_is_stuck = st.sampled_from(["", "a", "b", "ab"])
+last_acts = st.sampled_from(["", "receive_one", "send_one", "pick_up", "hand_over"])
 
 
 class Side:
@@ -38,6 +41,11 @@ class Side:
         self.taken: dict[tuple[int, int], Message] = {}  # by epoch and seq, of every life
         self.handed: list[Arrived] = []  # of every life
         self.begin_life()
+
+    def act(self, name: str) -> None:
+        """What it still does before it is killed."""
+        if name:
+            getattr(self, name)()
 
     def begin_life(self) -> None:
         self.outgoing, self.incoming = Outgoing(self.source, WINDOW), Incoming(self.sink, WINDOW)
@@ -131,16 +139,26 @@ class Pair(RuleBasedStateMachine):
         if self.sides[name].in_hand:
             self.sides[name].put_back()
 
-    @rule(name=names, size=st.sampled_from(SIZES))
-    def take_what_the_window_lets(self, name: str, size: int) -> None:
+    @rule(name=names, size=st.sampled_from(SIZES), passes=some_passes, stuck=who_is_stuck)
+    def take_what_the_window_lets(self, name: str, size: int, passes: int, stuck: str) -> None:
         while self.sides[name].outgoing.has_room():
             self.sides[name].take(size)
+        self.everything_moves_but_a_stuck_sink(passes, stuck)
 
-    @rule(passes=st.sampled_from([1, 2, 5, MANY]), stuck=st.sampled_from(["", "a", "b", "ab"]))
+    @rule(passes=some_passes, stuck=who_is_stuck)
     def everything_moves_but_a_stuck_sink(self, passes: int, stuck: str) -> None:
         for _ in range(passes):
             if not self._move([side for name, side in self.sides.items() if name not in stuck]):
                 return
+
+    @rule(name=names)
+    def kill_after_reading_the_other_s_first_words(self, name: str) -> None:
+        reader, other = self.sides[name], self.sides["ab".replace(name, "")]
+        other.begin_life()
+        other.send_one()
+        while reader.receive_one():
+            pass
+        reader.begin_life()
 
     @rule()
     def everything_comes_to_rest(self) -> None:
@@ -196,8 +214,9 @@ class Pair(RuleBasedStateMachine):
 class JournalsSurvive(Pair):
     """A kill costs the process and what it held; the stores stay: exactly once, in order."""
 
-    @rule(name=names)
-    def kill(self, name: str) -> None:
+    @rule(name=names, last=last_acts)
+    def kill(self, name: str, last: str) -> None:
+        self.sides[name].act(last)
         self.sides[name].begin_life()
 
     @invariant()
@@ -210,14 +229,24 @@ class JournalsSurvive(Pair):
 class MemoryIsLost(Pair):
     """A kill costs the stores too, both or one: at least once, and the order within an epoch."""
 
-    @rule(name=names, loses=st.sampled_from(["source", "sink", "both"]))
-    def kill(self, name: str, loses: str) -> None:
+    @rule(name=names, last=last_acts, loses=st.sampled_from(["source", "sink", "both"]))
+    def kill(self, name: str, last: str, loses: str) -> None:
         side = self.sides[name]
+        side.act(last)
         if loses != "sink":
             side.forget_source()
         if loses != "source":
             side.forget_sink()
         side.begin_life()
+
+    @rule(name=names, sizes=st.lists(st.sampled_from(SIZES), min_size=2, max_size=4))
+    def sources_come_and_go_before_a_stuck_sink(self, name: str, sizes: list[int]) -> None:
+        """Each fills the window, whatever those before it have left waiting."""
+        side = self.sides[name]
+        for size in sizes:
+            side.forget_source()
+            side.begin_life()
+            self.take_what_the_window_lets(name, size, MANY, "ab".replace(name, ""))
 
     @invariant()
     def what_is_new_comes_in_order(self) -> None:

@@ -118,6 +118,26 @@ def test_a_signal_to_a_child_is_not_seen_by_its_parent(loop: Loop, signum: signa
         signal.signal(signum, before)
 
 
+def test_a_signal_that_a_child_handles_does_not_wake_its_parent(loop: Loop) -> None:
+    """The wake-up descriptor is inherited too."""
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def main() -> int:
+        seen: list[int] = []
+        signal.signal(signal.SIGUSR1, lambda signum, _frame: seen.append(signum))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return len(seen)
+
+    seen = list(NOTHING)
+    try:
+        loop.on_signal(signal.SIGUSR1, lambda: seen.append("in the parent"))
+        assert run(main) == 1
+        loop.run_once(0)
+        assert not seen
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 def test_signals_are_blocked_neither_in_the_child_nor_in_the_parent() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
     try:
