@@ -23,6 +23,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from nsbridge.agents import linux
 from nsbridge.agents.journalfile import (
@@ -56,6 +57,8 @@ _GROW = 256 << 10  # bytes allocated at a time
 # Cells of a source
 CONFIRMED, TAKEN, RELEASED, NOTE = 0, 1, 2, 3  # NOTE is two cells
 LOG_POSITION, LOG_TRUNCATIONS = 5, 15  # ten cells and one (endpoints/log_tail.py)
+RECORDS = 31  # what the records are, for whoever reads the journal (supervisor/journalview.py)
+MESSAGES, SPOOL_NOTES, LOG_NOTES = 0, 1, 2
 # Cells of a sink: two slots of four, `WHICH` tells the one that counts
 WHICH = 0
 _EPOCH, _BASE, _HANDED, _EARLIER = 0, 1, 2, 3  # within a slot
@@ -254,10 +257,20 @@ class SourceJournal:
         return first
 
 
+class SinkFile(Protocol):
+    """What a sink's journal needs: a JournalFile, or the cells of one that somebody else has locked."""
+
+    fd: int
+    cells: memoryview[int]
+
+    def close(self) -> None:
+        """Give them back."""
+
+
 class SinkJournal:
     """How far a sink has handed over, what it intends, and its flow's counters. A SinkStore."""
 
-    def __init__(self, file: JournalFile) -> None:
+    def __init__(self, file: SinkFile) -> None:
         self._file = file
         self.cells = file.cells
         self.fd = file.fd

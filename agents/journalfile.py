@@ -30,6 +30,7 @@ _HEADER = struct.Struct("<8sII4Q")  # magic, version, kind, epoch, entries of th
 _HEADER_CHECK = struct.Struct("<I")
 _CELLS_AT = 128
 _CELLS = 32
+CELLS = slice(_CELLS_AT, _CELLS_AT + 8 * _CELLS)  # where they are in the header's page
 
 
 _CHECK = 48  # where in a sealed cell the checksum begins
@@ -76,10 +77,15 @@ def _pack_header(header: Header) -> bytes:
     return fixed + _HEADER_CHECK.pack(zlib.crc32(fixed))
 
 
+def is_journal(data: bytes) -> bool:
+    """Whether a file that begins like this is one at all, of whatever version and however damaged."""
+    return data.startswith(_MAGIC)
+
+
 def parse_header(data: bytes) -> Header:
     """Read the header, which all versions begin with. Raises DamagedError, NewerVersionError."""
     fixed = data[: _HEADER.size]
-    if len(data) < PAGE or not fixed.startswith(_MAGIC):
+    if len(data) < PAGE or not is_journal(data):
         raise DamagedError("it is no nsbridge journal")
     if _HEADER_CHECK.unpack_from(data, _HEADER.size)[0] != zlib.crc32(fixed):
         raise DamagedError("its header has a wrong checksum")
@@ -103,7 +109,7 @@ class JournalFile:
             raise DamagedError(f"it has {os.fstat(fd).st_size} bytes, and should have {self.size}")
         self.map = mmap.mmap(fd, self.size)
         self.view = memoryview(self.map)
-        self.cells = self.view[_CELLS_AT : _CELLS_AT + 8 * _CELLS].cast("Q")
+        self.cells = self.view[CELLS].cast("Q")
 
     def close(self) -> None:
         """Unmap and unlock."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from nsbridge.agents.journal import SourceJournal
 from nsbridge.agents.wire import VOID, Message
 
-_NOTE = 1  # the type of a record that is a note; the message is in the container
-_BODY = 2  # the type of a record that is a message itself
+NOTE = 1  # the type of a record that is a note; the message is in the container
+BODY = 2  # the type of a record that is a message itself
 Load = Callable[[bytes], Message | None]
 
 
@@ -39,23 +39,23 @@ class NoteStore:
 
     def append(self, message: Message) -> int:
         """Keep a message that is nowhere in the container; returns its seq. Raises FullError."""
-        return self._kept(self.journal.append(Message(_BODY, message.body)), message)
+        return self._kept(self.journal.append(Message(BODY, message.body)), message)
 
     def note(self, message: Message, note: bytes) -> int:
         """Keep what finds the message again; returns its seq. Raises FullError."""
-        return self._kept(self.journal.append(Message(_NOTE, note)), message)
+        return self._kept(self.journal.append(Message(NOTE, note)), message)
 
     def note_of(self, seq: int) -> bytes:
         """The note of a message; empty if it has none. Also of a confirmed one, until the next is taken."""
         kind, note = self.journal.get(seq)
-        return note if kind == _NOTE else b""
+        return note if kind == NOTE else b""
 
     def get(self, seq: int) -> Message | None:
         """The message `seq`, which must be pending; None if it cannot be read now."""
         message = self._messages.get(seq)
         if message is None:
             kind, body = self.journal.get(seq)
-            message = self.load(body) if kind == _NOTE else Message(0, body)
+            message = self.load(body) if kind == NOTE else Message(0, body)
             if message is not None:
                 self._kept(seq, message)
         return message

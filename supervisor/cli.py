@@ -19,6 +19,7 @@ from nsbridge.config.errors import EXIT_FAILED, EXIT_OK, NsbridgeError, UsageErr
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 I64 = (-(1 << 63), (1 << 63) - 1)  # of a message's type, a C long
+JOURNAL_LINES = 20  # pending messages that `journal` shows
 DEMO_RUNTIMES = ("auto", "runc", "unshare")
 
 
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bridge(commands.add_parser("bridge", parents=[about], help="one route between two namespaces, until Ctrl-C"))
     _add_demo(commands.add_parser("demo", parents=[about], help="two containers, the bridge between them, a kill -9"))
     _add_containers(commands.add_parser("containers", parents=[about], help="what containers this host has"))
+    _add_journal(commands.add_parser("journal", parents=[about], help="a journal, readable"))
     return parser
 
 
@@ -165,6 +167,17 @@ def _add_containers(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_containers)
 
 
+def _add_journal(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Prints a journal: STATE_DIR/journal/ROUTE/AGENT.out, what that agent has taken and the other side not yet "
+        "confirmed, or AGENT.in, what it has handed over. A running daemon is not disturbed."
+    )
+    parser.add_argument("file", metavar="FILE", help="the journal, like /run/nsbridge/journal/orders/web.out")
+    parser.add_argument("--all", action="store_true", help=f"every pending message, not just the first {JOURNAL_LINES}")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=_journal)
+
+
 def _bridge(options: argparse.Namespace) -> int:
     from nsbridge.supervisor.oneshot import BridgeRequest, run  # noqa: PLC0415
 
@@ -196,6 +209,14 @@ def _containers(options: argparse.Namespace) -> int:
         cells.append([row.name, row.state, str(row.pid or "-"), *namespaces, row.note])
     for line in render.table(cells):
         print(line)
+    return EXIT_OK
+
+
+def _journal(options: argparse.Namespace) -> int:
+    from nsbridge.supervisor import journalview  # noqa: PLC0415
+
+    facts = journalview.read(options.file, None if options.all else JOURNAL_LINES)
+    print("\n".join([json.dumps(facts, indent=2)] if options.json else journalview.lines(facts)))
     return EXIT_OK
 
 

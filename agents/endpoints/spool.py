@@ -17,6 +17,7 @@ from nsbridge.agents import linux
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.endpoints.files import NotAFileError, Tree, blocked_by, shown
+from nsbridge.agents.journal import RECORDS, SPOOL_NOTES
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import VOID, Message
 from nsbridge.config.schema import SpoolEndpoint
@@ -37,6 +38,11 @@ class _Identity(NamedTuple):
 _NOTE = struct.Struct("<QqQ")  # an _Identity; the name follows
 
 
+def described(note: bytes) -> tuple[int, str]:
+    """A note for a person: the message's bytes, and which file it is."""
+    return _Identity(*_NOTE.unpack_from(note)).size, f"file {shown(note[_NOTE.size :])}"
+
+
 class _Taken(NamedTuple):
     seq: int
     name: bytes
@@ -50,6 +56,7 @@ class SpoolSource:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
         self._store = store
         store.load = self._load
+        store.journal.cells[RECORDS] = SPOOL_NOTES
         self._host = host
         self._tree = tree
         self._config = config

@@ -1,0 +1,228 @@
+"""A journal read for a person, while whoever it belongs to may be writing into it: `nsbridge journal`.
+
+Nothing is locked or mapped, only read, so a running agent is not disturbed. Its crash rules (agents/journal.py) make
+what is read true: what is published is whole, and a record stays as it is until its message is confirmed. So a record
+that is not as it should be is damaged only if its message is still not confirmed when that is asked again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from nsbridge.agents import journal, store
+from nsbridge.agents.endpoints import spool
+from nsbridge.agents.journal import RECORD, SinkJournal, checksum
+from nsbridge.agents.journalfile import (
+    CELLS,
+    PAGE,
+    SOURCE,
+    VALUE,
+    VERSION,
+    DamagedError,
+    Header,
+    NewerVersionError,
+    is_journal,
+    is_sealed,
+    parse_header,
+)
+from nsbridge.config.errors import NsbridgeError
+from nsbridge.supervisor import render
+
+_FIRST_BYTES = 60  # of a message that are shown
+_ATTEMPTS = 5  # at a look that a running agent has overtaken
+
+_DESCRIBED: dict[int, Callable[[bytes], tuple[int, str]]] = {journal.SPOOL_NOTES: spool.described}
+
+Facts = dict[str, object]
+
+
+def handed(path: str) -> tuple[int, int] | None:
+    """How far the sink with this journal is, as (epoch, seq); None if that cannot be told."""
+    try:
+        with open(path, "rb", buffering=0, opener=_without_waiting) as file:
+            sink = SinkJournal(_Snapshot(os.pread(file.fileno(), PAGE, 0)))
+            return sink.epoch, sink.handed
+    except (DamagedError, OSError, TypeError, ValueError):
+        return None
+
+
+def read(path: str, most: int | None) -> Facts:
+    """What there is to know, as JSON has it; at most so many of the pending messages. NsbridgeError: one line."""
+    try:
+        with open(path, "rb", buffering=0, opener=_without_waiting) as file:
+            return _Reader(file.fileno()).facts(most) | {"file": os.path.abspath(path)}  # noqa: PTH100  (keeps a ..)
+    except _NoJournalError as error:
+        raise NsbridgeError(f"{path} is no nsbridge journal: {error}") from None
+    except (DamagedError, struct.error) as error:
+        raise NsbridgeError(f"{path} is damaged: {error}; when its agent starts it is moved aside") from None
+    except NewerVersionError as error:
+        raise NsbridgeError(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise NsbridgeError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def lines(facts: Facts) -> list[str]:
+    """The same for a person."""
+    shown = {key: value for key, value in facts.items() if key not in ("schema", "messages", "omitted")}
+    messages, text = facts.get("messages"), render.tree(shown)
+    if isinstance(messages, list) and messages:
+        rows = [["SEQ", "TYPE", "BYTES", "MESSAGE"]]
+        rows += [
+            [render.escape(str(message[key])) for key in ("seq", "type", "bytes", "shown")] for message in messages
+        ]
+        text += ["", *render.table(rows)]
+        if facts["omitted"]:
+            text.append(f"and {facts['omitted']} more (--all shows them)")
+    return text
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open what may be a FIFO."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+
+
+class _NoJournalError(Exception):
+    """The file has nothing to do with nsbridge."""
+
+
+class _Snapshot:
+    """The cells of a sink's journal, at one instant (a SinkFile)."""
+
+    fd = -1
+
+    def __init__(self, page: bytes) -> None:
+        self.cells = memoryview(page)[CELLS].cast("Q")
+
+    def close(self) -> None:
+        """See SinkFile."""
+        self.cells.release()
+
+
+class _Reader:
+    """One open file. Raises DamagedError, struct.error (it shrinks), NewerVersionError, _NoJournalError, OSError."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise _NoJournalError("it is no regular file")
+        page = os.pread(fd, PAGE, 0)
+        if not is_journal(page):
+            raise _NoJournalError("journals are STATE_DIR/journal/ROUTE/AGENT.out and AGENT.in")
+        self._header: Header = parse_header(page)
+        self._ring_at = PAGE + 8 * self._header.entries
+        self._end = self._ring_at + self._header.ring
+        if status.st_size != self._end:
+            raise DamagedError(f"it has {status.st_size} bytes, and should have {self._end}")
+
+    def facts(self, most: int | None) -> Facts:
+        """See `read`."""
+        about: Facts = {"schema": 1, "version": VERSION}
+        return about | (self._source(most) if self._header.kind == SOURCE else self._sink())
+
+    def _cells(self) -> memoryview[int]:
+        return _Snapshot(os.pread(self._fd, PAGE, 0)).cells
+
+    def _sink(self) -> Facts:
+        sink = SinkJournal(_Snapshot(os.pread(self._fd, PAGE, 0)))
+        cells = sink.cells
+        return {
+            "kind": "sink",
+            "epoch": f"{sink.epoch:016x}" if sink.epoch else None,
+            "begun": _time(sink.epoch),
+            "handed": sink.handed,
+            "intended": sink.intent if sink.intent > sink.handed else None,
+            "delivered": sink.delivered,
+            "bytes": cells[journal.BYTES],
+            "repeats_dropped": cells[journal.REPEATS],
+            "in_doubt": cells[journal.IN_DOUBT],
+            "dead": cells[journal.DEAD],
+        }
+
+    def _source(self, most: int | None) -> Facts:
+        confirmed, taken, kind = self._numbers()
+        messages: list[Facts] = []
+        count = size = 0
+        for seq in range(confirmed + 1, taken + 1):
+            record = self._record(seq)
+            if record is None:
+                continue
+            message = _shown(seq, *record, kind)
+            count += 1
+            size += int(str(message["bytes"]))
+            if most is None or len(messages) < most:
+                messages.append(message)
+        return {
+            "kind": "source",
+            "epoch": f"{self._header.epoch:016x}",
+            "begun": _time(self._header.epoch),
+            "window": {"messages": self._header.entries - 3, "ring_bytes": self._header.ring},
+            "taken": taken,
+            "confirmed": taken - count,
+            "pending": count,
+            "pending_bytes": size,
+            "messages": messages,
+            "omitted": count - len(messages),
+        }
+
+    def _numbers(self) -> tuple[int, int, int]:
+        """What was confirmed, what was taken, and what the records are."""
+        confirmed = taken = 0
+        for _ in range(_ATTEMPTS):
+            cells = self._cells()
+            confirmed, taken = cells[journal.CONFIRMED], cells[journal.TAKEN]
+            if not is_sealed(confirmed) or not is_sealed(taken):
+                raise DamagedError("its numbers have a wrong checksum")
+            confirmed, taken = confirmed & VALUE, taken & VALUE
+            if confirmed <= taken and taken - confirmed < self._header.entries:
+                return confirmed, taken, cells[journal.RECORDS]
+        raise DamagedError(f"it says that {taken} were taken and {confirmed} confirmed")
+
+    def _record(self, seq: int) -> tuple[int, bytes] | None:
+        """Type and body; None if it was confirmed while we looked."""
+        problem = ""
+        for _ in range(_ATTEMPTS):
+            problem = f"message {seq} is outside the ring"
+            (at,) = struct.unpack("<Q", os.pread(self._fd, 8, PAGE + 8 * (seq % self._header.entries)))
+            at, sealed = at & VALUE, is_sealed(at)
+            if sealed and self._ring_at <= at <= self._end - RECORD.size:
+                length, check, mtype = RECORD.unpack(os.pread(self._fd, RECORD.size, at))
+                if at + RECORD.size + length <= self._end:
+                    body = os.pread(self._fd, length, at + RECORD.size)
+                    if checksum(mtype, body) == check:
+                        return mtype, body
+                    problem = f"message {seq} has a wrong checksum"
+            if self._cells()[journal.CONFIRMED] & VALUE >= seq:
+                return None
+        raise DamagedError(problem)
+
+
+def _shown(seq: int, mtype: int, body: bytes, kind: int) -> Facts:
+    """A pending message: its bytes begin with this, or it is to be found there."""
+    if kind != journal.MESSAGES and mtype in (store.NOTE, store.BODY):
+        describe = _DESCRIBED.get(kind) if mtype == store.NOTE else None
+        mtype = 0
+        if describe is not None:
+            try:
+                size, text = describe(body)
+            except struct.error:
+                size, text = len(body), _beginning(body)
+            return {"seq": seq, "type": mtype, "bytes": size, "shown": text}
+    return {"seq": seq, "type": mtype, "bytes": len(body), "shown": _beginning(body)}
+
+
+def _beginning(body: bytes) -> str:
+    text = render.escape(body[:_FIRST_BYTES].decode("utf-8", "backslashreplace"))
+    return text + ("…" if len(body) > _FIRST_BYTES else "")
+
+
+def _time(epoch: int) -> str | None:
+    """An epoch is the nanosecond of its birth."""
+    try:
+        return datetime.fromtimestamp(epoch // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if epoch else None
+    except (OverflowError, ValueError, OSError):
+        return None
