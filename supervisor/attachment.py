@@ -134,9 +134,11 @@ class Attachment:
             self._listener.container_absent(str(error))
             return
         except containers.Refused as error:
+            self._release()
             self._listener.container_refused(str(error))
             return
         if self.ns_inode == own and self._container.kind is not ContainerKind.HOST:
+            self._release()
             self._listener.container_refused(
                 f"the {self._namespace} namespace of {self._container} is the host's own; "
                 'if that is what you want, write container = "host"'

@@ -58,6 +58,7 @@ def _check(config: Config) -> int:
 
 
 def _serve(config: Config, *, detached: bool) -> int:
+    detach.open_standard_streams()  # or a socket would get the number of one, and agents would lose it
     if os.geteuid() != 0:
         raise NotPermittedError(
             "must be root to enter containers' namespaces: run it with sudo, or as a system service"

@@ -41,7 +41,7 @@ def run_detached(start: Callable[[Ready], int], pidfile: PidFile | None = None, 
     `start` is called in the daemon with a function to be called once it is ready, and returns the daemon's exit code;
     whatever it raises or returns before that is told on the command's stderr. `keep` are descriptors to leave open.
     """
-    _open_standard_streams()
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()  # or the child would write it a second time
     reader, writer = os.pipe()
@@ -134,7 +134,7 @@ def _conclude(received: bytes) -> int:
     return int(report["code"])
 
 
-def _open_standard_streams() -> None:
+def open_standard_streams() -> None:
     """Descriptors 0 to 2 are open and have their streams, whatever the command was started with."""
     fd = os.open(os.devnull, os.O_RDWR)
     while fd <= 2:  # noqa: PLR2004  (the lowest free one is taken: this fills the holes)

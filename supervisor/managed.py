@@ -12,12 +12,10 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from nsbridge.agents import control, fork, scoreboard
 from nsbridge.agents.entry import Assignment
-from nsbridge.agents.fork import Child
 from nsbridge.agents.loop import READABLE, Loop, Timer
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import AgentConfig, RouteConfig
@@ -25,6 +23,7 @@ from nsbridge.supervisor import health, lifecycle, spawn
 from nsbridge.supervisor.attachment import Attachment
 from nsbridge.supervisor.lifecycle import Action, Event, State
 from nsbridge.supervisor.logs import Log
+from nsbridge.supervisor.process import AgentProcess, LineBudget
 from nsbridge.supervisor.restart import RestartPolicy
 
 DRAIN_LIMIT = 5.0  # seconds to hand over what is in flight
@@ -32,8 +31,6 @@ EXIT_LIMIT = 1.0  # seconds to exit when told to
 LOOK_EVERY = (0.1, 1.0)  # seconds between looks for a container that is not running: the first, the longest
 WEDGED_AFTER = 20.0  # seconds without a heartbeat
 START_LIMIT = 60.0  # seconds to become ready, which may wait for an earlier agent's death
-_LOG_LINES = 50  # that an agent may log at once
-_LOG_REFILL = 10.0  # seconds
 _DATAGRAMS_AT_ONCE = 16
 
 
@@ -45,36 +42,6 @@ class Neighbour(Protocol):
 
     def changed(self, agent: Managed) -> None:
         """Its state is another."""
-
-
-@dataclass(slots=True)
-class _Process:
-    """A living agent."""
-
-    child: Child
-    channel: socket.socket
-    started: float
-    ready_since: float | None = None
-    last_words: str = ""
-    drained: bool = False
-    told_to_exit: bool = False
-
-
-class _Budget:
-    """How many lines an agent may log: a bucket of _LOG_LINES that is refilled in _LOG_REFILL seconds."""
-
-    def __init__(self) -> None:
-        self._left = float(_LOG_LINES)
-        self._at = 0.0
-
-    def spend(self, now: float) -> bool:
-        """Whether one more line may be logged now."""
-        self._left = min(_LOG_LINES, self._left + (now - self._at) * _LOG_LINES / _LOG_REFILL)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class Managed:
@@ -98,14 +65,14 @@ class Managed:
         self._state_dir = state_dir
         self._peer_fd = peer_fd
         self._policy = RestartPolicy()
-        self._process: _Process | None = None
+        self._process: AgentProcess | None = None
         self._ended_at = ""  # time of day at which the container was seen to end; empty while it runs
         self._timer: Timer | None = None
         self._look_delay = LOOK_EVERY[0]
         self._blocked = ""  # the reason that was logged last
         self._served: float | None = None  # seconds that the last process was ready for
         self._by_signal = False  # whether a signal ended it
-        self._log_budget = _Budget()
+        self._log_budget = LineBudget()
         self._do: dict[Action, Callable[[], None]] = {
             Action.LOCATE: self._locate,
             Action.SPAWN: self._spawn,
@@ -326,7 +293,7 @@ class Managed:
             return
         finally:
             theirs.close()
-        self._process = _Process(child, ours, self._loop.now())
+        self._process = AgentProcess(child, ours, self._loop.now())
         self._loop.watch(ours.fileno(), READABLE, self._read_channel)
         self._loop.watch(child.pidfd, READABLE, lambda _events: self._ended())
 
@@ -351,7 +318,7 @@ class Managed:
                 return
             self._hear(process, control.parse(datagram))
 
-    def _hear(self, process: _Process, fields: dict[str, object]) -> None:
+    def _hear(self, process: AgentProcess, fields: dict[str, object]) -> None:
         said = fields.get("say")
         if said == "ready" and process.ready_since is None and self.state in (State.STARTING, State.STOPPING):
             process.ready_since = self._loop.now()
@@ -390,7 +357,7 @@ class Managed:
             self._by_signal = code < 0
             self._feed(Event.DIED)
 
-    def _note_exit(self, process: _Process, code: int) -> None:
+    def _note_exit(self, process: AgentProcess, code: int) -> None:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self.last_exit = f"{how}: {process.last_words}" if process.last_words else how
         if self.state in (State.STOPPING, State.WAITING):

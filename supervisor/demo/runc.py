@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from nsbridge.supervisor.demo.containers import Container, ContainerError, Role,
 from nsbridge.supervisor.demo.waiting import Lines
 
 LIMIT = 30.0  # seconds for one call of runc
+_MOST_ATTEMPTS = 4
 EXCHANGE = "/exchange"
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 HOST_DIRECTORIES = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/etc/ld.so.cache")
@@ -54,7 +56,8 @@ def start(role: Role, site: Site) -> Container:
 def _run(runc: str, name: str, bundle: Path, stdio: tuple[int, int]) -> None:
     """Start the container in the background; where its root cannot be pivoted to (a chroot, an initramfs), without."""
     reason = ""
-    for options in ([], ["--no-pivot"]):
+    options: list[str] = []
+    for _ in range(_MOST_ATTEMPTS):
         log = bundle / "runc.log"
         log.unlink(missing_ok=True)
         arguments = ["--log", str(log), "--log-format", "json", "run", *options]
@@ -75,9 +78,12 @@ def _run(runc: str, name: str, bundle: Path, stdio: tuple[int, int]) -> None:
             raise ContainerError(f"{runc}: {error.strerror}") from None
         if done.returncode == 0:
             return
+        if done.returncode == -signal.SIGINT:
+            continue  # a Ctrl-C in the instant before it had a session of its own; the demo ends at its next wait
         reason = _reason(log) or f"runc run failed with exit code {done.returncode}"
-        if "pivot" not in reason:
+        if "pivot" not in reason or options:
             break
+        options = ["--no-pivot"]
         _delete(runc, name)
     raise ContainerError(reason)
 

@@ -24,6 +24,7 @@ class HasPid(Protocol):
     @property
     def pid(self) -> int:
         """As the host numbers it."""
+        ...
 
 
 class Sent(NamedTuple):
