@@ -17,22 +17,18 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import NoReturn
 
-from nsbridge.agents import control, entry, journal, linux, scoreboard
+from nsbridge.agents import control, entry, journal, linux, scoreboard, sides
 from nsbridge.agents.dead import DeadLetters
-from nsbridge.agents.endpoints import file, queue, spool, spool_sink
-from nsbridge.agents.endpoints.base import Blocked, Sink, Source
-from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
-from nsbridge.agents.endpoints.files import Tree
+from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.entry import Assignment, Entered
 from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER
-from nsbridge.agents.journal import SinkJournal, SourceJournal
 from nsbridge.agents.journalfile import NewerVersionError
 from nsbridge.agents.loop import READABLE, WRITABLE, Loop
 from nsbridge.agents.session import Arrived, Incoming, Outgoing, Session
+from nsbridge.agents.sides import Keys
 from nsbridge.agents.state import State, open_state
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import MAX_PACKET, VOID, Message, WireError
-from nsbridge.config.schema import Delivery, Endpoint, QueueEndpoint, RouteConfig, SpoolEndpoint
 
 _BEAT_EVERY = 5.0  # seconds between heartbeats of an idle agent
 _PACKETS_AT_ONCE = 8  # read before what came is handed over and confirmed
@@ -51,8 +47,8 @@ def main(assignment: Assignment) -> int:
         own_fds = entry.leave_the_supervisor(assignment)
         window = assignment.route.window
         state = open_state(assignment.state_dir, assignment.agent, window, lambda text: _report(channel, text))
-        keys = _queue_keys(assignment)
-        entered = entry.enter(assignment, own_fds, [state.dead], lambda: _find_user(assignment, keys))
+        keys = sides.queue_keys(assignment)
+        entered = entry.enter(assignment, own_fds, [state.dead], lambda: sides.find_user(assignment, keys))
         agent = Agent(assignment, channel, entered, keys, state)
         agent.run()
         return 0
@@ -86,54 +82,15 @@ def _last_words(kind: type[BaseException], error: BaseException, _trace: Traceba
     os._exit(EXIT_AGAIN)
 
 
-class _Keys:
-    """The numeric keys of a queue endpoint, 0 where there is no such side."""
-
-    def __init__(self, out: int = 0, in_: int = 0) -> None:
-        self.out = out
-        self.in_ = in_
-
-
-def _queue_keys(assignment: Assignment) -> _Keys:
-    """Asked before the join: a key made by ftok comes from a path of the container, which the host's /proc leads to."""
-    endpoint = assignment.agent.endpoint
-    if not isinstance(endpoint, QueueEndpoint):
-        return _Keys()
-    root = f"/proc/{assignment.container_pid}/root" if assignment.container_pid else "/"
-    try:
-        return _Keys(
-            queue.numeric_key(endpoint.out.key, root) if endpoint.out else 0,
-            queue.numeric_key(endpoint.in_.key, root) if endpoint.in_ else 0,
-        )
-    except OSError as error:
-        path = os.fsdecode(error.filename or b"")
-        raise entry.Gone(f"{path}, of which the queue's key is made: {os.strerror(error.errno or 0)}") from None
-
-
 def _report(channel: socket.socket, text: str) -> None:
     control.say(channel, say="log", level="error", text=text)
-
-
-def _find_user(assignment: Assignment, keys: _Keys) -> tuple[int, int]:
-    """Who owns the endpoint, or who the container's init is where there is none yet. Asked after the join."""
-    endpoint = assignment.agent.endpoint
-    found: tuple[int, int] | None = None
-    if isinstance(endpoint, QueueEndpoint):
-        for key in (keys.out, keys.in_):
-            found = found or (queue.owner(key) if key else None)
-    else:
-        tree = Tree(-1)
-        for path in (endpoint.out, endpoint.in_):
-            found = found or (tree.owner(os.fsencode(path)) if path else None)
-        tree.close()
-    return found or assignment.init_user
 
 
 class Agent:
     """The Host of an endpoint: one socket to the other agent, one to the supervisor, one loop."""
 
     def __init__(
-        self, assignment: Assignment, channel: socket.socket, entered: Entered, keys: _Keys, state: State
+        self, assignment: Assignment, channel: socket.socket, entered: Entered, keys: Keys, state: State
     ) -> None:
         self.loop = Loop()
         self.name = assignment.agent.name
@@ -152,11 +109,11 @@ class Agent:
         self._state = state
         self._synced = 0  # the last seq whose record is on the disk, where that is asked for
         self._dead = DeadLetters(state.dead)
-        self.store = _store(endpoint, state.source)
+        self.store = sides.store(endpoint, state.source)
         outgoing = Outgoing(self.store, window) if self.store is not None else None
         incoming = Incoming(state.sink, window) if state.sink is not None else None
         self._session = Session(int.from_bytes(os.urandom(8)) | 1, outgoing, incoming)
-        self._source, self._sink = _sides(self, assignment, entered, keys, state)
+        self._source, self._sink = sides.make(self, assignment, entered, keys, state)
 
     def run(self) -> None:
         """Serve until the supervisor says exit, or is gone."""
@@ -367,40 +324,3 @@ class Agent:
     def _beat(self) -> None:
         self._cells[scoreboard.BEAT] = time.monotonic_ns()
         self.loop.call_later(_BEAT_EVERY, self._beat)
-
-
-def _store(endpoint: Endpoint, source: SourceJournal | None) -> SourceJournal | NoteStore | None:
-    """Where files are messages, only notes are kept: the file itself is the journal."""
-    return NoteStore(source) if source is not None and isinstance(endpoint, SpoolEndpoint) else source
-
-
-def _sides(
-    agent: Agent,
-    assignment: Assignment,
-    entered: Entered,
-    keys: _Keys,
-    state: State,
-) -> tuple[Source | None, Sink | None]:
-    """The endpoint's two sides, each if it is configured."""
-    endpoint = assignment.agent.endpoint
-    if isinstance(endpoint, QueueEndpoint):
-        return (
-            queue.QueueSource(agent, endpoint, keys.out, state.source) if state.source else None,
-            _queue_sink(agent, assignment.route, endpoint, keys.in_, state.sink) if state.sink else None,
-        )
-    tree = Tree(entered.own_fds)
-    if isinstance(endpoint, SpoolEndpoint):
-        return (
-            spool.SpoolSource(agent, tree, endpoint, agent.store) if isinstance(agent.store, NoteStore) else None,
-            spool_sink.SpoolSink(agent, tree, endpoint, state.sink) if state.sink else None,
-        )
-    return (
-        file.FileSource(agent, tree, endpoint, state.source) if state.source else None,
-        file.FileSink(agent, tree, endpoint) if state.sink else None,
-    )
-
-
-def _queue_sink(agent: Agent, route: RouteConfig, endpoint: QueueEndpoint, key: int, sink: SinkJournal) -> Sink:
-    if route.delivery is Delivery.EXACTLY_ONCE:
-        return ExactQueueSink(agent, endpoint, key, sink, route.in_doubt)
-    return queue.QueueSink(agent, endpoint, key)

@@ -18,6 +18,7 @@ from nsbridge.config.schema import (
     ContainerKind,
     FileEndpoint,
     FtokKey,
+    LogEndpoint,
     QueueEndpoint,
     QueueIn,
     QueueOut,
@@ -78,11 +79,11 @@ def _agent_problems(side: Side, agent: AgentConfig) -> Iterator[Problem]:
             right = posixpath.join(posixpath.dirname(container.name), agent.namespace)
             mend = f"write {quoted(f'ns:{right}')}, or choose another endpoint"
             yield Problem((*side.path, "container"), f"{what}, got {quoted(str(container))}", mend)
-    if isinstance(agent.endpoint, SpoolEndpoint | FileEndpoint):
+    if isinstance(agent.endpoint, SpoolEndpoint | LogEndpoint | FileEndpoint):
         yield from _same_paths(side, agent.endpoint)
 
 
-def _same_paths(side: Side, endpoint: SpoolEndpoint | FileEndpoint) -> Iterator[Problem]:
+def _same_paths(side: Side, endpoint: SpoolEndpoint | LogEndpoint | FileEndpoint) -> Iterator[Problem]:
     named = [("out", endpoint.out), ("in", endpoint.in_)]
     if isinstance(endpoint, SpoolEndpoint):
         named.append(("done", endpoint.done))

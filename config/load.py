@@ -28,9 +28,11 @@ from nsbridge.config.schema import (
     DaemonConfig,
     Delivery,
     FileEndpoint,
+    Framing,
     FtokKey,
     InDoubt,
     LogConfig,
+    LogEndpoint,
     QueueEndpoint,
     QueueIn,
     QueueOut,
@@ -72,11 +74,17 @@ class _AgentTable:
     container: Container
     user: User | None = None
     spool: SpoolEndpoint | None = None
+    log: LogEndpoint | None = None
     file: FileEndpoint | None = None
     queue: QueueEndpoint | None = None
 
 
-_ENDPOINTS: Mapping[str, type] = {"spool": SpoolEndpoint, "file": FileEndpoint, "queue": QueueEndpoint}
+_ENDPOINTS: Mapping[str, type] = {
+    "spool": SpoolEndpoint,
+    "log": LogEndpoint,
+    "file": FileEndpoint,
+    "queue": QueueEndpoint,
+}
 # without these an agent cannot be compared with others; any other key that is wrong is left out for that
 _ESSENTIAL = frozenset((*_ENDPOINTS, "container", "out", "in", "key", "path", "proj", "type"))
 
@@ -323,7 +331,14 @@ _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
         "mode": values.mode,
         "max_message": values.message_size,
     },
-    FileEndpoint: {"out": values.path, "in_": values.path, "mode": values.mode, "max_message": values.message_size},
+    LogEndpoint: {
+        "out": values.path,
+        "in_": values.path,
+        "framing": values.member(Framing),
+        "mode": values.mode,
+        "max_message": values.message_size,
+    },
+    FileEndpoint: {"out": values.path, "in_": values.path, "mode": values.mode, "max_message": values.size},
     QueueEndpoint: {"create": values.boolean, "mode": values.mode, "max_bytes": values.size},
     QueueOut: {"key": _queue_key, "type": values.integer(-values.I64_MAX - 1, values.I64_MAX)},
     QueueIn: {"key": _queue_key, "type": values.integer(1, values.I64_MAX)},

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-
 MAX_MESSAGE = 64 << 20  # bytes of the longest message that nsbridge carries
 
 
@@ -32,6 +31,13 @@ class InDoubt(StrEnum):
 
     RESEND = "resend"
     SKIP = "skip"
+
+
+class Framing(StrEnum):
+    """How a log tells where a message ends."""
+
+    LINE = "line"
+    LENGTH = "length"
 
 
 class ContainerKind(StrEnum):
@@ -111,6 +117,20 @@ class SpoolEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class LogEndpoint:
+    """Files that are only appended to, one message after the other."""
+
+    out: str | None = None
+    in_: str | None = None
+    framing: Framing = Framing.LINE
+    mode: int = 0o660
+    max_message: int = 8 << 20
+
+    name = "log"
+    namespace = Namespace.MNT
+
+
+@dataclass(frozen=True, slots=True)
 class FileEndpoint:
     """Single files: the whole content at each close is one message."""
 
@@ -123,7 +143,7 @@ class FileEndpoint:
     namespace = Namespace.MNT
 
 
-Endpoint = QueueEndpoint | SpoolEndpoint | FileEndpoint
+Endpoint = QueueEndpoint | SpoolEndpoint | LogEndpoint | FileEndpoint
 
 
 @dataclass(frozen=True, slots=True)

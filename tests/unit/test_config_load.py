@@ -21,8 +21,11 @@ from nsbridge.config.schema import (
     ContainerKind,
     DaemonConfig,
     Delivery,
+    Framing,
     FtokKey,
     InDoubt,
+    LogEndpoint,
+    Namespace,
     QueueEndpoint,
     QueueIn,
     QueueOut,
@@ -134,7 +137,7 @@ def test_user_ftok_key_and_namespace_are_read() -> None:
 def test_example_is_valid_and_installed_beside_the_code() -> None:
     config = load(str(EXAMPLE))
 
-    assert {route.name for route in config.routes} == {"orders", "rates", "alarms"}
+    assert {route.name for route in config.routes} == {"orders", "rates", "access", "alarms"}
     assert resources.files("nsbridge.config").joinpath("example.toml").read_text() == EXAMPLE.read_text()
 
 
@@ -144,6 +147,7 @@ SCHEMA_TABLES = (
     schema.LogConfig,
     schema.Window,
     schema.SpoolEndpoint,
+    schema.LogEndpoint,
     schema.FileEndpoint,
     schema.QueueEndpoint,
     schema.QueueOut,
@@ -164,7 +168,7 @@ def keys_of(value: object) -> set[str]:
 def test_example_shows_every_key() -> None:
     shown = keys_of(tomllib.loads(EXAMPLE.read_text()))
 
-    assert (EVERY_KEY | {"user", "container", "spool", "file", "queue"}) - shown == set()
+    assert (EVERY_KEY | {"user", "container", "spool", "log", "file", "queue"}) - shown == set()
 
 
 def test_reference_documents_every_key() -> None:
@@ -195,11 +199,20 @@ def test_unknown_key_comes_with_the_nearest_and_all_known_ones() -> None:
 
 
 def test_endpoint_of_a_later_version_is_unknown_and_the_known_ones_are_named() -> None:
-    text = MINIMAL.replace("spool = {", "log = {")
+    text = MINIMAL.replace("spool = {", "socket = {")
 
     assert problems(text) == (
-        "f.toml: route.orders.agent.web.log: unknown key; known here: container, file, queue, spool, user",
+        "f.toml: route.orders.agent.web.socket: unknown key; known here: container, file, log, queue, spool, user",
     )
+
+
+def test_log_has_lines_unless_its_framing_says_otherwise() -> None:
+    lines = parse(MINIMAL.replace("spool = {", "log = {"), "f.toml")
+    lengths = parse(MINIMAL.replace("spool = {", 'log = { framing = "length", max_message = "1MiB",'), "f.toml")
+
+    assert lines.routes[0].agents[0].endpoint == LogEndpoint(out="/out")
+    assert lengths.routes[0].agents[0].endpoint == LogEndpoint("/out", framing=Framing.LENGTH, max_message=1 << 20)
+    assert lines.routes[0].agents[0].namespace is Namespace.MNT
 
 
 def test_number_given_as_a_mode_is_explained() -> None:

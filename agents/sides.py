@@ -1,0 +1,104 @@
+"""The two sides of an agent's endpoint, made from its configuration; and what of the container must be known for it."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+from nsbridge.agents import entry
+from nsbridge.agents.endpoints import file, log_sink, log_source, queue, spool, spool_sink
+from nsbridge.agents.endpoints.base import Host, Sink, Source
+from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
+from nsbridge.agents.endpoints.files import Tree
+from nsbridge.agents.entry import Assignment, Entered
+from nsbridge.agents.journal import SinkJournal, SourceJournal
+from nsbridge.agents.state import State
+from nsbridge.agents.store import NoteStore
+from nsbridge.config.schema import Delivery, Endpoint, LogEndpoint, QueueEndpoint, RouteConfig, SpoolEndpoint
+
+
+class Served(Host, Protocol):
+    """The agent, with its source's store."""
+
+    store: SourceJournal | NoteStore | None
+
+
+class Keys:
+    """The numeric keys of a queue endpoint, 0 where there is no such side."""
+
+    def __init__(self, out: int = 0, in_: int = 0) -> None:
+        self.out = out
+        self.in_ = in_
+
+
+def queue_keys(assignment: Assignment) -> Keys:
+    """Asked before the join: a key made by ftok comes from a path of the container, which the host's /proc leads to."""
+    endpoint = assignment.agent.endpoint
+    if not isinstance(endpoint, QueueEndpoint):
+        return Keys()
+    root = f"/proc/{assignment.container_pid}/root" if assignment.container_pid else "/"
+    try:
+        return Keys(
+            queue.numeric_key(endpoint.out.key, root) if endpoint.out else 0,
+            queue.numeric_key(endpoint.in_.key, root) if endpoint.in_ else 0,
+        )
+    except OSError as error:
+        path = os.fsdecode(error.filename or b"")
+        raise entry.Gone(f"{path}, of which the queue's key is made: {os.strerror(error.errno or 0)}") from None
+
+
+def find_user(assignment: Assignment, keys: Keys) -> tuple[int, int]:
+    """Who owns the endpoint, or who the container's init is where there is none yet. Asked after the join."""
+    endpoint = assignment.agent.endpoint
+    found: tuple[int, int] | None = None
+    if isinstance(endpoint, QueueEndpoint):
+        for key in (keys.out, keys.in_):
+            found = found or (queue.owner(key) if key else None)
+    else:
+        tree = Tree(-1)
+        for path in (endpoint.out, endpoint.in_):
+            found = found or (tree.owner(os.fsencode(path)) if path else None)
+        tree.close()
+    return found or assignment.init_user
+
+
+def store(endpoint: Endpoint, source: SourceJournal | None) -> SourceJournal | NoteStore | None:
+    """Where files are messages, only notes are kept: the file itself is the journal."""
+    return NoteStore(source) if source is not None and isinstance(endpoint, SpoolEndpoint | LogEndpoint) else source
+
+
+def make(
+    agent: Served,
+    assignment: Assignment,
+    entered: Entered,
+    keys: Keys,
+    state: State,
+) -> tuple[Source | None, Sink | None]:
+    """The endpoint's two sides, each if it is configured."""
+    endpoint = assignment.agent.endpoint
+    if isinstance(endpoint, QueueEndpoint):
+        return (
+            queue.QueueSource(agent, endpoint, keys.out, state.source) if state.source else None,
+            _queue_sink(agent, assignment.route, endpoint, keys.in_, state.sink) if state.sink else None,
+        )
+    tree = Tree(entered.own_fds)
+    if isinstance(endpoint, SpoolEndpoint):
+        return (
+            spool.SpoolSource(agent, tree, endpoint, agent.store) if isinstance(agent.store, NoteStore) else None,
+            spool_sink.SpoolSink(agent, tree, endpoint, state.sink) if state.sink else None,
+        )
+    if isinstance(endpoint, LogEndpoint):
+        return (
+            log_source.LogSource(agent, tree, endpoint, agent.store) if isinstance(agent.store, NoteStore) else None,
+            log_sink.LogSink(agent, tree, endpoint, state.sink, assignment.route.in_doubt) if state.sink else None,
+        )
+    return (
+        file.FileSource(agent, tree, endpoint, state.source) if state.source else None,
+        file.FileSink(agent, tree, endpoint) if state.sink else None,
+    )
+
+
+def _queue_sink(agent: Served, route: RouteConfig, endpoint: QueueEndpoint, key: int, sink: SinkJournal) -> Sink:
+    if route.delivery is Delivery.EXACTLY_ONCE:
+        return ExactQueueSink(agent, endpoint, key, sink, route.in_doubt)
+    return queue.QueueSink(agent, endpoint, key)

@@ -1,0 +1,258 @@
+"""An agent for endpoints under test: real loop, journals and files; the other agent, and SIGKILL, are pretended.
+
+What outlives a kill is what would: the journal's file, the container's files, and what the other side has. The rest is
+made anew by `restart`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from nsbridge.agents import journal
+from nsbridge.agents.endpoints.base import Blocked, Sink, Source
+from nsbridge.agents.endpoints.files import Tree
+from nsbridge.agents.endpoints.watch import DirectoryWatch
+from nsbridge.agents.journal import SinkJournal
+from nsbridge.agents.loop import Loop
+from nsbridge.agents.session import Arrived
+from nsbridge.agents.store import NoteStore
+from nsbridge.agents.wire import VOID, Message
+
+LIMIT = 10.0  # seconds for anything that is waited for
+RING = 1 << 20
+
+
+class Killed(BaseException):
+    """In the place of SIGKILL: nothing may catch it."""
+
+
+@contextmanager
+def killed_at(line: int, *parts: str) -> Iterator[list[int]]:
+    """Raise Killed before that line (they count from 1) of those that run in files whose path has one of `parts`.
+
+    Gives a list with the number of lines that ran. Killed is caught here.
+    """
+    ran = [0]
+
+    def count(_frame: FrameType, event: str, _argument: object) -> Any:
+        if event == "line":
+            ran[0] += 1
+            if ran[0] == line:
+                sys.settrace(None)
+                raise Killed
+        return count
+
+    def enter(frame: FrameType, event: str, _argument: object) -> Any:
+        return count if event == "call" and any(part in frame.f_code.co_filename for part in parts) else None
+
+    before = sys.gettrace()
+    sys.settrace(enter)
+    try:
+        yield ran
+    except Killed:
+        pass
+    finally:
+        sys.settrace(before)
+
+
+class FakeHost:
+    """See base.Host. For one side of one endpoint."""
+
+    def __init__(self) -> None:
+        self._before = {*map(int, os.listdir("/proc/self/fd"))}
+        self.loop = Loop()
+        self.name = "r:a"
+        self.said: list[str] = []
+        self.reason = ""
+        self.tree = Tree(os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY))
+
+    def lose(self, watch: DirectoryWatch | None) -> None:
+        """Every descriptor that the process would have lost; the endpoint's are not asked of it: it may be torn."""
+        if watch is not None:
+            watch.close()
+        self.close()
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            if fd not in self._before:
+                with suppress(OSError):  # that of the listing itself
+                    os.close(fd)
+
+    def close(self) -> None:
+        """What is the process's own."""
+        os.close(self.tree.own_fds)
+        self.tree.close()
+        self.loop.close()
+
+    def run_until(self, reached: Callable[[], bool], what: str) -> None:
+        """Serve events until it is."""
+        deadline = self.loop.now() + LIMIT
+        while not reached():
+            assert self.loop.now() < deadline, f"{what}; it said {self.said}, and waits: {self.reason!r}"
+            self.loop.run_once(0.02)
+
+    def settle(self) -> None:
+        """Serve what is there now."""
+        for _ in range(5):
+            self.loop.run_once(0)
+
+    def blocked(self, side: str, reason: str) -> None:
+        """Kept in `reason`."""
+        self.reason = reason
+
+    def log(self, level: str, text: str) -> None:
+        """Kept in `said`."""
+        self.said.append(text)
+
+    def guarded(self) -> AbstractContextManager[object]:
+        """See Host."""
+        return self.loop.lock
+
+    def senders(self, pids: tuple[int, ...]) -> None:
+        """See Host."""
+        raise NotImplementedError
+
+    def landed(self, seq: int) -> None:
+        """See Host."""
+        raise NotImplementedError
+
+    def has_room(self) -> bool:
+        """See Host."""
+        raise NotImplementedError
+
+    def take(self, message: Message, note: bytes = b"") -> int:
+        """See Host."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """See Host."""
+
+    def handed(self, arrived: Arrived) -> None:
+        """See Host."""
+        raise NotImplementedError
+
+    def put_back(self, arrived: Arrived) -> None:
+        """See Host."""
+        raise NotImplementedError
+
+    def sink_ready(self) -> None:
+        """See Host."""
+        raise NotImplementedError
+
+    def dead(self, arrived: Arrived, where: str, why: str) -> bool:
+        """See Host."""
+        raise NotImplementedError
+
+
+class SourceHost(FakeHost):
+    """Of a source whose journal holds notes. `received` is what the other agent has: each seq once, without gaps."""
+
+    def __init__(self, path: Path, received: list[Message], window: int = 1024) -> None:
+        super().__init__()
+        self._window = window
+        self._journal = journal.open_source(str(path), window + 3, RING, self.said.append, patience=0)
+        self.store = NoteStore(self._journal)
+        self.received = received
+        self.confirms = True  # whether the other agent's confirmations arrive
+        self._sent = self.store.confirmed
+        self.source: Source | None = None
+
+    def close(self) -> None:
+        """Also the journal."""
+        self._journal.close()
+        super().close()
+
+    def bodies(self) -> list[bytes]:
+        """What was handed over."""
+        return [message.body for message in self.received if message != VOID]
+
+    def has_room(self) -> bool:
+        """See Host."""
+        return self.store.taken - self.store.confirmed < self._window
+
+    def take(self, message: Message, note: bytes = b"") -> int:
+        """As the agent does."""
+        assert note
+        try:
+            return self.store.note(message, note)
+        except OSError as error:
+            raise Blocked(str(error.strerror)) from None
+
+    def flush(self) -> None:
+        """The other agent gets what was taken, drops what it has, and confirms in the loop's next turn."""
+        while self._sent < self.store.taken:
+            message = self.store.get(self._sent + 1)
+            if message is None:
+                return
+            self._sent += 1
+            if self._sent > len(self.received):
+                assert self._sent == len(self.received) + 1, "a message was left out"
+                self.received.append(message)
+        if self.confirms and self.store.confirmed < self._sent:
+            self.loop.call_later(0, self.confirm)
+
+    def confirm(self) -> None:
+        """The confirmation of all that was received arrives."""
+        if self.store.confirmed < self._sent:
+            self.store.confirm(self._sent)
+        assert self.source is not None
+        self.source.confirmed(self.store.confirmed)
+        if self.has_room():
+            self.source.room_again()
+        self.flush()
+
+
+class SinkHost(FakeHost):
+    """Of a sink that hands over `messages`, the seq of each being its place in the list, from 1."""
+
+    EPOCH = 77
+
+    def __init__(self, path: Path, messages: list[bytes]) -> None:
+        super().__init__()
+        self.journal: SinkJournal = journal.open_sink(str(path), self.said.append, patience=0)
+        if not self.journal.epoch:
+            self.journal.adopt(self.EPOCH, 0)
+        first = self.journal.handed
+        self.waiting = deque(
+            Arrived(self.EPOCH, seq, Message(0, body)) for seq, body in enumerate(messages[first:], first + 1)
+        )
+        self.done = first  # the last seq of which the sink said that it was handed over
+        self.dead_letters: list[Arrived] = []
+        self.sink: Sink | None = None
+
+    def close(self) -> None:
+        """Also the journal."""
+        self.journal.close()
+        super().close()
+
+    def offer(self) -> None:
+        """As an agent does when messages have come."""
+        assert self.sink is not None
+        while self.waiting and self.sink.put(self.waiting[0]):
+            self.waiting.popleft()
+
+    def handed(self, arrived: Arrived) -> None:
+        """As the agent does."""
+        assert arrived.seq == self.done + 1, "out of order"
+        self.done = arrived.seq
+        self.journal.hand(arrived.seq)
+
+    def put_back(self, arrived: Arrived) -> None:
+        """As the agent does."""
+        self.waiting.appendleft(arrived)
+
+    def sink_ready(self) -> None:
+        """As the agent does."""
+        self.offer()
+
+    def dead(self, arrived: Arrived, where: str, why: str) -> bool:
+        """Kept in `dead_letters`."""
+        self.dead_letters.append(arrived)
+        self.said.append(f"{where}: {why}")
+        self.handed(arrived)
+        return True
