@@ -100,7 +100,7 @@ def run(which: int, outbox: Outbox, journal: SinkJournal, agent_pid: int, fds: s
     """Be a sender, for ever: send what is offered when it is one's turn, and note it."""
     entry.die_with_the_supervisor(agent_pid)
     entry.close_all_but(fds)
-    cells, noted = outbox.cells, journal.cells
+    noted = journal.cells
     while True:
         seq = _wait_for_turn(which, outbox, journal)
         _, length, address = outbox.record(seq)
@@ -109,8 +109,6 @@ def run(which: int, outbox: Outbox, journal: SinkJournal, agent_pid: int, fds: s
         noted[journal.handed_cell] = seal(seq << 1 | which)  # from here on it is handed over
         outbox.wake(1 - which)
         os.eventfd_write(outbox.to_agent, 1)
-        if cells[FULL]:
-            cells[FULL] = 0
 
 
 def _wait_for_turn(which: int, outbox: Outbox, journal: SinkJournal) -> int:
@@ -150,4 +148,6 @@ def _send(outbox: Outbox, length: int, address: int) -> bool:
                 os.eventfd_write(outbox.to_agent, 1)
                 return False
         else:
+            if not flags:  # before it is noted: from then on it is the other's turn to say so
+                cells[FULL] = 0
             return True
