@@ -58,11 +58,11 @@ def _check(config: Config) -> int:
 
 
 def _serve(config: Config, *, detached: bool) -> int:
-    detach.open_standard_streams()  # or a socket would get the number of one, and agents would lose it
     if os.geteuid() != 0:
         raise NotPermittedError(
             "must be root to enter containers' namespaces: run it with sudo, or as a system service"
         )
+    detach.open_standard_streams()  # or a socket would get the number of one, and agents would lose it
     state_dir = Path(config.daemon.state_dir)
     try:
         state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
