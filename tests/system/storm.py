@@ -2,8 +2,9 @@
 
     python -m tests.system.storm --kills 2000 --messages 1000000 [--engine unshare|runc] [--seed N] [--report FILE]
 
-Prints a report in Markdown, and puts it below the text of FILE (docs/storm.md); the exit code is 1 if anything was lost, repeated without need, out
-of order, damaged or counted wrongly. The programs are storm_program.py; they are never killed.
+Prints a report in Markdown, and puts it below the text of FILE (docs/storm.md); the exit code is 1 if anything was
+lost, repeated without need, out of order, damaged or counted wrongly. The programs are storm_program.py; they are never
+killed.
 
 A strike is one moment at which one or more processes get SIGKILL: an agent, a sender process, both agents, everything,
 or the supervisor, whose agents die with it. One strike in four comes at once after the one before, so that it hits
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,13 +35,13 @@ from tests.system.room import Room, wait_until
 from tests.system.storm_outcome import AT_LEAST_ONCE, DELIVERIES, Direction, Outcome, Plan, report
 from tests.system.storm_program import KINDS, Counters
 
-PAIRS = (("spool", "queue"), ("queue", "queue"), ("spool", "spool"))
+PAIRS = (("spool", "queue"), ("queue", "queue"), ("spool", "spool"), ("log", "queue"))
 _MARK = "<!-- what follows is written by `make storm` -->"
 _ROOT = Path(__file__).parents[2]
 _WEIGHTS = {"agent": 40, "sender": 25, "both agents": 15, "supervisor": 12, "everything": 8}
 _RECOVERED_WITHIN = 60.0  # seconds
 _CLEANUPS = 120.0  # seconds for all that is under way to arrive
-_QUEUE_LIMIT, _SPOOL_LIMIT = 8000, 200_000  # bytes of the longest message: msgmax is 8192; several packets
+_QUEUE_LIMIT, _FILE_LIMIT = 8000, 200_000  # bytes of the longest message: msgmax is 8192; several packets
 
 
 class Victim(NamedTuple):
@@ -66,73 +67,82 @@ class Storm:
         self._deaths = Counter[str]()  # of the processes that hand over, by agent
         self._strikes = Counter[str]()
         self._signals = 0
-        self._longest = _QUEUE_LIMIT if "queue" in plan.pair else _SPOOL_LIMIT
+        self._longest = _QUEUE_LIMIT if "queue" in plan.pair else _FILE_LIMIT
         agents = "".join(
             f'[route.r.agent.{name}]\ncontainer = "{container.spec}"\n{KINDS[kind].toml}\n'
             for name, kind, container in zip("ab", plan.pair, containers, strict=True)
         )
-        self._daemon = Nsbridged(directory, f'[route.r]\ndelivery = "{plan.delivery}"\n{agents}')
+        self.daemon = Nsbridged(directory, f'[route.r]\ndelivery = "{plan.delivery}"\n{agents}')
+        self.programs: dict[str, subprocess.Popen[bytes]] = {}  # produce-0, consume-0, produce-1, consume-1
         self._sent: list[Counters] = []
         self._received: list[Counters] = []  # by the agent that the message came from
 
-    def run(self) -> Outcome:
-        """Strike, then let everything arrive, then compare."""
+    def run(self, strikes: Callable[[], None] | None = None) -> Outcome:
+        """Strike (at random, if nothing else is given), then let everything arrive, then compare."""
         begun = time.monotonic()
         with ExitStack() as cleanup:
-            producers, consumers = self._start_programs(cleanup)
-            cleanup.enter_context(self._daemon)
-            while sum(self._strikes.values()) < self.plan.strikes:
-                self._wait_for_the_moment()
-                self._strike()
+            self._start_programs(cleanup)
+            cleanup.enter_context(self.daemon)
+            (strikes or self._strike_at_random)()
             wait_until(lambda: sum(c["count"] for c in self._sent) >= self.plan.messages, "enough was sent", 600)
-            _end(producers)
-            self._daemon.wait_for("RUNNING")
+            self._end("produce")
+            self.daemon.wait_for("RUNNING")
             flows = self._wait_for_the_rest()
-            assert self._daemon.stop() == 0
-            _end(consumers)
+            assert self.daemon.stop() == 0
+            self._end("consume")
             directions = [self._direction(number, flow) for number, flow in enumerate(flows)]
-        errors = [line for line in self._daemon.said().splitlines() if "internal error" in line or "damaged" in line]
+        errors = [line for line in self.daemon.said().splitlines() if "internal error" in line or "damaged" in line]
         return Outcome(self.plan, time.monotonic() - begun, self._strikes, self._signals, directions, errors)
 
-    def _start_programs(
-        self, cleanup: ExitStack
-    ) -> tuple[list[subprocess.Popen[bytes]], list[subprocess.Popen[bytes]]]:
-        producers, consumers = [], []
+    def _start_programs(self, cleanup: ExitStack) -> None:
         for number, (kind, container) in enumerate(zip(self.plan.pair, self._containers, strict=True)):
             sent, received = (self._counters(cleanup, f"{what}-{number}") for what in ("sent", "received"))
             self._sent.append(sent)
             self._received.insert(0, received)
             seed = str(self.plan.seed + number)
             out, in_ = (_place(container, where) for where in (KINDS[kind].out, KINDS[kind].in_))
-            words = [kind, out, str(self._directory / f"sent-{number}"), seed, str(self._longest)]
-            producers.append(cleanup.enter_context(_program(container, "produce", *words)))
+            files = [str(self._directory / name) for name in (f"sent-{number}", f"received-{1 - number}")]
+            words = [kind, out, *files, seed, str(self._longest), str(self.plan.pause)]
+            self.programs[f"produce-{number}"] = cleanup.enter_context(_program(container, "produce", *words))
             words = [kind, in_, str(self._directory / f"received-{number}")]
-            consumers.append(cleanup.enter_context(_program(container, "consume", *words)))
-        return producers, consumers
+            self.programs[f"consume-{number}"] = cleanup.enter_context(_program(container, "consume", *words))
+
+    def _end(self, role: str) -> None:
+        for number in (0, 1):
+            self.programs[f"{role}-{number}"].terminate()
+        for number in (0, 1):
+            program = self.programs[f"{role}-{number}"]
+            assert program.wait(_RECOVERED_WITHIN) == 0, f"{program.args!r} ended with {program.returncode}"
 
     def _counters(self, cleanup: ExitStack, name: str) -> Counters:
         counters = Counters(self._directory / name)
         cleanup.callback(counters.close)
         return counters
 
-    def _wait_for_the_moment(self) -> None:
-        if self._strikes and self._chance.random() < 0.25:
-            time.sleep(self._chance.uniform(0, 0.04))
-            return
+    def _strike_at_random(self) -> None:
+        while self._strikes.total() < self.plan.strikes:
+            if self._strikes and self._chance.random() < 0.25:
+                time.sleep(self._chance.uniform(0, 0.04))
+            else:
+                self.wait_for_arrivals()
+                time.sleep(self._chance.uniform(0, 0.05))
+            self._strike()
+
+    def wait_for_arrivals(self) -> None:
+        """Until further messages have arrived in both directions."""
         before = [counters["count"] for counters in self._received]
         wait_until(
             lambda: all(c["count"] > n for c, n in zip(self._received, before, strict=True)),
-            f"messages arrive again, both ways, after {self._strikes}; {self._counts()}\n{self._daemon.said()[-3000:]}",
+            f"messages arrive again, both ways, after {self._strikes}; {self._counts()}\n{self.daemon.said()[-3000:]}",
             _RECOVERED_WITHIN,
         )
-        time.sleep(self._chance.uniform(0, 0.05))
 
     def _counts(self) -> str:
         return f"sent {[c['count'] for c in self._sent]}, received {[c['count'] for c in self._received]}"
 
     def _strike(self) -> None:
         what = self._chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
-        processes = _processes_of(self._daemon.pid)
+        processes = self.processes()
         agents = [process for process in processes if not process.is_sender]
         senders = [process for process in processes if process.is_sender]
         if what == "sender" and not senders:
@@ -149,27 +159,44 @@ class Storm:
                 victims = self._chance.sample(processes, len(processes))
         self._strikes[what] += 1
         for victim in victims:
-            self._kill(victim)
+            with suppress(ProcessLookupError):
+                os.kill(victim.pid, signal.SIGKILL)
+                self.killed(victim)
         if what in ("supervisor", "everything"):
             self._signals += 1
             self._deaths.update("ab")
-            self._daemon.kill()
-            self._daemon.start()
+            self.daemon.kill()
+            self.daemon.start()
 
-    def _kill(self, victim: Victim) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(victim.pid, signal.SIGKILL)
-            self._signals += 1
-            agent = victim.name.removeprefix("r:").partition("/")[0]
-            self._deaths.update([agent] if agent in ("a", "b") else "ab")  # it may not have its name yet
+    def killed(self, victim: Victim) -> None:
+        """Count it."""
+        self._signals += 1
+        agent = victim.name.removeprefix("r:").partition("/")[0]
+        self._deaths.update([agent] if agent in ("a", "b") else "ab")  # it may not have its name yet
+
+    def process(self, name: str) -> Victim:
+        """The first whose name begins so, as soon as it is there."""
+        found: list[Victim] = []
+
+        def there() -> bool:
+            found[:] = [process for process in self.processes() if process.name.startswith(name)]
+            return bool(found)
+
+        wait_until(there, f"{name} is there")
+        return found[0]
+
+    def processes(self) -> list[Victim]:
+        """Agents and senders that live."""
+        agents = _children(self.daemon.pid)
+        return agents + [sender for agent in agents for sender in _children(agent.pid, "/")]
 
     def _wait_for_the_rest(self) -> list[dict[str, Any]]:
         flows: list[dict[str, Any]] = []
 
         def arrived() -> bool:
-            flows[:] = [self._daemon.flow("r:a"), self._daemon.flow("r:b")]
+            flows[:] = [self.daemon.flow("r:a"), self.daemon.flow("r:b")]
             counts = zip(flows, self._sent, self._received, strict=True)
-            return all(f["delivered"] == s["count"] == r["count"] and not f["pending"] for f, s, r in counts)
+            return all(s["count"] == r["count"] and not flow["pending"] for flow, s, r in counts)
 
         with suppress(AssertionError):  # it is a finding, which `problems` words
             wait_until(arrived, "all arrives", _CLEANUPS)
@@ -185,12 +212,8 @@ class Storm:
 
 
 def _place(container: EngineContainer, where: str) -> str:
-    """A queue's key; or a directory, made if it is missing, by the container's root."""
-    if where.startswith("0x"):
-        return where
-    directory = Path(f"/proc/{container.pid}/root", where)
-    directory.mkdir(exist_ok=True)
-    return str(directory)
+    """A queue's key; or a path, by the container's root."""
+    return where if where.startswith("0x") else f"/proc/{container.pid}/root/{where}"
 
 
 @contextmanager
@@ -202,19 +225,6 @@ def _program(container: EngineContainer, *words: str) -> Iterator[subprocess.Pop
             yield program
         finally:
             program.kill()
-
-
-def _end(programs: Sequence[subprocess.Popen[bytes]]) -> None:
-    for program in programs:
-        program.terminate()
-    for program in programs:
-        assert program.wait(_RECOVERED_WITHIN) == 0, f"{program.args!r} ended with {program.returncode}"
-
-
-def _processes_of(supervisor: int) -> list[Victim]:
-    """Agents and senders that live."""
-    agents = _children(supervisor)
-    return agents + [sender for agent in agents for sender in _children(agent.pid, "/")]
 
 
 def _children(pid: int, suffix: str = "") -> list[Victim]:

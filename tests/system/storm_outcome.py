@@ -36,6 +36,7 @@ class Plan:
     strikes: int
     messages: int = 0  # sent at least, both directions together
     seed: int = 1
+    pause: int = 0  # microseconds between the messages of each direction
 
     def __str__(self) -> str:
         return f"{'-'.join(self.pair)} {self.delivery}"
@@ -59,11 +60,19 @@ class Direction:
 
     def problems(self) -> Iterator[str]:
         """What does not hold."""
+        yield from self.faults()
+        yield from self.miscounts()
+
+    def faults(self) -> Iterator[str]:
+        """Of the messages."""
         found = {name: self.audit[name] for name in ("out_of_order", "corrupt", "wrong_type", "missing")}
         if self.lost or any(found.values()):
             yield f"{self.name}: lost {self.lost}, {found}"
         if self.audit["repeated"] > self.repeats_allowed:
             yield f"{self.name}: {self.audit['repeated']} repeated, {self.repeats_allowed} allowed"
+
+    def miscounts(self) -> Iterator[str]:
+        """Of status."""
         if (self.flow["delivered"], self.flow["pending"]) != (self.sent, 0):
             yield f"{self.name}: {self.sent} sent, and status says {self.flow}"
         if self.flow["bytes"] > self.sent_bytes:

@@ -1,10 +1,12 @@
 """The container's programs in a storm (storm.py): one produces numbered messages, one consumes and audits them.
 
-    storm_program.py produce KIND PLACE COUNTERS SEED LONGEST
+    storm_program.py produce KIND PLACE COUNTERS CONSUMER SEED LONGEST PAUSE
     storm_program.py consume KIND PLACE COUNTERS
 
-SIGTERM ends them: the producer at once, the consumer when nothing is left. Neither is ever killed. A message says which
-one it is, what type it was sent with, and the checksum of all that: "SEQ TYPE CRC32 FILLER", of random length.
+COUNTERS is a file that each keeps up to date. The producer is never far ahead of CONSUMER, the counters of the program
+that gets its messages, and rests PAUSE microseconds after each. SIGTERM ends them: the producer at once, the consumer
+when nothing is left. Neither is ever killed. A message says which one it is, what type it was sent with, and the
+checksum of all that: "SEQ TYPE CRC32 FILLER", of random length.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import sysv_ipc
 
 CELLS = ("count", "bytes", "repeated", "out_of_order", "corrupt", "wrong_type", "missing", "highest")
-_SPOOL_LIMIT = 2000  # files that wait before the producer does: more than the window
+_AHEAD = 3000  # messages under way before the producer waits: more than the window has
+_ROTATE = 5000  # messages of a log
 _TYPES = 5  # of messages, in a queue
 
 
@@ -65,7 +69,7 @@ class Kind(Protocol):
         ...
 
     def get(self) -> list[Got]:
-        """What is there, waiting a moment for it; empty if nothing came."""
+        """What has come, waiting a moment for it; empty if nothing has."""
         ...
 
     def sent_type(self, seq: int) -> int:
@@ -102,14 +106,10 @@ class Spool:
 
     def __init__(self, place: str, stop: Stop) -> None:
         self._directory = Path(place)
-        self._stop = stop
+        self._directory.mkdir(exist_ok=True)
 
     def put(self, seq: int, mtype: int, body: bytes) -> bool:
         """By rename."""
-        while seq % 64 == 0 and len(os.listdir(self._directory)) > _SPOOL_LIMIT:
-            if self._stop.requested:
-                return False
-            time.sleep(0.002)
         hidden = self._directory / ".next"
         hidden.write_bytes(body)
         hidden.rename(self._directory / f"{seq:012d}")
@@ -188,7 +188,51 @@ class Queue:
         return sent or 1
 
 
-KINDS: dict[str, type[Spool] | type[Queue]] = {"spool": Spool, "queue": Queue}
+class Log:
+    """A file that is only appended to, a line for each message."""
+
+    toml = 'log = { out = "/srv/out.log", in = "/srv/in.log" }'
+    out, in_ = "srv/out.log", "srv/in.log"
+
+    def __init__(self, place: str, stop: Stop) -> None:
+        self._path = Path(place)
+        self._file = self._open()
+        self._line = b""  # what has come of the next one
+
+    def put(self, seq: int, mtype: int, body: bytes) -> bool:
+        """With rotation by rename."""
+        if seq % _ROTATE == 0:
+            self.close()
+            self._path.rename(f"{self._path}.{seq}")
+            self._file = self._open()
+        self._file.write(body + b"\n")
+        return True
+
+    def get(self) -> list[Got]:
+        """The lines that are complete."""
+        data = self._file.read(1 << 20)
+        if not data:
+            time.sleep(0.002)
+        *lines, self._line = (self._line + data).split(b"\n")
+        return [Got(0, line) for line in lines]
+
+    def sent_type(self, seq: int) -> int:
+        """Lines have none."""
+        return 0
+
+    def expected_type(self, sent: int) -> int:
+        """It is not kept."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing more."""
+        self._file.close()
+
+    def _open(self) -> FileIO:
+        return FileIO(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o660), "r+")
+
+
+KINDS: dict[str, type[Spool | Queue | Log]] = {"spool": Spool, "queue": Queue, "log": Log}
 
 
 def make(seq: int, mtype: int, filler: bytes) -> bytes:
@@ -258,16 +302,21 @@ def fillers(seed: int, longest: int) -> Iterator[bytes]:
         yield pool[start : start + length]
 
 
-def produce(kind: Kind, stop: Stop, counters: Counters, seed: int, longest: int) -> None:
-    """Until told to stop."""
+def produce(kind: Kind, stop: Stop, counters: Counters, consumer: Counters, numbers: tuple[int, int, int]) -> None:
+    """Until told to stop; `numbers` are SEED, LONGEST and PAUSE."""
     size = 0
-    for seq, filler in enumerate(fillers(seed, longest), 1):
+    *shape, pause = numbers
+    for seq, filler in enumerate(fillers(*shape), 1):
+        while seq - consumer["count"] > _AHEAD and not stop.requested:
+            time.sleep(0.001)
         mtype = kind.sent_type(seq)
         body = make(seq, mtype, filler)
         if stop.requested or not kind.put(seq, mtype, body):
             return
         size += len(body)
         counters.set(count=seq, bytes=size)
+        if pause:
+            time.sleep(pause / 1e6)
 
 
 def consume(kind: Kind, stop: Stop, counters: Counters) -> None:
@@ -290,7 +339,8 @@ def main() -> None:
     kind = KINDS[kind_name](place, stop)
     counters = Counters(Path(path))
     if role == "produce":
-        produce(kind, stop, counters, *map(int, rest))
+        seed, longest, pause = map(int, rest[1:])
+        produce(kind, stop, counters, Counters(Path(rest[0])), (seed, longest, pause))
     else:
         consume(kind, stop, counters)
     stop.close()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.system import storm
 from tests.system.storm_outcome import Direction, Plan, report
-from tests.system.storm_program import Audit, Got, Queue, Spool, Stop, make, parse
+from tests.system.storm_program import Audit, Got, Log, Queue, Spool, Stop, make, parse
 
 STRIKES = 210
 SEED = 20
@@ -100,3 +100,12 @@ def test_the_consumer_of_a_spool_stops_only_when_nothing_is_left(tmp_path: Path)
         (tmp_path / name).write_bytes(name.encode())
     assert spool.get() == [Got(5, b"1.5"), Got(7, b"2.7")]
     assert spool.get() == []
+
+
+def test_the_consumer_of_a_log_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
+    log = Log(str(tmp_path / "log"), Stop.__new__(Stop))
+    for written, got in ((b"1\n\n2", [b"1", b""]), (b"", []), (b"3\n", [b"23"])):
+        with (tmp_path / "log").open("ab") as file:
+            file.write(written)
+        assert [message.body for message in log.get()] == got
+    log.close()
