@@ -204,6 +204,8 @@ class SpoolSource:
                 self._known.discard(name)
             self._add(name)
         if changes.lost:
+            self._known -= self._refused  # they may be others by now, too
+            self._refused.clear()
             self._scan()
         self._take()
 

@@ -34,7 +34,10 @@ _NO_WATCH = -1  # what an overflow belongs to
 
 # The library looks for libc at its first use, and does so by running ldconfig (ctypes.util.find_library): an agent
 # would run the container's. This module is imported by the supervisor, so the first use is here and now, on the host.
-INotify().close()
+try:
+    INotify().close()
+except OSError:
+    pass  # root's instances may be used up just now: libc was found all the same
 
 
 class Change(NamedTuple):
@@ -45,7 +48,10 @@ class Change(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What was read at once. `gone`: the directory itself was removed or renamed. `lost`: look at everything again."""
+    """What was read at once. `gone`: the directory itself was removed or renamed.
+
+    `lost`: look at everything again, after `files`; what followed the loss is not among them, since it came later.
+    """
 
     files: list[Change]
     gone: bool
@@ -131,7 +137,7 @@ class DirectoryWatch:
                 lost = True
             elif event.wd != self._directory:
                 gone = gone or self._is_removed()
-            elif not mask & _IS_DIRECTORY:
+            elif not mask & _IS_DIRECTORY and not lost:
                 files.append(Change(os.fsencode(event.name), mask))
         return Changes(files, gone, lost)
 

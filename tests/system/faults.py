@@ -1,0 +1,36 @@
+"""What the tests of faults share."""
+
+from __future__ import annotations
+
+from tests.system.nsbridged import Nsbridged
+from tests.system.room import wait_until
+
+TO_WEB, TO_LEGACY = 0x52, 0x51  # keys of `route`: what is sent into the first becomes a file, and the other way
+
+
+def says(daemon: Nsbridged, name: str, text: str) -> None:
+    """Until status says of that agent that it is blocked, and why."""
+
+    def said() -> bool:
+        agent = daemon.agents()[name]
+        return bool(agent["phase"] == "blocked" and text in agent["detail"])
+
+    try:
+        wait_until(said, f"status of {name} says {text!r}")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; {daemon.agents()[name]}; log:\n{daemon.said()}") from None
+
+
+def says_nothing(daemon: Nsbridged, name: str) -> None:
+    """Until it is not blocked any more."""
+    wait_until(lambda: daemon.agents()[name]["phase"] in ("idle", "relaying"), f"{name} goes on")
+
+
+def configured(routes: str, line: str) -> str:
+    """With one more line about the route `r`."""
+    return routes.replace("[route.r]\n", f"[route.r]\n{line}\n", 1)
+
+
+def bodies(count: int, length: int) -> list[bytes]:
+    """Messages that all differ."""
+    return [(b"%06d " % number).ljust(length, b".") for number in range(count)]

@@ -1,0 +1,40 @@
+"""A clock that is stepped disturbs nothing: wall time is for people, and for numbers that only have to be new."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import nsbridge.agents.journal
+
+ROOT = Path(nsbridge.agents.journal.__file__).parent.parent
+WALL = {"time", "time_ns", "localtime", "gmtime", "ctime", "asctime", "strftime", "now", "utcnow", "today"}
+ALLOWED = {
+    "agents/journal.py new_epoch": "a number that no journal had before; one that replaces another is later than it",
+    "agents/journalfile.py move_aside": "a file's name, which a person reads",
+    "agents/dead.py add": "shown to a person",
+    "supervisor/managed.py container_ended": "shown to a person",
+    "supervisor/journalview.py _time": "an epoch, shown to a person",
+}
+
+
+def _uses(path: Path) -> Iterator[str]:
+    """Each function of the file that asks for wall time."""
+    for function in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(function, ast.FunctionDef) and any(map(_is_wall_clock, ast.walk(function))):
+            yield f"{path.relative_to(ROOT)} {function.name}"
+
+
+def _is_wall_clock(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Attribute):
+        return False
+    named = ast.unparse(node)
+    return (named.startswith(("time.", "datetime.")) and node.attr in WALL) or node.attr == "CLOCK_REALTIME"
+
+
+def test_only_what_people_read_depends_on_the_wall_clock() -> None:
+    """Deadlines, delays, heartbeats and the order of anything use the monotonic clock."""
+    sources = [path for part in ("agents", "config", "supervisor") for path in (ROOT / part).rglob("*.py")]
+    used = {use for path in sources if "demo" not in path.parts for use in _uses(path)}
+    assert used == set(ALLOWED)
