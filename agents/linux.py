@@ -54,6 +54,8 @@ MSG_COPY = 0o40000
 
 F_SETLEASE = 1024
 
+MADV_POPULATE_WRITE = 23
+
 _NR_OPENAT2 = 437  # the same number on every architecture
 _CAPABILITY_VERSION_3 = 0x2008_0522
 

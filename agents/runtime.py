@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import NoReturn
 
-from nsbridge.agents import control, entry, journal, linux, scoreboard, sides
+from nsbridge.agents import control, entry, linux, scoreboard, sides, sinkjournal
 from nsbridge.agents.dead import DeadLetters
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.entry import Assignment, Entered
@@ -193,7 +193,7 @@ class Agent:
         assert self._session.incoming is not None  # noqa: S101  (there is a sink)
         assert self._journal is not None  # noqa: S101
         self._session.incoming.handed(arrived)
-        self._journal.cells[journal.BYTES] += len(arrived.message.body)
+        self._journal.cells[sinkjournal.BYTES] += len(arrived.message.body)
 
     def dead(self, arrived: Arrived, where: str, why: str) -> bool:
         """See Host."""
@@ -204,8 +204,8 @@ class Agent:
             self.blocked("in", f"dead letter: {error.strerror}")
             return False
         if is_new:
-            self._journal.cells[journal.DEAD] += 1
-            self._journal.cells[journal.NOT_DELIVERED] += 1
+            self._journal.cells[sinkjournal.DEAD] += 1
+            self._journal.cells[sinkjournal.NOT_DELIVERED] += 1
             self.log("warning", f"message {arrived.seq} is a dead letter: {where}: {why}")
         self.handed(arrived)
         return True
@@ -283,7 +283,7 @@ class Agent:
         if incoming.in_flight():
             return False  # in its turn
         assert self._journal is not None  # noqa: S101  (there is a sink)
-        self._journal.cells[journal.NOT_DELIVERED] += 1
+        self._journal.cells[sinkjournal.NOT_DELIVERED] += 1
         self.handed(arrived)
         return True
 
@@ -294,13 +294,13 @@ class Agent:
             cells[scoreboard.PENDING] = self.store.taken - self.store.confirmed
         if self._journal is not None and self._session.incoming is not None:
             kept = self._journal.cells
-            kept[journal.REPEATS] += self._session.incoming.repeats_dropped
+            kept[sinkjournal.REPEATS] += self._session.incoming.repeats_dropped
             self._session.incoming.repeats_dropped = 0
             cells[scoreboard.HANDED] = self._journal.delivered
-            cells[scoreboard.HANDED_BYTES] = kept[journal.BYTES]
-            cells[scoreboard.REPEATS_DROPPED] = kept[journal.REPEATS]
-            cells[scoreboard.IN_DOUBT] = kept[journal.IN_DOUBT]
-            cells[scoreboard.DEAD] = kept[journal.DEAD]
+            cells[scoreboard.HANDED_BYTES] = kept[sinkjournal.BYTES]
+            cells[scoreboard.REPEATS_DROPPED] = kept[sinkjournal.REPEATS]
+            cells[scoreboard.IN_DOUBT] = kept[sinkjournal.IN_DOUBT]
+            cells[scoreboard.DEAD] = kept[sinkjournal.DEAD]
 
     def _read_control(self, _events: int) -> None:
         order = control.parse(self._channel.recv(control.MAX_SIZE)).get("do", "exit")  # end of file: nobody is there

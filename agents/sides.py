@@ -11,7 +11,8 @@ from nsbridge.agents.endpoints.base import Host, Sink, Source
 from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
 from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.entry import Assignment, Entered
-from nsbridge.agents.journal import SinkJournal, SourceJournal
+from nsbridge.agents.journal import SourceJournal
+from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.agents.state import State
 from nsbridge.agents.store import NoteStore
 from nsbridge.config.schema import Delivery, Endpoint, LogEndpoint, QueueEndpoint, RouteConfig, SpoolEndpoint

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsbridge.agents import journal
-from nsbridge.agents.journal import SinkJournal, SourceJournal
+from nsbridge.agents import journal, sinkjournal
+from nsbridge.agents.journal import SourceJournal
+from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.config.schema import AgentConfig, FileEndpoint, QueueEndpoint, Window
 
 _NOTE_SIZE = 512  # bytes that the record of a note takes at most
@@ -51,7 +52,7 @@ def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Calla
     if agent.endpoint.out:
         source = journal.open_source(str(journals / f"{name}.out"), window.messages + 3, _ring(agent, window), report)
     if agent.endpoint.in_:
-        sink = journal.open_sink(str(journals / f"{name}.in"), report)
+        sink = sinkjournal.open_sink(str(journals / f"{name}.in"), report)
     return State(source, sink, os.open(dead, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 

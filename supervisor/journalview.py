@@ -13,9 +13,9 @@ import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from nsbridge.agents import journal, store
+from nsbridge.agents import journal, sinkjournal, store
 from nsbridge.agents.endpoints import spool
-from nsbridge.agents.journal import RECORD, SinkJournal, checksum
+from nsbridge.agents.journal import RECORD, checksum
 from nsbridge.agents.journalfile import (
     CELLS,
     PAGE,
@@ -29,6 +29,7 @@ from nsbridge.agents.journalfile import (
     is_sealed,
     parse_header,
 )
+from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.supervisor import render
 
@@ -137,10 +138,10 @@ class _Reader:
             "handed": sink.handed,
             "intended": sink.intent if sink.intent > sink.handed else None,
             "delivered": sink.delivered,
-            "bytes": cells[journal.BYTES],
-            "repeats_dropped": cells[journal.REPEATS],
-            "in_doubt": cells[journal.IN_DOUBT],
-            "dead": cells[journal.DEAD],
+            "bytes": cells[sinkjournal.BYTES],
+            "repeats_dropped": cells[sinkjournal.REPEATS],
+            "in_doubt": cells[sinkjournal.IN_DOUBT],
+            "dead": cells[sinkjournal.DEAD],
         }
 
     def _source(self, most: int | None) -> Facts:

@@ -15,13 +15,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nsbridge.agents import journal
+from nsbridge.agents import journal, sinkjournal
 from nsbridge.agents.endpoints.base import Blocked, Sink, Source
 from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.endpoints.watch import DirectoryWatch
-from nsbridge.agents.journal import SinkJournal
 from nsbridge.agents.loop import Loop
 from nsbridge.agents.session import Arrived
+from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import VOID, Message
 
@@ -214,7 +214,7 @@ class SinkHost(FakeHost):
 
     def __init__(self, path: Path, messages: list[bytes]) -> None:
         super().__init__()
-        self.journal: SinkJournal = journal.open_sink(str(path), self.said.append, patience=0)
+        self.journal: SinkJournal = sinkjournal.open_sink(str(path), self.said.append, patience=0)
         if not self.journal.epoch:
             self.journal.adopt(self.EPOCH, 0)
         first = self.journal.handed

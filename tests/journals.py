@@ -17,8 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nsbridge.agents import journal, journalfile
-from nsbridge.agents.journal import SinkJournal, SourceJournal
+from nsbridge.agents import journal, journalfile, sinkjournal
+from nsbridge.agents.journal import SourceJournal
+from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.agents.wire import Message
 
 Files = dict[tuple[str, int], bytes]  # by name and inode: a rename changes what a name stands for, and tears nothing
@@ -101,7 +102,7 @@ def source(path: Path, entries: int = ENTRIES, ring: int = RING, said: list[str]
 
 def sink(path: Path, said: list[str] | None = None) -> SinkJournal:
     """The same for a sink's."""
-    return journal.open_sink(str(path), hear(said), patience=0)
+    return sinkjournal.open_sink(str(path), hear(said), patience=0)
 
 
 def hear(said: list[str] | None) -> Callable[[str], None]:

@@ -14,9 +14,9 @@ from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.endpoints.queue import Queue, is_there, no_permission, open_queue, shown
 from nsbridge.agents.endpoints.senders import FAILED, FULL, QUEUE, Outbox
 from nsbridge.agents.fork import fork
-from nsbridge.agents.journal import BASELINE, IN_DOUBT, INTENT, NOT_DELIVERED, PLACE, SENDERS, SinkJournal
 from nsbridge.agents.loop import READABLE
 from nsbridge.agents.session import Arrived
+from nsbridge.agents.sinkjournal import BASELINE, IN_DOUBT, INTENT, NOT_DELIVERED, PLACE, SENDERS, SinkJournal
 from nsbridge.agents.wire import Message
 from nsbridge.config.schema import InDoubt, QueueEndpoint
 

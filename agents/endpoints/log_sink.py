@@ -20,8 +20,8 @@ from nsbridge.agents.endpoints.file import make_missing
 from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
 from nsbridge.agents.endpoints.log_framing import joined
 from nsbridge.agents.endpoints.log_tail import Siblings
-from nsbridge.agents.journal import IN_DOUBT, LOG_APPEND, NOT_DELIVERED, SinkJournal
 from nsbridge.agents.session import Arrived
+from nsbridge.agents.sinkjournal import IN_DOUBT, LOG_APPEND, NOT_DELIVERED, SinkJournal
 from nsbridge.config.schema import Framing, InDoubt, LogEndpoint
 
 _EVENTS = watch.CREATED | watch.MOVED_IN | watch.MOVED_OUT | watch.DELETED

@@ -22,8 +22,8 @@ import os
 import struct
 
 from nsbridge.agents import entry, linux
-from nsbridge.agents.journal import SinkJournal
 from nsbridge.agents.journalfile import seal
+from nsbridge.agents.sinkjournal import SinkJournal
 
 _CELLS = 16
 _ENTRIES = 1024

@@ -12,8 +12,8 @@ from nsbridge.agents import linux
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
-from nsbridge.agents.journal import PLACE, SinkJournal
 from nsbridge.agents.session import Arrived
+from nsbridge.agents.sinkjournal import PLACE, SinkJournal
 from nsbridge.config.schema import SpoolEndpoint
 
 

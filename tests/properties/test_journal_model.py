@@ -12,9 +12,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nsbridge.agents import journal
-from nsbridge.agents.journal import CONFIRMED, TAKEN, SinkJournal, SourceJournal
+from nsbridge.agents import journal, sinkjournal
+from nsbridge.agents.journal import CONFIRMED, TAKEN, SourceJournal
 from nsbridge.agents.journalfile import FullError, seal
+from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.agents.wire import Message
 from tests.journals import Files, read_all, receive_into, states_of_a_kill, write_all
 
@@ -255,7 +256,7 @@ class SinkMachine(RuleBasedStateMachine):
         self.disk.remove()
 
     def open(self) -> SinkJournal:
-        opened = journal.open_sink(self.disk.path, self.disk.reports.append)
+        opened = sinkjournal.open_sink(self.disk.path, self.disk.reports.append)
         assert self.disk.reports == []
         return opened
 
@@ -299,6 +300,6 @@ class SinkMachine(RuleBasedStateMachine):
 
 
 TestSourceJournal = SourceMachine.TestCase
-TestSourceJournal.settings = settings(max_examples=150, stateful_step_count=25)
+TestSourceJournal.settings = settings(max_examples=100, stateful_step_count=25)
 TestSinkJournal = SinkMachine.TestCase
 TestSinkJournal.settings = settings(max_examples=40, stateful_step_count=15)

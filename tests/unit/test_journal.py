@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import random
 import signal
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sysv_ipc
 
-from nsbridge.agents import journal, journalfile, linux
-from nsbridge.agents.journal import NOTE, SinkJournal
+from nsbridge.agents import journal, journalfile, linux, sinkjournal
+from nsbridge.agents.journal import NOTE
 from nsbridge.agents.journalfile import PAGE, FullError, NewerVersionError
+from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import Message
 from tests import child
@@ -168,7 +167,7 @@ def test_a_second_opener_waits_until_the_holder_and_all_that_inherited_it_are_de
         os.kill(family.parent, signal.SIGKILL)
         child.wait(family.parent)
         with pytest.raises(BlockingIOError):
-            journal.open_sink(str(path), hear(None), patience=0.2)
+            sinkjournal.open_sink(str(path), hear(None), patience=0.2)
         waiting = child.fork(lambda: _open_and_say(path))
         os.kill(family.child, signal.SIGKILL)
         child.wait(family.child)
@@ -204,7 +203,7 @@ def _note_and_wait(held: SinkJournal) -> int:
 
 
 def _open_and_say(path: Path) -> int:
-    opened = journal.open_sink(str(path), hear(None), patience=child.LIMIT)
+    opened = sinkjournal.open_sink(str(path), hear(None), patience=child.LIMIT)
     return opened.handed
 
 
@@ -323,59 +322,3 @@ def test_a_journal_that_cannot_be_made_or_made_larger_says_where_and_leaves_what
     for line, name in zip(said, "bca", strict=True):
         assert f"/mnt/{name}" in line
         assert "No space left on device" in line
-
-
-# Real kills
-
-
-def test_what_a_killed_process_said_it_kept_is_kept(tmp_path: Path) -> None:
-    """It takes from a queue and confirms as fast as it can; killed 60 times: none lost, none invented."""
-    path = tmp_path / "a"
-    said = memoryview(mmap.mmap(-1, PAGE)).cast("Q")
-    queue = sysv_ipc.MessageQueue(None, sysv_ipc.IPC_CREX, 0o600)
-    chance = random.Random(3)
-    try:
-        for _ in range(60):
-            pid = child.fork(lambda: _take_and_confirm(path, said, queue.id))
-            goal = said[0] + chance.randint(1, 300)
-            deadline = time.monotonic() + child.LIMIT
-            while said[0] < goal:
-                assert time.monotonic() < deadline
-            os.kill(pid, signal.SIGKILL)
-            assert child.wait(pid) == -signal.SIGKILL
-            opened = source(path, 20, 4096)
-            _, confirmed, pending = content(opened)
-            assert opened.taken in (said[0], said[0] + 1)
-            assert pending == [_numbered(confirmed + 1 + number) for number in range(len(pending))]
-            while queue.current_messages:  # sent, and certainly not taken
-                body, mtype = queue.receive(False)
-                assert (mtype, body) == _numbered(opened.taken + 1)
-            said[0] = opened.taken
-            opened.close()
-    finally:
-        queue.remove()
-
-
-def _numbered(seq: int) -> Message:
-    return Message(seq, b"%d " % seq * (seq * 7919 % 50))
-
-
-def _take_and_confirm(path: Path, said: memoryview[int], queue: int) -> int:
-    opened = source(path, 20, 4096)
-    msgbuf = bytearray(8192)
-    while True:
-        seq = opened.taken + 1
-        message = _numbered(seq)
-        length = len(message.body)
-        try:
-            if seq % 2:
-                opened.append(message)
-            else:
-                address = opened.land(length)
-                msgbuf[: 8 + length] = struct.pack("<q", seq) + message.body
-                linux.msgsnd(queue, linux.address_of(msgbuf), length)
-                opened.landed(linux.msgrcv(queue, address, length, 0))
-        except FullError:
-            opened.confirm(opened.confirmed + max(1, (opened.taken - opened.confirmed) // 2))
-            continue
-        said[0] = seq

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from nsbridge.agents import journal
+from nsbridge.agents import journal, sinkjournal
 from nsbridge.agents.endpoints import spool
-from nsbridge.agents.journal import SinkJournal, SourceJournal, open_sink, open_source
+from nsbridge.agents.journal import SourceJournal, open_source
 from nsbridge.agents.journalfile import PAGE
+from nsbridge.agents.sinkjournal import SinkJournal, open_sink
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import Message
 from nsbridge.supervisor import cli, journalview
@@ -125,7 +126,7 @@ def test_a_sink_shows_how_far_it_is(tmp_path: Path, sink: SinkJournal, capsys: p
     sink.adopt(1_700_000_000_000_000_000, 7)
     sink.hand(12)
     sink.intent = 13
-    sink.cells[journal.DEAD], sink.cells[journal.NOT_DELIVERED], sink.cells[journal.IN_DOUBT] = 2, 2, 1
+    sink.cells[sinkjournal.DEAD], sink.cells[sinkjournal.NOT_DELIVERED], sink.cells[sinkjournal.IN_DOUBT] = 2, 2, 1
     shown = as_json(capsys, tmp_path / "a.in")
     assert shown == {
         "schema": 1,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents import journal
+from nsbridge.agents import sinkjournal
 from nsbridge.agents.endpoints.log_sink import LogSink
 from nsbridge.config.schema import Framing, InDoubt, LogEndpoint
 from tests.fake_host import Killed, SinkHost, killed_at
@@ -49,7 +49,7 @@ class Life:
     @property
     def in_doubt(self) -> int:
         """Counted, over all lives."""
-        return self.host.journal.cells[journal.IN_DOUBT]
+        return self.host.journal.cells[sinkjournal.IN_DOUBT]
 
     def create(self) -> LogSink:
         """A new process; not started yet."""
@@ -139,7 +139,7 @@ def test_what_comes_together_is_written_by_one_call(make: Make, tmp_path: Path) 
     life.offer()
     assert life.host.done == 1000
     assert life.log.stat().st_size == written.st_size + 2000
-    first = life.host.journal.cells[journal.LOG_APPEND]
+    first = life.host.journal.cells[sinkjournal.LOG_APPEND]
     assert first == 1, "one intent for all"
 
 
