@@ -51,10 +51,14 @@ class Tampering:
         said = self._strace.stderr.readline()
         assert b" attached" in said, said
 
+    def wait_held(self) -> None:
+        """Until it has made that call, and stands still (AFTER)."""
+        wait_until(self._hit, f"{self._what} is made", LIMIT)
+
     def wait_killed(self) -> None:
         """Until that has happened, and nothing is held any more."""
         try:
-            wait_until(self._hit, f"{self._what} is made", LIMIT)
+            self.wait_held()
             if self._moment is Moment.AFTER:
                 os.kill(self._hit(), signal.SIGKILL)  # the number of a thread stands for its process
         finally:
