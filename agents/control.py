@@ -1,6 +1,6 @@
 """What an agent and its supervisor say to each other over the control channel: JSON objects, one a datagram.
 
-From the supervisor: `{"do": "drain"}`, `{"do": "exit"}`.
+From the supervisor: `{"do": "drain"}`, `{"do": "exit"}`, `{"do": "retry"}` (there are dead letters to be taken again).
 From the agent: `{"say": "ready", "ns_inode": N, "uid": N, "gid": N}`, `{"say": "drained"}`,
 `{"say": "log", "level": "warning", "text": "…"}`, `{"say": "error", "text": "…"}` (its last words).
 

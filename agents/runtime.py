@@ -24,6 +24,7 @@ from nsbridge.agents.entry import Assignment, Entered
 from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER
 from nsbridge.agents.journalfile import NewerVersionError
 from nsbridge.agents.loop import READABLE, WRITABLE, Loop
+from nsbridge.agents.retries import Retries
 from nsbridge.agents.session import Arrived, Incoming, Outgoing, Session
 from nsbridge.agents.sides import Keys
 from nsbridge.agents.state import State, open_state
@@ -48,7 +49,7 @@ def main(assignment: Assignment) -> int:
         window = assignment.route.window
         state = open_state(assignment.state_dir, assignment.agent, window, lambda text: _report(channel, text))
         keys = sides.queue_keys(assignment)
-        entered = entry.enter(assignment, own_fds, [state.dead], lambda: sides.find_user(assignment, keys))
+        entered = entry.enter(assignment, own_fds, state.given, lambda: sides.find_user(assignment, keys))
         agent = Agent(assignment, channel, entered, keys, state)
         agent.run()
         return 0
@@ -114,6 +115,10 @@ class Agent:
         incoming = Incoming(state.sink, window) if state.sink is not None else None
         self._session = Session(int.from_bytes(os.urandom(8)) | 1, outgoing, incoming)
         self._source, self._sink = sides.make(self, assignment, entered, keys, state)
+        self._retries: Retries | None = None
+        if self.store is not None:
+            fsync = self._sync if assignment.route.fsync else None
+            self._retries = Retries(state.retry, self.store, self, fsync=fsync)
 
     def run(self) -> None:
         """Serve until the supervisor says exit, or is gone."""
@@ -123,11 +128,14 @@ class Agent:
         self.loop.watch(self._channel.fileno(), READABLE, self._read_control)
         self.loop.watch(self._peer.fileno(), READABLE, self._peer_ready)
         self._beat()
+        if self._retries is not None:
+            self._retries.settle()
         with self.loop.lock:
             if self._sink is not None:
                 self._sink.start()
             if self._source is not None:
                 self._source.start()
+            self.retry()
             self.flush()
         control.say(self._channel, say="ready", ns_inode=self._entered.ns_inode, uid=os.getuid(), gid=os.getgid())
         gc.freeze()
@@ -156,6 +164,11 @@ class Agent:
             raise Blocked(str(error.strerror)) from None
         self.landed(seq)
         return seq
+
+    def retry(self) -> None:
+        """See Host."""
+        if self._retries is not None and self._source is not None:
+            self._retries.take(self._source.lend)
 
     def landed(self, seq: int) -> None:
         """See Host."""
@@ -204,6 +217,8 @@ class Agent:
             self.blocked("in", f"dead letter: {error.strerror}")
             return False
         if is_new:
+            if self._assignment.route.fsync:
+                linux.syncfs(self._state.dead)
             self._journal.cells[sinkjournal.DEAD] += 1
             self._journal.cells[sinkjournal.NOT_DELIVERED] += 1
             self.log("warning", f"message {arrived.seq} is a dead letter: {where}: {why}")
@@ -262,6 +277,7 @@ class Agent:
             self._source.confirmed(outgoing.store.confirmed)
             self._show_counters()
             if self.has_room():
+                self.retry()
                 self._source.room_again()
         self.flush()
         self._say_if_drained()
@@ -307,6 +323,10 @@ class Agent:
         if order == "drain":
             self._draining = True
             self._say_if_drained()
+        elif order == "retry" and self._retries is not None:
+            self._retries.due = True
+            self.retry()
+            self.flush()
         elif order == "exit":
             self.flush()
             self.loop.stop()

@@ -3,6 +3,7 @@
 STATE_DIR/journal/ROUTE/AGENT.out    what it has taken (if it has a source)
 STATE_DIR/journal/ROUTE/AGENT.in     what it has handed over (if it has a sink)
 STATE_DIR/dead/ROUTE/AGENT/          what it could never hand over
+STATE_DIR/dead/ROUTE/.retry/AGENT/   what it is to take again, because the other agent could not (if it has a source)
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from pathlib import Path
 from nsbridge.agents import journal, sinkjournal
 from nsbridge.agents.journal import SourceJournal
 from nsbridge.agents.sinkjournal import SinkJournal
-from nsbridge.config.schema import AgentConfig, FileEndpoint, QueueEndpoint, Window
+from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, FileEndpoint, QueueEndpoint, Window
 
 _NOTE_SIZE = 512  # bytes that the record of a note takes at most
+_RETRIED = 256 << 10  # bytes for dead letters, which are kept whole also where files are only noted
 _RECORD = 40  # bytes of a record beside its message, at most
 _QUEUE_MESSAGE = 1 << 20  # bytes of a queue's longest message
 
@@ -29,6 +31,12 @@ class State:
     source: SourceJournal | None
     sink: SinkJournal | None
     dead: int  # descriptor of the dead letters' directory
+    retry: int  # of the directory of those that are to be taken again, -1 without a source
+
+    @property
+    def given(self) -> list[int]:
+        """Directories that are to belong to the agent."""
+        return [fd for fd in (self.dead, self.retry) if fd >= 0]
 
     @property
     def source_fd(self) -> int:
@@ -45,15 +53,25 @@ def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Calla
     """Open them, making what is missing; waits until no earlier agent holds them. Raises OSError."""
     route, _, name = agent.name.partition(":")
     journals = Path(state_dir, "journal", route)
-    dead = Path(state_dir, "dead", route, name)
-    for directory in (journals, dead):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    source = sink = None
+    journals.mkdir(mode=0o700, parents=True, exist_ok=True)
+    source, sink, retry = None, None, -1
     if agent.endpoint.out:
         source = journal.open_source(str(journals / f"{name}.out"), window.messages + 3, _ring(agent, window), report)
+        retry = _open_directory(Path(state_dir, "dead", route, ".retry", name))
     if agent.endpoint.in_:
         sink = sinkjournal.open_sink(str(journals / f"{name}.in"), report)
-    return State(source, sink, os.open(dead, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    return State(source, sink, _open_directory(Path(state_dir, "dead", route, name)), retry)
+
+
+def _open_directory(path: Path) -> int:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.chmod(0o700)  # mkdir's mode is for the last name only
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def longest(agent: AgentConfig, window: Window) -> int:
+    """Bytes of the longest message that its source's journal can keep whole."""
+    return min(_ring(agent, window) - _RECORD, MAX_MESSAGE)
 
 
 def _ring(agent: AgentConfig, window: Window) -> int:
@@ -64,5 +82,5 @@ def _ring(agent: AgentConfig, window: Window) -> int:
     elif isinstance(endpoint, FileEndpoint):
         longest = endpoint.max_message
     else:
-        return 2 * window.messages * _NOTE_SIZE
+        return 2 * window.messages * _NOTE_SIZE + _RETRIED
     return window.bytes + 2 * longest + window.messages * _RECORD

@@ -35,11 +35,15 @@ commands:
   stop NAME...|all           stop agents         (--wait: return when they have stopped)
   restart NAME...|all        stop and start them (--wait: return when they run again)
   tail [-f] [-n N] [NAME]    the last N (default 20) lines of the log, all or of NAME; -f: and those that follow
+  dead list [NAME...]        messages that could not be delivered, and why
+  dead show ID               one of them, with its content
+  dead retry ID...|NAME|all  deliver them, now that they can be
+  dead drop ID...|NAME|all   remove them for good
   inspect NAME               processes: memory, cpu, descriptors, capabilities, namespaces
   shutdown                   stop all agents in order, then the daemon
   version                    the version of the daemon
 
-NAME is a route (orders) or an agent (orders:web).
+NAME is a route (orders) or an agent (orders:web); ID is what dead list shows (orders:legacy/12).
 
 options:
   -s, --socket PATH    the control socket (default: $NSBRIDGE_CONTROL, else /run/nsbridge/control.sock)
@@ -170,6 +174,10 @@ def _take_option(options: Options, word: str, rest: list[str]) -> None:
 
 def _check(options: Options) -> None:
     command = options.command
+    if command == "dead":
+        from nsbridge.supervisor import deadctl  # noqa: PLC0415
+
+        deadctl.check(options.names)
     if command not in COMMANDS:
         raise UsageError(f"no such command: {command}; it must be one of {', '.join(COMMANDS)}")
     _, allowed, least, most = COMMANDS[command]
@@ -261,6 +269,14 @@ def _inspect(client: Client, options: Options) -> int:
     return EXIT_OK
 
 
+def _dead(client: Client, options: Options) -> int:
+    from nsbridge.supervisor import deadctl  # noqa: PLC0415  (not what a person asks for every day)
+
+    lines, code = deadctl.run(client, options.names, as_json=options.json)
+    _print(lines)
+    return code
+
+
 def _shutdown(client: Client, options: Options) -> int:
     result = client.call("shutdown")
     if options.json:
@@ -296,6 +312,7 @@ COMMANDS: dict[str, tuple[Callable[[Client, Options], int], tuple[str, ...], int
     "restart": (_change, ("wait",), 1, ANY),
     "tail": (_tail, ("follow", "lines"), 0, 1),
     "inspect": (_inspect, (), 1, 1),
+    "dead": (_dead, (), 1, ANY),
     "shutdown": (_shutdown, (), 0, 0),
     "version": (_version, (), 0, 0),
 }

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from nsbridge.agents import journal, sinkjournal, store
-from nsbridge.agents.endpoints import spool
+from nsbridge.agents.endpoints import log_source, spool
 from nsbridge.agents.journal import RECORD, checksum
 from nsbridge.agents.journalfile import (
     CELLS,
@@ -36,7 +36,10 @@ from nsbridge.supervisor import render
 _FIRST_BYTES = 60  # of a message that are shown
 _ATTEMPTS = 5  # at a look that a running agent has overtaken
 
-_DESCRIBED: dict[int, Callable[[bytes], tuple[int, str]]] = {journal.SPOOL_NOTES: spool.described}
+_DESCRIBED: dict[int, Callable[[bytes], tuple[int, str]]] = {
+    journal.SPOOL_NOTES: spool.described,
+    journal.LOG_NOTES: log_source.described,
+}
 
 Facts = dict[str, object]
 
@@ -184,22 +187,29 @@ class _Reader:
         raise DamagedError(f"it says that {taken} were taken and {confirmed} confirmed")
 
     def _record(self, seq: int) -> tuple[int, bytes] | None:
-        """Type and body; None if it was confirmed while we looked."""
-        problem = ""
+        """Type and body; None if it was confirmed while we looked: a later message may be in its place."""
+        found, problem = None, ""
         for _ in range(_ATTEMPTS):
-            problem = f"message {seq} is outside the ring"
-            (at,) = struct.unpack("<Q", os.pread(self._fd, 8, PAGE + 8 * (seq % self._header.entries)))
-            at, sealed = at & VALUE, is_sealed(at)
-            if sealed and self._ring_at <= at <= self._end - RECORD.size:
-                length, check, mtype = RECORD.unpack(os.pread(self._fd, RECORD.size, at))
-                if at + RECORD.size + length <= self._end:
-                    body = os.pread(self._fd, length, at + RECORD.size)
-                    if checksum(mtype, body) == check:
-                        return mtype, body
-                    problem = f"message {seq} has a wrong checksum"
+            try:
+                found = self._read_record(seq)
+            except DamagedError as error:
+                problem = str(error)
             if self._cells()[journal.CONFIRMED] & VALUE >= seq:
                 return None
+            if found is not None:
+                return found
         raise DamagedError(problem)
+
+    def _read_record(self, seq: int) -> tuple[int, bytes]:
+        (entry,) = struct.unpack("<Q", os.pread(self._fd, 8, PAGE + 8 * (seq % self._header.entries)))
+        at = entry & VALUE
+        if not is_sealed(entry) or not self._ring_at <= at <= self._end - RECORD.size:
+            raise DamagedError(f"message {seq} is outside the ring")
+        length, check, mtype = RECORD.unpack(os.pread(self._fd, RECORD.size, at))
+        body = os.pread(self._fd, min(length, self._end), at + RECORD.size)
+        if len(body) != length or checksum(mtype, body) != check:
+            raise DamagedError(f"message {seq} has a wrong checksum")
+        return mtype, body
 
 
 def _shown(seq: int, mtype: int, body: bytes, kind: int) -> Facts:

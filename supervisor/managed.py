@@ -111,6 +111,11 @@ class Managed:
             control.say(process.channel, do="exit")
             self._deadline(EXIT_LIMIT)
 
+    def retry(self) -> None:
+        """Let it take the dead letters that were given back to it; without a process it does when it starts."""
+        if self._process is not None:
+            control.say(self._process.channel, do="retry")
+
     @property
     def pid(self) -> int | None:
         """Its process, None if there is none."""

@@ -15,6 +15,7 @@ from nsbridge.config.errors import NoSuchNameError, NsbridgeError, UsageError
 from nsbridge.config.schema import Config
 from nsbridge.supervisor import health
 from nsbridge.supervisor.control import Answer, ControlServer
+from nsbridge.supervisor.deadapi import DeadApi
 from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.logs import Entry, Log
 from nsbridge.supervisor.managed import Managed
@@ -47,6 +48,7 @@ class Supervisor:
             "tail": self._tail,
             "inspect": self._inspect,
             "shutdown": self._shutdown,
+            **DeadApi(config.daemon.state_dir, log, self._select).methods,
         }
 
     def run(self, ready: Callable[[], None] = lambda: None, *, with_control: bool = True) -> None:

@@ -121,6 +121,9 @@ class FakeHost:
         """See Host."""
         raise NotImplementedError
 
+    def retry(self) -> None:
+        """See Host: there are no dead letters."""
+
     def has_room(self) -> bool:
         """See Host."""
         raise NotImplementedError

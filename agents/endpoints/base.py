@@ -40,6 +40,12 @@ class Host(Protocol):
         """
         ...
 
+    def retry(self) -> None:
+        """Take dead letters again, if there are some and the window has room; `lend` is asked before each.
+
+        The agent calls it by itself; a source also calls it where its `lend` begins to say yes.
+        """
+
     def landed(self, seq: int) -> None:
         """The source has put the message into its journal itself. To be followed by `flush`."""
 
@@ -84,6 +90,10 @@ class Source(Protocol):
 
     def confirmed(self, seq: int) -> None:
         """All up to `seq` is in the other container: let go of it."""
+
+    def lend(self) -> bool:
+        """Make ready for a message in the journal that is not of this source, the next; False: not now."""
+        ...
 
 
 class Sink(Protocol):

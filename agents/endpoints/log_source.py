@@ -42,6 +42,15 @@ class _Step(Enum):
     AGAIN = 2  # go on at the start of this one
 
 
+def described(note: bytes) -> tuple[int, str]:
+    """A note for a person: the message's bytes with its framing, and where they are."""
+    inode, start, end, _ = _NOTE.unpack(note)
+    return (
+        end - start,
+        f"bytes {start} to {end} of inode {inode}" if end > start else f"from byte {end} of inode {inode}",
+    )
+
+
 class LogSource:
     """Takes the messages of an append-only file."""
 
@@ -93,6 +102,11 @@ class LogSource:
         if self._reread >= 0 and seq >= self._resumed:
             os.close(self._reread)
             self._reread = -1
+
+    def lend(self) -> bool:
+        """See Source: the place that was reached stays so."""
+        self._positions.keep()
+        return True
 
     def _again(self) -> None:
         if self._watch is None:

@@ -60,6 +60,10 @@ class Positions:
         position = Position(*self._journal.cells[at : at + _SLOT])
         return position if position.inode else None
 
+    def keep(self) -> None:
+        """The last also counts once the next message is taken."""
+        self.prepare(self.read() or Position(0, 0, 0, 0, 0))
+
     def prepare(self, position: Position) -> None:
         """It counts once the next message is taken."""
         which = (self._journal.taken + 1) % 2

@@ -29,6 +29,8 @@ from nsbridge.config.schema import FtokKey, QueueEndpoint
 Queue = sysv_ipc.MessageQueue
 _LONGEST = 1 << 20  # bytes of the longest message that is taken; msgmax is 8192 unless somebody has raised it
 _FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other agent works meanwhile
+_INTERRUPT = signal.SIGUSR2  # to the thread that waits in msgrcv
+_INTERRUPT_EVERY = 0.02  # seconds
 _RETRY = 0.1  # seconds between looks for a queue that is missing
 
 
@@ -122,11 +124,15 @@ class QueueSource:
         self._peek_at = linux.address_of(self._peek)
         self._room = threading.Event()  # clear: the window is full, or the agent is to stop
         self._room.set()
+        self._thread = 0
+        self._waits = False  # in msgrcv, with a landing place in the journal
+        self._interrupts = False
 
     def start(self) -> None:
         """Start the thread that waits in msgrcv, which nothing else can do for it."""
         if self._journal.recovered:
             self._host.log("info", "recovered a message that had just left the queue when the agent was killed")
+        signal.signal(_INTERRUPT, lambda _signum, _frame: None)
         _start_thread("take", self._run)
 
     def room_again(self) -> None:
@@ -137,7 +143,22 @@ class QueueSource:
     def confirmed(self, seq: int) -> None:
         """Nothing is left of it here: taking removed it."""
 
+    def lend(self) -> bool:
+        """See Source: not while the kernel may put a message into the journal; the thread is called back from there."""
+        if self._waits and not self._interrupts:
+            self._interrupt()
+        return not self._waits
+
+    def _interrupt(self) -> None:
+        """End the wait, which nothing else can. It may be just about to begin, so that is done until it is heard."""
+        self._interrupts = self._waits
+        if self._waits:
+            signal.pthread_kill(self._thread, _INTERRUPT)
+            self._host.loop.call_later(_INTERRUPT_EVERY, self._interrupt)
+
     def _run(self) -> None:
+        self._thread = threading.get_ident()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {_INTERRUPT})
         while True:
             queue = self._open()
             with self._host.guarded():
@@ -164,12 +185,20 @@ class QueueSource:
         while True:
             self._room.wait()
             with self._host.guarded():
+                self._host.retry()
                 place = self._land(0)
-            # Waits for a message and leaves it there (E2BIG); an empty one fits, and lands in the journal.
-            if self._receive(queue, place, 0, 0) == 0:
+                self._waits = True
+            try:
+                # Waits for a message and leaves it there (E2BIG); an empty one fits, and lands in the journal.
+                length = self._receive(queue, place, 0, 0)
+            except Blocked:
                 with self._host.guarded():
-                    self._host.landed(self._journal.landed())
+                    self._waits = False
+                raise
             with self._host.guarded():
+                self._waits = False
+                if length == 0:
+                    self._host.landed(self._journal.landed())
                 self._take_all(queue)
 
     def _take_all(self, queue: int) -> None:

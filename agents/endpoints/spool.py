@@ -105,6 +105,10 @@ class SpoolSource:
             self._taken.popleft()
             self._store.journal.released = taken.seq
 
+    def lend(self) -> bool:
+        """See Source: the notes of what was delivered and not removed must stay."""
+        return self._watch is not None and not (self._taken and self._taken[0].seq <= self._store.confirmed)
+
     def _let_go(self, taken: _Taken) -> None:
         if _identity(os.stat(taken.name, dir_fd=self._directory, follow_symlinks=False)) != taken.identity:
             self._known.discard(taken.name)  # its program has put another message there meanwhile
@@ -212,6 +216,7 @@ class SpoolSource:
     def _take(self) -> None:
         if self._taken and self._taken[0].seq <= self._store.confirmed:
             return  # what was delivered is still there: `confirmed` says why, and comes again
+        self._host.retry()
         try:
             while self._backlog and self._host.has_room():
                 name = self._backlog[0]

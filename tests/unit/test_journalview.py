@@ -120,6 +120,23 @@ def test_a_spool_s_notes_show_the_file_and_its_size(
     assert spool.described(store.note_of(1))[0] == 4
 
 
+def test_a_log_s_notes_show_where_the_message_is(
+    tmp_path: Path, source: SourceJournal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also a note of nothing but where to go on, and one that is no such note."""
+    store = NoteStore(source)
+    source.cells[journal.RECORDS] = journal.LOG_NOTES
+    store.note(Message(0, b"body"), struct.pack("<QQQI", 99, 100, 105, 1))
+    store.note(Message(-1, b""), struct.pack("<QQQI", 99, 105, 105, 0))
+    store.note(Message(0, b"body"), b"nonsense")
+    shown = as_json(capsys, tmp_path / "a.out")
+    assert [(message["bytes"], message["shown"]) for message in shown["messages"]] == [
+        (5, "bytes 100 to 105 of inode 99"),
+        (0, "from byte 105 of inode 99"),
+        (8, "nonsense"),
+    ]
+
+
 def test_a_sink_shows_how_far_it_is(tmp_path: Path, sink: SinkJournal, capsys: pytest.CaptureFixture[str]) -> None:
     shown = as_json(capsys, tmp_path / "a.in")
     assert (shown["kind"], shown["epoch"], shown["begun"], shown["handed"]) == ("sink", None, None, 0)

@@ -1,0 +1,129 @@
+"""`nsbridgectl dead …` without a daemon: its words, and what it prints of the answers."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, cast
+
+import pytest
+
+from nsbridge.config.errors import UsageError
+from nsbridge.supervisor import ctl, deadctl
+from nsbridge.supervisor.client import Client
+
+
+class Answering:
+    """A Client that has one answer and notes what it was asked."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        self.result = result
+        self.asked: tuple[str, dict[str, object] | None] = ("", None)
+
+    def call(self, method: str, params: dict[str, object] | None = None) -> Any:
+        self.asked = (method, params)
+        return self.result
+
+
+def letter(seq: int, **facts: object) -> dict[str, object]:
+    return {
+        "id": f"orders:legacy/00000000000000aa-{seq}",
+        "agent": "orders:legacy",
+        "epoch": 0xAA,
+        "seq": seq,
+        "time": "2026-11-23T19:00:00Z",
+        "bytes": 8193,
+        "type": 1,
+        "where": "queue 0x4d2",
+        "why": "too long",
+    } | facts
+
+
+def run(result: dict[str, Any], *words: str, as_json: bool = False) -> tuple[list[str], int]:
+    return deadctl.run(cast("Client", Answering(result)), list(words), as_json=as_json)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("dead", "dead needs"),
+        ("dead frobnicate", "dead frobnicate: it must be dead list, dead show, dead retry or dead drop"),
+        ("dead show", "dead show needs one ID"),
+        ("dead show a b", "dead show needs one ID"),
+        ("dead retry", "dead retry needs an ID"),
+        ("dead drop", "dead drop needs an ID"),
+        ("dead list --wait", "dead does not take --wait"),
+    ],
+)
+def test_a_wrong_command_is_told_what_is_wrong_before_the_daemon_is_asked(line: str, complaint: str) -> None:
+    with pytest.raises(UsageError) as wrong:
+        ctl.parse(line.split())
+    assert complaint in str(wrong.value)
+    assert "\n" not in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    "line", ["dead list", "dead list orders", "dead show a:b/1", "dead retry all", "dead drop x y"]
+)
+def test_a_right_command_is_taken(line: str) -> None:
+    assert ctl.parse(line.split()).command == "dead"
+
+
+def test_the_list_names_each_as_shortly_as_it_can_be_named() -> None:
+    other = letter(12, id="orders:legacy/00000000000000bb-12", time=None, type=None, where="", why="\x1b[2J")
+    lines, code = run(
+        {"letters": [letter(9), letter(12), other], "to_be_retried": {"orders:web": 2}, "more": True}, "list"
+    )
+    assert code == 0
+    assert lines == [
+        "ID                                 WHEN                  BYTES  TYPE  WHERE        WHY",
+        "orders:legacy/9                    2026-11-23T19:00:00Z  8193   1     queue 0x4d2  too long",
+        "orders:legacy/00000000000000aa-12  2026-11-23T19:00:00Z  8193   1     queue 0x4d2  too long",
+        "orders:legacy/00000000000000bb-12  -                     8193   -                  \\x1b[2J",
+        "2 given back, to be delivered by orders:web when it can",
+        "and more: name an agent, or retry or drop some first",
+    ]
+    assert run({"letters": [], "to_be_retried": {}, "more": False}, "list") == (["no dead letters"], 0)
+
+
+def test_a_message_is_shown_escaped_and_not_whole() -> None:
+    body = base64.b64encode(b"\x1b[2Jh\xc3\xbc\xff").decode()
+    lines, _ = run(letter(1, bytes=7) | {"body": body, "cut": False}, "show", "orders:legacy/1")
+    assert lines[-2:] == ["", "\\x1b[2Jhü\\xff"]
+    long = base64.b64encode(b"x" * 5000).decode()
+    lines, _ = run(letter(1) | {"body": long, "cut": True}, "show", "orders:legacy/1")
+    assert lines[-1] == f"{'x' * 1024} … and 7169 more bytes"
+
+
+def test_what_failed_is_said_and_is_the_exit_code() -> None:
+    result = {"done": ["a", "b"], "failed": [{"id": "c", "error": "c: it has just gone"}], "waiting": {}, "more": False}
+    assert run(result, "retry", "all") == (["c: it has just gone", "2 dead letters given back to be delivered"], 1)
+    result |= {"failed": [], "waiting": {"orders:web": "STOPPED"}, "more": True}
+    assert run(result, "retry", "all") == (
+        [
+            "2 dead letters given back to be delivered",
+            "orders:web is STOPPED: it delivers them when it runs",
+            "there are more: do it again",
+        ],
+        0,
+    )
+    assert run(result, "drop", "all")[0][0] == "2 dead letters dropped"
+
+
+def test_json_is_the_answer_itself_with_the_same_exit_code() -> None:
+    result = {"done": [], "failed": [{"id": "c", "error": "gone"}], "waiting": {}, "more": False}
+    lines, code = run(result, "drop", "c", as_json=True)
+    assert (len(lines), code) == (1, 1)
+    assert '"error": "gone"' in lines[0]
+
+
+def test_each_is_asked_of_its_own_method() -> None:
+    for words, asked in (
+        (["list", "orders"], ("dead_list", {"names": ["orders"]})),
+        (["show", "a:b/1"], ("dead_show", {"id": "a:b/1"})),
+        (["retry", "all"], ("dead_retry", {"ids": ["all"]})),
+        (["drop", "a:b/1", "c"], ("dead_drop", {"ids": ["a:b/1", "c"]})),
+    ):
+        answers = letter(1) | {"letters": [], "to_be_retried": {}, "more": False, "body": "", "cut": False}
+        client = Answering(answers | {"done": [], "failed": [], "waiting": {}})
+        deadctl.run(cast("Client", client), words, as_json=False)
+        assert client.asked == asked
