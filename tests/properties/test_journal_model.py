@@ -300,6 +300,6 @@ class SinkMachine(RuleBasedStateMachine):
 
 
 TestSourceJournal = SourceMachine.TestCase
-TestSourceJournal.settings = settings(max_examples=100, stateful_step_count=25)
+TestSourceJournal.settings = settings(max_examples=60, stateful_step_count=25)
 TestSinkJournal = SinkMachine.TestCase
-TestSinkJournal.settings = settings(max_examples=40, stateful_step_count=15)
+TestSinkJournal.settings = settings(max_examples=25, stateful_step_count=15)
