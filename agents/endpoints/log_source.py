@@ -23,7 +23,7 @@ from nsbridge.agents.endpoints.file import make_missing
 from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
 from nsbridge.agents.endpoints.log_framing import Item, Splitter, TooLong, Unended, splitter
 from nsbridge.agents.endpoints.log_tail import Position, Positions, Siblings, Tail, TruncatedError, body_at, is_at
-from nsbridge.agents.journal import LOG_TRUNCATIONS
+from nsbridge.agents.journal import LOG_NOTES, LOG_TRUNCATIONS, RECORDS
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import VOID, Message
 from nsbridge.config.schema import LogEndpoint
@@ -58,6 +58,7 @@ class LogSource:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
         self._store = store
         store.load = self._load
+        store.journal.cells[RECORDS] = LOG_NOTES
         self._host = host
         self._tree = tree
         self._config = config
