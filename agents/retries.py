@@ -35,6 +35,7 @@ class Retries:
         self._store = store
         self._host = host
         self.due = True  # whether there may be some
+        self._blocked = False
 
     def settle(self) -> None:
         """Find out what became of one that a killed agent was taking; before anything is taken. Raises OSError."""
@@ -58,9 +59,13 @@ class Retries:
                 return
             try:
                 self._take(name)
-            except Blocked as reason:  # said by a source too, and asked again after each confirmation
+            except Blocked as reason:  # it is tried again after each confirmation
+                self._blocked = True
                 self._host.blocked("out", f"dead letter {name}: {reason}")
                 return
+            if self._blocked:
+                self._blocked = False
+                self._host.blocked("out", "")
         self.due = False
 
     def _take(self, name: str) -> None:

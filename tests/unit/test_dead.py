@@ -216,6 +216,7 @@ def test_one_that_the_journal_has_no_room_for_keeps_its_name(tmp_path: Path, box
     journal.confirm(1)
     taking.take(lambda: True)
     assert pending(journal) == [Message(1, b"x" * 3000)]
+    assert host.reason == ""
 
 
 def test_what_is_no_regular_file_is_reported_and_left(tmp_path: Path, box: int, journal: SourceJournal) -> None:
