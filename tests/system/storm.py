@@ -40,7 +40,7 @@ _MARK = "<!-- what follows is written by `make storm` -->"
 _ROOT = Path(__file__).parents[2]
 _WEIGHTS = {"agent": 40, "sender": 25, "both agents": 15, "supervisor": 12, "everything": 8}
 _RECOVERED_WITHIN = 60.0  # seconds
-_CLEANUPS = 120.0  # seconds for all that is under way to arrive
+_CLEANUPS = 60.0  # seconds for all that is under way to arrive
 _QUEUE_LIMIT, _FILE_LIMIT = 8000, 200_000  # bytes of the longest message: msgmax is 8192; several packets
 
 

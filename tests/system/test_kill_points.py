@@ -1,8 +1,8 @@
 """Exactly-once under SIGKILL at every system call that moves a message: just before it runs, and just after.
 
-A route between a spool and a queue, with messages both ways all the time; strace kills the real process at its first,
-second, … call of that kind (tampering.py). Between two kills messages must arrive again in both directions; at the end
-storm.py's audit counts. What lies between two system calls is in shared memory, and is for test_journal*.py.
+A route between a spool (or a log) and a queue, with messages both ways all the time; strace kills the real process at
+its first, second, … call of that kind (tampering.py). Between two kills messages must arrive again in both directions;
+at the end storm.py's audit counts. What lies between two system calls is in shared memory, and is for test_journal*.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from tests.system.storm import Storm
 from tests.system.storm_outcome import AT_LEAST_ONCE, EXACTLY_ONCE, Plan
 from tests.system.tampering import Moment, Tampering
 
-SPOOL, QUEUE, SENDER = "r:a", "r:b", "r:b/"
+SPOOL = LOG = "r:a"
+QUEUE, SENDER = "r:b", "r:b/"
 LIGHT, FULL = 1000, 0  # microseconds between messages: each is waited for, or all that is possible
 
 
@@ -33,9 +34,16 @@ class Point(NamedTuple):
     call: str
     times: int
     pause: int = LIGHT
+    files: str = "spool"  # the endpoint of `r:a`
+
+    @property
+    def plan(self) -> Plan:
+        """No strikes but these."""
+        return Plan((self.files, "queue"), EXACTLY_ONCE, 0, pause=self.pause)
 
     def __str__(self) -> str:
-        return f"{self.process}-{self.call}-{'light' if self.pause else 'full'}"
+        process = self.process.replace(SPOOL, self.files).replace(QUEUE, "queue").replace("/", "-sender")
+        return f"{process}-{self.call}-{'light' if self.pause else 'full'}"
 
 
 POINTS = [
@@ -70,6 +78,13 @@ POINTS = [
     Point(SPOOL, "write", 2),
     Point(SPOOL, "renameat2", 3),
     Point(SPOOL, "renameat2", 2, FULL),
+    # Taking from a log, also through its rotations (every 5,000 messages); appending to one
+    Point(LOG, "pread64", 3, files="log"),
+    Point(LOG, "pread64", 2, FULL, "log"),
+    Point(LOG, "openat2", 1, FULL, "log"),
+    Point(LOG, "inotify_rm_watch", 1, FULL, "log"),
+    Point(LOG, "write", 3, files="log"),
+    Point(LOG, "write", 2, FULL, "log"),
 ]
 
 
@@ -102,8 +117,7 @@ def kill_at(running: Storm, point: Point, directory: Path) -> None:
 
 @pytest.mark.parametrize("point", POINTS, ids=str)
 def test_a_kill_before_or_after_a_system_call_loses_and_repeats_nothing(tmp_path: Path, point: Point) -> None:
-    plan = Plan(("spool", "queue"), EXACTLY_ONCE, 0, pause=point.pause)
-    with a_storm(tmp_path, plan) as running:
+    with a_storm(tmp_path, point.plan) as running:
         check(running, lambda: kill_at(running, point, tmp_path))
 
 
@@ -145,6 +159,9 @@ def test_a_kill_while_an_agent_opens_its_journals(tmp_path: Path, agent: str, ca
 
 
 RECOVERING = [
+    Point(LOG, "pread64", 2, files="log"),
+    Point(LOG, "pread64", 2, FULL, "log"),
+    Point(LOG, "openat2", 2, files="log"),
     Point(SPOOL, "setns", 1),
     Point(SPOOL, "flock", 2),
     Point(SPOOL, "openat2", 3),
@@ -173,8 +190,7 @@ def test_a_second_kill_while_an_agent_recovers_from_the_first(tmp_path: Path, po
                 tampering.wait_killed()
         running.wait_for_arrivals()
 
-    plan = Plan(("spool", "queue"), EXACTLY_ONCE, 0, pause=point.pause)
-    with a_storm(tmp_path, plan) as running:
+    with a_storm(tmp_path, point.plan) as running:
         check(running, strikes)
 
 
