@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-LIMIT = 30.0  # seconds: anything in these tests that takes longer is broken
+LIMIT = 60.0  # seconds: anything in these tests that takes longer is broken
 
 # Joining one's own mount namespace (setns(2)) leads from a chroot to the namespace's root; --wd keeps the chroot's / as
 # the working directory, which is bound to $1 below it and then pivoted to.
