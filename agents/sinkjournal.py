@@ -28,7 +28,8 @@ _EPOCH, _BASE, _HANDED, _EARLIER = 0, 1, 2, 3  # within a slot
 _SLOTS = (1, 5)
 _SLOT_CHECKS = (30, 31)  # of a slot's three numbers that do not change
 INTENT, BYTES, REPEATS, IN_DOUBT, DEAD, NOT_DELIVERED, PLACE, SENDERS, BASELINE = 9, 10, 11, 12, 13, 14, 15, 16, 18
-LOG_APPEND = 19  # eleven cells (endpoints/log_sink.py)
+PREDECESSOR, LATEST = 19, 20  # of a queue: checksums of the message before the one that was offered last, and of it
+LOG_APPEND = 19  # of a log: eleven cells (endpoints/log_sink.py)
 
 
 class SinkFile(Protocol):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import zlib
 from collections import deque
 
 from nsbridge.agents import linux
@@ -16,7 +17,17 @@ from nsbridge.agents.endpoints.senders import FAILED, FULL, QUEUE, Outbox
 from nsbridge.agents.fork import fork
 from nsbridge.agents.loop import READABLE
 from nsbridge.agents.session import Arrived
-from nsbridge.agents.sinkjournal import BASELINE, IN_DOUBT, INTENT, NOT_DELIVERED, PLACE, SENDERS, SinkJournal
+from nsbridge.agents.sinkjournal import (
+    BASELINE,
+    IN_DOUBT,
+    INTENT,
+    LATEST,
+    NOT_DELIVERED,
+    PLACE,
+    PREDECESSOR,
+    SENDERS,
+    SinkJournal,
+)
 from nsbridge.agents.wire import Message
 from nsbridge.config.schema import InDoubt, QueueEndpoint
 
@@ -41,6 +52,7 @@ class ExactQueueSink:
         self._shared = config.out is not None and config.out.key == config.in_.key
         self._looks_again = False
         self._known_limit = 0
+        self._was_alone = False  # whether nothing had been offered behind the doubtful message
         self._doubtful = 0  # the seq of which nobody knows whether it was sent
         self._next_sender = 0
         self._offered: deque[Arrived] = deque()
@@ -90,8 +102,11 @@ class ExactQueueSink:
 
     def _offer(self, arrived: Arrived) -> bool:
         message, sender = arrived.message, self._next_sender
-        self._journal.cells[INTENT] = arrived.seq
         mtype = self._type or message.type or 1
+        cells = self._journal.cells
+        if cells[INTENT] < arrived.seq:
+            cells[PREDECESSOR], cells[LATEST] = cells[LATEST], _checksum(mtype, message.body)
+            cells[INTENT] = arrived.seq
         if not self._outbox.offer(arrived.seq, self._journal.handed, sender, mtype, message.body):
             why = f"{len(message.body)} bytes are more than any queue takes"  # if there is no room for it alone
             return not self._offered and self._host.dead(arrived, shown(self._key), why)
@@ -164,6 +179,7 @@ class ExactQueueSink:
                 self._host.log("info", f"message {journal.handed} was sent just before the agent was killed")
             elif not ours:
                 self._doubtful = journal.handed + 1
+                self._was_alone = cells[INTENT] == self._doubtful
         cells[BASELINE] = last_pid + 1 if ours or cells[PLACE] != queue.id + 1 else 0
         cells[PLACE] = queue.id + 1
         cells[SENDERS], cells[SENDERS + 1] = self._pids
@@ -175,7 +191,7 @@ class ExactQueueSink:
     def _resolve_doubt(self, arrived: Arrived) -> bool:
         """Whether the doubtful message is done with: it is in the queue, or is to be skipped."""
         self._doubtful = 0
-        if self._is_in_queue(arrived.message):
+        if self._was_alone and self._is_in_queue(arrived.message):
             self._host.log("info", f"message {arrived.seq} is in the queue: it was sent before the agent was killed")
         else:
             self._journal.cells[IN_DOUBT] += 1
@@ -192,6 +208,8 @@ class ExactQueueSink:
         buffer = bytearray(8 + max(len(message.body) + 1, 8192))
         address = linux.address_of(buffer)
         wanted = (self._type or message.type or 1, message.body)
+        if _checksum(*wanted) == self._journal.cells[PREDECESSOR]:
+            return False  # what is found may be the message before it
         index = 0
         assert self._queue is not None  # noqa: S101  (asked by put)
         while True:
@@ -250,3 +268,7 @@ class ExactQueueSink:
     def _sender_died(self) -> None:
         """The evidence is only read by a fresh agent. To die by the same signal says that it was done to us."""
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _checksum(mtype: int, body: bytes) -> int:
+    return zlib.crc32(body, mtype & 0xFFFFFFFF)

@@ -171,3 +171,24 @@ def test_a_message_that_is_still_in_the_queue_is_not_in_doubt(
         wait_until(lambda: len(setting.answers()) == 4, "all comes back")
         assert setting.received() == ["one", "two", "three"]
         assert (setting.flow()["in_doubt"], setting.doubts()) == (0, [])
+
+
+def test_an_equal_message_in_the_queue_is_no_proof(tmp_path: Path, unshare_container: Factory) -> None:
+    """The one before was the same, and is still there: with `resend` nothing may be lost."""
+    setting = Setting(tmp_path, unshare_container, "resend")
+    with setting.running() as program:
+        setting.send(b"zero")
+        setting.wait_answered("zero")
+        program.send_signal(signal.SIGSTOP)
+        setting.send(b"ping")
+        wait_until(lambda: setting.flow()["delivered"] == 2, "the first is in the queue")
+        held = Tampering(setting.sender(0), "msgsnd", 1, Moment.BEFORE, tmp_path)
+        send_all(setting.legacy, 0x51, [Sent(2, b"from another program")])
+        wait_until(lambda: len(setting.answers()) == 2, "what was sent since is taken")
+        setting.send(b"ping")
+        held.wait_killed()
+        wait_until(lambda: "it was sent" in setting.daemon.said() or setting.doubts(), "it is decided")
+        program.send_signal(signal.SIGCONT)
+        setting.send(b"end")
+        wait_until(lambda: "end" in setting.received(), "all comes back")
+        assert setting.received() == ["zero", "ping", "ping", "end"]
