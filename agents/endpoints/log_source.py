@@ -123,6 +123,8 @@ class LogSource:
         self._path_changed = True
         position = self._positions.read()
         if position is None:
+            if self._store.taken:
+                self._warn(f"{self._shown}: the journal does not say how far it was read: it is read from its start")
             make_missing(self._directory, self._name, self._path, self._config.mode)
             self._items.append(_Step.NEXT)
         else:

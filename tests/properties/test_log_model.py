@@ -40,7 +40,7 @@ class LogSourceMachine(RuleBasedStateMachine):
         self.received: list[Message] = []
         self.written: list[bytes] = []
         self.partial = b""  # what the writer has still to write of its last message
-        self.rotations = 0
+        self.rotations = self.given_back = 0
         self.clock = 0
         self.host: SourceHost | None = None
         self.start(True)
@@ -104,6 +104,12 @@ class LogSourceMachine(RuleBasedStateMachine):
                 self.host.confirm()
 
     @rule()
+    def give_a_dead_letter_back(self) -> None:
+        """Its number is taken without the source."""
+        if self.host is not None:
+            self.given_back += self.host.give_back(b"given back")
+
+    @rule()
     def kill(self) -> None:
         if self.host is not None:
             assert not [text for text in self.host.said if "lost" in text], self.host.said
@@ -132,8 +138,12 @@ class LogSourceMachine(RuleBasedStateMachine):
     @invariant()
     def what_came_is_what_was_written_in_order(self) -> None:
         if hasattr(self, "received"):
-            bodies = [message.body for message in self.received if message.type >= 0]
+            bodies = self.bodies()
             assert bodies == self.written[: len(bodies)]
+
+    def bodies(self) -> list[bytes]:
+        """What came of the log."""
+        return [m.body for m in self.received if m.type >= 0 and m.body != b"given back"]
 
     def teardown(self) -> None:
         if not hasattr(self, "directory"):
@@ -145,8 +155,10 @@ class LogSourceMachine(RuleBasedStateMachine):
         assert host is not None
         host.confirms = True
         host.confirm()
-        host.run_until(lambda: len(host.bodies()) >= len(self.written), f"{len(self.written)} messages arrive")
-        assert host.bodies() == self.written
+        count = len(self.written) + self.given_back
+        host.run_until(lambda: len(host.bodies()) >= count, f"{len(self.written)} messages arrive")
+        assert self.bodies() == self.written
+        assert len(host.bodies()) == count
         self.writer.close()
         host.lose(self.source._watch)
         self.temporary.cleanup()

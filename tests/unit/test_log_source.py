@@ -61,6 +61,19 @@ def test_nothing_is_repeated_or_lost_when_a_restart_finds_everything_confirmed(l
     assert not life.said + life.host.said
 
 
+def test_a_dead_letter_that_is_given_back_does_not_move_the_place(life: Life) -> None:
+    life.append(b"one\ntwo\n")
+    life.start()
+    life.expect(b"one", b"two")
+    for count in (1, 2, 3):
+        assert life.host.give_back(b"given back")
+        life.kill()
+        life.start()
+        life.expect(b"one", b"two", *[b"given back"] * count)
+    life.append(b"three\n")
+    life.expect(b"one", b"two", *[b"given back"] * 3, b"three")
+
+
 def test_unconfirmed_messages_are_read_again_under_their_numbers(life: Life) -> None:
     life.append(b"one\ntwo\n")
     life.start(confirms=False)
