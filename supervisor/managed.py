@@ -16,15 +16,15 @@ from typing import Protocol
 
 from nsbridge.agents import control, fork, scoreboard
 from nsbridge.agents.entry import Assignment
-from nsbridge.agents.loop import READABLE, Loop, Timer
+from nsbridge.agents.loop import READABLE, Timer
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import AgentConfig, RouteConfig
 from nsbridge.supervisor import health, lifecycle, spawn
 from nsbridge.supervisor.attachment import Attachment
 from nsbridge.supervisor.lifecycle import Action, Event, State
-from nsbridge.supervisor.logs import Log
 from nsbridge.supervisor.process import AgentProcess, LineBudget
 from nsbridge.supervisor.restart import RestartPolicy
+from nsbridge.supervisor.services import Services
 
 DRAIN_LIMIT = 5.0  # seconds to hand over what is in flight
 EXIT_LIMIT = 1.0  # seconds to exit when told to
@@ -47,22 +47,20 @@ class Neighbour(Protocol):
 class Managed:
     """One agent of one route, whatever process it is at the moment."""
 
-    def __init__(
-        self, loop: Loop, log: Log, state_dir: str, route: RouteConfig, config: AgentConfig, peer_fd: int
-    ) -> None:
+    def __init__(self, services: Services, route: RouteConfig, config: AgentConfig, peer_fd: int) -> None:
         self.config = config
         self.state = State.STOPPED
         self.wanted = False
         self.detail = ""
         self.last_exit: str | None = None
         self.restarts = 0
-        self.attachment = Attachment(loop, config.container, config.namespace, self)
+        self.attachment = Attachment(services.loop, config.container, config.namespace, self)
         self.scoreboard = Scoreboard()
         self.neighbour: Neighbour | None = None
-        self._loop = loop
-        self._log = log
+        self._loop = services.loop
+        self._log = services.log
         self._route = route
-        self._state_dir = state_dir
+        self._state_dir = services.state_dir
         self._peer_fd = peer_fd
         self._policy = RestartPolicy()
         self._process: AgentProcess | None = None

@@ -8,11 +8,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import RouteConfig
 from nsbridge.supervisor.lifecycle import State
-from nsbridge.supervisor.logs import Log
 from nsbridge.supervisor.managed import Managed
+from nsbridge.supervisor.services import Services
 
 _SOCKET_BUFFER = 1 << 20  # bytes; the kernel gives what net.core.wmem_max allows
 
@@ -20,16 +19,13 @@ _SOCKET_BUFFER = 1 << 20  # bytes; the kernel gives what net.core.wmem_max allow
 class Route:
     """Two managed agents. `on_change` is called whenever one's state is another."""
 
-    def __init__(
-        self, loop: Loop, log: Log, state_dir: str, config: RouteConfig, on_change: Callable[[Managed], None]
-    ) -> None:
+    def __init__(self, services: Services, config: RouteConfig, on_change: Callable[[Managed], None]) -> None:
         self.config = config
         self._ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in self._ends:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
         first, second = (
-            Managed(loop, log, state_dir, config, agent, end.fileno())
-            for agent, end in zip(config.agents, self._ends, strict=True)
+            Managed(services, config, agent, end.fileno()) for agent, end in zip(config.agents, self._ends, strict=True)
         )
         self.agents = (first, second)
         self._on_change = on_change

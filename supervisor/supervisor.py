@@ -20,6 +20,7 @@ from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.logs import Entry, Log
 from nsbridge.supervisor.managed import Managed
 from nsbridge.supervisor.route import Route
+from nsbridge.supervisor.services import Services
 from nsbridge.supervisor.status import route_status
 
 HEALTH_EVERY = 5.0  # seconds
@@ -34,6 +35,7 @@ class Supervisor:
         self.loop = Loop()
         self.routes: dict[str, Route] = {}
         self._log = log
+        self._services = Services(self.loop, log, config.daemon.state_dir)
         self._started = time.monotonic()
         self._observer = observer
         self._health_due = 0.0
@@ -62,9 +64,8 @@ class Supervisor:
         try:
             if with_control:
                 control.open()
-            state_dir = self.config.daemon.state_dir
             for config in self.config.routes:
-                self.routes[config.name] = Route(self.loop, self._log, state_dir, config, self._changed)
+                self.routes[config.name] = Route(self._services, config, self._changed)
             gc.collect()
             gc.freeze()  # what is shared with the agents stays shared: the collector would write into every object
             self._log.info("", f"nsbridged {version('nsbridge')} started, pid {os.getpid()}: {_count(self.config)}")

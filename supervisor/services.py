@@ -1,0 +1,17 @@
+"""What every agent's manager uses of the daemon that it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nsbridge.agents.loop import Loop
+from nsbridge.supervisor.logs import Log
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One for a daemon; handed down from supervisor.py."""
+
+    loop: Loop
+    log: Log
+    state_dir: str
