@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import select
 import signal
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from nsbridge.agents import linux
-from nsbridge.agents.fork import EXIT_AGAIN
+from nsbridge.agents.fork import EXIT_AGAIN, has_ended
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import AgentConfig, ContainerKind, Namespace, RouteConfig
 
@@ -128,7 +127,7 @@ def join(assignment: Assignment) -> int:
             root = os.open(f"/proc/{assignment.container_pid}/root", os.O_PATH | os.O_DIRECTORY)
     except (FileNotFoundError, ProcessLookupError):
         raise Gone(f"{path} is not there any more") from None
-    if assignment.pidfd >= 0 and select.select([assignment.pidfd], [], [], 0)[0]:
+    if assignment.pidfd >= 0 and has_ended(assignment.pidfd):
         raise Gone("its init process has ended")
     inode = os.fstat(fd).st_ino
     if inode == own:

@@ -7,6 +7,7 @@ descriptor off, or a signal meant for the parent would be written into the paren
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,13 @@ class Child:
         _, status = os.waitpid(self.pid, 0)
         os.close(self.pidfd)
         return os.waitstatus_to_exitcode(status)
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process is dead (a zombie is). By poll: select(2) knows no descriptor beyond 1023."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def fork(main: Callable[[], int]) -> Child:

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
+from nsbridge.agents.fork import has_ended
 from nsbridge.config.errors import EXIT_NOT_PERMITTED, NsbridgeError
 from nsbridge.config.schema import Namespace
 
@@ -101,7 +101,7 @@ class ContainerProcess:
             ids = parse_effective_ids(_read_proc(found.pid, "status"))
             if now.start_time != found.start_time:
                 raise NotRunning(f"process {found.pid} has ended and its number was given to another process")
-            if now.is_dead or _has_ended(pidfd):
+            if now.is_dead or has_ended(pidfd):
                 raise NotRunning(f"process {found.pid} has ended")
             return cls(found, pidfd, ids)
         except BaseException:
@@ -110,7 +110,7 @@ class ContainerProcess:
 
     def alive(self) -> bool:
         """Whether it still runs (stopped and frozen count as running)."""
-        return not _has_ended(self.pidfd)
+        return not has_ended(self.pidfd)
 
     def namespace_inode(self, namespace: Namespace) -> int:
         """The inode number of init's namespace of that kind, as `ls -l /proc/PID/ns` shows it.
@@ -245,12 +245,6 @@ def _escape(character: str) -> str:
     if character.isprintable():  # false for controls, for surrogates (bytes that are no UTF-8), for bidi overrides
         return character
     return character.encode("unicode_escape").decode("ascii")
-
-
-def _has_ended(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _read_proc(pid: int, name: str) -> bytes:

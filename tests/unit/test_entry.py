@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import signal
@@ -289,10 +290,16 @@ def test_a_container_that_is_not_there_is_gone() -> None:
         entry.join(assignment(container_pid=0, ns_path="/proc/0/ns/ipc"))
 
 
-def test_a_container_whose_init_ended_before_the_join_is_gone(container: int) -> None:
-    """Its pid may belong to another process by now, whose namespace must not be joined."""
+@pytest.mark.parametrize("number", [1000, 5000])
+def test_a_container_whose_init_ended_before_the_join_is_gone(container: int, number: int) -> None:
+    """Its pid may belong to another process by now, whose namespace must not be joined.
+
+    With 200 routes a pidfd has a number beyond those that select(2) knows.
+    """
     ended_init = subprocess.Popen(["/bin/true"])
-    pidfd = os.pidfd_open(ended_init.pid)
+    opened = os.pidfd_open(ended_init.pid)
+    pidfd = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, number)
+    os.close(opened)
     ended_init.wait()
     with pytest.raises(entry.Gone, match="its init process has ended"):
         entry.join(assignment(container_pid=container, pidfd=pidfd))
