@@ -14,6 +14,7 @@ import socket
 
 MAX_SIZE = 8 << 10  # bytes of one datagram
 _LEVELS = ("debug", "info", "warning", "error")  # compared, not hashed: a level may be any JSON value
+_TYPES = {"text": str, "ns_inode": int, "uid": int, "gid": int}  # of the fields that people are shown
 
 
 def say(channel: socket.socket, **fields: object) -> bool:
@@ -33,6 +34,10 @@ def parse(datagram: bytes) -> dict[str, object]:
         return {}
     if not isinstance(fields, dict):
         return {}
+    if fields.get("say") in ("log", "error") and "text" not in fields:
+        return {}
     if fields.get("say") == "log" and fields.get("level") not in _LEVELS:
+        return {}
+    if any(type(fields[key]) is not kind for key, kind in _TYPES.items() if key in fields):
         return {}
     return fields

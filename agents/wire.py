@@ -22,6 +22,7 @@ from nsbridge.config import schema
 VERSION = 1
 MAX_MESSAGE = schema.MAX_MESSAGE
 MAX_PACKET = 64 << 10
+MAX_SEQ = (1 << 47) - 1  # what a journal can keep of a seq (journalfile.seal); no flow gets there
 
 _HELLO, _DATA, _ACK = 1, 2, 3
 _HELLO_FORMAT = struct.Struct("<BB2xIQQQQQQ")
@@ -107,18 +108,27 @@ def parse(packet: bytes) -> Iterator[Frame]:
                 at += _DATA_FORMAT.size + length
                 if at > end or total > MAX_MESSAGE or offset + length > total or mtype < VOID.type or not seq:
                     raise WireError(f"a data frame of {length} bytes at {offset} of {total}, type {mtype}")
-                yield Data(epoch, seq, mtype, total, offset, packet[at - length : at])
+                yield Data(epoch, _seq(seq), mtype, total, offset, packet[at - length : at])
             elif kind == _ACK:
                 _, epoch, seq = _ACK_FORMAT.unpack_from(packet, at)
                 at += _ACK_FORMAT.size
-                yield Ack(epoch, seq)
+                yield Ack(epoch, _seq(seq))
             elif kind == _HELLO:
                 _, version, _, *fields = _HELLO_FORMAT.unpack_from(packet, at)
                 at += _HELLO_FORMAT.size
                 if version != VERSION:
                     raise WireError(f"protocol version {version}, this is version {VERSION}")
-                yield Hello(*fields)
+                hello = Hello(*fields)
+                _seq(max(hello.out_confirmed, hello.in_handed))
+                yield hello
             else:
                 raise WireError(f"a frame of unknown kind {kind}")
         except struct.error:
             raise WireError(f"a frame of kind {kind} cut short") from None
+
+
+def _seq(number: int) -> int:
+    """A message's number; WireError if no flow gets so far."""
+    if number > MAX_SEQ:
+        raise WireError(f"message number {number}")
+    return number

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import socket
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-from nsbridge.agents import control, fork, scoreboard
+from nsbridge.agents import fork, scoreboard
 from nsbridge.agents.entry import Assignment
 from nsbridge.agents.loop import READABLE, Timer
 from nsbridge.agents.scoreboard import Scoreboard
@@ -22,7 +21,7 @@ from nsbridge.config.schema import AgentConfig, RouteConfig
 from nsbridge.supervisor import health, lifecycle, spawn
 from nsbridge.supervisor.attachment import Attachment
 from nsbridge.supervisor.lifecycle import Action, Event, State
-from nsbridge.supervisor.process import AgentProcess, LineBudget
+from nsbridge.supervisor.process import AgentProcess, Channel, LineBudget, signal_name
 from nsbridge.supervisor.restart import RestartPolicy
 from nsbridge.supervisor.services import Services
 
@@ -31,7 +30,6 @@ EXIT_LIMIT = 1.0  # seconds to exit when told to
 LOOK_EVERY = (0.1, 1.0)  # seconds between looks for a container that is not running: the first, the longest
 WEDGED_AFTER = 20.0  # seconds without a heartbeat
 START_LIMIT = 60.0  # seconds to become ready, which may wait for an earlier agent's death
-_DATAGRAMS_AT_ONCE = 16
 
 
 class Neighbour(Protocol):
@@ -106,13 +104,13 @@ class Managed:
         process = self._process
         if process is not None and not process.told_to_exit:
             process.told_to_exit = True
-            control.say(process.channel, do="exit")
+            process.channel.say("exit")
             self._deadline(EXIT_LIMIT)
 
     def retry(self) -> None:
         """Let it take the dead letters that were given back to it; without a process it does when it starts."""
         if self._process is not None:
-            control.say(self._process.channel, do="retry")
+            self._process.channel.say("retry")
 
     @property
     def pid(self) -> int | None:
@@ -296,8 +294,7 @@ class Managed:
             return
         finally:
             theirs.close()
-        self._process = AgentProcess(child, ours, self._loop.now())
-        self._loop.watch(ours.fileno(), READABLE, self._read_channel)
+        self._process = AgentProcess(child, Channel(self._loop, ours, self._hear), self._loop.now())
         self._loop.watch(child.pidfd, READABLE, lambda _events: self._ended())
 
     def _not_spawned(self, error: OSError) -> None:
@@ -305,24 +302,10 @@ class Managed:
         self._log.error(self.config.name, self.last_exit)
         self._feed(Event.DIED)
 
-    def _read_channel(self, _events: int) -> None:
-        process = self._process
+    def _hear(self, fields: dict[str, object]) -> None:
+        process, said = self._process, fields.get("say")
         if process is None:
             return
-        for _ in range(_DATAGRAMS_AT_ONCE):
-            try:
-                datagram = process.channel.recv(control.MAX_SIZE)
-            except BlockingIOError:
-                return
-            except OSError:
-                datagram = b""
-            if not datagram:
-                self._loop.unwatch(process.channel.fileno())  # its death is seen by the pidfd
-                return
-            self._hear(process, control.parse(datagram))
-
-    def _hear(self, process: AgentProcess, fields: dict[str, object]) -> None:
-        said = fields.get("say")
         if said == "ready" and process.ready_since is None and self.state in (State.STARTING, State.STOPPING):
             process.ready_since = self._loop.now()
             self._log.info(
@@ -338,6 +321,9 @@ class Managed:
         elif said == "error":
             process.last_words = str(fields.get("text"))[:1000]
         elif said == "log" and self._log_budget.spend(self._loop.now()):
+            if self._log_budget.refused:
+                self._log.warning(self.config.name, f"{self._log_budget.refused} lines before this were not logged")
+                self._log_budget.refused = 0
             {"debug": self._log.debug, "info": self._log.info, "warning": self._log.warning}.get(
                 str(fields.get("level")), self._log.error
             )(self.config.name, str(fields.get("text")))
@@ -347,10 +333,8 @@ class Managed:
         if process is None:
             return
         self._loop.unwatch(process.child.pidfd)
-        self._read_channel(READABLE)  # its last words
+        process.channel.close()  # and hear its last words
         code = process.child.reap()
-        self._loop.unwatch(process.channel.fileno())
-        process.channel.close()
         self._process = None
         self._note_exit(process, code)
         if code == fork.EXIT_NEVER:
@@ -361,7 +345,7 @@ class Managed:
             self._feed(Event.DIED)
 
     def _note_exit(self, process: AgentProcess, code: int) -> None:
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        how = f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"
         self.last_exit = f"{how}: {process.last_words}" if process.last_words else how
         if self.state in (State.STOPPING, State.WAITING):
             self._log.info(self.config.name, f"stopped: pid {process.child.pid}")
@@ -387,7 +371,7 @@ class Managed:
         elif process.told_to_exit:
             self._deadline(EXIT_LIMIT)
         else:
-            control.say(process.channel, do="drain")
+            process.channel.say("drain")
             self._cancel_deadline()
             self._timer = self._loop.call_later(DRAIN_LIMIT, self.exit)
 

@@ -2,13 +2,70 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from nsbridge.agents import control
 from nsbridge.agents.fork import Child
+from nsbridge.agents.loop import READABLE, Loop
 
 _LOG_LINES = 50  # that an agent may log at once
 _LOG_REFILL = 10.0  # seconds
+_AT_ONCE = 16  # datagrams; then the rest of the supervisor has its turn
+_PAUSE = 0.02  # seconds after so many: an agent that floods its channel costs the supervisor a few per cent of a core
+_LAST = 1000  # datagrams that are read of an agent that has ended; one that it has forked may still write
+
+Hear = Callable[[dict[str, object]], None]
+
+
+class Channel:
+    """The supervisor's end of an agent's control channel. The agent may be compromised, so what it says is paced.
+
+    Descriptors that it passes never arrive: the kernel drops them where nobody asks for ancillary data.
+    """
+
+    def __init__(self, loop: Loop, end: socket.socket, hear: Hear) -> None:
+        self._loop = loop
+        self._end = end
+        self._hear = hear
+        self._watch()
+
+    def say(self, order: str) -> None:
+        """Give an order; nothing happens if the agent does not read."""
+        control.say(self._end, do=order)
+
+    def close(self) -> None:
+        """Hear what is left of an agent that has ended, and give the socket back."""
+        self._loop.unwatch(self._end.fileno())
+        self._read(_LAST)
+        self._end.close()
+
+    def _watch(self) -> None:
+        if self._end.fileno() >= 0:
+            self._loop.watch(self._end.fileno(), READABLE, self._readable)
+
+    def _readable(self, _events: int) -> None:
+        is_empty = self._read(_AT_ONCE)
+        if not is_empty:
+            self._loop.unwatch(self._end.fileno())
+            self._loop.call_later(_PAUSE, self._watch)
+
+    def _read(self, count: int) -> bool:
+        """Hear up to `count` datagrams; whether there are no more."""
+        for _ in range(count):
+            try:
+                datagram = self._end.recv(control.MAX_SIZE)
+            except BlockingIOError:
+                return True
+            except OSError:
+                datagram = b""
+            if not datagram:
+                self._loop.unwatch(self._end.fileno())  # its death is seen by the pidfd
+                return True
+            self._hear(control.parse(datagram))
+        return False
 
 
 @dataclass(slots=True)
@@ -16,7 +73,7 @@ class AgentProcess:
     """One process; times are of the loop's clock."""
 
     child: Child
-    channel: socket.socket  # the supervisor's end of its control channel
+    channel: Channel
     started: float
     ready_since: float | None = None
     last_words: str = ""
@@ -28,6 +85,7 @@ class LineBudget:
     """How many lines an agent may log: a bucket of _LOG_LINES that is refilled in _LOG_REFILL seconds."""
 
     def __init__(self) -> None:
+        self.refused = 0  # lines that were not logged since one last was
         self._left = float(_LOG_LINES)
         self._at = 0.0
 
@@ -36,6 +94,15 @@ class LineBudget:
         self._left = min(_LOG_LINES, self._left + (now - self._at) * _LOG_LINES / _LOG_REFILL)
         self._at = now
         if self._left < 1:
+            self.refused += 1
             return False
         self._left -= 1
         return True
+
+
+def signal_name(number: int) -> str:
+    """As kill -l has it; most real-time signals have a number only, and an agent may send itself any."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

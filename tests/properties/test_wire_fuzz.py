@@ -21,7 +21,8 @@ from tests.memory_store import MemorySink, MemorySource
 WINDOW = Window(messages=3, bytes=500)
 NONCE, EPOCH = 5, 7  # of the session that is attacked
 u64 = st.integers(0, (1 << 64) - 1)
-near = st.one_of(st.integers(0, 8), u64)  # mostly what the session may believe
+seqs = st.one_of(st.integers(0, 8), st.integers(0, wire.MAX_SEQ))  # mostly what the session may believe
+near = st.one_of(st.integers(0, 8), u64)
 types = st.integers(0, (1 << 63) - 1)
 
 
@@ -44,11 +45,11 @@ def pieces(draw: st.DrawFn) -> Data:
     offset = draw(st.one_of(st.just(0), st.integers(0, 400), st.integers(0, wire.MAX_MESSAGE - 200)))
     least = offset + len(piece)
     total = draw(st.one_of(st.just(least), st.integers(least, least + 300), st.integers(least, wire.MAX_MESSAGE)))
-    return Data(draw(near), draw(near.filter(bool)), draw(types), min(total, wire.MAX_MESSAGE), offset, piece)
+    return Data(draw(near), draw(seqs.filter(bool)), draw(types), min(total, wire.MAX_MESSAGE), offset, piece)
 
 
-hellos = st.builds(Hello, near, st.sampled_from([0, NONCE, 6]), near, near, st.sampled_from([0, EPOCH, 8]), near)
-frames: st.SearchStrategy[Frame] = st.one_of(hellos, pieces(), st.builds(Ack, st.sampled_from([EPOCH, 1]), near))
+hellos = st.builds(Hello, near, st.sampled_from([0, NONCE, 6]), near, seqs, st.sampled_from([0, EPOCH, 8]), seqs)
+frames: st.SearchStrategy[Frame] = st.one_of(hellos, pieces(), st.builds(Ack, st.sampled_from([EPOCH, 1]), seqs))
 
 
 @st.composite

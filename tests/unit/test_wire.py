@@ -29,9 +29,9 @@ def test_hello_keeps_its_bytes() -> None:
 
 
 def test_ack_keeps_its_bytes() -> None:
-    packed = wire.pack_ack(0x0102, (1 << 64) - 1)
-    assert packed == b"\x03" + bytes(7) + b"\x02\x01" + bytes(6) + b"\xff" * 8
-    assert parsed(packed) == [Ack(0x0102, (1 << 64) - 1)]
+    packed = wire.pack_ack(0x0102, wire.MAX_SEQ)
+    assert packed == b"\x03" + bytes(7) + b"\x02\x01" + bytes(6) + b"\xff" * 5 + b"\x7f\0\0"
+    assert parsed(packed) == [Ack(0x0102, wire.MAX_SEQ)]
 
 
 def test_data_keeps_its_bytes() -> None:
@@ -70,6 +70,10 @@ def test_a_packet_of_the_full_size_is_taken() -> None:
         (data(b"abc", total=wire.MAX_MESSAGE + 1), f"of {wire.MAX_MESSAGE + 1}"),
         (data(b"abc", mtype=-2), "type -2"),
         (data(b"abc", seq=0), "a data frame"),
+        (data(b"abc", seq=wire.MAX_SEQ + 1), f"message number {wire.MAX_SEQ + 1}"),
+        (wire.pack_ack(1, wire.MAX_SEQ + 1), f"message number {wire.MAX_SEQ + 1}"),
+        (wire.pack_hello(HELLO._replace(out_confirmed=wire.MAX_SEQ + 1)), f"message number {wire.MAX_SEQ + 1}"),
+        (wire.pack_hello(HELLO._replace(in_handed=(1 << 64) - 1)), f"message number {(1 << 64) - 1}"),
     ],
 )
 def test_what_is_no_frame_is_refused(packet: bytes, says: str) -> None:
