@@ -17,6 +17,12 @@ system:          ## the tests with real containers (as root)
 storm:           ## 2,000 kills, 1,000,000 messages, into docs/storm.md; about 6 minutes (as root)
 	$(CMD) python -m tests.system.storm --kills 2000 --messages 1000000 --report docs/storm.md
 
+bench:           ## against C, the kernel and what else there is: a table, docs/bench.json and its picture (as root)
+	./run bench
+
+bench-check:     ## has anything become slower than benchmarks/recorded.json says? (as root)
+	./run bench --check
+
 style:           ## format, and mend what ruff can mend
 	$(CMD) ruff format .
 	$(CMD) ruff check --fix .
@@ -40,6 +46,6 @@ clean:           ## what was built or cached here
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:            ## this list
-	@sed -n 's/^\([a-z]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo test unit system storm style types coverage fresh clean help
+.PHONY: demo test unit system storm bench bench-check style types coverage fresh clean help

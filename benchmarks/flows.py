@@ -1,0 +1,186 @@
+"""Throughput, latency, CPU time and memory of nsbridge: real daemon, real namespaces, C programs at both ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from benchmarks.lab import Lab, Load, background, cpu_seconds, inside, own_memory, tree
+from tests.system.engines import EngineContainer
+from tests.system.nsbridged import Nsbridged
+from tests.system.room import LIMIT, run, wait_until
+
+Figures = dict[str, float]  # by metric: rate (messages/s), cpu (µs of CPU time a message), p50 … (µs), uss (bytes)
+
+_ECHO_SIZE = 64
+_ECHO = """
+[route.echo.agent.client]
+container = "{client}"
+file      = {{ out = "/srv/to_server", in = "/srv/to_client" }}
+[route.echo.agent.server]
+container = "{server}"
+queue     = {{ in = {{ key = 0x4d2, type = 1 }}, out = {{ key = 0x4d2, type = 2 }} }}
+"""
+_ROUTE = """
+[route.r{n}]
+delivery = "{delivery}"
+[route.r{n}.agent.a]
+container = "{a}"
+{source}
+[route.r{n}.agent.b]
+container = "{b}"
+{sink}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What is carried: from which kind of endpoint into which, how many messages a route, of how many bytes."""
+
+    source: str
+    sink: str
+    count: int
+    size: int = 256
+    delivery: str = "exactly-once"
+    routes: int = 1
+
+
+def carry(lab: Lab, flow: Flow) -> Figures:
+    """Feed and drain a flow at full speed, from the start of the first feed to the last message's arrival."""
+    with lab.containers() as (a, b), _routes(lab, flow, a, b) as daemon:
+        drains = [_load(lab, b, "drain", flow.sink, n, flow) for n in range(flow.routes)]
+        pids = tree(daemon.pid)
+        before = cpu_seconds(pids)
+        feeds = [_load(lab, a, "feed", flow.source, n, flow) for n in range(flow.routes)]
+        ended = max(drain.span().ended for drain in drains)
+        cpu = cpu_seconds(pids) - before
+        begun = min(feed.span().begun for feed in feeds)
+        count = flow.count * flow.routes
+        return {"rate": count / (ended - begun), "cpu": cpu / count * 1e6} | _memory(daemon)
+
+
+def tick(lab: Lab, routes: int, seconds: int) -> Figures:
+    """log → queue on so many routes, one message a second each."""
+    flow = Flow("log", "queue", 0, 64, routes=routes)
+    with lab.containers() as (a, b), _routes(lab, flow, a, b) as daemon:
+        pids = tree(daemon.pid)
+        before = cpu_seconds(pids)
+        lab.load(a, "tick", "/srv/out-", routes, seconds, flow.size).span()
+        cpu = cpu_seconds(pids) - before
+        _wait_delivered(daemon, routes * seconds)
+        return {"cpu": cpu / (routes * seconds) * 1e6}
+
+
+def echo(lab: Lab, count: int) -> Figures:
+    """Round trips of the classic echo programs through nsbridge, one at a time."""
+    with lab.containers() as (client, server):
+        text = _ECHO.format(client=client.spec, server=server.spec)
+        with _echo_server(lab, server), lab.daemon(text) as daemon:
+            return _echo_client(lab, client, count, tree(daemon.pid))
+
+
+def echo_by_c_bridge(lab: Lab, count: int) -> Figures:
+    """The same programs, files and keys through the one-process bridge in C."""
+    with lab.containers() as (client, server), _echo_server(lab, server):
+        words = [lab.program("bridge"), f"/proc/{server.pid}/ns/ipc", f"/proc/{client.pid}/ns/mnt", "/srv"]
+        with background([str(word) for word in words]) as bridge:
+            wait_until(lambda: _watches(bridge.pid), "the C bridge watches its file")
+            return _echo_client(lab, client, count, [bridge.pid])
+
+
+def _echo_server(lab: Lab, server: EngineContainer) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    return background(inside(server, lab.program("ipc_echo_server")))
+
+
+def _echo_client(lab: Lab, client: EngineContainer, count: int, pids: list[int]) -> Figures:
+    before = cpu_seconds(pids)
+    said = run(inside(client, lab.program("mnt_echo_client"), "/srv", count, _ECHO_SIZE)).stdout.decode("ascii")
+    cpu = cpu_seconds(pids) - before
+    times = {name: float(value) for name, value in re.findall(r"(p50|p90|p99|max) ([0-9.]+)", said)}
+    return times | {"cpu": cpu / count * 1e6}
+
+
+def kernel_one_way(lab: Lab, count: int, size: int) -> Figures:
+    """The kernel's own limit: one queue, two processes, no bridge."""
+    said = run([lab.program("queue_limit"), str(count), str(size)]).stdout.decode("ascii")
+    rate, trip = re.findall(r"[0-9.]+", said.replace("one-way", ""))
+    return {"rate": float(rate), "round_trip": float(trip)}
+
+
+def spool_limit(lab: Lab, count: int, size: int) -> Figures:
+    """The file system's own limit: the same file operations, no bridge."""
+    where = lab.run_directory()
+    said = run([lab.program("spool_limit"), where, str(count), str(size)]).stdout
+    return {"rate": float(said.split()[0])}
+
+
+@contextmanager
+def _routes(lab: Lab, flow: Flow, a: EngineContainer, b: EngineContainer) -> Iterator[Nsbridged]:
+    for n in range(flow.routes):
+        for container, kind, side in ((a, flow.source, "out"), (b, flow.sink, "in")):
+            _prepare(container, kind, _place(kind, side, n))
+    routes = (
+        _ROUTE.format(
+            n=n,
+            delivery=flow.delivery,
+            a=a.spec,
+            b=b.spec,
+            source=_endpoint(flow.source, "out", n),
+            sink=_endpoint(flow.sink, "in", n),
+        )
+        for n in range(flow.routes)
+    )
+    with lab.daemon("".join(routes)) as daemon:
+        yield daemon
+
+
+def _place(kind: str, side: str, n: int) -> str:
+    return str(0x5000 + n) if kind == "queue" else f"/srv/{side}-{n}"
+
+
+def _endpoint(kind: str, side: str, n: int) -> str:
+    place = _place(kind, side, n)
+    if kind == "queue":
+        return f"queue = {{ {side} = {{ key = {place} }}, create = true }}"
+    return f'{kind} = {{ {side} = "{place}" }}'
+
+
+def _prepare(container: EngineContainer, kind: str, place: str) -> None:
+    if kind == "spool":
+        for name in (place, f"{place}.tmp"):
+            (container.rootfs / name.lstrip("/")).mkdir()
+
+
+def _load(lab: Lab, container: EngineContainer, role: str, kind: str, n: int, flow: Flow) -> Load:
+    place = _place(kind, "out" if role == "feed" else "in", n)
+    return lab.load(container, role, kind, place, flow.count, flow.size)
+
+
+def _memory(daemon: Nsbridged) -> Figures:
+    agents = daemon.agents()
+    source, sink = (int(agents[name]["pid"]) for name in ("r0:a", "r0:b"))
+    figures = {"uss_source": own_memory(source), "uss_sink": own_memory(sink)}
+    if senders := tree(sink)[1:]:
+        figures["uss_sender"] = max(map(own_memory, senders))
+    return figures
+
+
+def _wait_delivered(daemon: Nsbridged, count: int) -> None:
+    def delivered() -> int:
+        return sum(flow["delivered"] for route in daemon.call("status")["routes"] for flow in route["flows"])
+
+    wait_until(lambda: delivered() == count, f"{count} messages are delivered", LIMIT)
+
+
+def _watches(pid: int) -> bool:
+    """Whether the process has an inotify watch."""
+    infos = f"/proc/{pid}/fdinfo"
+    for name in os.listdir(infos):
+        with open(f"{infos}/{name}", encoding="ascii") as info:
+            if "inotify wd" in info.read():
+                return True
+    return False

@@ -1,0 +1,123 @@
+"""What is measured, each under a name, and what is compared with what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from benchmarks import flows
+from benchmarks.flows import Figures, Flow
+from benchmarks.lab import Lab
+
+ALO, EXACT = "at-least-once", "exactly-once"
+SIZES = (16, 64, 256, 1024, 4096, 8192)  # bytes; 8192 is kernel.msgmax
+ROUTES = (1, 2, 4, 8)
+_SIZED = (("log", "queue"), ("queue", "log"), ("queue", "queue"))
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Something that gives figures; `run(lab, scale)` with 1 for the full number of messages."""
+
+    name: str
+    group: str
+    run: Callable[[Lab, float], Figures]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One line of the table: the ratio of a metric of two subjects, or the metric itself without `against`."""
+
+    title: str
+    metric: str
+    subject: str
+    against: str | None
+    limit: float
+    at_least: bool = False
+
+    def met(self, value: float) -> bool:
+        """Whether the value is on the right side of the limit."""
+        return value >= self.limit if self.at_least else value <= self.limit
+
+
+def _flow(name: str, group: str, flow: Flow) -> Subject:
+    return Subject(name, group, partial(_carry, flow))
+
+
+def _carry(flow: Flow, lab: Lab, scale: float) -> Figures:
+    count = max(64, int(flow.count * scale))
+    return flows.carry(lab, Flow(flow.source, flow.sink, count, flow.size, flow.delivery, flow.routes))
+
+
+def _counted(run: Callable[..., Figures], count: int, *rest: int) -> Callable[[Lab, float], Figures]:
+    return lambda lab, scale: run(lab, max(100, int(count * scale)), *rest)
+
+
+def _tick(routes: int, lab: Lab, scale: float) -> Figures:
+    return flows.tick(lab, routes, max(1, int(10 * scale)))
+
+
+ECHO, C_ECHO, KERNEL, FILES = "echo", "echo, C bridge", "kernel 256 B", "files 256 B"
+TICK_1, TICK_100 = "1 route, 1 message/s", "100 routes, 1 message/s"
+
+_CORE = (
+    Subject(C_ECHO, "core", _counted(flows.echo_by_c_bridge, 10_000)),
+    Subject(ECHO, "core", _counted(flows.echo, 10_000)),
+    Subject(KERNEL, "core", _counted(flows.kernel_one_way, 400_000, 256)),
+    _flow("log→queue alo", "core", Flow("log", "queue", 150_000, delivery=ALO)),
+    _flow("log→queue", "core", Flow("log", "queue", 60_000)),
+    _flow("queue→log", "core", Flow("queue", "log", 80_000)),
+    _flow("queue→queue", "core", Flow("queue", "queue", 60_000)),
+    Subject(FILES, "core", _counted(flows.spool_limit, 40_000, 256)),
+    _flow("spool→queue", "core", Flow("spool", "queue", 20_000)),
+    _flow("queue→spool", "core", Flow("queue", "spool", 20_000)),
+    Subject(TICK_1, "core", partial(_tick, 1)),
+    Subject(TICK_100, "core", partial(_tick, 100)),
+)
+_BY_SIZE = tuple(
+    subject
+    for size in SIZES
+    for subject in (
+        Subject(f"kernel {size} B", "sizes", _counted(flows.kernel_one_way, 200_000, size)),
+        *(_flow(f"{a}→{b} {size} B", "sizes", Flow(a, b, 30_000, size)) for a, b in _SIZED),
+    )
+    if subject.name != KERNEL
+)
+_BY_ROUTES = tuple(
+    _flow(f"{a}→{b}, {routes} routes", "routes", Flow(a, b, 40_000 // routes, routes=routes))
+    for routes in ROUTES
+    for a, b in (("log", "queue"), ("queue", "queue"))
+)
+SUBJECTS: Sequence[Subject] = (*_CORE, *_BY_SIZE, *_BY_ROUTES)
+CORE = tuple(subject.name for subject in _CORE)
+
+MEMORY = 2_000_000  # bytes of an agent's own memory
+GOALS: Sequence[Goal] = (
+    Goal("echo file↔queue 64 B, exactly-once: p50", "p50", ECHO, C_ECHO, 1.2),
+    Goal("echo: p90", "p90", ECHO, C_ECHO, 1.5),
+    Goal("echo: p99", "p99", ECHO, C_ECHO, 1.5),
+    Goal("log→queue 256 B, at-least-once", "rate", "log→queue alo", KERNEL, 0.45, at_least=True),
+    Goal("log→queue 256 B, exactly-once", "rate", "log→queue", KERNEL, 0.15, at_least=True),
+    Goal("queue→log 256 B, exactly-once", "rate", "queue→log", KERNEL, 0.20, at_least=True),
+    Goal("queue→queue 256 B, exactly-once", "rate", "queue→queue", KERNEL, 0.12, at_least=True),
+    Goal("spool→queue 256 B, exactly-once", "rate", "spool→queue", FILES, 0.4, at_least=True),
+    Goal("queue→spool 256 B, exactly-once", "rate", "queue→spool", FILES, 0.4, at_least=True),
+    Goal("CPU a message, 100 routes against 1", "cpu", TICK_100, TICK_1, 1.3),
+    Goal("own memory, log's agent (source)", "uss_source", "log→queue", None, MEMORY),
+    Goal("own memory, queue's agent (sink)", "uss_sink", "log→queue", None, MEMORY),
+    Goal("own memory, queue's agent (source)", "uss_source", "queue→log", None, MEMORY),
+    Goal("own memory, spool's agent (source)", "uss_source", "spool→queue", None, MEMORY),
+    Goal("own memory, a sender", "uss_sender", "log→queue", None, MEMORY),
+)
+
+
+def chosen(words: Sequence[str]) -> list[Subject]:
+    """The subjects whose name or group is among the words (all without any), and what they are compared with."""
+    names = {subject.name for subject in SUBJECTS if not words or subject.group in words or subject.name in words}
+    names |= {goal.against for goal in GOALS if goal.against and goal.subject in names}
+    unknown = set(words) - names - {subject.group for subject in SUBJECTS}
+    if unknown:
+        known = ", ".join([*dict.fromkeys(s.group for s in SUBJECTS), *(s.name for s in SUBJECTS)])
+        raise SystemExit(f"no such thing to measure: {', '.join(sorted(unknown))}; there are {known}")
+    return [subject for subject in SUBJECTS if subject.name in names]
