@@ -11,8 +11,6 @@ import json
 import logging
 import os
 import sys
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import TextIOWrapper
@@ -21,6 +19,7 @@ from logging.handlers import RotatingFileHandler
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import LogConfig
 from nsbridge.supervisor.render import escape
+from nsbridge.supervisor.ring import Ring, concerns
 
 KEPT = 1000  # records in memory
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -37,27 +36,28 @@ class Entry:
 
     def item(self) -> dict[str, str]:
         """As JSON has it, in the log and in `tail`; the time is UTC, ISO 8601, to the millisecond."""
-        return {"time": _timestamp(self.time), "level": self.level, "name": self.name, "message": self.message}
+        return {"time": timestamp(self.time), "level": self.level, "name": self.name, "message": self.message}
 
     def matches(self, name: str) -> bool:
         """Whether it is about `name`: a route, an agent, or "" for everything."""
-        return name in ("", self.name) or self.name.startswith(name + ":")
-
-
-Subscriber = Callable[[Entry], None]
+        return concerns(self.name, name)
 
 
 class Log:
-    """The open log. `name` is the agent a record is about (orders:web), "" for the daemon itself."""
+    """The open log. `name` is the agent a record is about (orders:web), "" for the daemon itself.
+
+    `ring` has the last KEPT records, for `tail`.
+    """
 
     def __init__(self, config: LogConfig) -> None:
         self._config = config
         self._logger = logging.getLogger("nsbridge")
         self._logger.setLevel(LEVELS[config.level])
         self._logger.propagate = False
-        self._ring = _Ring()
-        self._sink = self._open_sink()
-        self._logger.addHandler(self._ring)
+        self.ring: Ring[Entry] = Ring(KEPT)
+        self._remember = _Remember(self.ring)
+        self._sink = self._open_sink(config)
+        self._logger.addHandler(self._remember)
         self._logger.addHandler(self._sink)
 
     def debug(self, name: str, message: str) -> None:
@@ -76,32 +76,21 @@ class Log:
         """What needs a person."""
         self._write(logging.ERROR, name, message)
 
-    def recent(self, count: int = KEPT, name: str = "") -> list[Entry]:
-        """The last `count` records about `name`, oldest first; the last KEPT of all are remembered."""
-        found = [entry for entry in self._ring.entries if entry.matches(name)]
-        return found[-count:] if count > 0 else []
-
-    def subscribe(self, subscriber: Subscriber, name: str = "") -> Callable[[], None]:
-        """Call `subscriber` with every new record about `name`; what is returned ends that."""
-        key = object()
-        self._ring.subscribers[key] = (name, subscriber)
-
-        def unsubscribe() -> None:
-            self._ring.subscribers.pop(key, None)
-
-        return unsubscribe
-
     def reopen(self) -> None:
         """Open the file anew, after it was renamed (USR1). If that fails the old one goes on, and says so."""
         try:
-            sink = self._open_sink()
+            self.reconfigure(self._config)
         except NsbridgeError as error:
             self.error("", f"the log stays in its old file: {error}")
-            return
+
+    def reconfigure(self, config: LogConfig) -> None:
+        """Go on as `config` says. NsbridgeError if its file cannot be opened; then all stays as it was."""
+        sink = self._open_sink(config)
         self._logger.removeHandler(self._sink)
         self._sink.close()
-        self._sink = sink
+        self._config, self._sink = config, sink
         self._logger.addHandler(sink)
+        self._logger.setLevel(LEVELS[config.level])
 
     @property
     def lost(self) -> int:
@@ -110,7 +99,7 @@ class Log:
 
     def close(self) -> None:
         """Write out and close the file."""
-        for handler in (self._ring, self._sink):
+        for handler in (self._remember, self._sink):
             self._logger.removeHandler(handler)
             handler.close()
 
@@ -122,21 +111,22 @@ class Log:
         if lost and not self._sink.lost:
             self.warning("", f"up to {lost} records before this could not be written: {self._sink.reason}")
 
-    def _open_sink(self) -> _FileSink | _StderrSink:
+    @staticmethod
+    def _open_sink(config: LogConfig) -> _FileSink | _StderrSink:
         sink: _FileSink | _StderrSink
-        if self._config.file is None:
+        if config.file is None:
             sink = _StderrSink(sys.stderr)
         else:
             try:
                 sink = _FileSink(
-                    self._config.file,
-                    maxBytes=self._config.max_bytes,
-                    backupCount=self._config.backups,
+                    config.file,
+                    maxBytes=config.max_bytes,
+                    backupCount=config.backups,
                     encoding="utf-8",
                 )
             except OSError as error:
-                raise NsbridgeError(f"daemon.log.file: cannot open {self._config.file}: {error.strerror}") from None
-        sink.setFormatter(_JsonFormatter() if self._config.format == "json" else _TextFormatter())
+                raise NsbridgeError(f"daemon.log.file: cannot open {config.file}: {error.strerror}") from None
+        sink.setFormatter(_JsonFormatter() if config.format == "json" else _TextFormatter())
         return sink
 
 
@@ -150,7 +140,7 @@ class _TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         entry = _entry(record)
-        return f"{_timestamp(entry.time)} {entry.level} {entry.name or 'nsbridged'} {entry.message}"
+        return f"{timestamp(entry.time)} {entry.level} {entry.name or 'nsbridged'} {entry.message}"
 
 
 class _JsonFormatter(logging.Formatter):
@@ -160,20 +150,15 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(_entry(record).item(), ensure_ascii=False)
 
 
-class _Ring(logging.Handler):
-    """The last records, and who wants to hear of new ones."""
+class _Remember(logging.Handler):
+    """Keeps the last records for `tail`."""
 
-    def __init__(self) -> None:
+    def __init__(self, ring: Ring[Entry]) -> None:
         super().__init__()
-        self.entries: deque[Entry] = deque(maxlen=KEPT)
-        self.subscribers: dict[object, tuple[str, Subscriber]] = {}
+        self._ring = ring
 
     def emit(self, record: logging.LogRecord) -> None:
-        entry = _entry(record)
-        self.entries.append(entry)
-        for name, subscriber in tuple(self.subscribers.values()):  # a subscriber may end its subscription
-            if entry.matches(name):
-                subscriber(entry)
+        self._ring.add(_entry(record))
 
 
 class _NeverRaises(logging.StreamHandler):  # type: ignore[type-arg]
@@ -222,5 +207,6 @@ def _entry(record: logging.LogRecord) -> Entry:
     return Entry(record.created, record.levelname, escape(getattr(record, "agent", "")), escape(message))
 
 
-def _timestamp(seconds: float) -> str:
+def timestamp(seconds: float) -> str:
+    """Wall time as the log has it: UTC, ISO 8601, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -71,7 +71,7 @@ def test_the_level_decides_what_is_written_and_what_is_remembered(path: Path, le
     daemon_log = open_log(LogConfig(file=str(path), level=level))
     for write in (daemon_log.debug, daemon_log.info, daemon_log.warning, daemon_log.error):
         write("", "x")
-    assert len(path.read_text().splitlines()) == len(daemon_log.recent()) == written
+    assert len(path.read_text().splitlines()) == len(daemon_log.ring.recent()) == written
     daemon_log.close()
 
 
@@ -188,7 +188,7 @@ def test_a_full_disk_costs_records_and_says_so_when_there_is_room_again(small_di
     for number in range(200):
         daemon_log.info("", f"{number} " + "x" * 1000)
     assert daemon_log.lost > 0
-    assert len(daemon_log.recent()) == 200
+    assert len(daemon_log.ring.recent()) == 200
     filler.unlink()
     daemon_log.info("", "room again")
     assert daemon_log.lost == 0
@@ -222,23 +222,23 @@ def test_a_rotation_that_fails_does_not_raise(tmp_path: Path, path: Path) -> Non
 def test_the_last_records_are_remembered_and_no_more(daemon_log: Log) -> None:
     for number in range(KEPT + 5):
         daemon_log.info("", str(number))
-    assert [entry.message for entry in daemon_log.recent()] == [str(number) for number in range(5, KEPT + 5)]
-    assert [entry.message for entry in daemon_log.recent(2)] == [str(KEPT + 3), str(KEPT + 4)]
-    assert daemon_log.recent(0) == []
+    assert [entry.message for entry in daemon_log.ring.recent()] == [str(number) for number in range(5, KEPT + 5)]
+    assert [entry.message for entry in daemon_log.ring.recent(2)] == [str(KEPT + 3), str(KEPT + 4)]
+    assert daemon_log.ring.recent(0) == []
 
 
 def test_a_name_selects_an_agent_or_the_whole_route(daemon_log: Log) -> None:
     for name in ("", "orders", "orders:web", "orders:legacy", "orders2:web"):
         daemon_log.info(name, "x")
-    assert [entry.name for entry in daemon_log.recent(name="orders:web")] == ["orders:web"]
-    assert [entry.name for entry in daemon_log.recent(name="orders")] == ["orders", "orders:web", "orders:legacy"]
-    assert len(daemon_log.recent()) == 5
+    assert [entry.name for entry in daemon_log.ring.recent(name="orders:web")] == ["orders:web"]
+    assert [entry.name for entry in daemon_log.ring.recent(name="orders")] == ["orders", "orders:web", "orders:legacy"]
+    assert len(daemon_log.ring.recent()) == 5
 
 
 def test_a_subscriber_hears_every_new_record_until_it_ends_that(daemon_log: Log) -> None:
     heard: list[Entry] = []
     daemon_log.info("a:b", "before")
-    end = daemon_log.subscribe(heard.append, "a")
+    end = daemon_log.ring.subscribe(heard.append, "a")
     daemon_log.info("a:b", "one\n")
     daemon_log.info("c:d", "of another route")
     end()
@@ -255,9 +255,9 @@ def test_a_subscriber_may_end_its_subscription_while_it_is_called(daemon_log: Lo
         heard.append(entry.message)
         end()
 
-    end = daemon_log.subscribe(once)
+    end = daemon_log.ring.subscribe(once)
     other: list[Entry] = []
-    daemon_log.subscribe(other.append)
+    daemon_log.ring.subscribe(other.append)
     daemon_log.info("", "one")
     daemon_log.info("", "two")
     assert heard == ["one"]
@@ -272,6 +272,6 @@ def test_a_subscriber_may_log(daemon_log: Log) -> None:
         if entry.message == "one":
             daemon_log.info("", "about one")
 
-    daemon_log.subscribe(complain)
+    daemon_log.ring.subscribe(complain)
     daemon_log.info("", "one")
     assert heard == ["one", "about one"]

@@ -1,0 +1,143 @@
+"""What has to be done so that a new configuration takes the place of the old one. No I/O, no state: two in, a plan out.
+
+* A route is told by its name. It is restarted when anything of it is another but `autostart`, which only says what the
+  daemon does with it at its own start. The order of its agents in the file says nothing.
+* Two agents must never take from one place at the same time, so a route waits for the end of every old one that it
+  `may_meet`. That is asked of what is written, as config/check.py does; in doubt they may.
+* Of [daemon] what is in LIVE is applied at once; what is in FIXED is bound to the process, and its old value stays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nsbridge.config.schema import (
+    AgentConfig,
+    Config,
+    ContainerKind,
+    DaemonConfig,
+    Endpoint,
+    FtokKey,
+    Namespace,
+    QueueEndpoint,
+    RouteConfig,
+    SpoolEndpoint,
+)
+
+LIVE = frozenset({"log"})
+FIXED = frozenset({"state_dir", "control"})
+
+# One container has one name in these, so that different names are different containers.
+_NAMED_UNIQUELY = {ContainerKind.RUNC, ContainerKind.CRUN}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Names of routes, each in one of the four, in the order of the files; `remarks` are about [daemon]."""
+
+    stop: tuple[str, ...]  # not there any more
+    start: tuple[str, ...]  # new
+    restart: tuple[str, ...]  # another than it was
+    unchanged: tuple[str, ...]  # not touched
+    remarks: tuple[str, ...]
+    daemon: DaemonConfig  # what counts from now on
+
+    def item(self) -> dict[str, object]:
+        """As JSON has it."""
+        return {
+            "stop": self.stop,
+            "start": self.start,
+            "restart": self.restart,
+            "unchanged": self.unchanged,
+            "daemon": self.remarks,
+        }
+
+    def summary(self) -> str:
+        """In one line, for the log; the routes that are not touched are only counted."""
+        done = [
+            f"{verb} {', '.join(names)}"
+            for verb, names in (("stop", self.stop), ("start", self.start), ("restart", self.restart))
+            if names
+        ]
+        return "; ".join([*done, f"{len(self.unchanged)} unchanged", *self.remarks])
+
+
+def compare(old: Config, new: Config) -> Plan:
+    """The plan that leads from `old` to `new`."""
+    before = {route.name: route for route in old.routes}
+    after = {route.name: route for route in new.routes}
+    both = [name for name in after if name in before]
+    changed = [name for name in both if _differ(before[name], after[name])]
+    live = {name: getattr(new.daemon, name) for name in _fields(new.daemon) if name in LIVE}
+    return Plan(
+        stop=tuple(name for name in before if name not in after),
+        start=tuple(name for name in after if name not in before),
+        restart=tuple(changed),
+        unchanged=tuple(name for name in both if name not in changed),
+        remarks=tuple(_remarks(old.daemon, new.daemon)),
+        daemon=dataclasses.replace(old.daemon, **live),
+    )
+
+
+def may_meet(one: RouteConfig, other: RouteConfig) -> bool:
+    """Whether some agent of the one and some of the other may serve the same place of the same container."""
+    return one.name == other.name or any(
+        _may_meet(mine, theirs) for mine, theirs in itertools.product(one.agents, other.agents)
+    )
+
+
+def _differ(before: RouteConfig, after: RouteConfig) -> bool:
+    first, second = after.agents
+    same_start = dataclasses.replace(after, autostart=before.autostart)
+    return before not in (same_start, dataclasses.replace(same_start, agents=(second, first)))
+
+
+def _may_meet(one: AgentConfig, other: AgentConfig) -> bool:
+    if one.namespace is not other.namespace:
+        return False
+    if one.container == other.container:
+        return True  # whatever the paths: a link may lead from the one to the other
+    if one.container.kind is other.container.kind and one.container.kind in _NAMED_UNIQUELY:
+        return False
+    mine, theirs = _places(one.endpoint), _places(other.endpoint)
+    if one.namespace is Namespace.IPC and any(isinstance(place, FtokKey) for place in mine | theirs):
+        return True  # only the container knows its number
+    return not mine.isdisjoint(theirs)
+
+
+def _places(endpoint: Endpoint) -> set[object]:
+    """The keys or paths that it serves."""
+    if isinstance(endpoint, QueueEndpoint):
+        return {end.key for end in (endpoint.out, endpoint.in_) if end is not None}
+    paths = [endpoint.out, endpoint.in_, endpoint.done if isinstance(endpoint, SpoolEndpoint) else None]
+    return {posixpath.normpath(path).lstrip("/") for path in paths if path is not None}
+
+
+def _remarks(old: DaemonConfig, new: DaemonConfig) -> Iterator[str]:
+    for name in _fields(new):
+        how = "applied" if name in LIVE else "needs a restart of the daemon; the old value stays until then"
+        for key, before, after in _differences(f"daemon.{name}", getattr(old, name), getattr(new, name)):
+            yield f"{key}: {_shown(key, before)} → {_shown(key, after)}: {how}"
+
+
+def _differences(key: str, old: object, new: object) -> Iterator[tuple[str, object, object]]:
+    if dataclasses.is_dataclass(new) and type(old) is type(new):
+        for name in _fields(new):
+            yield from _differences(f"{key}.{name}", getattr(old, name), getattr(new, name))
+    elif old != new:
+        yield key, old, new
+
+
+def _shown(key: str, value: object) -> str:
+    if value is None:
+        return "none"
+    return f'"{value:04o}"' if key.endswith(".mode") else json.dumps(value, ensure_ascii=False)
+
+
+def _fields(table: object) -> list[str]:
+    return [field.name for field in dataclasses.fields(table)]  # type: ignore[arg-type]  # asked of dataclasses only
