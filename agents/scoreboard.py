@@ -41,3 +41,11 @@ class Scoreboard:
         """What `set_reason` last said; bytes that are no UTF-8 come as escapes."""
         start = _REASON_AT[side]
         return self._page[start : start + _REASON_SIZE].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+
+    def reasons(self) -> list[str]:
+        """Why it waits; nothing if it does not."""
+        return [reason for side in _REASON_AT if (reason := self.reason(side))]
+
+    def senders(self) -> list[int]:
+        """What the agent says are the processes that send for it."""
+        return [self.cells[SENDERS], self.cells[SENDERS + 1]]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -18,10 +17,10 @@ from nsbridge.agents.entry import Assignment
 from nsbridge.agents.loop import READABLE, Timer
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import AgentConfig, RouteConfig
-from nsbridge.supervisor import health, lifecycle, spawn
+from nsbridge.supervisor import health, lifecycle
 from nsbridge.supervisor.attachment import Attachment
 from nsbridge.supervisor.lifecycle import Action, Event, State
-from nsbridge.supervisor.process import AgentProcess, Channel, LineBudget, signal_name
+from nsbridge.supervisor.process import AgentProcess, LineBudget
 from nsbridge.supervisor.restart import RestartPolicy
 from nsbridge.supervisor.services import Services
 
@@ -38,8 +37,11 @@ class Neighbour(Protocol):
     def drained(self) -> None:
         """An agent has nothing in flight any more."""
 
+    def entered(self, agent: Managed, before: State) -> None:
+        """Its state is another; what that asks for is still to be done."""
+
     def changed(self, agent: Managed) -> None:
-        """Its state is another."""
+        """Its state is another, and that is done."""
 
 
 class Managed:
@@ -49,6 +51,7 @@ class Managed:
         self.config = config
         self.state = State.STOPPED
         self.wanted = False
+        self.held = True  # it does not start, whatever is wanted
         self.detail = ""
         self.last_exit: str | None = None
         self.restarts = 0
@@ -65,7 +68,6 @@ class Managed:
         self._ended_at = ""  # time of day at which the container was seen to end; empty while it runs
         self._timer: Timer | None = None
         self._look_delay = LOOK_EVERY[0]
-        self._blocked = ""  # the reason that was logged last
         self._served: float | None = None  # seconds that the last process was ready for
         self._by_signal = False  # whether a signal ended it
         self._log_budget = LineBudget()
@@ -84,7 +86,8 @@ class Managed:
         """Want it to run, from now on."""
         self.wanted = True
         self._policy.forget()
-        self._feed(Event.START)
+        if not self.held:
+            self._feed(Event.START)
 
     def stop(self) -> None:
         """Want it not to run; it hands over what is in flight first."""
@@ -93,11 +96,25 @@ class Managed:
 
     def restart(self) -> None:
         """Stop it, then start it again."""
+        if self.held:
+            self.wanted = True
+            return
         self._feed(Event.STOP)
         self.wanted = True
         self._policy.forget()
         if self.state is State.STOPPED:
             self._feed(Event.START)
+
+    def hold(self) -> None:
+        """Stop it, and start it only after `release`, whoever wants it to run."""
+        self.held = True
+        self._feed(Event.STOP)
+
+    def release(self) -> None:
+        """Start it if that is wanted."""
+        self.held = False
+        if self.wanted:
+            self.start()
 
     def exit(self) -> None:
         """Tell a draining agent to go now."""
@@ -120,9 +137,7 @@ class Managed:
     @property
     def senders(self) -> list[int]:
         """The processes that send into a queue for it; only such as it has really made: it says itself which."""
-        cells = self.scoreboard.cells
-        claimed = (cells[scoreboard.SENDERS], cells[scoreboard.SENDERS + 1])
-        return [pid for pid in claimed if self.pid and health.parent_of(pid) == self.pid]
+        return [pid for pid in self.scoreboard.senders() if self.pid and health.parent_of(pid) == self.pid]
 
     @property
     def container_pid(self) -> int | None:
@@ -140,6 +155,11 @@ class Managed:
         return self._process is None or self._process.drained
 
     @property
+    def pending(self) -> int:
+        """Messages that it has taken and of which it does not know yet that they were handed over."""
+        return self.scoreboard.cells[scoreboard.PENDING]
+
+    @property
     def uptime(self) -> float | None:
         """Seconds since it was ready."""
         since = self._process.ready_since if self._process else None
@@ -151,17 +171,6 @@ class Managed:
         if self.state not in (State.BACKOFF, State.WAITING) or self._timer is None:
             return None
         return max(0.0, self._timer.due - self._loop.now())
-
-    def log_blocked(self) -> None:
-        """Note in the log when it begins to wait, for another reason, or goes on."""
-        reason = "; ".join(self.scoreboard.reason(side) for side in ("out", "in") if self.scoreboard.reason(side))
-        if self.state is not State.RUNNING or reason == self._blocked:
-            return
-        self._blocked = reason
-        if reason:
-            self._log.warning(self.config.name, f"blocked: {reason}")
-        else:
-            self._log.info(self.config.name, "goes on")
 
     def check_health(self) -> None:
         """Kill it if its loop has not come round for too long; its death is then seen as any other."""
@@ -183,8 +192,14 @@ class Managed:
             process.child.kill()
 
     def forget(self) -> None:
-        """Let go of all descriptors; the agent has stopped and is not used again."""
+        """Let go of all descriptors; the agent has stopped and is not used again.
+
+        Nor is a circle left, so that its memory is given back at once: the collector does not see what is frozen.
+        """
         self.attachment.close()
+        del self.attachment
+        self.neighbour = None
+        self._do.clear()
 
     # The state machine's driver
 
@@ -195,13 +210,14 @@ class Managed:
             self._cancel_deadline()
             if self.state in (State.STARTING, State.RUNNING, State.STOPPED):
                 self.detail = ""
+            self._log.debug(self.config.name, f"{before} → {self.state} ({event})")
+            if self.neighbour is not None:
+                self.neighbour.entered(self, before)
         for action in actions:
             self._do[action]()
-        if self.state is not before:
-            self._log.debug(self.config.name, f"{before} → {self.state} ({event})")
         if self.state is State.STOPPED and before is not State.STOPPED:
             self.attachment.abandon()
-            if self.wanted:
+            if self.wanted and not self.held:
                 self._feed(Event.START)  # it was to be restarted: nobody is told of the state between
                 return
         if self.state is not before and self.neighbour is not None:
@@ -265,18 +281,22 @@ class Managed:
 
     def _spawn(self) -> None:
         self._served, self._by_signal = None, False
+        self.scoreboard.cells[scoreboard.BEAT] = time.monotonic_ns()
         try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            process = AgentProcess.begin(self._loop, self._assignment, self._hear)
         except OSError as error:
             self._not_spawned(error)
             return
-        ours.setblocking(False)
+        self._process = process
+        self._loop.watch(process.child.pidfd, READABLE, lambda _events: self._ended())
+
+    def _assignment(self, control_fd: int) -> Assignment:
         held = self.attachment.process
-        assignment = Assignment(
+        return Assignment(
             route=self._route,
             agent=self.config,
             peer_fd=self._peer_fd,
-            control_fd=theirs.fileno(),
+            control_fd=control_fd,
             scoreboard=self.scoreboard,
             container_pid=held.pid if held else 0,
             pidfd=held.pidfd if held else -1,
@@ -285,17 +305,6 @@ class Managed:
             init_user=self.attachment.init_user,
             supervisor_pid=os.getpid(),
         )
-        self.scoreboard.cells[scoreboard.BEAT] = time.monotonic_ns()
-        try:
-            child = spawn.agent(assignment)
-        except OSError as error:
-            ours.close()
-            self._not_spawned(error)
-            return
-        finally:
-            theirs.close()
-        self._process = AgentProcess(child, Channel(self._loop, ours, self._hear), self._loop.now())
-        self._loop.watch(child.pidfd, READABLE, lambda _events: self._ended())
 
     def _not_spawned(self, error: OSError) -> None:
         self.last_exit = f"cannot be forked: {error.strerror}"
@@ -345,8 +354,7 @@ class Managed:
             self._feed(Event.DIED)
 
     def _note_exit(self, process: AgentProcess, code: int) -> None:
-        how = f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"
-        self.last_exit = f"{how}: {process.last_words}" if process.last_words else how
+        self.last_exit = process.epitaph(code)
         if self.state in (State.STOPPING, State.WAITING):
             self._log.info(self.config.name, f"stopped: pid {process.child.pid}")
         else:

@@ -45,7 +45,7 @@ class Plan:
     restart: tuple[str, ...]  # another than it was
     unchanged: tuple[str, ...]  # not touched
     remarks: tuple[str, ...]
-    daemon: DaemonConfig  # what counts from now on
+    config: Config  # what counts from now on
 
     def item(self) -> dict[str, object]:
         """As JSON has it."""
@@ -80,7 +80,7 @@ def compare(old: Config, new: Config) -> Plan:
         restart=tuple(changed),
         unchanged=tuple(name for name in both if name not in changed),
         remarks=tuple(_remarks(old.daemon, new.daemon)),
-        daemon=dataclasses.replace(old.daemon, **live),
+        config=dataclasses.replace(new, daemon=dataclasses.replace(old.daemon, **live)),
     )
 
 

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nsbridge.agents import control
+from nsbridge.agents.entry import Assignment
 from nsbridge.agents.fork import Child
 from nsbridge.agents.loop import READABLE, Loop
+from nsbridge.supervisor import spawn
 
 _LOG_LINES = 50  # that an agent may log at once
 _LOG_REFILL = 10.0  # seconds
@@ -79,6 +81,25 @@ class AgentProcess:
     last_words: str = ""
     drained: bool = False
     told_to_exit: bool = False
+
+    @classmethod
+    def begin(cls, loop: Loop, assign: Callable[[int], Assignment], hear: Hear) -> AgentProcess:
+        """Fork an agent; `assign` makes its assignment from the number of its control channel. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        try:
+            child = spawn.agent(assign(theirs.fileno()))
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return cls(child, Channel(loop, ours, hear), loop.now())
+
+    def epitaph(self, code: int) -> str:
+        """How it ended (`code` as of Child.reap), and what it said last."""
+        how = f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"
+        return f"{how}: {self.last_words}" if self.last_words else how
 
 
 class LineBudget:

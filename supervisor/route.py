@@ -28,6 +28,10 @@ class Route:
             Managed(services, config, agent, end.fileno()) for agent, end in zip(config.agents, self._ends, strict=True)
         )
         self.agents = (first, second)
+        self.is_leaving = False  # it ends, and is then let go of
+        self._events = services.events
+        self._log = services.log
+        self._blocked: dict[str, str] = {}  # by the agent's name, the reason that was told last
         self._on_change = on_change
         for agent in self.agents:
             agent.neighbour = self
@@ -45,6 +49,40 @@ class Route:
             if other.state is State.STOPPING and all(a.pid is None for a in self.agents if a is not other):
                 other.exit()
         self._on_change(agent)
+
+    def entered(self, agent: Managed, before: State) -> None:
+        """Let whoever follows the events know."""
+        detail = agent.last_exit or "" if agent.state is State.BACKOFF else agent.detail
+        self._events.state(agent.config.name, before.value, agent.state.value, detail)
+
+    def note_blocked(self) -> None:
+        """Tell, once, when an agent has begun to wait with its messages, for another reason, or goes on."""
+        for agent in self.agents:
+            reason = "; ".join(agent.scoreboard.reasons())
+            if agent.state is not State.RUNNING or reason == self._blocked.get(agent.config.name, ""):
+                continue
+            self._blocked[agent.config.name] = reason
+            self._events.delivery(agent.config.name, reason)
+            if reason:
+                self._log.warning(agent.config.name, f"blocked: {reason}")
+            else:
+                self._log.info(agent.config.name, "goes on")
+
+    def retire(self) -> None:
+        """Hand over what is in flight and end; whatever anybody wants of the agents, they do not start again."""
+        self.is_leaving = True
+        for agent in self.agents:
+            agent.hold()
+
+    def release(self) -> None:
+        """Nothing is in the way any more: start those agents that are wanted."""
+        for agent in self.agents:
+            agent.release()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its agents may not start."""
+        return any(agent.held for agent in self.agents)
 
     def is_stopped(self) -> bool:
         """Whether both agents have stopped."""

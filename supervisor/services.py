@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nsbridge.agents.loop import Loop
+from nsbridge.supervisor.events import Events
 from nsbridge.supervisor.logs import Log
 
 
@@ -14,4 +15,5 @@ class Services:
 
     loop: Loop
     log: Log
+    events: Events
     state_dir: str

@@ -45,8 +45,7 @@ def _phase(agent: Managed) -> tuple[str, str]:
     """(phase, detail): of a running agent whether it is idle, relaying or blocked and why."""
     if agent.state is not State.RUNNING:
         return agent.state.value.lower(), agent.detail
-    reasons = [reason for side in ("out", "in") if (reason := agent.scoreboard.reason(side))]
-    if reasons:
+    if reasons := agent.scoreboard.reasons():
         return "blocked", "blocked: " + "; ".join(dict.fromkeys(reasons))
     note = "a bare namespace file: the end of its container cannot be seen" if agent.is_blind else ""
     return "relaying" if agent.scoreboard.cells[scoreboard.PENDING] else "idle", note
