@@ -40,7 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nsbridged",
         description="Carries messages between containers that share no namespace, as its configuration says.",
-        epilog="Signals: TERM and INT stop in order, USR1 reopens the log. Control it with nsbridgectl.",
+        epilog="Signals: TERM and INT stop in order, HUP reads the configuration again, USR1 reopens the log. "
+        "Control it with nsbridgectl.",
     )
     parser.add_argument("-c", "--config", metavar="FILE", default=DEFAULT_CONFIG, help="default: %(default)s")
     parser.add_argument("--check", action="store_true", help="say whether the configuration is right, and end")
