@@ -189,6 +189,14 @@ def openat2(directory: int, path: bytes, flags: int, mode: int = 0, resolve: int
     return fd
 
 
+def filesystem(fd: int) -> int:
+    """The kind of file system that `fd` is on, a number of linux/magic.h. f_type of fstatfs(2)."""
+    status = (ctypes.c_long * 32)()  # struct statfs has 120 bytes, and begins with it
+    if _libc.fstatfs(fd, status) < 0:
+        raise oserror("fstatfs")
+    return status[0] & 0xFFFF_FFFF
+
+
 def syncfs(fd: int) -> None:
     """Write the file system that `fd` is on to its device. syncfs(2)."""
     if _libc.syncfs(fd) < 0:

@@ -20,6 +20,30 @@ from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked
 
 _DIRECTORY_BITS = 0o111  # a directory made with the files' mode can also be entered
+LEASED = "a program of the container holds a lease on it"  # fcntl(2), F_SETLEASE: open(2) would wait up to 45 s
+_PSEUDO = {  # file systems whose files are no files: what is written there acts on the kernel (linux/magic.h)
+    0x9FA0: "proc",
+    0x62656572: "sysfs",
+    0x27E0EB: "cgroup",
+    0x63677270: "cgroup2",
+    0x64626720: "debugfs",
+    0x74726163: "tracefs",
+    0x73636673: "securityfs",
+    0x62656570: "configfs",
+    0xCAFE4A11: "bpf",
+    0x6165676C: "pstore",
+    0xDE5E81E4: "efivarfs",
+    0xF97CFF8C: "selinux",
+    0x42494E4D: "binfmt_misc",
+    0x1CD1: "devpts",
+}
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 _UNSAFE_ELSEWHERE = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
 
 
@@ -34,6 +58,8 @@ def blocked_by(error: OSError, what: str) -> Blocked:
     text = str(error.strerror) if isinstance(error, NotAFileError) else os.strerror(number)
     if number in (errno.EACCES, errno.EPERM):
         text += f" for uid {os.getuid()} gid {os.getgid()} (set user on the agent, or the owner in the container)"
+    elif number == errno.EAGAIN:
+        text = LEASED
     elif number in (errno.ELOOP, errno.ENOTDIR):
         text += " (links are not followed here)"
     return Blocked(f"{what}: {text}")
@@ -67,11 +93,16 @@ class Tree:
         except OSError as error:
             raise blocked_by(error, where) from None
         try:
-            return self._open_or_make(parent, name, mode)
+            fd = self._open_or_make(parent, name, mode)
         except OSError as error:
             raise blocked_by(error, shown(path)) from None
         finally:
             os.close(parent)
+        pseudo = _PSEUDO.get(linux.filesystem(fd))
+        if pseudo:
+            os.close(fd)
+            raise Blocked(f"{shown(path)} leads into a {pseudo} file system, in which nothing is a message")
+        return fd
 
     def _open_or_make(self, parent: int, name: bytes, mode: int | None) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -87,16 +118,13 @@ class Tree:
 
     def open_file(self, directory: int, name: bytes, flags: int) -> int:
         """Open the regular file `name` without blocking. Raises OSError; NotAFileError also for a link."""
-        try:
-            handle = linux.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, 0, _UNSAFE_ELSEWHERE)
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise NotAFileError(errno.EINVAL, "a symbolic link, not a regular file", name) from None
-            raise
+        handle = linux.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, 0, _UNSAFE_ELSEWHERE)
         try:
             kind = os.fstat(handle).st_mode
             if not stat.S_ISREG(kind):
-                raise NotAFileError(errno.EINVAL, "not a regular file", name)
+                raise NotAFileError(
+                    errno.EINVAL, f"{_KINDS.get(stat.S_IFMT(kind), 'a directory')}, not a regular file", name
+                )
             return os.open(b"%d" % handle, flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.own_fds)
         finally:
             os.close(handle)
@@ -130,7 +158,12 @@ def make_file(directory: int, name: bytes, mode: int) -> int:
 
 
 def read_up_to(fd: int, limit: int) -> bytes | None:
-    """The whole content of a regular file; None if it is more than `limit` bytes (also if it grows meanwhile)."""
+    """The whole content of a regular file; None if it is more than `limit` bytes (also if it grows meanwhile).
+
+    Of what is larger nothing is read: a sparse file of a terabyte costs as much as any.
+    """
+    if os.fstat(fd).st_size > limit:
+        return None
     data = os.read(fd, limit + 1 if limit < 1 << 16 else 1 << 16)
     if len(data) < 1 << 16:
         return data if len(data) <= limit else None

@@ -39,8 +39,8 @@ class Splitter(Protocol):
     overhead: int
 
     @property
-    def unfinished(self) -> int:
-        """Bytes fed that belong to no item yet."""
+    def kept(self) -> int:
+        """Bytes fed that are kept for an item to come."""
         ...
 
     def feed(self, data: bytes) -> Sequence[Item]:
@@ -72,9 +72,9 @@ class LineSplitter:
         self._passed = 0  # bytes of a line that is already too long
 
     @property
-    def unfinished(self) -> int:
+    def kept(self) -> int:
         """See Splitter."""
-        return len(self._rest) + self._passed
+        return len(self._rest)
 
     def feed(self, data: bytes) -> Sequence[Item]:
         """See Splitter."""
@@ -120,9 +120,9 @@ class LengthSplitter:
         self._passed = 0
 
     @property
-    def unfinished(self) -> int:
+    def kept(self) -> int:
         """See Splitter."""
-        return len(self._rest) + self._passed
+        return len(self._rest)
 
     def feed(self, data: bytes) -> Sequence[Item]:
         """See Splitter."""
@@ -158,7 +158,7 @@ class LengthSplitter:
 
     def end(self) -> Unended | TooLong | None:
         """See Splitter: a part of a record is no message."""
-        size = self.unfinished
+        size = len(self._rest) + self._passed
         self._rest, self._size, self._passed = b"", 0, 0
         return TooLong(size) if size else None
 

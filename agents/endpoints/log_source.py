@@ -68,6 +68,7 @@ class LogSource:
         self._positions = Positions(store.journal)
         self._resumed = store.taken  # up to here messages may have to be read again
         self._reread = -1  # the file of which they were last
+        self._missing: set[int] = set()  # inodes that were looked for: a directory may have very many names
         self._directory = -1
         self._watch: watch.DirectoryWatch | None = None
         self._siblings: Siblings
@@ -325,12 +326,7 @@ class LogSource:
             return None
         body = None
         try:
-            if self._reread < 0 or os.fstat(self._reread).st_ino != inode:
-                if self._reread >= 0:
-                    os.close(self._reread)
-                found = self._siblings.find(inode)
-                self._reread = -1 if found is None else found
-            if self._reread >= 0:
+            if self._find_again(inode):
                 body = body_at(self._reread, self._splitter(), start, end, check)
         except OSError as error:
             self._waiter.wait(blocked_by(error, self._shown))
@@ -340,6 +336,21 @@ class LogSource:
             self._warn(f"{self._shown}: {what} (its file was truncated, moved away or deleted)")
             return VOID
         return Message(0, body)
+
+    def _find_again(self, inode: int) -> bool:
+        """Have the file that messages are read from again. Raises OSError."""
+        if inode in self._missing:
+            return False
+        if self._reread < 0 or os.fstat(self._reread).st_ino != inode:
+            if self._reread >= 0:
+                os.close(self._reread)
+                self._reread = -1
+            found = self._siblings.find(inode)
+            if found is None:
+                self._missing.add(inode)
+                return False
+            self._reread = found
+        return True
 
     def _splitter(self) -> Splitter:
         return splitter(self._config.framing, self._config.max_message)
@@ -358,3 +369,4 @@ class LogSource:
                 os.close(fd)
         self._directory = self._reread = -1
         self._items.clear()
+        self._missing.clear()

@@ -90,7 +90,7 @@ class Tail:
     def read(self) -> Sequence[Item] | None:
         """What is complete after the next bytes; None if there are none. Raises TruncatedError, OSError."""
         before = self._before
-        size = min(max(_CHUNK, self.splitter.unfinished), _LONGEST_CHUNK)
+        size = min(max(_CHUNK, self.splitter.kept), _LONGEST_CHUNK)
         data = os.pread(self.fd, len(before) + size, self._reached - len(before))
         if not data.startswith(before):
             raise TruncatedError

@@ -3,11 +3,16 @@
 A file counts when it is renamed into the directory or closed after writing; it is let go of (deleted, or moved
 to `done`) only when the other side has confirmed it, so the directory is the journal. Order is arrival; what a scan
 finds goes by name. A scanned file may still be open for writing: a read lease tells.
+
+The container may put there what it likes, as much as it likes. What is no regular file is said once and left. A file
+that cannot be opened just now, because its program holds a lease on it, keeps nobody waiting. As many names wait as the
+kernel would keep events; the rest is found by a scan.
 """
 
 from __future__ import annotations
 
 import errno
+import heapq
 import os
 import struct
 from collections import deque
@@ -16,7 +21,7 @@ from typing import NamedTuple
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
-from nsbridge.agents.endpoints.files import NotAFileError, Tree, blocked_by, shown
+from nsbridge.agents.endpoints.files import LEASED, NotAFileError, Tree, blocked_by, shown
 from nsbridge.agents.journal import RECORDS, SPOOL_NOTES
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import VOID, Message
@@ -25,6 +30,7 @@ from nsbridge.config.schema import SpoolEndpoint
 _EVENTS = watch.CLOSED | watch.MOVED_IN
 _LOOK_AGAIN = 0.5  # seconds after which a scanned file that was open for writing is tried again
 _QUIET = 10.0  # seconds without a change after which a scanned file counts as whole, where no lease can tell
+_MOST = 16384  # names that wait to be taken, as many as the kernel's events (fs.inotify.max_queued_events)
 
 
 class _Identity(NamedTuple):
@@ -66,9 +72,13 @@ class SpoolSource:
         self._watch: watch.DirectoryWatch | None = None
         self._waiter = Waiter(host, "out", self._again)
         self._backlog: deque[bytes] = deque()  # to be taken, in this order
+        self._has_more = False  # there were more than _MOST: they are found by a scan
         self._scanned: set[bytes] = set()  # of these, the ones whose writer may not be done
-        self._known: set[bytes] = set()  # in the backlog, or taken and not confirmed, or refused
+        self._known: set[bytes] = set()  # in the backlog, or postponed, or taken and not confirmed, or refused
+        self._postponed: set[bytes] = set()  # cannot be taken just now: looked at again after a while
         self._refused: set[bytes] = set()  # no message: logged once, looked at again when it changes
+        self._leased: set[bytes] = set()  # postponed because of a lease: logged once
+        self._refused_limit = _MOST  # with so many refused, those that are gone are forgotten
         self._seen: dict[
             bytes, tuple[_Identity, float]
         ] = {}  # scanned files of which no lease tells that they are whole
@@ -102,6 +112,9 @@ class SpoolSource:
             except OSError as error:
                 self._waiter.wait(f"delivered, but cannot be removed: {blocked_by(error, self._shown(taken.name))}")
                 return
+            except Blocked as reason:
+                self._waiter.wait(f"delivered, but cannot be moved away: {reason}")
+                return
             self._taken.popleft()
             self._store.journal.released = taken.seq
 
@@ -122,18 +135,26 @@ class SpoolSource:
 
     def _move_to_done(self, taken: _Taken) -> None:
         """Under its name, or if that is there already under NAME.SEQ; the directory is made again if it is gone."""
-        assert self._config.done is not None  # noqa: S101  (asked by _let_go)
+        if self._done < 0:
+            self._open_done()
         for name in (taken.name, b"%s.%d" % (taken.name, taken.seq)):
             try:
                 linux.rename_noreplace(self._directory, taken.name, name, self._done)
             except FileExistsError:
                 continue
             except FileNotFoundError:
-                os.close(self._done)
-                self._done = self._tree.open_directory(os.fsencode(self._config.done), self._config.mode)
+                self._open_done()
                 linux.rename_noreplace(self._directory, taken.name, name, self._done)
             return
         raise FileExistsError(errno.EEXIST, "it is in the done directory already")
+
+    def _open_done(self) -> None:
+        """Raises Blocked; there is none then."""
+        if self._done >= 0:
+            os.close(self._done)
+            self._done = -1
+        if self._config.done is not None:
+            self._done = self._tree.open_directory(os.fsencode(self._config.done), self._config.mode)
 
     def _again(self) -> None:
         if self._watch is None:
@@ -144,8 +165,7 @@ class SpoolSource:
 
     def _open(self) -> None:
         self._directory = self._tree.open_directory(self._path, self._config.mode)
-        if self._config.done is not None:
-            self._done = self._tree.open_directory(os.fsencode(self._config.done), self._config.mode)
+        self._open_done()
         self._watch = watch.DirectoryWatch(self._directory, _EVENTS)
         self._host.loop.watch(self._watch.fileno(), 1, self._changed)
         self._resume()
@@ -184,15 +204,27 @@ class SpoolSource:
         return Message(0, body)
 
     def _scan(self) -> None:
-        for name in sorted(os.fsencode(name) for name in os.listdir(self._directory)):  # noqa: PTH208  (a descriptor)
-            if name not in self._known and not name.startswith(b"."):
-                self._scanned.add(name)
-                self._add(name)
+        """Of what is there and not known the first by name, as many as may wait."""
+        room = _MOST - len(self._backlog)
+        with os.scandir(self._directory) as entries:
+            names = (os.fsencode(entry.name) for entry in entries)
+            found = heapq.nsmallest(room + 1, (name for name in names if self._is_new(name)))
+        self._has_more = len(found) > room
+        for name in found[:room]:
+            self._scanned.add(name)
+            self._add(name)
+
+    def _is_new(self, name: bytes) -> bool:
+        return name not in self._known and not name.startswith(b".")
 
     def _add(self, name: bytes) -> None:
-        if name not in self._known and not name.startswith(b"."):
-            self._known.add(name)
-            self._backlog.append(name)
+        if not self._is_new(name):
+            return
+        if len(self._backlog) >= _MOST:
+            self._has_more = True
+            return
+        self._known.add(name)
+        self._backlog.append(name)
 
     def _changed(self, _events: int) -> None:
         assert self._watch is not None  # noqa: S101  (called only while it is watched)
@@ -203,8 +235,9 @@ class SpoolSource:
             return
         for name, _ in changes.files:
             self._scanned.discard(name)
-            if name in self._refused:  # it may be another file by now
+            if name in self._refused or name in self._postponed:  # it may be another file by now
                 self._refused.discard(name)
+                self._postponed.discard(name)
                 self._known.discard(name)
             self._add(name)
         if changes.lost:
@@ -231,16 +264,28 @@ class SpoolSource:
         else:
             self._waiter.done()
         self._host.flush()
+        if self._has_more and not self._backlog:
+            self._has_more = False
+            self._host.loop.call_later(0, self._take_more)
+
+    def _take_more(self) -> None:
+        if self._watch is not None:
+            self._scan()
+            self._take()
 
     def _read(self, name: bytes) -> tuple[bytes, _Identity] | None:
         """The file's content; None if it is not to be taken (now): it is gone, being written, or no message."""
         try:
             fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
         except FileNotFoundError:
-            self._known.discard(name)
+            for names in (self._known, self._scanned, self._leased):
+                names.discard(name)
             return None
-        except NotAFileError:
-            self._refuse(name, "is not a regular file")
+        except NotAFileError as error:
+            self._refuse(name, f"is {error.strerror}")
+            return None
+        except BlockingIOError:
+            self._postpone(name, f"cannot be opened: {LEASED}")
             return None
         except OSError as error:
             raise blocked_by(error, self._shown(name)) from None
@@ -259,15 +304,30 @@ class SpoolSource:
     def _refuse(self, name: bytes, why: str) -> None:
         self._refused.add(name)
         self._host.log("warning", f"{self._shown(name)} {why}; left where it is")
+        if len(self._refused) > self._refused_limit:
+            gone = self._refused.difference(map(os.fsencode, os.listdir(self._directory)))  # noqa: PTH208
+            self._refused -= gone
+            self._known -= gone
+            self._refused_limit = max(_MOST, 2 * len(self._refused))
+
+    def _postpone(self, name: bytes, why: str = "") -> None:
+        """Leave it, without the others waiting for it, and look at it again after a while."""
+        if why and name not in self._leased:
+            self._leased.add(name)
+            self._host.log("warning", f"{self._shown(name)} {why}; it is tried again")
+        if not self._postponed:
+            self._host.loop.call_later(_LOOK_AGAIN, self._look_again)
+        self._scanned.add(name)
+        self._postponed.add(name)
 
     def _is_whole(self, fd: int, name: bytes) -> bool:
         """Whether nobody is writing a file that a scan found; if not, its close is an event that brings it again."""
         held = files.lease(fd)
         if held is False or (held is None and not self._is_quiet(fd, name)):
-            self._known.discard(name)  # its close brings it again; a close that was just before the scan does not
-            self._host.loop.call_later(_LOOK_AGAIN, lambda: self._look_again(name))
+            self._postpone(name)  # its close brings it again; a close that was just before the scan does not
             return False
         self._scanned.discard(name)
+        self._leased.discard(name)
         self._seen.pop(name, None)
         return True
 
@@ -279,10 +339,14 @@ class SpoolSource:
             self._seen[name] = (identity, now)
         return before == identity and now - since >= _QUIET
 
-    def _look_again(self, name: bytes) -> None:
-        if name in self._scanned and self._watch is not None:
+    def _look_again(self) -> None:
+        names, self._postponed = sorted(self._postponed), set()
+        if self._watch is None:
+            return
+        self._known.difference_update(names)
+        for name in names:
             self._add(name)
-            self._take()
+        self._take()
 
     def _shown(self, name: bytes) -> str:
         return shown(self._path + b"/" + name)
@@ -296,8 +360,11 @@ class SpoolSource:
             if fd >= 0:
                 os.close(fd)
         self._directory = self._done = -1
+        self._has_more = False
         for names in (self._backlog, self._scanned, self._known, self._refused, self._seen, self._taken):
             names.clear()
+        self._postponed.clear()
+        self._leased.clear()
 
 
 def _identity(status: os.stat_result) -> _Identity:

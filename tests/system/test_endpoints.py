@@ -54,7 +54,7 @@ def test_what_is_no_regular_file_is_left_in_the_spool_and_holds_nothing_up(tmp_p
         (spool / ".new").rename(spool / "2-fifo")
         assert receiver.messages() == [Sent(7, b"behind them"), Sent(7, b"a file now")]
         assert sorted(visible(spool)) == ["1-link", "3-directory"]
-        assert "1-link is not a regular file; left where it is" in daemon.said()
+        assert "1-link is a symbolic link, not a regular file; left where it is" in daemon.said()
 
 
 def test_a_file_that_was_too_long_is_taken_when_it_is_replaced_by_a_shorter_one(tmp_path: Path, pair: Pair) -> None:

@@ -185,52 +185,6 @@ def test_a_file_is_not_made_where_something_is(directory: int, tmp_path: Path, k
     assert not (tmp_path / "nowhere").exists()
 
 
-# -- contents
-
-
-@pytest.mark.parametrize("limit", [0, 1, 100, 65_535, 65_536, 65_537, MIB, 3 * MIB])
-@pytest.mark.parametrize("more", [-1, 0, 1])
-def test_a_file_is_read_whole_up_to_the_limit_and_not_at_all_beyond(tmp_path: Path, limit: int, more: int) -> None:
-    content = os.urandom(max(0, limit + more))
-    (tmp_path / "x").write_bytes(content)
-    with (tmp_path / "x").open("rb", buffering=0) as file:
-        assert files.read_up_to(file.fileno(), limit) == (content if len(content) <= limit else None)
-
-
-@pytest.mark.parametrize("limit", [0, 1000, 65_536, 8 * MIB])
-def test_a_sparse_file_costs_no_more_than_the_limit(tmp_path: Path, limit: int) -> None:
-    with (tmp_path / "x").open("wb") as file:
-        file.truncate(1 << 40)
-    with (tmp_path / "x").open("rb", buffering=0) as file:
-        assert files.read_up_to(file.fileno(), limit) is None
-        assert file.tell() <= limit + MIB
-
-
-@pytest.mark.parametrize("limit", [0, 1000, 65_535, 65_536, 8 * MIB])
-def test_a_file_that_grows_for_ever_is_not_read_for_ever(limit: int) -> None:
-    """/dev/zero never ends; a file that its writer is faster with than we are is the same."""
-    fd = os.open("/dev/zero", os.O_RDONLY)
-    assert files.read_up_to(fd, limit) is None
-    os.close(fd)
-
-
-def test_every_byte_is_written(tmp_path: Path) -> None:
-    """More than a pipe takes at once."""
-    body = os.urandom(MIB)
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(reader)
-            files.write_all(writer, body)
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as file:
-        assert file.read() == body
-    os.waitpid(pid, 0)
-
-
 # -- leases
 
 
@@ -355,6 +309,18 @@ def test_a_link_to_a_directory_is_not_opened(nothing_stays_open: None, tree: Tre
 @pytest.mark.parametrize("path", ["/proc/self/root/tmp", "/proc/self/cwd/x", "/proc/self/root"])
 def test_a_magic_link_is_never_followed(nothing_stays_open: None, tree: Tree, path: str) -> None:
     assert reason(tree.open_directory, path.encode()).endswith("(links are not followed here)")
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/proc/sys/kernel", "proc"), ("/sys", "sysfs"), ("/x/kernel", "proc")])
+def test_a_directory_of_the_kernel_s_is_not_opened(
+    nothing_stays_open: None, tree: Tree, tmp_path: Path, path: str, kind: str
+) -> None:
+    """What is written into a file there acts on the machine; a parent that is a link may lead there."""
+    if not Path("/sys/kernel").exists() and kind == "sysfs":
+        pytest.skip("no sysfs is mounted here")
+    (tmp_path / "x").symlink_to("/proc/sys")
+    said = reason(tree.open_directory, path.replace("/x", str(tmp_path / "x")).encode(), 0o660)
+    assert f"leads into a {kind} file system" in said
 
 
 def test_a_missing_directory_or_parent_says_so(tree: Tree, tmp_path: Path) -> None:

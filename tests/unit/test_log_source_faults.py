@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 import pytest
@@ -164,3 +165,20 @@ def test_a_kill_at_any_line_loses_and_repeats_nothing(tmp_path_factory: pytest.T
         finally:
             life.kill()
     assert line > 500
+
+
+def test_a_log_that_is_gone_is_not_looked_for_again_and_again_among_many_names(life: Life) -> None:
+    """After a kill, for each of the messages that have to be read again: ten thousand names cost once."""
+    life.start(confirms=False)
+    life.append(b"".join(b"%d\n" % number for number in range(60)))
+    life.host.run_until(lambda: len(life.host.bodies()) == 60, "all are taken")
+    life.kill()
+    life.received.clear()
+    life.log.unlink()
+    for number in range(10_000):
+        (life.directory / f"app.log.{number}").touch()
+    started = time.monotonic()
+    life.start()
+    life.host.run_until(lambda: len(life.received) >= 60, "they are given up")
+    assert time.monotonic() - started < 2
+    assert life.warned("is gone before it was delivered") == 60

@@ -1,0 +1,214 @@
+"""Taking from a spool that belongs to somebody hostile: what stands there costs no other file, and little memory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nsbridge.agents import linux
+from nsbridge.agents.endpoints import spool
+from nsbridge.agents.endpoints.spool import SpoolSource
+from nsbridge.agents.wire import Message
+from nsbridge.config.schema import SpoolEndpoint
+from tests.fake_host import SourceHost
+
+MANY = 10_000
+BAITS = 1000
+WITHIN = 1.0  # seconds that a bait may cost the others
+
+
+class Life:
+    """A source of `out`, until `kill`; `move` configures a `done` directory."""
+
+    def __init__(self, directory: Path, *, move: bool = False, window: int = 64) -> None:
+        self.out, self.done = directory / "out", directory / "done"
+        self._config = SpoolEndpoint(out=str(self.out), done=str(self.done) if move else None, max_message=1000)
+        self._journal = directory / "journal"
+        self._window = window
+        self.received: list[Message] = []
+        self.out.mkdir()
+        self.start()
+
+    def start(self) -> None:
+        self.host = SourceHost(self._journal, self.received, self._window)
+        self.source = SpoolSource(self.host, self.host.tree, self._config, self.host.store)
+        self.host.source = self.source
+        self.source.start()
+        self.host.flush()
+
+    def kill(self) -> None:
+        self.host.lose(self.source._watch)
+
+    def put(self, name: str, body: bytes) -> None:
+        (self.out.parent / "part").write_bytes(body)
+        (self.out.parent / "part").rename(self.out / name)
+
+    def expect(self, *bodies: bytes) -> None:
+        """All of these came by now, in any order, and no others."""
+        self.host.run_until(lambda: len(self.received) >= len(bodies), f"{len(bodies)} messages arrive")
+        self.host.settle()
+        assert sorted(self.host.bodies()) == sorted(bodies)
+
+    def said(self, part: str) -> int:
+        return sum(part in text for text in self.host.said)
+
+
+Make = Callable[..., Life]
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    monkeypatch.chdir("/")
+    before = len(os.listdir("/proc/self/fd"))
+    lives: list[Life] = []
+
+    def make(**options: object) -> Life:
+        lives.append(Life(tmp_path, **options))  # type: ignore[arg-type]
+        return lives[-1]
+
+    yield make
+    for life in lives:
+        life.kill()
+    assert len(os.listdir("/proc/self/fd")) == before, "a descriptor was left open"
+
+
+def plant(path: Path, kind: str) -> None:
+    match kind:
+        case "FIFO":
+            os.mkfifo(path)
+        case "device":
+            os.mknod(path, 0o20666, os.makedev(1, 5))
+        case "symbolic link":
+            path.symlink_to("/etc/shadow")
+        case "directory":
+            path.mkdir()
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as bound:
+                bound.bind(str(path))
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "device", "symbolic link", "directory", "socket"])
+def test_what_is_no_file_is_named_once_and_the_others_are_taken(make: Make, kind: str) -> None:
+    life = make()
+    plant(life.out.parent / "bait", kind)
+    (life.out.parent / "bait").rename(life.out / "0 bait")
+    life.put("1 message", b"one")
+    life.expect(b"one")
+    if kind != "directory":  # of which no event tells; a scan finds it
+        assert life.said("0 bait") == life.said(f"a {kind}") == 1
+    life.kill()
+    life.start()
+    life.put("2 message", b"two")
+    life.expect(b"one", b"two")
+    assert life.said("0 bait") == life.said(f"a {kind}") == 1
+
+
+def test_a_leased_file_keeps_no_other_waiting_and_is_taken_when_the_lease_is_gone(make: Make) -> None:
+    """open(2) would wait for up to 45 seconds; it is named once."""
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    life = make()
+    (life.out.parent / "leased").write_bytes(b"leased")
+    holder = os.open(life.out.parent / "leased", os.O_RDWR)
+    fcntl.fcntl(holder, linux.F_SETLEASE, fcntl.F_WRLCK)
+    (life.out.parent / "leased").rename(life.out / "0 leased")
+    life.put("1", b"free")
+    started = time.monotonic()
+    life.expect(b"free")
+    assert time.monotonic() - started < WITHIN
+    life.host.run_until(lambda: life.host.loop.now() > started + 1.2, "it was tried some times")
+    assert life.said("0 leased") == life.said("lease") == 1
+    os.close(holder)
+    life.expect(b"free", b"leased")
+
+
+def test_a_file_that_is_too_large_is_not_read(make: Make) -> None:
+    life = make()
+    with (life.out.parent / "part").open("wb") as file:
+        file.truncate(1 << 40)
+    started = time.monotonic()
+    (life.out.parent / "part").rename(life.out / "huge")
+    life.put("small", b"x")
+    life.expect(b"x")
+    assert time.monotonic() - started < WITHIN
+    assert life.said("huge") == life.said("max_message = 1000") == 1
+
+
+def test_names_that_wait_are_bounded_and_none_is_forgotten(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is beyond the bound is found by a scan."""
+    monkeypatch.setattr(spool, "_MOST", 100)
+    life = make(window=10)
+    life.host.confirms = False  # the window fills
+    bodies = [b"%05d" % number for number in range(1000)]
+    for number, body in enumerate(bodies):
+        life.put(f"{number:05d}", body)
+        if not number % 100:
+            life.host.settle()
+    life.host.settle()
+    assert len(life.source._backlog) <= 100
+    assert len(life.source._known) <= 100 + 11
+    life.host.confirms = True
+    life.host.confirm()
+    life.expect(*bodies)
+    life.host.run_until(lambda: not os.listdir(life.out), "all are let go of")
+
+
+def test_ten_thousand_files_at_once_are_taken_in_time_in_order(make: Make) -> None:
+    life = make(window=1024)
+    life.kill()
+    bodies = [b"%05d" % number for number in range(MANY)]
+    for body in bodies:
+        (life.out / body.decode()).write_bytes(body)
+    life.start()
+    life.host.run_until(lambda: len(life.received) == MANY, f"{MANY} messages arrive")
+    assert life.host.bodies() == bodies
+
+
+def test_many_baits_cost_little_and_what_is_gone_is_forgotten(make: Make) -> None:
+    life = make()
+    life.kill()
+    for number in range(BAITS):
+        os.mkfifo(life.out / f"{number:05d}")
+    (life.out / "last").write_bytes(b"x")
+    life.start()
+    life.expect(b"x")
+    assert len(life.source._refused) == BAITS
+    for number in range(BAITS):
+        (life.out / f"{number:05d}").unlink()
+    life.source._refused_limit = BAITS
+    os.mkfifo(life.out.parent / "bait")
+    (life.out.parent / "bait").rename(life.out / "bait")
+    life.host.run_until(lambda: life.said("out/bait") > 0, "one more is refused")
+    assert life.source._refused == {b"bait"}
+    assert life.source._known == {b"bait"}
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "symbolic link", "missing parent"])
+def test_a_done_directory_that_is_replaced_is_waited_for_and_costs_nothing(make: Make, kind: str) -> None:
+    """The agent goes on as soon as it is mended, and no descriptor is closed twice."""
+    life = make(move=True)
+    life.put("1", b"one")
+    life.host.run_until((life.done / "1").exists, "the first is moved")
+    life.host.confirms = False
+    life.put("2", b"two")
+    life.expect(b"one", b"two")
+    (life.done / "1").unlink()
+    life.done.rmdir()
+    if kind == "missing parent":
+        life.done.symlink_to("nowhere/done")
+    else:
+        plant(life.done, kind)
+    life.host.confirms = True
+    life.host.confirm()
+    life.host.run_until(lambda: "done" in life.host.reason, "it says what it waits for")
+    life.host.run_until(lambda: "cannot be moved away" in life.host.reason, "it goes on waiting")
+    life.done.unlink()
+    life.host.run_until((life.done / "2").exists, "it is moved when the directory can be made again")
+    life.put("3", b"three")
+    life.expect(b"one", b"two", b"three")
