@@ -8,6 +8,7 @@ from here on, and nothing is trusted that the container's /proc or /dev says.
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import signal
 import sys
@@ -17,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from nsbridge.agents import linux
+from nsbridge.agents import linux, seccomp
 from nsbridge.agents.fork import EXIT_AGAIN, has_ended
 from nsbridge.agents.scoreboard import Scoreboard
-from nsbridge.config.schema import AgentConfig, ContainerKind, Namespace, RouteConfig
+from nsbridge.config.schema import AgentConfig, Confinement, ContainerKind, Namespace, RouteConfig
 
 _CLONE_FLAG = {Namespace.MNT: linux.CLONE_NEWNS, Namespace.IPC: linux.CLONE_NEWIPC}
+_MEND = {Confinement.SECCOMP: "use a kernel with CONFIG_SECCOMP_FILTER"}
 for _codec in ("utf-8", "ascii", "latin-1"):  # in the supervisor, once: an agent finds them in the registry
     codecs.lookup(_codec)
 
@@ -50,6 +52,7 @@ class Assignment:
     state_dir: str
     init_user: tuple[int, int]  # uid and gid of init: who the agent is where no endpoint says it
     supervisor_pid: int
+    require: tuple[Confinement, ...] = ()  # what the agent must not run without
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Entered:
 
     ns_inode: int
     own_fds: int  # the host's /proc/self/fd: reopens a descriptor without trusting the container's /proc
+    lacks: dict[Confinement, str]  # what this kernel could not do, and why
 
 
 def leave_the_supervisor(assignment: Assignment) -> int:
@@ -179,4 +183,32 @@ def enter(
         os.setgroups([])
     drop_privileges(uid, gid)
     die_with_the_supervisor(assignment.supervisor_pid)  # a change of user has cleared it
-    return Entered(ns_inode, own_fds)
+    lacks = confine(assignment)
+    return Entered(ns_inode, own_fds, lacks)
+
+
+def confine(assignment: Assignment) -> dict[Confinement, str]:
+    """Have the kernel refuse what an agent never does. Last, for some of it was done until now; raises Refused.
+
+    Returns what this kernel cannot do, and why.
+    """
+    lacks: dict[Confinement, str] = {}
+    try:
+        filter_system_calls(assignment.agent.namespace)
+    except OSError as error:
+        lacks[Confinement.SECCOMP] = str(error.strerror)
+    for required in assignment.require:
+        if required in lacks:
+            raise Refused(
+                f"{required} is required and cannot be had here ({lacks[required]}): {_MEND[required]}, "
+                f"or take it out of require in [daemon]"
+            )
+    return lacks
+
+
+def filter_system_calls(namespace: Namespace) -> None:
+    """Install the seccomp filter, which threads and senders inherit. Raises OSError if there is none to be had."""
+    machine = seccomp.MACHINES.get(os.uname().machine)
+    if machine is None:
+        raise OSError(errno.ENOSYS, f"no filter has been written for {os.uname().machine}")
+    linux.set_seccomp_filter(machine.numbers["seccomp"], seccomp.program(machine, namespace, os.getpid()))

@@ -137,6 +137,8 @@ class Agent:
                 self._source.start()
             self.retry()
             self.flush()
+        for what, why in self._entered.lacks.items():
+            self.log("warning", f"runs without {what}: {why}")
         control.say(self._channel, say="ready", ns_inode=self._entered.ns_inode, uid=os.getuid(), gid=os.getgid())
         gc.freeze()
         self.loop.run()

@@ -23,6 +23,7 @@ from nsbridge.config.problems import KeyPath, Problem, Refused, dotted, nearest,
 from nsbridge.config.schema import (
     AgentConfig,
     Config,
+    Confinement,
     Container,
     ControlConfig,
     DaemonConfig,
@@ -301,7 +302,10 @@ def _queue_key(value: object) -> int | FtokKey:
 # Every field that is not a table of its own has its reader here; lengths are bytes, numbers without a unit are counts.
 _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
     _Document: {"route": _table},
-    DaemonConfig: {"state_dir": values.path_like("/run/nsbridge")},
+    DaemonConfig: {
+        "state_dir": values.path_like("/run/nsbridge"),
+        "require": values.listed(values.member(Confinement)),
+    },
     ControlConfig: {
         "path": values.socket_path,
         "mode": values.mode,

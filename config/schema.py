@@ -26,6 +26,13 @@ class Delivery(StrEnum):
     AT_LEAST_ONCE = "at-least-once"
 
 
+class Confinement(StrEnum):
+    """What the kernel can hold an agent to beside giving up all power, if it was built with it (docs/security.md)."""
+
+    SECCOMP = "seccomp"
+    LANDLOCK = "landlock"
+
+
 class InDoubt(StrEnum):
     """What happens to the one message of which nothing can tell whether it was sent."""
 
@@ -218,6 +225,7 @@ class DaemonConfig:
     state_dir: str = "/run/nsbridge"
     control: ControlConfig = ControlConfig()
     log: LogConfig = LogConfig()
+    require: tuple[Confinement, ...] = ()  # an agent that cannot have one of these does not run
 
 
 @dataclass(frozen=True, slots=True)

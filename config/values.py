@@ -97,6 +97,17 @@ def member(kind: type[E]) -> Reader[E]:
     return lambda value: kind(words(value))
 
 
+def listed(reader: Reader[T]) -> Reader[tuple[T, ...]]:
+    """A reader of arrays of what `reader` reads."""
+
+    def read(value: object) -> tuple[T, ...]:
+        if not isinstance(value, list):
+            raise Refused(f"must be an array, got {shown(value)}", "put it in brackets, like [value]")
+        return tuple(map(reader, value))
+
+    return read
+
+
 def size(value: object) -> int:
     """A number of bytes, at least 1: an integer, or a string of digits and a unit (`"50MB"` 10^6, `"4MiB"` 2^20)."""
     mend = 'write bytes as an integer, or a string with a unit, like "50MB" (10^6) or "4MiB" (2^20)'

@@ -64,6 +64,22 @@ def inspect(pid: int, create_time: float | None = None, container_pid: int | Non
         ) from None
 
 
+def confinement(pid: int, landlock: object) -> dict[str, object] | None:
+    """What the kernel holds the process to, for `status`; None if it has gone.
+
+    Nothing shows from outside whether Landlock is in force: `landlock` is the ABI that the process itself has said.
+    """
+    try:
+        status = _status_file(pid)
+    except OSError:
+        return None
+    return {
+        "seccomp": status.get("Seccomp") == "2",
+        "landlock": landlock if type(landlock) is int else 0,
+        "no_new_privs": status.get("NoNewPrivs") == "1",
+    }
+
+
 def parent_of(pid: int) -> int:
     """The process whose child it is; 0 if there is no such process (any number may be asked)."""
     try:

@@ -62,6 +62,7 @@ class Managed:
         self._log = services.log
         self._route = route
         self._state_dir = services.state_dir
+        self._require = services.require
         self._peer_fd = peer_fd
         self._policy = RestartPolicy()
         self._process: AgentProcess | None = None
@@ -133,6 +134,11 @@ class Managed:
     def pid(self) -> int | None:
         """Its process, None if there is none."""
         return self._process.child.pid if self._process else None
+
+    @property
+    def confinement(self) -> dict[str, object] | None:
+        """What the kernel holds its process to, once that is ready."""
+        return self._process.confinement if self._process else None
 
     @property
     def senders(self) -> list[int]:
@@ -304,6 +310,7 @@ class Managed:
             state_dir=self._state_dir,
             init_user=self.attachment.init_user,
             supervisor_pid=os.getpid(),
+            require=self._require,
         )
 
     def _not_spawned(self, error: OSError) -> None:
@@ -317,6 +324,7 @@ class Managed:
             return
         if said == "ready" and process.ready_since is None and self.state in (State.STARTING, State.STOPPING):
             process.ready_since = self._loop.now()
+            process.confinement = health.confinement(process.child.pid, fields.get("landlock"))
             self._log.info(
                 self.config.name,
                 f"ready: pid {process.child.pid} in the {self.config.namespace} namespace of {self.config.container} "

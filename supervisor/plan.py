@@ -30,7 +30,7 @@ from nsbridge.config.schema import (
 )
 
 LIVE = frozenset({"log"})
-FIXED = frozenset({"state_dir", "control"})
+FIXED = frozenset({"state_dir", "control", "require"})
 
 # One container has one name in these, so that different names are different containers.
 _NAMED_UNIQUELY = {ContainerKind.RUNC, ContainerKind.CRUN}

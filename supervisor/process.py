@@ -79,6 +79,7 @@ class AgentProcess:
     started: float
     ready_since: float | None = None
     last_words: str = ""
+    confinement: dict[str, object] | None = None  # known when it is ready: none of it can be undone
     drained: bool = False
     told_to_exit: bool = False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nsbridge.agents.loop import Loop
+from nsbridge.config.schema import Confinement
 from nsbridge.supervisor.events import Events
 from nsbridge.supervisor.logs import Log
 
@@ -17,3 +18,4 @@ class Services:
     log: Log
     events: Events
     state_dir: str
+    require: tuple[Confinement, ...] = ()  # what no agent may run without

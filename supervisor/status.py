@@ -32,6 +32,7 @@ def _agent(agent: Managed) -> dict[str, object]:
         "phase": phase,
         "pid": agent.pid,
         "senders": agent.senders,
+        "confinement": agent.confinement,
         "container_pid": agent.container_pid,
         "uptime_s": None if agent.uptime is None else round(agent.uptime, 3),
         "restarts": agent.restarts,
@@ -47,8 +48,10 @@ def _phase(agent: Managed) -> tuple[str, str]:
         return agent.state.value.lower(), agent.detail
     if reasons := agent.scoreboard.reasons():
         return "blocked", "blocked: " + "; ".join(dict.fromkeys(reasons))
-    note = "a bare namespace file: the end of its container cannot be seen" if agent.is_blind else ""
-    return "relaying" if agent.scoreboard.cells[scoreboard.PENDING] else "idle", note
+    notes = ["a bare namespace file: the end of its container cannot be seen"] if agent.is_blind else []
+    if missing := [what for what, has in (agent.confinement or {}).items() if not has and what != "landlock"]:
+        notes.append(f"runs without {', '.join(missing)}")
+    return "relaying" if agent.scoreboard.cells[scoreboard.PENDING] else "idle", "; ".join(notes)
 
 
 def _flows(route: Route) -> list[dict[str, object]]:

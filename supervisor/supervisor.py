@@ -32,7 +32,7 @@ class Supervisor:
         self.loop = Loop()
         self._config = config
         self._log = log
-        self._services = Services(self.loop, log, Events(), config.daemon.state_dir)
+        self._services = Services(self.loop, log, Events(), config.daemon.state_dir, config.daemon.require)
         self._observer = observer
         self._health_due = 0.0
         self._roster = Roster(self.loop, log, self._make_route, self._settled)

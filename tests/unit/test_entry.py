@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import fcntl
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -16,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents import entry, linux
+from nsbridge.agents import entry, linux, seccomp
 from nsbridge.agents.entry import Assignment
 from nsbridge.agents.fork import EXIT_AGAIN
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import (
     AgentConfig,
+    Confinement,
     Container,
     ContainerKind,
     QueueEndpoint,
@@ -32,7 +34,6 @@ from nsbridge.config.schema import (
 )
 from tests.child import Family, be_subreaper, exit_code, in_child
 
-PR_GET_PDEATHSIG = 2
 NOBODY = 65534
 
 
@@ -180,12 +181,6 @@ def test_an_agent_whose_supervisor_is_already_dead_exits(subreaper: None) -> Non
     assert Family(late, ready_before=True).kill_parent() == EXIT_AGAIN
 
 
-def pdeathsig() -> int:
-    value = ctypes.c_int()
-    linux.prctl(PR_GET_PDEATHSIG, ctypes.addressof(value))
-    return value.value
-
-
 # -- privileges
 
 
@@ -315,6 +310,42 @@ def test_a_descriptor_of_another_kind_of_namespace_is_not_joined(container: int)
 # -- all of it
 
 
+def test_an_agent_that_has_entered_dies_with_its_supervisor(subreaper: None, container: int) -> None:
+    """Although the change of user has cleared what it had asked for before."""
+
+    def main(parent: int) -> None:
+        given = assignment(container_pid=container, supervisor_pid=parent)
+        own_fds = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)
+        entry.enter(given, own_fds, [], lambda: (0, 0))
+
+    assert Family(main).kill_parent() == -signal.SIGKILL
+
+
+def without_seccomp(then: Callable[[], object]) -> object:
+    """What `then` says where the kernel has no seccomp: a filter that answers so stands in for it."""
+    call = seccomp.MACHINES[os.uname().machine].numbers["seccomp"]
+    lines = [(0x20, 0, 0, 0), (0x15, 0, 1, call), (0x06, 0, 0, 0x50000 | errno.ENOSYS), (0x06, 0, 0, 0x7FFF0000)]
+
+    def child() -> object:
+        linux.set_seccomp_filter(call, b"".join(struct.pack("<HBBI", *line) for line in lines))
+        return then()
+
+    return in_child(child)
+
+
+def test_without_seccomp_an_agent_runs_and_says_so() -> None:
+    assert without_seccomp(lambda: entry.confine(assignment())) == {"seccomp": "seccomp: Function not implemented"}
+
+
+def test_without_a_seccomp_that_is_required_an_agent_refuses_and_says_what_would_mend_it() -> None:
+    required = assignment(require=(Confinement.SECCOMP,))
+    said = without_seccomp(lambda: attempt(entry.confine, required))
+    assert said == (
+        "Refused: seccomp is required and cannot be had here (seccomp: Function not implemented): "
+        "use a kernel with CONFIG_SECCOMP_FILTER, or take it out of require in [daemon]"
+    )
+
+
 def test_an_agent_that_has_entered_keeps_nothing_but_what_it_was_given(container: int, tmp_path: Path) -> None:
     ours, peer = socket.socketpair()
     control, _secret = socket.socketpair()
@@ -334,7 +365,7 @@ def test_an_agent_that_has_entered_keeps_nothing_but_what_it_was_given(container
             "cwd": os.getcwd(),
             "status": status_of_self(),
             "import": attempt(__import__, "wave"),
-            "pdeathsig": pdeathsig(),
+            "lacks": entered.lacks,
         }
         peer.send(json.dumps(found).encode())
         return 0
@@ -351,6 +382,6 @@ def test_an_agent_that_has_entered_keeps_nothing_but_what_it_was_given(container
     assert found["status"]["Uid"].split() == [str(NOBODY)] * 4
     assert found["status"]["Groups"] == ""
     assert int(found["status"]["CapEff"], 16) == 0
-    assert found["pdeathsig"] == signal.SIGKILL  # although the change of user cleared it
+    assert (found["status"]["NoNewPrivs"], found["status"]["Seccomp"], found["lacks"]) == ("1", "2", {})
     assert found["import"]
     assert (tmp_path.stat().st_uid, tmp_path.stat().st_gid) == (NOBODY, NOBODY)  # it was given to the agent's user

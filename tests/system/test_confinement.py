@@ -1,0 +1,143 @@
+"""What the kernel says about every agent and sender of a running daemon, and what the daemon says about it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.conftest import Factory
+from tests.system.nsbridged import Nsbridged
+from tests.system.test_relay import route
+
+ENDPOINTS = {
+    "spool": 'spool = { out = "/srv/a/out", in = "/srv/a/in", done = "/srv/a/done" }',
+    "log": 'log = { out = "/srv/a/out.log", in = "/srv/a/in.log" }',
+    "file": 'file = { out = "/srv/a/one", in = "/srv/a/other" }',
+}
+QUEUE = "queue = { in = { key = 0x51 }, out = { key = 0x52 }, create = true }"
+USER = (1234, 2345)
+
+
+def routes(files: str, legacy: str) -> str:
+    """One route for each kind of endpoint in `files`, all into queues of `legacy`; one of these at-least-once."""
+    text = ""
+    for number, (kind, endpoint) in enumerate(ENDPOINTS.items()):
+        queue = QUEUE.replace("0x5", f"0x{5 + number}")
+        text += f'[route.{kind}]\ndelivery = "{"at-least" if kind == "file" else "exactly"}-once"\n'
+        text += f'[route.{kind}.agent.files]\ncontainer = "{files}"\n{endpoint}\n'
+        text += f'[route.{kind}.agent.queue]\ncontainer = "{legacy}"\nuser = "{USER[0]}:{USER[1]}"\n{queue}\n'
+    return text
+
+
+def status_of(pid: int) -> dict[str, list[str]]:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return {key: value.split() for key, value in (line.split(":", 1) for line in lines)}
+
+
+def assert_powerless(pid: int, user: tuple[int, int]) -> None:
+    """As the kernel sees the process."""
+    status = status_of(pid)
+    assert {kind: int(status[f"Cap{kind}"][0], 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == dict.fromkeys(
+        ("Inh", "Prm", "Eff", "Bnd", "Amb"), 0
+    )
+    assert (status["NoNewPrivs"], status["Seccomp"], status["Seccomp_filters"]) == (["1"], ["2"], ["1"])
+    assert (status["Uid"], status["Gid"]) == ([str(user[0])] * 4, [str(user[1])] * 4)
+    assert status["Groups"] == []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        assert status_of(int(task.name))["Seccomp"] == ["2"], "every thread"
+    assert os.stat(f"/proc/{pid}/fd").st_uid == 0, "not dumpable: /proc/PID belongs to root"
+
+
+def descriptors(pid: int) -> list[str]:
+    """What its descriptors are, without numbers."""
+    links = sorted(Path(f"/proc/{pid}/fd").iterdir(), key=lambda path: int(path.name))
+    return [re.sub(r"\d+", "N", os.readlink(link)) for link in links]
+
+
+def test_every_agent_and_sender_is_powerless_and_is_its_endpoint_s_owner(
+    tmp_path: Path, runc_container: Factory
+) -> None:
+    """Each kind of endpoint; threads and senders too."""
+    files, legacy = runc_container(), runc_container()
+    (files.rootfs / "srv/a").mkdir()
+    os.chown(files.rootfs / "srv/a", 1000, 2000)
+    with Nsbridged(tmp_path, routes(files.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        agents = daemon.agents()
+        for name, agent in agents.items():
+            assert agent["confinement"] == {
+                "seccomp": True,
+                "landlock": agent["confinement"]["landlock"],
+                "no_new_privs": True,
+            }
+            assert len(agent["senders"]) == (2 if name in ("spool:queue", "log:queue") else 0)
+            for pid in (agent["pid"], *agent["senders"]):
+                assert_powerless(pid, USER if name.endswith(":queue") else (1000, 2000))
+
+
+@pytest.mark.parametrize("kind", ENDPOINTS)
+def test_an_agent_has_only_the_descriptors_that_it_was_given(
+    tmp_path: Path, runc_container: Factory, kind: str
+) -> None:
+    """And those that it opened in its container: nothing of the host but its own journals and dead letters."""
+    files, legacy = runc_container(), runc_container()
+    (files.rootfs / "srv/a").mkdir()
+    with Nsbridged(tmp_path, routes(files.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        agents = daemon.agents()
+        for side in ("files", "queue"):
+            agent = agents[f"{kind}:{side}"]
+            given = {
+                "/dev/null",
+                "socket:[N]",
+                "anon_inode:[pidfd]",
+                "anon_inode:[eventpoll]",
+                "anon_inode:[eventfd]",
+                "anon_inode:inotify",
+            }
+            state = re.sub(r"\d+", "N", f"{tmp_path}/state")
+            for pid in (agent["pid"], *agent["senders"]):
+                foreign = [
+                    target
+                    for target in descriptors(pid)
+                    if target not in given and not target.startswith((f"{state}/journal/{kind}/", "/srv/a"))
+                ]
+                assert all(belongs(target, f"{state}/dead/{kind}/") for target in foreign), (pid, descriptors(pid))
+                assert descriptors(pid).count("socket:[N]") <= 2
+
+
+def belongs(target: str, dead: str) -> bool:
+    """The container's root, the host's /proc/self/fd, a directory of dead letters."""
+    return target in ("/", "/proc/N/fd") or target.startswith(dead)
+
+
+def test_a_required_confinement_that_is_there_changes_nothing(tmp_path: Path, runc_container: Factory) -> None:
+    """Seccomp is everywhere where these tests run."""
+    files, legacy = runc_container(), runc_container()
+    daemon = Nsbridged(tmp_path, route(files.spec, legacy.spec))
+    text = daemon.config.read_text(encoding="utf-8")
+    daemon.config.write_text(text.replace("[daemon]\n", '[daemon]\nrequire = ["seccomp"]\n'), encoding="utf-8")
+    with daemon:
+        daemon.wait_for("RUNNING")
+
+
+def shown(daemon: Nsbridged, name: str) -> dict[str, Any]:
+    """What inspect says."""
+    (agent,) = daemon.call("inspect", name=name)
+    return dict(agent)
+
+
+def test_inspect_shows_the_filter(tmp_path: Path, runc_container: Factory) -> None:
+    """Of agents and senders."""
+    files, legacy = runc_container(), runc_container()
+    with Nsbridged(tmp_path, route(files.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        for name in ("r:files", "r:queue"):
+            facts = shown(daemon, name)
+            for process in (facts, *facts["senders"]):
+                assert (process["seccomp"], process["no_new_privs"]) == ("filter", True)
+                assert not any(process["capabilities"].values())
