@@ -1,7 +1,12 @@
 """The supervisor's hold on one container: finds it, keeps a pidfd on its init, tells when it ends.
 
-An engine is asked in a child process, because it may not answer; the loop goes on meanwhile. What is found is
-checked: a namespace that is the host's own is refused unless the configuration asks for the host by name.
+An engine is asked in a child process, because it may not answer; the loop goes on meanwhile (asker.py). What is found
+is checked: a namespace that is the host's own is refused unless the configuration asks for the host by name.
+
+A container that is not there is waited for: arrivals.py tells when to look. Its word is only a hint. It may come for
+each step of a start, so hints are answered by one look in GAP; and it may come while the answer to an earlier question
+is under way, which may be from before, so there is another look then. Without a hint there is a look all the same,
+after LOOK_FIRST, then ever later.
 """
 
 from __future__ import annotations
@@ -9,14 +14,17 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-from nsbridge.agents.loop import READABLE, Loop
+from nsbridge.agents.loop import READABLE, Timer
 from nsbridge.config.schema import Container, ContainerKind, Namespace
 from nsbridge.supervisor import containers
+from nsbridge.supervisor.arrivals import Expectation
+from nsbridge.supervisor.asker import Answer, Inquiry
 from nsbridge.supervisor.containers import ContainerProcess, Found
-from nsbridge.supervisor.spawn import Question
+from nsbridge.supervisor.services import Services
 
-LOCATE_LIMIT = 5.0  # seconds for a container engine to answer
-
+LOOK_FIRST = 0.1  # seconds from one look to the next, which doubles
+LOOK_AT_LEAST_EVERY = {True: 10.0, False: 1.0}  # seconds at the longest, if its coming is told and if not
+GAP = {True: 0.02, False: 0.005}  # seconds between two looks that hints ask for, if an engine is asked and if not
 
 _NEVER_BACK = {ContainerKind.PID, ContainerKind.NS}  # a number is given to another process one day
 
@@ -36,19 +44,28 @@ class Listener(Protocol):
     def container_ended(self) -> None:
         """Its init has ended; it was found before."""
 
+    def container_may_have_come(self) -> None:
+        """It is waited for, and this is a reason to look."""
+
 
 class Attachment:
     """One container as one agent needs it."""
 
-    def __init__(self, loop: Loop, container: Container, namespace: Namespace, listener: Listener) -> None:
+    def __init__(self, services: Services, container: Container, namespace: Namespace, listener: Listener) -> None:
         self.process: ContainerProcess | None = None
         self.ns_inode: int | None = None
         self.ns_path = ""  # a namespace file without a process; empty otherwise
-        self._loop = loop
+        self._loop = services.loop
+        self._arrivals = services.arrivals
         self._container = container
         self._namespace = namespace
         self._listener = listener
-        self._question: Question | None = None
+        self._inquiry: Inquiry | None = None  # an engine is being asked
+        self._expected: Expectation | None = None
+        self._look_delay = LOOK_FIRST
+        self._looked = 0.0  # when, by the loop's clock
+        self._hint: Timer | None = None  # a look that a hint asked for
+        self._hinted_meanwhile = False  # since the engine was asked
         self._only: int | None = None  # start time of the one process that a number meant when it was first seen
 
     @property
@@ -58,62 +75,90 @@ class Attachment:
 
     def locate(self) -> None:
         """Look for the container, unless it is being looked for."""
-        if self._question is not None:
+        if self._inquiry is not None:
             return
         if self.process is not None and self.process.alive():
             self._listener.container_found()  # it was the agent that died
             return
-        if not containers.asks_an_engine(self._container):
-            try:
-                found = containers.locate(self._container)
-            except containers.NotRunning as error:
-                self._listener.container_absent(str(error))
-            except containers.Refused as error:
-                self._listener.container_refused(str(error))
-            else:
-                self._hold(found)
+        seen = self._hint is not None
+        self._drop_hint()
+        self._looked = self._loop.now()
+        if containers.asks_an_engine(self._container):
+            self._inquiry = self._arrivals.ask(self._container, self._answered, seen=seen)
             return
         try:
-            self._question = Question(self._loop, self._ask, self._answered, LOCATE_LIMIT)
-        except OSError as error:
-            self._listener.container_absent(f"cannot fork to ask {self._container.kind}: {error.strerror}")
+            found = containers.locate(self._container)
+        except containers.NotRunning as error:
+            self._listener.container_absent(str(error))
+        except containers.Refused as error:
+            self._refuse(str(error))
+        else:
+            self._hold(found)
+
+    def wait(self) -> float:
+        """Let the listener know when it may have come; returns the seconds after which to look nevertheless."""
+        if self._expected is None or not self._expected.is_watched:
+            before, self._expected = self._expected, self._arrivals.expect(self._container, self._hinted)
+            if before is not None:
+                before.cancel()
+        longest = LOOK_AT_LEAST_EVERY[self._expected.is_watched]
+        delay = min(self._look_delay, longest)
+        self._look_delay = min(2 * delay, longest)
+        return delay
 
     def abandon(self) -> None:
-        """The answer that may be under way is not wanted any more."""
-        if self._question is not None:
-            self._question.abandon()
-            self._question = None
+        """Nobody waits for it any more, and the answer that may be under way is not wanted."""
+        self._expect_no_more()
+        if self._inquiry is not None:
+            self._inquiry.cancel()
+            self._inquiry = None
 
     def close(self) -> None:
         """Let go of the container."""
         self.abandon()
         self._release()
 
-    def _ask(self) -> object:
-        try:
-            found = containers.locate(self._container)
-        except containers.NotRunning as error:
-            return {"absent": str(error)}
-        return [found.pid, found.start_time, found.ns_path]
+    def _expect_no_more(self) -> None:
+        if self._expected is not None:
+            self._expected.cancel()
+            self._expected = None
+        self._drop_hint()
+        self._hinted_meanwhile = False
 
-    def _answered(self, answer: object) -> None:
-        self._question = None
+    def _hinted(self) -> None:
+        if self._expected is None:
+            return
+        if self._inquiry is not None:
+            self._hinted_meanwhile = True
+        elif self._hint is None:
+            self._hint = self._loop.call_at(
+                self._looked + GAP[containers.asks_an_engine(self._container)], self._listener.container_may_have_come
+            )
+
+    def _drop_hint(self) -> None:
+        if self._hint is not None:
+            self._hint.cancel()
+            self._hint = None
+
+    def _answered(self, answer: Answer) -> None:
+        self._inquiry = None
         match answer:
-            case [int(pid), int(start_time), str(ns_path)]:
-                self._hold(Found(pid, start_time, ns_path))
-            case {"absent": str(text)}:
-                self._listener.container_absent(text)
-            case {"error": [_, str(text)]}:
-                self._listener.container_refused(text)
+            case Found():
+                self._hold(answer)
+            case containers.NotRunning():
+                self._listener.container_absent(str(answer))
+                if self._hinted_meanwhile:
+                    self._hinted_meanwhile = False
+                    self._hinted()
             case _:
-                self._listener.container_absent(f"{self._container.kind} did not answer in {LOCATE_LIMIT:g} s")
+                self._refuse(str(answer))
 
     def _hold(self, found: Found) -> None:
         self._release()
         own = containers.own_namespace_inode(self._namespace)
         if found.pid and self._container.kind in _NEVER_BACK:
             if self._only not in (None, found.start_time):
-                self._listener.container_refused(
+                self._refuse(
                     f"process {found.pid} has ended, and its number belongs to another one now: name the new process"
                 )
                 return
@@ -135,16 +180,22 @@ class Attachment:
             return
         except containers.Refused as error:
             self._release()
-            self._listener.container_refused(str(error))
+            self._refuse(str(error))
             return
         if self.ns_inode == own and self._container.kind is not ContainerKind.HOST:
             self._release()
-            self._listener.container_refused(
+            self._refuse(
                 f"the {self._namespace} namespace of {self._container} is the host's own; "
                 'if that is what you want, write container = "host"'
             )
             return
+        self._expect_no_more()
+        self._look_delay = LOOK_FIRST
         self._listener.container_found()
+
+    def _refuse(self, reason: str) -> None:
+        self._expect_no_more()
+        self._listener.container_refused(reason)
 
     def _ended(self) -> None:
         self._release()

@@ -23,13 +23,14 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import quote
 
 from nsbridge.config.schema import ContainerKind
-from nsbridge.supervisor.identity import Found, NotPermitted, NotRunning, Refused, found_by_pid, quoted
+from nsbridge.supervisor.identity import NAME_SHOWN, Found, NotPermitted, NotRunning, Refused, found_by_pid, quoted
 
 TIME_LIMIT = 2.0  # seconds, for everything that one call here asks
 ANSWER_LIMIT = 8 << 20  # bytes of one answer
@@ -38,6 +39,7 @@ PODMAN_SOCKET = "/run/podman/podman.sock"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")  # what both engines allow (moby: names.RestrictedNamePattern)
 _ID_PREFIX_AT_LEAST = 12  # characters: the short id that the engines show
 _ALIVE = ("running", "paused")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def locate(kind: ContainerKind, name: str) -> Found:
     """The running container of that name or id; raises NotRunning, Refused, after TIME_LIMIT at the latest."""
     if not _NAME.fullmatch(name):
         raise Refused(f"{kind} cannot have a container {quoted(name)}: letters, digits, '_', '.' and '-' make a name")
-    with _client(kind) as client:
+    with client_of(kind) as client:
         first = client.inspect(name)
         if first is None or not _is_meant(name, first):
             raise NotRunning(f"container {quoted(name)} is not known to {kind} ({client.source})")
@@ -92,7 +94,7 @@ def list_all(kind: ContainerKind) -> list[Inspected]:
     """Every container that the engine knows; raises as `locate`. Empty if the engine is not installed."""
     if not _is_installed(kind):
         return []
-    with _client(kind) as client:
+    with client_of(kind) as client:
         return [about for about in map(client.inspect, client.ids()) if about is not None]
 
 
@@ -161,20 +163,34 @@ class ApiClient:
         except (ValueError, RecursionError, KeyError, TypeError):
             raise Refused(f"{self.source}: what answers there is not a {self._kind} engine") from None
 
+    def stream(self, target: str) -> http.client.HTTPResponse:
+        """An answer without end, of which only the beginning has a deadline. Raises NoAnswer."""
+        response = self._request(target)
+        if response.status != http.HTTPStatus.OK:
+            self._ok(response.status, response.read1(NAME_SHOWN))
+        self._connection.be_patient()
+        return response
+
     def _get(self, target: str) -> tuple[int, bytes]:
+        response = self._request(target)
+        body = self._call(lambda: response.read(ANSWER_LIMIT + 1))
+        if len(body) > ANSWER_LIMIT:
+            raise Refused(f"{self.source}: an answer is longer than {ANSWER_LIMIT} bytes")
+        return response.status, body
+
+    def _request(self, target: str) -> http.client.HTTPResponse:
+        self._call(lambda: self._connection.request("GET", target))
+        return self._call(self._connection.getresponse)
+
+    def _call(self, call: Callable[[], _T]) -> _T:
         try:
-            self._connection.request("GET", target)
-            response = self._connection.getresponse()
-            body = response.read(ANSWER_LIMIT + 1)
+            return call()
         except TimeoutError:
             raise NoAnswer(f"{self.source} does not answer (waited {TIME_LIMIT:g} s)") from None
         except OSError as error:
             raise NoAnswer(f"{self.source} does not answer ({_why(error)})") from None
         except http.client.HTTPException as error:
             raise NoAnswer(f"{self.source} answers with something other than HTTP ({type(error).__name__})") from None
-        if len(body) > ANSWER_LIMIT:
-            raise Refused(f"{self.source}: an answer is longer than {ANSWER_LIMIT} bytes")
-        return response.status, body
 
     def _ok(self, status: int, body: bytes) -> bytes:
         if status != http.HTTPStatus.OK:
@@ -193,7 +209,7 @@ class PodmanCommand:
 
     def __init__(self, program: str, deadline: float) -> None:
         self.source = f"asked with {program}"
-        self._program = program
+        self.program = program
         self._deadline = deadline
 
     def __enter__(self) -> Self:
@@ -205,24 +221,24 @@ class PodmanCommand:
     def inspect(self, name: str) -> Inspected | None:
         """See Client."""
         arguments = ["container", "inspect", "--format", self._FORMAT, "--", name]
-        status, output, said = run_bounded([self._program, *arguments], self._deadline)
+        status, output, said = run_bounded([self.program, *arguments], self._deadline)
         if status and "no such container" in said.lower():
             return None
         try:
             return parse_inspected(self._ok(status, output, said))
         except ValueError:
             shown = quoted(output.decode("utf-8", "backslashreplace"))
-            raise Refused(f"{self._program}: its answer is not understood: {shown}") from None
+            raise Refused(f"{self.program}: its answer is not understood: {shown}") from None
 
     def ids(self) -> list[str]:
         """See Client."""
-        result = run_bounded([self._program, "ps", "--all", "--quiet", "--no-trunc"], self._deadline)
+        result = run_bounded([self.program, "ps", "--all", "--quiet", "--no-trunc"], self._deadline)
         return self._ok(*result).decode("ascii", "replace").split()
 
     def _ok(self, status: int, output: bytes, said: str) -> bytes:
         if status:
             last = (said.strip().splitlines() or ["it said nothing"])[-1]
-            raise NoAnswer(f"{self._program} failed with status {status}: {quoted(last)}")
+            raise NoAnswer(f"{self.program} failed with status {status}: {quoted(last)}")
         return output
 
 
@@ -271,7 +287,11 @@ class _DeadlineSocket(socket.socket):
 
     def __init__(self, deadline: float) -> None:
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._deadline = deadline
+        self._deadline: float | None = deadline
+
+    def be_patient(self) -> None:
+        """No deadline any more."""
+        self._deadline = None
 
     def connect(self, address: Any) -> None:
         self.settimeout(_left(self._deadline))
@@ -294,15 +314,20 @@ class _Connection(http.client.HTTPConnection):
         self._path = path
         self._deadline = deadline
 
+    def be_patient(self) -> None:
+        """From now on its deadline binds no more; to be called while it is connected."""
+        self.sock.be_patient()
+
     def connect(self) -> None:
         with ExitStack() as on_failure:
-            self.sock = _DeadlineSocket(self._deadline)
+            self.sock: _DeadlineSocket = _DeadlineSocket(self._deadline)
             on_failure.callback(self.close)
             self.sock.connect(self._path)
             on_failure.pop_all()
 
 
-def _client(kind: ContainerKind) -> Client:
+def client_of(kind: ContainerKind) -> Client:
+    """How that engine is asked on this host, for TIME_LIMIT from now. Raises Refused."""
     deadline = time.monotonic() + TIME_LIMIT
     if kind is ContainerKind.DOCKER:
         return ApiClient(kind, docker_socket(), deadline)
@@ -352,8 +377,10 @@ def _why(error: OSError) -> str:
     return error.strerror or str(error) or f"waited {TIME_LIMIT:g} s"
 
 
-def _left(deadline: float) -> float:
+def _left(deadline: float | None) -> float | None:
     """Seconds until the deadline, TimeoutError when there are none (0 would mean non-blocking to a socket)."""
+    if deadline is None:
+        return None
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError

@@ -32,7 +32,7 @@ class Event(StrEnum):
     DIED = "died"  # the agent's process has ended
     GONE = "gone"  # the container's init has ended
     REFUSED = "refused"  # it can never work as things are
-    DUE = "due"  # the deadline of this state has come
+    DUE = "due"  # the deadline of this state has come, or a hint that the awaited container has
 
 
 class Action(StrEnum):
@@ -80,7 +80,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (S.WAITING, E.FOUND): (S.STARTING, (A.SPAWN,)),
     (S.WAITING, E.ABSENT): (S.WAITING, (A.LOOK,)),
     (S.WAITING, E.REFUSED): (S.FATAL, ()),
-    (S.WAITING, E.DIED): (S.WAITING, ()),
+    (S.WAITING, E.DIED): (S.WAITING, (A.LOCATE,)),  # the container may be back before its agent was gone
     (S.WAITING, E.GONE): (S.WAITING, ()),  # it was found absent before its pidfd was served
     (S.WAITING, E.STOP): (S.STOPPING, (A.DRAIN,)),  # the killed agent may not be reaped yet
     (S.FATAL, E.START): (S.STARTING, (A.LOCATE,)),

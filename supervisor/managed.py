@@ -26,7 +26,7 @@ from nsbridge.supervisor.services import Services
 
 DRAIN_LIMIT = 5.0  # seconds to hand over what is in flight
 EXIT_LIMIT = 1.0  # seconds to exit when told to
-LOOK_EVERY = (0.1, 1.0)  # seconds between looks for a container that is not running: the first, the longest
+REAP_WITHIN = 0.1  # seconds until it is asked again whether a killed agent is gone
 WEDGED_AFTER = 20.0  # seconds without a heartbeat
 START_LIMIT = 60.0  # seconds to become ready, which may wait for an earlier agent's death
 
@@ -55,7 +55,7 @@ class Managed:
         self.detail = ""
         self.last_exit: str | None = None
         self.restarts = 0
-        self.attachment = Attachment(services.loop, config.container, config.namespace, self)
+        self.attachment = Attachment(services, config.container, config.namespace, self)
         self.scoreboard = Scoreboard()
         self.neighbour: Neighbour | None = None
         self._loop = services.loop
@@ -68,7 +68,6 @@ class Managed:
         self._process: AgentProcess | None = None
         self._ended_at = ""  # time of day at which the container was seen to end; empty while it runs
         self._timer: Timer | None = None
-        self._look_delay = LOOK_EVERY[0]
         self._served: float | None = None  # seconds that the last process was ready for
         self._by_signal = False  # whether a signal ended it
         self._log_budget = LineBudget()
@@ -247,7 +246,6 @@ class Managed:
 
     def container_found(self) -> None:
         """See Listener."""
-        self._look_delay = LOOK_EVERY[0]
         self._ended_at = ""
         self._feed(Event.FOUND)
 
@@ -272,16 +270,20 @@ class Managed:
         self.detail = f"container not running since {self._ended_at}"
         self._feed(Event.GONE)
 
+    def container_may_have_come(self) -> None:
+        """See Listener."""
+        if self.state is State.WAITING:
+            self._feed(Event.DUE)
+
     def _locate(self) -> None:
         self._cancel_deadline()
         if self._process is not None:
-            self._deadline(LOOK_EVERY[0])  # the killed agent is not reaped yet
+            self._deadline(REAP_WITHIN)  # the killed agent is not reaped yet
         else:
             self.attachment.locate()
 
     def _look(self) -> None:
-        self._deadline(self._look_delay)
-        self._look_delay = min(self._look_delay * 2, LOOK_EVERY[1])
+        self._deadline(self.attachment.wait())
 
     # The process
 

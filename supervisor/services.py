@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import Confinement
+from nsbridge.supervisor.arrivals import Arrivals
 from nsbridge.supervisor.events import Events
 from nsbridge.supervisor.logs import Log
 
@@ -18,4 +19,5 @@ class Services:
     log: Log
     events: Events
     state_dir: str
+    arrivals: Arrivals
     require: tuple[Confinement, ...] = ()  # what no agent may run without

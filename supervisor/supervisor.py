@@ -11,6 +11,7 @@ from importlib.metadata import version
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import Config, RouteConfig
 from nsbridge.supervisor.api import Api
+from nsbridge.supervisor.arrivals import Arrivals
 from nsbridge.supervisor.control import ControlServer
 from nsbridge.supervisor.events import Events
 from nsbridge.supervisor.logs import Log
@@ -32,7 +33,8 @@ class Supervisor:
         self.loop = Loop()
         self._config = config
         self._log = log
-        self._services = Services(self.loop, log, Events(), config.daemon.state_dir, config.daemon.require)
+        arrivals = Arrivals(self.loop, log)
+        self._services = Services(self.loop, log, Events(), config.daemon.state_dir, arrivals, config.daemon.require)
         self._observer = observer
         self._health_due = 0.0
         self._roster = Roster(self.loop, log, self._make_route, self._settled)
@@ -58,6 +60,7 @@ class Supervisor:
         finally:
             control.close()
             self._roster.close()
+            self._services.arrivals.close()
             self.loop.close()
         self._log.info("", "nsbridged stopped")
 

@@ -1,4 +1,4 @@
-"""inotify on one directory, and open files of it: the only module that uses inotify_simple.
+"""inotify: on one directory and open files of it, or on several by their paths; the only user of inotify_simple.
 
 Some facts about inotify, and what they mean here:
 * Identical events that follow each other come as one, so an event says "look", never "how often".
@@ -6,7 +6,9 @@ Some facts about inotify, and what they mean here:
 * A removed directory that somebody has open, as its agent does, tells nothing. So its parent is watched too, if it may
   be read: whatever is removed there is a reason to ask the directory how many links it has left.
 * A watch is added by path; the path "." of a directory that was opened before cannot be exchanged for another.
-* Instances are limited for each user (128 by default), and all agents of one user share that.
+* Instances are limited for each user (128 by default), and all agents of one user share that. So the supervisor has
+  one for all that it waits for, by PathWatch; an agent has one for its directory, by DirectoryWatch.
+* A watch's number is not used again: what is still read for a watch that was dropped belongs to nobody.
 """
 
 from __future__ import annotations
@@ -63,14 +65,7 @@ class DirectoryWatch:
 
     def __init__(self, directory: int, mask: int) -> None:
         self._fd = directory
-        try:
-            self._inotify = INotify(nonblocking=True)
-        except OSError as error:
-            if error.errno == errno.EMFILE:
-                raise Blocked(
-                    f"inotify instances of uid {os.getuid()} are used up: raise sysctl fs.inotify.max_user_instances"
-                ) from None
-            raise Blocked(f"inotify: {os.strerror(error.errno or 0)}") from None
+        self._inotify = _instance()
         try:
             os.fchdir(directory)
             self._parent = self._watch_parent()  # first, for the root's parent is the root
@@ -144,6 +139,70 @@ class DirectoryWatch:
     def close(self) -> None:
         """Stop watching."""
         self._inotify.close()
+
+
+class PathEvent(NamedTuple):
+    """`watch` is what `PathWatch.add` returned, LOST if events were lost; `itself`: the directory itself changed."""
+
+    watch: int
+    name: bytes
+    itself: bool
+
+
+LOST = _NO_WATCH
+
+
+class PathWatch:
+    """Watches directories by their paths, for the supervisor: what comes into them, is written there or goes."""
+
+    _MASK = CREATED | MOVED_IN | CLOSED | DELETED | int(flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR)
+
+    def __init__(self) -> None:
+        self._inotify = _instance()
+
+    def add(self, path: str) -> int:
+        """Watch one more; the same one gives the same number. FileNotFoundError if there is none, else Blocked."""
+        try:
+            watch: int = self._inotify.add_watch(path, self._MASK)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise FileNotFoundError(error.errno, os.strerror(error.errno), path) from None
+            raise _no_watch(error) from None
+        return watch
+
+    def drop(self, watch: int) -> None:
+        """Watch it no more; harmless if it is gone."""
+        try:
+            self._inotify.rm_watch(watch)
+        except OSError:
+            pass
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable."""
+        return self._inotify.fileno()
+
+    def read(self) -> list[PathEvent]:
+        """What happened since the last read, _BUFFER bytes of it at most."""
+        try:
+            data = os.read(self._inotify.fileno(), _BUFFER)
+        except BlockingIOError:
+            return []
+        return [PathEvent(e.wd, os.fsencode(e.name), bool(e.mask & _SELF_GONE)) for e in parse_events(data)]
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._inotify.close()
+
+
+def _instance() -> INotify:
+    try:
+        return INotify(nonblocking=True)
+    except OSError as error:
+        if error.errno == errno.EMFILE:
+            raise Blocked(
+                f"inotify instances of uid {os.getuid()} are used up: raise sysctl fs.inotify.max_user_instances"
+            ) from None
+        raise Blocked(f"inotify: {os.strerror(error.errno or 0)}") from None
 
 
 def _no_watch(error: OSError) -> Blocked:

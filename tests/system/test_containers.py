@@ -243,10 +243,10 @@ def test_podman_is_asked_by_command_when_its_socket_is_a_leftover(
     web = podman_container()
     monkeypatch.delenv("CONTAINER_HOST")
     monkeypatch.setattr(engines, "PODMAN_SOCKET", str(podman_service.socket))
-    assert isinstance(engines._client(ContainerKind.PODMAN), engines.ApiClient)
+    assert isinstance(engines.client_of(ContainerKind.PODMAN), engines.ApiClient)
     podman_service.crash_service()
     assert podman_service.socket.exists()
-    assert isinstance(engines._client(ContainerKind.PODMAN), engines.PodmanCommand)
+    assert isinstance(engines.client_of(ContainerKind.PODMAN), engines.PodmanCommand)
     assert containers.locate(web.container).pid == web.pid
 
 

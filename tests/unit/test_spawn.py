@@ -1,4 +1,4 @@
-"""The one fork, and what is asked in a child: real children, real signals, every descriptor counted."""
+"""The one fork, and children that tell: real children, real signals, every descriptor counted."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ import pytest
 
 from nsbridge.agents.fork import EXIT_AGAIN, fork
 from nsbridge.agents.loop import Loop
-from nsbridge.config.errors import NsbridgeError, UsageError
-from nsbridge.supervisor.spawn import Question
+from nsbridge.supervisor.spawn import LINE_LIMIT, Teller
 from tests.child import LIMIT, be_subreaper, ended, exit_code
 
 NOTHING: list[object] = []
@@ -172,112 +171,145 @@ def test_without_another_process_there_is_an_error_and_signals_are_as_before() -
     assert exit_code(main) == 0
 
 
-# -- questions
+# -- tellers
 
 
-def ask(loop: Loop, function: Callable[[], object], limit: float = LIMIT) -> object:
-    """The answer, when it has come."""
-    answers: list[object] = []
-    Question(loop, function, answers.append, limit)
+class Heard:
+    """A TellerListener that keeps it all."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.code: int | None = None
+
+    def teller_said(self, line: bytes) -> None:
+        assert self.code is None
+        self.lines.append(line)
+
+    def teller_ended(self, code: int) -> None:
+        assert self.code is None
+        self.code = code
+
+
+def says(*chunks: bytes, code: int = 0) -> Callable[[int], int]:
+    """A teller's main."""
+
+    def main(writer: int) -> int:
+        for chunk in chunks:
+            left = chunk
+            while left:
+                left = left[os.write(writer, left) :]
+        return code
+
+    return main
+
+
+def hear(loop: Loop, main: Callable[[int], int], meanwhile: Callable[[Teller, Heard], None] | None = None) -> Heard:
+    """All that it tells, when it has ended."""
+    heard = Heard()
+    teller = Teller(loop, main, heard)
     deadline = time.monotonic() + 2 * LIMIT
-    while not answers:
+    while heard.code is None:
         loop.run_once(1)
+        if meanwhile is not None:
+            meanwhile(teller, heard)
         assert time.monotonic() < deadline
-    assert len(answers) == 1
-    return answers[0]
+    return heard
 
 
-@pytest.mark.parametrize("answer", [None, True, 5, [1, 2, "/proc/1"], {"a": ["ä\n\udcff"]}, "x" * 65_000])
-def test_an_answer_comes_as_it_was_given(loop: Loop, answer: object) -> None:
-    assert ask(loop, lambda: answer) == answer
+def test_what_a_teller_tells_comes_line_by_line_in_order(loop: Loop) -> None:
+    heard = hear(loop, says(b"one\ntw", b"o\n\n\xff\0\n", b"cut off", code=7))
+    assert (heard.lines, heard.code) == ([b"one", b"two", b"", b"\xff\0"], 7)
 
 
-def test_an_error_for_people_comes_with_its_kind(loop: Loop) -> None:
-    def refuse() -> object:
-        raise UsageError("no such container")
-
-    def fail() -> object:
-        raise NsbridgeError("two")
-
-    assert ask(loop, refuse) == {"error": ["UsageError", "no such container"]}
-    assert ask(loop, fail) == {"error": ["NsbridgeError", "two"]}
+def test_a_million_lines_come_all_and_slowly(loop: Loop) -> None:
+    """What is told without end waits in the pipe: the loop has time for others meanwhile."""
+    count = 100_000
+    others: list[float] = []
+    heard = hear(loop, says(b"0123456789\n" * count), lambda *_: others.append(time.monotonic()))
+    assert len(heard.lines) == count
+    assert len(others) > count * 11 // (1 << 16)
 
 
-def test_a_bug_is_no_answer_and_one_line(loop: Loop, capfd: pytest.CaptureFixture[str]) -> None:
-    assert ask(loop, lambda: 1 // 0) is None
+@pytest.mark.parametrize("line", [b"x" * (LINE_LIMIT + 1), b"x" * 10_000_000, b"x" * (LINE_LIMIT + 1) + b"\n"])
+def test_a_line_that_is_too_long_kills_the_teller(loop: Loop, line: bytes) -> None:
+    heard = hear(loop, lambda writer: says(b"before\n", line)(writer) or hang())
+    assert heard.lines in ([b"before"], [])
+    assert heard.code == -signal.SIGKILL
+
+
+def test_a_bug_in_a_teller_is_one_line_and_its_end(loop: Loop, capfd: pytest.CaptureFixture[str]) -> None:
+    assert hear(loop, lambda _writer: 1 // 0).code == 1
     assert capfd.readouterr().err == "nsbridged: ZeroDivisionError: integer division or modulo by zero\n"
 
 
-def test_what_json_cannot_say_is_no_answer(loop: Loop, capfd: pytest.CaptureFixture[str]) -> None:
-    assert ask(loop, lambda: b"bytes") is None
-    assert "TypeError" in capfd.readouterr().err
+def test_a_teller_that_dies_is_told_of_with_what_it_said(loop: Loop) -> None:
+    heard = hear(loop, lambda writer: says(b"last\n")(writer) or send_to_itself(signal.SIGSEGV))
+    assert (heard.lines, heard.code) == ([b"last"], -signal.SIGSEGV)
 
 
-def test_a_child_that_dies_is_no_answer(loop: Loop) -> None:
-    assert ask(loop, lambda: os._exit(0)) is None
-    assert ask(loop, lambda: os.kill(os.getpid(), signal.SIGSEGV)) is None
+def test_a_teller_that_hangs_can_be_killed(loop: Loop) -> None:
+    def kill_it(teller: Teller, heard: Heard) -> None:
+        if heard.lines:
+            teller.kill()
+
+    assert hear(loop, lambda writer: says(b"up\n")(writer) or hang(), kill_it).code == -signal.SIGKILL
 
 
-def test_a_child_that_hangs_is_killed_and_is_no_answer(loop: Loop) -> None:
-    started = time.monotonic()
-    assert ask(loop, hang, limit=0.1) is None
-    assert 0.1 <= time.monotonic() - started < LIMIT
+def test_a_teller_that_closes_its_pipe_and_goes_on_is_not_waited_for(loop: Loop) -> None:
+    """Its end is seen when it ends; the loop has sleep until then."""
+    turns: list[float] = []
+
+    def main(writer: int) -> int:
+        os.close(writer)
+        signal.sigtimedwait([], 0.1)
+        return 7
+
+    assert hear(loop, main, lambda *_: turns.append(time.monotonic())).code == 7
+    assert len(turns) < 5
 
 
-def test_an_answer_that_is_too_long_is_no_answer(loop: Loop) -> None:
-    assert ask(loop, lambda: "x" * 1_000_000) is None
-
-
-def test_an_abandoned_question_is_not_answered_and_its_child_is_killed_and_reaped(loop: Loop) -> None:
-    answers: list[object] = []
-    had = children()
-    question = Question(loop, hang, answers.append, LIMIT)
-    question.abandon()
+def test_an_abandoned_teller_tells_nothing_and_is_killed_and_reaped(loop: Loop) -> None:
+    heard, had = Heard(), children()
+    Teller(loop, lambda writer: says(b"x\n")(writer) or hang(), heard).abandon()
     while children() != had:
         loop.run_once(LIMIT)
-    assert answers == []
+    assert (heard.lines, heard.code) == ([], None)
 
 
-def test_many_questions_at_once_each_get_their_own_answer(loop: Loop) -> None:
-    answers: dict[int, object] = {}
-    for number in range(20):
-        Question(loop, partial(pow, number, 2), partial(answers.__setitem__, number), LIMIT)
-    while len(answers) < 20:
-        loop.run_once(LIMIT)
-    assert answers == {number: number * number for number in range(20)}
-
-
-def test_a_question_s_child_holds_nothing_of_its_parent(loop: Loop) -> None:
+def test_a_teller_holds_nothing_of_its_parent(loop: Loop) -> None:
     secret = os.open("/dev/null", os.O_RDONLY)
-    listed = ask(loop, lambda: os.listdir("/proc/self/fd"))
+
+    def count(writer: int) -> int:
+        return says(b"%d\n" % len(os.listdir("/proc/self/fd")))(writer)
+
+    (listed,) = hear(loop, count).lines
     os.close(secret)
-    assert isinstance(listed, list)
-    assert len(listed) == 5  # the three, the pipe, and what lists them
+    assert listed == b"5"  # the three, the pipe, and what lists them
 
 
 @pytest.mark.parametrize("spare", [0, 1, 2])
-def test_a_question_that_cannot_be_asked_leaves_nothing_behind(loop: Loop, spare: int) -> None:
+def test_a_teller_that_cannot_be_made_leaves_nothing_behind(loop: Loop, spare: int) -> None:
     """No descriptor is left for the pipe, or for the child."""
     restore = few_descriptors(spare)
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            Question(loop, hang, NOTHING.append, LIMIT)
+            Teller(loop, lambda _writer: hang(), Heard())
     finally:
         restore()
 
 
-def test_a_question_s_child_dies_with_the_supervisor() -> None:
-    """It is asked in a child of this process, which is killed."""
+def test_a_teller_dies_with_the_supervisor() -> None:
+    """It is made by a child of this process, which is killed."""
     be_subreaper(yes=True)
     reader, writer = os.pipe()
 
     def supervisor() -> int:
-        def say_and_hang() -> object:
+        def say_and_hang(_writer: int) -> int:
             os.write(1, json.dumps(os.getpid()).encode())
             return hang()
 
-        os.dup2(writer, 1)  # a question's child keeps the first three
-        Question(Loop(), say_and_hang, NOTHING.append, LIMIT)
+        os.dup2(writer, 1)  # a teller keeps the first three
+        Teller(Loop(), say_and_hang, Heard())
         return hang()
 
     parent = fork(supervisor)

@@ -1,0 +1,178 @@
+"""Who waits for a container of an engine is told: real children, which say what the test wrote."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nsbridge.agents.loop import Loop
+from nsbridge.config.schema import ContainerKind, LogConfig
+from nsbridge.supervisor import engine_watch
+from nsbridge.supervisor.engine_watch import EngineWatch
+from nsbridge.supervisor.logs import Log, open_log
+
+LIMIT = 20.0  # seconds for anything to happen
+ID = "5203" * 16
+
+
+class Engine:
+    """A watch whose children say what `script` has, one entry each, and then end or (with "…") stay."""
+
+    def __init__(self, loop: Loop, log: Log) -> None:
+        self.loop = loop
+        self.log = log
+        self.script: list[bytes] = []
+        self.children = 0
+        self.told: list[str] = []
+        self.watch = _Counted(self)
+
+    def expect(self, name: str) -> engine_watch.Awaited:
+        return self.watch.expect(name, lambda: self.told.append(name))
+
+    def until(self, condition: Callable[[], object]) -> None:
+        deadline = self.loop.now() + LIMIT
+        while not condition():
+            self.loop.run_once(1)
+            assert self.loop.now() < deadline
+
+    def complaints(self) -> list[str]:
+        return [entry.message for entry in self.log.ring.recent(100)]
+
+    def main(self, kind: ContainerKind, writer: int) -> int:
+        says = self.script[min(self.children, len(self.script)) - 1]
+        os.write(writer, says.removesuffix("…".encode()))
+        if says.endswith("…".encode()):
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(30)
+            signal.pause()
+        return 1
+
+
+class _Counted(EngineWatch):
+    """A child cannot count for us."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine.loop, engine.log, ContainerKind.DOCKER, engine.main)
+        self._engine = engine
+
+    def _start(self) -> None:
+        self._engine.children += 1
+        super()._start()
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setattr(engine_watch, "AGAIN", (0.01, 0.02))
+    before, had = os.listdir("/proc/self/fd"), children()
+    loop, log = Loop(), open_log(LogConfig(file=str(tmp_path / "log")))
+    made = Engine(loop, log)
+    yield made
+    made.watch.close()
+    while children() != had:
+        loop.run_once(LIMIT)
+    loop.close()
+    log.close()
+    assert os.listdir("/proc/self/fd") == before
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
+
+
+def says(*lines: str, stays: bool = True) -> bytes:
+    return ("".join(line + "\n" for line in lines) + ("…" if stays else "")).encode()
+
+
+def test_who_waits_is_told_first_when_the_watch_stands_and_then_when_it_starts(engine: Engine) -> None:
+    engine.script = [says("+", f"{ID} web")]
+    web = engine.expect("web")
+    engine.expect("other")
+    assert not web.is_watched
+    engine.until(lambda: len(engine.told) == 3)
+    assert sorted(engine.told) == ["other", "web", "web"]
+    assert web.is_watched
+    assert engine.complaints() == []
+
+
+@pytest.mark.parametrize("name", [ID, ID[:12], ID[:40]])
+def test_a_container_may_be_awaited_by_its_id_or_the_beginning_of_it(engine: Engine, name: str) -> None:
+    engine.script = [says("+", f"{ID} web")]
+    engine.expect(name)
+    engine.expect(ID[:11])  # which is a name
+    engine.until(lambda: len(engine.told) == 3)
+    assert engine.told.count(name) == 2
+
+
+def test_when_something_has_happened_everybody_is_told(engine: Engine) -> None:
+    engine.script = [says("+", "?")]
+    for name in "ab":
+        engine.expect(name)
+    engine.until(lambda: len(engine.told) == 4)
+    assert sorted(engine.told) == ["a", "a", "b", "b"]
+
+
+def test_one_child_serves_all_and_who_comes_later_is_told_that_it_stands(engine: Engine) -> None:
+    engine.script = [says("+")]
+    engine.expect("first")
+    engine.until(lambda: engine.told)
+    for number in range(400):
+        engine.expect(str(number))
+    engine.until(lambda: len(engine.told) == 401)
+    assert engine.children == 1
+
+
+def test_a_cancelled_one_is_told_nothing_and_the_child_stays_a_while(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container that is restarted is gone for a moment only: the child is there for the next time."""
+    engine.script = [says("+")]
+    awaited = engine.expect("web")
+    engine.until(lambda: engine.told)
+    awaited.cancel()
+    awaited.cancel()
+    again = engine.expect("web")
+    engine.until(lambda: len(engine.told) == 2)
+    assert engine.children == 1
+    monkeypatch.setattr(engine_watch, "LINGER", 0.01)
+    had = children()
+    again.cancel()
+    engine.until(lambda: len(children()) < len(had))
+    engine.expect("web")
+    engine.until(lambda: len(engine.told) == 3)
+    assert engine.children == 2
+
+
+def test_an_engine_that_ends_is_watched_again_and_whoever_waits_looks(engine: Engine) -> None:
+    """It is said once that it cannot be watched, with its words, and once that it can again."""
+    engine.script = [
+        says("+", "! engine socket ended its events", stays=False),
+        *[says("! engine socket is \x1b[2J not there", stays=False)] * 5,
+        says("+", f"{ID} web"),
+    ]
+    web = engine.expect("web")
+    engine.until(lambda: engine.children == 7 and web.is_watched and len(engine.told) >= 9)
+    broken, mended = engine.complaints()
+    assert broken.startswith("docker cannot be watched (engine socket ended its events)")
+    assert mended.startswith("docker is watched again")
+    assert engine.told == ["web"] * 9  # the two watches that stood, six ends, its start
+
+
+@pytest.mark.parametrize("garbage", ["web", f"{ID} a b", "\x1b[2J", "+ ", "x" * 5000])
+def test_a_child_that_tells_anything_else_is_ended_and_tried_again(engine: Engine, garbage: str) -> None:
+    engine.script = [says(garbage), says("+")]
+    web = engine.expect("web")
+    engine.until(lambda: web.is_watched)
+    assert "not understood" in engine.complaints()[0]
+    assert "\x1b" not in engine.complaints()[0]
+
+
+def test_a_child_that_dies_without_a_word_is_said_with_its_exit_code(engine: Engine) -> None:
+    engine.script = [says(stays=False), says("+")]
+    web = engine.expect("web")
+    engine.until(lambda: web.is_watched)
+    assert "the child that hears its events ended with 1" in engine.complaints()[0]
