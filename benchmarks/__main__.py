@@ -2,7 +2,7 @@
 
     ./run bench [--rounds N] [--quick] [--only NAME…] [--check | --record]
 
-NAME is a subject or a group: core, sizes, routes.
+NAME is a subject or a group: core, sizes, routes, others.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import outcome
+from benchmarks import outcome, plot
 from benchmarks.flows import Figures
 from benchmarks.lab import Lab
 from benchmarks.subjects import Subject, chosen
 
 _ROOT = Path(__file__).parents[1]
 _JSON = _ROOT / "docs" / "bench.json"
+_PICTURE = _ROOT / "docs" / "bench.svg"
+_REPORT = _ROOT / "docs" / "benchmarks.md"
+_MARK = "<!-- what follows is written by `make bench` -->"
 _RECORDED = Path(__file__).with_name("recorded.json")
 _TOLERANCE = 0.35  # a ratio of one run differs from the next by as much on a machine that is shared
 
@@ -41,13 +44,21 @@ def measure(subjects: Sequence[Subject], rounds: int, scale: float) -> dict[str,
     return found
 
 
+def _publish(found: dict[str, list[Figures]]) -> None:
+    """Into docs/: the figures, their picture, and the tables below the text about them."""
+    document = outcome.document(found)
+    _JSON.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    plot.draw(document, _PICTURE)
+    text = _REPORT.read_text(encoding="utf-8").partition(_MARK)[0]
+    _REPORT.write_text(f"{text}{_MARK}\n\n{outcome.heading(document)}\n\n{outcome.tables(found)}\n", encoding="utf-8")
+
+
 def main() -> int:
     """0; 1 if `--check` finds something slower than recorded."""
     parser = argparse.ArgumentParser(prog="./run bench", description="nsbridge against its peers, in one run.")
     parser.add_argument("--rounds", type=int, default=5, help="of which the medians are taken (5)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the messages, one round: to see that it works")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these subjects or groups")
-    parser.add_argument("--json", type=Path, help=f"where the figures go (docs/{_JSON.name} after a whole run)")
     parser.add_argument("--check", action="store_true", help="compare the core's ratios with benchmarks/recorded.json")
     parser.add_argument("--record", action="store_true", help="write the ratios to benchmarks/recorded.json")
     options = parser.parse_args()
@@ -55,9 +66,8 @@ def main() -> int:
     rounds, scale = (1, 0.1) if options.quick else (options.rounds, 1.0)
     found = measure(chosen(only), rounds, scale)
     print(outcome.tables(found))
-    path = options.json or (None if only or options.quick else _JSON)
-    if path:
-        path.write_text(json.dumps(outcome.document(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if not only and not options.quick:
+        _publish(found)
     if options.record:
         outcome.record(_RECORDED, outcome.medians(found))
     if not options.check:

@@ -16,7 +16,7 @@ from tests.system.room import LIMIT, run, wait_until
 
 Figures = dict[str, float]  # by metric: rate (messages/s), cpu (µs of CPU time a message), p50 … (µs), uss (bytes)
 
-_ECHO_SIZE = 64
+ECHO_SIZE = 64
 _ECHO = """
 [route.echo.agent.client]
 container = "{client}"
@@ -80,7 +80,7 @@ def echo(lab: Lab, count: int) -> Figures:
     with lab.containers() as (client, server):
         text = _ECHO.format(client=client.spec, server=server.spec)
         with _echo_server(lab, server), lab.daemon(text) as daemon:
-            return _echo_client(lab, client, count, tree(daemon.pid))
+            return echo_times(_echo_client(lab, client, count), count, tree(daemon.pid))
 
 
 def echo_by_c_bridge(lab: Lab, count: int) -> Figures:
@@ -88,20 +88,25 @@ def echo_by_c_bridge(lab: Lab, count: int) -> Figures:
     with lab.containers() as (client, server), _echo_server(lab, server):
         words = [lab.program("bridge"), f"/proc/{server.pid}/ns/ipc", f"/proc/{client.pid}/ns/mnt", "/srv"]
         with background([str(word) for word in words]) as bridge:
-            wait_until(lambda: _watches(bridge.pid), "the C bridge watches its file")
-            return _echo_client(lab, client, count, [bridge.pid])
+            wait_until(lambda: watches(bridge.pid), "the C bridge watches its file")
+            return echo_times(_echo_client(lab, client, count), count, [bridge.pid])
 
 
 def _echo_server(lab: Lab, server: EngineContainer) -> AbstractContextManager[subprocess.Popen[bytes]]:
     return background(inside(server, lab.program("ipc_echo_server")))
 
 
-def _echo_client(lab: Lab, client: EngineContainer, count: int, pids: list[int]) -> Figures:
+def _echo_client(lab: Lab, client: EngineContainer, count: int) -> list[str]:
+    return inside(client, lab.program("mnt_echo_client"), "/srv", count, ECHO_SIZE)
+
+
+def echo_times(client: list[str], count: int, pids: list[int]) -> Figures:
+    """Run an echo client to its end: what it says of its round trips; and the CPU time of `pids` for each, if any."""
     before = cpu_seconds(pids)
-    said = run(inside(client, lab.program("mnt_echo_client"), "/srv", count, _ECHO_SIZE)).stdout.decode("ascii")
+    said = run(client).stdout.decode("ascii")
     cpu = cpu_seconds(pids) - before
     times = {name: float(value) for name, value in re.findall(r"(p50|p90|p99|max) ([0-9.]+)", said)}
-    return times | {"cpu": cpu / count * 1e6}
+    return times | {"cpu": cpu / count * 1e6} if pids else times
 
 
 def kernel_one_way(lab: Lab, count: int, size: int) -> Figures:
@@ -176,7 +181,7 @@ def _wait_delivered(daemon: Nsbridged, count: int) -> None:
     wait_until(lambda: delivered() == count, f"{count} messages are delivered", LIMIT)
 
 
-def _watches(pid: int) -> bool:
+def watches(pid: int) -> bool:
     """Whether the process has an inotify watch."""
     infos = f"/proc/{pid}/fdinfo"
     for name in os.listdir(infos):

@@ -15,7 +15,18 @@ from benchmarks.flows import Figures
 from benchmarks.subjects import GOALS, Goal
 
 Rounds = Mapping[str, Sequence[Figures]]  # by subject, one item a round
-_UNITS = {"rate": "messages/s", "round_trip": "µs", "cpu": "µs CPU/message", "p50": "µs", "p90": "µs", "p99": "µs"}
+_USS = ("uss_source", "uss_sink", "uss_sender")
+_COLUMNS = {  # by the metric that comes first in a subject's figures
+    "p50": ("p50", "p90", "p99", "max", "cpu"),
+    "rate": ("rate", "cpu", *_USS),
+    "cpu": ("cpu",),
+}
+_HEADS = {
+    **{name: f"{name}, µs" for name in ("p50", "p90", "p99", "max")},
+    "rate": "messages/s",
+    "cpu": "µs CPU a message",
+    **{name: f"{name[4:]}'s USS, kB" for name in _USS},
+}
 
 
 def medians(rounds: Rounds) -> dict[str, Figures]:
@@ -43,27 +54,53 @@ def document(rounds: Rounds) -> dict[str, Any]:
         "when": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
         "machine": {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
         "rounds": max(map(len, rounds.values()), default=0),
-        "goals": [
-            {"title": goal.title, "value": _rounded(value), "goal": _goal(goal), "met": goal.met(value)}
-            for goal, value in ratios(found)
-        ],
+        "goals": [_told(goal, value) for goal, value in ratios(found)],
         "medians": {name: {metric: _rounded(value) for metric, value in f.items()} for name, f in found.items()},
     }
 
 
+def _told(goal: Goal, value: float) -> dict[str, Any]:
+    told = {"title": goal.title, "against": goal.against, "value": _rounded(value)}
+    return told if goal.limit is None else told | {"goal": _goal(goal), "limit": goal.limit, "met": goal.met(value)}
+
+
+def heading(about: Mapping[str, Any]) -> str:
+    """What the tables are about: a sentence with the date and the machine of a `document`."""
+    machine = about["machine"]
+    where = f"{machine['cores']} cores, Linux {machine['kernel']}, Python {machine['python']}"
+    return f"Medians of {about['rounds']} rounds in one run, {about['when']}, {where}."
+
+
 def tables(rounds: Rounds) -> str:
-    """For people: every median, then the ratios and goals, in Markdown."""
+    """For people, in Markdown: the ratios with their goals, then every median."""
     found = medians(rounds)
-    lines = ["| measured | median | and |", "|---|---:|---|"]
-    for name, figures in found.items():
-        first, *others = [f"{_number(value)} {_UNITS.get(metric, metric)}" for metric, value in _shown(figures)]
-        lines.append(f"| {name} | {first} | {', '.join(others)} |")
-    lines += ["", "| work | against | measured | goal | |", "|---|---|---:|---|---|"]
-    for goal, value in ratios(found):
-        shown = f"{value:.2f} ×" if goal.against else _number(value)
-        verdict = "met" if goal.met(value) else "**not met**"
-        lines.append(f"| {goal.title} | {goal.against or '-'} | {shown} | {_goal(goal)} | {verdict} |")
+    lines = _table("work|against|measured|goal|", [_compared(goal, value) for goal, value in ratios(found)])
+    for first, columns in _COLUMNS.items():
+        chosen = {name: figures for name, figures in found.items() if next(iter(figures)) == first}
+        used = [metric for metric in columns if any(metric in figures for figures in chosen.values())]
+        if chosen:
+            heads = "|".join(_HEADS[metric] for metric in used)
+            rows = [[name, *(_cell(figures, metric) for metric in used)] for name, figures in chosen.items()]
+            lines += ["", *_table(f"measured|{heads}", rows)]
     return "\n".join(lines)
+
+
+def _compared(goal: Goal, value: float) -> list[str]:
+    shown = f"{value:.2f} ×" if goal.against else _number(value)
+    verdict = "" if goal.limit is None else "met" if goal.met(value) else "**not met**"
+    return [goal.title, goal.against or "-", shown, _goal(goal), verdict]
+
+
+def _table(heads: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    count = heads.count("|")
+    return [f"|{heads}|", f"|---|{'---:|' * count}", *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def _cell(figures: Figures, metric: str) -> str:
+    value = figures.get(metric)
+    if value is None:
+        return ""
+    return _number(value / 1000 if metric.startswith("uss") else value)
 
 
 def regressions(found: Mapping[str, Figures], recorded: Mapping[str, float], tolerance: float) -> list[str]:
@@ -87,20 +124,13 @@ def read_recorded(path: Path) -> dict[str, float]:
 
 def record(path: Path, found: Mapping[str, Figures]) -> None:
     """Keep these ratios as those to be held."""
-    values = {goal.title: _rounded(value) for goal, value in ratios(found)}
+    values = {goal.title: _rounded(value) for goal, value in ratios(found) if goal.limit is not None}
     path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _shown(figures: Figures) -> Iterator[tuple[str, float]]:
-    for metric, value in figures.items():
-        if not metric.startswith("uss"):
-            yield metric, value
-    for metric, value in figures.items():
-        if metric.startswith("uss"):
-            yield f"kB USS {metric[4:]}", value / 1000
-
-
 def _goal(goal: Goal) -> str:
+    if goal.limit is None:
+        return ""
     limit = f"{goal.limit:g} ×" if goal.against else _number(goal.limit)
     return f"{'≥' if goal.at_least else '≤'} {limit}"
 

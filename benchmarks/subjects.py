@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks import flows
+from benchmarks import alternatives, flows
 from benchmarks.flows import Figures, Flow
 from benchmarks.lab import Lab
 
@@ -27,17 +27,22 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One line of the table: the ratio of a metric of two subjects, or the metric itself without `against`."""
+    """One line of the table: the ratio of a metric of two subjects, or the metric itself without `against`.
+
+    Without `limit` it is no goal, only told.
+    """
 
     title: str
     metric: str
     subject: str
     against: str | None
-    limit: float
+    limit: float | None
     at_least: bool = False
 
     def met(self, value: float) -> bool:
         """Whether the value is on the right side of the limit."""
+        if self.limit is None:
+            return True
         return value >= self.limit if self.at_least else value <= self.limit
 
 
@@ -54,11 +59,21 @@ def _counted(run: Callable[..., Figures], count: int, *rest: int) -> Callable[[L
     return lambda lab, scale: run(lab, max(100, int(count * scale)), *rest)
 
 
+def _shared(kind: str) -> Callable[[Lab, int, int], Figures]:
+    return lambda lab, count, size: alternatives.shared_one_way(lab, kind, count, size)
+
+
+def _nats(prefix: str) -> Callable[[Lab, int, int], Figures]:
+    return lambda lab, count, size: alternatives.nats_one_way(lab, prefix, count, size)
+
+
 def _tick(routes: int, lab: Lab, scale: float) -> Figures:
     return flows.tick(lab, routes, max(1, int(10 * scale)))
 
 
 ECHO, C_ECHO, KERNEL, FILES = "echo", "echo, C bridge", "kernel 256 B", "files 256 B"
+SHARED_ECHO, SHARED_LOG, SHARED_SPOOL = "echo, shared mount", "log, shared mount", "spool, shared mount"
+NATS_ECHO, NATS, JETSTREAM = "echo, NATS", "NATS", "NATS JetStream"
 TICK_1, TICK_100 = "1 route, 1 message/s", "100 routes, 1 message/s"
 
 _CORE = (
@@ -89,7 +104,15 @@ _BY_ROUTES = tuple(
     for routes in ROUTES
     for a, b in (("log", "queue"), ("queue", "queue"))
 )
-SUBJECTS: Sequence[Subject] = (*_CORE, *_BY_SIZE, *_BY_ROUTES)
+_OTHERS = (
+    Subject(SHARED_ECHO, "others", _counted(alternatives.shared_echo, 10_000)),
+    Subject(SHARED_LOG, "others", _counted(_shared("log"), 400_000, 256)),
+    Subject(SHARED_SPOOL, "others", _counted(_shared("spool"), 40_000, 256)),
+    Subject(NATS_ECHO, "others", _counted(alternatives.nats_echo, 2_000)),
+    Subject(NATS, "others", _counted(_nats(""), 30_000, 256)),
+    Subject(JETSTREAM, "others", _counted(_nats("js-"), 10_000, 256)),
+)
+SUBJECTS: Sequence[Subject] = (*_CORE, *_BY_SIZE, *_BY_ROUTES, *_OTHERS)
 CORE = tuple(subject.name for subject in _CORE)
 
 MEMORY = 2_000_000  # bytes of an agent's own memory
@@ -109,13 +132,18 @@ GOALS: Sequence[Goal] = (
     Goal("own memory, queue's agent (source)", "uss_source", "queue→log", None, MEMORY),
     Goal("own memory, spool's agent (source)", "uss_source", "spool→queue", None, MEMORY),
     Goal("own memory, a sender", "uss_sender", "log→queue", None, MEMORY),
+    Goal("echo: p50 against two programs at a shared mount", "p50", ECHO, SHARED_ECHO, None),
+    Goal("echo: p50 against NATS", "p50", ECHO, NATS_ECHO, None),
+    Goal("log→queue, at-least-once, against NATS (at most once)", "rate", "log→queue alo", NATS, None, at_least=True),
+    Goal("log→queue, exactly-once, against NATS JetStream", "rate", "log→queue", JETSTREAM, None, at_least=True),
+    Goal("spool→queue against a spool at a shared mount", "rate", "spool→queue", SHARED_SPOOL, None, at_least=True),
 )
 
 
 def chosen(words: Sequence[str]) -> list[Subject]:
-    """The subjects whose name or group is among the words (all without any), and what they are compared with."""
+    """The subjects whose name or group is among the words (all without any), and what their goals are about."""
     names = {subject.name for subject in SUBJECTS if not words or subject.group in words or subject.name in words}
-    names |= {goal.against for goal in GOALS if goal.against and goal.subject in names}
+    names |= {goal.against for goal in GOALS if goal.against and goal.limit is not None and goal.subject in names}
     unknown = set(words) - names - {subject.group for subject in SUBJECTS}
     if unknown:
         known = ", ".join([*dict.fromkeys(s.group for s in SUBJECTS), *(s.name for s in SUBJECTS)])

@@ -8,10 +8,10 @@ import pytest
 
 from benchmarks import flows, outcome
 from benchmarks.lab import Lab
-from benchmarks.subjects import CORE, GOALS, SUBJECTS, TICK_100, Subject, chosen
+from benchmarks.subjects import CORE, GOALS, SHARED_ECHO, SHARED_SPOOL, SUBJECTS, TICK_100, Subject, chosen
 
 FEW = 0.005  # of the full number of messages
-QUICK = [subject for subject in SUBJECTS if subject.name in CORE and subject.name != TICK_100]
+QUICK = [subject for subject in SUBJECTS if subject.name in {*CORE, SHARED_ECHO, SHARED_SPOOL} - {TICK_100}]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize("subject", QUICK, ids=lambda subject: subject.name)
-def test_a_benchmark_of_the_core_runs_and_everything_arrives(lab: Lab, subject: Subject) -> None:
+def test_a_benchmark_runs_and_everything_arrives(lab: Lab, subject: Subject) -> None:
     """The loads themselves fail at a message that is missing, repeated, damaged or out of order."""
     figures = subject.run(lab, FEW)
     wanted = {goal.metric for goal in GOALS if subject.name in (goal.subject, goal.against)}
@@ -64,3 +64,15 @@ def test_a_ratio_that_has_become_worse_is_named() -> None:
     assert outcome.regressions(found, recorded, 0.3) == ["echo: p90: 2.7, recorded 2, limit 2.6"]
     found["log→queue"]["rate"] = 150.0
     assert len(outcome.regressions(found, recorded, 0.3)) == 2
+
+
+def test_the_tables_have_the_medians_and_say_which_goal_is_met() -> None:
+    rounds = {
+        "kernel 256 B": [{"rate": 1000.0}] * 3,
+        "log→queue": [{"rate": rate, "cpu": 9.0} for rate in (1.0, 160.0, 200.0)],
+    }
+    lines = outcome.tables(rounds).splitlines()
+    assert "| log→queue 256 B, exactly-once | kernel 256 B | 0.16 × | ≥ 0.15 × | met |" in lines
+    assert "| log→queue | 160 | 9 |" in lines
+    (goal,) = (goal for goal in outcome.document(rounds)["goals"] if "limit" in goal)
+    assert (goal["value"], goal["met"]) == (0.16, True)
