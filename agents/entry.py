@@ -52,6 +52,7 @@ class Assignment:
     state_dir: str
     init_user: tuple[int, int]  # uid and gid of init: who the agent is where no endpoint says it
     supervisor_pid: int
+    beat_every: float  # seconds between its heartbeats while it is idle
     require: tuple[Confinement, ...] = ()  # what the agent must not run without
 
 

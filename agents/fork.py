@@ -44,6 +44,14 @@ def has_ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
+def has_stopped_child() -> bool:
+    """Whether a child of this process is stopped now (SIGSTOP); waitid(2). Nothing is changed by asking."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
+
+
 def fork(main: Callable[[], int]) -> Child:
     """Run `main` in a child, whose exit code is its result. Raises OSError (EAGAIN: no more processes, EMFILE)."""
     before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())

@@ -184,11 +184,22 @@ def msgsnd(queue: int, address: int, size: int, flags: int = 0) -> None:
 
 def queue_usage(queue: int) -> tuple[int, int]:
     """(bytes that are in the queue, bytes that it takes). IPC_STAT of msgctl(2). Raises OSError, as EACCES."""
+    used, _, limit = _queue_status(queue)
+    return used, limit
+
+
+def queue_has_room(queue: int, size: int) -> bool:
+    """Whether a message of `size` bytes fits in: a queue is full by bytes or by number. As `queue_usage`; msgsnd(2)."""
+    used, count, limit = _queue_status(queue)
+    return used + size <= limit and count < limit
+
+
+def _queue_status(queue: int) -> tuple[int, int, int]:
     status = bytearray(_MSQID_SIZE)
     if _libc.msgctl(queue, _IPC_STAT, address_of(status)) < 0:
         raise oserror("msgctl")
-    used, _, limit = struct.unpack_from("<3Q", status, _CBYTES_AT)
-    return used, limit
+    used, count, limit = struct.unpack_from("<3Q", status, _CBYTES_AT)
+    return used, count, limit
 
 
 def address_of(buffer: memoryview | bytearray) -> int:

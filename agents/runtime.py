@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import NoReturn
@@ -22,6 +21,7 @@ from nsbridge.agents.dead import DeadLetters
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.entry import Assignment, Entered
 from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER
+from nsbridge.agents.heartbeat import Heart, Voucher
 from nsbridge.agents.journalfile import NewerVersionError
 from nsbridge.agents.loop import READABLE, WRITABLE, Loop
 from nsbridge.agents.retries import Retries
@@ -31,7 +31,6 @@ from nsbridge.agents.state import State, open_state
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import MAX_PACKET, VOID, Message, WireError
 
-_BEAT_EVERY = 5.0  # seconds between heartbeats of an idle agent
 _PACKETS_AT_ONCE = 8  # read before what came is handed over and confirmed
 
 
@@ -48,6 +47,7 @@ def main(assignment: Assignment) -> int:
         own_fds = entry.leave_the_supervisor(assignment)
         window = assignment.route.window
         state = open_state(assignment.state_dir, assignment.agent, window, lambda text: _report(channel, text))
+        assignment.scoreboard.begin()  # it may have waited for the earlier agent to be gone
         keys = sides.queue_keys(assignment)
         entered = entry.enter(assignment, own_fds, state.given, lambda: sides.find_user(assignment, keys))
         agent = Agent(assignment, channel, entered, keys, state)
@@ -102,6 +102,7 @@ class Agent:
         self._peer.setblocking(False)
         self._unsent = b""
         self._cells = assignment.scoreboard.cells
+        self._heart = Heart(self.loop, self._cells, assignment.beat_every)
         self._draining = False
         self._drained = False
         endpoint = assignment.agent.endpoint
@@ -127,7 +128,7 @@ class Agent:
             self.blocked(side, "")
         self.loop.watch(self._channel.fileno(), READABLE, self._read_control)
         self.loop.watch(self._peer.fileno(), READABLE, self._peer_ready)
-        self._beat()
+        self._heart.beat()
         if self._retries is not None:
             self._retries.settle()
         with self.loop.lock:
@@ -137,6 +138,7 @@ class Agent:
                 self._source.start()
             self.retry()
             self.flush()
+            self._heart.start()
         for what, why in self._entered.lacks.items():
             self.log("warning", f"runs without {what}: {why}")
         control.say(self._channel, say="ready", ns_inode=self._entered.ns_inode, uid=os.getuid(), gid=os.getgid())
@@ -175,6 +177,7 @@ class Agent:
     def landed(self, seq: int) -> None:
         """See Host."""
         assert self.store is not None  # noqa: S101  (there is a source)
+        self._heart.beat()  # on a slow disk a pass of the loop may last long, and is all right while it gets on
         self._cells[scoreboard.TAKEN] = seq
         self._cells[scoreboard.PENDING] = seq - self.store.confirmed
 
@@ -207,6 +210,7 @@ class Agent:
         """See Host."""
         assert self._session.incoming is not None  # noqa: S101  (there is a sink)
         assert self._journal is not None  # noqa: S101
+        self._heart.beat()  # see landed
         self._session.incoming.handed(arrived)
         self._journal.cells[sinkjournal.BYTES] += len(arrived.message.body)
 
@@ -231,6 +235,10 @@ class Agent:
         """See Host."""
         for which, pid in enumerate(pids):
             self._cells[scoreboard.SENDERS + which] = pid
+
+    def vouch(self, voucher: Voucher) -> None:
+        """See Host."""
+        self._heart.vouch(voucher)
 
     def put_back(self, arrived: Arrived) -> None:
         """See Host."""
@@ -283,7 +291,6 @@ class Agent:
                 self._source.room_again()
         self.flush()
         self._say_if_drained()
-        self._cells[scoreboard.BEAT] = time.monotonic_ns()
 
     def _hand_over(self) -> None:
         incoming = self._session.incoming
@@ -342,7 +349,3 @@ class Agent:
         if incoming is not None and not incoming.idle():
             return
         self._drained = control.say(self._channel, say="drained")
-
-    def _beat(self) -> None:
-        self._cells[scoreboard.BEAT] = time.monotonic_ns()
-        self.loop.call_later(_BEAT_EVERY, self._beat)

@@ -7,13 +7,14 @@ always fresh. The agent may be compromised: the reader takes numbers as they are
 from __future__ import annotations
 
 import mmap
+import time
 
 _SIZE = mmap.PAGESIZE
 _CELLS = 16
 _REASON_SIZE = 1000
 _REASON_AT = {"out": 1024, "in": 1024 + _REASON_SIZE}
 
-BEAT = 0  # the loop's last pass, in ns of CLOCK_MONOTONIC
+BEAT = 0  # the loop's last sign of life, in ns of CLOCK_MONOTONIC (heartbeat.py)
 TAKEN = 1  # messages taken out of the container
 PENDING = 2  # of these, not yet confirmed by the other agent
 HANDED = 3  # messages handed over into the container
@@ -22,6 +23,7 @@ REPEATS_DROPPED = 5
 IN_DOUBT = 6
 DEAD = 7
 SENDERS = 8  # two cells: pids of the processes that send into a queue, 0 where there are none
+GOES_ON = 10  # when what runs beside the loop last owed nothing, in ns of CLOCK_MONOTONIC; 0: there is nothing
 
 
 class Scoreboard:
@@ -30,6 +32,16 @@ class Scoreboard:
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, _SIZE)
         self.cells = memoryview(self._page).cast("Q")[:_CELLS]
+
+    def begin(self) -> None:
+        """A new agent begins, which owes a sign of life from now on."""
+        self.cells[GOES_ON] = 0
+        self.cells[BEAT] = time.monotonic_ns()
+
+    def last_sign(self) -> float:
+        """When the agent last gave a sign of life, its threads and processes too; seconds of CLOCK_MONOTONIC."""
+        beat, goes_on = self.cells[BEAT], self.cells[GOES_ON]
+        return min(beat, goes_on or beat) / 1e9
 
     def set_reason(self, side: str, reason: str) -> None:
         """Say why the `out` or `in` side waits; empty when it does not."""

@@ -120,6 +120,7 @@ rseq                  334   293
 close_range           436   436
 pidfd_open            434   434
 wait4                  61   260
+waitid                247    95
 membarrier            324   283
 """
 # Allowed with some arguments only, as _CHECKS says.

@@ -31,6 +31,7 @@ from nsbridge.config.schema import (
     FileEndpoint,
     Framing,
     FtokKey,
+    HealthConfig,
     InDoubt,
     LogConfig,
     LogEndpoint,
@@ -318,6 +319,11 @@ _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
         "format": values.choice("text", "json"),
         "max_bytes": values.size,
         "backups": values.integer(0, 1000),
+    },
+    HealthConfig: {
+        "deadline": values.duration("500ms", "24h"),
+        "max_memory": values.size,
+        "max_descriptors": values.integer(32, 1 << 20),
     },
     _RouteTable: {
         "agent": _table,

@@ -219,6 +219,25 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthConfig:
+    """When an agent counts as wedged or as grown too large. Seconds and bytes."""
+
+    deadline: float = 15.0  # from an agent's last sign of life to its death by the supervisor, at most
+    max_memory: int = 64_000_000  # of its own, beyond what its route's window and longest message may take
+    max_descriptors: int = 256
+
+    @property
+    def beat_every(self) -> float:
+        """Between the heartbeats of an idle agent."""
+        return min(self.deadline / 3, 5.0)
+
+    @property
+    def patience(self) -> float:
+        """How long an agent may give no sign; what is left of the deadline is for noticing it and for the kill."""
+        return 0.9 * self.deadline
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonConfig:
     """What concerns the daemon as a whole."""
 
@@ -226,6 +245,7 @@ class DaemonConfig:
     control: ControlConfig = ControlConfig()
     log: LogConfig = LogConfig()
     require: tuple[Confinement, ...] = ()  # an agent that cannot have one of these does not run
+    health: HealthConfig = HealthConfig()
 
 
 @dataclass(frozen=True, slots=True)

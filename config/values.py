@@ -37,6 +37,8 @@ _UNITS = {
     "GiB": 1 << 30,
     "TiB": 1 << 40,
 }
+_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"([0-9]{1,9}) ?([A-Za-z]*)")
 _SIZE = re.compile(r"([0-9]{1,18}) ?([A-Za-z]*)")
 _MODE = re.compile(r"[0-7]{3,4}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -131,6 +133,29 @@ def message_size(value: object) -> int:
     if number > MAX_MESSAGE:
         raise Refused(f"is out of range, got {shown(value)}", f"a message has at most {MAX_MESSAGE >> 20} MiB")
     return number
+
+
+def duration(low: str, high: str) -> Reader[float]:
+    """A reader of times from `low` to `high`, both included, in seconds: an integer, or digits and a unit (`"15s"`)."""
+    least, most = (_seconds(limit) for limit in (low, high))
+    mend = 'write seconds as an integer, or a string with a unit, like "15s" or "500ms"'
+
+    def read(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise Refused(f"must be a time, got {shown(value)}", mend)
+        seconds = _seconds(value) if isinstance(value, str) else float(value)
+        if seconds is None:
+            raise Refused(f"is not a time, got {shown(value)}", f"{mend}; units: {', '.join(_SECONDS)}")
+        if least is not None and most is not None and not least <= seconds <= most:
+            raise Refused(f"is out of range, got {shown(value)}", f"write a time from {quoted(low)} to {quoted(high)}")
+        return seconds
+
+    return read
+
+
+def _seconds(value: str) -> float | None:
+    parts = _DURATION.fullmatch(value)
+    return int(parts[1]) * _SECONDS[parts[2]] if parts and parts[2] in _SECONDS else None
 
 
 def mode(value: object) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -78,6 +79,29 @@ def confinement(pid: int, landlock: object) -> dict[str, object] | None:
         "landlock": landlock if type(landlock) is int else 0,
         "no_new_privs": status.get("NoNewPrivs") == "1",
     }
+
+
+class Usage(NamedTuple):
+    """What a process takes of the host."""
+
+    memory: int  # bytes of its own: not of files, and not shared with the process it was forked from
+    descriptors: int
+
+
+def usage(pid: int, enough: int) -> Usage | None:
+    """What it takes now; None if it has ended. Cheap where it has less than `enough` bytes of memory by any count.
+
+    resident - shared counts also what a fork shares; to know what is only its own, the kernel walks its page tables.
+    """
+    try:
+        process = psutil.Process(pid)
+        memory = process.memory_info()
+        own = memory.rss - memory.shared
+        if own > enough:
+            own = process.memory_full_info().uss
+        return Usage(own, process.num_fds())
+    except (psutil.Error, OSError):
+        return None
 
 
 def parent_of(pid: int) -> int:

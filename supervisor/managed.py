@@ -27,8 +27,6 @@ from nsbridge.supervisor.services import Services
 DRAIN_LIMIT = 5.0  # seconds to hand over what is in flight
 EXIT_LIMIT = 1.0  # seconds to exit when told to
 REAP_WITHIN = 0.1  # seconds until it is asked again whether a killed agent is gone
-WEDGED_AFTER = 20.0  # seconds without a heartbeat
-START_LIMIT = 60.0  # seconds to become ready, which may wait for an earlier agent's death
 
 
 class Neighbour(Protocol):
@@ -48,7 +46,9 @@ class Managed:
     """One agent of one route, whatever process it is at the moment."""
 
     def __init__(self, services: Services, route: RouteConfig, config: AgentConfig, peer_fd: int) -> None:
+        self.route = route
         self.config = config
+        self.beat_every = services.health.beat_every
         self.state = State.STOPPED
         self.wanted = False
         self.held = True  # it does not start, whatever is wanted
@@ -60,7 +60,6 @@ class Managed:
         self.neighbour: Neighbour | None = None
         self._loop = services.loop
         self._log = services.log
-        self._route = route
         self._state_dir = services.state_dir
         self._require = services.require
         self._peer_fd = peer_fd
@@ -177,24 +176,10 @@ class Managed:
             return None
         return max(0.0, self._timer.due - self._loop.now())
 
-    def check_health(self) -> None:
-        """Kill it if its loop has not come round for too long; its death is then seen as any other."""
-        process = self._process
-        if process is None or self.state not in (State.STARTING, State.RUNNING):
-            return
-        if self.state is State.STARTING:
-            if self._loop.now() - process.started > START_LIMIT:
-                self._log.error(
-                    self.config.name, f"not ready after {START_LIMIT:g} s: pid {process.child.pid} is killed"
-                )
-                process.last_words = "wedged: it did not become ready"
-                process.child.kill()
-            return
-        silent = time.monotonic() - self.scoreboard.cells[scoreboard.BEAT] / 1e9
-        if silent > WEDGED_AFTER:
-            self._log.error(self.config.name, f"no heartbeat for {silent:.0f} s: pid {process.child.pid} is killed")
-            process.last_words = "wedged: no heartbeat"
-            process.child.kill()
+    @property
+    def process(self) -> AgentProcess | None:
+        """Its process at the moment, for healthcheck.py."""
+        return self._process
 
     def forget(self) -> None:
         """Let go of all descriptors; the agent has stopped and is not used again.
@@ -289,7 +274,7 @@ class Managed:
 
     def _spawn(self) -> None:
         self._served, self._by_signal = None, False
-        self.scoreboard.cells[scoreboard.BEAT] = time.monotonic_ns()
+        self.scoreboard.begin()
         try:
             process = AgentProcess.begin(self._loop, self._assignment, self._hear)
         except OSError as error:
@@ -301,7 +286,7 @@ class Managed:
     def _assignment(self, control_fd: int) -> Assignment:
         held = self.attachment.process
         return Assignment(
-            route=self._route,
+            route=self.route,
             agent=self.config,
             peer_fd=self._peer_fd,
             control_fd=control_fd,
@@ -313,6 +298,7 @@ class Managed:
             init_user=self.attachment.init_user,
             supervisor_pid=os.getpid(),
             require=self._require,
+            beat_every=self.beat_every,
         )
 
     def _not_spawned(self, error: OSError) -> None:

@@ -12,6 +12,7 @@ from nsbridge.agents.entry import Assignment
 from nsbridge.agents.fork import Child
 from nsbridge.agents.loop import READABLE, Loop
 from nsbridge.supervisor import spawn
+from nsbridge.supervisor.health import Usage
 
 _LOG_LINES = 50  # that an agent may log at once
 _LOG_REFILL = 10.0  # seconds
@@ -80,6 +81,10 @@ class AgentProcess:
     ready_since: float | None = None
     last_words: str = ""
     confinement: dict[str, object] | None = None  # known when it is ready: none of it can be undone
+    wedged: str = ""  # why it was given up and killed; empty if it was not
+    given_up_at: float = 0.0
+    stuck: bool = False  # it was killed, and the kernel does not let it die
+    usage: Usage | None = None  # when it was last looked at
     drained: bool = False
     told_to_exit: bool = False
 

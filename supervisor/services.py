@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nsbridge.agents.loop import Loop
-from nsbridge.config.schema import Confinement
+from nsbridge.config.schema import Confinement, HealthConfig
 from nsbridge.supervisor.arrivals import Arrivals
 from nsbridge.supervisor.events import Events
 from nsbridge.supervisor.logs import Log
@@ -20,4 +20,5 @@ class Services:
     events: Events
     state_dir: str
     arrivals: Arrivals
+    health: HealthConfig
     require: tuple[Confinement, ...] = ()  # what no agent may run without

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from nsbridge.agents import scoreboard
 from nsbridge.config.schema import Endpoint
+from nsbridge.supervisor import healthcheck
 from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.managed import Managed
 from nsbridge.supervisor.route import Route
@@ -39,11 +42,26 @@ def _agent(agent: Managed) -> dict[str, object]:
         "last_exit": agent.last_exit,
         "retry_in_s": None if agent.retry_in is None else round(agent.retry_in, 3),
         "detail": detail,
+        "health": _health(agent),
+    }
+
+
+def _health(agent: Managed) -> dict[str, object] | None:
+    """Seconds since its last sign of life; and its size, once that was looked at. None if it has no process."""
+    if agent.process is None:
+        return None
+    usage = agent.process.usage
+    return {
+        "silent_s": round(healthcheck.silence(agent, time.monotonic()), 3),
+        "memory": usage.memory if usage else None,
+        "descriptors": usage.descriptors if usage else None,
     }
 
 
 def _phase(agent: Managed) -> tuple[str, str]:
-    """(phase, detail): of a running agent whether it is idle, relaying or blocked and why."""
+    """(phase, detail): of a running agent whether it is idle, relaying, or blocked and why; of any, if it is wedged."""
+    if wedged := healthcheck.wedged(agent, time.monotonic()):
+        return "wedged", wedged
     if agent.state is not State.RUNNING:
         return agent.state.value.lower(), agent.detail
     if reasons := agent.scoreboard.reasons():

@@ -14,6 +14,7 @@ from nsbridge.supervisor.api import Api
 from nsbridge.supervisor.arrivals import Arrivals
 from nsbridge.supervisor.control import ControlServer
 from nsbridge.supervisor.events import Events
+from nsbridge.supervisor.healthcheck import HealthCheck
 from nsbridge.supervisor.logs import Log
 from nsbridge.supervisor.managed import Managed
 from nsbridge.supervisor.orders import Orders
@@ -23,8 +24,6 @@ from nsbridge.supervisor.roster import Roster
 from nsbridge.supervisor.route import Route
 from nsbridge.supervisor.services import Services
 
-HEALTH_EVERY = 5.0  # seconds
-
 
 class Supervisor:
     """Serves a configuration until told to stop. `observer` hears of every agent whose state is another."""
@@ -33,11 +32,13 @@ class Supervisor:
         self.loop = Loop()
         self._config = config
         self._log = log
-        arrivals = Arrivals(self.loop, log)
-        self._services = Services(self.loop, log, Events(), config.daemon.state_dir, arrivals, config.daemon.require)
+        arrivals, daemon = Arrivals(self.loop, log), config.daemon
+        self._services = Services(
+            self.loop, log, Events(), daemon.state_dir, arrivals, health=daemon.health, require=daemon.require
+        )
         self._observer = observer
-        self._health_due = 0.0
         self._roster = Roster(self.loop, log, self._make_route, self._settled)
+        self._health = HealthCheck(self._services, self._roster)
         self._orders = Orders(self._roster)
         self._reloader = Reloader(config, self._services, self._roster, self._orders)
 
@@ -84,8 +85,7 @@ class Supervisor:
         self._log.info("", f"nsbridged {version('nsbridge')} started, {started}")
         self._services.events.daemon("started", started)
         self._roster.adopt(compare(Config(self._config.daemon, ()), self._config))
-        self._health_due = self.loop.now()
-        self._check_health()
+        self._health.start()
 
     def _make_route(self, config: RouteConfig) -> Route:
         return Route(self._services, config, self._changed)
@@ -102,16 +102,6 @@ class Supervisor:
 
     def _has_stopped(self) -> bool:
         return self._roster.is_ending and all(route.is_stopped() for route in self._roster.routes.values())
-
-    def _check_health(self) -> None:
-        late = self.loop.now() - self._health_due
-        if late < HEALTH_EVERY:  # else this process was stopped itself, and its agents may have been: let them beat
-            for route in self._roster.routes.values():
-                route.note_blocked()
-                for agent in route.agents:
-                    agent.check_health()
-        self._health_due = self.loop.now() + HEALTH_EVERY
-        self.loop.call_at(self._health_due, self._check_health)
 
 
 def _count(config: Config) -> str:

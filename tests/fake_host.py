@@ -19,6 +19,7 @@ from nsbridge.agents import journal, sinkjournal
 from nsbridge.agents.endpoints.base import Blocked, Sink, Source
 from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.endpoints.watch import DirectoryWatch
+from nsbridge.agents.heartbeat import Voucher
 from nsbridge.agents.loop import Loop
 from nsbridge.agents.session import Arrived
 from nsbridge.agents.sinkjournal import SinkJournal
@@ -114,6 +115,10 @@ class FakeHost:
         return self.loop.lock
 
     def senders(self, pids: tuple[int, ...]) -> None:
+        """See Host."""
+        raise NotImplementedError
+
+    def vouch(self, voucher: Voucher) -> None:
         """See Host."""
         raise NotImplementedError
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from nsbridge.agents.heartbeat import Voucher
 from nsbridge.agents.loop import Loop, Timer
 from nsbridge.agents.session import Arrived
 from nsbridge.agents.wire import Message
@@ -74,6 +75,12 @@ class Host(Protocol):
 
     def senders(self, pids: tuple[int, ...]) -> None:
         """The processes that send for this agent, for `status`."""
+
+    def vouch(self, voucher: Voucher) -> None:
+        """Ask `voucher` at every heartbeat since when what runs beside the loop for this side has hung (heartbeat.py).
+
+        Every thread and every process that an endpoint starts must be vouched for, or nobody notices when it hangs.
+        """
 
     def log(self, level: str, text: str) -> None:
         """Put a line into the daemon's log."""

@@ -12,9 +12,10 @@ from collections import deque
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints import senders
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
-from nsbridge.agents.endpoints.queue import Queue, is_there, no_permission, open_queue, shown
+from nsbridge.agents.endpoints.queue import Queue, has_room, is_there, no_permission, open_queue, shown
 from nsbridge.agents.endpoints.senders import FAILED, FULL, QUEUE, Outbox
-from nsbridge.agents.fork import fork
+from nsbridge.agents.fork import fork, has_stopped_child
+from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.loop import READABLE
 from nsbridge.agents.session import Arrived
 from nsbridge.agents.sinkjournal import (
@@ -58,6 +59,7 @@ class ExactQueueSink:
         self._offered: deque[Arrived] = deque()
         self._waiter = Waiter(host, "in", self._again)
         self._pids: tuple[int, ...] = ()
+        self._debt = Debt(host.loop.now)
         journal.may_adopt = lambda: not self._offered
 
     def descriptor(self) -> int:
@@ -75,6 +77,7 @@ class ExactQueueSink:
             self._host.loop.watch(child.pidfd, READABLE, lambda _events: self._sender_died())
         self._pids = tuple(pids)
         self._host.senders(self._pids)
+        self._host.vouch(self._vouch)
         self._host.loop.watch(self._outbox.to_agent, READABLE, self._noted)
         self._again()
 
@@ -82,6 +85,20 @@ class ExactQueueSink:
         linux.set_name(f"{self._host.name}/{which}")
         senders.run(which, self._outbox, self._journal, agent_pid, keep)
         return 0
+
+    def _vouch(self) -> float:
+        """A sender has to send what is offered; an excuse is a queue that is really full, and that this side waits.
+
+        A sender may have been stopped after it had said that the queue is full, so its word is not enough.
+        """
+        cells = self._outbox.cells
+        if has_stopped_child():
+            owes = True
+        elif not self._offered or self._queue is None or cells[FAILED]:
+            owes = False
+        else:
+            owes = not cells[FULL] or has_room(self._queue.id, self._offered[0])
+        return self._debt.since(owes=owes)
 
     def put(self, arrived: Arrived) -> bool:
         """Offer it to the sender whose turn it is."""
@@ -110,6 +127,8 @@ class ExactQueueSink:
         if not self._outbox.offer(arrived.seq, self._journal.handed, sender, mtype, message.body):
             why = f"{len(message.body)} bytes are more than any queue takes"  # if there is no room for it alone
             return not self._offered and self._host.dead(arrived, shown(self._key), why)
+        if not self._offered:
+            self._debt.clear()
         self._offered.append(arrived)
         self._next_sender = 1 - sender
         self._outbox.wake(sender)
@@ -157,6 +176,7 @@ class ExactQueueSink:
             self._waiter.wait(reason)
             return
         self._waiter.done()
+        self._debt.clear()
         self._outbox.cells[FAILED] = 0
         for sender in (0, 1):
             self._outbox.wake(sender)
@@ -228,6 +248,7 @@ class ExactQueueSink:
     def _noted(self, _events: int) -> None:
         """The senders have handed over, or one of them cannot."""
         os.eventfd_read(self._outbox.to_agent)
+        self._debt.clear()
         self._collect()
         cells = self._outbox.cells
         if cells[FAILED]:

@@ -22,6 +22,8 @@ import sysv_ipc
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
+from nsbridge.agents.endpoints.threads import start_thread
+from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.journal import SourceJournal
 from nsbridge.agents.session import Arrived
 from nsbridge.config.schema import FtokKey, QueueEndpoint
@@ -92,18 +94,17 @@ def is_there(key: int, queue_id: int) -> bool:
     return there
 
 
+def has_room(queue_id: int, arrived: Arrived) -> bool:
+    """Whether the queue is known to have room for the message; not, where the agent may not look."""
+    try:
+        return linux.queue_has_room(queue_id, len(arrived.message.body))
+    except OSError:
+        return False
+
+
 def no_permission(key: int) -> str:
     """What `status` says when the kernel refuses."""
     return f"{shown(key)}: no permission for uid {os.getuid()} gid {os.getgid()} (set user on the agent, or its mode)"
-
-
-def _start_thread(name: str, run: object) -> None:
-    """Start a thread that takes no signals and ends only with the process."""
-    before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-    try:
-        threading.Thread(target=run, name=name, daemon=True).start()  # type: ignore[arg-type]
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class QueueSource:
@@ -126,6 +127,10 @@ class QueueSource:
         self._room.set()
         self._thread = 0
         self._waits = False  # in msgrcv, with a landing place in the journal
+        self._queue = 0  # its id, where the thread waits
+        self._rounds = 0  # how often the thread has come out of msgrcv
+        self._rounds_seen = 0
+        self._debt = Debt(host.loop.now)
         self._interrupts = False
 
     def start(self) -> None:
@@ -133,7 +138,20 @@ class QueueSource:
         if self._journal.recovered:
             self._host.log("info", "recovered a message that had just left the queue when the agent was killed")
         signal.signal(_INTERRUPT, lambda _signum, _frame: None)
-        _start_thread("take", self._run)
+        self._host.vouch(self._vouch)
+        start_thread("take", self._run)
+
+    def _vouch(self) -> float:
+        """The thread, which waits in msgrcv for as long as it likes, has to come out when there is a message for it."""
+        owes = self._waits and self._rounds == self._rounds_seen and self._host.has_room() and self._message_waits()
+        self._rounds_seen = self._rounds
+        return self._debt.since(owes=owes)
+
+    def _message_waits(self) -> bool:
+        try:
+            return self._look(self._queue) is not None
+        except Blocked:
+            return False
 
     def room_again(self) -> None:
         """Wake the thread."""
@@ -187,6 +205,7 @@ class QueueSource:
             with self._host.guarded():
                 self._host.retry()
                 place = self._land(0)
+                self._queue = queue
                 self._waits = True
             try:
                 # Waits for a message and leaves it there (E2BIG); an empty one fits, and lands in the journal.
@@ -197,6 +216,7 @@ class QueueSource:
                 raise
             with self._host.guarded():
                 self._waits = False
+                self._rounds += 1
                 if length == 0:
                     self._host.landed(self._journal.landed())
                 self._take_all(queue)
@@ -276,6 +296,7 @@ class QueueSink:
         self._pending: Arrived | None = None  # the thread is sending it
         self._go = threading.Semaphore(0)
         self._thread_runs = False
+        self._debt = Debt(host.loop.now)
 
     def descriptor(self) -> int:
         """See Sink: a queue is the kernel's memory."""
@@ -298,15 +319,23 @@ class QueueSink:
         except sysv_ipc.BusyError:
             self._host.blocked("in", f"queue full ({shown(self._key)})")
             self._pending = arrived
+            self._debt.clear()
             if not self._thread_runs:
                 self._thread_runs = True
-                _start_thread("put", self._run)
+                self._host.vouch(self._vouch)
+                start_thread("put", self._run)
             self._go.release()
             return True
         except (sysv_ipc.Error, OSError, ValueError) as error:
             return self._failed(self._queue, arrived, error)
         self._host.handed(arrived)
         return True
+
+    def _vouch(self) -> float:
+        """The thread waits in msgsnd for as long as the queue is full, and no longer."""
+        pending, queue = self._pending, self._queue
+        owes = pending is not None and queue is not None and has_room(queue.id, pending)
+        return self._debt.since(owes=owes)
 
     def _again(self) -> None:
         """Open the queue if there is none; then the refused message is offered again."""

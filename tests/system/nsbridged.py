@@ -17,16 +17,19 @@ from tests.system.room import LIMIT, wait_dead, wait_until
 
 
 class Nsbridged:
-    """One daemon; `routes` is the TOML of its routes. A context manager: it is stopped at the end."""
+    """One daemon; `routes` is the TOML of its routes, `more` of further keys of [daemon].
 
-    def __init__(self, directory: Path, routes: str) -> None:
+    A context manager: it is stopped at the end.
+    """
+
+    def __init__(self, directory: Path, routes: str, more: str = "") -> None:
         self.directory = directory
         self.config = directory / "nsbridge.toml"
         self.socket = directory / "state" / "control.sock"
         self.log = directory / "nsbridged.log"
         self.config.write_text(
             f'[daemon]\nstate_dir = "{directory}/state"\ncontrol = {{ path = "{self.socket}" }}\n'
-            f'log = {{ file = "{self.log}", level = "debug" }}\n{routes}',
+            f'log = {{ file = "{self.log}", level = "debug" }}\n{more}\n{routes}',
             encoding="utf-8",
         )
         self.process: subprocess.Popen[bytes] | None = None

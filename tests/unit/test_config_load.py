@@ -145,6 +145,7 @@ SCHEMA_TABLES = (
     schema.DaemonConfig,
     schema.ControlConfig,
     schema.LogConfig,
+    schema.HealthConfig,
     schema.Window,
     schema.SpoolEndpoint,
     schema.LogEndpoint,

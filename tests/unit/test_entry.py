@@ -234,6 +234,7 @@ def assignment(**changes: object) -> Assignment:
         "state_dir": "/nonexistent",
         "init_user": (0, 0),
         "supervisor_pid": os.getpid(),
+        "beat_every": 5.0,
     }
     return Assignment(**(fields | changes))  # type: ignore[arg-type]
 

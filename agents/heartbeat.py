@@ -1,0 +1,63 @@
+"""The sign of life by which the supervisor judges an agent: its loop comes round, and nothing beside it hangs.
+
+* BEAT is written by whoever holds the loop's lock: every few seconds by a timer, and with each message that is done.
+  A call that never returns (a read of a file system in user space, say) is made with the lock held, so that it stops
+  the beat; a thread of the agent that goes on cannot write one meanwhile.
+* What runs beside the loop (a thread in msgrcv or msgsnd, sender processes) holds no lock while it waits, and its wait
+  may last for ever rightly: a queue may be empty or full. So it is judged by what it owes. Each of them vouches at
+  every beat: it says since when it has owed a step without an excuse. GOES_ON is the oldest of these times.
+* Both are CLOCK_MONOTONIC: a step of the wall clock kills nobody, nor does the sleep of the machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from nsbridge.agents import scoreboard
+from nsbridge.agents.loop import Clock, Loop
+
+Voucher = Callable[[], float]  # returns the time (of the loop's clock) at which nothing was owed: now, if nothing is
+
+
+class Heart:
+    """Beats in the agent's loop, every `every` seconds and whenever `beat` is called; with the loop's lock held."""
+
+    def __init__(self, loop: Loop, cells: memoryview[int], every: float) -> None:
+        self._loop = loop
+        self._cells = cells
+        self._every = every
+        self._vouchers: list[Voucher] = []
+
+    def vouch(self, voucher: Voucher) -> None:
+        """Ask this one too, from now on."""
+        self._vouchers.append(voucher)
+
+    def beat(self) -> None:
+        """The loop has got on."""
+        self._cells[scoreboard.BEAT] = time.monotonic_ns()
+
+    def start(self) -> None:
+        """Beat now and then."""
+        if self._vouchers:
+            self._cells[scoreboard.GOES_ON] = int(min(voucher() for voucher in self._vouchers) * 1e9)
+        self.beat()
+        self._loop.call_later(self._every, self.start)
+
+
+class Debt:
+    """Since when somebody beside the loop has owed a step."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._clear = clock()
+
+    def clear(self) -> None:
+        """It has made a step, or begins to owe one only now."""
+        self._clear = self._clock()
+
+    def since(self, *, owes: bool) -> float:
+        """To be asked at every beat: the time at which it last owed nothing."""
+        if not owes:
+            self.clear()
+        return self._clear

@@ -1,0 +1,150 @@
+"""Looks after all agents: whoever gives no sign of life is killed, whoever has grown too large is restarted in order.
+
+One timer for all of them. It is due when the agent that has been silent for longest would be too late, so that a wedged
+agent is killed within the deadline and not at the next round; and every LOOK_EVERY seconds for what is not urgent.
+The heartbeat is the law: what /proc says of a process (stopped, waiting for a disk) decides nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import islice
+
+from nsbridge.agents import scoreboard
+from nsbridge.config.schema import RouteConfig
+from nsbridge.supervisor import health
+from nsbridge.supervisor.lifecycle import State
+from nsbridge.supervisor.managed import Managed
+from nsbridge.supervisor.process import AgentProcess
+from nsbridge.supervisor.roster import Roster
+from nsbridge.supervisor.services import Services
+
+LOOK_EVERY = 5.0  # seconds
+SIZES_EVERY = 60.0  # seconds between two looks at one agent's size, where there are many
+STUCK_AFTER = 1.0  # seconds after SIGKILL
+MISSED = 2.0  # heartbeats that fail to come before `status` calls an agent wedged
+_ALIVE = (State.STARTING, State.RUNNING)  # a stopping agent has a deadline of its own (managed.py)
+_QUEUE_MESSAGE = 1 << 20  # bytes of a queue's longest message
+
+
+class HealthCheck:
+    """Serves itself in the daemon's loop from `start` on."""
+
+    def __init__(self, services: Services, roster: Roster) -> None:
+        self._loop = services.loop
+        self._log = services.log
+        self._limits = services.health
+        self._roster = roster
+        self._every = min(LOOK_EVERY, self._limits.patience)
+        self._due = 0.0
+        self._awake_since = 0.0  # agents are not judged by what was before
+        self._next_sized = 0  # whose size is looked at next, by its place among the agents
+
+    def start(self) -> None:
+        """Begin; to be called once."""
+        self._due = self._loop.now()
+        self._check()
+
+    def _check(self) -> None:
+        now = self._loop.now()
+        if now - self._due > self._limits.beat_every:
+            self._awake_since = now  # we were stopped ourselves, and they may have been: let them beat first
+        for route in self._roster.routes.values():
+            route.note_blocked()
+            for agent in route.agents:
+                self._judge(agent, now)
+        agents = self._roster.agents
+        self._look_at_sizes(agents)
+        silent = [sign for agent in agents if (sign := last_sign(agent)) is not None]
+        latest = max(min(silent, default=now), self._awake_since) + self._limits.patience
+        self._due = min(max(latest, now), now + self._every)
+        self._loop.call_at(self._due, self._check)
+
+    def _judge(self, agent: Managed, now: float) -> None:
+        process, sign = agent.process, last_sign(agent)
+        if process is not None and process.wedged:
+            self._see_whether_it_died(agent, process, now)
+        elif process is not None and sign is not None and now - max(sign, self._awake_since) >= self._limits.patience:
+            process.wedged = process.last_words = _diagnosis(agent, now)
+            process.given_up_at = now
+            self._log.error(agent.config.name, f"{process.wedged}: pid {process.child.pid} is killed")
+            process.child.kill()
+
+    def _see_whether_it_died(self, agent: Managed, process: AgentProcess, now: float) -> None:
+        if not process.stuck and now - process.given_up_at > STUCK_AFTER:
+            process.stuck = True
+            self._log.error(agent.config.name, f"pid {process.child.pid} was killed and does not end: {STUCK}")
+
+    def _look_at_sizes(self, agents: Sequence[Managed]) -> None:
+        """Of a few, in turn: it costs a system call or three for each process."""
+        count = min(len(agents), math.ceil(len(agents) * self._every / SIZES_EVERY))
+        first = self._next_sized % len(agents) if agents else 0
+        self._next_sized = first + count
+        for agent in islice((*agents[first:], *agents[:first]), count):
+            self._look_at_size(agent)
+
+    def _look_at_size(self, agent: Managed) -> None:
+        process = agent.process
+        if process is None or agent.state is not State.RUNNING or (agent.uptime or 0) < self._limits.deadline:
+            return
+        allowed = allowed_memory(agent.route, self._limits.max_memory)
+        for pid in (process.child.pid, *agent.senders):
+            usage = health.usage(pid, allowed)
+            if usage is None:
+                continue
+            if pid == process.child.pid:
+                process.usage = usage
+            why = ""
+            if usage.memory > allowed:
+                why = f"{usage.memory / 1e6:.1f} MB of memory, {allowed / 1e6:.1f} MB are allowed"
+            elif usage.descriptors > self._limits.max_descriptors:
+                why = f"{usage.descriptors} descriptors, {self._limits.max_descriptors} are allowed"
+            if why:
+                process.last_words = f"too large: pid {pid} had {why}"
+                self._log.error(agent.config.name, f"{process.last_words}: it is restarted")
+                agent.restarts += 1
+                agent.restart()
+                return
+
+
+STUCK = "it is stuck in the kernel, as in a file system that does not answer; it is replaced when that lets it go"
+
+
+def last_sign(agent: Managed) -> float | None:
+    """When it last gave a sign of life, by the loop's clock; None if it owes none."""
+    if agent.process is None or agent.process.wedged or agent.state not in _ALIVE:
+        return None
+    return agent.scoreboard.last_sign()
+
+
+def silence(agent: Managed, now: float) -> float:
+    """Seconds since its last sign of life."""
+    return max(0.0, now - agent.scoreboard.last_sign())
+
+
+def wedged(agent: Managed, now: float) -> str:
+    """Of an agent that is to be killed for its silence, or was: why. Empty if it is well."""
+    process = agent.process
+    if process is None:
+        return ""
+    if process.stuck:
+        return f"{process.wedged}: killed, but {STUCK}"
+    if process.wedged or last_sign(agent) is None:
+        return process.wedged
+    return _diagnosis(agent, now) if silence(agent, now) > MISSED * agent.beat_every else ""
+
+
+def _diagnosis(agent: Managed, now: float) -> str:
+    silent = silence(agent, now)
+    beat = agent.scoreboard.cells[scoreboard.BEAT] / 1e9
+    if now - beat < MISSED * agent.beat_every:
+        return f"wedged: what works beside its loop has not gone on for {silent:.1f} s"
+    return f"wedged: no heartbeat for {silent:.1f} s"
+
+
+def allowed_memory(route: RouteConfig, beyond: int) -> int:
+    """Bytes that an agent may have: `beyond` what its window and the longest message take, each twice, as they move."""
+    endpoints = [agent.endpoint for agent in route.agents]
+    longest = max(getattr(endpoint, "max_message", _QUEUE_MESSAGE) for endpoint in endpoints)
+    return beyond + 2 * (route.window.bytes + longest)

@@ -1,0 +1,200 @@
+"""A wedged agent is killed and replaced within the deadline, whatever it hangs in; one that only waits is left alone.
+
+The deadline counts from the last sign of life, so from the fault on it takes no longer than that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.conftest import Factory
+from tests.system.faults import TO_LEGACY, TO_WEB, bodies, configured, says
+from tests.system.nsbridged import Nsbridged
+from tests.system.room import wait_dead, wait_until
+from tests.system.test_relay import route
+from tests.system.tracing import held, threads_of
+from tests.system.traffic import Receiver, Sent, put_into_spool, send_all, wait_for_files
+
+DEADLINE = 1.5  # seconds
+HEALTH = f'health = {{ deadline = "{int(DEADLINE * 1000)}ms" }}'
+AT_LEAST_ONCE = 'delivery = "at-least-once"'
+BACK_WITHIN = 1.0  # seconds from the kill on, on a machine that is busy with other tests too
+
+
+@pytest.fixture
+def pair(unshare_container: Factory) -> tuple[Any, Any]:
+    """The container with files, and the one with queues."""
+    return unshare_container(), unshare_container()
+
+
+def daemon_for(directory: Path, pair: tuple[Any, Any], line: str = "") -> Nsbridged:
+    """With the route `r` of test_relay."""
+    routes = route(pair[0].spec, pair[1].spec)
+    return Nsbridged(directory, configured(routes, line) if line else routes, HEALTH)
+
+
+def is_replaced(daemon: Nsbridged, name: str, before: dict[str, Any], since: float) -> None:
+    """Killed before the deadline has passed since the time `since`, then back; status says why, the log too."""
+    wait_dead(before["pid"], 2 * DEADLINE)
+    noticed = time.monotonic() - since
+    wait_until(lambda: daemon.agents()[name]["pid"] not in (None, before["pid"]), f"{name} is back")
+    daemon.wait_for("RUNNING", name)
+    print(f"{name}: killed after {noticed:.2f} s, running after {time.monotonic() - since:.2f} s")
+    after = daemon.agents()[name]
+    assert noticed <= DEADLINE, "the deadline"
+    assert time.monotonic() - since <= DEADLINE + BACK_WITHIN
+    assert after["last_exit"].startswith("killed by SIGKILL: wedged: ")
+    assert after["restarts"] == before["restarts"] + 1
+    assert f"{name} wedged: " in daemon.said()
+
+
+def relays(daemon: Nsbridged, pair: tuple[Any, Any]) -> None:
+    """Both ways, one message each beyond what is there."""
+    before = daemon.flow("r:files")["delivered"], daemon.flow("r:queue")["delivered"]
+    put_into_spool(pair[0].rootfs / "srv/out", [b"x"])
+    send_all(pair[1], TO_WEB, [Sent(1, b"y")])
+    wait_until(lambda: daemon.flow("r:files")["delivered"] == before[0] + 1, "files are carried")
+    wait_until(lambda: daemon.flow("r:queue")["delivered"] == before[1] + 1, "queue messages are carried")
+
+
+@pytest.mark.parametrize("name", ["r:files", "r:queue"])
+def test_a_stopped_agent_is_replaced_within_the_deadline(tmp_path: Path, pair: tuple[Any, Any], name: str) -> None:
+    """SIGSTOP. Status calls it wedged before it is killed; the other agent stays; messages go on."""
+    with daemon_for(tmp_path, pair) as daemon:
+        daemon.wait_for("RUNNING")
+        before = daemon.agents()
+        os.kill(before[name]["pid"], signal.SIGSTOP)
+        stopped = time.monotonic()
+        wait_until(lambda: daemon.agents()[name]["phase"] == "wedged", "status says so")
+        assert "no heartbeat for " in daemon.agents()[name]["detail"]
+        is_replaced(daemon, name, before[name], stopped)
+        (other,) = set(before) - {name}
+        assert daemon.agents()[other]["pid"] == before[other]["pid"]
+        relays(daemon, pair)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_stopped_sender_of_an_idle_agent_is_noticed(tmp_path: Path, pair: tuple[Any, Any], which: int) -> None:
+    """Before the first message depends on it."""
+    with daemon_for(tmp_path, pair) as daemon:
+        daemon.wait_for("RUNNING")
+        before = daemon.agents()["r:queue"]
+        os.kill(before["senders"][which], signal.SIGSTOP)
+        is_replaced(daemon, "r:queue", before, time.monotonic())
+        relays(daemon, pair)
+
+
+def test_a_sender_that_hangs_is_noticed_by_what_it_does_not_send(tmp_path: Path, pair: tuple[Any, Any]) -> None:
+    """Nothing tells that it stands still; its agent's loop beats on. Every message comes, once."""
+    with daemon_for(tmp_path, pair) as daemon, Receiver(pair[1], TO_LEGACY, 100) as receiver:
+        daemon.wait_for("RUNNING")
+        before = daemon.agents()["r:queue"]
+        with held(before["senders"][0]):
+            put_into_spool(pair[0].rootfs / "srv/out", bodies(100, 100))
+            is_replaced(daemon, "r:queue", before, time.monotonic())
+        assert "what works beside its loop has not gone on" in daemon.agents()["r:queue"]["last_exit"]
+        assert [message.body for message in receiver.messages()] == bodies(100, 100)
+
+
+def test_a_sender_that_hangs_with_the_queue_full_is_noticed_when_the_queue_has_room(
+    tmp_path: Path, pair: tuple[Any, Any]
+) -> None:
+    """It had said that the queue was full, which was true then; while it was, waiting was right."""
+    messages = bodies(100, 1000)
+    with daemon_for(tmp_path, pair) as daemon:
+        daemon.wait_for("RUNNING")
+        put_into_spool(pair[0].rootfs / "srv/out", messages)
+        says(daemon, "r:queue", "queue full")
+        before = daemon.agents()["r:queue"]
+        with held(before["senders"][0]), held(before["senders"][1]):
+            time.sleep(2 * DEADLINE)  # nothing may happen
+            assert daemon.agents()["r:queue"]["pid"] == before["pid"]
+            with Receiver(pair[1], TO_LEGACY, 100) as receiver:
+                is_replaced(daemon, "r:queue", before, time.monotonic())
+                assert [message.body for message in receiver.messages()] == messages
+
+
+def test_a_thread_that_hangs_in_msgrcv_is_noticed_by_what_it_does_not_take(
+    tmp_path: Path, pair: tuple[Any, Any]
+) -> None:
+    """It waits there for ever, rightly, until there is a message for it."""
+    with daemon_for(tmp_path, pair, AT_LEAST_ONCE) as daemon:
+        daemon.wait_for("RUNNING")
+        before = daemon.agents()["r:queue"]
+        with held(threads_of(before["pid"])[1]):
+            time.sleep(2 * DEADLINE)  # nothing may happen
+            assert daemon.agents()["r:queue"]["pid"] == before["pid"]
+            send_all(pair[1], TO_WEB, [Sent(1, b"to be taken")])
+            is_replaced(daemon, "r:queue", before, time.monotonic())
+        assert [file.read_bytes() for file in wait_for_files(pair[0].rootfs / "srv/in", 1)] == [b"to be taken"]
+
+
+def test_a_thread_that_hangs_in_msgsnd_is_noticed_when_the_queue_has_room(
+    tmp_path: Path, pair: tuple[Any, Any]
+) -> None:
+    """At least once, where a thread of the agent waits for room; the message that it had may come twice."""
+    messages = bodies(100, 1000)
+    with daemon_for(tmp_path, pair, AT_LEAST_ONCE) as daemon:
+        daemon.wait_for("RUNNING")
+        put_into_spool(pair[0].rootfs / "srv/out", messages)
+        says(daemon, "r:queue", "queue full")
+        before = daemon.agents()["r:queue"]
+        with held(threads_of(before["pid"])[2]), Receiver(pair[1], TO_LEGACY, 100) as receiver:
+            is_replaced(daemon, "r:queue", before, time.monotonic())
+            assert {message.body for message in receiver.messages()} >= set(messages[:99])
+
+
+def test_a_full_queue_is_not_taken_for_a_wedged_agent(tmp_path: Path, pair: tuple[Any, Any]) -> None:
+    """Nor is an idle one: nothing is killed in several deadlines."""
+    with daemon_for(tmp_path, pair) as daemon:
+        daemon.wait_for("RUNNING")
+        before = daemon.agents()
+        put_into_spool(pair[0].rootfs / "srv/out", bodies(100, 1000))
+        says(daemon, "r:queue", "queue full")
+        end = time.monotonic() + 3 * DEADLINE
+        while time.monotonic() < end:
+            agents = daemon.agents()
+            assert {name: agent["pid"] for name, agent in agents.items()} == {n: a["pid"] for n, a in before.items()}
+            assert agents["r:queue"]["phase"] == "blocked"
+            assert max(agent["health"]["silent_s"] for agent in agents.values()) < 0.9 * DEADLINE
+            time.sleep(0.2)
+
+
+def test_agents_are_not_judged_by_the_time_in_which_everything_stood_still(
+    tmp_path: Path, pair: tuple[Any, Any]
+) -> None:
+    """The supervisor stopped alone, then it and all agents: as when the machine is suspended, or a cgroup frozen."""
+    with daemon_for(tmp_path, pair) as daemon:
+        daemon.wait_for("RUNNING")
+        before = daemon.agents()
+        everybody = [pid for agent in before.values() for pid in (agent["pid"], *agent["senders"])]
+        for others in ([], everybody):
+            stopped = [daemon.pid, *others]
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(1.5 * DEADLINE)
+            for pid in stopped:  # the supervisor first
+                os.kill(pid, signal.SIGCONT)
+            relays(daemon, pair)
+            time.sleep(DEADLINE)  # the checks that follow
+            assert {n: a["pid"] for n, a in daemon.agents().items()} == {n: a["pid"] for n, a in before.items()}
+
+
+def test_an_agent_that_is_stopped_while_it_starts_is_replaced(tmp_path: Path, pair: tuple[Any, Any]) -> None:
+    """Before it is ready it owes signs of life as well."""
+    with daemon_for(tmp_path, pair) as daemon:
+        daemon.wait_for("RUNNING")
+        agent = daemon.agents()["r:files"]
+        os.kill(daemon.pid, signal.SIGSTOP)
+        os.kill(agent["pid"], signal.SIGKILL)
+        os.kill(daemon.pid, signal.SIGCONT)
+        wait_until(lambda: daemon.agents()["r:files"]["pid"] not in (None, agent["pid"]), "a new one")
+        new = daemon.agents()["r:files"]
+        os.kill(new["pid"], signal.SIGSTOP)  # it may have become ready by now: then it is as any other
+        is_replaced(daemon, "r:files", new, time.monotonic())

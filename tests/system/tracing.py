@@ -1,0 +1,50 @@
+"""A single thread held still by ptrace(2), so that neither its process nor its parent can tell: it hangs, for them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_SEIZE, _INTERRUPT, _DETACH = 0x4206, 0x4207, 17  # linux/ptrace.h
+_WALL = 0x4000_0000  # __WALL of waitid(2): threads too
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+_libc.ptrace.restype = ctypes.c_long
+
+
+def _ptrace(request: int, thread: int) -> None:
+    if _libc.ptrace(request, thread, None, None) < 0:
+        raise OSError(ctypes.get_errno(), f"ptrace {request:#x} of {thread}: {os.strerror(ctypes.get_errno())}")
+
+
+@contextmanager
+def held(thread: int) -> Iterator[None]:
+    """The thread stands still, until the end or until its process is killed (which it does not delay)."""
+    _ptrace(_SEIZE, thread)
+    _ptrace(_INTERRUPT, thread)
+    os.waitpid(thread, _WALL)
+    reaper = threading.Thread(target=_reap, args=(thread,))
+    reaper.start()
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it has been killed
+            _ptrace(_DETACH, thread)
+        reaper.join()
+
+
+def _reap(thread: int) -> None:
+    """A process is not dead before each thread's tracer has waited for it."""
+    with suppress(ChildProcessError):  # it is not traced any more
+        while os.WIFSTOPPED(os.waitpid(thread, _WALL)[1]):
+            pass
+
+
+def threads_of(pid: int) -> list[int]:
+    """Its threads, the first being the process itself."""
+    return sorted(int(name) for name in os.listdir(Path(f"/proc/{pid}/task")))

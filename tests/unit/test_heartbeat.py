@@ -1,0 +1,253 @@
+"""Signs of life: what an agent writes, and what its supervisor makes of it, on a clock that only the test moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nsbridge.agents import scoreboard
+from nsbridge.agents.heartbeat import Debt, Heart
+from nsbridge.agents.loop import Loop
+from nsbridge.agents.scoreboard import Scoreboard
+from nsbridge.config.schema import (
+    AgentConfig,
+    Container,
+    ContainerKind,
+    HealthConfig,
+    QueueEndpoint,
+    RouteConfig,
+    SpoolEndpoint,
+    Window,
+)
+from nsbridge.supervisor import healthcheck
+from nsbridge.supervisor.events import Events
+from nsbridge.supervisor.healthcheck import HealthCheck
+from nsbridge.supervisor.lifecycle import State
+from nsbridge.supervisor.process import AgentProcess
+from nsbridge.supervisor.services import Services
+
+HEALTH = HealthConfig(deadline=10.0)
+
+
+class Clock:
+    """Stands still unless it is set."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def loop(clock: Clock) -> Iterator[Loop]:
+    made = Loop(clock)
+    yield made
+    made.close()
+
+
+# -- the agent's side
+
+
+def test_a_debt_counts_from_the_last_moment_without_one(clock: Clock) -> None:
+    debt = Debt(clock)
+    clock.time = 1005.0
+    assert debt.since(owes=True) == 1000.0
+    assert debt.since(owes=False) == 1005.0
+    clock.time = 1007.0
+    assert debt.since(owes=True) == 1005.0
+    debt.clear()
+    clock.time = 1009.0
+    assert debt.since(owes=True) == 1007.0
+
+
+def test_a_heart_tells_of_whoever_beside_the_loop_has_owed_a_step_for_longest(loop: Loop, clock: Clock) -> None:
+    """And asks at every beat; the beat itself is written in any case."""
+    page = Scoreboard()
+    heart = Heart(loop, page.cells, 3.0)
+    heart.start()
+    assert page.cells[scoreboard.GOES_ON] == 0, "there is nothing beside the loop"
+    owed = [clock.time, clock.time]
+    for number in (0, 1):
+        heart.vouch(lambda number=number: owed[number])  # type: ignore[misc]
+    owed[1] = 900.0
+    before = page.cells[scoreboard.BEAT]
+    clock.time += 3.0
+    loop.run_once(0)
+    assert page.cells[scoreboard.GOES_ON] == 900 * 10**9
+    assert page.cells[scoreboard.BEAT] > before
+    assert page.last_sign() == 900.0
+
+
+def test_a_new_agent_has_time_from_its_birth_on_and_no_old_debts() -> None:
+    page = Scoreboard()
+    page.cells[scoreboard.GOES_ON] = 1
+    page.begin()
+    assert page.last_sign() == page.cells[scoreboard.BEAT] / 1e9 > 1
+
+
+# -- the supervisor's side
+
+
+class FakeChild:
+    """A process that can be killed."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.pidfd = -1
+        self.killed = False
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+class FakeAgent:
+    """What the check asks of a Managed."""
+
+    def __init__(self, clock: Clock, number: int = 0) -> None:
+        self.config = SimpleNamespace(name=f"r:{number}")
+        self.state = State.RUNNING
+        self.child = FakeChild(number)
+        self.process: Any = AgentProcess(self.child, None, 0.0)  # type: ignore[arg-type]
+        self.scoreboard = Scoreboard()
+        self.beat_every = HEALTH.beat_every
+        self.uptime = 0.0  # too young to be looked at for its size
+        self._clock = clock
+        self.beat()
+
+    def beat(self) -> None:
+        self.scoreboard.cells[scoreboard.BEAT] = int(self._clock.time * 1e9)
+
+
+class FakeLog:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def error(self, _name: str, message: str) -> None:
+        self.said.append(message)
+
+
+class Scene:
+    """A check over some agents, whose time is moved."""
+
+    def __init__(self, loop: Loop, clock: Clock, count: int = 2) -> None:
+        self._loop, self._clock = loop, clock
+        self.log = FakeLog()
+        self.agents = [FakeAgent(clock, number) for number in range(count)]
+        services = Services(loop, self.log, Events(), "", None, health=HEALTH)  # type: ignore[arg-type]
+        self.wakeups = 0
+        self.check = HealthCheck(services, self)  # type: ignore[arg-type]
+        self.check.start()
+
+    @property
+    def routes(self) -> dict[str, Any]:
+        """As a Roster has them."""
+        self.wakeups += 1
+        return {"r": SimpleNamespace(agents=self.agents, note_blocked=lambda: None)}
+
+    def at(self, second: float, *beating: int) -> None:
+        """That many seconds after the start; these agents beat just before."""
+        self._clock.time = 1000.0 + second
+        for number in beating:
+            self.agents[number].beat()
+        self._loop.run_once(0)
+
+    @property
+    def killed(self) -> list[int]:
+        return [agent.child.pid for agent in self.agents if agent.child.killed]
+
+
+@pytest.fixture
+def scene(loop: Loop, clock: Clock) -> Scene:
+    return Scene(loop, clock)
+
+
+def test_who_is_silent_is_killed_within_the_deadline_and_not_before_nine_tenths_of_it(scene: Scene) -> None:
+    for second in range(1, 9):
+        scene.at(second, 1)
+    assert scene.killed == []
+    scene.at(8.95, 1)
+    assert scene.killed == []
+    scene.at(9.0, 1)
+    assert scene.killed == [0]
+    assert scene.agents[0].process.last_words == "wedged: no heartbeat for 9.0 s"
+
+
+def test_the_check_is_due_when_the_most_silent_would_be_late(scene: Scene, clock: Clock, loop: Loop) -> None:
+    """Not at the next of a row of rounds: that would be after the deadline."""
+    scene.at(2.0, 0, 1)
+    scene.at(5.0, 0)  # a round; agent 1 would be late at 11, the next round is at 10
+    scene.at(10.0, 0)
+    assert scene.killed == []
+    scene.at(11.0, 0)
+    assert scene.killed == [1]
+
+
+def test_an_owed_step_counts_as_silence_though_the_loop_beats(scene: Scene) -> None:
+    scene.agents[0].scoreboard.cells[scoreboard.GOES_ON] = 1000 * 10**9
+    for second in (3, 6, 9):
+        scene.at(second, 0, 1)
+    assert scene.killed == [0]
+    assert "what works beside its loop has not gone on for 9.0 s" in scene.agents[0].process.last_words
+
+
+def test_nobody_is_judged_by_the_time_in_which_the_supervisor_slept(scene: Scene) -> None:
+    scene.at(60.0)
+    assert scene.killed == []
+    scene.at(65.0, 1)
+    scene.at(68.9, 1)
+    assert scene.killed == []
+    scene.at(69.0, 1)
+    assert scene.killed == [0]
+
+
+def test_who_stops_or_has_no_process_owes_nothing(scene: Scene) -> None:
+    scene.agents[0].state = State.STOPPING
+    scene.agents[1].process = None
+    for second in range(1, 40):
+        scene.at(second)
+    assert scene.killed == []
+
+
+def test_it_is_killed_once_and_said_to_be_stuck_when_it_does_not_die(scene: Scene) -> None:
+    for second in (5, 9, 9.5, 14.5, 19.5, 24.5):
+        scene.at(second, 1)
+    assert [line.partition(":")[0] for line in scene.log.said] == ["wedged", "pid 0 was killed and does not end"]
+    assert "stuck in the kernel" in healthcheck.wedged(scene.agents[0], 1024.5)  # type: ignore[arg-type]
+
+
+def test_idle_agents_cost_one_wakeup_in_five_seconds(loop: Loop, clock: Clock) -> None:
+    """However many there are."""
+    scene = Scene(loop, clock, 100)
+    scene.wakeups = 0
+    for step in range(1, 601):
+        scene.at(step / 10, *(range(100) if step % 30 == 0 else ()))
+    assert scene.killed == []
+    assert scene.wakeups <= 60 / 5 + 1
+
+
+def test_status_calls_an_agent_wedged_when_it_has_missed_two_beats(scene: Scene, clock: Clock) -> None:
+    agent: Any = scene.agents[0]
+    assert healthcheck.wedged(agent, clock.time + 2 * HEALTH.beat_every - 0.01) == ""
+    assert healthcheck.wedged(agent, clock.time + 2 * HEALTH.beat_every + 0.01) == "wedged: no heartbeat for 6.7 s"
+
+
+def test_the_window_and_the_longest_message_are_allowed_beyond_the_limit() -> None:
+    container = Container(ContainerKind.HOST, "")
+    agents = (
+        AgentConfig("r:a", container, SpoolEndpoint(out="/o", max_message=1000)),
+        AgentConfig("r:b", container, QueueEndpoint()),
+    )
+    assert healthcheck.allowed_memory(RouteConfig("r", agents, window=Window(10, 5000)), 7) == 7 + 2 * (
+        5000 + (1 << 20)
+    )
