@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents.loop import Loop
-from nsbridge.config.schema import Container, ContainerKind, LogConfig, Namespace
+from nsbridge.config.schema import Container, ContainerKind, HealthConfig, LogConfig, Namespace
 from nsbridge.supervisor.arrivals import Arrivals, Expectation
 from nsbridge.supervisor.asker import Answer, Inquiry
 from nsbridge.supervisor.attachment import LOOK_AT_LEAST_EVERY, LOOK_FIRST, Attachment
@@ -85,7 +85,7 @@ def arrivals() -> ByHand:
 @pytest.fixture
 def make(arrivals: ByHand, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     loop, log = Loop(), open_log(LogConfig(file=str(tmp_path / "log")))
-    services = Services(loop, log, Events(), str(tmp_path), arrivals)
+    services = Services(loop, log, Events(), str(tmp_path), arrivals, HealthConfig())
     yield lambda container=WEB: Agent(services, container)
     loop.close()
     log.close()
