@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -34,7 +34,7 @@ class Nsbridged:
         )
         self.process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Nsbridged:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

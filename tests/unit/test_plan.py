@@ -40,7 +40,8 @@ LEGACY = Container(ContainerKind.RUNC, "legacy")
 def route(name: str, **fields: Any) -> RouteConfig:
     files = AgentConfig(f"{name}:files", WEB, SpoolEndpoint(out=f"/srv/{name}"))
     queue = AgentConfig(f"{name}:queue", LEGACY, QueueEndpoint(in_=QueueIn(0x51)))
-    return RouteConfig(name, **({"agents": (files, queue)} | fields))
+    given: dict[str, Any] = {"agents": (files, queue)} | fields
+    return RouteConfig(name, **given)
 
 
 def config(*routes: RouteConfig, **daemon: Any) -> Config:
@@ -111,15 +112,16 @@ def test_each_route_is_in_the_list_of_its_own_change_whatever_the_others_do(kind
     assert found.unchanged == tuple(name for name, kind in named if kind in ("unchanged", "autostart"))
 
 
-routes = st.dictionaries(
-    st.sampled_from("abcde"),
+routes = st.lists(
     st.builds(
-        dict,
+        route,
+        st.sampled_from("abcde"),
         delivery=st.sampled_from(Delivery),
         window=st.builds(Window, messages=st.integers(1, 2)),
         autostart=st.booleans(),
     ),
-).map(lambda named: tuple(route(name, **fields) for name, fields in named.items()))
+    unique_by=lambda one: one.name,
+).map(tuple)
 
 
 @given(routes, routes)

@@ -76,7 +76,7 @@ class Later:
     def __init__(self) -> None:
         self.due: list[Callable[[], None]] = []
 
-    def call_later(self, _delay: float, callback: Callable[[], None]) -> None:
+    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
         self.due.append(callback)
 
     def turn(self) -> None:
