@@ -11,6 +11,7 @@ import pytest
 from nsbridge.agents.loop import Loop
 from nsbridge.config.errors import ConfigError, NsbridgeError
 from nsbridge.config.schema import Config, DaemonConfig, LogConfig
+from nsbridge.supervisor.arrivals import Arrivals
 from nsbridge.supervisor.events import Events
 from nsbridge.supervisor.logs import open_log
 from nsbridge.supervisor.orders import Orders
@@ -39,7 +40,7 @@ class Daemon:
         config = Config(DaemonConfig(log=LogConfig(file=str(self.log_file))), (), str(self.file))
         self.loop = Loop()
         self.log = open_log(config.daemon.log)
-        self.services = Services(self.loop, self.log, Events(), str(directory / "state"))
+        self.services = Services(self.loop, self.log, Events(), str(directory / "state"), Arrivals(self.loop, self.log))
         self.roster = Roster(self.loop, self.log, self._make, lambda: None)
         self.reloader = Reloader(config, self.services, self.roster, Orders(self.roster))
 
