@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from nsbridge.agents import scoreboard
-from nsbridge.config.schema import RouteConfig
+from nsbridge.config.schema import HealthConfig, RouteConfig
 from nsbridge.supervisor import health
 from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.managed import Managed
@@ -45,6 +45,10 @@ class HealthCheck:
         """Begin; to be called once."""
         self._due = self._loop.now()
         self._check()
+
+    def adopt(self, limits: HealthConfig) -> None:
+        """Other sizes count from now on; the deadline must be the same, because agents beat by it."""
+        self._limits = limits
 
     def _check(self) -> None:
         now = self._loop.now()

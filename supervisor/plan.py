@@ -15,6 +15,7 @@ import json
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from nsbridge.config.schema import (
     AgentConfig,
@@ -29,8 +30,8 @@ from nsbridge.config.schema import (
     SpoolEndpoint,
 )
 
-LIVE = frozenset({"log"})
-FIXED = frozenset({"state_dir", "control", "require"})
+LIVE = frozenset({"log", "health.max_memory", "health.max_descriptors"})
+FIXED = frozenset({"state_dir", "control", "require", "health.deadline"})  # agents beat by the deadline they began with
 
 # One container has one name in these, so that different names are different containers.
 _NAMED_UNIQUELY = {ContainerKind.RUNC, ContainerKind.CRUN}
@@ -73,14 +74,13 @@ def compare(old: Config, new: Config) -> Plan:
     after = {route.name: route for route in new.routes}
     both = [name for name in after if name in before]
     changed = [name for name in both if _differ(before[name], after[name])]
-    live = {name: getattr(new.daemon, name) for name in _fields(new.daemon) if name in LIVE}
     return Plan(
         stop=tuple(name for name in before if name not in after),
         start=tuple(name for name in after if name not in before),
         restart=tuple(changed),
         unchanged=tuple(name for name in both if name not in changed),
         remarks=tuple(_remarks(old.daemon, new.daemon)),
-        config=dataclasses.replace(new, daemon=dataclasses.replace(old.daemon, **live)),
+        config=dataclasses.replace(new, daemon=_applied(old.daemon, new.daemon)),
     )
 
 
@@ -118,19 +118,35 @@ def _places(endpoint: Endpoint) -> set[object]:
     return {posixpath.normpath(path).lstrip("/") for path in paths if path is not None}
 
 
-def _remarks(old: DaemonConfig, new: DaemonConfig) -> Iterator[str]:
+T = TypeVar("T")
+
+
+def _applied(old: T, new: T, above: str = "") -> T:
+    """`old` with all that is LIVE of `new`; `above` is the key of both, with a dot."""
+    changes: dict[str, object] = {}
     for name in _fields(new):
-        how = "applied" if name in LIVE else "needs a restart of the daemon; the old value stays until then"
-        for key, before, after in _differences(f"daemon.{name}", getattr(old, name), getattr(new, name)):
-            yield f"{key}: {_shown(key, before)} → {_shown(key, after)}: {how}"
+        before, after = getattr(old, name), getattr(new, name)
+        if above + name in LIVE:
+            changes[name] = after
+        elif dataclasses.is_dataclass(after):
+            changes[name] = _applied(before, after, f"{above}{name}.")
+    return dataclasses.replace(old, **changes)  # type: ignore[type-var]  # of dataclasses only
 
 
-def _differences(key: str, old: object, new: object) -> Iterator[tuple[str, object, object]]:
-    if dataclasses.is_dataclass(new) and type(old) is type(new):
-        for name in _fields(new):
-            yield from _differences(f"{key}.{name}", getattr(old, name), getattr(new, name))
-    elif old != new:
-        yield key, old, new
+def _remarks(old: DaemonConfig, new: DaemonConfig) -> Iterator[str]:
+    for key, before, after in _differences("", old, new):
+        live = not LIVE.isdisjoint((key, key.partition(".")[0]))
+        how = "applied" if live else "needs a restart of the daemon; the old value stays until then"
+        yield f"daemon.{key}: {_shown(key, before)} → {_shown(key, after)}: {how}"
+
+
+def _differences(above: str, old: object, new: object) -> Iterator[tuple[str, object, object]]:
+    for name in _fields(new):
+        before, after = getattr(old, name), getattr(new, name)
+        if dataclasses.is_dataclass(after):
+            yield from _differences(f"{above}{name}.", before, after)
+        elif before != after:
+            yield above + name, before, after
 
 
 def _shown(key: str, value: object) -> str:

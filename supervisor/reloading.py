@@ -11,6 +11,7 @@ from collections.abc import Callable
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.load import load
 from nsbridge.config.schema import Config
+from nsbridge.supervisor.healthcheck import HealthCheck
 from nsbridge.supervisor.orders import Orders, is_settled
 from nsbridge.supervisor.plan import Plan, compare
 from nsbridge.supervisor.roster import Roster
@@ -26,6 +27,7 @@ class Reloader:
         services: Services,
         roster: Roster,
         orders: Orders,
+        health: HealthCheck,
         read: Callable[[str], Config] = load,
     ) -> None:
         self.config = config
@@ -33,6 +35,7 @@ class Reloader:
         self._events = services.events
         self._roster = roster
         self._orders = orders
+        self._health = health
         self._read = read
 
     def plan(self) -> Plan:
@@ -58,6 +61,7 @@ class Reloader:
         self._log.info("", f"reload: {plan.summary()}")
         self._events.reload(plan.summary())
         self.config = plan.config
+        self._health.adopt(plan.config.daemon.health)
         self._roster.adopt(plan)
         return plan
 

@@ -40,7 +40,7 @@ class Supervisor:
         self._roster = Roster(self.loop, log, self._make_route, self._settled)
         self._health = HealthCheck(self._services, self._roster)
         self._orders = Orders(self._roster)
-        self._reloader = Reloader(config, self._services, self._roster, self._orders)
+        self._reloader = Reloader(config, self._services, self._roster, self._orders, self._health)
 
     def run(self, ready: Callable[[], None] = lambda: None, *, with_control: bool = True) -> None:
         """Start what is to start, call `ready`, serve; returns when everything has stopped. Raises NsbridgeError."""

@@ -20,6 +20,7 @@ from nsbridge.config.schema import (
     Delivery,
     FileEndpoint,
     FtokKey,
+    HealthConfig,
     InDoubt,
     LogConfig,
     QueueEndpoint,
@@ -156,7 +157,11 @@ def _meaning(one: RouteConfig) -> RouteConfig:
 
 def test_of_every_key_of_daemon_it_is_said_whether_it_can_be_applied_at_once() -> None:
     """A new key shows here."""
-    assert {field.name for field in dataclasses.fields(DaemonConfig)} == plan.LIVE | plan.FIXED
+    told = plan.LIVE | plan.FIXED
+    for field in dataclasses.fields(DaemonConfig):
+        if field.name not in told:
+            parts = dataclasses.fields(field.default)  # type: ignore[arg-type]  # a table of which each key is told
+            assert {f"{field.name}.{part.name}" for part in parts} <= told
     assert not plan.LIVE & plan.FIXED
 
 
@@ -180,6 +185,13 @@ def test_the_log_s_keys_are_applied() -> None:
         'daemon.log.level: "info" → "debug": applied',
         "daemon.log.backups: 10 → 3: applied",
     )
+
+
+def test_sizes_are_applied_and_the_deadline_is_not() -> None:
+    """An agent beats as often as the deadline asked for when it was forked: a shorter one would be its death."""
+    found = compare(config(), config(health=HealthConfig(deadline=3.0, max_memory=1, max_descriptors=2)))
+    assert found.config.daemon.health == HealthConfig(max_memory=1, max_descriptors=2)
+    assert [remark.rpartition(": ")[2].split()[0] for remark in found.remarks] == ["needs", "applied", "applied"]
 
 
 def test_the_summary_is_one_line_and_counts_what_is_not_touched() -> None:

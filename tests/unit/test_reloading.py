@@ -10,9 +10,10 @@ import pytest
 
 from nsbridge.agents.loop import Loop
 from nsbridge.config.errors import ConfigError, NsbridgeError
-from nsbridge.config.schema import Config, DaemonConfig, LogConfig
+from nsbridge.config.schema import Config, DaemonConfig, HealthConfig, LogConfig, RouteConfig
 from nsbridge.supervisor.arrivals import Arrivals
 from nsbridge.supervisor.events import Events
+from nsbridge.supervisor.healthcheck import HealthCheck
 from nsbridge.supervisor.logs import open_log
 from nsbridge.supervisor.orders import Orders
 from nsbridge.supervisor.reloading import Reloader
@@ -40,12 +41,15 @@ class Daemon:
         config = Config(DaemonConfig(log=LogConfig(file=str(self.log_file))), (), str(self.file))
         self.loop = Loop()
         self.log = open_log(config.daemon.log)
-        self.services = Services(self.loop, self.log, Events(), str(directory / "state"), Arrivals(self.loop, self.log))
+        self.services = Services(
+            self.loop, self.log, Events(), str(directory / "state"), Arrivals(self.loop, self.log), HealthConfig()
+        )
         self.roster = Roster(self.loop, self.log, self._make, lambda: None)
-        self.reloader = Reloader(config, self.services, self.roster, Orders(self.roster))
+        self.health = HealthCheck(self.services, self.roster)
+        self.reloader = Reloader(config, self.services, self.roster, Orders(self.roster), self.health)
 
-    def _make(self, config: object) -> Route:
-        return Route(self.services, config, lambda _agent: self.roster.changed())  # type: ignore[arg-type]
+    def _make(self, config: RouteConfig) -> Route:
+        return Route(self.services, config, lambda _agent: self.roster.changed())
 
     def write(self, *routes: str, log: Path | None = None, more: str = "") -> None:
         text = HEAD.format(log or self.log_file, more) + "".join(
@@ -166,6 +170,7 @@ def test_hup_never_raises(daemon: Daemon) -> None:
     def breaks(_path: str) -> Config:
         raise RuntimeError("a bug in reading")
 
-    buggy = Reloader(daemon.reloader.config, daemon.services, daemon.roster, Orders(daemon.roster), breaks)
+    given = daemon.reloader.config, daemon.services, daemon.roster, Orders(daemon.roster), daemon.health
+    buggy = Reloader(*given, breaks)
     buggy.on_signal()
     assert daemon.said()[-1].endswith("RuntimeError: a bug in reading")

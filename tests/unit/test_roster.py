@@ -20,6 +20,7 @@ from nsbridge.config.schema import (
     ContainerKind,
     DaemonConfig,
     FileEndpoint,
+    HealthConfig,
     LogConfig,
     QueueEndpoint,
     QueueOut,
@@ -95,7 +96,9 @@ class Daemon:
         self.made: list[SlowRoute] = []
         self.full = False  # no descriptors
         self.config = Config(DaemonConfig(), ())
-        self._services = Services(self.loop, self.log, Events(), "/nonexistent/state", Arrivals(self.loop, self.log))
+        self._services = Services(
+            self.loop, self.log, Events(), "/nonexistent/state", Arrivals(self.loop, self.log), HealthConfig()
+        )
         self.roster = Roster(self.later, self.log, self._make, lambda: None)
 
     def _make(self, config: RouteConfig) -> Route:
