@@ -13,6 +13,7 @@ Some facts about SysV queues, and what they mean here:
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import signal
 import threading
@@ -121,7 +122,7 @@ class QueueSource:
         self._key = key
         self._type = config.out.type
         self._journal = journal
-        self._peek = bytearray(8 + _LONGEST)
+        self._peek = memoryview(mmap.mmap(-1, 8 + _LONGEST))  # costs only as many pages as messages are long
         self._peek_at = linux.address_of(self._peek)
         self._room = threading.Event()  # clear: the window is full, or the agent is to stop
         self._room.set()

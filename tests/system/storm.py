@@ -28,6 +28,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests import report_file
 from tests.system import storm_program
 from tests.system.engines import EngineContainer, Program, RuncContainer, UnshareContainer
 from tests.system.nsbridged import Nsbridged
@@ -36,7 +37,6 @@ from tests.system.storm_outcome import AT_LEAST_ONCE, DELIVERIES, Direction, Out
 from tests.system.storm_program import KINDS, Counters
 
 PAIRS = (("spool", "queue"), ("queue", "queue"), ("spool", "spool"), ("log", "queue"))
-_MARK = "<!-- what follows is written by `make storm` -->"
 _ROOT = Path(__file__).parents[2]
 _WEIGHTS = {"agent": 40, "sender": 25, "both agents": 15, "supervisor": 12, "everything": 8}
 _RECOVERED_WITHIN = 60.0  # seconds
@@ -290,8 +290,7 @@ def main() -> int:
     text = report(outcomes, options.engine, options.seed)
     print(text)
     if options.report:
-        before = options.report.read_text(encoding="utf-8").partition(_MARK)[0]
-        options.report.write_text(f"{before}{_MARK}\n\n{text}\n", encoding="utf-8")
+        report_file.put(options.report, "storm", f"{text}\n")
     return any(outcome.problems() for outcome in outcomes)
 
 
