@@ -27,8 +27,8 @@ _CLONE_FLAG = {Namespace.MNT: linux.CLONE_NEWNS, Namespace.IPC: linux.CLONE_NEWI
 _MEND = {Confinement.SECCOMP: "use a kernel with CONFIG_SECCOMP_FILTER"}
 for _codec in ("utf-8", "ascii", "latin-1"):  # in the supervisor, once: an agent finds them in the registry
     codecs.lookup(_codec)
-# What import knows of the host's directories. It is dropped unfreed: to free thousands of names would write into 1 MB of
-# memory that an agent shares with its supervisor.
+# What import knows of the host's directories: dropped, but not freed. To free thousands of names would write into 1 MB
+# of memory that an agent shares with its supervisor.
 _KEPT: list[object] = []
 
 

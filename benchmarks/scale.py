@@ -153,9 +153,10 @@ def _memory(supervisor: int, pids: Sequence[int]) -> Iterator[tuple[str, Memory]
 
 def report(outcomes: Sequence[Outcome]) -> str:
     """As Markdown."""
+    load = ", ".join(f"{outcome.load:.1f}" for outcome in outcomes)
+    where = f"{os.cpu_count()} cores, Linux {os.uname().release}, Python {sys.version.split()[0]}"
     lines = [
-        f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, Linux {os.uname().release}, "
-        f"Python {sys.version.split()[0]}; load average before: {', '.join(f'{o.load:.1f}' for o in outcomes)}.",
+        f"{time.strftime('%Y-%m-%d')}, {where}; load average before each: {load}.",
         "",
         "| delivery | routes | processes | start | `status` | idle CPU | stop |",
         "|---|---|---|---|---|---|---|",

@@ -12,7 +12,7 @@ from pathlib import Path
 from nsbridge.config.errors import EXIT_OK, NotPermittedError, NsbridgeError
 from nsbridge.config.load import load
 from nsbridge.config.schema import Config
-from nsbridge.supervisor import detach
+from nsbridge.supervisor import detach, notify
 from nsbridge.supervisor.logs import open_log
 from nsbridge.supervisor.pidfile import PidFile
 from nsbridge.supervisor.supervisor import Supervisor
@@ -70,11 +70,12 @@ def _serve(config: Config, *, detached: bool) -> int:
     except OSError as error:
         raise NsbridgeError(f"daemon.state_dir {state_dir}: {error.strerror}") from None
     pidfile = PidFile(str(state_dir / "nsbridged.pid"))
+    wanted = notify.take_from(os.environ, os.getpid())
 
     def start(ready: Callable[[], None]) -> int:
         log = open_log(config.daemon.log)
         try:
-            Supervisor(config, log).run(ready)
+            _run(Supervisor(config, log), wanted, ready)
         except BaseException as error:
             # Once it is detached it has nobody else to tell.
             log.error("", f"ended by {type(error).__name__}: {error}")  # noqa: PLE1205  (our log, not logging's)
@@ -87,6 +88,19 @@ def _serve(config: Config, *, detached: bool) -> int:
         return detach.run_detached(start, pidfile)
     with pidfile:
         return start(lambda: None)
+
+
+def _run(supervisor: Supervisor, wanted: notify.Wanted, ready: Callable[[], None]) -> None:
+    notifier = notify.Notifier(wanted, supervisor.loop, supervisor.events, supervisor.states)
+
+    def tell_both() -> None:
+        ready()
+        notifier.ready()
+
+    try:
+        supervisor.run(tell_both)
+    finally:
+        notifier.close()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from nsbridge.supervisor.arrivals import Arrivals
 from nsbridge.supervisor.control import ControlServer
 from nsbridge.supervisor.events import Events
 from nsbridge.supervisor.healthcheck import HealthCheck
+from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.logs import Log
 from nsbridge.supervisor.managed import Managed
 from nsbridge.supervisor.orders import Orders
@@ -64,6 +65,15 @@ class Supervisor:
             self._services.arrivals.close()
             self.loop.close()
         self._log.info("", "nsbridged stopped")
+
+    @property
+    def events(self) -> Events:
+        """What happens, for whoever follows."""
+        return self._services.events
+
+    def states(self) -> list[tuple[str, State]]:
+        """Every agent's name and state."""
+        return [(agent.config.name, agent.state) for agent in self._roster.agents]
 
     def stop(self) -> None:
         """Stop every route in order, then end. A second call does not wait for what is in flight."""

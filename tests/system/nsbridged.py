@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,10 +20,11 @@ from tests.system.room import LIMIT, wait_dead, wait_until
 class Nsbridged:
     """One daemon; `routes` is the TOML of its routes, `more` of further keys of [daemon].
 
-    A context manager: it is stopped at the end.
+    `through` is a command that it is started by, such as strace. A context manager: it is stopped at the end.
     """
 
-    def __init__(self, directory: Path, routes: str, more: str = "") -> None:
+    def __init__(self, directory: Path, routes: str, more: str = "", through: Sequence[str] = ()) -> None:
+        self._through = through
         self.directory = directory
         self.config = directory / "nsbridge.toml"
         self.socket = directory / "state" / "control.sock"
@@ -55,12 +57,17 @@ class Nsbridged:
 
     def start(self) -> None:
         """Start it; returns when it answers."""
-        self.process = subprocess.Popen([sys.executable, "-m", "nsbridge.supervisor.daemon", "-c", str(self.config)])
+        command = [*self._through, sys.executable, "-m", "nsbridge.supervisor.daemon", "-c", str(self.config)]
+        self.process = subprocess.Popen(command)
         wait_until(self._answers, f"nsbridged answers; its log:\n{self.said()}")
 
     def _answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"nsbridged ended with {self.process.returncode}:\n{self.said()}"
+        return self.answers()
+
+    def answers(self) -> bool:
+        """Whether it answers, whoever has started it."""
         try:
             self.call("version")
         except NsbridgeError:

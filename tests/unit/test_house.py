@@ -101,7 +101,8 @@ def test_pyright_has_nothing_to_say() -> None:
 
 
 def test_shellcheck_has_nothing_to_say() -> None:
-    scripts = [ROOT / "run", ROOT / ".ci" / "run", *sorted((ROOT / "tests").rglob("*.sh"))]
+    services = [*(ROOT / "examples/service/runit").iterdir(), ROOT / "examples/service/nsbridged.openrc"]
+    scripts = [ROOT / "run", ROOT / ".ci" / "run", *sorted((ROOT / "tests").rglob("*.sh")), *sorted(services)]
     _run("shellcheck", *scripts)
 
 
