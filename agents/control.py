@@ -1,7 +1,7 @@
 """What an agent and its supervisor say to each other over the control channel: JSON objects, one a datagram.
 
 From the supervisor: `{"do": "drain"}`, `{"do": "exit"}`, `{"do": "retry"}` (there are dead letters to be taken again).
-From the agent: `{"say": "ready", "ns_inode": N, "uid": N, "gid": N}`, `{"say": "drained"}`,
+From the agent: `{"say": "ready", "ns_inode": N, "uid": N, "gid": N, "landlock": ABI}`, `{"say": "drained"}`,
 `{"say": "log", "level": "warning", "text": "…"}`, `{"say": "error", "text": "…"}` (its last words).
 
 The agent may be compromised, so the supervisor takes only what fits `parse` and treats every text as hostile.

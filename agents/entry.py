@@ -10,21 +10,30 @@ from __future__ import annotations
 import codecs
 import errno
 import os
+import resource
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
+from typing import NamedTuple
 
-from nsbridge.agents import linux, seccomp
+from nsbridge.agents import landlock, linux, seccomp
 from nsbridge.agents.fork import EXIT_AGAIN, has_ended
 from nsbridge.agents.scoreboard import Scoreboard
-from nsbridge.config.schema import AgentConfig, Confinement, ContainerKind, Namespace, RouteConfig
+from nsbridge.config.schema import AgentConfig, Confinement, ContainerKind, Namespace, RouteConfig, SpoolEndpoint
 
 _CLONE_FLAG = {Namespace.MNT: linux.CLONE_NEWNS, Namespace.IPC: linux.CLONE_NEWIPC}
-_MEND = {Confinement.SECCOMP: "use a kernel with CONFIG_SECCOMP_FILTER"}
+_MEND = {
+    Confinement.SECCOMP: "use a kernel with CONFIG_SECCOMP_FILTER",
+    Confinement.LANDLOCK: "use Linux 5.19 or newer with landlock in lsm= (CONFIG_LSM)",
+}
+_MAX_DESCRIPTORS = 1024  # an agent has some twenty
 for _codec in ("utf-8", "ascii", "latin-1"):  # in the supervisor, once: an agent finds them in the registry
     codecs.lookup(_codec)
 # What import knows of the host's directories: dropped, but not freed. To free thousands of names would write into 1 MB
@@ -59,13 +68,29 @@ class Assignment:
     require: tuple[Confinement, ...] = ()  # what the agent must not run without
 
 
+class Seen(NamedTuple):
+    """What was found in the container before power was given up."""
+
+    user: tuple[int, int]  # uid and gid of the endpoint's owner
+    directories: Sequence[int] = ()  # open; what the agent needs files of is beneath them
+
+
+@dataclass(frozen=True, slots=True)
+class Confined:
+    """What the kernel holds an agent to beside its having no power."""
+
+    landlock: int = 0  # the ABI in force, 0 if none is
+    granted: frozenset[tuple[int, int]] = frozenset()  # device and inode of the directories that Landlock leaves it
+    lacks: Mapping[Confinement, str] = field(default_factory=dict)  # what this kernel could not do, and why
+
+
 @dataclass(frozen=True, slots=True)
 class Entered:
     """What an agent that has joined holds of the world outside."""
 
     ns_inode: int
     own_fds: int  # the host's /proc/self/fd: reopens a descriptor without trusting the container's /proc
-    lacks: dict[Confinement, str]  # what this kernel could not do, and why
+    confined: Confined
 
 
 def leave_the_supervisor(assignment: Assignment) -> int:
@@ -77,7 +102,12 @@ def leave_the_supervisor(assignment: Assignment) -> int:
     for fd in range(3):  # nothing of a container may reach the terminal or the daemon's log but by the control channel
         os.dup2(null, fd)
     close_all_but({0, 1, 2} | keep)
-    return os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)
+    os.umask(0o077)  # what is made gets its mode by fchmod: the daemon's umask decides nothing
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # messages do not lie about in a core file
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_DESCRIPTORS, _MAX_DESCRIPTORS))
+    with suppress(OSError, KeyError):  # root's keys, where there are any: whatever acts by a keyring finds none
+        linux.leave_session_keyring(seccomp.MACHINES[os.uname().machine].numbers["keyctl"])
+    return linux.detached("/proc/self/fd")  # /proc/self/fd/../../.. would be the host's root
 
 
 def die_with_the_supervisor(supervisor_pid: int) -> None:
@@ -100,8 +130,13 @@ def close_all_but(keep: set[int]) -> None:
 def freeze_imports() -> None:
     """Let nothing be imported any more: after the join an import would run the container's file as host root.
 
-    Nor a codec looked up, nor the local time zone, whose file could be a FIFO: from here on local time is UTC.
+    Nor a codec looked up, nor the local time zone, whose file could be a FIFO: from here on local time is UTC. Nor is
+    a traceback printed: it opens the source files that it names. Whatever Python wants to say is one line.
     """
+    sys.excepthook = _last_words
+    sys.unraisablehook = lambda unraisable: say_in_one_line(unraisable.exc_value)
+    threading.excepthook = lambda arguments: say_in_one_line(arguments.exc_value)
+    warnings.showwarning = lambda message, *_about: say_in_one_line(message)
     os.environ["TZ"] = "UTC0"
     time.tzset()
     sys.meta_path[:] = [_NoImports()]
@@ -109,6 +144,16 @@ def freeze_imports() -> None:
     sys.path.clear()
     _KEPT.extend(sys.path_importer_cache.values())
     sys.path_importer_cache.clear()
+
+
+def say_in_one_line(error: BaseException | str | None) -> None:
+    """To stderr, with no file opened."""
+    os.write(2, f"nsbridged: agent: {type(error).__name__}: {error}\n".encode(errors="backslashreplace"))
+
+
+def _last_words(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+    say_in_one_line(error)
+    os._exit(EXIT_AGAIN)
 
 
 class _NoImports:
@@ -168,10 +213,8 @@ def drop_privileges(uid: int, gid: int) -> None:
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
 
 
-def enter(
-    assignment: Assignment, own_fds: int, given: Sequence[int], find_user: Callable[[], tuple[int, int]]
-) -> Entered:
-    """Go in, in the order that security.md gives. `find_user` is asked after the join and before power is given up.
+def enter(assignment: Assignment, own_fds: int, given: Sequence[int], look_around: Callable[[], Seen]) -> Entered:
+    """Go in, in the order that security.md gives. `look_around` is asked after the join and before power is given up.
 
     To be called after `leave_the_supervisor` and after everything of the host that is needed was opened; `given` are
     directories of the host that will belong to the agent's user. Raises Refused, Gone, or OSError.
@@ -179,25 +222,36 @@ def enter(
     forget_groups = may_set_groups()
     freeze_imports()
     ns_inode = join(assignment)
+    if assignment.pidfd >= 0:
+        os.close(assignment.pidfd)  # who holds it could signal the container's init
+    if assignment.agent.namespace is Namespace.IPC and given:
+        os.fchdir(given[0])
+        os.chroot(".")  # it stays in the host's mount namespace, and needs no file there but its dead letters
     os.chdir("/")
+    seen = look_around()
     configured = assignment.agent.user
-    uid, gid = (configured.uid, configured.gid) if configured else find_user()
+    uid, gid = (configured.uid, configured.gid) if configured else seen.user
     for fd in given:
         os.fchown(fd, uid, gid)
     if forget_groups:
         os.setgroups([])
     drop_privileges(uid, gid)
     die_with_the_supervisor(assignment.supervisor_pid)  # a change of user has cleared it
-    lacks = confine(assignment)
-    return Entered(ns_inode, own_fds, lacks)
+    confined = confine(assignment, [*seen.directories, *given])
+    for fd in seen.directories:
+        os.close(fd)
+    return Entered(ns_inode, own_fds, confined)
 
 
-def confine(assignment: Assignment) -> dict[Confinement, str]:
-    """Have the kernel refuse what an agent never does. Last, for some of it was done until now; raises Refused.
-
-    Returns what this kernel cannot do, and why.
-    """
+def confine(assignment: Assignment, directories: Sequence[int]) -> Confined:
+    """Have the kernel refuse what an agent never does. Last, for some of it was done until now; raises Refused."""
     lacks: dict[Confinement, str] = {}
+    abi, granted = 0, frozenset[tuple[int, int]]()
+    try:
+        abi = restrict_files(assignment.agent, directories)
+        granted = frozenset((about.st_dev, about.st_ino) for about in map(os.fstat, directories))
+    except OSError as error:
+        lacks[Confinement.LANDLOCK] = str(error.strerror)
     try:
         filter_system_calls(assignment.agent.namespace)
     except OSError as error:
@@ -208,7 +262,18 @@ def confine(assignment: Assignment) -> dict[Confinement, str]:
                 f"{required} is required and cannot be had here ({lacks[required]}): {_MEND[required]}, "
                 f"or take it out of require in [daemon]"
             )
-    return lacks
+    return Confined(abi, granted, lacks)
+
+
+def restrict_files(agent: AgentConfig, directories: Sequence[int]) -> int:
+    """Have Landlock refuse every file that is not beneath these; its ABI. Raises OSError if there is none to be had."""
+    abi = linux.landlock_abi()
+    if not abi:
+        raise OSError(errno.ENOSYS, "this kernel has no Landlock, or it is off")
+    if abi < landlock.MOVES_FROM and isinstance(agent.endpoint, SpoolEndpoint) and agent.endpoint.done:
+        raise OSError(errno.EOPNOTSUPP, f"Landlock ABI {abi} lets no file be moved to the done directory")
+    linux.landlock_restrict(landlock.ruleset(abi), [landlock.rule(abi, directory) for directory in directories])
+    return abi
 
 
 def filter_system_calls(namespace: Namespace) -> None:

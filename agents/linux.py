@@ -13,6 +13,7 @@ import ctypes
 import errno
 import os
 import struct
+from collections.abc import Iterable
 
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUTS = 0x0400_0000
@@ -56,13 +57,27 @@ F_SETLEASE = 1024
 
 MADV_POPULATE_WRITE = 23
 
-_NR_OPENAT2 = 437  # the same number on every architecture
+# The same number on every architecture.
+_NR_OPEN_TREE, _NR_OPENAT2 = 428, 437
+_NR_LANDLOCK_CREATE_RULESET, _NR_LANDLOCK_ADD_RULE, _NR_LANDLOCK_RESTRICT_SELF = 444, 445, 446
+_AT_FDCWD = -100
+_AT_SYMLINK_NOFOLLOW = 0x100
+_OPEN_TREE_CLONE = 1
+_LANDLOCK_CREATE_RULESET_VERSION = 1
+_LANDLOCK_RULE_PATH_BENEATH = 1
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 _SET_MODE_FILTER = 1
 _FILTER_TSYNC, _FILTER_SPEC_ALLOW = 1, 4  # every thread; no brakes on speculation: an agent runs no foreign code
 _BPF_INSTRUCTION = 8  # bytes of a struct sock_filter
 _CAPABILITY_VERSION_3 = 0x2008_0522
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# The C library loads it when a thread ends by pthread_exit; by then it would be the container's.
+_libgcc = None
+try:
+    _libgcc = ctypes.CDLL("libgcc_s.so.1")
+except OSError:
+    pass  # a C library that does without, as musl
 _libc.syscall.restype = ctypes.c_long
 _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
@@ -159,6 +174,57 @@ def set_seccomp_filter(call: int, program: bytes) -> None:
     filter_ = _SockFprog(len(program) // _BPF_INSTRUCTION, ctypes.addressof(code))
     if _libc.syscall(call, _SET_MODE_FILTER, _FILTER_TSYNC | _FILTER_SPEC_ALLOW, ctypes.byref(filter_)) != 0:
         raise oserror("seccomp")
+
+
+def detached(path: str) -> int:
+    """Open a directory of ours so that no path leads out of it, whoever holds it: `..` of its root is itself.
+
+    It is a mount of its own that is attached nowhere (open_tree, Linux 5.2). Where that may not be made, in a user
+    namespace without a mount namespace, it is opened as it is. Raises OSError, ENOTDIR or ELOOP for a link.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    how = _OPEN_TREE_CLONE | _AT_SYMLINK_NOFOLLOW | os.O_CLOEXEC
+    tree = _libc.syscall(_NR_OPEN_TREE, _AT_FDCWD, ctypes.c_char_p(os.fsencode(path)), how)
+    if tree < 0:
+        return os.open(path, flags | os.O_NOFOLLOW)
+    try:
+        return os.open(".", flags, dir_fd=tree)
+    finally:
+        os.close(tree)
+
+
+def leave_session_keyring(call: int) -> None:
+    """Have an empty session keyring of one's own; `call` is keyctl's number. keyctl(2), KEYCTL_JOIN_SESSION_KEYRING.
+
+    Raises OSError: ENOSYS without CONFIG_KEYS, EPERM where a container's filter refuses it.
+    """
+    if _libc.syscall(call, _KEYCTL_JOIN_SESSION_KEYRING, None) < 0:
+        raise oserror("keyctl")
+
+
+def landlock_abi() -> int:
+    """The version of this kernel's Landlock; 0 if it has none, or it is off. landlock_create_ruleset(2)."""
+    return max(
+        0, int(_libc.syscall(_NR_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_CREATE_RULESET_VERSION))
+    )
+
+
+def landlock_restrict(ruleset: bytes, rules: Iterable[bytes]) -> None:
+    """Restrict this thread, and what it starts, to what the rules grant (agents/landlock.py). Raises OSError.
+
+    landlock_create_ruleset(2), landlock_add_rule(2), landlock_restrict_self(2); needs no_new_privs.
+    """
+    fd = _libc.syscall(_NR_LANDLOCK_CREATE_RULESET, ctypes.c_char_p(ruleset), ctypes.c_size_t(len(ruleset)), 0)
+    if fd < 0:
+        raise oserror("landlock_create_ruleset")
+    try:
+        for rule in rules:
+            if _libc.syscall(_NR_LANDLOCK_ADD_RULE, fd, _LANDLOCK_RULE_PATH_BENEATH, ctypes.c_char_p(rule), 0) < 0:
+                raise oserror("landlock_add_rule")
+        if _libc.syscall(_NR_LANDLOCK_RESTRICT_SELF, fd, 0) < 0:
+            raise oserror("landlock_restrict_self")
+    finally:
+        os.close(fd)
 
 
 def msgrcv(queue: int, address: int, size: int, mtype: int, flags: int = 0) -> int:

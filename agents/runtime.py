@@ -39,8 +39,6 @@ def main(assignment: Assignment) -> int:
     channel = socket.socket(fileno=assignment.control_fd)
     try:
         sys.setswitchinterval(0.0005)  # s; a thread that wakes with a message waits at most that for the other
-        sys.excepthook = _last_words
-        threading.excepthook = lambda args: _crash(channel, args.exc_value)
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease; its default would kill
         for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # a terminal's are for the supervisor
             signal.signal(signum, signal.SIG_IGN)
@@ -49,7 +47,9 @@ def main(assignment: Assignment) -> int:
         state = open_state(assignment.state_dir, assignment.agent, window, lambda text: _report(channel, text))
         assignment.scoreboard.begin()  # it may have waited for the earlier agent to be gone
         keys = sides.queue_keys(assignment)
-        entered = entry.enter(assignment, own_fds, state.given, lambda: sides.find_user(assignment, keys))
+        entered = entry.enter(assignment, own_fds, state.given, lambda: sides.look_around(assignment, keys))
+        threading.excepthook = lambda args: _crash(channel, args.exc_value)
+        sys.unraisablehook = lambda about: _report(channel, f"ignored: {_described(about.exc_value)}"[:1000])
         agent = Agent(assignment, channel, entered, keys, state)
         agent.run()
         return 0
@@ -67,20 +67,18 @@ def main(assignment: Assignment) -> int:
 
 
 def _crash(channel: socket.socket, error: BaseException | None) -> NoReturn:
-    """Tell what went wrong, without a file being opened: a traceback would read its lines from the container."""
+    control.say(channel, say="error", text=f"internal error: {_described(error)}"[:1000])
+    os._exit(EXIT_AGAIN)
+
+
+def _described(error: BaseException | None) -> str:
+    """What went wrong and where, without a file being opened: a traceback would read its lines from the container."""
     where = []
     trace: TracebackType | None = error.__traceback__ if error else None
     while trace is not None:
         where.append(f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}")  # noqa: PTH119
         trace = trace.tb_next
-    text = f"internal error: {type(error).__name__}: {error} at {' > '.join(where)}"
-    control.say(channel, say="error", text=text[:1000])
-    os._exit(EXIT_AGAIN)
-
-
-def _last_words(kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
-    os.write(2, f"{kind.__name__}: {error}\n".encode(errors="backslashreplace"))
-    os._exit(EXIT_AGAIN)
+    return f"{type(error).__name__}: {error} at {' > '.join(where)}"
 
 
 def _report(channel: socket.socket, text: str) -> None:
@@ -139,9 +137,11 @@ class Agent:
             self.retry()
             self.flush()
             self._heart.start()
-        for what, why in self._entered.lacks.items():
+        confined = self._entered.confined
+        for what, why in confined.lacks.items():
             self.log("warning", f"runs without {what}: {why}")
-        control.say(self._channel, say="ready", ns_inode=self._entered.ns_inode, uid=os.getuid(), gid=os.getgid())
+        who = {"uid": os.getuid(), "gid": os.getgid()}
+        control.say(self._channel, say="ready", ns_inode=self._entered.ns_inode, landlock=confined.landlock, **who)
         gc.freeze()
         self.loop.run()
 

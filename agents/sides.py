@@ -10,7 +10,7 @@ from nsbridge.agents.endpoints import file, log_sink, log_source, queue, spool, 
 from nsbridge.agents.endpoints.base import Host, Sink, Source
 from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
 from nsbridge.agents.endpoints.files import Tree
-from nsbridge.agents.entry import Assignment, Entered
+from nsbridge.agents.entry import Assignment, Entered, Seen
 from nsbridge.agents.journal import SourceJournal
 from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.agents.state import State
@@ -48,19 +48,25 @@ def queue_keys(assignment: Assignment) -> Keys:
         raise entry.Gone(f"{path}, of which the queue's key is made: {os.strerror(error.errno or 0)}") from None
 
 
-def find_user(assignment: Assignment, keys: Keys) -> tuple[int, int]:
-    """Who owns the endpoint, or who the container's init is where there is none yet. Asked after the join."""
+def look_around(assignment: Assignment, keys: Keys) -> Seen:
+    """Who owns the endpoint, or who the container's init is where there is none yet; and where its files are.
+
+    Asked after the join. A directory that is missing is made in its parent, and may be removed and made again there, so
+    it is the parent that the agent needs; where that is missing too, the nearest one above it.
+    """
     endpoint = assignment.agent.endpoint
     found: tuple[int, int] | None = None
     if isinstance(endpoint, QueueEndpoint):
         for key in (keys.out, keys.in_):
             found = found or (queue.owner(key) if key else None)
-    else:
-        tree = Tree(-1)
-        for path in (endpoint.out, endpoint.in_):
-            found = found or (tree.owner(os.fsencode(path)) if path else None)
-        tree.close()
-    return found or assignment.init_user
+        return Seen(found or assignment.init_user)
+    tree = Tree(-1)
+    for path in (endpoint.out, endpoint.in_):
+        found = found or (tree.owner(os.fsencode(path)) if path else None)
+    done = endpoint.done if isinstance(endpoint, SpoolEndpoint) else None
+    directories = [tree.nearest(os.fsencode(path)) for path in (endpoint.out, endpoint.in_, done) if path]
+    tree.close()
+    return Seen(found or assignment.init_user, directories)
 
 
 def store(endpoint: Endpoint, source: SourceJournal | None) -> SourceJournal | NoteStore | None:
@@ -82,7 +88,7 @@ def make(
             queue.QueueSource(agent, endpoint, keys.out, state.source) if state.source else None,
             _queue_sink(agent, assignment.route, endpoint, keys.in_, state.sink) if state.sink else None,
         )
-    tree = Tree(entered.own_fds)
+    tree = Tree(entered.own_fds, entered.confined.granted)
     if isinstance(endpoint, SpoolEndpoint):
         return (
             spool.SpoolSource(agent, tree, endpoint, agent.store) if isinstance(agent.store, NoteStore) else None,

@@ -8,12 +8,11 @@ STATE_DIR/dead/ROUTE/.retry/AGENT/   what it is to take again, because the other
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsbridge.agents import journal, sinkjournal
+from nsbridge.agents import journal, linux, sinkjournal
 from nsbridge.agents.journal import SourceJournal
 from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, FileEndpoint, QueueEndpoint, Window
@@ -66,7 +65,7 @@ def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Calla
 def _open_directory(path: Path) -> int:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.chmod(0o700)  # mkdir's mode is for the last name only
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    return linux.detached(str(path))  # a descriptor of the host in hostile hands: nothing but this is to be reached
 
 
 def longest(agent: AgentConfig, window: Window) -> int:

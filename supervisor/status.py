@@ -67,7 +67,7 @@ def _phase(agent: Managed) -> tuple[str, str]:
     if reasons := agent.scoreboard.reasons():
         return "blocked", "blocked: " + "; ".join(dict.fromkeys(reasons))
     notes = ["a bare namespace file: the end of its container cannot be seen"] if agent.is_blind else []
-    if missing := [what for what, has in (agent.confinement or {}).items() if not has and what != "landlock"]:
+    if missing := [what for what, has in (agent.confinement or {}).items() if not has]:
         notes.append(f"runs without {', '.join(missing)}")
     return "relaying" if agent.scoreboard.cells[scoreboard.PENDING] else "idle", "; ".join(notes)
 

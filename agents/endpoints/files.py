@@ -15,9 +15,11 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Collection
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked
+from nsbridge.agents.entry import Gone
 
 _DIRECTORY_BITS = 0o111  # a directory made with the files' mode can also be entered
 LEASED = "a program of the container holds a lease on it"  # fcntl(2), F_SETLEASE: open(2) would wait up to 45 s
@@ -68,8 +70,9 @@ def blocked_by(error: OSError, what: str) -> Blocked:
 class Tree:
     """The container's files, seen from its root. Made after the join."""
 
-    def __init__(self, own_fds: int) -> None:
+    def __init__(self, own_fds: int, granted: Collection[tuple[int, int]] = ()) -> None:
         self.own_fds = own_fds  # the host's /proc/self/fd
+        self._granted = granted  # the directories that Landlock leaves us, by device and inode
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY)
 
     def close(self) -> None:
@@ -84,7 +87,10 @@ class Tree:
         return fd, name or b"."  # the root is its own parent
 
     def open_directory(self, path: bytes, mode: int | None = None) -> int:
-        """Open a directory for reading, making it with `mode` if it is missing and mode is given. Raises Blocked."""
+        """Open a directory for reading, making it with `mode` if it is missing and mode is given.
+
+        Raises Blocked; Gone if its parent took the place of one that Landlock had left us.
+        """
         where = shown(os.path.split(path.rstrip(b"/"))[0])
         try:
             parent, name = self.open_parent(path)
@@ -95,6 +101,8 @@ class Tree:
         try:
             fd = self._open_or_make(parent, name, mode)
         except OSError as error:
+            if error.errno == errno.EACCES and self._granted and not self._is_granted(path):
+                raise Gone(f"{where} was replaced by another directory; entering anew") from None
             raise blocked_by(error, shown(path)) from None
         finally:
             os.close(parent)
@@ -103,6 +111,22 @@ class Tree:
             os.close(fd)
             raise Blocked(f"{shown(path)} leads into a {pseudo} file system, in which nothing is a message")
         return fd
+
+    def nearest(self, path: bytes) -> int:
+        """Open (O_PATH) the directory that holds `path`, or where that is missing, the nearest one above it."""
+        while True:
+            path = os.path.split(path.rstrip(b"/"))[0]
+            try:
+                return self.open_parent(path + b"/.")[0]
+            except OSError:
+                if path in (b"", b"/"):
+                    raise
+
+    def _is_granted(self, path: bytes) -> bool:
+        fd = self.nearest(path)
+        about = os.fstat(fd)
+        os.close(fd)
+        return (about.st_dev, about.st_ino) in self._granted
 
     def _open_or_make(self, parent: int, name: bytes, mode: int | None) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW

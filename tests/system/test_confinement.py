@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nsbridge.agents import linux
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged
 from tests.system.test_relay import route
@@ -71,7 +72,7 @@ def test_every_agent_and_sender_is_powerless_and_is_its_endpoint_s_owner(
         for name, agent in agents.items():
             assert agent["confinement"] == {
                 "seccomp": True,
-                "landlock": agent["confinement"]["landlock"],
+                "landlock": linux.landlock_abi(),
                 "no_new_privs": True,
             }
             assert len(agent["senders"]) == (2 if name in ("spool:queue", "log:queue") else 0)
@@ -106,13 +107,25 @@ def test_an_agent_has_only_the_descriptors_that_it_was_given(
                     for target in descriptors(pid)
                     if target not in given and not target.startswith((f"{state}/journal/{kind}/", "/srv/a"))
                 ]
-                assert all(belongs(target, f"{state}/dead/{kind}/") for target in foreign), (pid, descriptors(pid))
+                assert set(foreign) <= {"/"}, (pid, descriptors(pid))
+                assert_no_way_out(pid, agent, Path(f"{tmp_path}/state/dead/{kind}"))
                 assert descriptors(pid).count("socket:[N]") <= 2
 
 
-def belongs(target: str, dead: str) -> bool:
-    """The container's root, the host's /proc/self/fd, a directory of dead letters."""
-    return target in ("/", "/proc/N/fd") or target.startswith(dead)
+def assert_no_way_out(pid: int, agent: dict[str, Any], dead: Path) -> None:
+    """Each directory it holds is its container's, or what `..` does not lead out of: /proc/PID/fd and dead letters."""
+    root, name = Path(f"/proc/{agent['container_pid']}/root"), agent["name"].split(":")[1]
+    # Its own /proc/PID/fd has the number of no other: that of a process is made anew for each look.
+    own = [(dead / name).stat(), (dead / ".retry" / name).stat(), Path(f"/proc/{pid}/fd").stat()]
+    theirs = [root.stat(), *(path.stat() for path in (root / "srv").rglob("*"))]
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        if link.is_dir():
+            above = Path(f"{link}/..").stat()
+            held = link.stat()
+            if any(os.path.samestat(held, known) for known in own):
+                assert os.path.samestat(above, held), os.readlink(link)
+            else:
+                assert any(os.path.samestat(held, known) for known in theirs), os.readlink(link)
 
 
 def test_a_required_confinement_that_is_there_changes_nothing(tmp_path: Path, runc_container: Factory) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,25 @@ def test_a_file_whose_directory_comes_late_is_a_message_and_one_that_nsbridge_ma
         (late / "f").write_bytes(b"second")
         assert receiver.messages() == [Sent(7, b"first"), Sent(7, b"second")]
         assert daemon.flow("r:files")["delivered"] == 2, "no empty message was made up"
+
+
+def test_an_agent_whose_directory_s_parent_was_replaced_enters_anew(tmp_path: Path, pair: Pair) -> None:
+    """Landlock leaves it the old one only; by the path there is another. Nothing is lost, and it is only once."""
+    endpoint = 'spool = { out = "/srv/a/out", in = "/srv/a/in" }'
+    parent = pair[0].rootfs / "srv/a"
+    parent.mkdir()
+    with Nsbridged(tmp_path, files_route(pair, endpoint)) as daemon, Receiver(pair[1], 0x51, 2) as receiver:
+        daemon.wait_for("RUNNING")
+        put_into_spool(parent / "out", [b"before"])
+        wait_until(lambda: daemon.flow("r:files")["delivered"] == 1, "the first is delivered")
+        parent.rename(parent.parent / "old")
+        shutil.rmtree(parent.parent / "old")
+        parent.mkdir()
+        wait_until(lambda: sorted(visible(parent)) == ["in", "out"], "both are made again")
+        put_into_spool(parent / "out", [b"after"])
+        assert receiver.messages() == [Sent(7, b"before"), Sent(7, b"after")]
+        agent = daemon.agents()["r:files"]
+        assert agent["restarts"] == (1 if agent["confinement"]["landlock"] else 0)
 
 
 def test_a_directory_where_a_file_should_be_is_said(tmp_path: Path, pair: Pair) -> None:

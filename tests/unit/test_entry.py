@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import json
 import os
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import time
@@ -17,28 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents import entry, linux, seccomp
-from nsbridge.agents.entry import Assignment
+from nsbridge.agents import entry, linux
 from nsbridge.agents.fork import EXIT_AGAIN
-from nsbridge.agents.scoreboard import Scoreboard
-from nsbridge.config.schema import (
-    AgentConfig,
-    Confinement,
-    Container,
-    ContainerKind,
-    QueueEndpoint,
-    QueueOut,
-    RouteConfig,
-    SpoolEndpoint,
-    User,
-)
 from tests.child import Family, be_subreaper, exit_code, in_child
 
 NOBODY = 65534
 
 
-def status_of_self() -> dict[str, str]:
-    lines = Path("/proc/self/status").read_text().splitlines()
+def status_of(pid: int | str) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
@@ -189,7 +171,7 @@ def test_an_agent_has_no_power_left(uid: int, gid: int) -> None:
     def child() -> tuple[dict[str, str], int]:
         os.setgroups([])
         entry.drop_privileges(uid, gid)
-        return status_of_self(), linux.prctl(linux.PR_GET_DUMPABLE)
+        return status_of("self"), linux.prctl(linux.PR_GET_DUMPABLE)
 
     status, dumpable = in_child(child)
     sets = {name: int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
@@ -214,175 +196,3 @@ def test_an_agent_cannot_take_its_power_back(uid: int) -> None:
         ]
 
     assert [answer.split(":")[0] for answer in in_child(child)] == ["PermissionError"] * 5
-
-
-# -- the namespace
-
-
-def assignment(**changes: object) -> Assignment:
-    agent = AgentConfig("r:a", Container(ContainerKind.PID, "1"), QueueEndpoint(out=QueueOut(1)), User(NOBODY, NOBODY))
-    other = AgentConfig("r:b", Container(ContainerKind.HOST, ""), SpoolEndpoint(in_="/in"))
-    fields: dict[str, object] = {
-        "route": RouteConfig("r", (agent, other)),
-        "agent": agent,
-        "peer_fd": 0,
-        "control_fd": 0,
-        "scoreboard": Scoreboard(),
-        "container_pid": os.getpid(),
-        "pidfd": -1,
-        "ns_path": "",
-        "state_dir": "/nonexistent",
-        "init_user": (0, 0),
-        "supervisor_pid": os.getpid(),
-        "beat_every": 5.0,
-    }
-    return Assignment(**(fields | changes))  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def container() -> Iterator[int]:
-    """The pid of a process in an ipc namespace of its own."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        linux.unshare(linux.CLONE_NEWIPC)
-        os.write(writer, b"x")
-        signal.pause()
-        os._exit(1)
-    os.read(reader, 1)
-    os.close(reader)
-    os.close(writer)
-    yield pid
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-
-
-def ipc_inode(pid: int | str) -> int:
-    return os.stat(f"/proc/{pid}/ns/ipc").st_ino
-
-
-def test_an_agent_is_in_its_container_s_namespace(container: int) -> None:
-    inode, own = in_child(lambda: (entry.join(assignment(container_pid=container)), ipc_inode("self")))
-    assert inode == own == ipc_inode(container) != ipc_inode("self")
-
-
-def test_an_agent_joins_a_namespace_by_its_file(container: int) -> None:
-    given = assignment(container_pid=0, ns_path=f"/proc/{container}/ns/ipc")
-    assert in_child(lambda: (entry.join(given), ipc_inode("self"))) == [ipc_inode(container)] * 2
-
-
-def test_the_host_s_own_namespace_is_refused() -> None:
-    with pytest.raises(entry.Refused, match=r"the ipc namespace of pid:1 is the host's own; .* container = \"host\""):
-        entry.join(assignment())
-
-
-def test_the_host_is_left_as_it_is_if_it_is_asked_for_by_name() -> None:
-    host = AgentConfig("r:a", Container(ContainerKind.HOST, ""), QueueEndpoint(out=QueueOut(1)))
-    assert entry.join(assignment(agent=host)) == ipc_inode("self")
-
-
-def test_a_container_that_is_not_there_is_gone() -> None:
-    with pytest.raises(entry.Gone, match="/proc/0/ns/ipc is not there any more"):
-        entry.join(assignment(container_pid=0, ns_path="/proc/0/ns/ipc"))
-
-
-@pytest.mark.parametrize("number", [1000, 5000])
-def test_a_container_whose_init_ended_before_the_join_is_gone(container: int, number: int) -> None:
-    """Its pid may belong to another process by now, whose namespace must not be joined.
-
-    With 200 routes a pidfd has a number beyond those that select(2) knows.
-    """
-    ended_init = subprocess.Popen(["/bin/true"])
-    opened = os.pidfd_open(ended_init.pid)
-    pidfd = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, number)
-    os.close(opened)
-    ended_init.wait()
-    with pytest.raises(entry.Gone, match="its init process has ended"):
-        entry.join(assignment(container_pid=container, pidfd=pidfd))
-    os.close(pidfd)
-
-
-def test_a_descriptor_of_another_kind_of_namespace_is_not_joined(container: int) -> None:
-    given = assignment(container_pid=0, ns_path=f"/proc/{container}/ns/uts")
-    with pytest.raises(OSError, match="setns: Invalid argument"):
-        entry.join(given)
-
-
-# -- all of it
-
-
-def test_an_agent_that_has_entered_dies_with_its_supervisor(subreaper: None, container: int) -> None:
-    """Although the change of user has cleared what it had asked for before."""
-
-    def main(parent: int) -> None:
-        given = assignment(container_pid=container, supervisor_pid=parent)
-        own_fds = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)
-        entry.enter(given, own_fds, [], lambda: (0, 0))
-
-    assert Family(main).kill_parent() == -signal.SIGKILL
-
-
-def without_seccomp(then: Callable[[], object]) -> object:
-    """What `then` says where the kernel has no seccomp: a filter that answers so stands in for it."""
-    call = seccomp.MACHINES[os.uname().machine].numbers["seccomp"]
-    lines = [(0x20, 0, 0, 0), (0x15, 0, 1, call), (0x06, 0, 0, 0x50000 | errno.ENOSYS), (0x06, 0, 0, 0x7FFF0000)]
-
-    def child() -> object:
-        linux.set_seccomp_filter(call, b"".join(struct.pack("<HBBI", *line) for line in lines))
-        return then()
-
-    return in_child(child)
-
-
-def test_without_seccomp_an_agent_runs_and_says_so() -> None:
-    assert without_seccomp(lambda: entry.confine(assignment())) == {"seccomp": "seccomp: Function not implemented"}
-
-
-def test_without_a_seccomp_that_is_required_an_agent_refuses_and_says_what_would_mend_it() -> None:
-    required = assignment(require=(Confinement.SECCOMP,))
-    said = without_seccomp(lambda: attempt(entry.confine, required))
-    assert said == (
-        "Refused: seccomp is required and cannot be had here (seccomp: Function not implemented): "
-        "use a kernel with CONFIG_SECCOMP_FILTER, or take it out of require in [daemon]"
-    )
-
-
-def test_an_agent_that_has_entered_keeps_nothing_but_what_it_was_given(container: int, tmp_path: Path) -> None:
-    ours, peer = socket.socketpair()
-    control, _secret = socket.socketpair()
-    pidfd = os.pidfd_open(container)
-    given = assignment(container_pid=container, pidfd=pidfd, peer_fd=peer.fileno(), control_fd=control.fileno())
-
-    def child() -> int:
-        os.setgroups([4, 27])
-        own_fds = entry.leave_the_supervisor(given)
-        own = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-        entered = entry.enter(given, own_fds, [own], lambda: (0, 0))
-        os.close(own)
-        found = {
-            "fds": sorted(set(filter(is_open, range(2000))) - {entered.own_fds}),
-            "null": [os.stat(fd).st_rdev == os.stat("/dev/null").st_rdev for fd in range(3)],
-            "ns_inode": [entered.ns_inode, ipc_inode("self")],
-            "cwd": os.getcwd(),
-            "status": status_of_self(),
-            "import": attempt(__import__, "wave"),
-            "lacks": entered.lacks,
-        }
-        peer.send(json.dumps(found).encode())
-        return 0
-
-    with ours, peer, control, _secret:
-        assert exit_code(child) == 0
-        found = json.loads(ours.recv(1 << 16))
-        assert found["fds"] == sorted([0, 1, 2, peer.fileno(), control.fileno(), pidfd])
-    os.close(pidfd)
-    assert found["null"] == [True] * 3
-    assert found["ns_inode"] == [ipc_inode(container)] * 2
-    assert found["cwd"] == "/"
-    assert found["status"]["Name"] == "r:a"
-    assert found["status"]["Uid"].split() == [str(NOBODY)] * 4
-    assert found["status"]["Groups"] == ""
-    assert int(found["status"]["CapEff"], 16) == 0
-    assert (found["status"]["NoNewPrivs"], found["status"]["Seccomp"], found["lacks"]) == ("1", "2", {})
-    assert found["import"]
-    assert (tmp_path.stat().st_uid, tmp_path.stat().st_gid) == (NOBODY, NOBODY)  # it was given to the agent's user

@@ -1,0 +1,55 @@
+"""What Landlock is asked to refuse an agent, by what this kernel's Landlock knows: no I/O.
+
+Everything that is handled and not granted is refused. An agent is granted, beneath a few directories, what a message in
+a file needs. It may not execute, nor make a device, socket, FIFO or link, nor act on a device, nor touch any other file
+of the container, or of the host if some descriptor led there. It may not connect or listen over TCP, nor reach an
+abstract socket, nor signal a process that is not its own child; the seccomp filter says so, too.
+
+Some facts about Landlock, and what they mean here:
+* A rule belongs to an inode, not to a path: what takes a directory's place later has no rule. So a directory is granted
+  by its parent, and an agent whose parent directory was replaced enters anew (endpoints/files.py).
+* Descriptors that are open are not affected: journals, sockets. Nor are stat, chdir, chmod, inotify.
+* The first version cannot grant that a file is moved to another directory (a spool's `done`); it is not used there.
+
+Source: landlock(7), linux/landlock.h.
+"""
+
+from __future__ import annotations
+
+import struct
+
+MOVES_FROM = 2  # the first ABI under which a file can be moved from one directory to another
+
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_DIR, _REMOVE_FILE = (1 << bit for bit in range(6))
+_MAKE_CHAR, _MAKE_DIR, _MAKE_REG, _MAKE_SOCK, _MAKE_FIFO, _MAKE_BLOCK, _MAKE_SYM = (1 << bit for bit in range(6, 13))
+_REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
+_FIRST = (1 << 13) - 1  # all of the first ABI
+_BIND_TCP, _CONNECT_TCP = 1, 2
+_ABSTRACT_SOCKETS, _SIGNALS = 1, 2
+_NEEDED = _WRITE_FILE | _READ_FILE | _READ_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _REFER | _TRUNCATE
+
+
+def handled(abi: int) -> int:
+    """The rights on files that are refused unless they are granted."""
+    later = {2: _REFER, 3: _TRUNCATE, 5: _IOCTL_DEV}
+    return _FIRST | sum(right for since, right in later.items() if abi >= since)
+
+
+def granted(abi: int) -> int:
+    """The rights that an agent has beneath its directories."""
+    return _NEEDED & handled(abi)
+
+
+def ruleset(abi: int) -> bytes:
+    """A struct landlock_ruleset_attr, as long as that ABI knows it."""
+    fields = [handled(abi)]
+    if abi >= 4:  # noqa: PLR2004  (the ABI that brought it)
+        fields.append(_BIND_TCP | _CONNECT_TCP)
+    if abi >= 6:  # noqa: PLR2004
+        fields.append(_ABSTRACT_SOCKETS | _SIGNALS)
+    return struct.pack(f"<{len(fields)}Q", *fields)
+
+
+def rule(abi: int, directory: int) -> bytes:
+    """A struct landlock_path_beneath_attr that grants them beneath the open directory (O_PATH will do)."""
+    return struct.pack("<Qi", granted(abi), directory)

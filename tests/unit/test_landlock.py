@@ -1,0 +1,198 @@
+"""What Landlock leaves an agent: as rules for every version of it, and as this kernel obeys them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nsbridge.agents import entry, landlock, linux
+from nsbridge.agents.endpoints.files import Tree
+from nsbridge.config.schema import AgentConfig, Container, ContainerKind, SpoolEndpoint
+from tests.child import in_child
+
+HEADER = Path("/usr/include/linux/landlock.h")
+SPOOL = SpoolEndpoint(out="/a/out", in_="/a/in", done="/a/done")
+AGENT = AgentConfig("r:a", Container(ContainerKind.HOST, ""), SPOOL)
+needs_landlock = pytest.mark.skipif(linux.landlock_abi() == 0, reason="this kernel has no Landlock, or it is off")
+
+
+def named(rights: int) -> set[str]:
+    """As the kernel's header calls them."""
+    bits = re.findall(r"define LANDLOCK_ACCESS_FS_(\w+)\s+\(1ULL << (\d+)\)", HEADER.read_text(encoding="utf-8"))
+    later = [("TRUNCATE", 14), ("IOCTL_DEV", 15)]  # of headers newer than Debian 12's
+    return {name for name, bit in [*bits, *later] if rights >> int(bit) & 1}
+
+
+def test_nothing_is_granted_that_a_message_in_a_file_does_not_need() -> None:
+    assert named(landlock.granted(7)) == {
+        "READ_FILE",
+        "WRITE_FILE",
+        "READ_DIR",
+        "REMOVE_FILE",
+        "MAKE_DIR",
+        "MAKE_REG",
+        "REFER",
+        "TRUNCATE",
+    }
+    refused = named(landlock.handled(7)) - named(landlock.granted(7))
+    assert refused == {
+        "EXECUTE",
+        "REMOVE_DIR",
+        "MAKE_CHAR",
+        "MAKE_BLOCK",
+        "MAKE_SOCK",
+        "MAKE_FIFO",
+        "MAKE_SYM",
+        "IOCTL_DEV",
+    }
+
+
+@pytest.mark.parametrize(
+    ("abi", "fields"),
+    [
+        (1, (0x1FFF,)),
+        (2, (0x3FFF,)),
+        (3, (0x7FFF,)),
+        (4, (0x7FFF, 3)),
+        (5, (0xFFFF, 3)),
+        (6, (0xFFFF, 3, 3)),
+        (7, (0xFFFF, 3, 3)),
+        (99, (0xFFFF, 3, 3)),
+    ],
+)
+def test_a_kernel_is_only_asked_for_what_it_knows(abi: int, fields: tuple[int, ...]) -> None:
+    """It would refuse the whole with EINVAL or E2BIG. What later versions bring is not handled: nobody knows it."""
+    assert landlock.ruleset(abi) == struct.pack(f"<{len(fields)}Q", *fields)
+    rights, directory = struct.unpack("<Qi", landlock.rule(abi, 5))
+    assert (rights & ~fields[0], directory) == (0, 5)
+
+
+# -- what this kernel says
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Path:
+    """/a is granted, /b is not; both have a file."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"x")
+    return tmp_path
+
+
+def restricted(places: Path, then: Callable[[], object]) -> object:
+    """What `then` says in a child that was granted places/a."""
+
+    def child() -> object:
+        entry.drop_privileges(0, 0)
+        fd = os.open(places / "a", os.O_PATH)
+        assert entry.restrict_files(AGENT, [fd]) == linux.landlock_abi()
+        os.close(fd)
+        return then()
+
+    return in_child(child)
+
+
+def refusal(action: Callable[..., object], *arguments: object, **keywords: object) -> str:
+    """The name of the error; empty if it succeeded."""
+    try:
+        action(*arguments, **keywords)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return ""
+
+
+@needs_landlock
+def test_beneath_its_directories_an_agent_can_do_what_it_does(places: Path) -> None:
+    def work() -> list[str]:
+        os.chdir(places / "a")
+        return [
+            refusal(os.open, "file", os.O_RDWR | os.O_TRUNC),
+            refusal(os.listdir, "."),
+            refusal(os.mkdir, "done"),
+            refusal(os.open, "new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600),
+            refusal(os.rename, "new", "renamed"),
+            refusal(os.rename, "renamed", "done/moved"),
+            refusal(os.unlink, "done/moved"),
+        ]
+
+    assert restricted(places, work) == [""] * 7
+
+
+@needs_landlock
+def test_what_is_not_beneath_them_is_refused(places: Path) -> None:
+    def work() -> dict[str, str]:
+        beside, etc = places / "b", "/etc/passwd"
+        return {
+            "read": refusal(os.open, beside / "file", os.O_RDONLY),
+            "write": refusal(os.open, beside / "file", os.O_WRONLY),
+            "truncate": refusal(os.truncate, beside / "file", 0),
+            "list": refusal(os.listdir, beside),
+            "make": refusal(os.open, beside / "new", os.O_WRONLY | os.O_CREAT, 0o600),
+            "remove": refusal(os.unlink, beside / "file"),
+            "host": refusal(os.open, etc, os.O_RDONLY),
+            "by ..": refusal(os.open, places / "a/../b/file", os.O_RDONLY),
+        }
+
+    assert set(restricted(places, work).values()) == {"EACCES"}  # type: ignore[attr-defined]
+    assert (places / "b/file").read_bytes() == b"x"
+
+
+@needs_landlock
+def test_what_is_no_message_cannot_be_made_or_run_there(places: Path) -> None:
+    (places / "a/program").write_text("#!/bin/true\n")
+    (places / "a/program").chmod(0o755)
+
+    def work() -> dict[str, str]:
+        os.chdir(places / "a")
+        return {
+            "fifo": refusal(os.mkfifo, "x"),
+            "link": refusal(os.symlink, "file", "x"),
+            "device": refusal(os.mknod, "x", 0o20600, os.makedev(1, 3)),
+            "directory": refusal(os.rmdir, "empty"),
+            "run": refusal(os.execv, "program", ["program"]),
+        }
+
+    (places / "a/empty").mkdir()
+    answers = restricted(places, work)
+    assert set(answers.values()) <= {"EACCES", "EPERM"}, answers  # type: ignore[attr-defined]
+
+
+@needs_landlock
+def test_other_processes_cannot_be_signalled(places: Path) -> None:
+    if linux.landlock_abi() < 6:
+        pytest.skip("since ABI 6")
+    parent = os.getpid()
+    assert restricted(places, lambda: [refusal(os.kill, parent, 0), refusal(os.kill, os.getpid(), 0)]) == ["EPERM", ""]
+
+
+# -- which directories
+
+
+def test_the_parent_is_granted_or_what_is_there_of_it(tmp_path: Path) -> None:
+    """Where the directory of the endpoint may be removed and made again."""
+    (tmp_path / "a/b").mkdir(parents=True)
+    tree = Tree(-1)
+    for path, nearest in (("a/b/out", "a/b"), ("a/b", "a"), ("a/x/y/z", "a"), ("x/y", ""), ("a/b/", "a")):
+        fd = tree.nearest(os.fsencode(tmp_path / path) + b"/" * path.endswith("/"))
+        assert os.path.samestat(os.fstat(fd), (tmp_path / nearest).stat()), path
+        os.close(fd)
+    for missing in (b"/", b"/nonexistent", b"/nonexistent/x"):
+        fd = tree.nearest(missing)
+        assert os.path.samestat(os.fstat(fd), Path("/").stat())
+        os.close(fd)
+    tree.close()
+
+
+def test_a_link_loop_above_a_directory_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    tree = Tree(-1)
+    fd = tree.nearest(os.fsencode(tmp_path / "loop/out"))
+    assert os.path.samestat(os.fstat(fd), tmp_path.stat())
+    os.close(fd)
+    tree.close()
