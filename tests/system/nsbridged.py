@@ -23,6 +23,8 @@ class Nsbridged:
     `through` is a command that it is started by, such as strace. A context manager: it is stopped at the end.
     """
 
+    program: tuple[str, ...] = ("nsbridge.supervisor.daemon",)  # a module, and words for it before the daemon's own
+
     def __init__(self, directory: Path, routes: str, more: str = "", through: Sequence[str] = ()) -> None:
         self._through = through
         self.directory = directory
@@ -57,7 +59,7 @@ class Nsbridged:
 
     def start(self) -> None:
         """Start it; returns when it answers."""
-        command = [*self._through, sys.executable, "-m", "nsbridge.supervisor.daemon", "-c", str(self.config)]
+        command = [*self._through, sys.executable, "-m", *self.program, "-c", str(self.config)]
         self.process = subprocess.Popen(command)
         wait_until(self._answers, f"nsbridged answers; its log:\n{self.said()}")
 

@@ -20,7 +20,6 @@ from nsbridge.agents.endpoints.files import NotAFileError, Tree
 from tests.child import in_child
 
 NOBODY = 65534
-MIB = 1 << 20
 
 
 def tree_of_this_process() -> Tree:

@@ -1,0 +1,156 @@
+"""nsbridged as the tests of hostile containers need it: with faults put in, and on demand with its defences off.
+
+    python -m tests.system.hostile_daemon VARIANT[,VARIANT…] -c FILE
+
+provoked    a file in a spool that is called provoke-WHAT makes its agent do WHAT, once, as a bug or a library might
+unfrozen    imports are not frozen, and nothing confines an agent
+naive       files of the container are opened by name: links are followed, FIFOs and leases waited for
+rogue       the agent called NAME:rogue does, once it is ready, what rogue.py lists under the route's name
+
+The product has no switch for any of this: here its functions are exchanged before the daemon starts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import pwd  # noqa: F401  (a provocation uses it, and must not have to import it)
+import socket
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nsbridge.agents import entry
+from nsbridge.agents.endpoints import files
+from nsbridge.agents.endpoints.spool import SpoolSource
+from nsbridge.supervisor import daemon
+from tests.system import rogue
+
+PREFIX = b"provoke-"
+
+
+def main() -> int:
+    """Exchange what the variants say, then be the daemon."""
+    for variant in sys.argv.pop(1).split(","):
+        {"provoked": provoke, "unfrozen": unfreeze, "naive": be_naive, "rogue": rogue.install}[variant]()
+    return daemon.main()
+
+
+# -- provocations
+
+
+class _Unraisable:
+    def __del__(self) -> None:
+        raise ValueError("in a destructor, where nobody can catch it")
+
+
+def _in_thread(work: Callable[[], object]) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def _zone() -> None:
+    os.environ["TZ"] = "Europe/Berlin"
+    time.tzset()
+
+
+def _traceback() -> None:
+    try:
+        _divide()
+    except ZeroDivisionError:
+        traceback.print_exc()
+
+
+def _divide() -> float:
+    return 1 / int("0")
+
+
+def _thread_exit() -> None:
+    ctypes.CDLL(None).pthread_exit(None)
+
+
+PROVOCATIONS: dict[str, Callable[[], object]] = {
+    "import": lambda: importlib.import_module("wave"),
+    "codec": lambda: "x.y".encode("idna"),
+    "strptime": lambda: time.strptime("1", "%d"),
+    "getaddrinfo": lambda: socket.getaddrinfo(b"host.example", 1),
+    "pwd": lambda: sys.modules["pwd"].getpwnam("nobody-has-this-name"),
+    "zone": _zone,
+    "localtime": lambda: time.strftime("%c %Z", time.localtime(0)),
+    "warning": lambda: warnings.warn("for whom?", UserWarning, stacklevel=1),
+    "traceback": _traceback,
+    "unraisable": _Unraisable,
+    "dlopen": lambda: ctypes.CDLL("libnss_bait.so.2"),
+    "thread-exit": lambda: _in_thread(_thread_exit),
+    "exec": lambda: os.execv("/bin/bait", ["bait"]),
+    "thread": lambda: _in_thread(_divide),
+    "crash": _divide,
+}
+_DEADLY = {"thread", "crash"}  # what the agent is not to survive; the others it may
+
+
+def provoke() -> None:
+    """Have agents do what a file's name says."""
+    read = SpoolSource._read
+
+    def provoked(self: SpoolSource, name: bytes) -> Any:
+        if not name.startswith(PREFIX):
+            return read(self, name)
+        os.unlink(name, dir_fd=self._directory)  # once
+        self._known.discard(name)
+        what = name.removeprefix(PREFIX).decode()
+        try:
+            PROVOCATIONS[what]()
+        except Exception as error:
+            if what in _DEADLY:
+                raise
+            self._host.log("info", f"provoked {what}: {type(error).__name__}: {error}")
+        else:
+            self._host.log("info", f"provoked {what}: done")
+        return None
+
+    SpoolSource._read = provoked  # type: ignore[method-assign]
+
+
+# -- defences off
+
+
+def unfreeze() -> None:
+    """No frozen imports, no filter of system calls, no Landlock."""
+
+    def nothing(*_arguments: object) -> dict[Any, str]:
+        return {}
+
+    for name in ("freeze_imports", "confine"):
+        if hasattr(entry, name):
+            setattr(entry, name, nothing)
+
+
+class NaiveTree(files.Tree):
+    """Opens by name, as one does."""
+
+    def open_directory(self, path: bytes, mode: int | None = None) -> int:
+        """Whatever that leads to."""
+        Path(os.fsdecode(path)).mkdir(exist_ok=True)
+        return os.open(path, os.O_RDONLY)
+
+    def open_file(self, directory: int, name: bytes, flags: int) -> int:
+        """Whatever that is."""
+        return os.open(name, flags, dir_fd=directory)
+
+
+def be_naive() -> None:
+    """Exchange how the container's files are opened."""
+    for name in ("open_directory", "open_file"):
+        setattr(files.Tree, name, getattr(NaiveTree, name))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
