@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -18,12 +19,14 @@ from benchmarks import outcome, plot
 from benchmarks.flows import Figures
 from benchmarks.lab import Lab
 from benchmarks.subjects import Subject, chosen
+from tests import report_file
 
 _ROOT = Path(__file__).parents[1]
 _JSON = _ROOT / "docs" / "bench.json"
 _PICTURE = _ROOT / "docs" / "bench.svg"
 _REPORT = _ROOT / "docs" / "benchmarks.md"
-_MARK = "<!-- what follows is written by `make bench` -->"
+_README = _ROOT / "README.md"
+_BEGIN, _END = "<!-- from here `make bench` writes -->\n", "\n<!-- to here -->"
 _RECORDED = Path(__file__).with_name("recorded.json")
 _TOLERANCE = 0.35  # a ratio of one run differs from the next by as much on a machine that is shared
 
@@ -44,13 +47,17 @@ def measure(subjects: Sequence[Subject], rounds: int, scale: float) -> dict[str,
     return found
 
 
-def _publish(found: dict[str, list[Figures]]) -> None:
-    """Into docs/: the figures, their picture, and the tables below the text about them."""
-    document = outcome.document(found)
+def _publish(found: dict[str, list[Figures]], load: float) -> None:
+    """Into docs/: the figures, their picture, and the tables below the text about them; the ratios into README."""
+    document = outcome.document(found, load)
     _JSON.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     plot.draw(document, _PICTURE)
-    text = _REPORT.read_text(encoding="utf-8").partition(_MARK)[0]
-    _REPORT.write_text(f"{text}{_MARK}\n\n{outcome.heading(document)}\n\n{outcome.tables(found)}\n", encoding="utf-8")
+    heading = outcome.heading(document)
+    report_file.put(_REPORT, "bench", f"{heading}\n\n{outcome.tables(found)}\n")
+    before, mark, rest = _README.read_text(encoding="utf-8").partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    short = "\n".join(outcome.comparison(found))
+    _README.write_text(f"{before}{mark}\n{heading}\n\n{short}\n{end}{after}", encoding="utf-8")
 
 
 def main() -> int:
@@ -62,12 +69,13 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare the core's ratios with benchmarks/recorded.json")
     parser.add_argument("--record", action="store_true", help="write the ratios to benchmarks/recorded.json")
     options = parser.parse_args()
-    only = options.only or (["core"] if options.check or options.record else [])
+    only = options.only or (["core"] if options.check else [])
     rounds, scale = (1, 0.1) if options.quick else (options.rounds, 1.0)
+    load = os.getloadavg()[0]
     found = measure(chosen(only), rounds, scale)
     print(outcome.tables(found))
     if not only and not options.quick:
-        _publish(found)
+        _publish(found, load)
     if options.record:
         outcome.record(_RECORDED, outcome.medians(found))
     if not options.check:

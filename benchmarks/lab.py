@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -130,7 +130,7 @@ def tree(pid: int) -> list[int]:
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
-def cpu_seconds(pids: list[int]) -> float:
+def cpu_seconds(pids: Sequence[int]) -> float:
     """User and system time that the processes have used so far, by their CPU clocks (clock_getcpuclockid(3)), in s."""
     return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)  # 2: CPUCLOCK_SCHED, to the nanosecond
 

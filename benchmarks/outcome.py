@@ -47,12 +47,13 @@ def ratios(found: Mapping[str, Figures]) -> Iterator[tuple[Goal, float]]:
             yield goal, ours / theirs
 
 
-def document(rounds: Rounds) -> dict[str, Any]:
-    """As it is written to docs/bench.json."""
+def document(rounds: Rounds, load: float) -> dict[str, Any]:
+    """As it is written to docs/bench.json; `load` is the load average before the run, which is 0 on a quiet machine."""
     found = medians(rounds)
     return {
         "when": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
         "machine": {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
+        "load": load,
         "rounds": max(map(len, rounds.values()), default=0),
         "goals": [_told(goal, value) for goal, value in ratios(found)],
         "medians": {name: {metric: _rounded(value) for metric, value in f.items()} for name, f in found.items()},
@@ -68,13 +69,14 @@ def heading(about: Mapping[str, Any]) -> str:
     """What the tables are about: a sentence with the date and the machine of a `document`."""
     machine = about["machine"]
     where = f"{machine['cores']} cores, Linux {machine['kernel']}, Python {machine['python']}"
-    return f"Medians of {about['rounds']} rounds in one run, {about['when']}, {where}."
+    rounds = f"{about['rounds']} round{'s' if about['rounds'] > 1 else ''} in one run"
+    return f"Medians of {rounds}, {about['when']}, {where}; load average before it {about['load']:.1f}."
 
 
 def tables(rounds: Rounds) -> str:
     """For people, in Markdown: the ratios with their goals, then every median."""
     found = medians(rounds)
-    lines = _table("work|against|measured|goal|", [_compared(goal, value) for goal, value in ratios(found)])
+    lines = comparison(rounds)
     for first, columns in _COLUMNS.items():
         chosen = {name: figures for name, figures in found.items() if next(iter(figures)) == first}
         used = [metric for metric in columns if any(metric in figures for figures in chosen.values())]
@@ -85,8 +87,14 @@ def tables(rounds: Rounds) -> str:
     return "\n".join(lines)
 
 
+def comparison(rounds: Rounds) -> list[str]:
+    """The lines of the table of ratios, with their goals."""
+    rows = [_compared(goal, value) for goal, value in ratios(medians(rounds))]
+    return _table("work|against|measured|goal|", rows)
+
+
 def _compared(goal: Goal, value: float) -> list[str]:
-    shown = f"{value:.2f} ×" if goal.against else _number(value)
+    shown = f"{value:.3g} ×" if goal.against else _number(value)
     verdict = "" if goal.limit is None else "met" if goal.met(value) else "**not met**"
     return [goal.title, goal.against or "-", shown, _goal(goal), verdict]
 

@@ -23,8 +23,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
+from benchmarks.lab import cpu_seconds, own_memory, tree
 from tests import report_file
 from tests.system.engines import Program, UnshareContainer
 from tests.system.nsbridged import Nsbridged
@@ -32,7 +31,6 @@ from tests.system.nsbridged import Nsbridged
 ROUTES_IN_ONE = 25  # that share two containers, and a user: inotify's instances are counted for each user
 FIRST_UID = 3000  # of the agents; one for each pair of containers
 _STATUS_ROUNDS = 15
-_CPU_CLOCK = 2  # CPUCLOCK_SCHED of clock_getcpuclockid(3)
 _MIB = 1 << 20
 
 
@@ -72,7 +70,7 @@ def measure(routes: int, delivery: str, idle_for: float) -> Outcome:
             start = time.monotonic() - began
             states = {agent["state"] for agent in settled["agents"]}
             assert states == {"RUNNING"}, f"{states}; {daemon.said()[-2000:]}"
-            pids = _tree(daemon.pid)
+            pids = tree(daemon.pid)
             status = statistics.median(_timed(lambda: _status(daemon, routes)) for _ in range(_STATUS_ROUNDS))
             idle = _idle(pids, idle_for)
             memory = dict(_memory(daemon.pid, pids))
@@ -121,32 +119,21 @@ def _status(daemon: Nsbridged, routes: int) -> None:
     assert done.stdout.count(b"RUNNING") == 2 * routes
 
 
-def _tree(pid: int) -> list[int]:
-    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
-
-
 def _idle(pids: Sequence[int], seconds: float) -> float:
     """The share of one core that all of them take while nothing happens."""
     time.sleep(1.0)  # what status and the start have left behind is done
-    before = {pid: _cpu(pid) for pid in pids}
+    before = cpu_seconds(pids)
     began = time.monotonic()
     time.sleep(seconds)
-    return sum(_cpu(pid) - before[pid] for pid in pids) / (time.monotonic() - began)
-
-
-def _cpu(pid: int) -> float:
-    """Seconds that a process has run, by its CPU clock."""
-    return time.clock_gettime(~pid << 3 | _CPU_CLOCK)
+    return (cpu_seconds(pids) - before) / (time.monotonic() - began)
 
 
 def _memory(supervisor: int, pids: Sequence[int]) -> Iterator[tuple[str, Memory]]:
-    own: dict[str, list[int]] = {}
+    own: dict[str, list[float]] = {}
     for pid in pids:
         name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
         kind = "sender" if "/" in name else f"{name.partition(':')[2]} agent"
-        own.setdefault("supervisor" if pid == supervisor else kind, []).append(
-            psutil.Process(pid).memory_full_info().uss
-        )
+        own.setdefault("supervisor" if pid == supervisor else kind, []).append(own_memory(pid))
     for kind, sizes in own.items():
         yield kind, Memory(statistics.median(sizes), max(sizes))
 
