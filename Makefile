@@ -23,6 +23,9 @@ bench:           ## against C, the kernel and what else there is: a table, docs/
 bench-check:     ## has anything become slower than benchmarks/recorded.json says? (as root)
 	./run bench --check
 
+man:             ## man pages and shell completion, into build/share
+	$(CMD) python -m nsbridge.supervisor.commands.share build/share
+
 style:           ## format, and mend what ruff can mend
 	$(CMD) ruff format .
 	$(CMD) ruff check --fix .

@@ -1,11 +1,45 @@
-"""Maps the three top-level directories to `nsbridge.*` (docs/architecture.md says why); all else: pyproject.toml."""
+"""Maps the three top-level directories to `nsbridge.*` (docs/architecture.md says why) and makes what else a wheel has.
+
+That is manual pages and the shells' completion, from the tables of commands. All else is in pyproject.toml.
+"""
+
+import sys
+from pathlib import Path
+from types import ModuleType
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
-PACKAGES = ["supervisor", "supervisor.demo", "agents", "agents.endpoints", "config"]
+PACKAGES = ["supervisor", "supervisor.commands", "supervisor.demo", "agents", "agents.endpoints", "config"]
+HERE = Path(__file__).parent
+MADE = Path("build") / "share"
+
+
+class BuildWithPages(build_py):
+    """As build_py, and makes the data files: they are not in the tree, so they cannot be out of date."""
+
+    def run(self) -> None:
+        """Build."""
+        super().run()
+        made = [Path("share") / name for name in self._make()]
+        folders = dict.fromkeys(path.parent for path in made)
+        self.distribution.data_files = [
+            (str(folder), [str("build" / path) for path in made if path.parent == folder]) for folder in folders
+        ]
+
+    def _make(self) -> list[str]:
+        """Write them; their paths below `share`. The package cannot be imported under its name yet, but from here."""
+        package = ModuleType("nsbridge")
+        package.__path__ = [str(HERE)]
+        sys.modules["nsbridge"] = package
+        from nsbridge.supervisor.commands import share  # noqa: PLC0415
+
+        return share.write(HERE / MADE, self.distribution.get_version())
+
 
 setup(
     packages=[f"nsbridge.{name}" for name in PACKAGES],
     package_dir={f"nsbridge.{name}": name.replace(".", "/") for name in PACKAGES},
     package_data={"nsbridge.config": ["example.toml"]},
+    cmdclass={"build_py": BuildWithPages},
 )

@@ -44,6 +44,10 @@ _ERRORS: dict[int, type[NsbridgeError]] = {
 }
 
 
+class LateError(UnreachableError):
+    """The daemon took the request, and has not answered in time."""
+
+
 class Client:
     """A connection to the daemon that listens at `path`; a context manager.
 
@@ -139,8 +143,8 @@ class Client:
         else:
             raise TimeoutError
 
-    def _no_answer(self, method: str) -> UnreachableError:
-        return UnreachableError(
+    def _no_answer(self, method: str) -> LateError:
+        return LateError(
             f"{self.path}: nsbridged did not answer {method} within {self.timeout:g} s; "
             "it is busy or stuck (its log says more), or give it longer with --timeout"
         )

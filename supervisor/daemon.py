@@ -2,52 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from nsbridge.config.errors import EXIT_OK, NotPermittedError, NsbridgeError
 from nsbridge.config.load import load
 from nsbridge.config.schema import Config
 from nsbridge.supervisor import detach, notify
+from nsbridge.supervisor.commands.nsbridged import PROGRAM
+from nsbridge.supervisor.commands.parse import parse
 from nsbridge.supervisor.logs import open_log
 from nsbridge.supervisor.pidfile import PidFile
 from nsbridge.supervisor.supervisor import Supervisor
 
-DEFAULT_CONFIG = "/etc/nsbridge/nsbridge.toml"
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code (config/errors.py)."""
-    arguments = _parser().parse_args(argv)
     try:
-        config = load(arguments.config)
-        if arguments.check:
+        options = parse(PROGRAM.command, list(sys.argv[1:] if argv is None else argv))
+        if options.wants:
+            from nsbridge.supervisor.commands import helptext  # noqa: PLC0415  (not in a daemon's memory)
+
+            sys.stdout.write(helptext.asked(PROGRAM, options))
+            return EXIT_OK
+        config = load(options.config)
+        if options.check:
             return _check(config)
-        return _serve(config, detached=arguments.daemon)
+        return _serve(config, detached=options.daemon)
     except NsbridgeError as error:
         for line in str(error).splitlines():
             sys.stderr.write(f"nsbridged: {line}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_OK
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="nsbridged",
-        description="Carries messages between containers that share no namespace, as its configuration says.",
-        epilog="Signals: TERM and INT stop in order, HUP reads the configuration again, USR1 reopens the log. "
-        "Control it with nsbridgectl.",
-    )
-    parser.add_argument("-c", "--config", metavar="FILE", default=DEFAULT_CONFIG, help="default: %(default)s")
-    parser.add_argument("--check", action="store_true", help="say whether the configuration is right, and end")
-    parser.add_argument("--daemon", action="store_true", help="detach; returns when the daemon is ready")
-    parser.add_argument("--version", action="version", version=f"nsbridged {version('nsbridge')}")
-    return parser
 
 
 def _check(config: Config) -> int:

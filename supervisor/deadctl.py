@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 
-from nsbridge.config.errors import EXIT_OK, NsbridgeError, UsageError
+from nsbridge.config.errors import EXIT_OK, NsbridgeError
 from nsbridge.supervisor import render
 from nsbridge.supervisor.client import Client
 
@@ -17,22 +17,8 @@ _SHOWN = 1024  # bytes of a message that a person is shown
 _PAST = {"retry": "given back to be delivered", "drop": "dropped"}
 
 
-def check(words: list[str]) -> None:
-    """What stands behind `dead`. UsageError."""
-    what, names = (words or [""])[0], words[1:]
-    if not words:
-        raise UsageError("dead needs one of list, show, retry, drop")
-    if what not in ("list", "show", *_PAST):
-        raise UsageError(f"dead {what}: it must be dead list, dead show, dead retry or dead drop")
-    if what == "show" and len(names) != 1:
-        raise UsageError("dead show needs one ID; nsbridgectl dead list shows them")
-    if what in _PAST and not names:
-        raise UsageError(f"dead {what} needs an ID, the name of a route or an agent, or all")
-
-
-def run(client: Client, words: list[str], *, as_json: bool) -> tuple[list[str], int]:
+def run(client: Client, what: str, names: list[str], *, as_json: bool) -> tuple[list[str], int]:
     """The lines to be printed, and the exit code. Raises NsbridgeError."""
-    what, names = words[0], words[1:]
     if what == "list":
         result = client.call("dead_list", {"names": names})
         lines = _list(result)

@@ -5,6 +5,8 @@ nsbridgectl imports this for every command a person types, so it imports nothing
 
 from __future__ import annotations
 
+WIDTH = 79  # columns, where it can be kept: a terminal's 80, less its last
+
 TYPE_CHECKING = False  # typing is slow to load and is needed by the type checkers only
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
 _COLOURS = {"RUNNING": "32", "FATAL": "31", "STOPPED": "0"}  # SGR codes; every other state is yellow
 _YELLOW = "33"
+_WOULD = {"stop": "would stop", "start": "would start", "restart": "would restart", "unchanged": "would leave alone"}
+_DOES = {"stop": "stops", "start": "starts", "restart": "restarts", "unchanged": "leaves alone"}
 
 
 def escape(text: str) -> str:
@@ -52,7 +56,7 @@ def status(result: dict[str, Any], *, colour: bool) -> list[str]:
 
 
 def tree(value: dict[str, Any], indent: str = "") -> list[str]:
-    """Any JSON object as indented `key  value` lines."""
+    """Any JSON object as indented `key  value` lines; a list of words goes on in its column."""
     width = max(map(len, map(str, value)), default=0)
     lines = []
     for key, entry in value.items():
@@ -63,14 +67,58 @@ def tree(value: dict[str, Any], indent: str = "") -> list[str]:
             for item in entry:
                 lines += _item(item, indent + "  ")
         else:
-            lines.append(f"{indent}{escape(str(key)):{width}}  {_scalar(entry)}")
+            words = [_scalar(item) for item in entry] if isinstance(entry, list) and entry else [_scalar(entry)]
+            lines += listed(f"{indent}{escape(str(key)):{width}}  ", words)
+    return lines
+
+
+def listed(start: str, words: Sequence[str]) -> list[str]:
+    """`start` and then `words` with commas between them, in lines of 80 columns, each word whole."""
+    lines = [start]
+    for number, word in enumerate(words):
+        text = word + ("," if number < len(words) - 1 else "")
+        if len(lines[-1]) + len(text) > WIDTH and len(lines[-1]) > len(start):
+            lines[-1] = lines[-1].rstrip()
+            lines.append(" " * len(start))
+        lines[-1] += text + " "
+    lines[-1] = lines[-1].rstrip()
     return lines
 
 
 def log_line(item: dict[str, Any]) -> str:
     """A record of `tail` as the daemon's text log has it."""
-    name = str(item["name"]) or "nsbridged"
-    return escape(f"{item['time']} {item['level']} {name} {item['message']}")
+    return escape(f"{item['time']} {item['level']} {_named(item)} {item['message']}")
+
+
+def event_line(item: dict[str, Any]) -> str:
+    """A line of `events`: when, whose, from what to what, and why."""
+    steps = " -> ".join(str(item[key]) for key in ("from", "to") if item.get(key))
+    what = steps if item["event"] == "state" and steps else f"{item['event']} {steps}".rstrip()
+    detail = str(item.get("detail") or "")
+    return escape(f"{item['time']} {_named(item)} {what}{f': {detail}' if detail else ''}")
+
+
+def _named(item: dict[str, Any]) -> str:
+    return str(item["name"]) or "nsbridged"
+
+
+def reload(result: dict[str, Any]) -> list[str]:
+    """What a reload has set about, or would do: after each of its verbs the names of the routes."""
+    verbs = _WOULD if result["dry_run"] else _DOES
+    width = max(map(len, verbs.values()))
+    lines = []
+    for key, verb in verbs.items():
+        if names := [escape(str(name)) for name in result[key]]:
+            lines += listed(f"{verb:{width}}  ", names)
+    lines += [f"{'daemon':{width}}  {escape(str(text))}" for text in result.get("daemon", [])]
+    if not any(result[key] for key in ("stop", "start", "restart")):
+        lines.insert(0, "no route has changed")
+    return lines
+
+
+def reason(agent: dict[str, Any]) -> str:
+    """` (why)`, of an agent in the status document; empty if there is nothing to say."""
+    return f" ({agent['detail']})" if agent.get("detail") else ""
 
 
 def _item(item: object, indent: str) -> list[str]:
@@ -87,8 +135,6 @@ def _scalar(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(_scalar(entry) for entry in value)
     return escape(str(value))
 
 

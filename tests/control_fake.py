@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from nsbridge.config.schema import ControlConfig
 from nsbridge.supervisor.client import Client
 from nsbridge.supervisor.control import Answer, ControlServer
 
+NO_ANSWER = object()  # as a method's result: it never comes
 DEADLINE = 20.0  # seconds a test waits for what must happen
 
 
@@ -58,6 +60,22 @@ def status_document(*agents: dict[str, Any], flows: tuple[dict[str, Any], ...] =
     }
 
 
+def process(at_s: float, **facts: object) -> dict[str, Any]:
+    """What `top` says about an agent's processes, or the daemon's."""
+    return {"pids": [4711], "at_s": at_s, "cpu_s": 0.0, "rss": 20 << 20, "own": 10 << 20} | facts
+
+
+def top_answer(
+    clock: float,
+    agents: tuple[dict[str, Any], ...],
+    flows: tuple[dict[str, Any], ...],
+    processes: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """What `top` answers at `clock`."""
+    measured = {"clock_s": clock, "daemon_process": process(clock), "processes": processes}
+    return status_document(*agents, flows=flows) | measured
+
+
 HEALTHY = status_document(
     agent("orders:web"),
     agent("orders:legacy", container="runc:legacy", namespace="ipc", endpoint="queue"),
@@ -66,6 +84,17 @@ HEALTHY = status_document(
         flow("orders:legacy", "orders:web", delivered=12029),
     ),
 )
+LETTER = {
+    "id": "orders:legacy/00000000000000aa-12",
+    "agent": "orders:legacy",
+    "epoch": 0xAA,
+    "seq": 12,
+    "time": "2026-11-23T19:00:00Z",
+    "bytes": 8193,
+    "type": 1,
+    "where": "queue 0x4d2",
+    "why": "too long",
+}
 
 
 class FakeApi:
@@ -75,6 +104,7 @@ class FakeApi:
         self.status: dict[str, Any] = HEALTHY
         self.changed: list[dict[str, Any]] = []
         self.records: list[dict[str, str]] = []
+        self.results: dict[str, object] = {"dead_list": {"letters": [LETTER], "to_be_retried": {}, "more": False}}
         self.calls: list[tuple[str, dict[str, object]]] = []
         self.answers: list[Answer] = []
 
@@ -86,21 +116,23 @@ class FakeApi:
             "shutdown": {},
             "inspect": [{"pid": 4711, "memory": {"rss": 1}, "open": [{"fd": 0, "target": "/dev/null\x1b[2J"}]}],
         }
-        results |= {change: {"agents": self.changed} for change in ("start", "stop", "restart")}
+        results |= {change: {"agents": self.changed} for change in ("start", "stop", "restart")} | self.results
         if method == "status":
             if params.get("names") not in (None, [], ["orders"]):
                 raise NoSuchNameError(f"no route or agent is called {params['names']}")
             answer.result(self.status)
-        elif method == "tail":
-            self._tail(params, answer)
+        elif method in ("tail", "events"):
+            self._stream(params, answer)
         elif method == "bug":
             raise TypeError("what nobody thought of")
         elif method in results:
-            answer.result(results[method])
+            result = results[method]
+            if result is not NO_ANSWER:
+                answer.result(result() if callable(result) else result)
         elif method != "later":
             raise UsageError(f"no such method: {method}")
 
-    def _tail(self, params: dict[str, object], answer: Answer) -> None:
+    def _stream(self, params: dict[str, object], answer: Answer) -> None:
         for record in self.records:
             answer.item(record)
         if not params.get("follow"):
@@ -171,6 +203,22 @@ class Served:
             finally:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
+
+
+@contextmanager
+def daemon(prepare: Callable[[FakeApi], None] = lambda _api: None) -> Iterator[str]:
+    """The path of a control socket that is served by a process of its own, after `prepare`."""
+    with Served() as served:
+        prepare(served.api)
+        pid = os.fork()
+        if pid == 0:
+            served.loop.run()
+            os._exit(0)
+        try:
+            yield served.path
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def ctl(*arguments: str, control: str, **options: Any) -> subprocess.Popen[str]:

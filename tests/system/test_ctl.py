@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from nsbridge.supervisor.ctl import main
-from tests.control_fake import DEADLINE, HEALTHY, Served, agent, ctl, status_document
+from tests.control_fake import DEADLINE, HEALTHY, NO_ANSWER, Served, agent, ctl, status_document
 
 RECORD = {"time": "2026-11-23T19:00:00.123Z", "level": "INFO", "name": "orders:web", "message": "up\x1b[2J"}
 SHOWN = "2026-11-23T19:00:00.123Z INFO orders:web up\\x1b[2J\n"
@@ -111,6 +111,26 @@ def test_start_with_wait_fails_if_an_agent_does_not_run_in_the_end(served: Serve
     assert done.returncode == 1
     assert "no such namespace" in done.stdout
     assert "orders:web is FATAL" in _one_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("command", "aim", "state"),
+    [("start", "RUNNING", "STARTING"), ("restart", "RUNNING", "STOPPING"), ("stop", "STOPPED", "RUNNING")],
+)
+def test_wait_that_takes_too_long_says_what_it_waits_for(served: Served, command: str, aim: str, state: str) -> None:
+    served.api.status = status_document(agent("orders:web", state=state, detail="why\x07"), agent("a:b", state=aim))
+    served.api.results[command] = NO_ANSWER
+    done = served.run("--timeout", "0.3", command, "--wait", "orders")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{command}: not done within 0.3 s: orders:web is {state} (why\\x07); it goes on" in _one_line(done.stderr)
+    assert "a:b" not in done.stderr
+
+
+def test_an_order_that_is_not_answered_at_all_is_a_daemon_that_cannot_be_reached(served: Served) -> None:
+    served.api.results["start"] = NO_ANSWER
+    done = served.run("--timeout", "0.3", "start", "orders")
+    assert done.returncode == 4
+    assert "did not answer start within 0.3 s" in _one_line(done.stderr)
 
 
 def test_inspect_shows_everything_escaped(served: Served) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.control_fake import DEADLINE, Served
+from tests.control_fake import DEADLINE, daemon
 
 ROUNDS = 15
 BIN = Path(sys.executable).parent
@@ -22,14 +20,8 @@ BIN = Path(sys.executable).parent
 @pytest.fixture
 def nsbridged() -> Iterator[str]:
     """The path of a control socket that is served by a process of its own."""
-    with Served() as served:
-        pid = os.fork()
-        if pid == 0:
-            served.loop.run()
-            os._exit(0)
-        yield served.path
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    with daemon() as path:
+        yield path
 
 
 @pytest.fixture
@@ -43,12 +35,12 @@ def supervisord(tmp_path: Path) -> Iterator[Path]:
         "[rpcinterface:supervisor]\n"
         "supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface\n" + programs
     )
-    with subprocess.Popen([BIN / "supervisord", "-c", config], stdout=subprocess.DEVNULL) as daemon:
+    with subprocess.Popen([BIN / "supervisord", "-c", config], stdout=subprocess.DEVNULL) as process:
         end = time.monotonic() + DEADLINE
         while _status(config).stdout.count("RUNNING") != 2:
             assert time.monotonic() < end, (tmp_path / "log").read_text()
         yield config
-        daemon.terminate()
+        process.terminate()
 
 
 def _status(config: Path) -> subprocess.CompletedProcess[str]:

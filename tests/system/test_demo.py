@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
-import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +18,7 @@ import pytest
 
 from nsbridge.agents import linux
 from tests.system.room import LIMIT, wait_dead
+from tests.system.terminal import Terminal
 
 DEMO = (sys.executable, "-P", "-m", "nsbridge.supervisor.cli", "demo")
 NOBODY = 65534
@@ -256,52 +254,6 @@ def test_runc_without_root_is_refused_in_one_line(scratch: Path) -> None:
 # -- at a terminal
 
 
-class Terminal:
-    """The demo at a terminal that is its controlling one."""
-
-    def __init__(self, scratch: Path, *arguments: str) -> None:
-        self._ours, theirs = pty.openpty()
-        self.shown = ""
-        self._seen = 0
-        self.demo = subprocess.Popen(
-            ["setsid", "--ctty", *DEMO, *arguments],
-            env={**os.environ, "TMPDIR": str(scratch), "TERM": "xterm"},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-        )
-        os.close(theirs)
-
-    def type(self, text: bytes) -> None:
-        """As from a keyboard."""
-        os.write(self._ours, text)
-
-    def see(self, text: str) -> None:
-        """Read on until `text` has come, after what was last seen: one read may bring what several calls look for."""
-        deadline = time.monotonic() + LIMIT
-        while (found := self.shown.find(text, self._seen)) < 0:
-            assert select.select([self._ours], [], [], deadline - time.monotonic())[0], f"no {text!r} in:\n{self.shown}"
-            try:
-                self.shown += os.read(self._ours, 65536).decode()
-            except OSError:  # EIO: nobody has the other side any more
-                raise AssertionError(f"it ended without {text!r}:\n{self.shown}") from None
-        self._seen = found + len(text)
-
-    def end(self) -> int:
-        """Read the rest; the exit code."""
-        try:
-            while select.select([self._ours], [], [], LIMIT)[0]:
-                self.shown += os.read(self._ours, 65536).decode()
-        except OSError:  # EIO
-            pass
-        return self.demo.wait(LIMIT)
-
-    def close(self) -> None:
-        """Hang up, and wait for what that ends."""
-        os.close(self._ours)
-        self.demo.wait(LIMIT)
-
-
 class OpenTerminal(Protocol):
     def __call__(self, *arguments: str) -> Terminal: ...
 
@@ -311,7 +263,7 @@ def at_terminal(scratch: Path) -> Iterator[OpenTerminal]:
     with ExitStack() as opened:
 
         def open_terminal(*arguments: str) -> Terminal:
-            terminal = Terminal(scratch, *arguments)
+            terminal = Terminal([*DEMO, *arguments], TMPDIR=str(scratch))
             opened.callback(terminal.close)
             return terminal
 
@@ -360,7 +312,7 @@ def test_a_signal_that_ends_it_leaves_nothing_behind(
 ) -> None:
     terminal = at_terminal("--runtime", "runc")
     terminal.see("> ")
-    terminal.demo.send_signal(signum)
+    terminal.process.send_signal(signum)
     assert terminal.end() == code, terminal.shown
 
 

@@ -52,11 +52,9 @@ def test_the_installed_command_exits_2_without_a_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_option_exits_2() -> None:
-    """argparse's own code is ours."""
-    with pytest.raises(SystemExit) as ended:
-        main(["--no-such-option"])
-    assert ended.value.code == EXIT_USAGE
+def test_a_wrong_option_exits_2_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--no-such-option"]) == EXIT_USAGE
+    assert capsys.readouterr().err == "nsbridged: no such option: --no-such-option; --help lists them\n"
 
 
 def test_who_is_not_root_is_told_so() -> None:

@@ -1,14 +1,11 @@
-"""`nsbridgectl dead …` without a daemon: its words, and what it prints of the answers."""
+"""`nsbridgectl dead …` without a daemon: what it prints of the answers."""
 
 from __future__ import annotations
 
 import base64
 from typing import Any, cast
 
-import pytest
-
-from nsbridge.config.errors import UsageError
-from nsbridge.supervisor import ctl, deadctl
+from nsbridge.supervisor import deadctl
 from nsbridge.supervisor.client import Client
 
 
@@ -39,33 +36,7 @@ def letter(seq: int, **facts: object) -> dict[str, object]:
 
 
 def run(result: dict[str, Any], *words: str, as_json: bool = False) -> tuple[list[str], int]:
-    return deadctl.run(cast("Client", Answering(result)), list(words), as_json=as_json)
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ("dead", "dead needs"),
-        ("dead frobnicate", "dead frobnicate: it must be dead list, dead show, dead retry or dead drop"),
-        ("dead show", "dead show needs one ID"),
-        ("dead show a b", "dead show needs one ID"),
-        ("dead retry", "dead retry needs an ID"),
-        ("dead drop", "dead drop needs an ID"),
-        ("dead list --wait", "dead does not take --wait"),
-    ],
-)
-def test_a_wrong_command_is_told_what_is_wrong_before_the_daemon_is_asked(line: str, complaint: str) -> None:
-    with pytest.raises(UsageError) as wrong:
-        ctl.parse(line.split())
-    assert complaint in str(wrong.value)
-    assert "\n" not in str(wrong.value)
-
-
-@pytest.mark.parametrize(
-    "line", ["dead list", "dead list orders", "dead show a:b/1", "dead retry all", "dead drop x y"]
-)
-def test_a_right_command_is_taken(line: str) -> None:
-    assert ctl.parse(line.split()).command == "dead"
+    return deadctl.run(cast("Client", Answering(result)), words[0], list(words[1:]), as_json=as_json)
 
 
 def test_the_list_names_each_as_shortly_as_it_can_be_named() -> None:
@@ -125,5 +96,5 @@ def test_each_is_asked_of_its_own_method() -> None:
     ):
         answers = letter(1) | {"letters": [], "to_be_retried": {}, "more": False, "body": "", "cut": False}
         client = Answering(answers | {"done": [], "failed": [], "waiting": {}})
-        deadctl.run(cast("Client", client), words, as_json=False)
+        deadctl.run(cast("Client", client), words[0], words[1:], as_json=False)
         assert client.asked == asked

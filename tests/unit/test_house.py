@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from nsbridge.supervisor.commands import share
+
 ROOT = Path(__file__).parents[2]
 LAYERS = ("config", "agents", "supervisor")  # each may import itself and those before it
 MAX_FILE_LINES = 400
@@ -243,8 +245,23 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     info = {name for name in names if name.split("/")[0].endswith(".dist-info")}
-    assert names - info == {f"nsbridge/{name}" for name in _shipped()}
+    assert names - info - _data(names) == {f"nsbridge/{name}" for name in _shipped()}
     assert {name.split("/", 1)[1] for name in info} >= {"METADATA", "RECORD", "entry_points.txt", "licenses/LICENSE"}
+
+
+def test_the_wheel_holds_manual_pages_and_completion_where_they_are_looked_for(built: Path) -> None:
+    """pip puts what is below *.data/data into its prefix: /usr/local/share/man and so on."""
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        data = {name.split("/", 2)[2]: archive.read(name).decode() for name in _data(set(archive.namelist()))}
+    assert data == {f"share/{name}": text for name, text in share.files("0.1.0").items()}
+    assert {"share/man/man1/nsbridgectl.1", "share/man/man8/nsbridged.8", "share/zsh/site-functions/_nsbridge"} <= set(
+        data
+    )
+
+
+def _data(names: set[str]) -> set[str]:
+    return {name for name in names if ".data/data/" in name}
 
 
 def test_the_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:

@@ -1,4 +1,4 @@
-"""nsbridgectl's command line and its tables, without a daemon."""
+"""nsbridgectl's tables, without a daemon, and what starting it loads."""
 
 from __future__ import annotations
 
@@ -10,77 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsbridge.config.errors import UsageError
-from nsbridge.supervisor import ctl, render
+from nsbridge.supervisor import render
 from tests.control_fake import agent, flow, status_document
-
-
-def _parsed(line: str) -> dict[str, object]:
-    options = ctl.parse(line.split())
-    found = {name: getattr(options, name) for name in options.__slots__}
-    return {name: value for name, value in found.items() if value is not None and value is not False}
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("status", {"command": "status", "names": []}),
-        ("status orders orders:web", {"command": "status", "names": ["orders", "orders:web"]}),
-        ("--json status", {"command": "status", "names": [], "json": True}),
-        ("status --json", {"command": "status", "names": [], "json": True}),
-        ("-s /x status", {"command": "status", "names": [], "socket": "/x"}),
-        ("-s/x status", {"command": "status", "names": [], "socket": "/x"}),
-        ("--socket=/x status", {"command": "status", "names": [], "socket": "/x"}),
-        ("--timeout 2.5 version", {"command": "version", "names": [], "timeout": 2.5}),
-        ("restart all --wait", {"command": "restart", "names": ["all"], "wait": True}),
-        ("tail -f -n 5 orders", {"command": "tail", "names": ["orders"], "follow": True, "lines": 5}),
-        ("tail -n0", {"command": "tail", "names": [], "lines": 0}),
-        ("status -- -x", {"command": "status", "names": ["-x"]}),
-        ("status --nonsense --help", None),
-        ("--help --nonsense", {"command": "--help", "names": []}),
-        ("status -h", {"command": "--help", "names": []}),
-        ("--version", {"command": "--version", "names": []}),
-    ],
-)
-def test_a_command_line_means_what_it_says(line: str, expected: dict[str, object] | None) -> None:
-    if expected is None:
-        with pytest.raises(UsageError, match="no such option: --nonsense"):
-            ctl.parse(line.split())
-    else:
-        assert _parsed(line) == expected
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ("", "which command"),
-        ("frobnicate", "no such command: frobnicate"),
-        ("start", "start needs the name of a route or an agent, or all"),
-        ("inspect", "inspect needs the name"),
-        ("inspect a b", "too many arguments: b"),
-        ("shutdown now", "too many arguments: now"),
-        ("status --wait", "status does not take --wait"),
-        ("status -f", "status does not take --follow"),
-        ("status -n 3", "status does not take --lines"),
-        ("status -s", "-s needs a value"),
-        ("--timeout 0 status", "above 0"),
-        ("--timeout nan status", "above 0"),
-        ("--timeout soon status", "--timeout 'soon'"),
-        ("tail -n -1", "0 or more"),
-        ("--json=yes status", "no such option"),
-        ("-fn 3 tail", "no such option"),
-    ],
-)
-def test_a_wrong_command_line_is_told_what_is_wrong(line: str, complaint: str) -> None:
-    with pytest.raises(UsageError) as wrong:
-        ctl.parse(line.split())
-    assert complaint in str(wrong.value)
-    assert "\n" not in str(wrong.value)
-
-
-def test_help_names_every_command_and_option() -> None:
-    for word in (*ctl.COMMANDS, *ctl.FLAGS, *ctl.VALUES):
-        assert word in ctl.HELP or word in {"--follow", "--lines"}
 
 
 def test_status_lines_are_as_the_interface_shows_them() -> None:

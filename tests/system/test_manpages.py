@@ -1,0 +1,90 @@
+"""The manual pages as man shows them: rendered by mandoc, which also has the say whether they are right."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nsbridge.supervisor.commands import share
+from nsbridge.supervisor.commands.completion import PROGRAMS
+from nsbridge.supervisor.commands.model import Program
+
+PAGES = {Path(name).name: text for name, text in share.files("0.1.0").items() if name.startswith("man/")}
+EXAMPLE = Path(__file__).parents[2] / "config" / "example.toml"
+BY_PROGRAM = pytest.mark.parametrize("program", PROGRAMS, ids=[program.name for program in PROGRAMS])
+
+
+def _mandoc(page: str, *options: str) -> str:
+    """What mandoc prints about the page, which must not be an error."""
+    done = subprocess.run(["mandoc", *options], input=PAGES[page], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    return done.stdout
+
+
+def _shown(program: Program) -> str:
+    """The page as a person reads it, without overstriking, each run of blanks as one."""
+    text = _mandoc(f"{program.name}.{program.section}", "-Tutf8", "-Owidth=200")
+    return re.sub(r"\s+", " ", re.sub(".\b", "", text))
+
+
+def test_there_is_a_page_for_each_command_and_for_the_configuration() -> None:
+    assert set(PAGES) == {"nsbridge.1", "nsbridgectl.1", "nsbridged.8", "nsbridge.toml.5"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_mandoc_has_no_warning_and_no_matter_of_style_either(page: str) -> None:
+    assert _mandoc(page, "-Tlint") == ""
+
+
+@BY_PROGRAM
+def test_a_page_has_every_command_option_and_operand_with_what_the_help_says_of_it(program: Program) -> None:
+    text = _shown(program)
+    for path in program.command.walk():
+        command = path[-1]
+        assert (command.summary if len(path) == 1 else command.text) in text or command.commands
+        for term, meaning in [
+            *((option.spelled, option.help) for option in command.options),
+            *((operand.value.metavar, operand.help) for operand in command.operands),
+        ]:
+            assert re.search(rf" {re.escape(term)} {re.escape(meaning)}", text, re.IGNORECASE), term
+    for _, terms in program.notes:
+        for term, meaning in terms:
+            assert re.search(rf" {re.escape(term)} {re.escape(meaning)}", text, re.IGNORECASE), term
+
+
+@BY_PROGRAM
+def test_a_page_names_only_pages_that_there_are(program: Program) -> None:
+    for name in program.see_also:
+        assert name.replace("(", ".").rstrip(")") in PAGES
+        assert name in _shown(program)
+
+
+def test_the_page_of_the_configuration_shows_the_example_as_it_is() -> None:
+    shown = re.sub(".\b", "", _mandoc("nsbridge.toml.5", "-Tutf8", "-Owidth=200"))
+    lines = [line.strip() for line in shown.splitlines()]
+    for line in EXAMPLE.read_text().splitlines():
+        assert line.strip() in lines
+
+
+def test_a_command_writes_them_where_man_and_the_shells_look(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "nsbridge.supervisor.commands.share", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == set(share.files("0.1.0"))
+    assert done.stdout.splitlines() == [f"{tmp_path}/{name}" for name in share.files("0.1.0")]
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 2), (["/proc/nowhere"], 1)])
+def test_a_wrong_directory_costs_one_line(arguments: list[str], code: int) -> None:
+    command = [sys.executable, "-P", "-m", "nsbridge.supervisor.commands.share", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1)
+
+
+def test_a_reproducible_build_says_its_own_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    assert " 1970-01-02 " in share.files("0.1.0")["man/man1/nsbridge.1"]
