@@ -12,11 +12,13 @@ from nsbridge.config.errors import UsageError
 from nsbridge.supervisor import health
 from nsbridge.supervisor.control import Answer
 from nsbridge.supervisor.deadapi import DeadApi
+from nsbridge.supervisor.gauges import Gauges
 from nsbridge.supervisor.managed import Managed
 from nsbridge.supervisor.orders import Method, Orders
 from nsbridge.supervisor.reloading import Reloader
 from nsbridge.supervisor.ring import Named, Ring
 from nsbridge.supervisor.roster import Roster
+from nsbridge.supervisor.route import Route
 from nsbridge.supervisor.services import Services
 from nsbridge.supervisor.status import route_status
 
@@ -35,6 +37,7 @@ class Api:
         self._reloader = reloader
         self._stop = stop
         self._started = time.monotonic()
+        self._gauges = Gauges()
         self._methods: dict[str, Method] = {
             "version": lambda _params, answer: answer.result({"version": version("nsbridge")}),
             "status": self._status,
@@ -43,6 +46,7 @@ class Api:
             "tail": lambda params, answer: self._stream(services.log.ring, params, answer),
             "events": lambda params, answer: self._stream(services.events.ring, params, answer),
             "inspect": self._inspect,
+            "top": self._top,
             "shutdown": self._shutdown,
             **DeadApi(services.state_dir, services.log, roster.select).methods,
         }
@@ -54,18 +58,23 @@ class Api:
         self._methods[method](params, answer)
 
     def _status(self, params: dict[str, object], answer: Answer) -> None:
-        answer.result(
-            {
-                "schema": 1,
-                "daemon": {
-                    "pid": os.getpid(),
-                    "version": version("nsbridge"),
-                    "uptime_s": round(time.monotonic() - self._started, 3),
-                    "config": self._reloader.config.source,
-                },
-                "routes": [route_status(route, agents) for route, agents in self._roster.select(params)],
-            }
-        )
+        answer.result(self._document(self._roster.select(params)))
+
+    def _document(self, chosen: list[tuple[Route, list[Managed]]]) -> dict[str, object]:
+        return {
+            "schema": 1,
+            "daemon": {
+                "pid": os.getpid(),
+                "version": version("nsbridge"),
+                "uptime_s": round(time.monotonic() - self._started, 3),
+                "config": self._reloader.config.source,
+            },
+            "routes": [route_status(route, agents) for route, agents in chosen],
+        }
+
+    def _top(self, params: dict[str, object], answer: Answer) -> None:
+        chosen = self._roster.select(params)
+        answer.result(self._document(chosen) | self._gauges.of([agent for _, agents in chosen for agent in agents]))
 
     def _reload(self, params: dict[str, object], answer: Answer) -> None:
         """Answer with the plan: at once, or with `wait` when it has been carried out."""

@@ -29,7 +29,7 @@ from nsbridge.config.schema import ControlConfig
 from nsbridge.supervisor import listener
 from nsbridge.supervisor.access import Access, Caller, Right
 
-READING_METHODS = frozenset({"status", "tail", "events", "inspect", "version", "dead_list"})
+READING_METHODS = frozenset({"status", "tail", "events", "inspect", "top", "version", "dead_list"})
 
 MAX_REQUEST = 64 << 10  # bytes of a request's line
 MAX_QUEUED = 4 << 20  # bytes that wait for a caller to read them

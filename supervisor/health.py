@@ -1,4 +1,4 @@
-"""What a process is like, for `nsbridgectl inspect`. The only user of psutil.
+"""What a process is like, for `nsbridgectl inspect` and `top`. The only user of psutil.
 
 Everything is read from the host's /proc by the supervisor: inside a container there is no /proc to be trusted. What
 decides whether an agent lives is its pidfd and its heartbeat, never this.
@@ -101,6 +101,45 @@ def usage(pid: int, enough: int) -> Usage | None:
             own = process.memory_full_info().uss
         return Usage(own, process.num_fds())
     except (psutil.Error, OSError):
+        return None
+
+
+class Meter:
+    """CPU time and memory of a few processes together, read again and again at little cost.
+
+    The caller knows that the pids are still those processes': it has not reaped them. One that is gone counts nothing.
+    """
+
+    def __init__(self, pids: tuple[int, ...]) -> None:
+        self._processes = [process for pid in pids if (process := _process(pid))]
+
+    def usage(self) -> tuple[float, int]:
+        """(CPU seconds so far, resident bytes), about 0.04 ms a process."""
+        seconds, resident = 0.0, 0
+        for process in self._processes:
+            try:
+                with process.oneshot():
+                    cpu = process.cpu_times()
+                    seconds, resident = seconds + cpu.user + cpu.system, resident + process.memory_info().rss
+            except psutil.Error:
+                continue
+        return seconds, resident
+
+    def own(self) -> int:
+        """The bytes that would be free if they ended. The kernel walks their pages for it: 0.2 ms and more each."""
+        own = 0
+        for process in self._processes:
+            try:
+                own += process.memory_full_info().uss
+            except psutil.Error:
+                continue
+        return own
+
+
+def _process(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except psutil.Error:
         return None
 
 

@@ -1,0 +1,101 @@
+"""What the agents' processes use, for `nsbridgectl top`: measured for whoever asks, never by itself.
+
+Whoever may look may ask as often as they like, so what that costs is bounded: a process is measured again only after
+MIN_AGE, and the dear part, its own memory, only for OWN_AT_ONCE agents at a time, those first that have waited longest.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+from nsbridge.supervisor.health import Meter
+from nsbridge.supervisor.managed import Managed
+
+MIN_AGE = 0.25  # seconds
+OWN_MIN_AGE = 1.0  # seconds
+OWN_AT_ONCE = 64  # of 400 agents all have been measured after seven calls
+
+_NEVER = float("-inf")
+
+
+class Measures(Protocol):
+    """health.Meter."""
+
+    def usage(self) -> tuple[float, int]:
+        """See Meter."""
+        ...
+
+    def own(self) -> int:
+        """See Meter."""
+        ...
+
+
+class Gauges:
+    """Remembers what was measured, as long as the agents are there. `now` is a monotonic clock, in seconds."""
+
+    def __init__(
+        self,
+        now: Callable[[], float] = time.monotonic,
+        meter: Callable[[tuple[int, ...]], Measures] = Meter,
+    ) -> None:
+        self._now = now
+        self._meter = meter
+        self._gauges: WeakKeyDictionary[Managed, _Gauge] = WeakKeyDictionary()
+        self._daemon = _Gauge((os.getpid(),), meter)
+
+    def of(self, agents: Iterable[Managed]) -> dict[str, object]:
+        """As JSON has it: `clock_s` now, the daemon's own process, and by name those of the agents that have one."""
+        now = self._now()
+        gauges = {agent.config.name: self._gauge(agent) for agent in agents if agent.pid}
+        everyone = [self._daemon, *gauges.values()]
+        for gauge in everyone:
+            gauge.measure(now)
+        for gauge in sorted(everyone, key=lambda gauge: gauge.own_at)[:OWN_AT_ONCE]:
+            gauge.measure_own(now)
+        processes = {name: gauge.facts() for name, gauge in gauges.items()}
+        return {"clock_s": now, "daemon_process": self._daemon.facts(), "processes": processes}
+
+    def _gauge(self, agent: Managed) -> _Gauge:
+        pids = (agent.pid or 0, *agent.senders)
+        gauge = self._gauges.get(agent)
+        if gauge is None or gauge.pids != pids:
+            gauge = self._gauges[agent] = _Gauge(pids, self._meter)
+        return gauge
+
+
+class _Gauge:
+    """What was last measured of an agent's processes, and when."""
+
+    def __init__(self, pids: tuple[int, ...], meter: Callable[[tuple[int, ...]], Measures]) -> None:
+        self.pids = pids
+        self.own_at = _NEVER
+        self._at = _NEVER
+        self._meter = meter(pids)
+        self._cpu_s, self._rss = 0.0, 0
+        self._own: int | None = None
+
+    def measure(self, now: float) -> None:
+        """CPU and resident memory, unless that was just done."""
+        if now - self._at >= MIN_AGE:
+            self._cpu_s, self._rss = self._meter.usage()
+            self._at = now
+
+    def measure_own(self, now: float) -> None:
+        """What would be free if they ended, unless that was just measured."""
+        if now - self.own_at >= OWN_MIN_AGE:
+            self._own = self._meter.own()
+            self.own_at = now
+
+    def facts(self) -> dict[str, object]:
+        """As JSON has it; `at_s` is of the same clock as `clock_s`; `own` is null until it was measured."""
+        return {
+            "pids": list(self.pids),
+            "at_s": self._at,
+            "cpu_s": round(self._cpu_s, 2),
+            "rss": self._rss,
+            "own": self._own,
+        }

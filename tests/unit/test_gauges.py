@@ -1,0 +1,131 @@
+"""What `top` costs the daemon: what is measured is remembered, and how much is measured at a time is bounded."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, cast
+
+import pytest
+
+from nsbridge.supervisor import gauges
+from nsbridge.supervisor.gauges import MIN_AGE, OWN_AT_ONCE, OWN_MIN_AGE, Gauges
+from nsbridge.supervisor.health import Meter
+from nsbridge.supervisor.managed import Managed
+
+
+class Config:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Agent:
+    """As much of a Managed as is asked about here."""
+
+    def __init__(self, name: str, pid: int | None) -> None:
+        self.config = Config(name)
+        self.pid = pid
+        self.senders: list[int] = []
+
+
+class CountingMeter:
+    """Counts how often it is asked; its processes use what it says."""
+
+    usages = 0
+    owns = 0
+
+    def __init__(self, pids: tuple[int, ...]) -> None:
+        self.pids = pids
+
+    def usage(self) -> tuple[float, int]:
+        CountingMeter.usages += 1
+        return 1.234, 1000 * len(self.pids)
+
+    def own(self) -> int:
+        CountingMeter.owns += 1
+        return 100
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 50.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def clock() -> Clock:
+    CountingMeter.usages = CountingMeter.owns = 0
+    return Clock()
+
+
+def _of(measured: Gauges, agents: list[Agent]) -> dict[str, Any]:
+    return measured.of(cast("list[Managed]", agents))
+
+
+def test_an_agent_s_processes_are_measured_together() -> None:
+    agent = Agent("a:b", 7)
+    agent.senders = [8, 9]
+    found = _of(Gauges(Clock(), CountingMeter), [agent, Agent("c:d", None)])
+    assert found["clock_s"] == 50.0
+    assert found["processes"] == {"a:b": {"pids": [7, 8, 9], "at_s": 50.0, "cpu_s": 1.23, "rss": 3000, "own": 100}}
+    assert found["daemon_process"]["pids"] == [os.getpid()]
+
+
+def test_asking_again_at_once_costs_nothing(clock: Clock) -> None:
+    measured, agents = Gauges(clock, CountingMeter), [Agent(f"a:{number}", number) for number in range(1, 400)]
+    _of(measured, agents)
+    assert CountingMeter.usages == 400  # with the daemon's own
+    clock.time += MIN_AGE / 2
+    again = _of(measured, agents)
+    assert CountingMeter.usages == 400
+    assert again["processes"]["a:1"]["at_s"] == 50.0  # a rate is over the time between measurements, not calls
+    clock.time += MIN_AGE
+    _of(measured, agents)
+    assert CountingMeter.usages == 800
+
+
+def test_the_dear_part_is_measured_for_a_few_at_a_time_until_all_are_known(clock: Clock) -> None:
+    measured, agents = Gauges(clock, CountingMeter), [Agent(f"a:{number}", number) for number in range(1, 400)]
+    for call in range(1, 7):
+        _of(measured, agents)
+        assert CountingMeter.owns == call * OWN_AT_ONCE
+        clock.time += 0.01
+    known = _of(measured, agents)["processes"]
+    assert all(process["own"] == 100 for process in known.values())
+    assert CountingMeter.owns == 400
+
+
+def test_whoever_asks_without_end_has_each_measured_once_a_second_at_most(clock: Clock) -> None:
+    measured, agents = Gauges(clock, CountingMeter), [Agent("a:b", 1)]
+    for _ in range(100):
+        _of(measured, agents)
+        clock.time += OWN_MIN_AGE / 100
+    assert CountingMeter.owns == 2
+    assert CountingMeter.usages <= 2 * (OWN_MIN_AGE / MIN_AGE + 1)
+
+
+def test_another_process_is_another_measurement(clock: Clock) -> None:
+    measured, agent = Gauges(clock, CountingMeter), Agent("a:b", 1)
+    _of(measured, [agent])
+    agent.pid = 2
+    assert _of(measured, [agent])["processes"]["a:b"]["pids"] == [2]
+    assert CountingMeter.usages == 3
+
+
+def test_an_agent_that_is_gone_is_not_remembered(clock: Clock) -> None:
+    measured = Gauges(clock, CountingMeter)
+    _of(measured, [Agent("a:b", 1)])
+    assert len(measured._gauges) == 0
+
+
+def test_a_real_process_is_measured_and_one_that_is_gone_counts_nothing() -> None:
+    seconds, resident = Meter((os.getpid(),)).usage()
+    assert seconds > 0
+    assert resident > Meter((os.getpid(),)).own() > 1 << 20
+    assert Meter((1 << 30,)).usage() == (0.0, 0)
+    assert Meter((1 << 30,)).own() == 0
+
+
+def test_all_bounds_are_what_the_module_promises() -> None:
+    assert gauges.OWN_AT_ONCE * 7 >= 401
