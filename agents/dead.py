@@ -11,7 +11,7 @@ import os
 import time
 
 from nsbridge.agents.endpoints.files import write_all
-from nsbridge.agents.session import Arrived
+from nsbridge.agents.wire import Run
 
 
 class DeadLetters:
@@ -20,22 +20,23 @@ class DeadLetters:
     def __init__(self, directory: int) -> None:
         self._directory = directory
 
-    def add(self, arrived: Arrived, where: str, why: str) -> bool:
-        """Put it aside; whether it was not there yet. Raises OSError (no space: nothing is confirmed then)."""
-        stem = f"{arrived.epoch:016x}-{arrived.seq:020d}"
+    def add(self, one: Run, where: str, why: str) -> bool:
+        """Put the one message aside; whether it was not there yet. Raises OSError (no space: nothing is confirmed)."""
+        (body,) = one.bodies
+        stem = f"{one.epoch:016x}-{one.first:020d}"
         try:
             os.stat(f"{stem}.json", dir_fd=self._directory)
         except FileNotFoundError:
             about = {
-                "epoch": arrived.epoch,
-                "seq": arrived.seq,
-                "type": arrived.message.type,
-                "bytes": len(arrived.message.body),
+                "epoch": one.epoch,
+                "seq": one.first,
+                "type": one.type,
+                "bytes": len(body),
                 "where": where,
                 "why": why,
                 "time": time.time(),
             }
-            self._write(f"{stem}.body", arrived.message.body)
+            self._write(f"{stem}.body", body)
             self._write(f"{stem}.json", json.dumps(about).encode())
             return True
         return False

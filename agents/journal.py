@@ -21,7 +21,9 @@ import errno
 import struct
 import time
 import zlib
+from array import array
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 
 from nsbridge.agents import linux
@@ -42,7 +44,7 @@ from nsbridge.agents.journalfile import (
     open_or_create,
     seal,
 )
-from nsbridge.agents.wire import Message
+from nsbridge.agents.wire import MAX_PACKET, Message, Run
 
 RECORD = struct.Struct("<IIq")  # length, checksum; type, then the body, as in a msgbuf
 _TYPE_AT = 8
@@ -51,6 +53,7 @@ NOWHERE = seal((1 << 48) - 1)  # an index entry that points nowhere
 _LENGTH = 0xFFFFFFFF  # the part of a record's first word
 _SEED = 0x6E736272  # of the checksum, so that a record of nothing but zeros is a wrong one
 _GROW = 256 << 10  # bytes allocated at a time
+_RUN = 1024  # messages
 
 # Cells of a source
 CONFIRMED, TAKEN, RELEASED, NOTE = 0, 1, 2, 3  # NOTE is two cells
@@ -75,12 +78,16 @@ class SourceJournal:
         self._ring_at = PAGE + 8 * self._entries
         self._ring = file.header.ring
         self._allocated = 0
+        self._placed = (self._ring_at, self._ring_at)  # where the record that was placed last begins and ends
+        self._next_at = self._ring_at  # where the last one ends that was published
         self.fd = file.fd
         self._address = linux.address_of(file.view)
         self.epoch = file.header.epoch
         self.confirmed = file.cells[CONFIRMED] & VALUE  # the last seq that the sink has confirmed
         self.taken = file.cells[TAKEN] & VALUE  # the last seq that was given out
         self.pending_bytes = 0
+        self._totals = array("Q", bytes(8 * self._entries))  # bytes of all records up to each, by seq
+        self._total = 0
         self.recovered = 0  # 1 if a message had landed whose taking was not published
         try:
             self._check()
@@ -102,17 +109,19 @@ class SourceJournal:
         """For what an endpoint keeps."""
         return self._file.cells
 
-    def append(self, message: Message) -> int:
-        """Keep the message; returns its seq. Raises FullError."""
-        seq = self.taken + 1
-        at = self._place(seq, len(message.body))
-        self._index[seq % self._entries] = NOWHERE  # no landing place, which a type would make a message
+    def append(self, message: Message, count: int = 1) -> int:
+        """Keep the message, as `count` seqs of which it tells; returns the last. Raises FullError."""
+        first, last, index, entries = self.taken + 1, self.taken + count, self._index, self._entries
+        at = self._place(last, len(message.body))
+        index[first % entries] = NOWHERE  # no landing place, which a type would make a message
         RECORD.pack_into(self._file.map, at, len(message.body), checksum(message.type, message.body), message.type)
         start = at + RECORD.size
         self._file.map[start : start + len(message.body)] = message.body
-        self._index[seq % self._entries] = seal(at)
-        self._publish(seq, len(message.body))
-        return seq
+        entry = seal(at)
+        for seq in range(last, first - 1, -1):
+            index[seq % entries] = entry
+        self._publish(last, len(message.body))
+        return last
 
     def land(self, length: int) -> int:
         """Prepare the place where msgrcv puts a message of exactly `length` bytes; returns the address of its msgbuf.
@@ -122,18 +131,17 @@ class SourceJournal:
         seq = self.taken + 1
         at = self._place(seq, length)
         self._index[seq % self._entries] = NOWHERE
-        RECORD.pack_into(self._file.map, at, length, length ^ _LENGTH, 0)
+        self._words[(at >> 3) + 1] = 0
+        self._words[at >> 3] = length | (length ^ _LENGTH) << 32
         self._index[seq % self._entries] = seal(at)
         return self._address + at + _TYPE_AT
 
     def landed(self, length: int | None = None) -> int:
         """The message has come, in the announced length or this one; returns its seq."""
-        seq = self.taken + 1
-        at = self._index[seq % self._entries] & VALUE
-        announced, _, mtype = RECORD.unpack_from(self._file.map, at)
-        size: int = announced if length is None else length
+        seq, at, words = self.taken + 1, self._placed[0], self._words
+        size = words[at >> 3] & _LENGTH if length is None else length
         start = at + RECORD.size
-        self._words[at >> 3] = size | checksum(mtype, self._file.view[start : start + size]) << 32
+        words[at >> 3] = size | checksum(words[(at >> 3) + 1], self._file.view[start : start + size]) << 32
         self._publish(seq, size)
         return seq
 
@@ -144,11 +152,26 @@ class SourceJournal:
         start = at + RECORD.size
         return Message(mtype, self._file.map[start : start + length])
 
+    def run(self, seq: int) -> Run:
+        """Pending messages from `seq` on, of one type; as many as a packet may hold."""
+        index, entries, words, data = self._index, self._entries, self._words, self._file.map
+        bodies: list[bytes] = []
+        first_type, size = -1, 0
+        for at in (index[n % entries] & VALUE for n in range(seq, min(self.taken + 1, seq + _RUN))):
+            length, mtype = words[at >> 3] & _LENGTH, words[(at >> 3) + 1]
+            if bodies and mtype != first_type:
+                break
+            first_type = mtype
+            start = at + RECORD.size
+            bodies.append(data[start : start + length])
+            size += length
+            if size > MAX_PACKET:
+                break
+        return Run(self.epoch, seq, first_type - (first_type >> 63 << 64), bodies)
+
     def confirm(self, seq: int) -> None:
         """Let go of all up to `seq`, which must be pending."""
-        index, entries, words = self._index, self._entries, self._words
-        for done in range(self.confirmed + 1, seq + 1):
-            self.pending_bytes -= words[(index[done % entries] & VALUE) >> 3] & _LENGTH
+        self.pending_bytes = self._total - self._totals[seq % self._entries]
         self._file.cells[CONFIRMED] = seal(seq)
         self.confirmed = seq
 
@@ -165,39 +188,47 @@ class SourceJournal:
         """One store makes it a fact. The next entry is no stale one by then: it would look like a landing place."""
         self._index[(seq + 1) % self._entries] = NOWHERE
         self._file.cells[TAKEN] = seal(seq)
+        self._count(seq, length)
+        self._next_at = self._placed[1]
         self.taken = seq
+
+    def _count(self, upto: int, length: int) -> None:
+        """The record of the seqs after `taken` and up to `upto` has so many bytes."""
+        self._total += length
         self.pending_bytes += length
+        self._totals[upto % self._entries] = self._total
+        for seq in range(self.taken + 1, upto):
+            self._totals[seq % self._entries] = self._total
 
     def _place(self, seq: int, length: int) -> int:
         """Where the record of `seq` goes: after the last, or at the start if it does not fit before the end."""
-        need = -(-(RECORD.size + length) // _ALIGN) * _ALIGN
-        start, end = self._ring_at, self._ring_at + self._ring
-        if self.confirmed == self.taken:
-            at, limit = start, end
-        else:
-            last = self._index[self.taken % self._entries] & VALUE
-            at = -(-(last + RECORD.size + (self._words[last >> 3] & _LENGTH)) // _ALIGN) * _ALIGN
+        need = RECORD.size + length + _ALIGN - 1 & -_ALIGN
+        at, limit = self._ring_at, self._ring_at + self._ring
+        if self.confirmed != self.taken:
+            start, at = at, self._next_at
             first = self._index[(self.confirmed + 1) % self._entries] & VALUE
-            limit = end if first < at else first
-            if limit is end and at + need > end:
+            if first >= at:
+                limit = first
+            elif at + need > limit:
                 at, limit = start, first
         if at + need > limit or seq - self.confirmed >= self._entries - 1:
             text = f"no room for a message of {length} bytes beside what is pending"
             raise FullError(errno.ENOBUFS, f"journal {self._file.path}: {text}")
-        self._allocate(at + need)
+        if at + need > self._allocated:
+            self._allocate(at + need)
+        self._placed = (at, at + need)
         return at
 
     def _allocate(self, upto: int) -> None:
-        if upto > self._allocated:
-            start = max(self._allocated, self._ring_at)
-            end = min(max(upto, start + _GROW), self._file.size)
-            try:
-                allocate(self._file.fd, start, end - start, self._file.path)
-            except FullError:
-                end = upto  # the rest of a nearly full file system is enough for some more
-                allocate(self._file.fd, start, end - start, self._file.path)
-            self._populate(start & -PAGE, end)
-            self._allocated = end
+        start = max(self._allocated, self._ring_at)
+        end = min(max(upto, start + _GROW), self._file.size)
+        try:
+            allocate(self._file.fd, start, end - start, self._file.path)
+        except FullError:
+            end = upto  # the rest of a nearly full file system is enough for some more
+            allocate(self._file.fd, start, end - start, self._file.path)
+        self._populate(start & -PAGE, end)
+        self._allocated = end
 
     def _populate(self, start: int, end: int) -> None:
         """Have the pages there when the kernel copies a message into them: a fault that a kill interrupts loses it."""
@@ -211,11 +242,30 @@ class SourceJournal:
             raise DamagedError("its numbers have a wrong checksum")
         if sorted(numbers) != list(numbers) or self.taken - self.confirmed >= self._entries:
             raise DamagedError(f"it says that {self.taken} were taken and {self.confirmed} confirmed")
+        before = 0
         for seq in range(self.confirmed + 1, self.taken + 1):
-            self.pending_bytes += self._check_record(seq)
-        if self._index[(self.taken + 1) % self._entries] not in (0, NOWHERE) and self._has_landed(self.taken + 1):
+            entry = self._index[seq % self._entries]
+            if entry != before:  # else one record is for both
+                before, length = entry, self._check_record(seq)
+                self._total += length
+                self.pending_bytes += length
+            self._totals[seq % self._entries] = self._total
+        if before:
+            self._next_at = self._end_of(before & VALUE)
+        self._recover()
+
+    def _recover(self) -> None:
+        """A message that has landed is a fact; a note is none before it is published: its file is still there."""
+        if self._file.cells[RECORDS] != MESSAGES:
+            return
+        entry = self._index[(self.taken + 1) % self._entries]
+        if entry not in (0, NOWHERE) and self._has_landed(self.taken + 1):
+            self._placed = (entry & VALUE, self._end_of(entry & VALUE))
             self.landed()
             self.recovered = 1
+
+    def _end_of(self, at: int) -> int:
+        return at + RECORD.size + (self._words[at >> 3] & _LENGTH) + _ALIGN - 1 & -_ALIGN
 
     def _record(self, seq: int) -> tuple[int, int, int, int]:
         """Where the record of `seq` begins; its length, checksum and type. Raises DamagedError."""
@@ -242,6 +292,16 @@ class SourceJournal:
         if check != length ^ _LENGTH or at + RECORD.size + length > self._file.size:
             self._check_record(seq)
         return True
+
+    def records(self, first: int) -> list[tuple[Message, int]]:
+        """The records of the seqs from `first` on, each with how many it is for."""
+        entries = [self._index[seq % self._entries] for seq in range(first, self.taken + 1)]
+        found, seq = [], first
+        for _, same in groupby(entries):
+            count = len(list(same))
+            found.append((self.get(seq), count))
+            seq += count
+        return found
 
     def first_kept(self) -> int:
         """The first seq whose record is there: some that are confirmed and not released, then the pending ones."""
@@ -281,17 +341,17 @@ def open_source(
 
 def _resized(path: str, old: SourceJournal, wanted: Header, patience: float) -> SourceJournal:
     first = old.first_kept()
-    kept = [old.get(seq) for seq in range(first, old.taken + 1)]
-    entries = max(wanted.entries, len(kept) + 3)
-    ring = max(wanted.ring, 2 * sum(len(message.body) + 2 * RECORD.size for message in kept))
+    kept = old.records(first)
+    entries = max(wanted.entries, old.taken - first + 4)
+    ring = max(wanted.ring, 2 * sum(len(message.body) + 2 * RECORD.size for message, _ in kept))
     header = wanted._replace(epoch=old.epoch, entries=entries, ring=ring)
     file = create(path, header, patience, publish=False)
     for cell in range(RELEASED, len(old.cells)):
         file.cells[cell] = old.cells[cell]
     file.cells[CONFIRMED] = file.cells[TAKEN] = seal(first - 1)
     journal = SourceJournal(file)
-    for message in kept:
-        journal.append(message)
+    for message, count in kept:
+        journal.append(message, count)
     journal.confirm(old.confirmed)
     Path(f"{path}.new").rename(path)
     return journal

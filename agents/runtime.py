@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import NoReturn
@@ -25,12 +26,14 @@ from nsbridge.agents.heartbeat import Heart, Voucher
 from nsbridge.agents.journalfile import NewerVersionError
 from nsbridge.agents.loop import READABLE, WRITABLE, Loop
 from nsbridge.agents.retries import Retries
-from nsbridge.agents.session import Arrived, Incoming, Outgoing, Session
+from nsbridge.agents.session import Incoming, Outgoing, Session
 from nsbridge.agents.sides import Keys
 from nsbridge.agents.state import State, open_state
 from nsbridge.agents.store import NoteStore
-from nsbridge.agents.wire import MAX_PACKET, VOID, Message, WireError
+from nsbridge.agents.wire import MAX_PACKET, VOID, Message, Run, WireError
 
+_ACK_DELAY = 0.001  # seconds that a confirmation may wait for a message to travel with: a packet and a wake-up less
+_SHORT = 16 << 10  # bytes of a packet that hardly has another one behind it
 _PACKETS_AT_ONCE = 8  # read before what came is handed over and confirmed
 
 
@@ -99,6 +102,8 @@ class Agent:
         self._peer = socket.socket(fileno=assignment.peer_fd)
         self._peer.setblocking(False)
         self._unsent = b""
+        self._ack_timer = False
+        self._unshown = False  # whether the scoreboard is behind the sink's journal
         self._cells = assignment.scoreboard.cells
         self._heart = Heart(self.loop, self._cells, assignment.beat_every)
         self._draining = False
@@ -161,9 +166,29 @@ class Agent:
         assert self.store is not None  # noqa: S101  (there is a source)
         try:
             if isinstance(self.store, NoteStore) and note:
-                seq = self.store.note(message, note)
+                seq = self.store.note(message.type, (message.body,), note)
             else:
                 seq = self.store.append(message)
+        except OSError as error:
+            raise Blocked(str(error.strerror)) from None
+        self.landed(seq)
+        return seq
+
+    def room(self) -> tuple[int, int]:
+        """See Host."""
+        outgoing = self._session.outgoing
+        return (0, 0) if outgoing is None or self._draining else outgoing.room()
+
+    def room_for(self, bodies: Sequence[bytes]) -> int:
+        """See Host."""
+        outgoing = self._session.outgoing
+        return 0 if outgoing is None or self._draining else outgoing.room_for(bodies)
+
+    def take_run(self, bodies: Sequence[bytes], note: bytes) -> int:
+        """See Host."""
+        assert isinstance(self.store, NoteStore)  # noqa: S101  (only sources of notes take runs)
+        try:
+            seq = self.store.note(0, bodies, note)
         except OSError as error:
             raise Blocked(str(error.strerror)) from None
         self.landed(seq)
@@ -183,11 +208,22 @@ class Agent:
 
     def flush(self) -> None:
         """See Host."""
+        self._flush()
+        if not self._ack_timer and self._session.ack_waits():
+            self._ack_timer = True
+            self.loop.call_later(_ACK_DELAY, self._ack)
+
+    def _ack(self) -> None:
+        self._ack_timer = False
+        self._flush(acks=True)
+
+    def _flush(self, *, acks: bool = False) -> None:
         if self._unsent:
             return  # the socket is full; _peer_ready goes on
         if self._assignment.route.fsync:
             self._sync()
-        while packet := self._session.next_packet():
+        acks = acks or self._draining or self._assignment.route.fsync
+        while packet := self._session.next_packet(acks=acks):
             try:
                 self._peer.send(packet)
             except BlockingIOError:
@@ -206,19 +242,21 @@ class Agent:
                 linux.syncfs(self._sink.descriptor())
             os.fdatasync(self._state.sink_fd)
 
-    def handed(self, arrived: Arrived) -> None:
+    def handed(self, run: Run) -> None:
         """See Host."""
         assert self._session.incoming is not None  # noqa: S101  (there is a sink)
         assert self._journal is not None  # noqa: S101
         self._heart.beat()  # see landed
-        self._session.incoming.handed(arrived)
-        self._journal.cells[sinkjournal.BYTES] += len(arrived.message.body)
+        size = sum(map(len, run.bodies))
+        self._unshown = True
+        self._session.incoming.handed(run.epoch, run.last, len(run.bodies), size)
+        self._journal.cells[sinkjournal.BYTES] += size
 
-    def dead(self, arrived: Arrived, where: str, why: str) -> bool:
+    def dead(self, one: Run, where: str, why: str) -> bool:
         """See Host."""
         assert self._journal is not None  # noqa: S101  (there is a sink)
         try:
-            is_new = self._dead.add(arrived, where, why)
+            is_new = self._dead.add(one, where, why)
         except OSError as error:
             self.blocked("in", f"dead letter: {error.strerror}")
             return False
@@ -227,8 +265,8 @@ class Agent:
                 linux.syncfs(self._state.dead)
             self._journal.cells[sinkjournal.DEAD] += 1
             self._journal.cells[sinkjournal.NOT_DELIVERED] += 1
-            self.log("warning", f"message {arrived.seq} is a dead letter: {where}: {why}")
-        self.handed(arrived)
+            self.log("warning", f"message {one.first} is a dead letter: {where}: {why}")
+        self.handed(one)
         return True
 
     def senders(self, pids: tuple[int, ...]) -> None:
@@ -240,10 +278,10 @@ class Agent:
         """See Host."""
         self._heart.vouch(voucher)
 
-    def put_back(self, arrived: Arrived) -> None:
+    def put_back(self, run: Run) -> None:
         """See Host."""
         assert self._session.incoming is not None  # noqa: S101  (there is a sink)
-        self._session.incoming.put_back(arrived)
+        self._session.incoming.put_back(run)
 
     def sink_ready(self) -> None:
         """See Host."""
@@ -278,6 +316,8 @@ class Agent:
             if not packet:
                 raise OSError("the route's socket was closed")
             self._session.receive(packet)
+            if len(packet) < _SHORT:
+                break
         self._after_receiving()
 
     def _after_receiving(self) -> None:
@@ -285,7 +325,7 @@ class Agent:
         self._hand_over()
         if outgoing is not None and self._source is not None:
             self._source.confirmed(outgoing.store.confirmed)
-            self._show_counters()
+            self._cells[scoreboard.PENDING] = outgoing.store.taken - outgoing.store.confirmed
             if self.has_room():
                 self.retry()
                 self._source.room_again()
@@ -297,24 +337,30 @@ class Agent:
         if incoming is None or self._sink is None:
             return
         waiting = incoming.waiting
-        while waiting and self._put(incoming, waiting[0]):
-            incoming.next()
-        self._show_counters()
+        while waiting:
+            run = waiting[0]
+            count = self._put(incoming, run)
+            incoming.accepted(count)
+            if count < len(run.bodies):
+                break
+        if self._unshown or incoming.repeats_dropped:
+            self._show_counters()
 
-    def _put(self, incoming: Incoming, arrived: Arrived) -> bool:
-        if arrived.message != VOID:
+    def _put(self, incoming: Incoming, run: Run) -> int:
+        if run.type != VOID.type:
             assert self._sink is not None  # noqa: S101  (asked by _hand_over)
-            return self._sink.put(arrived)
+            return self._sink.put(run)
         if incoming.in_flight():
-            return False  # in its turn
+            return 0  # in its turn
         assert self._journal is not None  # noqa: S101  (there is a sink)
-        self._journal.cells[sinkjournal.NOT_DELIVERED] += 1
-        self.handed(arrived)
-        return True
+        self._journal.cells[sinkjournal.NOT_DELIVERED] += len(run.bodies)
+        self.handed(run)
+        return len(run.bodies)
 
     def _show_counters(self) -> None:
         """Put what the journals know where the supervisor sees it."""
         cells = self._cells
+        self._unshown = False
         if self.store is not None:
             cells[scoreboard.PENDING] = self.store.taken - self.store.confirmed
         if self._journal is not None and self._session.incoming is not None:
@@ -337,7 +383,7 @@ class Agent:
             self.retry()
             self.flush()
         elif order == "exit":
-            self.flush()
+            self._flush(acks=True)
             self.loop.stop()
 
     def _say_if_drained(self) -> None:

@@ -18,10 +18,11 @@ Stores (store.py) hold what must outlive a process; this file only decides.
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from nsbridge.agents import wire
-from nsbridge.agents.wire import Ack, Data, Hello, Message, WireError
+from nsbridge.agents.wire import Ack, Data, Hello, Message, Run, WireError
 from nsbridge.config.schema import Window
 
 
@@ -37,7 +38,7 @@ class SourceStore(Protocol):
     @property
     def pending_bytes(self) -> int: ...  # noqa: D102
     def append(self, message: Message) -> int: ...  # noqa: D102
-    def get(self, seq: int) -> Message | None: ...  # noqa: D102
+    def run(self, seq: int) -> Run | None: ...  # noqa: D102  (the pending messages from `seq` on, or some; None: not now)
     def confirm(self, seq: int) -> None: ...  # noqa: D102
 
 
@@ -52,14 +53,6 @@ class SinkStore(Protocol):
     def hand(self, seq: int) -> None: ...  # noqa: D102
 
 
-class Arrived(NamedTuple):
-    """A message that the sink is to hand over, in this order."""
-
-    epoch: int
-    seq: int
-    message: Message
-
-
 class Outgoing:
     """The source's half of a direction."""
 
@@ -71,8 +64,25 @@ class Outgoing:
 
     def has_room(self) -> bool:
         """Whether one more message may be taken; always while none is pending, so any message gets through."""
-        pending = self.store.taken - self.store.confirmed
-        return not pending or (pending < self._window.messages and self.store.pending_bytes < self._window.bytes)
+        messages, size = self.room()
+        return messages > 0 and size > 0
+
+    def room(self) -> tuple[int, int]:
+        """How many messages and bytes may be taken; one more message while both are above 0."""
+        store, window = self.store, self._window
+        return window.messages - store.taken + store.confirmed, window.bytes - store.pending_bytes
+
+    def room_for(self, bodies: Sequence[bytes]) -> int:
+        """How many of these messages may be taken now."""
+        pending, size = self.store.taken - self.store.confirmed, self.store.pending_bytes
+        most = min(len(bodies), self._window.messages - pending)
+        if size + sum(map(len, bodies)) <= self._window.bytes:
+            return max(most, 0)
+        count = 0
+        while count < most and (size < self._window.bytes or not (count or pending)):
+            size += len(bodies[count])
+            count += 1
+        return count
 
     def has_unsent(self) -> bool:
         """Whether `fill` would add something."""
@@ -95,21 +105,43 @@ class Outgoing:
         """Append to `parts` as many frames as fit into `room` bytes."""
         store = self.store
         while self._sent < store.taken and room > wire.DATA_OVERHEAD:
-            seq = self._sent + 1
-            message = store.get(seq)
-            if message is None:
+            run = store.run(self._sent + 1)
+            if run is None:
                 return
-            left = len(message.body) - self._offset
-            length = min(left, room - wire.DATA_OVERHEAD)
-            if length < left and parts:
-                return  # a message is cut only where a packet has room for nothing else
-            parts.append(wire.pack_data_header(store.epoch, seq, message, self._offset, length))
-            parts.append(message.body[self._offset : self._offset + length])
-            room -= wire.DATA_OVERHEAD + length
-            if length == left:
-                self._sent, self._offset = seq, 0
-            else:
-                self._offset += length
+            count = 0 if self._offset else _fitting(run.bodies, room - wire.RUN_OVERHEAD)
+            if not count:
+                self._fill_with_piece(run, parts, room)
+                return
+            run = run.before(count)
+            frame = wire.pack_run(run)
+            parts += frame
+            room -= sum(map(len, frame))
+            self._sent = run.last
+
+    def _fill_with_piece(self, run: Run, parts: list[bytes], room: int) -> None:
+        """A message is cut only where a packet has room for nothing else."""
+        body = run.bodies[0]
+        left = len(body) - self._offset
+        length = min(left, room - wire.DATA_OVERHEAD)
+        if length < left and parts:
+            return
+        parts.append(wire.pack_data_header(run.epoch, run.first, Message(run.type, body), self._offset, length))
+        parts.append(body[self._offset : self._offset + length])
+        if length == left:
+            self._sent, self._offset = run.first, 0
+        else:
+            self._offset += length
+
+
+def _fitting(bodies: Sequence[bytes], room: int) -> int:
+    """How many of the bodies fit into `room` bytes of a RUN frame."""
+    if sum(map(len, bodies)) + wire.RUN_MESSAGE_OVERHEAD * len(bodies) <= room:
+        return len(bodies)
+    for count, body in enumerate(bodies):
+        room -= len(body) + wire.RUN_MESSAGE_OVERHEAD
+        if room < 0:
+            return count
+    return len(bodies)
 
 
 class Incoming:
@@ -117,11 +149,13 @@ class Incoming:
 
     def __init__(self, store: SinkStore, window: Window) -> None:
         self.store = store
-        self.waiting: deque[Arrived] = deque()
+        self.waiting: deque[Run] = deque()
         self.repeats_dropped = 0
         self.ack_due = False
         self._limits = window
+        self._waiting_messages = 0
         self._waiting_bytes = 0
+        self._unacked = self._unacked_bytes = 0  # handed over and not confirmed to the peer
         self._unhanded = 0  # messages that came whole and were not handed over, whether they wait or a sink has them
         self._received = store.handed
         self._partial = bytearray()
@@ -153,20 +187,42 @@ class Incoming:
             return
         if self._partial:
             body = bytes(self._partial) + body
-            self._partial.clear()
-        if not self._has_room_for(data):
+        self.accept_run(Run(data.epoch, data.seq, data.type, (body,)))
+
+    def accept_run(self, run: Run) -> None:
+        """Take in whole messages; those that are next in order go to `waiting`."""
+        if run.epoch != self.store.epoch or run.first > self._received + 1:
+            return  # from another life; they are repeated after the greeting
+        repeats = min(self._received + 1 - run.first, len(run.bodies))
+        if repeats:
+            self.repeats_dropped += repeats
+            self.ack_due = True
+            run = run.after(repeats)
+            if not run.bodies:
+                return
+        self._partial.clear()
+        size = sum(map(len, run.bodies))
+        if not self._has_room_for(run, size):
             self._refused = True
             return
-        self._received = data.seq
-        self._unhanded += 1
-        self._waiting_bytes += len(body)
-        self.waiting.append(Arrived(data.epoch, data.seq, Message(data.type, body)))
+        self._received = run.last
+        self._unhanded += len(run.bodies)
+        self._keep(run, size)
 
-    def next(self) -> Arrived:
-        """Remove and return the first that waits."""
-        arrived = self.waiting.popleft()
-        self._waiting_bytes -= len(arrived.message.body)
-        return arrived
+    def _keep(self, run: Run, size: int) -> None:
+        self._waiting_messages += len(run.bodies)
+        self._waiting_bytes += size
+        self.waiting.append(run)
+
+    def accepted(self, count: int) -> None:
+        """A sink has the first `count` messages of the first run that waits."""
+        if not count:
+            return
+        run = self.waiting.popleft()
+        if count < len(run.bodies):
+            self.waiting.appendleft(run.after(count))
+        self._waiting_messages -= count
+        self._waiting_bytes -= sum(map(len, run.before(count).bodies))
 
     def idle(self) -> bool:
         """Whether everything that came has been handed over."""
@@ -174,7 +230,15 @@ class Incoming:
 
     def in_flight(self) -> bool:
         """Whether the sink has accepted messages and not yet handed them over."""
-        return self._unhanded > len(self.waiting)
+        return self._unhanded > self._waiting_messages
+
+    def is_pressing(self) -> bool:
+        """Whether so much was handed over and not confirmed that the peer's window may be full soon."""
+        return 4 * self._unacked >= self._limits.messages or 4 * self._unacked_bytes >= self._limits.bytes
+
+    def acknowledged(self) -> None:
+        """All that was handed over is told to the peer."""
+        self.ack_due, self._unacked, self._unacked_bytes = False, 0, 0
 
     def wants_repeat(self) -> bool:
         """Whether the peer is to be asked, once, for messages that were dropped and now have room."""
@@ -183,25 +247,34 @@ class Incoming:
         self._refused = False
         return True
 
-    def put_back(self, arrived: Arrived) -> None:
+    def put_back(self, run: Run) -> None:
         """It is the first that waits again."""
-        self.waiting.appendleft(arrived)
-        self._waiting_bytes += len(arrived.message.body)
+        self.waiting.appendleft(run)
+        self._waiting_messages += len(run.bodies)
+        self._waiting_bytes += sum(map(len, run.bodies))
 
-    def handed(self, arrived: Arrived) -> None:
-        """Note that it was handed over, which makes it confirmed (if its source still lives in that epoch)."""
-        self._unhanded -= 1
-        if arrived.epoch == self.store.epoch:
-            self.store.hand(arrived.seq)
+    def handed(self, epoch: int, last: int, count: int = 1, size: int = 0) -> None:
+        """Note that `count` messages up to `last`, of `size` bytes, were handed over.
+
+        So they are confirmed, if their source still lives in that epoch.
+        """
+        self._unhanded -= count
+        self._unacked += count
+        self._unacked_bytes += size
+        if epoch == self.store.epoch:
+            self.store.hand(last)
             self.ack_due = True
 
-    def _has_room_for(self, data: Data) -> bool:
-        """Whether the window is open. WireError if it was filled in this epoch; an earlier may have filled it."""
-        count, size = len(self.waiting), self._waiting_bytes
-        if not count or (count < self._limits.messages and size < self._limits.bytes):
+    def _has_room_for(self, run: Run, size: int) -> bool:
+        """Whether the window is open. WireError if it was filled in this epoch; an earlier may have filled it.
+
+        A source takes a message while it has less than the window's bytes, so all but the last must fit.
+        """
+        count, bytes_ = self._waiting_messages + len(run.bodies) - 1, self._waiting_bytes + size - len(run.bodies[-1])
+        if not count or (count < self._limits.messages and bytes_ < self._limits.bytes):
             return True
-        if self.waiting[0].epoch == data.epoch:
-            raise WireError(f"more than the window: {count} messages, {size} bytes wait already")
+        if not self.waiting or self.waiting[0].epoch == run.epoch:
+            raise WireError(f"more than the window: {count} messages, {bytes_} bytes, and then one more")
         return False
 
 
@@ -224,15 +297,32 @@ class Session:
                 self._receive_hello(frame)
             elif not self.greeted:
                 continue
-            elif type(frame) is Data:
+            elif isinstance(frame, Run | Data):
                 if self.incoming is None:
                     raise WireError("data in a direction that this route does not have")
-                self.incoming.accept(frame)
+                if isinstance(frame, Run):
+                    self.incoming.accept_run(frame)
+                else:
+                    self.incoming.accept(frame)
             elif type(frame) is Ack and self.outgoing is not None and frame.epoch == self.outgoing.store.epoch:
                 self.outgoing.confirm(frame.seq)
 
-    def next_packet(self) -> bytes:
-        """The next packet to send, empty if there is none now. Each call counts its content as sent."""
+    def ack_waits(self) -> bool:
+        """Whether there is a confirmation which may wait for a message to travel with, but not for long."""
+        return self.incoming is not None and self.incoming.ack_due and self.greeted and not self._acks_now()
+
+    def _acks_now(self) -> bool:
+        """Whether a confirmation is due that travels with messages, or that the peer's window may be waiting for."""
+        incoming, outgoing = self.incoming, self.outgoing
+        if incoming is None or not incoming.ack_due:
+            return False
+        return incoming.is_pressing() or (outgoing is not None and outgoing.has_unsent())
+
+    def next_packet(self, *, acks: bool = True) -> bytes:
+        """The next packet to send, empty if there is none now. Each call counts its content as sent.
+
+        Without `acks`, a confirmation that may wait does.
+        """
         parts: list[bytes] = []
         if self._asks or (self.incoming is not None and self.incoming.wants_repeat()):
             self._asks = False
@@ -243,8 +333,8 @@ class Session:
         if not self.greeted:
             return b"".join(parts)
         room = wire.MAX_PACKET - sum(map(len, parts))
-        if self.incoming is not None and self.incoming.ack_due:
-            self.incoming.ack_due = False
+        if self.incoming is not None and self.incoming.ack_due and (acks or self._acks_now()):
+            self.incoming.acknowledged()
             parts.append(wire.pack_ack(self.incoming.store.epoch, self.incoming.store.handed))
             room -= len(parts[-1])
         if self.outgoing is not None:

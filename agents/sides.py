@@ -6,7 +6,7 @@ import os
 from typing import Protocol
 
 from nsbridge.agents import entry
-from nsbridge.agents.endpoints import file, log_sink, log_source, queue, spool, spool_sink
+from nsbridge.agents.endpoints import file, log_sink, log_source, queue, queue_source, spool, spool_sink
 from nsbridge.agents.endpoints.base import Host, Sink, Source
 from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
 from nsbridge.agents.endpoints.files import Tree
@@ -85,7 +85,7 @@ def make(
     endpoint = assignment.agent.endpoint
     if isinstance(endpoint, QueueEndpoint):
         return (
-            queue.QueueSource(agent, endpoint, keys.out, state.source) if state.source else None,
+            queue_source.QueueSource(agent, endpoint, keys.out, state.source) if state.source else None,
             _queue_sink(agent, assignment.route, endpoint, keys.in_, state.sink) if state.sink else None,
         )
     tree = Tree(entered.own_fds, entered.confined.granted)
@@ -108,4 +108,4 @@ def make(
 def _queue_sink(agent: Served, route: RouteConfig, endpoint: QueueEndpoint, key: int, sink: SinkJournal) -> Sink:
     if route.delivery is Delivery.EXACTLY_ONCE:
         return ExactQueueSink(agent, endpoint, key, sink, route.in_doubt)
-    return queue.QueueSink(agent, endpoint, key)
+    return queue.QueueSink(agent, endpoint, key, sink)

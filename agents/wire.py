@@ -1,11 +1,12 @@
 """The frames that two agents of a route exchange: bytes in, bytes out, no I/O.
 
 A packet is one SOCK_SEQPACKET datagram of at most MAX_PACKET bytes and holds whole frames, one after the other, so a
-killed sender never leaves half a frame. A message longer than a packet travels as several DATA frames with rising
-offsets. Numbers are little-endian; nothing is decoded as text.
+killed sender never leaves half a frame. Messages travel as RUN frames, as many in one as fit; one that is longer than a
+packet as several DATA frames with rising offsets. Numbers are little-endian; nothing is decoded as text.
 
     HELLO  what its sender has of both directions: sent after a start, and as the answer to one
-    DATA   one message, or one piece of it
+    DATA   one piece of a message
+    RUN    messages that follow each other, all of one type
     ACK    every message up to this one was handed over
 
 The peer may be compromised: whatever it sends either parses within these limits or raises WireError.
@@ -14,21 +15,25 @@ The peer may be compromised: whatever it sends either parses within these limits
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from nsbridge.config import schema
 
-VERSION = 1
+VERSION = 2
 MAX_MESSAGE = schema.MAX_MESSAGE
 MAX_PACKET = 64 << 10
 MAX_SEQ = (1 << 47) - 1  # what a journal can keep of a seq (journalfile.seal); no flow gets there
 
-_HELLO, _DATA, _ACK = 1, 2, 3
+_HELLO, _DATA, _ACK, _RUN = 1, 2, 3, 4
 _HELLO_FORMAT = struct.Struct("<BB2xIQQQQQQ")
 _DATA_FORMAT = struct.Struct("<B3xIQQqII")
 _ACK_FORMAT = struct.Struct("<B7xQQ")
+_RUN_FORMAT = struct.Struct("<B3xIQQq")  # the count; then a u32 of length for each message, then their bodies
 DATA_OVERHEAD = _DATA_FORMAT.size
+RUN_OVERHEAD = _RUN_FORMAT.size
+RUN_MESSAGE_OVERHEAD = 4
 
 
 class WireError(Exception):
@@ -70,6 +75,32 @@ class Data(NamedTuple):
     piece: bytes
 
 
+class Run(NamedTuple):
+    """Messages that follow each other, `first` being the seq of the first body, and have one type."""
+
+    epoch: int
+    first: int
+    type: int
+    bodies: Sequence[bytes]
+
+    @property
+    def last(self) -> int:
+        """The seq of the last body."""
+        return self.first + len(self.bodies) - 1
+
+    def one(self, which: int) -> Run:
+        """The message at that place by itself."""
+        return Run(self.epoch, self.first + which, self.type, (self.bodies[which],))
+
+    def before(self, count: int) -> Run:
+        """Its first `count` messages."""
+        return self if count == len(self.bodies) else Run(self.epoch, self.first, self.type, self.bodies[:count])
+
+    def after(self, count: int) -> Run:
+        """Without its first `count` messages."""
+        return Run(self.epoch, self.first + count, self.type, self.bodies[count:])
+
+
 class Ack(NamedTuple):
     """Every message of `epoch` up to and including `seq` has been handed over."""
 
@@ -77,7 +108,7 @@ class Ack(NamedTuple):
     seq: int
 
 
-Frame = Hello | Data | Ack
+Frame = Hello | Data | Run | Ack
 
 
 def pack_hello(hello: Hello) -> bytes:
@@ -95,6 +126,13 @@ def pack_data_header(epoch: int, seq: int, message: Message, offset: int, length
     return _DATA_FORMAT.pack(_DATA, length, epoch, seq, message.type, len(message.body), offset)
 
 
+def pack_run(run: Run) -> list[bytes]:
+    """The frame's bytes, in parts."""
+    count = len(run.bodies)
+    header = _RUN_FORMAT.pack(_RUN, count, run.epoch, run.first, run.type)
+    return [header, struct.pack(f"<{count}I", *map(len, run.bodies)), *run.bodies]
+
+
 def parse(packet: bytes) -> Iterator[Frame]:
     """The frames of one packet, in order; WireError at the first that is not one."""
     at, end = 0, len(packet)
@@ -103,7 +141,10 @@ def parse(packet: bytes) -> Iterator[Frame]:
     while at < end:
         kind = packet[at]
         try:
-            if kind == _DATA:
+            if kind == _RUN:
+                run, at = _parse_run(packet, at)
+                yield run
+            elif kind == _DATA:
                 _, length, epoch, seq, mtype, total, offset = _DATA_FORMAT.unpack_from(packet, at)
                 at += _DATA_FORMAT.size + length
                 if at > end or total > MAX_MESSAGE or offset + length > total or mtype < VOID.type or not seq:
@@ -132,3 +173,18 @@ def _seq(number: int) -> int:
     if number > MAX_SEQ:
         raise WireError(f"message number {number}")
     return number
+
+
+def _parse_run(packet: bytes, at: int) -> tuple[Run, int]:
+    """The frame that begins at `at`, and where it ends. WireError, struct.error."""
+    _, count, epoch, first, mtype = _RUN_FORMAT.unpack_from(packet, at)
+    at += _RUN_FORMAT.size
+    if not 0 < count <= len(packet) // RUN_MESSAGE_OVERHEAD or mtype < VOID.type or not first:
+        raise WireError(f"a run of {count} messages from {first}, type {mtype}")
+    _seq(first + count - 1)
+    lengths = struct.unpack_from(f"<{count}I", packet, at)
+    at += RUN_MESSAGE_OVERHEAD * count
+    if at + sum(lengths) > len(packet):
+        raise WireError(f"a run of {count} messages with {sum(lengths)} bytes, cut short")
+    ends = list(accumulate(lengths, initial=at))
+    return Run(epoch, first, mtype, [packet[start:end] for start, end in pairwise(ends)]), ends[-1]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from nsbridge.agents import journal, sinkjournal, store
-from nsbridge.agents.endpoints import log_source, spool
+from nsbridge.agents.endpoints import log_notes, spool
 from nsbridge.agents.journal import RECORD, checksum
 from nsbridge.agents.journalfile import (
     CELLS,
@@ -36,9 +36,9 @@ from nsbridge.supervisor import render
 _FIRST_BYTES = 60  # of a message that are shown
 _ATTEMPTS = 5  # at a look that a running agent has overtaken
 
-_DESCRIBED: dict[int, Callable[[bytes], tuple[int, str]]] = {
+_DESCRIBED: dict[int, Callable[[bytes, int], tuple[int, str]]] = {
     journal.SPOOL_NOTES: spool.described,
-    journal.LOG_NOTES: log_source.described,
+    journal.LOG_NOTES: log_notes.described,
 }
 
 Facts = dict[str, object]
@@ -219,7 +219,7 @@ def _shown(seq: int, mtype: int, body: bytes, kind: int) -> Facts:
         mtype = 0
         if describe is not None:
             try:
-                size, text = describe(body)
+                size, text = describe(body, seq)
             except struct.error:
                 size, text = len(body), _beginning(body)
             return {"seq": seq, "type": mtype, "bytes": size, "shown": text}

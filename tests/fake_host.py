@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -21,10 +21,9 @@ from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.endpoints.watch import DirectoryWatch
 from nsbridge.agents.heartbeat import Voucher
 from nsbridge.agents.loop import Loop
-from nsbridge.agents.session import Arrived
 from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.agents.store import NoteStore
-from nsbridge.agents.wire import VOID, Message
+from nsbridge.agents.wire import VOID, Message, Run
 
 LIMIT = 10.0  # seconds for anything that is waited for
 RING = 1 << 20
@@ -137,14 +136,26 @@ class FakeHost:
         """See Host."""
         raise NotImplementedError
 
-    def flush(self) -> None:
-        """See Host."""
-
-    def handed(self, arrived: Arrived) -> None:
+    def room(self) -> tuple[int, int]:
         """See Host."""
         raise NotImplementedError
 
-    def put_back(self, arrived: Arrived) -> None:
+    def room_for(self, bodies: Sequence[bytes]) -> int:
+        """See Host."""
+        raise NotImplementedError
+
+    def take_run(self, bodies: Sequence[bytes], note: bytes) -> int:
+        """See Host."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """See Host."""
+
+    def handed(self, run: Run) -> None:
+        """See Host."""
+        raise NotImplementedError
+
+    def put_back(self, run: Run) -> None:
         """See Host."""
         raise NotImplementedError
 
@@ -152,7 +163,7 @@ class FakeHost:
         """See Host."""
         raise NotImplementedError
 
-    def dead(self, arrived: Arrived, where: str, why: str) -> bool:
+    def dead(self, one: Run, where: str, why: str) -> bool:
         """See Host."""
         raise NotImplementedError
 
@@ -186,7 +197,20 @@ class SourceHost(FakeHost):
     def take(self, message: Message, note: bytes = b"") -> int:
         """As the agent does."""
         try:
-            return self.store.note(message, note) if note else self.store.append(message)
+            if not note:
+                return self.store.append(message)
+            return self.store.note(message.type, (message.body,), note)
+        except OSError as error:
+            raise Blocked(str(error.strerror)) from None
+
+    def room_for(self, bodies: Sequence[bytes]) -> int:
+        """See Host."""
+        return min(len(bodies), self._window - (self.store.taken - self.store.confirmed))
+
+    def take_run(self, bodies: Sequence[bytes], note: bytes) -> int:
+        """As the agent does."""
+        try:
+            return self.store.note(0, bodies, note)
         except OSError as error:
             raise Blocked(str(error.strerror)) from None
 
@@ -202,13 +226,14 @@ class SourceHost(FakeHost):
     def flush(self) -> None:
         """The other agent gets what was taken, drops what it has, and confirms in the loop's next turn."""
         while self._sent < self.store.taken:
-            message = self.store.get(self._sent + 1)
-            if message is None:
+            run = self.store.run(self._sent + 1)
+            if run is None:
                 return
-            self._sent += 1
-            if self._sent > len(self.received):
-                assert self._sent == len(self.received) + 1, "a message was left out"
-                self.received.append(message)
+            for seq, body in enumerate(run.bodies, run.first):
+                if seq > len(self.received):
+                    assert seq == len(self.received) + 1, "a message was left out"
+                    self.received.append(Message(run.type, body))
+            self._sent = run.last
         if self.confirms and self.store.confirmed < self._sent:
             self.loop.call_later(0, self.confirm)
 
@@ -234,11 +259,9 @@ class SinkHost(FakeHost):
         if not self.journal.epoch:
             self.journal.adopt(self.EPOCH, 0)
         first = self.journal.handed
-        self.waiting = deque(
-            Arrived(self.EPOCH, seq, Message(0, body)) for seq, body in enumerate(messages[first:], first + 1)
-        )
+        self.waiting = deque(Run(self.EPOCH, seq, 0, (body,)) for seq, body in enumerate(messages[first:], first + 1))
         self.done = first  # the last seq of which the sink said that it was handed over
-        self.dead_letters: list[Arrived] = []
+        self.dead_letters: list[Run] = []
         self.sink: Sink | None = None
 
     def close(self) -> None:
@@ -249,26 +272,30 @@ class SinkHost(FakeHost):
     def offer(self) -> None:
         """As an agent does when messages have come."""
         assert self.sink is not None
-        while self.waiting and self.sink.put(self.waiting[0]):
-            self.waiting.popleft()
+        while self.waiting:
+            run = self.waiting.popleft()
+            count = self.sink.put(run)
+            if count < len(run.bodies):
+                self.waiting.appendleft(run.after(count))
+                return
 
-    def handed(self, arrived: Arrived) -> None:
+    def handed(self, run: Run) -> None:
         """As the agent does."""
-        assert arrived.seq == self.done + 1, "out of order"
-        self.done = arrived.seq
-        self.journal.hand(arrived.seq)
+        assert run.first == self.done + 1, "out of order"
+        self.done = run.last
+        self.journal.hand(run.last)
 
-    def put_back(self, arrived: Arrived) -> None:
+    def put_back(self, run: Run) -> None:
         """As the agent does."""
-        self.waiting.appendleft(arrived)
+        self.waiting.appendleft(run)
 
     def sink_ready(self) -> None:
         """As the agent does."""
         self.offer()
 
-    def dead(self, arrived: Arrived, where: str, why: str) -> bool:
+    def dead(self, one: Run, where: str, why: str) -> bool:
         """Kept in `dead_letters`."""
-        self.dead_letters.append(arrived)
+        self.dead_letters.append(one)
         self.said.append(f"{where}: {why}")
-        self.handed(arrived)
+        self.handed(one)
         return True

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from itertools import groupby
 
-from nsbridge.agents.wire import Message
+from nsbridge.agents.session import Incoming
+from nsbridge.agents.wire import Message, Run
 
 
 def new_epoch() -> int:
@@ -37,6 +39,13 @@ class MemorySource:
         """The message `seq`, which must be pending."""
         return self._messages[seq - self.confirmed - 1]
 
+    def run(self, seq: int) -> Run:
+        """The pending messages from `seq` on that have its type."""
+        pending = (self.get(number) for number in range(seq, self.taken + 1))
+        _, group = next(groupby(pending, lambda message: message.type))
+        messages = list(group)
+        return Run(self.epoch, seq, messages[0].type, [message.body for message in messages])
+
     def confirm(self, seq: int) -> None:
         """Forget all up to `seq`, which must be pending."""
         while self.confirmed < seq:
@@ -58,3 +67,17 @@ class MemorySink:
     def hand(self, seq: int) -> None:
         """Everything up to `seq` has been handed over."""
         self.handed = seq
+
+
+def next_waiting(incoming: Incoming) -> Run:
+    """Remove and return the first message that waits, by itself."""
+    one = incoming.waiting[0].one(0)
+    incoming.accepted(1)
+    return one
+
+
+def hand_over_one(incoming: Incoming) -> Run:
+    """As a sink that hands over one message."""
+    one = next_waiting(incoming)
+    incoming.handed(one.epoch, one.last)
+    return one

@@ -7,14 +7,13 @@ there yet, a full queue) raises Blocked inside a side; the side says so by `host
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from nsbridge.agents.heartbeat import Voucher
 from nsbridge.agents.loop import Loop, Timer
-from nsbridge.agents.session import Arrived
-from nsbridge.agents.wire import Message
+from nsbridge.agents.wire import Message, Run
 
 _FIRST_RETRY = 0.05  # seconds
 _LAST_RETRY = 1.0
@@ -41,6 +40,18 @@ class Host(Protocol):
         """
         ...
 
+    def room(self) -> tuple[int, int]:
+        """How many messages and bytes the source may take; one more message while both are above 0."""
+        ...
+
+    def room_for(self, bodies: Sequence[bytes]) -> int:
+        """How many of these messages the source may take."""
+        ...
+
+    def take_run(self, bodies: Sequence[bytes], note: bytes) -> int:
+        """As `take`, of several messages with one note; returns the last one's seq. Raises Blocked."""
+        ...
+
     def retry(self) -> None:
         """Take dead letters again, if there are some and the window has room; `lend` is asked before each.
 
@@ -53,11 +64,11 @@ class Host(Protocol):
     def flush(self) -> None:
         """Send what can be sent."""
 
-    def handed(self, arrived: Arrived) -> None:
-        """The sink has handed it over."""
+    def handed(self, run: Run) -> None:
+        """The sink has handed them over."""
 
-    def put_back(self, arrived: Arrived) -> None:
-        """The sink had accepted it and could not hand it over: offer it again first of all."""
+    def put_back(self, run: Run) -> None:
+        """The sink had accepted them and could not hand them over: offer them again first of all."""
 
     def guarded(self) -> AbstractContextManager[object]:
         """Held by a thread of the endpoint while it calls any of this."""
@@ -69,8 +80,8 @@ class Host(Protocol):
     def blocked(self, side: str, reason: str) -> None:
         """The `out` or `in` side waits, for this reason; empty when it goes on."""
 
-    def dead(self, arrived: Arrived, where: str, why: str) -> bool:
-        """Put aside what can never be handed over, and count it as handed; False if even that cannot be done now."""
+    def dead(self, one: Run, where: str, why: str) -> bool:
+        """Put aside the one message that can never be handed over, and count it as handed; False: not even that now."""
         ...
 
     def senders(self, pids: tuple[int, ...]) -> None:
@@ -113,8 +124,11 @@ class Sink(Protocol):
     def start(self) -> None:
         """Make ready what messages will be handed to."""
 
-    def put(self, arrived: Arrived) -> bool:
-        """Accept the next message; `host.handed` follows, now or later. False: not now, `host.sink_ready` follows."""
+    def put(self, run: Run) -> int:
+        """Accept the next messages, and say how many; `host.handed` follows for them, now or later.
+
+        Less than all: not more now, `host.sink_ready` follows.
+        """
         ...
 
 

@@ -17,7 +17,6 @@ from nsbridge.agents.endpoints.senders import FAILED, FULL, QUEUE, Outbox
 from nsbridge.agents.fork import fork, has_stopped_child
 from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.loop import READABLE
-from nsbridge.agents.session import Arrived
 from nsbridge.agents.sinkjournal import (
     BASELINE,
     IN_DOUBT,
@@ -29,10 +28,12 @@ from nsbridge.agents.sinkjournal import (
     SENDERS,
     SinkJournal,
 )
-from nsbridge.agents.wire import Message
+from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt, QueueEndpoint
 
 _LOOK_AGAIN = 0.002  # seconds until a half-full queue is looked at again: nothing tells when a message leaves it
+_LOOK_AFTER = 0.1  # seconds between looks at the senders while something is offered
+_TELL_AFTER = 128  # messages handed over, after which the agent wants to be told, so that it can confirm them
 
 
 class ExactQueueSink:
@@ -55,8 +56,9 @@ class ExactQueueSink:
         self._known_limit = 0
         self._was_alone = False  # whether nothing had been offered behind the doubtful message
         self._doubtful = 0  # the seq of which nobody knows whether it was sent
-        self._next_sender = 0
-        self._offered: deque[Arrived] = deque()
+        self._offered: deque[Run] = deque()
+        self._looks_after = False
+        self._is_full = False
         self._waiter = Waiter(host, "in", self._again)
         self._pids: tuple[int, ...] = ()
         self._debt = Debt(host.loop.now)
@@ -78,7 +80,7 @@ class ExactQueueSink:
         self._pids = tuple(pids)
         self._host.senders(self._pids)
         self._host.vouch(self._vouch)
-        self._host.loop.watch(self._outbox.to_agent, READABLE, self._noted)
+        self._host.loop.watch(self._outbox.to_agent, READABLE, self._told)
         self._again()
 
     def _be_sender(self, which: int, agent_pid: int, keep: set[int]) -> int:
@@ -100,39 +102,83 @@ class ExactQueueSink:
             owes = not cells[FULL] or has_room(self._queue.id, self._offered[0])
         return self._debt.since(owes=owes)
 
-    def put(self, arrived: Arrived) -> bool:
-        """Offer it to the sender whose turn it is."""
-        if self._queue is None or self._outbox.cells[FAILED]:
-            return False
-        if arrived.epoch == self._journal.epoch and arrived.seq <= self._journal.handed:
-            self._host.handed(arrived)  # found out after the greeting
-            return True
-        size = len(arrived.message.body)
-        if size > self._limit(size):
-            why = f"{size} bytes are more than the queue's own limit"
-            return not self._offered and self._host.dead(arrived, shown(self._key), why)  # in its turn
-        if self._shared and not self._leaves_room(size):
-            return False
-        if arrived.seq == self._doubtful and self._resolve_doubt(arrived):
-            return True
-        return self._offer(arrived)
+    def put(self, run: Run) -> int:
+        """Offer them to the senders, which take turns."""
+        count = 0
+        while count < len(run.bodies) and self._queue is not None and not self._outbox.cells[FAILED]:
+            some = self._put_some(run.after(count))
+            if not some:
+                break
+            count += some
+        return count
 
-    def _offer(self, arrived: Arrived) -> bool:
-        message, sender = arrived.message, self._next_sender
-        mtype = self._type or message.type or 1
-        cells = self._journal.cells
-        if cells[INTENT] < arrived.seq:
-            cells[PREDECESSOR], cells[LATEST] = cells[LATEST], _checksum(mtype, message.body)
-            cells[INTENT] = arrived.seq
-        if not self._outbox.offer(arrived.seq, self._journal.handed, sender, mtype, message.body):
-            why = f"{len(message.body)} bytes are more than any queue takes"  # if there is no room for it alone
-            return not self._offered and self._host.dead(arrived, shown(self._key), why)
+    def _put_some(self, run: Run) -> int:
+        """How many of the first messages are accepted; none if it is not the time."""
+        size = len(run.bodies[0])
+        if run.epoch == self._journal.epoch and run.first <= self._journal.handed:
+            self._host.handed(run.one(0))  # found out after the greeting
+            return 1
+        fitting = self._fitting(run)
+        if not fitting:
+            why = f"{size} bytes are more than the queue's own limit"
+            return not self._offered and self._host.dead(run.one(0), shown(self._key), why)  # in its turn
+        if self._shared and not self._leaves_room(size):
+            return 0
+        if run.first == self._doubtful and self._resolve_doubt(run.one(0)):
+            return 1
+        return self._offer(run.before(1 if self._shared else fitting))
+
+    def _fitting(self, run: Run) -> int:
+        """How many of the first messages are not longer than the queue takes."""
+        if max(map(len, run.bodies)) <= self._known_limit:
+            return len(run.bodies)
+        sizes = map(len, run.bodies)
+        return next((count for count, size in enumerate(sizes) if size > self._limit(size)), len(run.bodies))
+
+    def _offer(self, run: Run) -> int:
+        mtype = self._type or run.type or 1
+        journal, outbox = self._journal, self._outbox
+        if not self._offered:
+            outbox.begin(journal.handed, journal.handed_cell, 1 - journal.last_sender)
+        count = outbox.place(run, mtype, journal.handed)
+        if not count:
+            why = f"{len(run.bodies[0])} bytes are more than any queue takes"  # if there is no room for it alone
+            return not self._offered and self._host.dead(run.one(0), shown(self._key), why)
+        run = run.before(count)
+        self._intend(run, mtype)
         if not self._offered:
             self._debt.clear()
-        self._offered.append(arrived)
-        self._next_sender = 1 - sender
-        self._outbox.wake(sender)
-        return True
+        self._offered.append(run)
+        outbox.publish(run.last)
+        self._watch_senders()
+        return count
+
+    def _intend(self, run: Run, mtype: int) -> None:
+        """Note what is needed to look for the last message in the queue, before it may be there."""
+        cells = self._journal.cells
+        if cells[INTENT] < run.last:
+            before = _checksum(mtype, run.bodies[-2]) if len(run.bodies) > 1 else cells[LATEST]
+            cells[PREDECESSOR], cells[LATEST] = before, _checksum(mtype, run.bodies[-1])
+            cells[INTENT] = run.last
+
+    def _watch_senders(self) -> None:
+        """Be told when some of what is offered is handed over, and look after them meanwhile."""
+        handed, outbox = self._journal.handed, self._outbox
+        upto = min(self._offered[-1].last, handed + _TELL_AFTER)
+        outbox.tell_at(upto)
+        if self._journal.handed >= upto:
+            os.eventfd_write(outbox.to_agent, 1)  # it was handed over before that could be asked for
+        for sender in (0, 1):
+            outbox.wake(sender)
+        if not self._looks_after:
+            self._looks_after = True
+            self._host.loop.call_later(_LOOK_AFTER, self._look_after)
+
+    def _look_after(self) -> None:
+        """Now and then while something is offered: whether the queue is full, and that no wake-up was missed."""
+        self._looks_after = False
+        if self._offered:
+            self._noted()
 
     def _limit(self, size: int) -> int:
         """The queue's own limit (msg_qbytes), looked at again before a message is called too long."""
@@ -204,67 +250,72 @@ class ExactQueueSink:
         cells[PLACE] = queue.id + 1
         cells[SENDERS], cells[SENDERS + 1] = self._pids
         journal.set_last_sender(1)
-        self._next_sender = 0
-        self._outbox.start_at(journal.handed)
         self._examined = True
 
-    def _resolve_doubt(self, arrived: Arrived) -> bool:
+    def _resolve_doubt(self, one: Run) -> bool:
         """Whether the doubtful message is done with: it is in the queue, or is to be skipped."""
         self._doubtful = 0
-        if self._was_alone and self._is_in_queue(arrived.message):
-            self._host.log("info", f"message {arrived.seq} is in the queue: it was sent before the agent was killed")
+        if self._was_alone and self._is_in_queue(one):
+            self._host.log("info", f"message {one.first} is in the queue: it was sent before the agent was killed")
         else:
             self._journal.cells[IN_DOUBT] += 1
             what = "sent again" if self._in_doubt is InDoubt.RESEND else "skipped"
-            self._host.log("warning", f"nothing tells whether message {arrived.seq} was sent before a kill: {what}")
+            self._host.log("warning", f"nothing tells whether message {one.first} was sent before a kill: {what}")
             if self._in_doubt is InDoubt.RESEND:
                 return False
             self._journal.cells[NOT_DELIVERED] += 1
-        self._host.handed(arrived)
-        self._outbox.start_at(arrived.seq)
+        self._host.handed(one)
         return True
 
-    def _is_in_queue(self, message: Message) -> bool:
-        buffer = bytearray(8 + max(len(message.body) + 1, 8192))
+    def _is_in_queue(self, one: Run) -> bool:
+        buffer = bytearray(8 + max(len(one.bodies[0]) + 1, 8192))
         address = linux.address_of(buffer)
-        wanted = (self._type or message.type or 1, message.body)
+        wanted = (self._type or one.type or 1, one.bodies[0])
         if _checksum(*wanted) == self._journal.cells[PREDECESSOR]:
             return False  # what is found may be the message before it
         index = 0
         assert self._queue is not None  # noqa: S101  (asked by put)
         while True:
-            try:
-                length = linux.msgrcv(
-                    self._queue.id, address, len(buffer) - 8, index, linux.MSG_COPY | linux.IPC_NOWAIT
-                )
-            except OSError as error:
-                if error.errno != errno.E2BIG:
-                    return False
-            else:
-                if (int.from_bytes(buffer[:8], "little", signed=True), bytes(buffer[8 : 8 + length])) == wanted:
-                    return True
+            length = linux.try_msgrcv(
+                self._queue.id, address, len(buffer) - 8, index, linux.MSG_COPY | linux.IPC_NOWAIT
+            )
+            if length < 0 and length != -errno.E2BIG:
+                return False
+            found = int.from_bytes(buffer[:8], "little", signed=True), bytes(buffer[8 : 8 + length])
+            if length >= 0 and found == wanted:
+                return True
             index += 1
 
-    def _noted(self, _events: int) -> None:
+    def _told(self, _events: int) -> None:
         """The senders have handed over, or one of them cannot."""
         os.eventfd_read(self._outbox.to_agent)
-        self._debt.clear()
+        self._noted()
+
+    def _noted(self) -> None:
         self._collect()
         cells = self._outbox.cells
         if cells[FAILED]:
             self._failed(int(cells[FAILED]))
-        else:
-            self._host.blocked("in", f"queue full ({shown(self._key)})" if cells[FULL] else "")
+        elif self._is_full != bool(cells[FULL]):
+            self._is_full = not self._is_full
+            self._host.blocked("in", f"queue full ({shown(self._key)})" if self._is_full else "")
         self._host.sink_ready()
+        if self._offered:
+            self._watch_senders()
 
     def _collect(self) -> None:
         handed = self._journal.handed
-        while self._offered and self._offered[0].seq <= handed:
-            self._host.handed(self._offered.popleft())
+        while self._offered and self._offered[0].first <= handed:
+            run = self._offered.popleft()
+            count = handed - run.first + 1
+            if count < len(run.bodies):
+                self._offered.appendleft(run.after(count))
+                run = run.before(count)
+            self._debt.clear()
+            self._host.handed(run)
 
     def _failed(self, number: int) -> None:
         """The senders rest until FAILED is 0 again."""
-        self._collect()
         if number == errno.EACCES:
             self._queue = None
             self._waiter.wait(no_permission(self._key))
@@ -274,17 +325,21 @@ class ExactQueueSink:
             self._queue = None
             self._waiter.wait(f"{shown(self._key)} was removed")
         elif number == errno.EINVAL and self._offered:
-            arrived = self._offered.popleft()
-            why = f"{len(arrived.message.body)} bytes are more than the queue takes (kernel.msgmax, or its own limit)"
-            if not self._host.dead(arrived, shown(self._key), why):
-                self._offered.appendleft(arrived)
-                self._waiter.wait("a dead letter cannot be written")
-                return
-            self._outbox.reassign(arrived.seq + 1, 1 - self._journal.last_sender)
-            self._next_sender = self._journal.last_sender ^ 1 ^ (len(self._offered) & 1)
-            self._again()
+            self._put_aside(self._offered[0])
         else:
             self._waiter.wait(f"{shown(self._key)}: {os.strerror(number)}")
+
+    def _put_aside(self, run: Run) -> None:
+        """Its first message can never be sent; the next is for the same sender, which did not send the one before."""
+        why = f"{len(run.bodies[0])} bytes are more than the queue takes (kernel.msgmax, or its own limit)"
+        if not self._host.dead(run.one(0), shown(self._key), why):
+            self._waiter.wait("a dead letter cannot be written")
+            return
+        self._offered.popleft()
+        if len(run.bodies) > 1:
+            self._offered.appendleft(run.after(1))
+        self._outbox.give_turn(run.first + 1, 1 - self._journal.last_sender)
+        self._again()
 
     def _sender_died(self) -> None:
         """The evidence is only read by a fresh agent. To die by the same signal says that it was done to us."""

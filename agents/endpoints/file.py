@@ -17,8 +17,7 @@ from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.endpoints.files import NotAFileError, Tree, blocked_by, shown
 from nsbridge.agents.journal import NOTE, SourceJournal
-from nsbridge.agents.session import Arrived
-from nsbridge.agents.wire import Message
+from nsbridge.agents.wire import Message, Run
 from nsbridge.config.schema import FileEndpoint
 
 _EVENTS = watch.CLOSED | watch.MOVED_IN
@@ -204,19 +203,20 @@ class FileSink:
             self.start()
         self._host.sink_ready()
 
-    def put(self, arrived: Arrived) -> bool:
-        """Replace the content by the message."""
-        try:
-            if self._watch is None:
-                self._open()
-            self._write(arrived.message.body)
-        except Blocked as reason:
-            self._close()
-            self._waiter.wait(reason)
-            return False
-        self._waiter.done()
-        self._host.handed(arrived)
-        return True
+    def put(self, run: Run) -> int:
+        """Replace the content by each message."""
+        for count, body in enumerate(run.bodies):
+            try:
+                if self._watch is None:
+                    self._open()
+                self._write(body)
+            except Blocked as reason:
+                self._close()
+                self._waiter.wait(reason)
+                return count
+            self._waiter.done()
+            self._host.handed(run.one(count))
+        return len(run.bodies)
 
     def _open(self) -> None:
         self._directory = self._tree.open_directory(self._parent)

@@ -12,6 +12,7 @@ The file that is renamed away (a rotation) gets nothing any more once its rename
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from nsbridge.agents.endpoints import watch
@@ -20,8 +21,8 @@ from nsbridge.agents.endpoints.file import make_missing
 from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
 from nsbridge.agents.endpoints.log_framing import joined
 from nsbridge.agents.endpoints.log_tail import Siblings
-from nsbridge.agents.session import Arrived
 from nsbridge.agents.sinkjournal import IN_DOUBT, LOG_APPEND, NOT_DELIVERED, SinkJournal
+from nsbridge.agents.wire import Run
 from nsbridge.config.schema import Framing, InDoubt, LogEndpoint
 
 _EVENTS = watch.CREATED | watch.MOVED_IN | watch.MOVED_OUT | watch.DELETED
@@ -80,7 +81,7 @@ class LogSink:
         self._inode = 0
         self._watch: watch.DirectoryWatch | None = None
         self._path_changed = False
-        self._batch: list[Arrived] = []  # accepted and not handed over
+        self._batch: list[Run] = []  # accepted and not handed over
         self._batch_bytes = 0
         self._unwritten = memoryview(b"")  # of the batch, once its writing has begun
         self._into = -1  # where that goes
@@ -111,32 +112,50 @@ class LogSink:
             self._waits = False
             self._waiter.done()
 
-    def put(self, arrived: Arrived) -> bool:
-        """Keep it for the end of this turn, so that what comes together is written together."""
+    def put(self, run: Run) -> int:
+        """Keep them for the end of this turn, so that what comes together is written together."""
+        count = 0
+        while count < len(run.bodies):
+            some = self._put_some(run.after(count))
+            if not some:
+                break
+            count += some
+        return count
+
+    def _put_some(self, run: Run) -> int:
+        """How many of the first messages are accepted; none if it is not the time."""
         if self._waits:
-            return False
-        if arrived.seq <= self._journal.handed and arrived.epoch == self._journal.epoch:
-            self._host.handed(arrived)  # found out after the greeting
-            return True
-        if (self._doubt is not None or self._undecided[1]) and self._is_settled(arrived):
-            return True
-        if self._lines and b"\n" in arrived.message.body:
-            return self._refuse(arrived)
+            return 0
+        if self._is_done(run.one(0)):
+            return 1
         if self._batch_bytes >= _WRITE_AT and not self._write_batch():
-            return False
-        if self._batch and self._batch[0].epoch != arrived.epoch:
-            return False  # in its turn
-        self._batch.append(arrived)
-        self._batch_bytes += len(arrived.message.body)
+            return 0
+        if self._batch and self._batch[0].epoch != run.epoch:
+            return 0  # in its turn
+        good = _before_a_newline(run.bodies) if self._lines else len(run.bodies)
+        if not good:
+            return self._refuse(run.one(0))
+        self._keep(run.before(good))
+        return good
+
+    def _is_done(self, one: Run) -> bool:
+        """Whether it was handed over by an agent that was killed."""
+        if one.first <= self._journal.handed and one.epoch == self._journal.epoch:
+            self._host.handed(one)  # found out after the greeting
+            return True
+        return (self._doubt is not None or self._undecided[1] > 0) and self._is_settled(one)
+
+    def _keep(self, run: Run) -> None:
+        self._batch.append(run)
+        self._batch_bytes += sum(map(len, run.bodies))
         if not self._due:
             self._due = True
             self._host.loop.call_later(0, self._end_of_turn)
-        return True
 
-    def _refuse(self, arrived: Arrived) -> bool:
+    def _refuse(self, one: Run) -> bool:
         if self._batch:
             return False  # in its turn
-        if self._host.dead(arrived, self._shown, "it has a newline in it, and the log is framed by lines"):
+        if self._host.dead(one, self._shown, "it has a newline in it, and the log is framed by lines"):
             self._waiter.done()
             return True
         self._wait("a dead letter cannot be written")
@@ -168,8 +187,8 @@ class LogSink:
                     self._reopen()
                 first, last = self._batch[0], self._batch[-1]
                 offset = os.lseek(self._fd, 0, os.SEEK_END)
-                self._intents.note(Intent(first.epoch, first.seq, last.seq, offset, self._inode))
-                bodies = [arrived.message.body for arrived in self._batch]
+                self._intents.note(Intent(first.epoch, first.first, last.last, offset, self._inode))
+                bodies = [body for run in self._batch for body in run.bodies]
                 self._unwritten, self._into = memoryview(joined(self._config.framing, bodies)), self._fd
             self._write()
         except Blocked as reason:
@@ -189,9 +208,9 @@ class LogSink:
             os.close(self._into)
         batch, self._batch, self._batch_bytes = self._batch, [], 0
         if batch[-1].epoch == self._journal.epoch:
-            self._journal.hand(batch[-1].seq)  # all of them by one store: a kill must not fall between
-        for arrived in batch:
-            self._host.handed(arrived)
+            self._journal.hand(batch[-1].last)  # all of them by one store: a kill must not fall between
+        for run in batch:
+            self._host.handed(run)
 
     def _reopen(self) -> None:
         """Another file may be at the path, or none. Raises Blocked, OSError; the open one is kept then."""
@@ -219,8 +238,8 @@ class LogSink:
         if changes.lost or any(name == self._name for name, _ in changes.files):
             self._path_changed = True
         if changes.gone:
-            for arrived in reversed(self._batch):
-                self._host.put_back(arrived)
+            for run in reversed(self._batch):
+                self._host.put_back(run)
             self._close()
             self.start()
             self._host.sink_ready()
@@ -241,40 +260,40 @@ class LogSink:
             os.close(fd)
         self._cannot_tell(intent, "the file is no longer in its directory" if fd is None else "the file was truncated")
 
-    def _is_settled(self, arrived: Arrived) -> bool:
+    def _is_settled(self, one: Run) -> bool:
         """Whether nothing is left to do for this message of a killed agent: it was appended, or is to be skipped."""
         doubt = self._doubt
-        if doubt is not None and (arrived.epoch, arrived.seq) != (doubt.epoch, doubt.first):
+        if doubt is not None and (one.epoch, one.first) != (doubt.epoch, doubt.first):
             self._forget_doubt()  # from another source, or beyond what was intended
         elif doubt is not None:
-            data = joined(self._config.framing, [arrived.message.body])
+            data = joined(self._config.framing, one.bodies)
             there = os.pread(self._doubt_fd, len(data), doubt.offset)
             if there == data:
-                self._doubt = doubt._replace(first=arrived.seq + 1, offset=doubt.offset + len(data))
+                self._doubt = doubt._replace(first=one.first + 1, offset=doubt.offset + len(data))
                 self._intents.note(self._doubt)
-                self._host.handed(arrived)
+                self._host.handed(one)
                 return True
             if there and data.startswith(there):
-                self._complete(doubt, arrived, data[len(there) :])
+                self._complete(doubt, one, data[len(there) :])
                 return True
             self._forget_doubt()
             if there:
                 self._cannot_tell(doubt, "the file has something else in that place, so others write to it too")
         epoch, last = self._undecided
-        if arrived.epoch != epoch or arrived.seq > last:
+        if one.epoch != epoch or one.first > last:
             self._undecided = (0, 0)
             return False
         self._journal.cells[IN_DOUBT] += 1
         if self._in_doubt is InDoubt.RESEND:
             return False
         self._journal.cells[NOT_DELIVERED] += 1
-        self._host.handed(arrived)
+        self._host.handed(one)
         return True
 
-    def _complete(self, doubt: Intent, arrived: Arrived, rest: bytes) -> None:
+    def _complete(self, doubt: Intent, one: Run, rest: bytes) -> None:
         """Append what is missing of a message that was appended in part."""
-        self._intents.note(doubt._replace(last=arrived.seq))
-        self._batch, self._unwritten, self._into = [arrived], memoryview(rest), self._doubt_fd
+        self._intents.note(doubt._replace(last=one.first))
+        self._batch, self._unwritten, self._into = [one], memoryview(rest), self._doubt_fd
         self._doubt, self._doubt_fd = None, -1
         self._write_batch()
 
@@ -302,3 +321,10 @@ class LogSink:
                 os.close(fd)
         self._directory = self._fd = -1
         self._batch, self._batch_bytes, self._unwritten = [], 0, memoryview(b"")
+
+
+def _before_a_newline(bodies: Sequence[bytes]) -> int:
+    """How many messages come before the first that has a newline in it."""
+    if b"\n" not in b"".join(bodies):
+        return len(bodies)
+    return next(count for count, body in enumerate(bodies) if b"\n" in body)

@@ -12,27 +12,29 @@
 from __future__ import annotations
 
 import os
-import struct
 import zlib
 from collections import deque
+from collections.abc import Sequence
 from enum import Enum
+from itertools import groupby, takewhile
 
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.endpoints.file import make_missing
 from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
 from nsbridge.agents.endpoints.log_framing import Item, Splitter, TooLong, Unended, splitter
+from nsbridge.agents.endpoints.log_notes import Note
 from nsbridge.agents.endpoints.log_tail import Position, Positions, Siblings, Tail, TruncatedError, body_at, is_at
 from nsbridge.agents.journal import LOG_NOTES, LOG_TRUNCATIONS, RECORDS
 from nsbridge.agents.store import NoteStore
-from nsbridge.agents.wire import VOID, Message
+from nsbridge.agents.wire import VOID
 from nsbridge.config.schema import LogEndpoint
 
 _EVENTS = watch.CREATED | watch.MOVED_IN | watch.MOVED_OUT | watch.DELETED
 _FILE_EVENTS = watch.MODIFIED | watch.CLOSED
 _READS_AT_ONCE = 16  # then the rest of the agent has its turn
 _QUIET = 5.0  # seconds without a write after which a renamed file has ended, where no lease can tell
-_NOTE = struct.Struct("<QQQI")  # inode, start, end, CRC-32 of the message
+_RUN = 255  # messages that one note is for, at most
 
 
 class _Step(Enum):
@@ -40,15 +42,6 @@ class _Step(Enum):
 
     NEXT = 1  # go on with the next file
     AGAIN = 2  # go on at the start of this one
-
-
-def described(note: bytes) -> tuple[int, str]:
-    """A note for a person: the message's bytes with its framing, and where they are."""
-    inode, start, end, _ = _NOTE.unpack(note)
-    return (
-        end - start,
-        f"bytes {start} to {end} of inode {inode}" if end > start else f"from byte {end} of inode {inode}",
-    )
 
 
 class LogSource:
@@ -74,7 +67,7 @@ class LogSource:
         self._siblings: Siblings
         self._file_watch = -1
         self._tail: Tail | None = None
-        self._items: deque[Item | Unended | _Step] = deque()
+        self._items: deque[list[bytes] | TooLong | Unended | _Step] = deque()
         self._at = 0  # where the first of the items begins
         self._path_changed = True  # another file may be at the path
         self._quiet_since = (0, 0.0)  # of a renamed file: its size, and when it was seen first
@@ -205,17 +198,21 @@ class LogSource:
 
     def _take_items(self) -> bool:
         """Whether all that was read could be taken."""
-        items, has_room, overhead = self._items, self._host.has_room, 0
-        if self._tail is not None:
-            overhead = self._tail.splitter.overhead
+        items = self._items
         while items:
-            if not has_room():
-                return False
             item = items[0]
-            if isinstance(item, bytes):
-                self._take_message(item, len(item) + overhead)
+            if isinstance(item, list):
+                assert self._tail is not None  # noqa: S101  (they were read from there)
+                count = self._take_messages(item, self._tail.splitter.overhead)
+                if not count:
+                    return False
+                if count < len(item):
+                    items[0] = item[count:]
+                    continue
+            elif not self._host.has_room():
+                return False
             elif isinstance(item, Unended):
-                self._take_message(item.body, len(item.body))
+                self._take_messages([item.body], 0)
             elif isinstance(item, TooLong):
                 self._pass_over(item)
             elif item is _Step.AGAIN:
@@ -225,18 +222,28 @@ class LogSource:
             items.popleft()
         return True
 
-    def _take_message(self, body: bytes, size: int) -> None:
-        assert self._tail is not None  # noqa: S101  (it was read from there)
-        start, check = self._at, zlib.crc32(body)
-        end = start + size
-        self._positions.prepare(self._tail.position(start, end, check))
-        self._host.take(Message(0, body), _NOTE.pack(self._tail.inode, start, end, check))
+    def _take_messages(self, bodies: Sequence[bytes], overhead: int) -> int:
+        """Take the first of them, as many as there is room for now; how many. Raises Blocked."""
+        assert self._tail is not None  # noqa: S101  (they were read from there)
+        bodies = bodies[:_RUN]
+        count = self._host.room_for(bodies)
+        if not count:
+            return 0
+        if not count % 2:
+            count -= 1  # the places take turns: by an even step the one that counts now would be overwritten
+        bodies = bodies[:count]
+        sizes, checks = [len(body) + overhead for body in bodies], list(map(zlib.crc32, bodies))
+        end = self._at + sum(sizes)
+        note = Note(self._tail.inode, self._at, self._store.taken + 1, sizes, checks)
+        self._positions.prepare(self._tail.position(end - sizes[-1], end, checks[-1]))
+        self._host.take_run(bodies, note.pack())
         self._at = end
+        return count
 
     def _move(self, tail: Tail, at: int) -> None:
         """Note that the next message is looked for there."""
         self._positions.prepare(tail.position(at, at, 0))
-        self._host.take(VOID, _NOTE.pack(tail.inode, at, at, 0))
+        self._host.take(VOID, Note(tail.inode, at, self._store.taken + 1, (), ()).pack())
         self._at = at
 
     def _pass_over(self, item: TooLong) -> None:
@@ -276,8 +283,16 @@ class LogSource:
         except TruncatedError:
             self._truncated()
             return True
-        self._items.extend(items)
+        self._read_in(items)
         return True
+
+    def _read_in(self, items: Sequence[Item]) -> None:
+        """Keep what was read until it is taken, messages in lists."""
+        for kind, group in groupby(items, type):
+            if kind is bytes:
+                self._items.append([item for item in group if isinstance(item, bytes)])
+            else:
+                self._items.extend(item for item in group if isinstance(item, TooLong))
 
     def _truncated(self) -> None:
         cells = self._store.journal.cells
@@ -305,7 +320,7 @@ class LogSource:
             if held:
                 files.end_lease(self._tail.fd)
         if items is not None:
-            self._items.extend(items)
+            self._read_in(items)
         else:
             last = self._tail.end()
             self._items.extend((last, _Step.NEXT) if last else (_Step.NEXT,))
@@ -317,25 +332,30 @@ class LogSource:
             self._quiet_since = (size + 1, now)
         return now - self._quiet_since[1] >= _QUIET
 
-    def _load(self, note: bytes) -> Message | None:
-        """The message again, by the note that an earlier life made; VOID if it is no more."""
-        inode, start, end, check = _NOTE.unpack(note)
-        if start == end:
-            return VOID
+    def _load(self, record: bytes, seq: int) -> tuple[int, list[bytes]] | None:
+        """The messages again, by the note that an earlier life made; VOIDs if they are no more."""
+        note = Note.unpack(record)
+        if not note.sizes:
+            return VOID.type, [VOID.body]
         if self._watch is None:
             return None
-        body = None
+        bodies: list[bytes | None] = []
         try:
-            if self._find_again(inode):
-                body = body_at(self._reread, self._splitter(), start, end, check)
+            is_there = self._find_again(note.inode)
+            for start, end, check in note.extents(seq):
+                bodies.append(body_at(self._reread, self._splitter(), start, end, check) if is_there else None)
         except OSError as error:
             self._waiter.wait(blocked_by(error, self._shown))
             return None
-        if body is None:
-            what = f"the message at byte {start} was taken, and is gone before it was delivered"
-            self._warn(f"{self._shown}: {what} (its file was truncated, moved away or deleted)")
-            return VOID
-        return Message(0, body)
+        there = [body for body in takewhile(lambda body: body is not None, bodies) if body is not None]
+        if there:
+            return 0, there
+        gone = sum(1 for _ in takewhile(lambda body: body is None, bodies))
+        start, _, _ = note.extents(seq)[0]
+        which = "the message" if gone == 1 else f"{gone} messages"
+        what = f"{which} at byte {start} {'was' if gone == 1 else 'were'} taken, and gone before being delivered"
+        self._warn(f"{self._shown}: {what} (the file was truncated, moved away or deleted)")
+        return VOID.type, [VOID.body] * gone
 
     def _find_again(self, inode: int) -> bool:
         """Have the file that messages are read from again. Raises OSError."""

@@ -11,7 +11,9 @@ message of which nobody knows whether it was sent. What decides:
 * The journal's lock is inherited, so nobody looks at the evidence while one of them still lives.
 Threads could not do this: they share one process id.
 
-Agent and senders share a page of cells and a ring of messages; they wake each other by eventfds.
+Agent and senders share a page of cells and a ring of messages; they wake each other by eventfds. A wake-up may be
+missed (each writes one cell and then reads another's, and processors may exchange the two), so the agent looks again
+now and then while something is offered: nothing depends on a wake-up but the time it takes.
 """
 
 from __future__ import annotations
@@ -19,23 +21,27 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import struct
 
 from nsbridge.agents import entry, linux
-from nsbridge.agents.journalfile import seal
+from nsbridge.agents.journalfile import VALUE, seal
 from nsbridge.agents.sinkjournal import SinkJournal
+from nsbridge.agents.wire import Run
 
 _CELLS = 16
 _ENTRIES = 1024
 _INDEX_AT = 8 * _CELLS
 _RING_AT = _INDEX_AT + 8 * _ENTRIES
 _RING = 1 << 20
-_RECORD = struct.Struct("<QQq")  # sender, length, type; the body follows
-_TYPE_AT = 16
+_LENGTH_AT = 32  # bits of an index entry: where the msgbuf is, above them its length
+_AT = (1 << _LENGTH_AT) - 1
 _NO_QUEUE = (1 << 64) - 1
+_NEVER = (1 << 64) - 1
 _SPINS = 200  # looks before a sender sleeps: its turn mostly comes within microseconds
 
 OFFERED, QUEUE, FAILED, FULL, SLEEPING = 0, 1, 2, 3, 4  # SLEEPING is two cells, one a sender
+_TURN = 6  # 0 or 1: sender 0 has the even seqs, or the odd ones
+_HANDED_AT = 7  # the cell of the journal that holds what was noted last
+_TELL_AT = 8  # the seq at which the agent wants to be told
 
 
 class Outbox:
@@ -45,50 +51,52 @@ class Outbox:
         self._map = mmap.mmap(-1, _RING_AT + _RING)
         view = memoryview(self._map)
         self.cells = view[: 8 * _CELLS].cast("Q")
-        self._index = view[_INDEX_AT:_RING_AT].cast("Q")
-        self._address = linux.address_of(view)
-        self._at = 0  # where the next message goes, for the agent
+        self.index = view[_INDEX_AT:_RING_AT].cast("Q")
+        self.address = linux.address_of(view) + _RING_AT
+        self._head = 0  # bytes of the ring that were ever used
+        self._ends = [0] * _ENTRIES  # what it was after each message, by seq
         self.cells[QUEUE] = _NO_QUEUE
         flags = os.EFD_CLOEXEC | os.EFD_NONBLOCK
         self.to_agent = os.eventfd(0, flags)
         self.to_sender = (os.eventfd(0, os.EFD_CLOEXEC), os.eventfd(0, os.EFD_CLOEXEC))
 
-    def start_at(self, handed: int) -> None:
-        """Nothing is offered beyond `handed`."""
+    def begin(self, handed: int, handed_cell: int, sender: int) -> None:
+        """Nothing is offered beyond `handed`, which is noted in that cell; the next message is for that sender."""
+        self.cells[OFFERED] = 0  # or a sender that is awake would take one cell for the other's
+        self.cells[_HANDED_AT] = handed_cell
         self.cells[OFFERED] = handed
+        self._ends[handed % _ENTRIES] = self._head
+        self.give_turn(handed + 1, sender)
 
-    def offer(self, seq: int, handed: int, sender: int, mtype: int, body: bytes) -> bool:
-        """Give the next message, to be sent by that sender; False if there is no room until more is handed over."""
-        need = -(-(_RECORD.size + len(body)) // 8) * 8
-        first = self._index[(handed + 1) % _ENTRIES] if handed + 1 < seq else None
-        at, limit = self._at, _RING
-        if first is None:
-            at = 0
-        elif first >= at:
-            limit = first
-        elif at + need > _RING:
-            at, limit = 0, first
-        if at + need > limit - (first is not None) or seq - handed >= _ENTRIES:
-            return False
-        _RECORD.pack_into(self._map, _RING_AT + at, sender, len(body), mtype)
-        start = _RING_AT + at + _RECORD.size
-        self._map[start : start + len(body)] = body
-        self._index[seq % _ENTRIES] = at
-        self._at = at + need
+    def give_turn(self, seq: int, sender: int) -> None:
+        """From `seq` on the senders take turns beginning with `sender`; only while they rest."""
+        self.cells[_TURN] = (seq ^ sender) & 1
+
+    def place(self, run: Run, mtype: int, handed: int) -> int:
+        """Put the next messages into the ring, beyond what is offered; how many there was room for."""
+        head, tail, typed = self._head, self._ends[handed % _ENTRIES], mtype.to_bytes(8, "little", signed=True)
+        for seq, body in enumerate(run.bodies, run.first):
+            size = len(body) + 15 & -8
+            at = head % _RING
+            if at + size > _RING:
+                head, at = head + _RING - at, 0
+            if seq == handed + 1:
+                tail = head  # nothing else is in the ring
+            if head + size - tail > _RING or seq - handed >= _ENTRIES:
+                return seq - run.first
+            start = _RING_AT + at
+            self._map[start : start + 8 + len(body)] = typed + body
+            self.index[seq % _ENTRIES] = at | len(body) << _LENGTH_AT
+            self._head = self._ends[seq % _ENTRIES] = head = head + size
+        return len(run.bodies)
+
+    def publish(self, seq: int) -> None:
+        """All that was placed, up to `seq`, is to be sent."""
         self.cells[OFFERED] = seq
-        return True
 
-    def reassign(self, seq: int, sender: int) -> None:
-        """From `seq` on the senders take turns beginning with `sender`; only while they rest (FAILED)."""
-        for offered in range(seq, self.cells[OFFERED] + 1):
-            struct.pack_into("<Q", self._map, _RING_AT + self._index[offered % _ENTRIES], sender)
-            sender = 1 - sender
-
-    def record(self, seq: int) -> tuple[int, int, int]:
-        """(sender, length, address of the msgbuf) of an offered message."""
-        at = _RING_AT + self._index[seq % _ENTRIES]
-        sender, length, _ = _RECORD.unpack_from(self._map, at)
-        return sender, length, self._address + at + _TYPE_AT
+    def tell_at(self, seq: int) -> None:
+        """Make `to_agent` readable once this one is handed over."""
+        self.cells[_TELL_AT] = seq
 
     def wake(self, sender: int) -> None:
         """If it sleeps."""
@@ -100,54 +108,52 @@ def run(which: int, outbox: Outbox, journal: SinkJournal, agent_pid: int, fds: s
     """Be a sender, for ever: send what is offered when it is one's turn, and note it."""
     entry.die_with_the_supervisor(agent_pid)
     entry.close_all_but(fds)
-    noted = journal.cells
-    while True:
-        seq = _wait_for_turn(which, outbox, journal)
-        _, length, address = outbox.record(seq)
-        if not _send(outbox, length, address):
-            continue
-        noted[journal.handed_cell] = seal(seq << 1 | which)  # from here on it is handed over
-        outbox.wake(1 - which)
-        os.eventfd_write(outbox.to_agent, 1)
-
-
-def _wait_for_turn(which: int, outbox: Outbox, journal: SinkJournal) -> int:
-    cells = outbox.cells
+    cells, index, noted, base, other = outbox.cells, outbox.index, journal.cells, outbox.address, 1 - which
     spins = 0
     while True:
-        seq = journal.handed + 1
-        if cells[OFFERED] >= seq and not cells[FAILED] and outbox.record(seq)[0] == which:
-            return seq
-        spins += 1
-        if spins < _SPINS and cells[OFFERED] >= seq:
+        cell = cells[_HANDED_AT]
+        seq = ((noted[cell] & VALUE) >> 1) + 1
+        if cells[OFFERED] < seq or cells[FAILED]:
+            _sleep(which, outbox, noted)
+        elif (seq ^ cells[_TURN]) & 1 == which:
+            spins = 0
+            where = index[seq % _ENTRIES]
+            if _send(outbox, where >> _LENGTH_AT, base + (where & _AT)):
+                noted[cell] = seal(seq << 1 | which)  # from here on it is handed over
+                if seq >= cells[_TELL_AT]:
+                    cells[_TELL_AT] = _NEVER
+                    os.eventfd_write(outbox.to_agent, 1)
+        else:
+            spins += 1
+            if spins == 1:
+                outbox.wake(other)
+            elif spins == _SPINS:
+                _sleep(which, outbox, noted)
+                spins = 0
             os.sched_yield()
-            continue
-        cells[SLEEPING + which] = 1
-        seq = journal.handed + 1  # looked at again, now that a wake-up cannot be missed any more
-        if not (cells[OFFERED] >= seq and not cells[FAILED] and outbox.record(seq)[0] == which):
-            os.eventfd_read(outbox.to_sender[which])
-        cells[SLEEPING + which] = 0
-        spins = 0
+
+
+def _sleep(which: int, outbox: Outbox, noted: memoryview[int]) -> None:
+    """Until somebody wakes it, unless it is its turn just now: that would go unsaid."""
+    cells = outbox.cells
+    cells[SLEEPING + which] = 1
+    seq = ((noted[cells[_HANDED_AT]] & VALUE) >> 1) + 1
+    if cells[OFFERED] < seq or cells[FAILED] or (seq ^ cells[_TURN]) & 1 != which:
+        os.eventfd_read(outbox.to_sender[which])
+    cells[SLEEPING + which] = 0
 
 
 def _send(outbox: Outbox, length: int, address: int) -> bool:
     """Whether it was sent; if not, FAILED says why and the agent sees to it."""
     cells = outbox.cells
-    flags = linux.IPC_NOWAIT
-    while True:
-        try:
-            linux.msgsnd(cells[QUEUE], address, length, flags)
-        except OSError as error:
-            if error.errno == errno.EAGAIN:
-                cells[FULL] = 1
-                os.eventfd_write(outbox.to_agent, 1)
-                flags = 0
-            elif error.errno != errno.EINTR:
-                cells[FULL] = 0
-                cells[FAILED] = error.errno or errno.EIO
-                os.eventfd_write(outbox.to_agent, 1)
-                return False
-        else:
-            if not flags:  # before it is noted: from then on it is the other's turn to say so
-                cells[FULL] = 0
-            return True
+    number = linux.try_msgsnd(cells[QUEUE], address, length)
+    if number == errno.EAGAIN:
+        cells[FULL] = 1  # the agent sees it when it looks again
+        number = errno.EINTR
+        while number == errno.EINTR:
+            number = linux.wait_msgsnd(cells[QUEUE], address, length)
+        cells[FULL] = 0
+    if number:
+        cells[FAILED] = number
+        os.eventfd_write(outbox.to_agent, 1)
+    return not number

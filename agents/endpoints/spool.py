@@ -41,10 +41,11 @@ class _Identity(NamedTuple):
     size: int
 
 
+_GONE = VOID.type, (VOID.body,)
 _NOTE = struct.Struct("<QqQ")  # an _Identity; the name follows
 
 
-def described(note: bytes) -> tuple[int, str]:
+def described(note: bytes, _seq: int) -> tuple[int, str]:
     """A note for a person: the message's bytes, and which file it is."""
     return _Identity(*_NOTE.unpack_from(note)).size, f"file {shown(note[_NOTE.size :])}"
 
@@ -181,7 +182,7 @@ class SpoolSource:
                 self._taken.append(_Taken(seq, name, identity))
         self.confirmed(store.confirmed)
 
-    def _load(self, note: bytes) -> Message | None:
+    def _load(self, note: bytes, _seq: int) -> tuple[int, tuple[bytes]] | None:
         """The message again, by the note that an earlier life made."""
         if self._watch is None:
             return None
@@ -190,7 +191,7 @@ class SpoolSource:
             fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
         except (FileNotFoundError, NotAFileError):
             self._host.log("warning", f"{self._shown(name)} was taken, and is gone before it was delivered")
-            return VOID
+            return _GONE
         except OSError as error:
             self._waiter.wait(blocked_by(error, self._shown(name)))
             return None
@@ -198,10 +199,10 @@ class SpoolSource:
             body = files.read_up_to(fd, self._config.max_message)
             if body is None or _identity(os.fstat(fd)) != _NOTE.unpack_from(note):
                 self._host.log("warning", f"{self._shown(name)} was taken, and is another file before it was delivered")
-                return VOID
+                return _GONE
         finally:
             os.close(fd)
-        return Message(0, body)
+        return 0, (body,)
 
     def _scan(self) -> None:
         """Of what is there and not known the first by name, as many as may wait."""

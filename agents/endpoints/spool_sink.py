@@ -12,8 +12,8 @@ from nsbridge.agents import linux
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
-from nsbridge.agents.session import Arrived
 from nsbridge.agents.sinkjournal import PLACE, SinkJournal
+from nsbridge.agents.wire import Run
 from nsbridge.config.schema import SpoolEndpoint
 
 
@@ -50,23 +50,25 @@ class SpoolSink:
             self.start()
         self._host.sink_ready()
 
-    def put(self, arrived: Arrived) -> bool:
-        """Write the file under a hidden name and rename it."""
-        name = b"%016x-%020d.%d" % (arrived.epoch, arrived.seq, arrived.message.type)
-        try:
-            if self._watch is None:
-                self._open()
-            if arrived.epoch != self._journal.epoch or arrived.seq > self._journal.handed:
-                self._write(_hidden(arrived.epoch, arrived.seq), name, arrived)
-        except Blocked as reason:
-            self._close()
-            self._waiter.wait(reason)
-            return False
-        self._waiter.done()
-        self._host.handed(arrived)
-        return True
+    def put(self, run: Run) -> int:
+        """Write each as a file under a hidden name and rename it."""
+        for count in range(len(run.bodies)):
+            one = run.one(count)
+            try:
+                if self._watch is None:
+                    self._open()
+                if one.epoch != self._journal.epoch or one.first > self._journal.handed:
+                    self._write(one)
+            except Blocked as reason:
+                self._close()
+                self._waiter.wait(reason)
+                return count
+            self._waiter.done()
+            self._host.handed(one)
+        return len(run.bodies)
 
-    def _write(self, hidden: bytes, name: bytes, arrived: Arrived) -> None:
+    def _write(self, one: Run) -> None:
+        hidden, name = _hidden(one.epoch, one.first), b"%016x-%020d.%d" % (one.epoch, one.first, one.type)
         try:
             try:
                 fd = files.make_file(self._directory, hidden, self._config.mode)
@@ -74,10 +76,10 @@ class SpoolSink:
                 os.unlink(hidden, dir_fd=self._directory)
                 fd = files.make_file(self._directory, hidden, self._config.mode)
             try:
-                files.write_all(fd, arrived.message.body)
+                files.write_all(fd, one.bodies[0])
             finally:
                 os.close(fd)
-            self._journal.intent = arrived.seq
+            self._journal.intent = one.first
             linux.rename_noreplace(self._directory, hidden, name)
         except FileExistsError:
             os.unlink(hidden, dir_fd=self._directory)  # handed over before, by an agent that was killed just after

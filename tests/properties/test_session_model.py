@@ -2,7 +2,7 @@
 
 The link is what the supervisor keeps: two queues of packets with little room that outlive both sessions. What a side
 holds besides its stores (the packet that the socket refused, what waits for its sink, what its sink has in hand) is
-lost when it is killed. Each message has a type of its own, so that it is known again wherever it turns up.
+lost when it is killed. Some messages have the type of the one before, so that runs are of one and of several.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from nsbridge.agents.session import Arrived, Incoming, Outgoing, Session
-from nsbridge.agents.wire import DATA_OVERHEAD, MAX_PACKET, Message
+from nsbridge.agents.session import Incoming, Outgoing, Session
+from nsbridge.agents.wire import MAX_PACKET, RUN_MESSAGE_OVERHEAD, RUN_OVERHEAD, Message, Run
 from nsbridge.config.schema import Window
-from tests.memory_store import MemorySink, MemorySource
+from tests.memory_store import MemorySink, MemorySource, next_waiting
 
 WINDOW = Window(messages=4, bytes=150_000)
 LINK_ROOM = 3  # packets
-FITS = MAX_PACKET - DATA_OVERHEAD  # the longest body that goes in one packet
+FITS = MAX_PACKET - RUN_OVERHEAD - RUN_MESSAGE_OVERHEAD  # the longest body that goes in one packet
 SIZES = [0, 1, 50, FITS - 1, FITS, FITS + 1, MAX_PACKET, 2 * FITS, 2 * FITS + 1, 200_000]
 MANY = 5_000  # passes in which any link has come to rest
 
@@ -39,7 +39,7 @@ class Side:
         self.inbox, self.outbox = inbox, outbox
         self.source, self.sink = MemorySource(next(numbers)), MemorySink()
         self.taken: dict[tuple[int, int], Message] = {}  # by epoch and seq, of every life
-        self.handed: list[Arrived] = []  # of every life
+        self.handed: list[Run] = []  # of every life
         self.begin_life()
 
     def act(self, name: str) -> None:
@@ -51,7 +51,7 @@ class Side:
         self.outgoing, self.incoming = Outgoing(self.source, WINDOW), Incoming(self.sink, WINDOW)
         self.session = Session(next(self._numbers), self.outgoing, self.incoming)
         self.unsent = b""
-        self.in_hand: Arrived | None = None
+        self.in_hand: Run | None = None
         self.life_began_at = len(self.handed)
 
     def forget_source(self) -> None:
@@ -62,7 +62,7 @@ class Side:
 
     def take(self, size: int) -> None:
         number = next(self._numbers)
-        message = Message(number, (b"%d," % number * size)[:size])
+        message = Message(number // 4 + 1, (b"%d," % number * size)[:size])
         self.taken[self.source.epoch, self.source.append(message)] = message
 
     def send_one(self) -> bool:
@@ -82,7 +82,7 @@ class Side:
 
     def pick_up(self) -> bool:
         if self.in_hand is None and self.incoming.waiting:
-            self.in_hand = self.incoming.next()
+            self.in_hand = next_waiting(self.incoming)
         return self.in_hand is not None
 
     def hand_over(self) -> bool:
@@ -90,7 +90,7 @@ class Side:
             return False
         assert self.in_hand is not None
         self.handed.append(self.in_hand)
-        self.incoming.handed(self.in_hand)
+        self.incoming.handed(self.in_hand.epoch, self.in_hand.last)
         self.in_hand = None
         return True
 
@@ -172,7 +172,7 @@ class Pair(RuleBasedStateMachine):
             assert source.source.confirmed == source.source.taken, "taken and not confirmed, with nothing under way"
             assert source.outgoing.has_room()
             assert sink.incoming.idle()
-            delivered = {(arrived.epoch, arrived.seq) for arrived in sink.handed}
+            delivered = {(arrived.epoch, arrived.first) for arrived in sink.handed}
             owed = {(source.source.epoch, seq) for seq in range(1, source.source.taken + 1)}
             assert owed <= delivered, "taken and never handed over"
 
@@ -187,7 +187,7 @@ class Pair(RuleBasedStateMachine):
     def what_is_handed_over_is_what_was_taken(self) -> None:
         for source, sink in self.directions():
             for arrived in sink.handed[-2:]:
-                assert source.taken[arrived.epoch, arrived.seq] == arrived.message
+                assert source.taken[arrived.epoch, arrived.first] == Message(arrived.type, arrived.bodies[0])
 
     @invariant()
     def one_life_of_a_sink_sees_each_epoch_in_order_and_without_gaps(self) -> None:
@@ -195,18 +195,18 @@ class Pair(RuleBasedStateMachine):
             seen = sink.handed[sink.life_began_at :]
             for before, after in pairwise(seen):
                 assert before.epoch <= after.epoch
-                assert before.epoch < after.epoch or before.seq + 1 == after.seq
+                assert before.epoch < after.epoch or before.first + 1 == after.first
 
     @invariant()
     def nothing_is_confirmed_that_was_not_handed_over(self) -> None:
         for source, sink in self.directions():
-            delivered = {(arrived.epoch, arrived.seq) for arrived in sink.handed}
+            delivered = {(arrived.epoch, arrived.first) for arrived in sink.handed}
             assert all((source.source.epoch, seq) in delivered for seq in range(1, source.source.confirmed + 1))
 
     @invariant()
     def what_waits_keeps_to_the_window(self) -> None:
         for side in self.sides.values():
-            bodies = [len(arrived.message.body) for arrived in side.incoming.waiting]
+            bodies = [len(body) for run in side.incoming.waiting for body in run.bodies]
             assert len(bodies) <= WINDOW.messages + 1  # one may have been put back
             assert sum(bodies) < WINDOW.bytes + 2 * max(SIZES)
 
@@ -222,7 +222,7 @@ class JournalsSurvive(Pair):
     @invariant()
     def exactly_once_and_in_order(self) -> None:
         for source, sink in self.directions():
-            handed = [(arrived.epoch, arrived.seq) for arrived in sink.handed]
+            handed = [(arrived.epoch, arrived.first) for arrived in sink.handed]
             assert handed == list(source.taken)[: len(handed)]
 
 
@@ -253,8 +253,8 @@ class MemoryIsLost(Pair):
         for source, sink in self.directions():
             highest: dict[int, int] = {}
             for arrived in sink.handed:
-                assert arrived.seq <= highest.get(arrived.epoch, 0) + 1, "handed over before an earlier one"
-                highest[arrived.epoch] = max(arrived.seq, highest.get(arrived.epoch, 0))
+                assert arrived.first <= highest.get(arrived.epoch, 0) + 1, "handed over before an earlier one"
+                highest[arrived.epoch] = max(arrived.first, highest.get(arrived.epoch, 0))
             assert highest.keys() <= {epoch for epoch, _ in source.taken}
 
 

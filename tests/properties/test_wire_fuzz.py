@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from nsbridge.agents import control, wire
 from nsbridge.agents.session import Incoming, Outgoing, Session
-from nsbridge.agents.wire import Ack, Data, Frame, Hello, Message, WireError
+from nsbridge.agents.wire import Ack, Data, Frame, Hello, Message, Run, WireError
 from nsbridge.config.schema import Window
-from tests.memory_store import MemorySink, MemorySource
+from tests.memory_store import MemorySink, MemorySource, hand_over_one
 
 WINDOW = Window(messages=3, bytes=500)
 NONCE, EPOCH = 5, 7  # of the session that is attacked
@@ -31,6 +31,8 @@ def pack(frame: Frame) -> bytes:
         return wire.pack_hello(frame)
     if isinstance(frame, Ack):
         return wire.pack_ack(*frame)
+    if isinstance(frame, Run):
+        return b"".join(wire.pack_run(frame))
     header = bytearray(
         wire.pack_data_header(frame.epoch, frame.seq, Message(frame.type, b""), frame.offset, len(frame.piece))
     )
@@ -49,7 +51,11 @@ def pieces(draw: st.DrawFn) -> Data:
 
 
 hellos = st.builds(Hello, near, st.sampled_from([0, NONCE, 6]), near, seqs, st.sampled_from([0, EPOCH, 8]), seqs)
-frames: st.SearchStrategy[Frame] = st.one_of(hellos, pieces(), st.builds(Ack, st.sampled_from([EPOCH, 1]), seqs))
+bodies = st.lists(st.binary(max_size=200), min_size=1, max_size=4)
+firsts = seqs.filter(lambda seq: 0 < seq < wire.MAX_SEQ - 4)
+runs = st.builds(Run, near, firsts, types, bodies)
+acks = st.builds(Ack, st.sampled_from([EPOCH, 1]), seqs)
+frames: st.SearchStrategy[Frame] = st.one_of(hellos, pieces(), runs, acks)
 
 
 @st.composite
@@ -91,7 +97,7 @@ def held_bytes(session: Session) -> int:
     """What the session holds for its peer, after a look at its bounds."""
     incoming = session.incoming
     assert incoming is not None
-    bodies = [len(arrived.message.body) for arrived in incoming.waiting]
+    bodies = [len(body) for run in incoming.waiting for body in run.bodies]
     assert len(bodies) <= WINDOW.messages
     assert sum(bodies[:-1]) < WINDOW.bytes
     assert len(incoming._partial) < wire.MAX_MESSAGE
@@ -118,7 +124,7 @@ def drain(session: Session) -> None:
     incoming = session.incoming
     assert incoming is not None
     while incoming.waiting:
-        incoming.handed(incoming.next())
+        hand_over_one(incoming)
     for _ in range(10):
         packet = session.next_packet()
         assert len(packet) <= wire.MAX_PACKET

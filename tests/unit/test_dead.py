@@ -16,8 +16,7 @@ from nsbridge.agents.dead import DeadLetters
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.journal import SourceJournal, open_source
 from nsbridge.agents.retries import Retries
-from nsbridge.agents.session import Arrived
-from nsbridge.agents.wire import Message
+from nsbridge.agents.wire import Message, Run
 
 STEM = f"{0xABC:016x}-{7:020d}"
 
@@ -46,7 +45,7 @@ def inside(tmp_path: Path) -> dict[str, bytes]:
 
 def test_a_letter_is_its_bytes_and_a_note_of_why(tmp_path: Path, box: int) -> None:
     letters = DeadLetters(box)
-    assert letters.add(Arrived(0xABC, 7, Message(-3, b"\0body\xff")), "queue 0x4d2", "too long")
+    assert letters.add(Run(0xABC, 7, -3, (b"\0body\xff",)), "queue 0x4d2", "too long")
     found = inside(tmp_path)
     assert list(found) == [f"{STEM}.body", f"{STEM}.json"]
     assert found[f"{STEM}.body"] == b"\0body\xff"
@@ -59,7 +58,7 @@ def test_a_letter_is_its_bytes_and_a_note_of_why(tmp_path: Path, box: int) -> No
 def test_the_same_message_again_is_the_same_letter(tmp_path: Path, box: int) -> None:
     """An agent that was killed after it wrote a letter and before that was confirmed gets the message once more."""
     letters = DeadLetters(box)
-    arrived = Arrived(0xABC, 7, Message(1, b"body"))
+    arrived = Run(0xABC, 7, 1, (b"body",))
     assert letters.add(arrived, "here", "why")
     before = inside(tmp_path)
     assert not letters.add(arrived, "there", "another reason")
@@ -71,7 +70,7 @@ def test_what_a_killed_agent_had_begun_is_done_anew(tmp_path: Path, box: int, le
     """Without the note it is no letter yet; half a file of an earlier life is overwritten."""
     for name in left:
         (tmp_path / "box" / name).write_bytes(b"half of something that was longer")
-    assert DeadLetters(box).add(Arrived(0xABC, 7, Message(1, b"body")), "here", "why")
+    assert DeadLetters(box).add(Run(0xABC, 7, 1, (b"body",)), "here", "why")
     found = inside(tmp_path)
     assert list(found) == [f"{STEM}.body", f"{STEM}.json"]
     assert found[f"{STEM}.body"] == b"body"
@@ -84,12 +83,12 @@ def test_a_full_disk_is_told_and_leaves_no_letter(tmp_path: Path, box: int) -> N
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            DeadLetters(box).add(Arrived(0xABC, 7, Message(1, b"x" * 5000)), "here", "why")
+            DeadLetters(box).add(Run(0xABC, 7, 1, (b"x" * 5000,)), "here", "why")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
     assert f"{STEM}.json" not in inside(tmp_path)
-    assert DeadLetters(box).add(Arrived(0xABC, 7, Message(1, b"x" * 5000)), "here", "why")
+    assert DeadLetters(box).add(Run(0xABC, 7, 1, (b"x" * 5000,)), "here", "why")
 
 
 # Taken again

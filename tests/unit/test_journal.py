@@ -123,7 +123,7 @@ def test_another_window_keeps_the_notes_of_files_that_are_confirmed_and_not_remo
     """A kill can fall between the two; without its note the file would be taken, and delivered, again."""
     store = NoteStore(source(tmp_path / "a"))
     for number in range(4):
-        store.note(Message(0, b"body"), b"note %d" % number)
+        store.note(0, (b"body",), b"note %d" % number)
     store.confirm(3)
     store.journal.released = 1
     store.journal.close()

@@ -65,8 +65,8 @@ def _take_and_confirm(path: Path, said: memoryview[int], queue: int) -> int:
             else:
                 address = opened.land(length)
                 msgbuf[: 8 + length] = struct.pack("<q", seq) + message.body
-                linux.msgsnd(queue, linux.address_of(msgbuf), length)
-                opened.landed(linux.msgrcv(queue, address, length, 0))
+                assert not linux.try_msgsnd(queue, linux.address_of(msgbuf), length)
+                opened.landed(linux.wait_msgrcv(queue, address, length, 0))
         except FullError:
             opened.confirm(opened.confirmed + max(1, (opened.taken - opened.confirmed) // 2))
             continue
@@ -83,7 +83,7 @@ def test_a_message_lands_in_pages_that_are_there(tmp_path: Path) -> None:
             queue.send(bytes(8000), True, 1 + number)
             address = opened.land(8000)
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            linux.msgrcv(queue.id, address, 8000, 0)
+            linux.wait_msgrcv(queue.id, address, 8000, 0)
             faults += resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
             opened.landed(8000)
     finally:

@@ -18,6 +18,7 @@ import pytest
 
 from nsbridge.agents import journal, sinkjournal
 from nsbridge.agents.endpoints import spool
+from nsbridge.agents.endpoints.log_notes import Note
 from nsbridge.agents.journal import SourceJournal, open_source
 from nsbridge.agents.journalfile import PAGE
 from nsbridge.agents.sinkjournal import SinkJournal, open_sink
@@ -109,7 +110,7 @@ def test_a_spool_s_notes_show_the_file_and_its_size(
     """And a message that was kept whole among them, itself."""
     store = NoteStore(source)
     source.cells[journal.RECORDS] = journal.SPOOL_NOTES
-    store.note(Message(0, b"body"), struct.pack("<QqQ", 5, 6, 4) + "Grüße \n".encode() + b"\xff")
+    store.note(0, (b"body",), struct.pack("<QqQ", 5, 6, 4) + "Grüße \n".encode() + b"\xff")
     store.append(Message(0, b"kept"))
     shown = as_json(capsys, tmp_path / "a.out")
     assert shown["messages"] == [
@@ -117,7 +118,7 @@ def test_a_spool_s_notes_show_the_file_and_its_size(
         {"seq": 2, "type": 0, "bytes": 4, "shown": "kept"},
     ]
     assert "file Grüße \\n\\xff" in printed(capsys, str(tmp_path / "a.out"))[1]
-    assert spool.described(store.note_of(1))[0] == 4
+    assert spool.described(store.note_of(1), 1)[0] == 4
 
 
 def test_a_log_s_notes_show_where_the_message_is(
@@ -126,13 +127,14 @@ def test_a_log_s_notes_show_where_the_message_is(
     """Also a note of nothing but where to go on, and one that is no such note."""
     store = NoteStore(source)
     source.cells[journal.RECORDS] = journal.LOG_NOTES
-    store.note(Message(0, b"body"), struct.pack("<QQQI", 99, 100, 105, 1))
-    store.note(Message(-1, b""), struct.pack("<QQQI", 99, 105, 105, 0))
-    store.note(Message(0, b"body"), b"nonsense")
+    store.note(0, (b"body", b"longer"), Note(99, 100, 1, (5, 7), (1, 2)).pack())
+    store.note(-1, (b"",), Note(99, 112, 3, (), ()).pack())
+    store.note(0, (b"body",), b"nonsense")
     shown = as_json(capsys, tmp_path / "a.out")
     assert [(message["bytes"], message["shown"]) for message in shown["messages"]] == [
         (5, "bytes 100 to 105 of inode 99"),
-        (0, "from byte 105 of inode 99"),
+        (7, "bytes 105 to 112 of inode 99"),
+        (0, "from byte 112 of inode 99"),
         (8, "nonsense"),
     ]
 

@@ -155,7 +155,7 @@ def test_a_newline_in_a_line_is_a_dead_letter_in_its_turn(make: Make) -> None:
     life.start()
     life.finish()
     assert life.log.read_bytes() == lines(b"one", b"three")
-    assert [arrived.seq for arrived in life.host.dead_letters] == [2]
+    assert [arrived.first for arrived in life.host.dead_letters] == [2]
     assert any("newline" in text and str(life.log) in text for text in life.host.said)
 
 

@@ -7,13 +7,14 @@ from itertools import count
 import pytest
 
 from nsbridge.agents import wire
-from nsbridge.agents.session import Arrived, Incoming, Outgoing, Session
-from nsbridge.agents.wire import Ack, Data, Hello, Message, WireError
+from nsbridge.agents.session import Incoming, Outgoing, Session
+from nsbridge.agents.wire import Ack, Data, Hello, Message, Run, WireError
 from nsbridge.config.schema import Window
-from tests.memory_store import MemorySink, MemorySource, new_epoch
+from tests.memory_store import MemorySink, MemorySource, hand_over_one, new_epoch, next_waiting
 
 NONCES = count(1)
-FITS = wire.MAX_PACKET - wire.DATA_OVERHEAD
+PIECE = wire.MAX_PACKET - wire.DATA_OVERHEAD  # bytes of a piece, and what a packet takes whole:
+FITS = wire.MAX_PACKET - wire.RUN_OVERHEAD - wire.RUN_MESSAGE_OVERHEAD
 WIDE = Window()
 
 
@@ -39,11 +40,9 @@ class Sink:
         self.session = Session(next(NONCES), None, self.in_)
 
     def hand_over(self, limit: int = 1000) -> list[bytes]:
-        bodies = []
+        bodies: list[bytes] = []
         while self.in_.waiting and limit:
-            arrived = self.in_.next()
-            self.in_.handed(arrived)
-            bodies.append(arrived.message.body)
+            bodies += hand_over_one(self.in_).bodies
             limit -= 1
         return bodies
 
@@ -211,7 +210,7 @@ def test_a_message_larger_than_the_window_gets_through_alone() -> None:
 def test_a_source_that_sends_more_than_its_window_is_an_error(window: Window) -> None:
     source, sink = greeted(window)
     source.take(b"1", b"2", b"3", b"4")
-    with pytest.raises(WireError, match="more than the window: 3 messages, 3 bytes wait already"):
+    with pytest.raises(WireError, match="more than the window: 3 messages, 3 bytes, and then one more"):
         exchange(source.session, sink.session)
 
 
@@ -223,7 +222,7 @@ def test_what_a_dead_source_filled_the_window_with_is_not_held_against_its_succe
     successor = Source(epoch=200, window=window)  # its store was lost; the sink is still stuck
     successor.take(b"4", b"5", b"6")
     exchange(successor.session, sink.session)
-    assert len(sink.in_.waiting) == 3
+    assert sum(len(run.bodies) for run in sink.in_.waiting) == 3
     assert sink.hand_over(1) == [b"1"]
     exchange(successor.session, sink.session)
     assert sink.hand_over() == [b"2", b"3"]
@@ -241,7 +240,7 @@ def test_the_sink_is_not_idle_while_messages_of_a_dead_source_wait() -> None:
     assert not sink.in_.idle()
     exchange(Source(epoch=200).session, sink.session)
     assert not sink.in_.idle()
-    in_hand = sink.in_.next()
+    in_hand = next_waiting(sink.in_)
     assert not sink.in_.idle()
     sink.in_.put_back(in_hand)
     sink.hand_over()
@@ -252,7 +251,7 @@ def test_what_was_put_back_is_the_first_again() -> None:
     source, sink = greeted()
     source.take(b"1", b"2")
     exchange(source.session, sink.session)
-    sink.in_.put_back(sink.in_.next())
+    sink.in_.put_back(next_waiting(sink.in_))
     assert sink.hand_over() == [b"1", b"2"]
 
 
@@ -263,7 +262,7 @@ def test_what_was_only_accepted_is_not_confirmed() -> None:
     source, sink = greeted()
     source.take(b"1")
     exchange(source.session, sink.session)
-    sink.in_.next()
+    next_waiting(sink.in_)
     exchange(source.session, sink.session)
     assert source.store.confirmed == 0
 
@@ -315,7 +314,7 @@ def test_what_an_earlier_epoch_sent_is_not_noted_as_this_one_s() -> None:
     incoming.greeted(100, 0)
     incoming.accept(Data(100, 1, 1, 1, 0, b"x"))
     incoming.greeted(200, 7)
-    incoming.handed(incoming.next())
+    hand_over_one(incoming)
     assert (store.epoch, store.handed) == (200, 7)
     assert not incoming.ack_due
 
@@ -331,14 +330,21 @@ def test_small_messages_share_packets() -> None:
     assert all(len(packet) <= wire.MAX_PACKET for packet in packed)
 
 
+def seqs_of(frame: wire.Frame) -> list[int]:
+    """Of the messages that are in it, whole or in part."""
+    if isinstance(frame, Run):
+        return list(range(frame.first, frame.last + 1))
+    return [frame.seq] if isinstance(frame, Data) else []
+
+
 @pytest.mark.parametrize(
-    ("size", "pieces"), [(FITS - 1, 1), (FITS, 1), (FITS + 1, 2), (2 * FITS, 2), (2 * FITS + 1, 3)]
+    ("size", "pieces"), [(FITS - 1, 1), (FITS, 1), (FITS + 1, 2), (2 * PIECE, 2), (2 * PIECE + 1, 3)]
 )
 def test_a_message_is_cut_only_where_it_must_be(size: int, pieces: int) -> None:
     source, sink = greeted()
     source.take(b"first", bytes(size), b"last")
     packed = packets(source.session)
-    seqs = [frame.seq for packet in packed for frame in wire.parse(packet) if isinstance(frame, Data)]
+    seqs = [seq for packet in packed for frame in wire.parse(packet) for seq in seqs_of(frame)]
     assert seqs == [1, *[2] * pieces, 3]
     for packet in packed:
         sink.session.receive(packet)
@@ -347,14 +353,14 @@ def test_a_message_is_cut_only_where_it_must_be(size: int, pieces: int) -> None:
 
 def test_a_message_of_which_a_piece_is_missing_does_not_come_out() -> None:
     source, sink = greeted()
-    source.take(bytes(3 * FITS))
+    source.take(bytes(3 * PIECE))
     first, _, third = packets(source.session)
     for packet in (first, third):
         sink.session.receive(packet)
     assert not sink.in_.waiting
     source.out.rewind()
     exchange(source.session, sink.session)
-    assert [len(body) for body in sink.hand_over()] == [3 * FITS]
+    assert [len(body) for body in sink.hand_over()] == [3 * PIECE]
 
 
 def test_a_message_confirmed_in_the_middle_of_its_repeat_does_not_spoil_the_next() -> None:
@@ -392,4 +398,4 @@ def test_a_message_keeps_its_type() -> None:
     source, sink = greeted()
     source.store.append(Message((1 << 62) + 1, b""))
     exchange(source.session, sink.session)
-    assert sink.in_.next() == Arrived(100, 1, Message((1 << 62) + 1, b""))
+    assert next_waiting(sink.in_) == Run(100, 1, (1 << 62) + 1, (b"",))

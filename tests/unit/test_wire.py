@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nsbridge.agents import wire
-from nsbridge.agents.wire import Ack, Data, Frame, Hello, Message, WireError
+from nsbridge.agents.wire import Ack, Data, Frame, Hello, Message, Run, WireError
 
 HELLO = Hello(nonce=1, answers=2, out_epoch=3, out_confirmed=4, in_epoch=5, in_handed=6)
 
@@ -17,13 +17,20 @@ def data(body: bytes, offset: int = 0, total: int | None = None, seq: int = 1, m
     return bytes(frame) + body
 
 
+def run(*bodies: bytes, first: int = 1, mtype: int = 9, count: int | None = None) -> bytes:
+    """A RUN frame; `count` may lie."""
+    frame = bytearray(b"".join(wire.pack_run(Run(7, first, mtype, bodies))))
+    frame[4:8] = (len(bodies) if count is None else count).to_bytes(4, "little")
+    return bytes(frame)
+
+
 def parsed(packet: bytes) -> list[Frame]:
     return list(wire.parse(packet))
 
 
 def test_hello_keeps_its_bytes() -> None:
     packed = wire.pack_hello(HELLO)
-    assert packed[:2] == b"\x01\x01"
+    assert packed[:2] == b"\x01\x02"
     assert packed[8:] == b"".join(number.to_bytes(8, "little") for number in range(1, 7))
     assert parsed(packed) == [HELLO]
 
@@ -40,6 +47,14 @@ def test_data_keeps_its_bytes() -> None:
     numbers = [(3, 4), (7, 8), (8, 8), (9, 8), (6, 4), (2, 4)]
     assert packed == b"\x02\0\0\0" + b"".join(number.to_bytes(size, "little") for number, size in numbers)
     assert parsed(packed + b"cde") == [Data(7, 8, 9, 6, 2, b"cde")]
+
+
+def test_a_run_keeps_its_bytes() -> None:
+    packed = b"".join(wire.pack_run(Run(7, 8, 9, (b"a", b"", b"bcd"))))
+    numbers = [(4, 4), (3, 4), (7, 8), (8, 8), (9, 8), (1, 4), (0, 4), (3, 4)]
+    assert packed == b"".join(number.to_bytes(size, "little") for number, size in numbers) + b"abcd"
+    assert len(packed) == wire.RUN_OVERHEAD + 3 * wire.RUN_MESSAGE_OVERHEAD + 4
+    assert parsed(packed) == [Run(7, 8, 9, [b"a", b"", b"bcd"])]
 
 
 def test_frames_of_one_packet_come_in_order() -> None:
@@ -59,13 +74,13 @@ def test_a_packet_of_the_full_size_is_taken() -> None:
         (b"", "a packet of 0 bytes"),
         (bytes(wire.MAX_PACKET + 1), "a packet of 65537 bytes"),
         (b"\0", "unknown kind 0"),
-        (b"\x04" + bytes(60), "unknown kind 4"),
+        (b"\x05" + bytes(60), "unknown kind 5"),
         (wire.pack_hello(HELLO)[:-1], "kind 1 cut short"),
         (wire.pack_ack(1, 1)[:-1], "kind 3 cut short"),
         (data(b"")[:-1], "kind 2 cut short"),
         (data(b"abc")[:-1], "3 bytes at 0 of 3"),
         (wire.pack_ack(1, 1) + b"\x02", "kind 2 cut short"),
-        (b"\x01\x02" + wire.pack_hello(HELLO)[2:], "protocol version 2, this is version 1"),
+        (b"\x01\x01" + wire.pack_hello(HELLO)[2:], "protocol version 1, this is version 2"),
         (data(b"abc", offset=2, total=4), "3 bytes at 2 of 4"),
         (data(b"abc", total=wire.MAX_MESSAGE + 1), f"of {wire.MAX_MESSAGE + 1}"),
         (data(b"abc", mtype=-2), "type -2"),
@@ -74,6 +89,13 @@ def test_a_packet_of_the_full_size_is_taken() -> None:
         (wire.pack_ack(1, wire.MAX_SEQ + 1), f"message number {wire.MAX_SEQ + 1}"),
         (wire.pack_hello(HELLO._replace(out_confirmed=wire.MAX_SEQ + 1)), f"message number {wire.MAX_SEQ + 1}"),
         (wire.pack_hello(HELLO._replace(in_handed=(1 << 64) - 1)), f"message number {(1 << 64) - 1}"),
+        (run(b"abc")[:-1], "a run of 1 messages with 3 bytes, cut short"),
+        (run(b"abc", b"")[:36], "kind 4 cut short"),
+        (run()[:32], "a run of 0 messages from 1"),
+        (run(count=1 << 31), f"a run of {1 << 31} messages"),
+        (run(b"", first=0), "from 0"),
+        (run(b"", mtype=-2), "type -2"),
+        (run(b"", b"", first=wire.MAX_SEQ), f"message number {wire.MAX_SEQ + 1}"),
     ],
 )
 def test_what_is_no_frame_is_refused(packet: bytes, says: str) -> None:

@@ -1,0 +1,214 @@
+"""The `out` side of the `queue` endpoint: each message goes straight into the journal, where the kernel puts it.
+
+queue.py says what is to be known about SysV queues.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import signal
+import threading
+import time
+from itertools import count
+
+from nsbridge.agents import linux
+from nsbridge.agents.endpoints.base import Blocked, Host
+from nsbridge.agents.endpoints.queue import LONGEST, Queue, no_permission, open_queue, shown
+from nsbridge.agents.endpoints.threads import start_thread
+from nsbridge.agents.heartbeat import Debt
+from nsbridge.agents.journal import SourceJournal
+from nsbridge.config.schema import QueueEndpoint
+
+_FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other agent works meanwhile
+_INTERRUPT = signal.SIGUSR2  # to the thread that waits in msgrcv
+_INTERRUPT_EVERY = 0.02  # seconds
+_RETRY = 0.1  # seconds between looks for a queue that is missing
+
+
+class QueueSource:
+    """Takes messages of one type selection, each straight into the journal: the kernel writes it there.
+
+    msgrcv tells a message's length only in a register, which dies with the process. So the length is looked at first
+    (MSG_COPY) and noted with the landing place; then the message is received with exactly that size.
+    """
+
+    def __init__(self, host: Host, config: QueueEndpoint, key: int, journal: SourceJournal) -> None:
+        assert config.out is not None  # noqa: S101  (made only for a configured side)
+        self._host = host
+        self._config = config
+        self._key = key
+        self._type = config.out.type
+        self._journal = journal
+        self._peek = memoryview(mmap.mmap(-1, 8 + LONGEST))  # costs only as many pages as messages are long
+        self._peek_at = linux.address_of(self._peek)
+        self._peeked = self._peek[:8].cast("q")  # the type of the message that was looked at
+        self._expected = LONGEST  # bytes: the kernel prepares a copy of the size that is asked for, needed or not
+        self._room = threading.Event()  # clear: the window is full, or the agent is to stop
+        self._room.set()
+        self._thread = 0
+        self._waits = False  # in msgrcv, with a landing place in the journal
+        self._queue = 0  # its id, where the thread waits
+        self._rounds = 0  # how often the thread has come out of msgrcv
+        self._rounds_seen = 0
+        self._debt = Debt(host.loop.now)
+        self._interrupts = False
+
+    def start(self) -> None:
+        """Start the thread that waits in msgrcv, which nothing else can do for it."""
+        if self._journal.recovered:
+            self._host.log("info", "recovered a message that had just left the queue when the agent was killed")
+        signal.signal(_INTERRUPT, lambda _signum, _frame: None)
+        self._host.vouch(self._vouch)
+        start_thread("take", self._run)
+
+    def _vouch(self) -> float:
+        """The thread, which waits in msgrcv for as long as it likes, has to come out when there is a message for it."""
+        owes = self._waits and self._rounds == self._rounds_seen and self._host.has_room() and self._message_waits()
+        self._rounds_seen = self._rounds
+        return self._debt.since(owes=owes)
+
+    def _message_waits(self) -> bool:
+        try:
+            return self._look(self._queue) is not None
+        except Blocked:
+            return False
+
+    def room_again(self) -> None:
+        """Wake the thread."""
+        if not self._room.is_set():
+            self._room.set()
+
+    def confirmed(self, seq: int) -> None:
+        """Nothing is left of it here: taking removed it."""
+
+    def lend(self) -> bool:
+        """See Source: not while the kernel may put a message into the journal; the thread is called back from there."""
+        if self._waits and not self._interrupts:
+            self._interrupt()
+        return not self._waits
+
+    def _interrupt(self) -> None:
+        """End the wait, which nothing else can. It may be just about to begin, so that is done until it is heard."""
+        self._interrupts = self._waits
+        if self._waits:
+            signal.pthread_kill(self._thread, _INTERRUPT)
+            self._host.loop.call_later(_INTERRUPT_EVERY, self._interrupt)
+
+    def _run(self) -> None:
+        self._thread = threading.get_ident()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {_INTERRUPT})
+        while True:
+            queue = self._open()
+            with self._host.guarded():
+                self._host.blocked("out", "")
+            try:
+                self._take_from(queue.id)
+            except Blocked as reason:
+                self._pause(reason)
+
+    def _open(self) -> Queue:
+        while True:
+            try:
+                return open_queue(self._key, self._config)
+            except Blocked as reason:
+                self._pause(reason)
+
+    def _pause(self, reason: Blocked) -> None:
+        with self._host.guarded():
+            self._host.blocked("out", str(reason))
+        time.sleep(_RETRY)
+
+    def _take_from(self, queue: int) -> None:
+        """Take until the queue is gone. Raises Blocked."""
+        while True:
+            self._room.wait()
+            with self._host.guarded():
+                self._host.retry()
+                place = self._land(0)
+                self._queue = queue
+                self._waits = True
+            try:
+                # Waits for a message and leaves it there (E2BIG); an empty one fits, and lands in the journal.
+                length = self._landed(linux.wait_msgrcv(queue, place, 0, self._type))
+            except Blocked:
+                with self._host.guarded():
+                    self._waits = False
+                raise
+            with self._host.guarded():
+                self._waits = False
+                self._rounds += 1
+                if length == 0:
+                    self._host.landed(self._journal.landed())
+                self._take_all(queue)
+
+    def _take_all(self, queue: int) -> None:
+        """Take while there are messages and room. Confirmations wait for the lock meanwhile, so room only shrinks."""
+        host, journal, taken = self._host, self._journal, 0
+        messages, size = host.room()
+        try:
+            while messages > 0 and size > 0:
+                length = self._look(queue)
+                if length is None:
+                    return
+                place = self._land(length)
+                got = self._landed(linux.try_msgrcv(queue, place, length, self._type, linux.IPC_NOWAIT))
+                if got is None:
+                    continue  # another reader was faster: look again
+                host.landed(journal.landed(got))
+                messages, size, taken = messages - 1, size - got, taken + 1
+                if taken % _FLUSH_EVERY == 0:
+                    host.flush()
+            self._room.clear()
+        finally:
+            host.flush()
+
+    def _land(self, length: int) -> int:
+        try:
+            return self._journal.land(length)
+        except OSError as error:
+            raise Blocked(str(error.strerror)) from None
+
+    def _landed(self, length: int) -> int | None:
+        """What msgrcv has answered: the length of the message; None if there was none that fits. Raises Blocked."""
+        if length >= 0:
+            return length
+        if -length in (errno.E2BIG, errno.ENOMSG, errno.EINTR):
+            return None
+        raise self._gone(-length)
+
+    def _look(self, queue: int) -> int | None:
+        """The length of the message that msgrcv would choose now; None if there is none. Raises Blocked."""
+        best: tuple[int, int] | None = None
+        for index in count():
+            length = self._copy(queue, index)
+            if length == -errno.ENOMSG:
+                return best[1] if best else None
+            if length < 0:
+                raise self._gone(-length)
+            mtype = self._peeked[0]
+            if self._type >= 0 and self._type in (0, mtype):
+                return length
+            if self._type < 0 and mtype <= -self._type and (best is None or mtype < best[0]):
+                best = (mtype, length)
+                if mtype == 1:
+                    return length
+        return None
+
+    def _copy(self, queue: int, index: int) -> int:
+        """Look at one message: its length or minus errno. Messages are mostly as long as those before them."""
+        flags = linux.MSG_COPY | linux.IPC_NOWAIT
+        length = linux.try_msgrcv(queue, self._peek_at, self._expected, index, flags)
+        if length == -errno.E2BIG:
+            length = linux.try_msgrcv(queue, self._peek_at, LONGEST, index, flags)
+        if length >= 0:
+            self._expected = max(length, self._expected * 7 // 8)
+        return length
+
+    def _gone(self, number: int) -> Blocked:
+        if number == errno.EACCES:
+            return Blocked(no_permission(self._key))
+        if number in (errno.EIDRM, errno.EINVAL):
+            return Blocked(f"{shown(self._key)} was removed")
+        return Blocked(f"{shown(self._key)}: {os.strerror(number)}")
