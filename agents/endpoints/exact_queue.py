@@ -222,6 +222,7 @@ class ExactQueueSink:
             self._waiter.wait(reason)
             return
         self._waiter.done()
+        self._is_full = False  # that was another queue
         self._debt.clear()
         self._outbox.cells[FAILED] = 0
         for sender in (0, 1):
