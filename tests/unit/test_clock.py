@@ -15,6 +15,7 @@ ALLOWED = {
     "agents/journalfile.py move_aside": "a file's name, which a person reads",
     "agents/dead.py add": "shown to a person",
     "supervisor/managed.py container_ended": "shown to a person",
+    "supervisor/events.py __init__": "when something happened, shown to a person",
     "supervisor/journalview.py _time": "an epoch, shown to a person",
 }
 

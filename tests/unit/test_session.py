@@ -13,8 +13,7 @@ from nsbridge.config.schema import Window
 from tests.memory_store import MemorySink, MemorySource, hand_over_one, new_epoch, next_waiting
 
 NONCES = count(1)
-PIECE = wire.MAX_PACKET - wire.DATA_OVERHEAD  # bytes of a piece, and what a packet takes whole:
-FITS = wire.MAX_PACKET - wire.RUN_OVERHEAD - wire.RUN_MESSAGE_OVERHEAD
+PIECE, FITS = wire.MAX_PACKET - wire.DATA_OVERHEAD, wire.MAX_PACKET - wire.RUN_OVERHEAD - wire.RUN_MESSAGE_OVERHEAD
 WIDE = Window()
 
 
