@@ -17,7 +17,7 @@ from nsbridge.supervisor.managed import Managed
 
 MIN_AGE = 0.25  # seconds
 OWN_MIN_AGE = 1.0  # seconds
-OWN_AT_ONCE = 64  # of 400 agents all have been measured after seven calls
+OWN_AT_ONCE = 16  # about 14 ms (measured with 400 agents on a busy machine); of 400 all are known after 26 calls
 
 _NEVER = float("-inf")
 

@@ -69,8 +69,9 @@ _TOP = Command(
     "Shows every agent's message and byte rates, what waits to enter its container, its CPU and its own memory (what "
     "would be free if it ended), refreshed until q is pressed. Keys: n, r, b, p, c, m, s sort by name, rate, bytes, "
     "pending, CPU, memory, state, and the same again turns the order round; arrows, Page Up, Page Down and Home "
-    "scroll; the space bar refreshes at once. Without a terminal, with --once or --json it prints one table, of what "
-    "happens in one interval, and ends.",
+    "scroll; the space bar refreshes at once. The memory of some agents is measured at each look: of many, it is known "
+    "after a while. Without a terminal, with --once or --json it prints one table, of what happens in one interval, "
+    "and ends.",
     options=(
         Option("--once", "print one table and end"),
         Option("-d --interval", "seconds between two looks (default: 1)", Value("S", values.seconds), 1.0),

@@ -23,10 +23,13 @@ _nsbridge_asked() { # what the running daemon knows: $2... are names, letters
 }
 """
 _TAIL = r"""
-if [[ $funcstack[1] == _nsbridge ]]; then # loaded by its file's name
-  _$service "$@"
+_nsbridge() { # also the file's name: zsh takes this for what it has loaded
+  __$service "$@"
+}
+if [[ $funcstack[1] == _nsbridge ]]; then
+  _nsbridge "$@"
 elif (( $+functions[compdef] )); then
-  {compdefs}
+  compdef _nsbridge {names}
 fi
 """
 
@@ -34,9 +37,8 @@ fi
 def script(programs: Sequence[Program]) -> str:
     """All of it, for these programs."""
     functions = [_function(path) for program in programs for path in program.command.walk()]
-    compdefs = "\n  ".join(f"compdef _{program.name} {program.name}" for program in programs)
     names = " ".join(program.name for program in programs)
-    return "".join([_HEAD.replace("{names}", names), *functions, _TAIL.replace("{compdefs}", compdefs)])
+    return "".join([_HEAD.replace("{names}", names), *functions, _TAIL.replace("{names}", names)])
 
 
 def _function(path: tuple[Command, ...]) -> str:
@@ -68,7 +70,7 @@ def _below(path: tuple[Command, ...]) -> Iterator[str]:
 
 
 def _name(path: tuple[Command, ...]) -> str:
-    return "_" + "_".join(command.name for command in path)
+    return "__" + "_".join(command.name for command in path)
 
 
 def _option(option: Option) -> str:

@@ -10,32 +10,42 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.supervisor.commands import completion
+from nsbridge.supervisor.commands import completion, share
 from tests.control_fake import DEADLINE, LETTER, FakeApi, Served, agent, ctl, daemon, status_document
 from tests.system.terminal import Terminal
 
 BIN = Path(sys.executable).parent
-# What starts each shell without anybody's settings, and what a person types there once.
+# What starts each shell without anybody's settings.
 SHELLS = {
-    "bash": (["bash", "--noprofile", "--norc", "-i"], 'PS1="READY> "; eval "$(nsbridgectl completion bash)"'),
-    "zsh": (
-        ["zsh", "-f", "-i"],
-        'PROMPT="READY> "; autoload -U compinit; compinit -u -D; eval "$(nsbridgectl completion zsh)"',
-    ),
-    "fish": (
-        ["fish", "--no-config"],
-        "function fish_prompt; echo 'READY> '; end; nsbridgectl completion fish | source",
-    ),
+    "bash": ["bash", "--noprofile", "--norc", "-i"],
+    "zsh": ["zsh", "-f", "-i"],
+    "fish": ["fish", "--no-config"],
+}
+# What a person types there once, to have the script that nsbridgectl prints.
+PRINTED = {
+    "bash": 'PS1="READY> "; eval "$(nsbridgectl completion bash)"',
+    "zsh": 'PROMPT="READY> "; autoload -U compinit; compinit -u -D; eval "$(nsbridgectl completion zsh)"',
+    "fish": "function fish_prompt; echo 'READY> '; end; nsbridgectl completion fish | source",
+}
+# The same, to have what stands below SHARE: each shell loads it when it is needed, bash by its package bash-completion.
+INSTALLED = {
+    "bash": 'PS1="READY> "; for name in SHARE/bash-completion/completions/*; do . "$name"; done',
+    "zsh": 'PROMPT="READY> "; fpath=(SHARE/zsh/site-functions $fpath); autoload -U compinit; compinit -u -D',
+    "fish": "function fish_prompt; echo 'READY> '; end; set -p fish_complete_path SHARE/fish/vendor_completions.d",
 }
 
 
 class Shell:
     """A shell with our completion."""
 
-    def __init__(self, name: str, control: str, home: Path) -> None:
-        command, setting = SHELLS[name]
-        environment = {"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "NSBRIDGE_CONTROL": control}
-        self.terminal = Terminal(command, (200, 24), **environment, TERM="dumb", XDG_CONFIG_HOME=str(home))
+    def __init__(self, name: str, home: Path, settings: dict[str, str] = PRINTED) -> None:
+        setting = settings[name].replace("SHARE", str(home))
+        environment = {
+            "PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(home),
+            "NSBRIDGE_CONTROL": "/nonexistent",
+        }
+        self.terminal = Terminal(SHELLS[name], (200, 24), **environment, TERM="dumb", XDG_CONFIG_HOME=str(home))
         self.terminal.type(f"{setting}; echo SET''TLED\n".encode())
         self.terminal.see("SETTLED")
         self.terminal.see("READY>")
@@ -57,7 +67,7 @@ class Shell:
 @pytest.mark.parametrize("name", SHELLS)
 def test_tab_completes_commands_options_values_and_what_the_daemon_knows(name: str, tmp_path: Path) -> None:
     (tmp_path / "only.toml").write_text("")
-    with daemon() as path, Shell(name, "/nonexistent", tmp_path) as shell:
+    with daemon() as path, Shell(name, tmp_path) as shell:
         completed = {
             "nsbridgectl resta": "nsbridgectl restart",
             "nsbridgectl restart --wa": "nsbridgectl restart --wait",
@@ -77,8 +87,21 @@ def test_tab_completes_commands_options_values_and_what_the_daemon_knows(name: s
 
 
 @pytest.mark.parametrize("name", SHELLS)
+def test_what_is_installed_completes_as_well(name: str, tmp_path: Path) -> None:
+    share.write(tmp_path, "0.1.0")
+    with daemon() as path, Shell(name, tmp_path, INSTALLED) as shell:
+        completed = {
+            "nsbridgectl resta": "nsbridgectl restart",
+            f"nsbridgectl -s {path} inspect orders:w": f"nsbridgectl -s {path} inspect orders:web",
+            "nsbridge demo --runtime unsh": "nsbridge demo --runtime unshare",
+            "nsbridged --che": "nsbridged --check",
+        }
+        assert {line: shell.press_tab(line) for line in completed} == completed
+
+
+@pytest.mark.parametrize("name", SHELLS)
 def test_tab_without_a_daemon_changes_nothing_and_says_nothing(name: str, tmp_path: Path) -> None:
-    with Shell(name, "/nonexistent", tmp_path) as shell:
+    with Shell(name, tmp_path) as shell:
         seen = len(shell.terminal.shown)
         assert shell.press_tab("nsbridgectl stop ord") == "nsbridgectl stop ord"
         assert "nsbridged" not in shell.terminal.shown[seen:]

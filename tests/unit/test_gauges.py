@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import pytest
 
-from nsbridge.supervisor import gauges
 from nsbridge.supervisor.gauges import MIN_AGE, OWN_AT_ONCE, OWN_MIN_AGE, Gauges
 from nsbridge.supervisor.health import Meter
 from nsbridge.supervisor.managed import Managed
@@ -87,10 +86,11 @@ def test_asking_again_at_once_costs_nothing(clock: Clock) -> None:
 
 def test_the_dear_part_is_measured_for_a_few_at_a_time_until_all_are_known(clock: Clock) -> None:
     measured, agents = Gauges(clock, CountingMeter), [Agent(f"a:{number}", number) for number in range(1, 400)]
-    for call in range(1, 7):
+    for call in range(1, 26):
         _of(measured, agents)
         assert CountingMeter.owns == call * OWN_AT_ONCE
         clock.time += 0.01
+    assert CountingMeter.usages <= 2 * 400  # all that took 0.25 s
     known = _of(measured, agents)["processes"]
     assert all(process["own"] == 100 for process in known.values())
     assert CountingMeter.owns == 400
@@ -125,7 +125,3 @@ def test_a_real_process_is_measured_and_one_that_is_gone_counts_nothing() -> Non
     assert resident > Meter((os.getpid(),)).own() > 1 << 20
     assert Meter((1 << 30,)).usage() == (0.0, 0)
     assert Meter((1 << 30,)).own() == 0
-
-
-def test_all_bounds_are_what_the_module_promises() -> None:
-    assert gauges.OWN_AT_ONCE * 7 >= 401

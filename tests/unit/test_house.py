@@ -21,6 +21,7 @@ from nsbridge.supervisor.commands import share
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("config", "agents", "supervisor")  # each may import itself and those before it
+BUILT_AT = "1764000000"  # a day of its own for manual pages, whenever the test runs
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 40  # without the docstring
 MAX_PARAMETERS = 6  # without self
@@ -71,6 +72,7 @@ def _run(*command: str | Path, cwd: Path = ROOT) -> str:
     env = os.environ | {
         "PYRIGHT_PYTHON_GLOBAL_NODE": "0",  # the node that pip installed, whatever the machine has
         "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",  # of a newer release, which it would look for in the network
+        "SOURCE_DATE_EPOCH": BUILT_AT,
     }
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
@@ -249,8 +251,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     assert {name.split("/", 1)[1] for name in info} >= {"METADATA", "RECORD", "entry_points.txt", "licenses/LICENSE"}
 
 
-def test_the_wheel_holds_manual_pages_and_completion_where_they_are_looked_for(built: Path) -> None:
+def test_the_wheel_holds_manual_pages_and_completion_where_they_are_looked_for(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """pip puts what is below *.data/data into its prefix: /usr/local/share/man and so on."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", BUILT_AT)
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         data = {name.split("/", 2)[2]: archive.read(name).decode() for name in _data(set(archive.namelist()))}
