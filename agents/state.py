@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsbridge.agents import journal, linux, sinkjournal
+from nsbridge.agents import belonging, journal, linux, sinkjournal
 from nsbridge.agents.journal import SourceJournal
 from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, FileEndpoint, QueueEndpoint, Window
@@ -49,16 +49,21 @@ class State:
 
 
 def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Callable[[str], None]) -> State:
-    """Open them, making what is missing; waits until no earlier agent holds them. Raises OSError."""
+    """Open them, making what is missing; waits until no earlier agent holds them.
+
+    Raises OSError; entry.Refused if what is pending was taken by another endpoint.
+    """
     route, _, name = agent.name.partition(":")
     journals = Path(state_dir, "journal", route)
     journals.mkdir(mode=0o700, parents=True, exist_ok=True)
     source, sink, retry = None, None, -1
     if agent.endpoint.out:
         source = journal.open_source(str(journals / f"{name}.out"), window.messages + 3, _ring(agent, window), report)
+        belonging.claim_source(source, agent.endpoint)
         retry = _open_directory(Path(state_dir, "dead", route, ".retry", name))
     if agent.endpoint.in_:
         sink = sinkjournal.open_sink(str(journals / f"{name}.in"), report)
+        belonging.claim_sink(sink, agent.endpoint)
     return State(source, sink, _open_directory(Path(state_dir, "dead", route, name)), retry)
 
 

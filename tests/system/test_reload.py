@@ -51,6 +51,7 @@ def test_only_what_is_another_is_touched(tmp_path: Path, runc_container: Factory
             assert [message.body for message in receiver.messages()] == [b"to the new one"]
 
 
+@pytest.mark.timeout(300)
 def test_50_reloads_under_load_lose_and_repeat_nothing_and_leave_the_neighbour_alone(
     tmp_path: Path, unshare_container: Factory
 ) -> None:
@@ -293,6 +294,26 @@ def test_an_endpoint_that_moves_takes_and_gives_at_its_new_place(
         else:
             put_into_spool(web.rootfs / ("srv/moved" if "spool" in what else "srv/r-out"), [b"after"])
         _expect(legacy, 0x61 if "queue" in what else 0x51, b"after")
+
+
+@pytest.mark.parametrize("what", ["the spool", "from a spool to a file"])
+def test_a_source_that_moves_while_its_messages_wait_says_so_and_loses_none(
+    tmp_path: Path, unshare_container: Factory, what: str
+) -> None:
+    """The queue across is full, so they are pending as notes, which only the old place explains."""
+    web, legacy = unshare_container(), unshare_container()
+    before = route("r", web, legacy, 0x51)
+    bodies = [b"%03d" % number + bytes(4000) for number in range(50)]
+    with Reloadable(tmp_path, before) as daemon:
+        daemon.wait_for("RUNNING")
+        put_into_spool(web.rootfs / "srv/r-out", bodies)
+        wait_until(lambda: "queue full" in daemon.agents()["r:queue"]["detail"], "its queue is full")
+        daemon.reload(before.replace(*MOVES[what]), wait=False)
+        daemon.wait_for("FATAL", "r:files")
+        assert "another kind or place are not delivered yet" in daemon.agents()["r:files"]["detail"]
+        daemon.reload(before)
+        with Receiver(legacy, 0x51, len(bodies)) as receiver:
+            assert [message.body for message in receiver.messages()] == bodies
 
 
 def _expect(container: EngineContainer, key: int, body: bytes) -> None:
