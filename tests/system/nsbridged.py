@@ -107,9 +107,13 @@ class Nsbridged:
         except AssertionError as error:
             raise AssertionError(f"{error}; {self.agents()}; log:\n{self.said()}") from None
 
+    def processes(self) -> list[int]:
+        """Those that the supervisor has, and theirs."""
+        return [child.pid for child in psutil.Process(self.pid).children(recursive=True)]
+
     def kill(self) -> list[int]:
         """SIGKILL to the supervisor alone; returns the pids of the processes it had."""
-        children = [child.pid for child in psutil.Process(self.pid).children(recursive=True)]
+        children = self.processes()
         os.kill(self.pid, signal.SIGKILL)
         assert self.process is not None
         self.process.wait(LIMIT)

@@ -57,9 +57,15 @@ class Victim(NamedTuple):
 
 
 class Storm:
-    """One daemon with one route `r` of agents `r:a` and `r:b`, and the four programs."""
+    """One daemon, as `run_daemon` makes it, with one route `r` of agents `r:a` and `r:b`, and the four programs."""
 
-    def __init__(self, plan: Plan, directory: Path, containers: Sequence[EngineContainer]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        directory: Path,
+        containers: Sequence[EngineContainer],
+        run_daemon: Callable[[Path, str], Nsbridged] = Nsbridged,
+    ) -> None:
         self.plan = plan
         self._directory = directory
         self._containers = containers
@@ -72,7 +78,7 @@ class Storm:
             f'[route.r.agent.{name}]\ncontainer = "{container.spec}"\n{KINDS[kind].toml}\n'
             for name, kind, container in zip("ab", plan.pair, containers, strict=True)
         )
-        self.daemon = Nsbridged(directory, f'[route.r]\ndelivery = "{plan.delivery}"\n{agents}')
+        self.daemon = run_daemon(directory, f'[route.r]\ndelivery = "{plan.delivery}"\n{agents}')
         self.programs: dict[str, subprocess.Popen[bytes]] = {}  # produce-0, consume-0, produce-1, consume-1
         self._sent: list[Counters] = []
         self._received: list[Counters] = []  # by the agent that the message came from

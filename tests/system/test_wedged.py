@@ -15,6 +15,7 @@ import pytest
 
 from tests.system.conftest import Factory
 from tests.system.faults import TO_LEGACY, TO_WEB, bodies, configured, says
+from tests.system.hanging_fs import BODY, HangingFs
 from tests.system.nsbridged import Nsbridged
 from tests.system.room import wait_dead, wait_until
 from tests.system.test_relay import route
@@ -198,3 +199,35 @@ def test_an_agent_that_is_stopped_while_it_starts_is_replaced(tmp_path: Path, pa
         new = daemon.agents()["r:files"]
         os.kill(new["pid"], signal.SIGSTOP)  # it may have become ready by now: then it is as any other
         is_replaced(daemon, "r:files", new, time.monotonic())
+
+
+@pytest.mark.parametrize("how", ["deaf", "mute"])
+def test_an_agent_that_waits_for_a_hanging_file_system_is_killed_and_the_rest_goes_on(
+    tmp_path: Path, runc_container: Factory, unshare_container: Factory, how: str
+) -> None:
+    """A spool in user space (FUSE). Where the kernel does not let it die, status says so, and it is replaced as soon as
+    it does; meanwhile the other agent of the route and the other route serve. What was in the spool comes, once."""
+    web, legacy, other = runc_container(), unshare_container(), unshare_container()
+    (web.rootfs / "srv/out").mkdir()
+    routes = route(web.spec, legacy.spec) + route(other.spec, other.spec).replace("route.r", "route.s")
+    with HangingFs(web.pid, "/srv/out", how) as hanging, Nsbridged(tmp_path, routes, HEALTH) as daemon:
+        daemon.wait_for("RUNNING")
+        before = daemon.agents()
+        hanging.hang("message")
+        since = time.monotonic()
+        if how == "deaf":
+            wait_dead(before["r:files"]["pid"], 2 * DEADLINE)
+            assert time.monotonic() - since <= DEADLINE + 0.5, "it read the name first, which was a sign of life"
+        else:
+            wait_until(lambda: "stuck in the kernel" in daemon.agents()["r:files"]["detail"], "status says so")
+            assert daemon.agents()["r:files"]["phase"] == "wedged"
+        put_into_spool(other.rootfs / "srv/out", [b"x"])
+        wait_until(lambda: daemon.flow("s:files")["delivered"] == 1, "the other route goes on")
+        assert daemon.agents()["r:queue"]["pid"] == before["r:queue"]["pid"]
+        hanging.let_go()
+        with Receiver(legacy, TO_LEGACY, 1) as receiver:
+            assert [message.body for message in receiver.messages()] == [BODY]
+        daemon.wait_for("RUNNING")
+        assert daemon.agents()["r:queue"]["pid"] == before["r:queue"]["pid"]
+        assert daemon.flow("r:files")["delivered"] == 1
+        assert "wedged: no heartbeat" in daemon.said()
