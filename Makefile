@@ -26,6 +26,9 @@ bench-check:     ## has anything become slower than benchmarks/recorded.json say
 man:             ## man pages and shell completion, into build/share
 	$(CMD) python -m nsbridge.supervisor.commands.share build/share
 
+health:          ## 50 SIGSTOPs, 50 kills of the supervisor, 10 minutes of full load without a false alarm (as root)
+	$(CMD) python -m tests.system.health_storm --stops 50 --supervisor-kills 50 --calm 600
+
 style:           ## format, and mend what ruff can mend
 	$(CMD) ruff format .
 	$(CMD) ruff check --fix .

@@ -22,6 +22,7 @@ from nsbridge.supervisor.route import Route
 from nsbridge.supervisor.services import Services
 from nsbridge.supervisor.status import route_status
 
+_VERSION = version("nsbridge")  # read once: for want of a descriptor it may not be readable later
 _STREAMED = 20  # the last that `tail` and `events` begin with, if they are not told how many
 
 T = TypeVar("T", bound=Named)
@@ -39,7 +40,7 @@ class Api:
         self._started = time.monotonic()
         self._gauges = Gauges()
         self._methods: dict[str, Method] = {
-            "version": lambda _params, answer: answer.result({"version": version("nsbridge")}),
+            "version": lambda _params, answer: answer.result({"version": _VERSION}),
             "status": self._status,
             **orders.methods,
             "reload": self._reload,
@@ -65,7 +66,7 @@ class Api:
             "schema": 1,
             "daemon": {
                 "pid": os.getpid(),
-                "version": version("nsbridge"),
+                "version": _VERSION,
                 "uptime_s": round(time.monotonic() - self._started, 3),
                 "config": self._reloader.config.source,
             },

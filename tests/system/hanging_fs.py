@@ -74,7 +74,7 @@ class Server:
         while opcode == RENAME and self._how == "deaf" and self._hangs:
             signal.sigtimedwait((), 0.05)  # SIGUSR1 has its handler
 
-    def _do(self, opcode: int, node: int, body: bytes) -> bytes:
+    def _do(self, opcode: int, node: int, body: bytes) -> bytes:  # noqa: C901, PLR0911  (a case a request)
         match opcode:
             case 26:  # INIT: version 7.31, no flags
                 readahead = struct.unpack_from("<8xI", body)[0]

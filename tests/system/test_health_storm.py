@@ -18,7 +18,7 @@ DEADLINE = 1.5  # seconds
 def test_every_stopped_process_is_noticed_and_replaced_within_the_deadline() -> None:
     """Agents and senders, while messages flow both ways: none is lost, repeated or moved."""
     timed = Timed(DEADLINE, SEED)
-    outcome = timed.run(timed.stop_agents(4))
+    outcome = timed.run(timed.stop_agents(3))
     print(summary("dead after SIGSTOP", timed.noticed), "\n", summary("messages again", timed.mended))
     assert outcome.problems() == []
     assert max(timed.noticed) <= DEADLINE
@@ -28,7 +28,7 @@ def under_runit(directory: Path, routes: str, more: str) -> UnderRunner:
     return UnderRunner(directory, routes, more, runit=True)
 
 
-@pytest.mark.parametrize(("run_daemon", "kills"), [(UnderRunner, 6), (under_runit, 2)], ids=["sh", "runit"])
+@pytest.mark.parametrize(("run_daemon", "kills"), [(UnderRunner, 4), (under_runit, 2)], ids=["sh", "runit"])
 def test_a_supervisor_that_is_killed_leaves_no_orphan_no_double_and_no_loss(
     run_daemon: Callable[[Path, str, str], Nsbridged], kills: int
 ) -> None:
@@ -42,6 +42,6 @@ def test_a_supervisor_that_is_killed_leaves_no_orphan_no_double_and_no_loss(
 def test_no_agent_is_taken_for_wedged_at_full_load_on_busy_cores() -> None:
     """For a few seconds, with a deadline that is as much shorter."""
     timed = Timed(3.0, SEED)
-    outcome = timed.run(timed.keep_calm(6.0))
+    outcome = timed.run(timed.keep_calm(5.0))
     print(f"longest silence {max(timed.silent):.2f} s")
     assert outcome.problems() == []
