@@ -6,16 +6,15 @@ queue.py says what is to be known about SysV queues.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import signal
 import threading
 import time
-from itertools import count
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked, Host
-from nsbridge.agents.endpoints.queue import LONGEST, Queue, no_permission, open_queue, shown
+from nsbridge.agents.endpoints.queue import Queue, no_permission, open_queue, shown
+from nsbridge.agents.endpoints.queue_look import CROWDED_RETRY, CrowdedError, Look
 from nsbridge.agents.endpoints.threads import start_thread
 from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.journal import SourceJournal
@@ -41,10 +40,7 @@ class QueueSource:
         self._key = key
         self._type = config.out.type
         self._journal = journal
-        self._peek = memoryview(mmap.mmap(-1, 8 + LONGEST))  # costs only as many pages as messages are long
-        self._peek_at = linux.address_of(self._peek)
-        self._peeked = self._peek[:8].cast("q")  # the type of the message that was looked at
-        self._expected = LONGEST  # bytes: the kernel prepares a copy of the size that is asked for, needed or not
+        self._look = Look(self._type)
         self._room = threading.Event()  # clear: the window is full, or the agent is to stop
         self._room.set()
         self._thread = 0
@@ -71,7 +67,7 @@ class QueueSource:
 
     def _message_waits(self) -> bool:
         try:
-            return self._look(self._queue) is not None
+            return self._first(self._queue) is not None
         except Blocked:
             return False
 
@@ -105,6 +101,8 @@ class QueueSource:
                 self._host.blocked("out", "")
             try:
                 self._take_from(queue.id)
+            except CrowdedError as reason:
+                self._pause(reason, CROWDED_RETRY)
             except Blocked as reason:
                 self._pause(reason)
 
@@ -115,10 +113,10 @@ class QueueSource:
             except Blocked as reason:
                 self._pause(reason)
 
-    def _pause(self, reason: Blocked) -> None:
+    def _pause(self, reason: Blocked, seconds: float = _RETRY) -> None:
         with self._host.guarded():
             self._host.blocked("out", str(reason))
-        time.sleep(_RETRY)
+        time.sleep(seconds)
 
     def _take_from(self, queue: int) -> None:
         """Take until the queue is gone. Raises Blocked."""
@@ -149,11 +147,12 @@ class QueueSource:
         messages, size = host.room()
         try:
             while messages > 0 and size > 0:
-                length = self._look(queue)
-                if length is None:
+                found = self._first(queue)
+                if found is None:
                     return
+                mtype, length = found
                 place = self._land(length)
-                got = self._landed(linux.try_msgrcv(queue, place, length, self._type, linux.IPC_NOWAIT))
+                got = self._landed(linux.try_msgrcv(queue, place, length, mtype, linux.IPC_NOWAIT))
                 if got is None:
                     continue  # another reader was faster: look again
                 host.landed(journal.landed(got))
@@ -178,33 +177,14 @@ class QueueSource:
             return None
         raise self._gone(-length)
 
-    def _look(self, queue: int) -> int | None:
-        """The length of the message that msgrcv would choose now; None if there is none. Raises Blocked."""
-        best: tuple[int, int] | None = None
-        for index in count():
-            length = self._copy(queue, index)
-            if length == -errno.ENOMSG:
-                return best[1] if best else None
-            if length < 0:
-                raise self._gone(-length)
-            mtype = self._peeked[0]
-            if self._type >= 0 and self._type in (0, mtype):
-                return length
-            if self._type < 0 and mtype <= -self._type and (best is None or mtype < best[0]):
-                best = (mtype, length)
-                if mtype == 1:
-                    return length
-        return None
-
-    def _copy(self, queue: int, index: int) -> int:
-        """Look at one message: its length or minus errno. Messages are mostly as long as those before them."""
-        flags = linux.MSG_COPY | linux.IPC_NOWAIT
-        length = linux.try_msgrcv(queue, self._peek_at, self._expected, index, flags)
-        if length == -errno.E2BIG:
-            length = linux.try_msgrcv(queue, self._peek_at, LONGEST, index, flags)
-        if length >= 0:
-            self._expected = max(length, self._expected * 7 // 8)
-        return length
+    def _first(self, queue: int) -> tuple[int, int] | None:
+        """See Look. Raises Blocked."""
+        try:
+            return self._look.first(queue)
+        except CrowdedError as error:
+            raise CrowdedError(f"{shown(self._key)}: {error}") from None
+        except OSError as error:
+            raise self._gone(error.errno or 0) from None
 
     def _gone(self, number: int) -> Blocked:
         if number == errno.EACCES:

@@ -1,0 +1,64 @@
+"""A look at a real queue: which message msgrcv would give next, and when the look gives up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import sysv_ipc
+
+from nsbridge.agents import linux
+from nsbridge.agents.endpoints.queue_look import FARTHEST, CrowdedError, Look
+
+
+@pytest.fixture
+def queue() -> Iterator[sysv_ipc.MessageQueue]:
+    made = sysv_ipc.MessageQueue(None, sysv_ipc.IPC_CREX, 0o600)
+    yield made
+    made.remove()
+
+
+def fill(queue: sysv_ipc.MessageQueue, mtype: int, count: int) -> None:
+    for _ in range(count):
+        queue.send(b"", False, mtype)
+
+
+@pytest.mark.parametrize(
+    ("mtype", "found"),
+    [(0, (0, 3)), (2, (2, 1)), (4, (4, 2)), (9, None), (-9, (2, 1)), (-4, (2, 1)), (-1, None)],
+)
+def test_the_message_is_the_one_that_msgrcv_gives(
+    queue: sysv_ipc.MessageQueue, mtype: int, found: tuple[int, int] | None
+) -> None:
+    for kind, body in ((5, b"333"), (2, b"1"), (2, b"4444"), (4, b"22")):
+        queue.send(body, False, kind)
+    assert Look(mtype).first(queue.id) == found
+    if found is not None:
+        assert len(queue.receive(False, found[0])[0]) == found[1]
+
+
+def test_a_queue_full_of_others_messages_costs_a_moment(queue: sysv_ipc.MessageQueue) -> None:
+    """A queue of the default size can hold 16,384 of them; a look past all would take 14 s, with the agent standing."""
+    fill(queue, 9, 10_000)
+    queue.send(b"x", False, 5)
+    started = time.process_time()
+    with pytest.raises(CrowdedError, match="1024 messages of other types are in front"):
+        Look(5).first(queue.id)
+    assert time.process_time() - started < 1.0
+
+
+def test_what_is_just_near_enough_is_found(queue: sysv_ipc.MessageQueue) -> None:
+    fill(queue, 9, FARTHEST - 1)
+    queue.send(b"x", False, 5)
+    assert Look(5).first(queue.id) == (5, 1)
+    assert linux.queue_usage(queue.id)[0] == 1, "it is still there"
+
+
+def test_of_too_many_lowest_types_the_first_are_compared(queue: sysv_ipc.MessageQueue) -> None:
+    """Taken by exactly the type that was found, it is exactly that message."""
+    fill(queue, 9, FARTHEST - 1)
+    queue.send(b"xx", False, 5)
+    queue.send(b"y", False, 4)
+    assert Look(-5).first(queue.id) == (5, 2)
+    assert queue.receive(False, 5) == (b"xx", 5)
