@@ -29,6 +29,12 @@ man:             ## man pages and shell completion, into build/share
 health:          ## 50 SIGSTOPs, 50 kills of the supervisor, 10 minutes of full load without a false alarm (as root)
 	$(CMD) python -m tests.system.health_storm --stops 50 --supervisor-kills 50 --calm 600
 
+scale:           ## 200 routes: start, status, idle CPU, memory, into docs/scale.md; about 4 minutes (as root)
+	$(CMD) python -m benchmarks.scale --report docs/scale.md
+
+restart:         ## from a kill to work again, beside runit and supervisord, into docs/restart.md; about 7 minutes (as root)
+	$(CMD) python -m benchmarks.restart --report docs/restart.md
+
 style:           ## format, and mend what ruff can mend
 	$(CMD) ruff format .
 	$(CMD) ruff check --fix .
@@ -54,4 +60,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo test unit system storm bench bench-check style types coverage fresh clean help
+.PHONY: demo test unit system storm scale restart bench bench-check style types coverage fresh clean help
