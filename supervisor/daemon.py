@@ -10,7 +10,7 @@ from pathlib import Path
 from nsbridge.config.errors import EXIT_OK, NotPermittedError, NsbridgeError
 from nsbridge.config.load import load
 from nsbridge.config.schema import Config
-from nsbridge.supervisor import detach, notify
+from nsbridge.supervisor import detach, hostlimits, notify
 from nsbridge.supervisor.commands.nsbridged import PROGRAM
 from nsbridge.supervisor.commands.parse import parse
 from nsbridge.supervisor.logs import open_log
@@ -44,6 +44,8 @@ def _check(config: Config) -> int:
     sys.stdout.write(f"{config.source}: right; {routes} route{'' if routes == 1 else 's'}\n")
     if not routes:
         sys.stdout.write(f"{config.source}: no [route.NAME] yet, so nsbridged would have nothing to carry\n")
+    for line in hostlimits.shortages(config, hostlimits.read_host()):
+        sys.stdout.write(f"{config.source}: this host: {line}\n")
     return EXIT_OK
 
 

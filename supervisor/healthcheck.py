@@ -60,6 +60,7 @@ class HealthCheck:
                 self._judge(agent, now)
         agents = self._roster.agents
         self._look_at_sizes(agents)
+        self._log.tell_repeats()
         silent = [sign for agent in agents if (sign := last_sign(agent)) is not None]
         latest = max(min(silent, default=now), self._awake_since) + self._limits.patience
         self._due = min(max(latest, now), now + self._every)

@@ -2,7 +2,7 @@ r"""The daemon's log: one line a record to stderr or a rotated file, and the las
 
 Whatever is not printable is escaped before a record goes anywhere (\x1b, \n, \udc80): containers choose names and
 messages. Nothing here raises once the log is open: a full disk costs records, which are counted and told of
-when the disk takes some again, never the daemon.
+when the disk takes some again, never the daemon. What is said again and again is counted instead (repeats.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import TextIOWrapper
@@ -19,6 +21,7 @@ from logging.handlers import RotatingFileHandler
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import LogConfig
 from nsbridge.supervisor.render import escape
+from nsbridge.supervisor.repeats import WINDOW, Repeats, Said
 from nsbridge.supervisor.ring import Ring, concerns
 
 KEPT = 1000  # records in memory
@@ -49,8 +52,10 @@ class Log:
     `ring` has the last KEPT records, for `tail`.
     """
 
-    def __init__(self, config: LogConfig) -> None:
+    def __init__(self, config: LogConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
+        self._clock = clock
+        self._repeats = Repeats()
         self._logger = logging.getLogger("nsbridge")
         self._logger.setLevel(LEVELS[config.level])
         self._logger.propagate = False
@@ -97,8 +102,15 @@ class Log:
         """Records that could not be written since one last could."""
         return self._sink.lost
 
+    def tell_repeats(self) -> None:
+        """Say how often was said what was held back; every record does that too."""
+        for said, count in self._repeats.over(self._clock()):
+            self._tell_repeated(said, count)
+
     def close(self) -> None:
         """Write out and close the file."""
+        for said, count in self._repeats.over():
+            self._tell_repeated(said, count)
         for handler in (self._remember, self._sink):
             self._logger.removeHandler(handler)
             handler.close()
@@ -106,6 +118,14 @@ class Log:
     def _write(self, level: int, name: str, message: str) -> None:
         if not self._logger.isEnabledFor(level):
             return
+        self.tell_repeats()
+        if self._repeats.admit(Said(level, name, message), self._clock()):
+            self._put(level, name, message)
+
+    def _tell_repeated(self, said: Said, count: int) -> None:
+        self._put(said.level, said.name, f"{count:,} times more within {WINDOW:g} s: {said.text}")
+
+    def _put(self, level: int, name: str, message: str) -> None:
         lost = self._sink.lost
         self._logger.log(level, "%s", escape(message), extra={"agent": escape(name)})
         if lost and not self._sink.lost:
@@ -130,9 +150,9 @@ class Log:
         return sink
 
 
-def open_log(config: LogConfig) -> Log:
+def open_log(config: LogConfig, clock: Callable[[], float] = time.monotonic) -> Log:
     """Open the log that `config` describes. NsbridgeError if its file cannot be opened."""
-    return Log(config)
+    return Log(config, clock)
 
 
 class _TextFormatter(logging.Formatter):

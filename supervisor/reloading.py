@@ -12,6 +12,7 @@ from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.load import load
 from nsbridge.config.schema import Config
 from nsbridge.supervisor.healthcheck import HealthCheck
+from nsbridge.supervisor.hostlimits import read_host, shortages
 from nsbridge.supervisor.orders import Orders, is_settled
 from nsbridge.supervisor.plan import Plan, compare
 from nsbridge.supervisor.roster import Roster
@@ -59,6 +60,8 @@ class Reloader:
             self._events.reload("nothing was changed: " + "; ".join(str(error).splitlines()))
             raise
         self._log.info("", f"reload: {plan.summary()}")
+        for line in shortages(plan.config, read_host()):
+            self._log.warning("", line)
         self._events.reload(plan.summary())
         self.config = plan.config
         self._health.adopt(plan.config.daemon.health)

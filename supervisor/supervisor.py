@@ -15,6 +15,7 @@ from nsbridge.supervisor.arrivals import Arrivals
 from nsbridge.supervisor.control import ControlServer
 from nsbridge.supervisor.events import Events
 from nsbridge.supervisor.healthcheck import HealthCheck
+from nsbridge.supervisor.hostlimits import read_host, shortages
 from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.logs import Log
 from nsbridge.supervisor.managed import Managed
@@ -94,6 +95,8 @@ class Supervisor:
         started = f"pid {os.getpid()}: {_count(self._config)}"
         self._log.info("", f"nsbridged {version('nsbridge')} started, {started}")
         self._services.events.daemon("started", started)
+        for line in shortages(self._config, read_host()):
+            self._log.warning("", line)
         self._roster.adopt(compare(Config(self._config.daemon, ()), self._config))
         self._health.start()
 

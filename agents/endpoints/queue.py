@@ -70,7 +70,7 @@ def open_queue(key: int, config: QueueEndpoint) -> sysv_ipc.MessageQueue:
                 raise Blocked(f"{shown(key)} is missing (create = true would make it)") from None
         queue = sysv_ipc.MessageQueue(key, sysv_ipc.IPC_CREX, config.mode, LONGEST)
         if config.max_bytes is not None:
-            queue.max_size = config.max_bytes
+            _resize(queue, config.max_bytes, key)
         return queue
     except sysv_ipc.ExistentialError:
         raise Blocked(f"{shown(key)} appeared just now") from None
@@ -78,6 +78,18 @@ def open_queue(key: int, config: QueueEndpoint) -> sysv_ipc.MessageQueue:
         raise Blocked(no_permission(key)) from None
     except (sysv_ipc.Error, OSError) as error:
         raise Blocked(f"{shown(key)}: {error}") from None
+
+
+def _resize(queue: sysv_ipc.MessageQueue, size: int, key: int) -> None:
+    """Let a new queue take so many bytes; one that may not is removed again, or it would be found too small later."""
+    try:
+        queue.max_size = size
+    except sysv_ipc.PermissionsError:
+        queue.remove()
+        raise Blocked(
+            f"{shown(key)}: max_bytes = {size} is more than kernel.msgmnb of its container allows: "
+            f"sysctl -w kernel.msgmnb={size} there (docker run --sysctl kernel.msgmnb={size})"
+        ) from None
 
 
 def is_there(key: int, queue_id: int) -> bool:

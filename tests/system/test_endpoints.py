@@ -187,3 +187,16 @@ def test_a_burst_of_questions_leaves_room_in_the_queue_for_their_answers(tmp_pat
             files = wait_for_files(web.rootfs / "srv/in", len(messages))
             assert [file.read_bytes() for file in files] == messages
             assert [message.body for message in server.messages()] == messages
+
+
+def test_a_queue_that_may_not_be_as_large_as_configured_waits_and_names_the_sysctl(tmp_path: Path, pair: Pair) -> None:
+    """No smaller queue is left behind that the next look would take; when the limit is raised, it is made."""
+    web, legacy = pair
+    routes = route(web.spec, legacy.spec).replace("create = true", 'create = true, max_bytes = "1MB"')
+    with Nsbridged(tmp_path, routes) as daemon:
+        wait_for_detail(daemon, "r:queue", "max_bytes = 1000000", "sysctl -w kernel.msgmnb=1000000")
+        raised = "echo 1000000 >/proc/sys/kernel/msgmnb"  # the file is of the ipc namespace of who opens it
+        run(["nsenter", f"--target={legacy.pid}", "--ipc", "--", "sh", "-c", raised])
+        with Receiver(legacy, 0x51, 1) as receiver:
+            put_into_spool(web.rootfs / "srv/out", [b"large"])
+            assert receiver.messages() == [Sent(7, b"large")]

@@ -101,6 +101,18 @@ def expanded(names: list[str]) -> Iterator[str]:
         yield from expanded([line.strip() for line in listed if line.strip() and not line.strip().startswith("#")])
 
 
+def test_limits_of_the_host_that_are_too_small_are_named_by_check_at_start_and_at_a_reload(tmp_path: Path) -> None:
+    """With what to set; none of them stops the daemon."""
+    few = ["prlimit", "--nofile=200:200"]
+    with Nsbridged(tmp_path, route("runc:nobody-1", "runc:nobody-2"), through=few) as daemon:
+        checked = run([*few, NSBRIDGED, "--check", "-c", daemon.config]).stdout.decode()
+        complaint = "RLIMIT_NOFILE is 200, and the supervisor of 1 routes may need 330 descriptors: LimitNOFILE=330"
+        assert f"nsbridge.toml: this host: {complaint}" in checked
+        assert daemon.said().count(f"WARNING nsbridged {complaint}") == 1
+        daemon.call("reload")
+        assert daemon.said().count(f"WARNING nsbridged {complaint}") == 2
+
+
 @contextmanager
 def runit(directory: Path, daemon: Nsbridged) -> Iterator[Path]:
     """The example of a runit service, served by a real runsv; gives its directory."""

@@ -16,6 +16,7 @@ import pytest
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import LogConfig
 from nsbridge.supervisor.logs import KEPT, Entry, Log, open_log
+from nsbridge.supervisor.repeats import BURST, REMEMBERED, WINDOW, Repeats, Said
 
 HOSTILE = "a\x1b[2J\r\nfake line\x00\u202e\udc80\x9b"
 ESCAPED = r"a\x1b[2J\r\nfake line\x00\u202e\udc80\x9b"
@@ -119,6 +120,42 @@ os.dup2(os.open("/dev/null", os.O_WRONLY), 2); log.close()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "2\n"
+
+
+# -- repeats
+
+
+def test_what_is_said_again_and_again_is_counted_and_told_when_the_window_has_passed(path: Path) -> None:
+    """In the file and for `tail` alike; what is another text, name or level is not held back."""
+    now = [0.0]
+    daemon_log = open_log(LogConfig(file=str(path)), lambda: now[0])
+    for _ in range(1000 + BURST):
+        daemon_log.warning("a:b", "flood")
+    daemon_log.warning("a:b", "something else")
+    daemon_log.error("a:b", "flood")
+    now[0] = WINDOW
+    daemon_log.tell_repeats()
+    daemon_log.warning("a:b", "flood")
+    daemon_log.close()
+    texts = [line.split(" ", 3)[3] for line in path.read_text().splitlines()]
+    assert texts == [*["flood"] * BURST, "something else", "flood", "1,000 times more within 10 s: flood", "flood"]
+    assert [entry.message for entry in daemon_log.ring.recent()] == texts
+
+
+def test_what_was_held_back_is_told_before_the_log_is_closed(daemon_log: Log, path: Path) -> None:
+    for _ in range(BURST + 1):
+        daemon_log.info("", "again")
+    daemon_log.close()
+    assert path.read_text().splitlines()[-1].endswith(" 1 times more within 10 s: again")
+
+
+def test_a_flood_of_different_texts_is_not_remembered_without_limit() -> None:
+    repeats = Repeats()
+    for number in range(REMEMBERED + 100):
+        assert repeats.admit(Said(20, "", str(number)), 0.0)
+    assert not list(repeats.over(WINDOW))
+    assert all(repeats.admit(Said(20, "", "x"), WINDOW) for _ in range(BURST))
+    assert not repeats.admit(Said(20, "", "x"), WINDOW)
 
 
 # -- rotation
