@@ -23,6 +23,9 @@ bench:           ## against C, the kernel and what else there is: a table, docs/
 bench-check:     ## has anything become slower than benchmarks/recorded.json says? (as root)
 	./run bench --check
 
+comings:         ## 240 restarts of containers under load, into docs/comings.md; about 8 minutes (as root)
+	$(CMD) python -m tests.system.comings --restarts 240 --report docs/comings.md
+
 man:             ## man pages and shell completion, into build/share
 	$(CMD) python -m nsbridge.supervisor.commands.share build/share
 

@@ -180,7 +180,7 @@ class DaemonContainer(EngineContainer):
     def create(self) -> None:
         """By the engine's create; the files are put in by its cp."""
         uid, gid = self.program.user
-        options = ("--network=none", f"--user={uid}:{gid}", f"--name={self.name}")
+        options = ("--network=none", f"--user={uid}:{gid}", f"--name={self.name}", *self.program.options)
         created = self.engine.command("create", *options, IMAGE, *self.program.argv)
         self.id = created.stdout.decode().split()[-1]
         if self.program.files:

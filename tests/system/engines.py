@@ -43,6 +43,8 @@ class Program:
     files: Mapping[str, str | Path] = field(default_factory=dict)
     user: tuple[int, int] = (0, 0)  # ids inside
     id_base: int = 0  # with a user namespace whose id 0 is this id of the host; 0 is none (runc, crun)
+    ipc: str = ""  # the ipc namespace's file; its own, if it is empty (runc, crun)
+    options: Sequence[str] = ()  # more for the engine's `create` (docker, podman)
 
 
 class EngineContainer(ABC):
@@ -318,7 +320,8 @@ def put(source: str | Path, target: Path) -> None:
 def oci_config(program: Program) -> dict[str, object]:
     """The smallest OCI runtime configuration that starts a program in namespaces of its own."""
     kinds = ["pid", "network", "ipc", "uts", "mount", *(["user"] if program.id_base else [])]
-    linux: dict[str, object] = {"namespaces": [{"type": kind} for kind in kinds]}
+    paths = {"ipc": {"path": program.ipc}} if program.ipc else {}
+    linux: dict[str, object] = {"namespaces": [{"type": kind, **paths.get(kind, {})} for kind in kinds]}
     if program.id_base:
         mapping = [{"containerID": 0, "hostID": program.id_base, "size": 65536}]
         linux |= {"uidMappings": mapping, "gidMappings": mapping}

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -124,6 +129,37 @@ class Nsbridged:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(LIMIT)
+
+
+class Followed:
+    """What happens to a daemon's agents, from now on, as `nsbridgectl events -f` would say it."""
+
+    def __init__(self, daemon: Nsbridged) -> None:
+        self._items: queue.Queue[dict[str, str]] = queue.Queue()
+        self._client = Client(str(daemon.socket), LIMIT)
+        began = threading.Event()
+        threading.Thread(target=self._follow, args=[began], daemon=True).start()
+        assert began.wait(LIMIT)
+
+    def until(self, name: str, state: str, limit: float = LIMIT) -> datetime:
+        """When that agent came into that state, which it may have done since the last call; else it is waited for."""
+        deadline = time.monotonic() + limit
+        seen: list[dict[str, str]] = []
+        while True:
+            try:
+                item = self._items.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"{name} did not come into state {state} in {limit} s: {seen}") from None
+            seen.append(item)
+            if (item["name"], item["event"], item["to"]) == (name, "state", state):
+                return datetime.fromisoformat(item["time"])
+
+    def _follow(self, began: threading.Event) -> None:
+        with self._client as client, suppress(NsbridgeError):  # the daemon ends
+            for item in client.stream("events", {"follow": True, "count": 1}, follow=True):
+                if began.is_set():
+                    self._items.put(item)
+                began.set()  # the first one has happened before, and says that the next ones will be heard
 
 
 def kill_and_wait(pid: int) -> None:

@@ -219,7 +219,7 @@ class Storm:
 
 def _place(container: EngineContainer, where: str) -> str:
     """A queue's key; or a path, by the container's root."""
-    return where if where.startswith("0x") else f"/proc/{container.pid}/root/{where}"
+    return where if where.startswith("0x") else str(container.rootfs / where)
 
 
 @contextmanager
