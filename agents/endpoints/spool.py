@@ -205,15 +205,25 @@ class SpoolSource:
         return 0, (body,)
 
     def _scan(self) -> None:
-        """Of what is there and not known the first by name, as many as may wait."""
+        """Of what is there and not known the first by name, as many as may wait.
+
+        A listing may miss a file that came before another one which it has (ext4 lists by a hash of the name). It is
+        there when a second listing begins, so of two the second has all that came before the last of the first.
+        """
         room = _MOST - len(self._backlog)
-        with os.scandir(self._directory) as entries:
-            names = (os.fsencode(entry.name) for entry in entries)
-            found = heapq.nsmallest(room + 1, (name for name in names if self._is_new(name)))
+        first = self._listed(room + 1)
+        found = self._listed(room + 1, upto=first[-1]) if first else []
         self._has_more = len(found) > room
         for name in found[:room]:
             self._scanned.add(name)
             self._add(name)
+
+    def _listed(self, most: int, upto: bytes | None = None) -> list[bytes]:
+        """The first new ones by name."""
+        with os.scandir(self._directory) as entries:
+            names = (os.fsencode(entry.name) for entry in entries)
+            wanted = (name for name in names if self._is_new(name) and (upto is None or name <= upto))
+            return heapq.nsmallest(most, wanted)
 
     def _is_new(self, name: bytes) -> bool:
         return name not in self._known and not name.startswith(b".")

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,29 @@ def plant(path: Path, kind: str) -> None:
         case "socket":
             with socket.socket(socket.AF_UNIX) as bound:
                 bound.bind(str(path))
+
+
+def test_a_listing_that_misses_earlier_files_does_not_change_their_order(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On ext4 one listing in 80 did, while a program put files there as fast as it could."""
+    life = make()
+    life.kill()
+    listing = os.scandir
+
+    def racing(directory: int) -> object:
+        """Is past the place of the first two when they come, and not yet past that of the third."""
+        monkeypatch.setattr(os, "scandir", listing)
+        for number in (1, 2, 3):
+            life.put(str(number), b"%d" % number)
+        with listing(directory) as entries:
+            seen = [entry for entry in entries if entry.name == "3"]
+        return nullcontext(seen)
+
+    monkeypatch.setattr(os, "scandir", racing)
+    life.start()
+    life.expect(b"1", b"2", b"3")
+    assert life.host.bodies() == [b"1", b"2", b"3"]
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "device", "symbolic link", "directory", "socket"])
