@@ -5,8 +5,9 @@ is checked: a namespace that is the host's own is refused unless the configurati
 
 A container that is not there is waited for: arrivals.py tells when to look. Its word is only a hint. It may come for
 each step of a start, so hints are answered by one look in GAP; and it may come while the answer to an earlier question
-is under way, which may be from before, so there is another look then. Without a hint there is a look all the same,
-after LOOK_FIRST, then ever later.
+is under way, which may be from before, so there is another look then. An engine says a start once, so if its hints come
+in vain again and again they are answered ever later. Without a hint there is a look all the same, after LOOK_FIRST,
+then ever later.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from nsbridge.supervisor.services import Services
 
 LOOK_FIRST = 0.1  # seconds from one look to the next, which doubles
 LOOK_AT_LEAST_EVERY = {True: 10.0, False: 1.0}  # seconds at the longest, if its coming is told and if not
-GAP = {True: 0.02, False: 0.005}  # seconds between two looks that hints ask for, if an engine is asked and if not
+GAP = 0.005  # seconds between two looks that hints ask for
+ENGINE_GAP = (0.02, 0.5)  # the same where an engine is asked, in a child: the first one, the longest
 
 _NEVER_BACK = {ContainerKind.PID, ContainerKind.NS}  # a number is given to another process one day
 
@@ -64,6 +66,7 @@ class Attachment:
         self._expected: Expectation | None = None
         self._look_delay = LOOK_FIRST
         self._looked = 0.0  # when, by the loop's clock
+        self._gap = self._first_gap = ENGINE_GAP[0] if containers.asks_an_engine(container) else GAP
         self._hint: Timer | None = None  # a look that a hint asked for
         self._hinted_meanwhile = False  # since the engine was asked
         self._only: int | None = None  # start time of the one process that a number meant when it was first seen
@@ -84,6 +87,7 @@ class Attachment:
         self._drop_hint()
         self._looked = self._loop.now()
         if containers.asks_an_engine(self._container):
+            self._gap = min(2 * self._gap, ENGINE_GAP[1]) if seen else self._first_gap
             self._inquiry = self._arrivals.ask(self._container, self._answered, seen=seen)
             return
         try:
@@ -131,9 +135,7 @@ class Attachment:
         if self._inquiry is not None:
             self._hinted_meanwhile = True
         elif self._hint is None:
-            self._hint = self._loop.call_at(
-                self._looked + GAP[containers.asks_an_engine(self._container)], self._listener.container_may_have_come
-            )
+            self._hint = self._loop.call_at(self._looked + self._gap, self._listener.container_may_have_come)
 
     def _drop_hint(self) -> None:
         if self._hint is not None:
@@ -191,6 +193,7 @@ class Attachment:
             return
         self._expect_no_more()
         self._look_delay = LOOK_FIRST
+        self._gap = self._first_gap
         self._listener.container_found()
 
     def _refuse(self, reason: str) -> None:

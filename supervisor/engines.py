@@ -315,12 +315,15 @@ class _Connection(http.client.HTTPConnection):
         self._deadline = deadline
 
     def be_patient(self) -> None:
-        """From now on its deadline binds no more; to be called while it is connected."""
-        self.sock.be_patient()
+        """From now on its deadline binds no more; to be called once it is connected.
+
+        Where the answer goes on to the end of the connection, the answer has the socket and `sock` is None.
+        """
+        self._connected.be_patient()
 
     def connect(self) -> None:
         with ExitStack() as on_failure:
-            self.sock: _DeadlineSocket = _DeadlineSocket(self._deadline)
+            self.sock = self._connected = _DeadlineSocket(self._deadline)
             on_failure.callback(self.close)
             self.sock.connect(self._path)
             on_failure.pop_all()

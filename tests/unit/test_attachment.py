@@ -136,6 +136,25 @@ def test_a_hint_while_the_engine_is_asked_brings_another_look(agent: Agent, arri
     assert len(arrivals.asked) == 3
 
 
+def test_hints_of_an_engine_that_come_in_vain_are_answered_ever_later(agent: Agent, arrivals: ByHand) -> None:
+    """A container whose program ends at once and is started again and again does not keep a core busy with askers."""
+    absent(arrivals)
+    looks = []
+    for _ in range(6):
+        arrivals.expected[0].hint()
+        hint = agent.attachment._hint
+        assert hint is not None
+        looks.append(hint.due - agent.attachment._looked)
+        serve(agent, looks[-1] + 0.01)
+        absent(arrivals)
+    assert looks == pytest.approx([0.02, 0.04, 0.08, 0.16, 0.32, 0.5])
+    agent.attachment.locate()  # nothing was hinted: it has become quiet
+    absent(arrivals)
+    arrivals.expected[0].hint()
+    assert agent.attachment._hint is not None
+    assert agent.attachment._hint.due - agent.attachment._looked == pytest.approx(0.02)
+
+
 def test_without_hints_it_is_looked_for_ever_later_and_seldom_if_hints_would_come(
     agent: Agent, arrivals: ByHand
 ) -> None:

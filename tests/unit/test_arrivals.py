@@ -1,0 +1,70 @@
+"""What is watched of which container, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nsbridge.agents.endpoints.base import Blocked
+from nsbridge.agents.endpoints.watch import PathWatch
+from nsbridge.agents.loop import Loop
+from nsbridge.config.schema import Container, ContainerKind, LogConfig
+from nsbridge.supervisor.arrivals import Arrivals, places_of
+from nsbridge.supervisor.logs import open_log
+from tests.child import in_child
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "places"),
+    [
+        (ContainerKind.RUNC, "web", [("/run/runc/web", "")]),
+        (ContainerKind.CRUN, "web", [("/x/crun/web", ""), ("/run/crun/web", "")]),
+        (ContainerKind.PIDFILE, "/run/web/pid", [("/run/web", "pid")]),
+        (ContainerKind.PID, "1", []),
+        (ContainerKind.NS, "/proc/1/ns/ipc", []),
+        (ContainerKind.HOST, "", []),
+    ],
+)
+def test_where_a_container_s_coming_is_to_be_seen(
+    kind: ContainerKind, name: str, places: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """crun looks at XDG_RUNTIME_DIR first, also as root."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/x")
+    assert places_of(Container(kind, name)) == places
+
+
+def test_what_does_not_come_back_is_not_watched(tmp_path: Path) -> None:
+    loop, log = Loop(), open_log(LogConfig(file=str(tmp_path / "log")))
+    arrivals = Arrivals(loop, log)
+    assert not arrivals.expect(Container(ContainerKind.PID, "1"), lambda: None).is_watched
+    arrivals.close()
+    loop.close()
+    log.close()
+
+
+def test_used_up_inotify_instances_are_said_once_and_used_when_they_are_there_again(tmp_path: Path) -> None:
+    """As another user, whose instances nobody else uses. Looks remain, and each of them tries again."""
+
+    def child() -> list[object]:
+        log = open_log(LogConfig(file=str(tmp_path / "log")))
+        os.setresuid(54323, 54323, 54323)
+        arrivals, held, called = Arrivals(Loop(), log), [], []
+        try:
+            while True:
+                held.append(PathWatch())
+        except Blocked:
+            pass
+        pidfile = Container(ContainerKind.PIDFILE, "/tmp/none/pid")
+        watched = [arrivals.expect(pidfile, lambda: called.append(1)).is_watched for _ in range(3)]
+        held.pop().close()
+        watched.append(arrivals.expect(pidfile, lambda: called.append(2)).is_watched)
+        arrivals._loop.run_once(1)
+        return [watched, called, [entry.message for entry in log.ring.recent()]]
+
+    watched, called, said = in_child(child)
+    assert watched == [False, False, False, True]
+    assert called == [2]
+    (complaint,) = said
+    assert "instead of being seen to come: inotify instances of uid 54323 are used up: raise sysctl" in complaint
