@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from benchmarks.flows import ECHO_SIZE, Figures, echo_times, watches
+from benchmarks.flows import ECHO_SIZE, Figures, echo_times, wait_until_it_watches
 from benchmarks.lab import Lab, Load, background, cpu_seconds, inside
 from tests.system.engines import EngineContainer
 from tests.system.room import tool, wait_until
@@ -23,7 +23,7 @@ def shared_echo(lab: Lab, count: int) -> Figures:
     with _sharing(lab) as (client, server):
         words = inside(server, lab.program("file_echo_server"), _SHARED)
         with background(words) as program:
-            wait_until(lambda: watches(program.pid), "the server watches its file")
+            wait_until_it_watches(program)
             return echo_times(inside(client, lab.program("mnt_echo_client"), _SHARED, count, ECHO_SIZE), count, [])
 
 

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.lab import Lab, Load, background, cpu_seconds, inside, own_memory, tree
 from tests.system.engines import EngineContainer
@@ -88,7 +89,7 @@ def echo_by_c_bridge(lab: Lab, count: int) -> Figures:
     with lab.containers() as (client, server), _echo_server(lab, server):
         words = [lab.program("bridge"), f"/proc/{server.pid}/ns/ipc", f"/proc/{client.pid}/ns/mnt", "/srv"]
         with background([str(word) for word in words]) as bridge:
-            wait_until(lambda: watches(bridge.pid), "the C bridge watches its file")
+            wait_until_it_watches(bridge)
             return echo_times(_echo_client(lab, client, count), count, [bridge.pid])
 
 
@@ -181,11 +182,12 @@ def _wait_delivered(daemon: Nsbridged, count: int) -> None:
     wait_until(lambda: delivered() == count, f"{count} messages are delivered", LIMIT)
 
 
-def watches(pid: int) -> bool:
-    """Whether the process has an inotify watch."""
-    infos = f"/proc/{pid}/fdinfo"
-    for name in os.listdir(infos):
-        with open(f"{infos}/{name}", encoding="ascii") as info:
-            if "inotify wd" in info.read():
-                return True
-    return False
+def wait_until_it_watches(program: subprocess.Popen[bytes]) -> None:
+    """Until the program has an inotify watch."""
+    infos = f"/proc/{program.pid}/fdinfo"
+
+    def watches() -> bool:
+        assert program.poll() is None, f"{program.args!r} ended with {program.returncode}"
+        return any("inotify wd" in Path(infos, name).read_text(encoding="ascii") for name in os.listdir(infos))
+
+    wait_until(watches, f"{program.args!r} watches its file")
