@@ -1,4 +1,7 @@
-"""What one would set up today instead: a directory that both containers mount, or NATS. No bridge, other promises."""
+"""What one would set up today instead: a directory that both containers mount, or NATS. No bridge, other promises.
+
+And PyPI's supervisor, beside whose `status` ours is measured.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from benchmarks.flows import ECHO_SIZE, Figures, echo_times, wait_until_it_watches
+from benchmarks.flows import ECHO_SIZE, Figures, echo_times, status_time, wait_until_it_watches
 from benchmarks.lab import Lab, Load, background, cpu_seconds, inside
 from tests.system.engines import EngineContainer
-from tests.system.room import tool, wait_until
+from tests.system.room import LIMIT, run, tool, wait_until
 
+_BIN = Path(sys.executable).parent
 _SHARED = "/srv/shared"
+_SUPERVISORD = """
+[unix_http_server]
+file={where}/socket
+[supervisord]
+nodaemon=true
+silent=true
+user=root
+logfile={where}/log
+pidfile={where}/pid
+[supervisorctl]
+serverurl=unix://{where}/socket
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+[program:web]
+command=sleep 1000
+[program:legacy]
+command=sleep 1000
+"""
 _NATS_PROGRAM = Path(__file__).parent / "peers" / "nats_program.py"
 
 
@@ -46,6 +68,21 @@ def _sharing(lab: Lab) -> Iterator[tuple[EngineContainer, EngineContainer]]:
             (container.rootfs / _SHARED.lstrip("/")).mkdir()
             container.exec(["mount", "--bind", str(shared), _SHARED])
         yield containers
+
+
+def supervisorctl_status(lab: Lab, count: int) -> Figures:
+    """`supervisorctl status` of two programs, as a process."""
+    where = lab.run_directory()
+    config = where / "supervisord.conf"
+    config.write_text(_SUPERVISORD.format(where=where), encoding="utf-8")
+    command: list[str | Path] = [_BIN / "supervisorctl", "-c", config, "status"]
+    with background([str(_BIN / "supervisord"), "-c", str(config)]) as daemon:
+        try:
+            wait_until(lambda: run(command, check=False).stdout.count(b"RUNNING") == 2, "supervisord's programs run")
+            return {"status": status_time(command, count)}
+        finally:
+            daemon.terminate()  # and it its programs
+            daemon.wait(LIMIT)
 
 
 def nats_echo(lab: Lab, count: int) -> Figures:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from benchmarks.lab import Lab, Load, background, cpu_seconds, inside, own_memory, tree
 from tests.system.engines import EngineContainer
 from tests.system.nsbridged import Nsbridged
 from tests.system.room import LIMIT, run, wait_until
 
-Figures = dict[str, float]  # by metric: rate (messages/s), cpu (µs of CPU time a message), p50 … (µs), uss (bytes)
+Figures = dict[
+    str, float
+]  # by metric: rate (messages/s), cpu (µs of CPU time a message), p50 … (µs), uss (bytes), status (ms)
 
 ECHO_SIZE = 64
 _ECHO = """
@@ -108,6 +113,25 @@ def echo_times(client: list[str], count: int, pids: list[int]) -> Figures:
     cpu = cpu_seconds(pids) - before
     times = {name: float(value) for name, value in re.findall(r"(p50|p90|p99|max) ([0-9.]+)", said)}
     return times | {"cpu": cpu / count * 1e6} if pids else times
+
+
+def status(lab: Lab, count: int) -> Figures:
+    """`nsbridgectl status` of one route's two agents, as a process."""
+    with lab.containers() as (a, b), _routes(lab, Flow("log", "queue", 0), a, b) as daemon:
+        return {
+            "status": status_time([Path(sys.executable).with_name("nsbridgectl"), "-s", daemon.socket, "status"], count)
+        }
+
+
+def status_time(command: Sequence[str | Path], count: int) -> float:
+    """The median time of a command that tells of two that are RUNNING, in ms."""
+    times = []
+    for _ in range(count):
+        begun = time.perf_counter()
+        done = run(command)
+        times.append((time.perf_counter() - begun) * 1000)
+        assert done.stdout.count(b"RUNNING") == 2, done.stdout
+    return median(times)
 
 
 def kernel_one_way(lab: Lab, count: int, size: int) -> Figures:

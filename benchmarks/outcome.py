@@ -20,11 +20,13 @@ _COLUMNS = {  # by the metric that comes first in a subject's figures
     "p50": ("p50", "p90", "p99", "max", "cpu"),
     "rate": ("rate", "cpu", *_USS),
     "cpu": ("cpu",),
+    "status": ("status",),
 }
 _HEADS = {
     **{name: f"{name}, µs" for name in ("p50", "p90", "p99", "max")},
     "rate": "messages/s",
     "cpu": "µs CPU a message",
+    "status": "ms",
     **{name: f"{name[4:]}'s USS, kB" for name in _USS},
 }
 

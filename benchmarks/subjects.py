@@ -73,6 +73,7 @@ def _tick(routes: int, lab: Lab, scale: float) -> Figures:
 
 ECHO, C_ECHO, KERNEL, FILES = "echo", "echo, C bridge", "kernel 256 B", "files 256 B"
 SHARED_ECHO, SHARED_LOG, SHARED_SPOOL = "echo, shared mount", "log, shared mount", "spool, shared mount"
+STATUS, SUPERVISORCTL = "nsbridgectl status", "supervisorctl status"
 NATS_ECHO, NATS, JETSTREAM = "echo, NATS", "NATS", "NATS JetStream"
 TICK_1, TICK_100 = "1 route, 1 message/s", "100 routes, 1 message/s"
 
@@ -108,6 +109,8 @@ _OTHERS = (
     Subject(SHARED_ECHO, "others", _counted(alternatives.shared_echo, 10_000)),
     Subject(SHARED_LOG, "others", _counted(_shared("log"), 400_000, 256)),
     Subject(SHARED_SPOOL, "others", _counted(_shared("spool"), 40_000, 256)),
+    Subject(STATUS, "others", lambda lab, _scale: flows.status(lab, 5)),
+    Subject(SUPERVISORCTL, "others", lambda lab, _scale: alternatives.supervisorctl_status(lab, 5)),
     Subject(NATS_ECHO, "others", _counted(alternatives.nats_echo, 2_000)),
     Subject(NATS, "others", _counted(_nats(""), 30_000, 256)),
     Subject(JETSTREAM, "others", _counted(_nats("js-"), 10_000, 256)),
@@ -132,6 +135,7 @@ GOALS: Sequence[Goal] = (
     Goal("own memory, queue's agent (source)", "uss_source", "queue→log", None, MEMORY),
     Goal("own memory, spool's agent (source)", "uss_source", "spool→queue", None, MEMORY),
     Goal("own memory, a sender", "uss_sender", "log→queue", None, MEMORY),
+    Goal("status of two, as a process", "status", STATUS, SUPERVISORCTL, 0.5),
     Goal("echo: p50 against two programs at a shared mount", "p50", ECHO, SHARED_ECHO, None),
     Goal("echo: p50 against NATS", "p50", ECHO, NATS_ECHO, None),
     Goal("log→queue, at-least-once, against NATS (at most once)", "rate", "log→queue alo", NATS, None, at_least=True),

@@ -9,11 +9,26 @@ import pytest
 
 from benchmarks import flows, outcome
 from benchmarks.lab import Lab
-from benchmarks.subjects import CORE, GOALS, SHARED_ECHO, SHARED_SPOOL, SUBJECTS, TICK_100, Subject, chosen
+from benchmarks.subjects import (
+    CORE,
+    GOALS,
+    SHARED_ECHO,
+    SHARED_SPOOL,
+    STATUS,
+    SUBJECTS,
+    SUPERVISORCTL,
+    TICK_100,
+    Subject,
+    chosen,
+)
 
 RECORDED = Path(__file__).parents[2] / "benchmarks" / "recorded.json"
 FEW = 0.005  # of the full number of messages
-QUICK = [subject for subject in SUBJECTS if subject.name in {*CORE, SHARED_ECHO, SHARED_SPOOL} - {TICK_100}]
+QUICK = [
+    subject
+    for subject in SUBJECTS
+    if subject.name in {*CORE, SHARED_ECHO, SHARED_SPOOL, STATUS, SUPERVISORCTL} - {TICK_100}
+]
 
 
 @pytest.fixture(scope="module")
