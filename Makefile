@@ -35,7 +35,7 @@ health:          ## 50 SIGSTOPs, 50 kills of the supervisor, 10 minutes of full 
 scale:           ## 200 routes: start, status, idle CPU, memory, into docs/scale.md; about 4 minutes (as root)
 	$(CMD) python -m benchmarks.scale --report docs/scale.md
 
-restart:         ## from a kill to work again, beside runit and supervisord, into docs/restart.md; about 7 minutes (as root)
+restart:         ## from a kill to work again, beside runit and supervisord, into docs/restart.md; about 5 minutes (as root)
 	$(CMD) python -m benchmarks.restart --report docs/restart.md
 
 style:           ## format, and mend what ruff can mend
