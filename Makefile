@@ -63,4 +63,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo test unit system storm scale restart bench bench-check style types coverage fresh clean help
+.PHONY: demo test unit system storm comings scale restart bench bench-check style types coverage fresh clean help
