@@ -24,7 +24,7 @@ from nsbridge.supervisor.containers import ContainerProcess, Found
 from nsbridge.supervisor.services import Services
 
 LOOK_FIRST = 0.1  # seconds from one look to the next, which doubles
-LOOK_AT_LEAST_EVERY = {True: 10.0, False: 1.0}  # seconds at the longest, if its coming is told and if not
+LOOK_AT_LEAST_EVERY = {True: 30.0, False: 1.0}  # seconds at the longest, if its coming is told and if not
 GAP = 0.005  # seconds between two looks that hints ask for
 ENGINE_GAP = (0.02, 0.5)  # the same where an engine is asked, in a child: the first one, the longest
 

@@ -127,7 +127,7 @@ def test_a_hundred_hints_bring_one_look(agent: Agent, arrivals: ByHand) -> None:
 
 
 def test_a_hint_while_the_engine_is_asked_brings_another_look(agent: Agent, arrivals: ByHand) -> None:
-    """Its answer may be from before the start: without this the container was found ten seconds later."""
+    """Its answer may be from before the start: without this the container was found at the next look."""
     absent(arrivals)
     agent.attachment.locate()
     arrivals.expected[0].hint()
