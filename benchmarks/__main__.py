@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -69,6 +70,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare the core's ratios with benchmarks/recorded.json")
     parser.add_argument("--record", action="store_true", help="write the ratios to benchmarks/recorded.json")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     only = options.only or (["core"] if options.check else [])
     rounds, scale = (1, 0.1) if options.quick else (options.rounds, 1.0)
     load = os.getloadavg()[0]
