@@ -222,7 +222,7 @@ class LogConfig:
 class HealthConfig:
     """When an agent counts as wedged or as grown too large. Seconds and bytes."""
 
-    deadline: float = 15.0  # from an agent's last sign of life to its death by the supervisor, at most
+    deadline: float = 15.0  # from an agent's last sign of life until its successor serves
     max_memory: int = 64_000_000  # of its own, beyond what its route's window and longest message may take
     max_descriptors: int = 256
 
@@ -233,8 +233,8 @@ class HealthConfig:
 
     @property
     def patience(self) -> float:
-        """How long an agent may give no sign; what is left of the deadline is for noticing it and for the kill."""
-        return 0.9 * self.deadline
+        """How long an agent may give no sign; the rest of the deadline is for its successor to be at work."""
+        return self.deadline * 2 / 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from itertools import islice
 from nsbridge.agents import scoreboard
 from nsbridge.config.schema import HealthConfig, RouteConfig
 from nsbridge.supervisor import health
+from nsbridge.supervisor.health import Usage
 from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.managed import Managed
 from nsbridge.supervisor.process import AgentProcess
@@ -23,7 +24,7 @@ from nsbridge.supervisor.services import Services
 LOOK_EVERY = 5.0  # seconds
 SIZES_EVERY = 60.0  # seconds between two looks at one agent's size, where there are many
 STUCK_AFTER = 1.0  # seconds after SIGKILL
-MISSED = 2.0  # heartbeats that fail to come before `status` calls an agent wedged
+MISSED = 1.5  # times between two heartbeats, after which `status` calls an agent wedged
 _ALIVE = (State.STARTING, State.RUNNING)  # a stopping agent has a deadline of its own (managed.py)
 _QUEUE_MESSAGE = 1 << 20  # bytes of a queue's longest message
 
@@ -100,12 +101,7 @@ class HealthCheck:
                 continue
             if pid == process.child.pid:
                 process.usage = usage
-            why = ""
-            if usage.memory > allowed:
-                why = f"{usage.memory / 1e6:.1f} MB of memory, {allowed / 1e6:.1f} MB are allowed"
-            elif usage.descriptors > self._limits.max_descriptors:
-                why = f"{usage.descriptors} descriptors, {self._limits.max_descriptors} are allowed"
-            if why:
+            if why := excess(usage, allowed, self._limits.max_descriptors):
                 process.last_words = f"too large: pid {pid} had {why}"
                 self._log.error(agent.config.name, f"{process.last_words}: it is restarted")
                 agent.restarts += 1
@@ -146,6 +142,15 @@ def _diagnosis(agent: Managed, now: float) -> str:
     if now - beat < MISSED * agent.beat_every:
         return f"wedged: what works beside its loop has not gone on for {silent:.1f} s"
     return f"wedged: no heartbeat for {silent:.1f} s"
+
+
+def excess(usage: Usage, memory: int, descriptors: int) -> str:
+    """What it has too much of, with the numbers; empty if nothing."""
+    if usage.memory > memory:
+        return f"{usage.memory / 1e6:.1f} MB of memory, {memory / 1e6:.1f} MB are allowed"
+    if usage.descriptors > descriptors:
+        return f"{usage.descriptors} descriptors, {descriptors} are allowed"
+    return ""
 
 
 def allowed_memory(route: RouteConfig, beyond: int) -> int:
