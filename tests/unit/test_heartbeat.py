@@ -138,6 +138,9 @@ class FakeLog:
     def error(self, _name: str, message: str) -> None:
         self.said.append(message)
 
+    def tell_repeats(self) -> None:
+        """There are none."""
+
 
 class Scene:
     """A check over some agents, whose time is moved."""
