@@ -30,7 +30,7 @@ man:             ## man pages and shell completion, into build/share
 	$(CMD) python -m nsbridge.supervisor.commands.share build/share
 
 health:          ## 50 SIGSTOPs, 50 kills of the supervisor, 10 minutes of full load without a false alarm (as root)
-	$(CMD) python -m tests.system.health_storm --stops 50 --supervisor-kills 50 --calm 600
+	$(CMD) python -m tests.system.health_storm --stops 50 --deadline 5 --supervisor-kills 50 --calm 600
 
 scale:           ## 200 routes: start, status, idle CPU, memory, into docs/scale.md; about 4 minutes (as root)
 	$(CMD) python -m benchmarks.scale --report docs/scale.md
