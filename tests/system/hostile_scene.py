@@ -72,7 +72,7 @@ class Scene:
         """A message put there arrives here."""
         body, started = self.sent(source), time.monotonic()
         wait_until(lambda: body in contents(sink), f"{source} to {sink}; log:\n{self.daemon.said()}", 20)
-        assert time.monotonic() - started < within
+        assert time.monotonic() - started < within * crowd()
 
     def everything_passes(self, within: float = 20.0) -> None:
         """In each direction of the healthy route, and of the route `s` of spools."""
@@ -107,6 +107,11 @@ class Scene:
         assert self.daemon.process.poll() is None
 
 
+def crowd() -> float:
+    """How many processes share a core just now, at least 1: limits are for a machine with nothing else to do."""
+    return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+
+
 def contents(directory: Path) -> set[bytes]:
     """Of all messages in a spool; those that are taken meanwhile are left out."""
     found = set()
@@ -136,5 +141,3 @@ def scene_of(tmp_path: Path, evil: Any, peer: Any, *kinds: str, variants: str = 
     with Variant(tmp_path, routes, variants) as daemon:
         daemon.wait_for("RUNNING")
         yield Scene(daemon, evil.rootfs / "srv", peer.rootfs / "srv")
-        if os.environ.get("NSB_SHOW_LOG"):
-            print(daemon.said())

@@ -1,1 +1,203 @@
-def install() -> None: ...
+"""Compromised agents for tests: what somebody would do who had taken one over, after it has entered its container.
+
+The agent `ROUTE:rogue` does what is listed under its route's name, in the place of its work. With the defences off
+(hostile_daemon's `unfrozen`) it can do most of that; what the kernel refuses it otherwise is tried by ATTACKS.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import json
+import mmap
+import os
+import random
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+
+from nsbridge.agents import control, linux, runtime, scoreboard, wire
+from nsbridge.agents.runtime import Agent
+from nsbridge.agents.wire import Hello, Message
+from nsbridge.config.schema import Namespace
+
+_PAUSE = 0.002  # seconds when a socket is full
+_DATAGRAM = 64 << 10
+
+
+def install() -> None:
+    """Exchange what such agents do."""
+    serve = Agent.run
+
+    def run(self: Agent) -> None:
+        route, _, name = self.name.partition(":")
+        if name == "rogue":
+            BEHAVIOURS[route.partition("-")[0]](self)
+        else:
+            serve(self)
+
+    runtime.Agent.run = run  # type: ignore[method-assign]
+
+
+def _ready(agent: Agent) -> None:
+    control.say(agent._channel, say="ready", ns_inode=1, uid=0, gid=0)
+
+
+def _send(end: socket.socket, data: bytes) -> None:
+    try:
+        end.send(data, socket.MSG_DONTWAIT)
+    except OSError:
+        time.sleep(_PAUSE)
+
+
+def frames(agent: Agent) -> None:
+    """Random packets, true ones with wrong numbers, and nothing is ever read."""
+    _ready(agent)
+    chance = random.Random(7)
+    while True:
+        agent._cells[scoreboard.BEAT] = time.monotonic_ns()
+        hello = wire.pack_hello(Hello(*(chance.choice((0, 1, 2, 1 << 46, (1 << 64) - 1)) for _ in range(6))))
+        header = bytearray(wire.pack_data_header(1, 1 + chance.getrandbits(3), Message(0, b""), 0, 0))
+        header[chance.randrange(len(header))] = chance.getrandbits(8)
+        _send(agent._peer, chance.choice((hello, bytes(header), chance.randbytes(chance.randrange(1, 60_000)))))
+        time.sleep(_PAUSE)
+
+
+def floods(agent: Agent) -> None:
+    """All that the control channel takes: lines, lies, bombs, and what is no text."""
+    _ready(agent)
+    words = [
+        json.dumps({"say": "log", "level": "error", "text": "\x1b[2J flood\n" * 100}).encode(),
+        json.dumps({"say": "log", "level": "info", "text": ["x"] * 500}).encode(),
+        json.dumps({"say": "ready", "ns_inode": -1, "uid": "root", "gid": {}}).encode(),
+        b'{"say": "ready"}',
+        b'{"say": "drained"}',
+        b'{"say": "error", "text": "\xff\xfe"}',
+        b'{"say": "error", "text": ' + b"[" * 3000 + b"]" * 3000 + b"}",
+        b'{"say":' * 1000,
+        b'{"say": 1e999, "text": ' + b"9" * 5000 + b"}",
+        bytes(_DATAGRAM),
+        b"\xff" * 8192,
+    ]
+    while True:
+        agent._cells[scoreboard.BEAT] = time.monotonic_ns()
+        for word in words:
+            _send(agent._channel, word)
+
+
+def forges(agent: Agent) -> None:
+    """Every number and text of the page that it shares with the supervisor; and senders that are not its own."""
+    _ready(agent)
+    chance = random.Random(8)
+    page = agent._assignment.scoreboard._page
+    while True:
+        page[: mmap.PAGESIZE] = chance.randbytes(mmap.PAGESIZE)
+        agent._cells[scoreboard.BEAT] = chance.choice((time.monotonic_ns(), (1 << 64) - 1))
+        agent._cells[scoreboard.SENDERS] = chance.choice((1, os.getppid(), (1 << 64) - 1))
+        time.sleep(_PAUSE)
+
+
+def passes(agent: Agent) -> None:
+    """Descriptors, as many as go into a datagram, to both that it can talk to."""
+    _ready(agent)
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [agent._peer.fileno()] * 250))]
+    while True:
+        agent._cells[scoreboard.BEAT] = time.monotonic_ns()
+        for end in (agent._peer, agent._channel):
+            try:
+                end.sendmsg([b"{}"], rights, socket.MSG_DONTWAIT)
+            except OSError:
+                time.sleep(_PAUSE)
+
+
+def stops(agent: Agent) -> None:
+    """Stands still."""
+    _ready(agent)
+    while True:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def dies(agent: Agent) -> None:
+    """Of a signal that has no name."""
+    _ready(agent)
+    os.kill(os.getpid(), 40)
+
+
+def tries(agent: Agent) -> None:
+    """Everything in ATTACKS, and tells what came of it."""
+    attacks = ATTACKS | ({} if agent._assignment.agent.namespace is Namespace.IPC else FILES_ONLY)
+    for name, attack in attacks.items():
+        try:
+            attack(agent)
+        except Exception as error:  # noqa: BLE001  (whatever refuses it)
+            outcome = f"refused: {error}"
+        else:
+            outcome = "DONE"
+        control.say(agent._channel, say="log", level="info", text=f"attack {name}: {outcome}")
+        time.sleep(_PAUSE)
+    _ready(agent)
+    while True:
+        agent._cells[scoreboard.BEAT] = time.monotonic_ns()
+        time.sleep(1)
+
+
+BEHAVIOURS: dict[str, Callable[[Agent], None]] = {
+    "frames": frames,
+    "floods": floods,
+    "forges": forges,
+    "passes": passes,
+    "stops": stops,
+    "dies": dies,
+    "tries": tries,
+}
+
+
+def _fork(_agent: Agent) -> None:
+    if os.fork() == 0:
+        os._exit(0)
+
+
+def _beyond(path: str, flags: int) -> Callable[[Agent], object]:
+    """A file of the host, by way of the descriptor that leads into the host's /proc."""
+    return lambda agent: os.open(path, flags, dir_fd=agent._entered.own_fds)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(name: str, *arguments: int) -> None:
+    if getattr(_libc, name)(*arguments) < 0:
+        raise linux.oserror(name)
+
+
+# What an agent of either kind may not do, whoever has it.
+ATTACKS: dict[str, Callable[[Agent], object]] = {
+    "kill the supervisor": lambda _: os.kill(os.getppid(), signal.SIGKILL),
+    "stop the supervisor": lambda _: os.kill(os.getppid(), signal.SIGSTOP),
+    "kill everybody": lambda _: os.kill(-1, signal.SIGKILL),
+    "read a file": lambda _: os.open("/etc/shadow", os.O_RDONLY),
+    "write a file": lambda _: os.open("/etc/made", os.O_WRONLY | os.O_CREAT, 0o600),
+    "leave by its descriptors": _beyond("../../../etc/shadow", os.O_RDONLY),
+    "change the kernel": _beyond("../../sys/kernel/core_pattern", os.O_WRONLY),
+    "execute": lambda _: os.execv("/bin/busybox", ["busybox", "true"]),
+    "have executable memory": lambda _: mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_EXEC),
+    "open a socket": lambda _: socket.socket(socket.AF_INET),
+    "pass a descriptor": lambda agent: agent._channel.sendmsg(
+        [b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", 0))]
+    ),
+    "mount": lambda _: linux.mount("none", "/srv", "tmpfs"),
+    "unshare": lambda _: linux.unshare(linux.CLONE_NEWUSER),
+    "setns": lambda agent: linux.setns(agent._entered.own_fds, 0),
+    "trace": lambda _: _call("ptrace", 16, os.getppid(), 0, 0),
+    "read memory": lambda _: _call("process_vm_readv", os.getppid(), 0, 0, 0, 0, 0),
+    "be another user": lambda _: os.setuid(1),
+    "change a limit": lambda _: _call("prlimit64", 0, 7, 0, 0),
+}
+FILES_ONLY: dict[str, Callable[[Agent], object]] = {
+    "fork": _fork,
+    "start a thread": lambda _: threading.Thread(target=int).start(),
+    "use a queue": lambda _: _call("msgget", 0x51, 0o1666),
+}

@@ -1,0 +1,86 @@
+"""Agents that somebody has taken over: each harms its own route and nothing else."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.system import rogue
+from tests.system.conftest import Factory
+from tests.system.hostile import Variant, is_clean
+from tests.system.hostile_scene import Scene, healthy
+
+FOR = 4.0  # seconds
+GROWTH = 8 << 20  # bytes that the supervisor may grow in that time, of what is its own: its last 1,000 lines of log
+LOG = 400_000  # bytes that all of them may log in that time
+WITHIN = 1.0  # seconds for a message on the healthy route
+ALL = ("frames", "floods", "forges", "passes", "stops", "dies")
+
+
+def rogue_route(name: str, evil: str, peer: str, endpoint: str = "") -> str:
+    """A rogue in one container, an honest agent in the other."""
+    endpoint = endpoint or f'spool = {{ out = "/srv/{name}-out", in = "/srv/{name}-in" }}'
+    return (
+        f'[route.{name}.agent.rogue]\ncontainer = "{evil}"\n{endpoint}\n[route.{name}.agent.peer]\n'
+        f'container = "{peer}"\nspool = {{ out = "/srv/{name}-out", in = "/srv/{name}-in" }}\n'
+    )
+
+
+def measured(daemon: Variant) -> tuple[int, int]:
+    """The supervisor's descriptors, and the bytes of memory that are its own."""
+    process = psutil.Process(daemon.pid)
+    return process.num_fds(), process.memory_full_info().uss
+
+
+def test_rogue_agents_harm_nothing_but_their_own_routes(tmp_path: Path, unshare_container: Factory) -> None:
+    """Six of them at once, without seccomp and Landlock, for some seconds under messages on a healthy route."""
+    evil, peer = unshare_container(), unshare_container()
+    routes = "".join(rogue_route(name, evil.spec, peer.spec) for name in ALL) + healthy(peer.spec)
+    (peer.rootfs / "srv/h").mkdir()
+    with Variant(tmp_path, routes, "rogue,unfrozen") as daemon:
+        daemon.wait_for("RUNNING", "h:one", "h:two", *(f"{name}:peer" for name in ALL[1:]))
+        played = Scene(daemon, evil.rootfs / "srv", peer.rootfs / "srv")
+        end = time.monotonic() + 1
+        while time.monotonic() < end:  # until its ring of log lines is full, and its caches are
+            played.healthy_passes(WITHIN)
+        (descriptors, memory), logged = measured(daemon), daemon.log.stat().st_size
+        end, passed = time.monotonic() + FOR, 0
+        while time.monotonic() < end:
+            played.healthy_passes(WITHIN)
+            passed += 1
+            daemon.call("status")
+        after = measured(daemon)
+        print(f"descriptors {descriptors} → {after[0]}, memory {memory} → {after[1]}, {passed} rounds of messages")
+        assert abs(after[0] - descriptors) <= 4 * len(ALL), "each may just be dead or being started"
+        assert after[1] - memory < GROWTH
+        assert daemon.log.stat().st_size - logged < LOG
+        assert is_clean(daemon.log.read_bytes())
+        assert "lines before this were not logged" in daemon.said()
+        assert "killed by signal 40" in daemon.said()
+        played.undisturbed("h:one", "h:two")
+        assert daemon.stop() == 0, "and it ends in order, whoever of them does not"
+
+
+def outcomes(daemon: Variant, name: str) -> dict[str, str]:
+    lines = (line.partition(f" {name} attack ")[2] for line in daemon.said().splitlines())
+    return dict(line.split(": ", 1) for line in lines if line)
+
+
+@pytest.mark.parametrize("kind", ["files", "queue"])
+def test_a_rogue_agent_can_do_nothing_beyond_its_endpoint(tmp_path: Path, runc_container: Factory, kind: str) -> None:
+    """Also if it is uid 0, as the agent for what root owns is."""
+    evil, peer = runc_container(), runc_container()
+    (peer.rootfs / "srv/h").mkdir()
+    endpoint = "queue = { in = { key = 0x51 }, out = { key = 0x52 }, create = true }" if kind == "queue" else ""
+    routes = rogue_route("tries", evil.spec, peer.spec, endpoint) + healthy(peer.spec)
+    with Variant(tmp_path, routes, "rogue") as daemon:
+        daemon.wait_for("RUNNING")
+        if not daemon.agents()["h:one"]["confinement"]["landlock"]:
+            pytest.skip("this kernel has no Landlock")
+        done = outcomes(daemon, "tries:rogue")
+        assert done.keys() == (rogue.ATTACKS | (rogue.FILES_ONLY if kind == "files" else {})).keys()
+        assert {name: outcome for name, outcome in done.items() if not outcome.startswith("refused: ")} == {}
+        Scene(daemon, evil.rootfs / "srv", peer.rootfs / "srv").healthy_passes()
