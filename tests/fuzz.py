@@ -26,7 +26,7 @@ from typing import Any, cast
 from nsbridge.agents import control, journal, sinkjournal, wire
 from nsbridge.agents.fork import Child
 from nsbridge.agents.session import Incoming, Outgoing, Session
-from nsbridge.agents.wire import Hello, Message, WireError
+from nsbridge.agents.wire import Hello, Message, Run, WireError
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.load import load
 from nsbridge.config.schema import Window
@@ -39,6 +39,7 @@ from nsbridge.supervisor.managed import Managed
 from nsbridge.supervisor.process import AgentProcess, Channel
 from nsbridge.supervisor.status import route_status
 from nsbridge.supervisor.supervisor import Supervisor
+from tests.memory_store import hand_over_one
 
 WINDOW = Window(messages=16, bytes=1 << 16)
 NONCE = 77
@@ -119,14 +120,19 @@ class AgentTarget:
                 )
             case 1:
                 return wire.pack_ack(source.epoch, chance.choice((source.confirmed, source.taken, *_NUMBERS)))
+            case 2:
+                first = sink.handed + chance.choice((1, 1, 1, 0, 2, *_NUMBERS))
+                bodies = [chance.randbytes(chance.choice((0, 1, 100))) for _ in range(chance.randrange(1, 6))]
+                run = Run(sink.epoch, first % (1 << 64), chance.choice((0, 1, -1, 1 << 40)), bodies)
+                return b"".join(wire.pack_run(run))
             case _:
                 body = chance.randbytes(chance.choice((0, 1, 100, 3000)))
                 cut = chance.randrange(len(body) + 1)
                 seq = sink.handed + chance.choice((1, 1, 1, 2, 3))
                 message = Message(chance.choice((0, 1, -1, 1 << 40)), body)
-                first = wire.pack_data_header(sink.epoch, seq, message, 0, cut) + body[:cut]
+                begin = wire.pack_data_header(sink.epoch, seq, message, 0, cut) + body[:cut]
                 rest = wire.pack_data_header(sink.epoch, seq, message, cut, len(body) - cut) + body[cut:]
-                return first + (rest if cut < len(body) else b"")
+                return begin + (rest if cut < len(body) else b"")
 
     def run(self) -> None:
         """One packet."""
@@ -142,10 +148,10 @@ class AgentTarget:
         incoming, outgoing = self._session.incoming, self._session.outgoing
         assert incoming is not None
         assert outgoing is not None
-        assert len(incoming.waiting) <= WINDOW.messages
+        assert sum(len(run.bodies) for run in incoming.waiting) <= WINDOW.messages
         assert len(incoming._partial) < wire.MAX_MESSAGE
         while incoming.waiting and self._mutator.chance.randrange(50):
-            incoming.handed(incoming.next())
+            hand_over_one(incoming)
         if outgoing.has_room() and self._mutator.chance.randrange(2):
             self._source.append(Message(1, self._mutator.chance.randbytes(50)))
         for _ in range(64):

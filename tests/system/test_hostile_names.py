@@ -29,6 +29,8 @@ COMMANDS = (
     ("status", "--json"),
     ("tail",),
     ("tail", "--json"),
+    ("events",),
+    ("events", "--json"),
     ("inspect", "s:evil"),
     ("inspect", "s:evil", "--json"),
     ("dead", "list"),
