@@ -4,7 +4,7 @@ Some facts about AF_UNIX and what they mean here:
 * bind(2) makes the file before it can have its owner and mode, so it is bound under another name, is given all of
   that, and gets its own name by rename(2), which also replaces a stale socket without a gap.
 * The file outlives a SIGKILLed daemon; only a connect tells whether somebody listens.
-* Owner and mode are set by name, so the directory must be one that nobody but root can change.
+* Owner and mode are set by name, so nobody but root may be able to change the directory, or one above it.
 """
 
 from __future__ import annotations
@@ -57,17 +57,23 @@ def listen(
 
 
 def _make_directory(directory: Path) -> None:
-    """The socket's directory, ours and 0755 if it has to be made; it must be one that only root can change."""
+    """The socket's directory, made 0755 if it is missing; only root may be able to change where its name leads."""
     for missing in [level for level in (*reversed(directory.parents), directory) if not level.exists()]:
         missing.mkdir()
         missing.chmod(0o755)  # whatever the umask is: the socket's mode and the caller's ids decide who may use it
-    found = directory.stat()
-    shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
-    if found.st_uid not in (0, os.geteuid()) or shared:
-        raise NsbridgeError(
-            f"daemon.control.path: {directory} can be changed by others than root, who could put another socket "
-            f"there; chown root {directory}; chmod go-w {directory}"
-        )
+    for level in sorted({*_above(directory), *_above(directory.resolve())}):
+        found = level.stat()
+        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+        if found.st_uid not in (0, os.geteuid()) or shared:
+            raise NsbridgeError(
+                f"daemon.control.path: {level} can be changed by others than root, who could put another socket "
+                f"there; chown root {level}; chmod go-w {level}"
+            )
+
+
+def _above(directory: Path) -> tuple[Path, ...]:
+    """It and all directories by which its name leads to it: whoever can change one can exchange what is below."""
+    return (directory, *directory.parents)
 
 
 def _refuse_to_steal(path: Path) -> None:

@@ -19,7 +19,8 @@ import random
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,12 +54,11 @@ control = {{ path = "{0}/state/control.sock" }}
 log = {{ file = "{0}/log", level = "error", max_bytes = "1MB", backups = 1 }}
 [route.r.agent.a]
 container = "host"
-autostart = false
 spool = {{ out = "/nonexistent/out", in = "/nonexistent/in" }}
 [route.r.agent.b]
 container = "host"
 queue = {{ in = {{ key = 0x51 }}, out = {{ key = 0x52 }} }}
-""".replace("autostart = false\n", "")
+"""
 
 
 class Mutator:
@@ -236,9 +236,7 @@ class ControlTarget:
 
     def __init__(self, supervisor: Supervisor, mutator: Mutator) -> None:
         self._mutator = mutator
-        self._api = Api(
-            supervisor._services, supervisor._roster, supervisor._orders, supervisor._reloader, supervisor.stop
-        )
+        self._api = api_of(supervisor)
 
     def run(self) -> None:
         """One line."""
@@ -276,8 +274,9 @@ class _Heard:
         callback()
 
 
-def fuzz(directory: Path, count: int, seed: int) -> dict[str, float]:
-    """`count` inputs for each target; the seconds that each took. AssertionError, or what was raised, for a bug."""
+@contextmanager
+def supervisor_at(directory: Path) -> Iterator[Supervisor]:
+    """One that has a route and does not run."""
     (directory / "config.toml").write_text(_ROUTE.format(directory), encoding="utf-8")
     (directory / "state").mkdir()
     config = load(str(directory / "config.toml"))
@@ -285,17 +284,27 @@ def fuzz(directory: Path, count: int, seed: int) -> dict[str, float]:
     supervisor = Supervisor(config, log)
     for route in config.routes:
         supervisor._roster.routes[route.name] = supervisor._make_route(route)
-    took = {}
     try:
-        took["agent"] = _many(AgentTarget(directory, Mutator(random.Random(seed))).run, count)
-        took["supervisor"] = _many(SupervisorTarget(supervisor, Mutator(random.Random(seed))).run, count)
-        took["control"] = _many(ControlTarget(supervisor, Mutator(random.Random(seed))).run, count)
+        yield supervisor
     finally:
-        for made in supervisor._roster.routes.values():
-            made.close()
+        supervisor._roster.close()
         supervisor._services.arrivals.close()
         supervisor.loop.close()
         log.close()
+
+
+def api_of(supervisor: Supervisor) -> Api:
+    """What its control socket would call."""
+    return Api(supervisor._services, supervisor._roster, supervisor._orders, supervisor._reloader, supervisor.stop)
+
+
+def fuzz(directory: Path, count: int, seed: int) -> dict[str, float]:
+    """`count` inputs for each target; the seconds that each took. AssertionError, or what was raised, for a bug."""
+    took = {}
+    with supervisor_at(directory) as supervisor:
+        took["agent"] = _many(AgentTarget(directory, Mutator(random.Random(seed))).run, count)
+        took["supervisor"] = _many(SupervisorTarget(supervisor, Mutator(random.Random(seed))).run, count)
+        took["control"] = _many(ControlTarget(supervisor, Mutator(random.Random(seed))).run, count)
     return took
 
 
@@ -318,7 +327,7 @@ def _memory() -> int:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=20_000, help="inputs for each target (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()

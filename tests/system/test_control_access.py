@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from nsbridge.config.errors import NotPermittedError
 from nsbridge.supervisor.client import Client
+from tests import fuzz
 from tests.control_fake import Served, Wire, called
 
 GROUP, READ_GROUP, OTHER = 51001, 51002, 51003
@@ -41,7 +44,21 @@ def test_the_read_group_may_look(method: str) -> None:
         assert served.as_user(STRANGER, READ_GROUP, [], lambda: called(served.path, method)) == "yes"
 
 
-@pytest.mark.parametrize("method", ["start", "stop", "restart", "reload", "shutdown", "made-up"])
+def test_of_all_methods_that_there_are_the_read_group_may_call_those_that_only_look(tmp_path: Path) -> None:
+    """A new one is refused until somebody has thought about it."""
+    looking = {"status", "tail", "events", "inspect", "top", "version", "dead_list"}
+    with fuzz.supervisor_at(tmp_path) as supervisor:
+        methods = [*fuzz.api_of(supervisor)._methods]
+    with Served(group=str(GROUP), read_group=str(READ_GROUP)) as served:
+        answers = served.as_user(STRANGER, READ_GROUP, [], lambda: called(served.path, *methods)).split()
+        refused = {method for method, answer in zip(methods, answers, strict=True) if answer == "77"}
+        assert refused == set(methods) - looking
+        assert {method for method, _ in served.api.calls} <= looking
+
+
+@pytest.mark.parametrize(
+    "method", ["start", "stop", "restart", "reload", "shutdown", "dead_show", "dead_drop", "made-up"]
+)
 def test_the_read_group_may_nothing_but_look(method: str) -> None:
     with Served(group=str(GROUP), read_group=str(READ_GROUP)) as served:
         assert served.as_user(STRANGER, READ_GROUP, [], lambda: called(served.path, method)) == "77"

@@ -135,6 +135,20 @@ def test_a_directory_that_others_can_change_is_refused(tmp_path: Path, owner: in
     assert "can be changed by others than root" in _refused(tmp_path / "control.sock")
 
 
+@pytest.mark.parametrize("kind", ["a parent of somebody else's", "a link that somebody else can exchange"])
+def test_a_directory_whose_name_others_can_lead_elsewhere_is_refused(tmp_path: Path, kind: str) -> None:
+    """Whoever owns a directory above can rename what is in it."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    if kind.startswith("a link"):
+        (tmp_path / "real").mkdir()
+        (theirs / "run").symlink_to(tmp_path / "real")
+    else:
+        (theirs / "run").mkdir()
+    os.chown(theirs, STRANGER, STRANGER)
+    assert f"{theirs} can be changed by others than root" in _refused(theirs / "run/control.sock")
+
+
 def test_a_path_too_long_for_a_socket_says_how_long_it_may_be(tmp_path: Path) -> None:
     assert "at most 107 bytes" in _refused(tmp_path / ("x" * 108))
 
