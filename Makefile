@@ -38,7 +38,7 @@ scale:           ## 200 routes: start, status, idle CPU, memory, into docs/scale
 restart:         ## from a kill to work again, beside runit and supervisord, into docs/restart.md; about 5 minutes (as root)
 	$(CMD) python -m benchmarks.restart --report docs/restart.md
 
-fuzz:            ## 1,000,000 random and mutated inputs for each of agent, supervisor and control socket; about 15 minutes
+fuzz:            ## 1,000,000 random and mutated inputs for each of agent, supervisor and control socket; 10 minutes where others work, too
 	$(CMD) python -m tests.fuzz --count 1000000
 
 style:           ## format, and mend what ruff can mend
