@@ -1,7 +1,20 @@
-"""Fixtures that more than one file of unit tests uses."""
+"""Fixtures that more than one file of unit tests uses, and the guard against late imports that is over all of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+
 from tests.log_life import life, make
+from tests.unit.late_imports import LateImports
 
 __all__ = ["life", "make"]
+
+
+@pytest.fixture(autouse=True)
+def no_late_imports() -> Iterator[None]:
+    """Whatever is tested of agents/, it imports nothing that an agent would not have loaded before the join."""
+    with LateImports() as guard:
+        yield
+    assert guard.seen == [], "an agent would read these from its container"
