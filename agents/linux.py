@@ -14,6 +14,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterable
+from typing import NamedTuple
 
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUTS = 0x0400_0000
@@ -50,7 +51,9 @@ RENAME_NOREPLACE = 1
 IPC_NOWAIT = 0o4000
 _IPC_STAT = 2
 _MSQID_SIZE = 256  # bytes; struct msqid_ds has 120
-_CBYTES_AT = 72  # msg_cbytes, msg_qnum, msg_qbytes on every 64-bit architecture (asm-generic/msgbuf.h, ipcbuf.h)
+_CBYTES_AT = (
+    72  # msg_cbytes, msg_qnum, msg_qbytes, msg_lspid on every 64-bit architecture (asm-generic/msgbuf.h, ipcbuf.h)
+)
 MSG_COPY = 0o40000
 
 F_SETLEASE = 1024
@@ -264,24 +267,24 @@ def wait_msgsnd(queue: int, address: int, size: int) -> int:
     return ctypes.get_errno() if _libc.msgsnd(queue, address, size, 0) < 0 else 0
 
 
-def queue_usage(queue: int) -> tuple[int, int]:
-    """(bytes that are in the queue, bytes that it takes). IPC_STAT of msgctl(2). Raises OSError, as EACCES."""
-    used, _, limit = _queue_status(queue)
-    return used, limit
+class QueueStatus(NamedTuple):
+    """What the kernel says of a SysV queue."""
+
+    used: int  # bytes in it
+    messages: int  # in it
+    limit: int  # bytes that it takes
+
+    def has_room(self, size: int) -> bool:
+        """Whether a message of `size` bytes fits in: a queue is full by bytes or by number. msgsnd(2)."""
+        return self.used + size <= self.limit and self.messages < self.limit
 
 
-def queue_has_room(queue: int, size: int) -> bool:
-    """Whether a message of `size` bytes fits in: a queue is full by bytes or by number. As `queue_usage`; msgsnd(2)."""
-    used, count, limit = _queue_status(queue)
-    return used + size <= limit and count < limit
-
-
-def _queue_status(queue: int) -> tuple[int, int, int]:
+def queue_status(queue: int) -> QueueStatus:
+    """IPC_STAT of msgctl(2). Raises OSError, as EACCES."""
     status = bytearray(_MSQID_SIZE)
     if _libc.msgctl(queue, _IPC_STAT, address_of(status)) < 0:
         raise oserror("msgctl")
-    used, count, limit = struct.unpack_from("<3Q", status, _CBYTES_AT)
-    return used, count, limit
+    return QueueStatus(*struct.unpack_from("<3Q", status, _CBYTES_AT))
 
 
 def address_of(buffer: memoryview | bytearray) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from nsbridge.agents.journal import SourceJournal
-from nsbridge.agents.wire import Message, Run
+from nsbridge.agents.wire import MAX_PACKET, Message, Run
 
 NOTE = 1  # the type of a record that is a note, of one message or several; they are in the container
 BODY = 2  # the type of a record that is a message itself
@@ -62,7 +62,20 @@ class NoteStore:
                 return None
             self._kept(seq + len(loaded[1]) - 1, *loaded)
             found = self._runs[seq]
-        return found.after(seq - found.first) if seq > found.first else found
+        if seq > found.first:
+            found = found.after(seq - found.first)
+        return self._with_more(found) if len(found.bodies) == 1 else found
+
+    def _with_more(self, run: Run) -> Run:
+        """Together with what follows it in memory and is of its type: files are noted one by one, and sent together."""
+        bodies, size = list(run.bodies), len(run.bodies[0])
+        while size < MAX_PACKET:
+            more = self._runs.get(run.first + len(bodies))
+            if more is None or more.type != run.type:
+                break
+            bodies += more.bodies
+            size += sum(map(len, more.bodies))
+        return run._replace(bodies=bodies)
 
     def _find(self, seq: int) -> Run | None:
         found = self._runs.get(seq)

@@ -121,7 +121,7 @@ def _status(daemon: Nsbridged, routes: int) -> None:
 
 def _idle(pids: Sequence[int], seconds: float) -> float:
     """The share of one core that all of them take while nothing happens."""
-    time.sleep(1.0)  # what status and the start have left behind is done
+    time.sleep(min(12.0, seconds / 4))  # what status and the start have left behind is done, and the first heartbeats
     before = cpu_seconds(pids)
     began = time.monotonic()
     time.sleep(seconds)

@@ -17,6 +17,7 @@ import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self, TypeVar
 
 from nsbridge.agents.fork import has_ended
@@ -226,6 +227,13 @@ def read_bounded(path: str, limit: int, *, by_root: bool = False) -> bytes:
     if len(content) > limit:
         raise ValueError(f"is longer than {limit} bytes")
     return content
+
+
+def is_real_root() -> bool:
+    """Root of the first user namespace, which maps every id to itself (user_namespaces(7))."""
+    if os.geteuid() != 0:
+        return False
+    return Path("/proc/self/uid_map").read_text(encoding="ascii").split() == ["0", "0", "4294967295"]
 
 
 def quoted(name: str) -> str:

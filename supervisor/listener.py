@@ -19,6 +19,7 @@ from pathlib import Path
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import ControlConfig
 from nsbridge.supervisor.access import Access
+from nsbridge.supervisor.identity import is_real_root
 
 _BACKLOG = 128
 _LONGEST_PATH = 107  # bytes, sun_path of unix(7) without its NUL
@@ -56,15 +57,21 @@ def listen(
     return listener, made
 
 
+def _nobody() -> int:
+    """Who stands for the host's root, among others, in a user namespace that has not mapped it."""
+    return int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
+
+
 def _make_directory(directory: Path) -> None:
     """The socket's directory, made 0755 if it is missing; only root may be able to change where its name leads."""
     for missing in [level for level in (*reversed(directory.parents), directory) if not level.exists()]:
         missing.mkdir()
         missing.chmod(0o755)  # whatever the umask is: the socket's mode and the caller's ids decide who may use it
+    trusted = {0, os.geteuid()} if is_real_root() else {0, os.geteuid(), _nobody()}
     for level in sorted({*_above(directory), *_above(directory.resolve())}):
         found = level.stat()
         shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
-        if found.st_uid not in (0, os.geteuid()) or shared:
+        if found.st_uid not in trusted or shared:
             raise NsbridgeError(
                 f"daemon.control.path: {level} can be changed by others than root, who could put another socket "
                 f"there; chown root {level}; chmod go-w {level}"

@@ -25,6 +25,7 @@ from nsbridge.supervisor.identity import (
     NotRunning,
     Refused,
     escaped,
+    is_real_root,
     quoted,
     read_bounded,
     read_stat,
@@ -99,7 +100,7 @@ def runc_roots() -> tuple[str, ...]:
     if forced:
         return (forced,)
     user_dir = os.environ.get("XDG_RUNTIME_DIR")
-    if user_dir and not _is_real_root():
+    if user_dir and not is_real_root():
         return (f"{user_dir}/runc",)
     return ("/run/runc",)
 
@@ -157,13 +158,6 @@ def _number(state: object, key: str) -> int:
     if type(value) is not int or not 0 <= value < 1 << 63:
         raise ValueError(f"has no number {key}: it was written by another version of the runtime")
     return value
-
-
-def _is_real_root() -> bool:
-    """Root of the first user namespace, which maps every id to itself (user_namespaces(7))."""
-    if os.geteuid() != 0:
-        return False
-    return Path("/proc/self/uid_map").read_text(encoding="ascii").split() == ["0", "0", "4294967295"]
 
 
 RUNTIMES = {

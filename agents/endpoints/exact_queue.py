@@ -184,7 +184,7 @@ class ExactQueueSink:
         """The queue's own limit (msg_qbytes), looked at again before a message is called too long."""
         if size > self._known_limit and self._queue is not None:
             try:
-                self._known_limit = linux.queue_usage(self._queue.id)[1]
+                self._known_limit = linux.queue_status(self._queue.id).limit
             except OSError:
                 self._known_limit = size  # may not be looked at: the kernel will say
         return self._known_limit
@@ -193,10 +193,10 @@ class ExactQueueSink:
         """Whether half of the queue stays free for who answers through it; if not, `sink_ready` is called soon."""
         assert self._queue is not None  # noqa: S101  (asked by put)
         try:
-            used, limit = linux.queue_usage(self._queue.id)
+            status = linux.queue_status(self._queue.id)
         except OSError:
             return True
-        if not used + size <= limit // 2 and (used or self._offered):
+        if not status.used + size <= status.limit // 2 and (status.used or self._offered):
             self._host.blocked("in", f"{shown(self._key)} is half full, the rest is for its answers")
             if not self._looks_again:
                 self._looks_again = True

@@ -15,7 +15,7 @@ import os
 
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
-from nsbridge.agents.endpoints.files import NotAFileError, Tree, blocked_by, shown
+from nsbridge.agents.endpoints.files import Kept, NotAFileError, Tree, blocked_by, shown
 from nsbridge.agents.journal import NOTE, SourceJournal
 from nsbridge.agents.wire import Message, Run
 from nsbridge.config.schema import FileEndpoint
@@ -38,6 +38,7 @@ class FileSource:
         self._config = config
         self._path = os.fsencode(config.out)
         self._parent, self._name = os.path.split(self._path)
+        self._file = Kept(tree, self._name)
         self._directory = -1
         self._watch: watch.DirectoryWatch | None = None
         self._opening = Waiter(host, "out", self.start)
@@ -125,7 +126,7 @@ class FileSource:
         if not self._host.has_room():
             return
         try:
-            fd = self._tree.open_file(self._directory, self._name, os.O_RDONLY)
+            fd = self._file.open(self._directory, os.O_RDONLY)
         except FileNotFoundError:
             self._unread = False  # removed again: there is no content
             return
@@ -141,8 +142,8 @@ class FileSource:
                 return
             if held:
                 self._drain_events()  # the closes up to now are this content's
-            changed = os.fstat(fd).st_mtime_ns
-            body = files.read_up_to(fd, self._config.max_message)
+            status = os.fstat(fd)
+            body = files.read_up_to(fd, self._config.max_message, status.st_size)
         finally:
             os.close(fd)
         self._unread = False
@@ -151,7 +152,7 @@ class FileSource:
             self._host.log("warning", f"{shown(self._path)}: more than {self._config.max_message} bytes; not taken")
             return
         # Two cells by turns: which of them counts is said by the store that publishes the message.
-        self._journal.cells[NOTE + (self._journal.taken + 1) % 2] = changed
+        self._journal.cells[NOTE + (self._journal.taken + 1) % 2] = status.st_mtime_ns
         try:
             self._host.take(Message(0, body))
         except Blocked as reason:
@@ -180,6 +181,7 @@ class FileSink:
         self._config = config
         self._path = os.fsencode(config.in_)
         self._parent, self._name = os.path.split(self._path)
+        self._file = Kept(tree, self._name)
         self._directory = -1
         self._watch: watch.DirectoryWatch | None = None
         self._waiter = Waiter(host, "in", self._again)
@@ -242,7 +244,7 @@ class FileSink:
 
     def _write(self, body: bytes) -> None:
         try:
-            fd = self._tree.open_file(self._directory, self._name, os.O_WRONLY | os.O_TRUNC)
+            fd = self._file.open(self._directory, os.O_WRONLY | os.O_TRUNC)
             try:
                 files.write_all(fd, body)
             finally:

@@ -170,6 +170,34 @@ class Tree:
         return status.st_uid, status.st_gid
 
 
+class Kept:
+    """A file of one name that is opened again and again: it is looked up once for as long as the name leads to it.
+
+    Its handle (O_PATH) is kept, so its inode's number cannot be given to another file and tells that it is the same.
+    """
+
+    def __init__(self, tree: Tree, name: bytes) -> None:
+        self._tree = tree
+        self._name = name
+        self._handle = -1
+        self._inode = (0, 0)
+
+    def open(self, directory: int, flags: int) -> int:
+        """As `Tree.open_file`. Raises OSError, NotAFileError."""
+        status = os.stat(self._name, dir_fd=directory, follow_symlinks=False)
+        if (status.st_dev, status.st_ino) != self._inode or self._handle < 0:
+            self._look_up(directory)
+        return os.open(b"%d" % self._handle, flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._tree.own_fds)
+
+    def _look_up(self, directory: int) -> None:
+        handle = self._tree.open_file(directory, self._name, os.O_PATH)
+        if self._handle >= 0:
+            os.close(self._handle)
+        self._handle = handle
+        status = os.fstat(handle)
+        self._inode = (status.st_dev, status.st_ino)
+
+
 class NotAFileError(OSError):
     """A FIFO, device, socket or directory stands where a file should be."""
 
@@ -181,12 +209,12 @@ def make_file(directory: int, name: bytes, mode: int) -> int:
     return fd
 
 
-def read_up_to(fd: int, limit: int) -> bytes | None:
+def read_up_to(fd: int, limit: int, size: int | None = None) -> bytes | None:
     """The whole content of a regular file; None if it is more than `limit` bytes (also if it grows meanwhile).
 
-    Of what is larger nothing is read: a sparse file of a terabyte costs as much as any.
+    Of what is larger nothing is read: a sparse file of a terabyte costs as much as any. `size`: its bytes, if known.
     """
-    if os.fstat(fd).st_size > limit:
+    if (os.fstat(fd).st_size if size is None else size) > limit:
         return None
     data = os.read(fd, limit + 1 if limit < 1 << 16 else 1 << 16)
     if len(data) < 1 << 16:

@@ -104,7 +104,7 @@ def is_there(key: int, queue_id: int) -> bool:
 def has_room(queue_id: int, run: Run) -> bool:
     """Whether the queue is known to have room for its first message; not, where the agent may not look."""
     try:
-        return linux.queue_has_room(queue_id, len(run.bodies[0]))
+        return linux.queue_status(queue_id).has_room(len(run.bodies[0]))
     except OSError:
         return False
 

@@ -73,6 +73,7 @@ class SpoolSource:
         self._watch: watch.DirectoryWatch | None = None
         self._waiter = Waiter(host, "out", self._again)
         self._backlog: deque[bytes] = deque()  # to be taken, in this order
+        self._scan_is_due = False
         self._has_more = False  # there were more than _MOST: they are found by a scan
         self._scanned: set[bytes] = set()  # of these, the ones whose writer may not be done
         self._known: set[bytes] = set()  # in the backlog, or postponed, or taken and not confirmed, or refused
@@ -99,7 +100,7 @@ class SpoolSource:
 
     def room_again(self) -> None:
         """Take what was left."""
-        if self._backlog:
+        if self._backlog or self._has_more:
             self._take()
 
     def confirmed(self, seq: int) -> None:
@@ -216,7 +217,8 @@ class SpoolSource:
         self._has_more = len(found) > room
         for name in found[:room]:
             self._scanned.add(name)
-            self._add(name)
+            self._known.add(name)
+            self._backlog.append(name)
 
     def _listed(self, most: int, upto: bytes | None = None) -> list[bytes]:
         """The first new ones by name."""
@@ -231,8 +233,8 @@ class SpoolSource:
     def _add(self, name: bytes) -> None:
         if not self._is_new(name):
             return
-        if len(self._backlog) >= _MOST:
-            self._has_more = True
+        if self._has_more or len(self._backlog) >= _MOST:
+            self._has_more = True  # those that are found by a scan came before this one
             return
         self._known.add(name)
         self._backlog.append(name)
@@ -275,11 +277,12 @@ class SpoolSource:
         else:
             self._waiter.done()
         self._host.flush()
-        if self._has_more and not self._backlog:
-            self._has_more = False
+        if self._has_more and not self._backlog and not self._scan_is_due:
+            self._scan_is_due = True
             self._host.loop.call_later(0, self._take_more)
 
     def _take_more(self) -> None:
+        self._scan_is_due = False
         if self._watch is not None:
             self._scan()
             self._take()
@@ -304,7 +307,7 @@ class SpoolSource:
             if name in self._scanned and not self._is_whole(fd, name):
                 return None
             identity = _identity(os.fstat(fd))
-            body = files.read_up_to(fd, self._config.max_message)
+            body = files.read_up_to(fd, self._config.max_message, identity.size)
         finally:
             os.close(fd)
         if body is None:

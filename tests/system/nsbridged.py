@@ -21,6 +21,8 @@ from nsbridge.config.errors import NsbridgeError
 from nsbridge.supervisor.client import Client
 from tests.system.room import LIMIT, wait_dead, wait_until
 
+_ROOT = Path(__file__).parents[2]
+
 
 class Nsbridged:
     """One daemon; `routes` is the TOML of its routes, `more` of further keys of [daemon].
@@ -65,7 +67,7 @@ class Nsbridged:
     def start(self) -> None:
         """Start it; returns when it answers."""
         command = [*self._through, sys.executable, "-m", *self.program, "-c", str(self.config)]
-        self.process = subprocess.Popen(command)
+        self.process = subprocess.Popen(command, cwd=_ROOT)  # a test's own program is found from there
         wait_until(self._answers, f"nsbridged answers; its log:\n{self.said()}")
 
     def _answers(self) -> bool:

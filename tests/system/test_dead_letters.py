@@ -221,7 +221,8 @@ def test_kills_of_the_source_make_no_retried_letter_be_lost_or_repeated(
         with Receiver(legacy, 0x51, count + 1) as receiver:
             assert ctl(daemon, "dead", "retry", "all").returncode == 0
             kills = 0
-            while files_of(daemon):  # it takes some each time before it is ready
+            while left := files_of(daemon):
+                wait_until(lambda: len(files_of(daemon)) < len(left), "it takes some", 60)
                 pid = daemon.agents()["r:files"]["pid"]
                 if pid is not None:
                     kill_and_wait(pid)

@@ -16,6 +16,7 @@ ALLOWED = {
     "agents/dead.py add": "shown to a person",
     "supervisor/managed.py container_ended": "shown to a person",
     "supervisor/events.py __init__": "when something happened, shown to a person",
+    "supervisor/commands/share.py _day": "the date of a man page, which a person reads",
     "supervisor/journalview.py _time": "an epoch, shown to a person",
 }
 

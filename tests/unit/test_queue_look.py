@@ -52,7 +52,7 @@ def test_what_is_just_near_enough_is_found(queue: sysv_ipc.MessageQueue) -> None
     fill(queue, 9, FARTHEST - 1)
     queue.send(b"x", False, 5)
     assert Look(5).first(queue.id) == (5, 1)
-    assert linux.queue_usage(queue.id)[0] == 1, "it is still there"
+    assert linux.queue_status(queue.id).used == 1, "it is still there"
 
 
 def test_of_too_many_lowest_types_the_first_are_compared(queue: sysv_ipc.MessageQueue) -> None:

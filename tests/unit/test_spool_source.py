@@ -235,3 +235,21 @@ def test_a_done_directory_that_is_replaced_is_waited_for_and_costs_nothing(make:
     life.host.run_until((life.done / "2").exists, "it is moved when the directory can be made again")
     life.put("3", b"three")
     life.expect(b"one", b"two", b"three")
+
+
+def test_what_comes_after_more_than_can_wait_is_taken_after_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names beyond the limit are found by a scan; until then nothing newer may take the room that became free."""
+    monkeypatch.setattr(spool, "_MOST", 10)
+    life = make(window=4)
+    life.host.confirms = False
+    for number in range(30):
+        life.put(f"{number:03d}", b"%03d" % number)
+    life.host.settle()
+    for number in range(30, 60):
+        life.host.confirm()  # of the four that are in the window
+        life.put(f"{number:03d}", b"%03d" % number)
+        life.host.settle()
+    life.host.confirms = True
+    life.host.confirm()
+    life.host.run_until(lambda: len(life.received) == 60, "60 messages arrive")
+    assert life.host.bodies() == [b"%03d" % number for number in range(60)]
