@@ -161,6 +161,7 @@ def test_a_queue_that_died_with_its_container_is_awaited_if_it_is_not_to_be_made
     routes = route(web.spec, legacy.spec).replace("create = true", "create = false")
     with Nsbridged(tmp_path, routes) as daemon:
         followed = Followed(daemon)
+        daemon.wait_for("RUNNING")
         for number in range(2):
             put_into_spool(web.rootfs / "srv/out", [b"%d" % number])
             wait_until(lambda: "0x51" in daemon.agents()["r:queue"]["detail"], "the queue is awaited")
