@@ -247,7 +247,9 @@ class ExactQueueSink:
             elif not ours:
                 self._doubtful = journal.handed + 1
                 self._was_alone = cells[INTENT] == self._doubtful
-        cells[BASELINE] = last_pid + 1 if ours or cells[PLACE] != queue.id + 1 else 0
+        # Who sent before us is evidence that we did not, but not where its answers come through the same queue.
+        is_new = cells[PLACE] != queue.id + 1 and not self._shared
+        cells[BASELINE] = last_pid + 1 if ours or is_new else 0
         cells[PLACE] = queue.id + 1
         cells[SENDERS], cells[SENDERS + 1] = self._pids
         journal.set_last_sender(1)

@@ -234,7 +234,7 @@ def test_kills_of_the_source_make_no_retried_letter_be_lost_or_repeated(
             put_into_spool(web.rootfs / "srv/out", [b"end"])
             received = [sent.body for sent in receiver.messages()]
         assert received == [*bodies, b"end"]
-        assert kills > 3
+        assert kills
 
 
 def test_what_lies_in_the_directory_is_hostile(tmp_path: Path, unshare_container: Factory) -> None:

@@ -51,16 +51,21 @@ class Setting:
         self._sent = 0
 
     @contextmanager
-    def running(self) -> Iterator[subprocess.Popen[bytes]]:
-        """The daemon, and the program."""
+    def program(self) -> Iterator[subprocess.Popen[bytes]]:
+        """The program."""
         command = ["nsenter", f"--target={self.legacy.pid}", "--ipc", "--", sys.executable, "-c", PROGRAM]
         with self.printed.open("wb") as out, subprocess.Popen(command, stdout=out) as program:
             try:
-                with self.daemon:
-                    self.daemon.wait_for("RUNNING")
-                    yield program
+                yield program
             finally:
                 program.kill()
+
+    @contextmanager
+    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+        """The daemon, and the program."""
+        with self.program() as program, self.daemon:
+            self.daemon.wait_for("RUNNING")
+            yield program
 
     def send(self, body: bytes) -> None:
         """From the spool."""
@@ -82,9 +87,9 @@ class Setting:
         pids: list[int] = sorted(child.pid for child in agent.children())
         return pids[which]
 
-    def hold_next_sender(self, moment: Moment) -> Tampering:
-        """The one that is to send the second message of this life."""
-        return Tampering(self.sender(1), "msgsnd", 1, moment, self._directory)
+    def hold_next_sender(self, moment: Moment, which: int = 1) -> Tampering:
+        """The one that is to send the second message of this life, or the first."""
+        return Tampering(self.sender(which), "msgsnd", 1, moment, self._directory)
 
     def wait_answered(self, *bodies: str) -> None:
         """Until the program has received these, in this order, and its answers have come back; nothing is pending."""
@@ -147,6 +152,25 @@ def test_a_message_that_was_not_sent_before_the_kill_is_in_doubt_too(
         setting.send(b"three")
         setting.wait_answered(*arrive)
         assert (setting.flow()["in_doubt"], len(setting.doubts())) == (1, 1)
+
+
+def test_an_answerer_that_sent_before_the_daemon_came_is_no_proof_that_nothing_was_sent(
+    tmp_path: Path, unshare_container: Factory
+) -> None:
+    """Its answer to the doubtful message looks like what it had sent before: a repeat is counted."""
+    setting = Setting(tmp_path, unshare_container, "resend")
+    with setting.program():
+        send_all(setting.legacy, 0x51, [Sent(1, b"zero")])  # from another program; it is answered
+        wait_until(lambda: setting.received() == ["zero"], "it is received")
+        with setting.daemon:
+            setting.daemon.wait_for("RUNNING")
+            wait_until(lambda: len(setting.answers()) == 1, "the old answer is taken")
+            held = setting.hold_next_sender(Moment.AFTER, 0)
+            setting.send(b"one")
+            wait_until(lambda: setting.received() == ["zero", "one"], "it was sent, and is answered")
+            held.wait_killed()
+            wait_until(lambda: setting.received() == ["zero", "one", "one"], "it is sent again")
+            wait_until(lambda: setting.flow()["in_doubt"] == 1, "and counted")
 
 
 @pytest.mark.parametrize("in_doubt", ["resend", "skip"])
