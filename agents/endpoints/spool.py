@@ -119,6 +119,10 @@ class SpoolSource:
                 return
             self._taken.popleft()
             self._store.journal.released = taken.seq
+        if self._watch is not None:
+            self._store.journal.released = (
+                seq  # past dead letters too, which have no file: or `_resume` would go too far back
+            )
 
     def lend(self) -> bool:
         """See Source: the notes of what was delivered and not removed must stay."""
