@@ -21,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from nsbridge.agents.fork import let_go_of_first
+
 VERSION = 1
 SOURCE, SINK = 1, 2
 PAGE = 4096
@@ -133,7 +135,7 @@ def _lock(path: str, flags: int, patience: float) -> int:
             time.sleep(0.001)  # SIGKILL is on its way; there is no event for another's lock with a limit
         else:
             if os.fstat(fd).st_ino == _inode(path):
-                return fd
+                return let_go_of_first(fd)
             os.close(fd)  # another journal has taken its place meanwhile
             fd = os.open(path, flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 

@@ -18,6 +18,7 @@ from nsbridge.config.errors import NsbridgeError
 MAX_DESCRIPTORS = 256  # listed; all are counted
 _SAME_PROCESS = 0.02  # seconds by which two readings of one start time may differ (two clock ticks)
 _SECCOMP = {"0": "off", "1": "strict", "2": "filter"}  # proc_pid_status(5)
+_PF_EXITING = 4  # linux/sched.h
 _SETS = {
     "inheritable": "CapInh",
     "permitted": "CapPrm",
@@ -154,6 +155,14 @@ def parent_of(pid: int) -> int:
 def _stat(pid: int) -> list[str]:
     """proc_pid_stat(5) from field 3 on: what comes before may contain anything."""
     return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+
+
+def exit_code(pid: int) -> int | None:
+    """Of a child that is ending and may take a while for it, negative for a signal's number; None if it lives."""
+    fields = _stat(pid)
+    if not int(fields[6]) & _PF_EXITING:  # field 9
+        return None
+    return os.waitstatus_to_exitcode(int(fields[49]))  # field 52
 
 
 def _general(process: psutil.Process) -> dict[str, object]:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from nsbridge.agents import fork, scoreboard
 from nsbridge.agents.entry import Assignment
-from nsbridge.agents.loop import READABLE, Timer
+from nsbridge.agents.loop import Timer
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import AgentConfig, RouteConfig
 from nsbridge.supervisor import health, lifecycle
@@ -26,7 +26,10 @@ from nsbridge.supervisor.services import Services
 
 DRAIN_LIMIT = 5.0  # seconds to hand over what is in flight
 EXIT_LIMIT = 1.0  # seconds to exit when told to
+LINGER_LIMIT = 1.0  # seconds for a process that was replaced to be gone
 REAP_WITHIN = 0.1  # seconds until it is asked again whether a killed agent is gone
+
+LINGERS = "it is stuck in the kernel while its files are closed, and keeps its namespace"
 
 
 class Neighbour(Protocol):
@@ -276,12 +279,9 @@ class Managed:
         self._served, self._by_signal = None, False
         self.scoreboard.begin()
         try:
-            process = AgentProcess.begin(self._loop, self._assignment, self._hear)
+            self._process = AgentProcess.begin(self._loop, self._assignment, self)
         except OSError as error:
             self._not_spawned(error)
-            return
-        self._process = process
-        self._loop.watch(process.child.pidfd, READABLE, lambda _events: self._ended())
 
     def _assignment(self, control_fd: int) -> Assignment:
         held = self.attachment.process
@@ -306,7 +306,10 @@ class Managed:
         self._log.error(self.config.name, self.last_exit)
         self._feed(Event.DIED)
 
-    def _hear(self, fields: dict[str, object]) -> None:
+    # What the process tells (process.py, Keeper)
+
+    def hear(self, fields: dict[str, object]) -> None:
+        """See Keeper."""
         process, said = self._process, fields.get("say")
         if process is None:
             return
@@ -333,14 +336,23 @@ class Managed:
                 str(fields.get("level")), self._log.error
             )(self.config.name, str(fields.get("text")))
 
-    def _ended(self) -> None:
+    def dying(self, code: int) -> None:
+        """See Keeper: its successor need not wait. Whoever wants it gone does, for it may still hold its namespace."""
         process = self._process
+        if process is not None and self.state in (State.STARTING, State.RUNNING):
+            process.let_go()
+            self._loop.call_later(LINGER_LIMIT, lambda: self._note_if_stuck(process))
+            self.ended(code)
+
+    def _note_if_stuck(self, process: AgentProcess) -> None:
+        if not process.is_reaped:
+            self._log.error(self.config.name, f"pid {process.child.pid}, now replaced, does not end: {LINGERS}")
+
+    def ended(self, code: int) -> None:
+        """See Keeper."""
+        process, self._process = self._process, None
         if process is None:
             return
-        self._loop.unwatch(process.child.pidfd)
-        process.channel.close()  # and hear its last words
-        code = process.child.reap()
-        self._process = None
         self._note_exit(process, code)
         if code == fork.EXIT_NEVER:
             self._refuse(process.last_words or "it refused to run")

@@ -1,17 +1,24 @@
-"""A living agent as its supervisor holds it, and how much it may say."""
+"""A living agent as its supervisor holds it, and how much it may say.
+
+The end of a process has two signs. When its control channel closes it has left user space for good, and all that it
+held is free for a successor; that its pidfd becomes readable may take some 16 ms more for each inotify instance it had,
+because the kernel waits for a grace period before it lets go of the watches (measured, docs/restart.md).
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from nsbridge.agents import control
 from nsbridge.agents.entry import Assignment
-from nsbridge.agents.fork import Child
+from nsbridge.agents.fork import Child, let_go_of_first
 from nsbridge.agents.loop import READABLE, Loop
-from nsbridge.supervisor import spawn
+from nsbridge.supervisor import health, spawn
 from nsbridge.supervisor.health import Usage
 
 _LOG_LINES = 50  # that an agent may log at once
@@ -30,6 +37,7 @@ class Channel:
     """
 
     def __init__(self, loop: Loop, end: socket.socket, hear: Hear) -> None:
+        self.hung_up: Callable[[], None] = _nothing  # called when the agent's end is closed, before `close`
         self._loop = loop
         self._end = end
         self._hear = hear
@@ -42,6 +50,7 @@ class Channel:
     def close(self) -> None:
         """Hear what is left of an agent that has ended, and give the socket back."""
         self._loop.unwatch(self._end.fileno())
+        self.hung_up = _nothing
         self._read(_LAST)
         self._end.close()
 
@@ -65,10 +74,28 @@ class Channel:
             except OSError:
                 datagram = b""
             if not datagram:
-                self._loop.unwatch(self._end.fileno())  # its death is seen by the pidfd
+                self._loop.unwatch(self._end.fileno())
+                self.hung_up()
                 return True
             self._hear(control.parse(datagram))
         return False
+
+
+def _nothing() -> None:
+    pass
+
+
+class Keeper(Protocol):
+    """Who has the process."""
+
+    def hear(self, fields: dict[str, object]) -> None:
+        """It said so."""
+
+    def dying(self, code: int) -> None:
+        """It has left user space for good, with this exit code; if nobody calls `let_go`, `ended` follows."""
+
+    def ended(self, code: int) -> None:
+        """It is gone: its exit code, negative for a signal's number."""
 
 
 @dataclass(slots=True)
@@ -87,20 +114,49 @@ class AgentProcess:
     usage: Usage | None = None  # when it was last looked at
     drained: bool = False
     told_to_exit: bool = False
+    is_reaped: bool = False
+    keeper: Keeper | None = None
 
     @classmethod
-    def begin(cls, loop: Loop, assign: Callable[[int], Assignment], hear: Hear) -> AgentProcess:
+    def begin(cls, loop: Loop, assign: Callable[[int], Assignment], keeper: Keeper) -> AgentProcess:
         """Fork an agent; `assign` makes its assignment from the number of its control channel. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         try:
-            child = spawn.agent(assign(theirs.fileno()))
+            control_fd = let_go_of_first(theirs.detach())
+            try:
+                child = spawn.agent(assign(control_fd))
+            finally:
+                os.close(control_fd)
         except BaseException:
             ours.close()
             raise
-        finally:
-            theirs.close()
-        return cls(child, Channel(loop, ours, hear), loop.now())
+        channel = Channel(loop, ours, keeper.hear)
+        process = cls(child, channel, loop.now(), keeper=keeper)
+        channel.hung_up = process._hangs_up
+        loop.watch(child.pidfd, READABLE, lambda _events: process._reap(loop))
+        return process
+
+    def let_go(self) -> None:
+        """Nobody waits for it any more: it is only reaped."""
+        self.channel.close()
+        self.keeper = None
+
+    def _hangs_up(self) -> None:
+        self.child.kill()  # if it lives it is compromised: nobody would hear of it any more
+        code = health.exit_code(self.child.pid)
+        if code is not None and self.keeper is not None:
+            self.keeper.dying(code)
+
+    def _reap(self, loop: Loop) -> None:
+        loop.unwatch(self.child.pidfd)
+        keeper = self.keeper
+        if keeper is not None:
+            self.channel.close()  # and hear its last words
+        code = self.child.reap()
+        self.is_reaped = True
+        if keeper is not None:
+            keeper.ended(code)
 
     def epitaph(self, code: int) -> str:
         """How it ended (`code` as of Child.reap), and what it said last."""

@@ -183,7 +183,7 @@ class SupervisorTarget:
         assert agent._process is not None
         agent.state = self._mutator.chance.choice((State.STARTING, State.RUNNING, State.STOPPING))
         agent._process.ready_since = None
-        agent._hear(control.parse(self._mutator.change(self._mutator.chance.choice(self._SEEDS))))
+        agent.hear(control.parse(self._mutator.change(self._mutator.chance.choice(self._SEEDS))))
         if not self._mutator.chance.randrange(50):
             page = agent.scoreboard._page
             page[: len(page)] = self._mutator.chance.randbytes(len(page))

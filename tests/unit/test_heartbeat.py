@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from nsbridge.agents import scoreboard
+from nsbridge.agents.fork import fork
 from nsbridge.agents.heartbeat import Debt, Heart
 from nsbridge.agents.loop import Loop
 from nsbridge.agents.scoreboard import Scoreboard
@@ -254,12 +256,22 @@ def test_what_has_more_than_it_may_is_told_with_the_numbers() -> None:
 
 
 def test_what_a_process_takes_is_its_own_memory_and_not_what_it_shares() -> None:
-    """Of this process, whose interpreter is its own; a look that has to be exact finds the same or less."""
-    rough, exact = health.usage(os.getpid(), 1 << 40), health.usage(os.getpid(), 0)
-    assert rough is not None
-    assert exact is not None
-    assert 1_000_000 < exact.memory <= rough.memory * 1.2
-    assert abs(rough.descriptors - len(os.listdir("/proc/self/fd"))) <= 2
+    """Of a fork of this process, with which it shares nearly all; only the exact look sees that."""
+
+    def wait() -> int:
+        signal.pause()
+        return 0
+
+    child = fork(wait)
+    try:
+        rough, exact = health.usage(child.pid, 1 << 40), health.usage(child.pid, 0)
+        assert rough is not None
+        assert exact is not None
+        assert 100_000 < exact.memory < rough.memory / 2
+        assert abs(rough.descriptors - len(os.listdir("/proc/self/fd"))) <= 2
+    finally:
+        child.kill()
+        child.reap()
     assert health.usage((1 << 22) + 1, 0) is None, "there is no such process"
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import array
 import json
 import os
+import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import pytest
+from inotify_simple import INotify, flags
 
+from nsbridge.agents.entry import Assignment, close_all_but
+from nsbridge.agents.fork import fork
 from nsbridge.agents.loop import Loop
-from nsbridge.supervisor.process import Channel, LineBudget, signal_name
+from nsbridge.supervisor import spawn
+from nsbridge.supervisor.process import AgentProcess, Channel, LineBudget, signal_name
 
 LIMIT = 10.0  # seconds
 PASSES_A_SECOND = 200  # of a loop that nothing else keeps busy, at most, while one agent floods
@@ -94,6 +100,84 @@ def test_an_empty_datagram_is_no_more_than_the_end(heard: Heard) -> None:
         heard.loop.run_once(0.05)
         passes += 1
     assert passes < 10
+
+
+class Kept:
+    """An agent's process on a real loop: `main` in place of an agent's. `told` is what its keeper hears."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, main: Callable[[int], int], *, let_go: bool = False) -> None:
+        self.loop = Loop()
+        self.told: list[object] = []
+        self._let_go = let_go
+        monkeypatch.setattr(spawn, "agent", lambda control_fd: fork(lambda: main(control_fd)))
+        self.process = AgentProcess.begin(self.loop, cast(Callable[[int], Assignment], lambda fd: fd), self)
+
+    def hear(self, fields: dict[str, object]) -> None:
+        self.told.append(fields.get("text"))
+
+    def dying(self, code: int) -> None:
+        self.told.append(("dying", code))
+        if self._let_go:
+            self.process.let_go()
+
+    def ended(self, code: int) -> None:
+        self.told.append(("ended", code))
+
+    def run_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + LIMIT
+        while not condition():
+            assert time.monotonic() < deadline, f"only {self.told}"
+            self.loop.run_once(0.1)
+
+
+def _watch_and_wait(control_fd: int) -> int:
+    """As an agent of files does: the kernel takes its time to let go of what it watches."""
+    close_all_but({0, 1, 2, control_fd})
+    watching = [INotify() for _ in range(3)]
+    for one in watching:
+        one.add_watch("/tmp", flags.CREATE)
+    socket.socket(fileno=control_fd).send(b'{"say": "error", "text": "ready"}')
+    signal.pause()
+    return len(watching)
+
+
+@pytest.mark.parametrize("let_go", [True, False])
+def test_a_death_is_told_before_the_kernel_is_done_with_it(monkeypatch: pytest.MonkeyPatch, *, let_go: bool) -> None:
+    """Its successor need not wait for what closing inotify takes; nothing is told of one that was let go of."""
+    kept = Kept(monkeypatch, _watch_and_wait, let_go=let_go)
+    kept.run_until(lambda: kept.told == ["ready"])
+    kept.process.child.kill()
+    kept.run_until(lambda: len(kept.told) == 2)
+    assert kept.told[1] == ("dying", -signal.SIGKILL)
+    kept.run_until(lambda: kept.process.is_reaped)
+    assert kept.told[2:] == ([] if let_go else [("ended", -signal.SIGKILL)])
+
+
+def test_an_exit_code_is_known_when_it_is_dying(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept(monkeypatch, lambda _control_fd: 78)
+    kept.run_until(lambda: kept.process.is_reaped)
+    assert set(kept.told) <= {("dying", 78), ("ended", 78)}
+    assert kept.told[-1] == ("ended", 78)
+
+
+def test_an_agent_that_closes_its_channel_and_lives_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is compromised, and would be heard of no more."""
+
+    def hide(control_fd: int) -> int:
+        os.close(control_fd)
+        signal.pause()
+        return 0
+
+    kept = Kept(monkeypatch, hide)
+    kept.run_until(lambda: kept.process.is_reaped)
+    assert kept.told[-1] == ("ended", -signal.SIGKILL)
+
+
+def test_a_channel_has_a_number_beyond_all_that_an_agent_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel closes the last first, and the supervisor waits for this one."""
+    kept = Kept(monkeypatch, lambda control_fd: control_fd if control_fd < 128 else 0)
+    kept.run_until(lambda: kept.process.is_reaped)
+    assert kept.told[-1] == ("ended", 0)
 
 
 def test_lines_beyond_the_budget_are_counted() -> None:
