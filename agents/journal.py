@@ -4,9 +4,10 @@ A SIGKILL can fall between any two instructions, so these are the crash rules:
 * A mapped file outlives the process that wrote it. It is a fact once its store is done; nothing is buffered.
 * Whatever takes several stores is made first and published last, by ONE store of eight bytes (which no kill divides).
   `taken` publishes a record, `confirmed` lets go of it, `handed` confirms to the source, `which` exchanges two slots.
-* What is not published is not believed. The one exception is the landing place of a queue source (`land`): the kernel
+* What is not published is not believed. The one exception are the landing places of a queue source (`land`): the kernel
   writes a message's type there first, and a type is never 0, so a type that is not 0 proves that a message has left the
-  queue. It is therefore zeroed BEFORE the index points to it; the other order recovers messages that never came.
+  queue. It is therefore zeroed BEFORE the index points to it; the other order recovers messages that never came. Of
+  several places the index gets the first last, so that where one is found those behind it are places too.
 * Every number by which something is believed is kept with its checksum in the same eight bytes (`seal`), or with its
   record. Damage is found when a journal is opened, but for the eight bytes of a landing place's type.
 * Pages are allocated before they are written: a full tmpfs would otherwise kill the writer (SIGBUS), or make the kernel
@@ -22,6 +23,7 @@ import struct
 import time
 import zlib
 from array import array
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -79,8 +81,8 @@ class SourceJournal:
         self._ring_at = PAGE + 8 * self._entries
         self._ring = file.header.ring
         self._allocated = 0
-        self._placed = (self._ring_at, self._ring_at)  # where the record that was placed last begins and ends
-        self._next_at = self._ring_at  # where the last one ends that was published
+        self._places: list[int] = []  # where messages may land, or one is being appended: the next seqs
+        self._next_at = self._ring_at  # where the last record ends that was published
         self.fd = file.fd
         self._address = linux.address_of(file.view)
         self.epoch = file.header.epoch
@@ -89,7 +91,7 @@ class SourceJournal:
         self.pending_bytes = 0
         self._totals = array("Q", bytes(8 * self._entries))  # bytes of all records up to each, by seq
         self._total = 0
-        self.recovered = 0  # 1 if a message had landed whose taking was not published
+        self.recovered = 0  # messages that had landed and whose taking was not published
         try:
             self._check()
         except DamagedError:
@@ -113,38 +115,45 @@ class SourceJournal:
     def append(self, message: Message, count: int = 1) -> int:
         """Keep the message, as `count` seqs of which it tells; returns the last. Raises FullError."""
         first, last, index, entries = self.taken + 1, self.taken + count, self._index, self._entries
-        at = self._place(last, len(message.body))
-        index[first % entries] = NOWHERE  # no landing place, which a type would make a message
+        at = self._place(last, (len(message.body),))[0]
+        index[first % entries] = index[(last + 1) % entries] = NOWHERE  # no places, which a type would make messages
         RECORD.pack_into(self._file.map, at, len(message.body), checksum(message.type, message.body), message.type)
         start = at + RECORD.size
         self._file.map[start : start + len(message.body)] = message.body
         entry = seal(at)
         for seq in range(last, first - 1, -1):
             index[seq % entries] = entry
-        self._publish(last, len(message.body))
+        self._count(first, last, len(message.body))
+        self._publish(last, at + self._need(len(message.body)))
         return last
 
-    def land(self, length: int) -> int:
-        """Prepare the place where msgrcv puts a message of exactly `length` bytes; returns the address of its msgbuf.
+    def land(self, lengths: Sequence[int]) -> list[int]:
+        """Prepare the places where msgrcv puts messages of exactly these lengths; returns the addresses of msgbufs.
 
-        Until `landed`, a type that is not 0 there proves that the message left the queue. Raises FullError.
+        There may be fewer than were asked for. Until `landed`, a type that is not 0 there proves that the message left
+        the queue; they must land in this order. Raises FullError if there is room for none.
         """
-        seq = self.taken + 1
-        at = self._place(seq, length)
-        self._index[seq % self._entries] = NOWHERE
-        self._words[(at >> 3) + 1] = 0
-        self._words[at >> 3] = length | (length ^ _LENGTH) << 32
-        self._index[seq % self._entries] = seal(at)
-        return self._address + at + _TYPE_AT
+        words, index, entries, seq = self._words, self._index, self._entries, self.taken + 1
+        places = self._place(seq, lengths)
+        index[seq % entries] = index[(seq + len(places)) % entries] = NOWHERE
+        for at, length in zip(places, lengths, strict=False):
+            words[(at >> 3) + 1] = 0
+            words[at >> 3] = length | (length ^ _LENGTH) << 32
+        for number in range(len(places) - 1, -1, -1):
+            index[(seq + number) % entries] = seal(places[number])
+        start = self._address + _TYPE_AT
+        return [start + at for at in places]
 
-    def landed(self, length: int | None = None) -> int:
-        """The message has come, in the announced length or this one; returns its seq."""
-        seq, at, words = self.taken + 1, self._placed[0], self._words
-        size = words[at >> 3] & _LENGTH if length is None else length
-        start = at + RECORD.size
-        words[at >> 3] = size | checksum(words[(at >> 3) + 1], self._file.view[start : start + size]) << 32
-        self._publish(seq, size)
-        return seq
+    def landed(self, lengths: Sequence[int]) -> int:
+        """So many messages have come to the first places, in these lengths; returns the last one's seq."""
+        words, view, last = self._words, self._file.view, self.taken
+        for at, length in zip(self._places, lengths, strict=False):
+            start = at + RECORD.size
+            words[at >> 3] = length | checksum(words[(at >> 3) + 1], view[start : start + length]) << 32
+            last += 1
+            self._count(last, last, length)
+        self._publish(last, at + self._need(length))
+        return last
 
     def get(self, seq: int) -> Message:
         """The message `seq`, which must be pending."""
@@ -185,40 +194,50 @@ class SourceJournal:
         self._index.release()  # or the file could not be unmapped
         self._words.release()
 
-    def _publish(self, seq: int, length: int) -> None:
+    def _publish(self, seq: int, end: int) -> None:
         """One store makes it a fact. The next entry is no stale one by then: it would look like a landing place."""
         self._index[(seq + 1) % self._entries] = NOWHERE
         self._file.cells[TAKEN] = seal(seq)
-        self._count(seq, length)
-        self._next_at = self._placed[1]
+        self._next_at = end
         self.taken = seq
 
-    def _count(self, upto: int, length: int) -> None:
-        """The record of the seqs after `taken` and up to `upto` has so many bytes."""
+    def _count(self, first: int, last: int, length: int) -> None:
+        """The record of these seqs has so many bytes."""
         self._total += length
         self.pending_bytes += length
-        self._totals[upto % self._entries] = self._total
-        for seq in range(self.taken + 1, upto):
+        for seq in range(first, last + 1):
             self._totals[seq % self._entries] = self._total
 
-    def _place(self, seq: int, length: int) -> int:
-        """Where the record of `seq` goes: after the last, or at the start if it does not fit before the end."""
-        need = RECORD.size + length + _ALIGN - 1 & -_ALIGN
-        at, limit = self._ring_at, self._ring_at + self._ring
-        if self.confirmed != self.taken:
-            start, at = at, self._next_at
-            first = self._index[(self.confirmed + 1) % self._entries] & VALUE
-            if first >= at:
+    @staticmethod
+    def _need(length: int) -> int:
+        return RECORD.size + length + _ALIGN - 1 & -_ALIGN
+
+    def _place(self, seq: int, lengths: Sequence[int]) -> list[int]:
+        """Where records go, that of `seq` and more: after the last, or at the start where one does not fit the end."""
+        at, end = self._next_at, self._ring_at + self._ring
+        first = self._index[(self.confirmed + 1) % self._entries] & VALUE if self.confirmed != self.taken else -1
+        places: list[int] = []
+        highest = 0
+        for length in lengths[: max(0, self._entries - 1 - (seq - self.confirmed))]:
+            need, limit = self._need(length), end
+            if first < 0:
+                at = first = self._ring_at
+            elif first >= at:
                 limit = first
-            elif at + need > limit:
-                at, limit = start, first
-        if at + need > limit or seq - self.confirmed >= self._entries - 1:
-            text = f"no room for a message of {length} bytes beside what is pending"
+            elif at + need > end:
+                at, limit = self._ring_at, first
+            if at + need > limit:
+                break
+            places.append(at)
+            at += need
+            highest = max(highest, at)
+        if not places:
+            text = f"no room for a message of {lengths[0]} bytes beside what is pending"
             raise FullError(errno.ENOBUFS, f"journal {self._file.path}: {text}")
-        if at + need > self._allocated:
-            self._allocate(at + need)
-        self._placed = (at, at + need)
-        return at
+        if highest > self._allocated:
+            self._allocate(highest)
+        self._places = places
+        return places
 
     def _allocate(self, upto: int) -> None:
         start = max(self._allocated, self._ring_at)
@@ -252,21 +271,22 @@ class SourceJournal:
                 self.pending_bytes += length
             self._totals[seq % self._entries] = self._total
         if before:
-            self._next_at = self._end_of(before & VALUE)
+            self._next_at = (before & VALUE) + self._need(self._words[(before & VALUE) >> 3] & _LENGTH)
         self._recover()
 
     def _recover(self) -> None:
         """A message that has landed is a fact; a note is none before it is published: its file is still there."""
         if self._file.cells[RECORDS] != MESSAGES:
             return
-        entry = self._index[(self.taken + 1) % self._entries]
-        if entry not in (0, NOWHERE) and self._has_landed(self.taken + 1):
-            self._placed = (entry & VALUE, self._end_of(entry & VALUE))
-            self.landed()
-            self.recovered = 1
-
-    def _end_of(self, at: int) -> int:
-        return at + RECORD.size + (self._words[at >> 3] & _LENGTH) + _ALIGN - 1 & -_ALIGN
+        self._places = []
+        for seq in range(self.taken + 1, self.confirmed + self._entries):
+            entry = self._index[seq % self._entries]
+            if entry in (0, NOWHERE) or not self._has_landed(seq):
+                break
+            self._places.append(entry & VALUE)
+        if self._places:
+            self.recovered = len(self._places)
+            self.landed([self._words[at >> 3] & _LENGTH for at in self._places])
 
     def _record(self, seq: int) -> tuple[int, int, int, int]:
         """Where the record of `seq` begins; its length, checksum and type. Raises DamagedError."""
@@ -305,9 +325,12 @@ class SourceJournal:
         return found
 
     def first_kept(self) -> int:
-        """The first seq whose record is there: some that are confirmed and not released, then the pending ones."""
+        """The first seq whose record is there: of notes some that are confirmed and not released, then those pending.
+
+        A confirmed message's record is not: the next one may have taken its place.
+        """
         first = self.confirmed + 1
-        keeps_notes = self.taken - self.released < self._entries - 1
+        keeps_notes = self._file.cells[RECORDS] != MESSAGES and self.taken - self.released < self._entries - 1
         with suppress(DamagedError):
             while keeps_notes and first - 1 > self.released:
                 self._check_record(first - 1)

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from types import TracebackType
 from typing import NoReturn
 
@@ -21,7 +22,7 @@ from nsbridge.agents import control, entry, linux, scoreboard, sides, sinkjourna
 from nsbridge.agents.dead import DeadLetters
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.entry import Assignment, Entered
-from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER
+from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER, let_go_of_first
 from nsbridge.agents.heartbeat import Heart, Voucher
 from nsbridge.agents.journalfile import NewerVersionError
 from nsbridge.agents.loop import READABLE, WRITABLE, Loop
@@ -39,6 +40,7 @@ _PACKETS_AT_ONCE = 8  # read before what came is handed over and confirmed
 
 def main(assignment: Assignment) -> int:
     """Be the agent; returns the exit code. Nothing is raised: the supervisor is told in the last words."""
+    assignment = replace(assignment, control_fd=let_go_of_first(assignment.control_fd))
     channel = socket.socket(fileno=assignment.control_fd)
     try:
         sys.setswitchinterval(0.0005)  # s; a thread that wakes with a message waits at most that for the other

@@ -159,7 +159,10 @@ def _stat(pid: int) -> list[str]:
 
 def exit_code(pid: int) -> int | None:
     """Of a child that is ending and may take a while for it, negative for a signal's number; None if it lives."""
-    fields = _stat(pid)
+    try:
+        fields = _stat(pid)
+    except OSError:  # there is no descriptor to be had
+        return None
     if not int(fields[6]) & _PF_EXITING:  # field 9
         return None
     return os.waitstatus_to_exitcode(int(fields[49]))  # field 52

@@ -7,7 +7,6 @@ because the kernel waits for a grace period before it lets go of the watches (me
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import Protocol
 
 from nsbridge.agents import control
 from nsbridge.agents.entry import Assignment
-from nsbridge.agents.fork import Child, let_go_of_first
+from nsbridge.agents.fork import Child
 from nsbridge.agents.loop import READABLE, Loop
 from nsbridge.supervisor import health, spawn
 from nsbridge.supervisor.health import Usage
@@ -123,14 +122,12 @@ class AgentProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         try:
-            control_fd = let_go_of_first(theirs.detach())
-            try:
-                child = spawn.agent(assign(control_fd))
-            finally:
-                os.close(control_fd)
+            child = spawn.agent(assign(theirs.fileno()))
         except BaseException:
             ours.close()
             raise
+        finally:
+            theirs.close()
         channel = Channel(loop, ours, keeper.hear)
         process = cls(child, channel, loop.now(), keeper=keeper)
         channel.hung_up = process._hangs_up

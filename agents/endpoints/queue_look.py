@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Sequence
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked
@@ -33,37 +34,52 @@ class Look:
         self._peeked = self._peek[:8].cast("q")  # the type of the message that was looked at
         self._expected = LONGEST  # bytes: the kernel prepares a copy of the size that is asked for, needed or not
 
-    def first(self, queue: int) -> tuple[int, int] | None:
-        """(type to be asked for, length) of the message that msgrcv would choose now; None if there is none.
+    def next(self, queue: int, most: int, size: int) -> Sequence[tuple[int, int]]:
+        """(type to be asked for, length) of the messages that msgrcv would choose now, one after the other.
 
-        By that type it gives this very message. Of lowest types only FARTHEST are compared.
-
-        Raises OSError, CrowdedError.
+        `most` at most, and no more once they have `size` bytes together; of lowest types one. By its type each is given
+        in its turn. Of lowest types only FARTHEST messages are compared. Raises OSError, CrowdedError.
         """
-        best: tuple[int, int] | None = None
+        if self._type < 0:
+            return self._lowest(queue)
+        wanted, found = self._type, list[tuple[int, int]]()
+        for index in range(FARTHEST):
+            length = self._copy(queue, index)
+            if length == -errno.ENOMSG:
+                return found
+            if not wanted or self._peeked[0] == wanted:
+                found.append((wanted, length))
+                size -= length
+                if len(found) >= most or size <= 0:
+                    return found
+        return self._found(found)
+
+    def _lowest(self, queue: int) -> Sequence[tuple[int, int]]:
+        best: list[tuple[int, int]] = []
         for index in range(FARTHEST):
             length = self._copy(queue, index)
             if length == -errno.ENOMSG:
                 return best
-            if length < 0:
-                raise OSError(-length, os.strerror(-length))
             mtype = self._peeked[0]
-            if self._type >= 0 and self._type in (0, mtype):
-                return self._type, length
-            if self._type < 0 and mtype <= -self._type and (best is None or mtype < best[0]):
-                best = (mtype, length)
+            if mtype <= -self._type and (not best or mtype < best[0][0]):
+                best = [(mtype, length)]
                 if mtype == 1:
                     return best
-        if best is None:
+        return self._found(best)
+
+    def _found(self, found: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+        if not found:
             raise CrowdedError(f"{FARTHEST} messages of other types are in front")
-        return best
+        return found
 
     def _copy(self, queue: int, index: int) -> int:
-        """Look at one message: its length or minus errno. Messages are mostly as long as those before them."""
+        """Look at one message: its length or -ENOMSG. Messages are mostly as long as those before. Raises OSError."""
         flags = linux.MSG_COPY | linux.IPC_NOWAIT
         length = linux.try_msgrcv(queue, self._peek_at, self._expected, index, flags)
         if length == -errno.E2BIG:
             length = linux.try_msgrcv(queue, self._peek_at, LONGEST, index, flags)
         if length >= 0:
             self._expected = max(length, self._expected * 7 // 8)
+        elif length != -errno.ENOMSG:
+            raise OSError(-length, os.strerror(-length))
         return length

@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked, Host
@@ -20,6 +21,7 @@ from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.journal import SourceJournal
 from nsbridge.config.schema import QueueEndpoint
 
+_AT_ONCE = 32  # messages looked at, then taken, in one go
 _FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other agent works meanwhile
 _INTERRUPT = signal.SIGUSR2  # to the thread that waits in msgrcv
 _INTERRUPT_EVERY = 0.02  # seconds
@@ -54,7 +56,8 @@ class QueueSource:
     def start(self) -> None:
         """Start the thread that waits in msgrcv, which nothing else can do for it."""
         if self._journal.recovered:
-            self._host.log("info", "recovered a message that had just left the queue when the agent was killed")
+            what = f"{self._journal.recovered} message{'s' if self._journal.recovered > 1 else ''}"
+            self._host.log("info", f"recovered {what} that had just left the queue when the agent was killed")
         signal.signal(_INTERRUPT, lambda _signum, _frame: None)
         self._host.vouch(self._vouch)
         start_thread("take", self._run)
@@ -67,7 +70,7 @@ class QueueSource:
 
     def _message_waits(self) -> bool:
         try:
-            return self._first(self._queue) is not None
+            return bool(self._next(self._queue, 1, 1))
         except Blocked:
             return False
 
@@ -124,7 +127,7 @@ class QueueSource:
             self._room.wait()
             with self._host.guarded():
                 self._host.retry()
-                place = self._land(0)
+                (place,) = self._land((0,))
                 self._queue = queue
                 self._waits = True
             try:
@@ -138,34 +141,44 @@ class QueueSource:
                 self._waits = False
                 self._rounds += 1
                 if length == 0:
-                    self._host.landed(self._journal.landed())
+                    self._host.landed(self._journal.landed((0,)))
                 self._take_all(queue)
 
     def _take_all(self, queue: int) -> None:
         """Take while there are messages and room. Confirmations wait for the lock meanwhile, so room only shrinks."""
-        host, journal, taken = self._host, self._journal, 0
+        host, unsent = self._host, 0
         messages, size = host.room()
         try:
             while messages > 0 and size > 0:
-                found = self._first(queue)
-                if found is None:
+                found = self._next(queue, min(messages, _AT_ONCE), size)
+                if not found:
                     return
-                mtype, length = found
-                place = self._land(length)
-                got = self._landed(linux.try_msgrcv(queue, place, length, mtype, linux.IPC_NOWAIT))
-                if got is None:
-                    continue  # another reader was faster: look again
-                host.landed(journal.landed(got))
-                messages, size, taken = messages - 1, size - got, taken + 1
-                if taken % _FLUSH_EVERY == 0:
+                got = self._take(queue, found)
+                messages, size, unsent = messages - len(got), size - sum(got), unsent + len(got)
+                if unsent >= _FLUSH_EVERY:
+                    unsent = 0
                     host.flush()
             self._room.clear()
         finally:
             host.flush()
 
-    def _land(self, length: int) -> int:
+    def _take(self, queue: int, found: Sequence[tuple[int, int]]) -> list[int]:
+        """Take these, as far as there is room and no other reader is faster; the lengths of those that came."""
+        got: list[int] = []
         try:
-            return self._journal.land(length)
+            for place, (mtype, length) in zip(self._land([length for _, length in found]), found, strict=False):
+                came = self._landed(linux.try_msgrcv(queue, place, length, mtype, linux.IPC_NOWAIT))
+                if came is None:
+                    break
+                got.append(came)
+        finally:
+            if got:
+                self._host.landed(self._journal.landed(got))
+        return got
+
+    def _land(self, lengths: Sequence[int]) -> list[int]:
+        try:
+            return self._journal.land(lengths)
         except OSError as error:
             raise Blocked(str(error.strerror)) from None
 
@@ -177,10 +190,10 @@ class QueueSource:
             return None
         raise self._gone(-length)
 
-    def _first(self, queue: int) -> tuple[int, int] | None:
+    def _next(self, queue: int, most: int, size: int) -> Sequence[tuple[int, int]]:
         """See Look. Raises Blocked."""
         try:
-            return self._look.first(queue)
+            return self._look.next(queue, most, size)
         except CrowdedError as error:
             raise CrowdedError(f"{shown(self._key)}: {error}") from None
         except OSError as error:

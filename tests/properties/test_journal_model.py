@@ -48,7 +48,7 @@ class SourceMachine(RuleBasedStateMachine):
         self.disk = Killed()
         self.confirmed = 0
         self.pending: list[Message] = []
-        self.expected: Message | None = None  # announced by `land`, and not yet come
+        self.expected: list[Message] = []  # announced by `land`, and not yet come
         self.number = 0
 
     @initialize(entries=ENTRIES, ring=RINGS, start=st.sampled_from([0, 0, 5, (1 << 46) - 3]))
@@ -76,11 +76,6 @@ class SourceMachine(RuleBasedStateMachine):
         self.number += 1
         return Message(mtype, (b"%d," % self.number * length)[:length])
 
-    def announced(self) -> Message:
-        """What `land` was told to expect."""
-        assert self.expected is not None
-        return self.expected
-
     @property
     def taken(self) -> int:
         return self.confirmed + len(self.pending)
@@ -96,27 +91,37 @@ class SourceMachine(RuleBasedStateMachine):
             self.must_be_full(length)
             return
         self.pending.append(message)
-        self.expected = None
+        self.expected = []
         assert seq == self.taken
 
-    @rule(length=LENGTHS, mtype=TYPES)
-    def land(self, length: int, mtype: int) -> None:
+    @rule(lengths=st.lists(LENGTHS, min_size=1, max_size=6), mtype=TYPES)
+    def land(self, lengths: list[int], mtype: int) -> None:
         try:
-            self.address = self.journal.land(length)
+            self.addresses = self.journal.land(lengths)
         except FullError:
-            self.must_be_full(length)
+            self.must_be_full(lengths[0])
         else:
-            self.expected = self.message(mtype, length)
+            assert 1 <= len(self.addresses) <= len(lengths)
+            self.expected = [self.message(mtype, length) for length, _ in zip(lengths, self.addresses, strict=False)]
 
-    @precondition(lambda self: self.expected is not None)
-    @rule(shorter=st.sampled_from([None, None, 0, 1, 9]))
-    def arrive(self, shorter: int | None) -> None:
-        mtype, body = self.announced()
-        body = body if shorter is None else body[: max(0, len(body) - shorter)]
-        receive_into(self.address, mtype, body)
-        assert self.journal.landed(None if shorter is None else len(body)) == self.taken + 1
-        self.pending.append(Message(mtype, body))
-        self.expected = None
+    @precondition(lambda self: self.expected)
+    @rule(count=st.integers(1, 6), shorter=st.sampled_from([0, 0, 1, 9]))
+    def arrive(self, count: int, shorter: int) -> None:
+        """The first of them come; the last of these is another than was looked at, because another reader was there."""
+        come = self.come(count)
+        mtype, body = come[-1]
+        come[-1] = Message(mtype, body[: max(0, len(body) - shorter)])
+        receive_into(self.addresses[len(come) - 1], *come[-1])
+        assert self.journal.landed([len(message.body) for message in come]) == self.taken + len(come)
+        self.pending += come
+        self.expected = []
+
+    def come(self, count: int) -> list[Message]:
+        """So many of those that are expected, into their places."""
+        come = self.expected[:count]
+        for address, message in zip(self.addresses, come, strict=False):
+            receive_into(address, *message)
+        return come
 
     @precondition(lambda self: self.pending)
     @rule(count=st.integers(1, 20))
@@ -151,36 +156,38 @@ class SourceMachine(RuleBasedStateMachine):
     def killed_in_append_of_type_0(self, length: int, choice: int) -> None:
         self.killed_in_append(length, 0, choice)
 
-    @rule(length=LENGTHS, choice=CHOICE)
-    def killed_in_land(self, length: int, choice: int) -> None:
+    @rule(lengths=st.lists(LENGTHS, min_size=1, max_size=6), choice=CHOICE)
+    def killed_in_land(self, lengths: list[int], choice: int) -> None:
         """Nothing has come."""
 
         def land() -> None:
             try:
-                self.journal.land(length)
+                self.journal.land(lengths)
             except FullError:
                 pass
 
         self.killed(land, choice, [self.now()])
 
-    @precondition(lambda self: self.expected is not None)
-    @rule(choice=CHOICE)
-    def killed_once_it_landed(self, choice: int) -> None:
-        """It left the queue, so it must be there, once."""
-        message = self.announced()
-        receive_into(self.address, message.type, message.body)
-        self.killed(self.journal.landed, choice, [self.now(message)])
+    @precondition(lambda self: self.expected)
+    @rule(count=st.integers(1, 6), choice=CHOICE)
+    def killed_once_some_landed(self, count: int, choice: int) -> None:
+        """They left the queue, so they must be there, once; the places behind them are no messages."""
+        come = self.come(count)
+        lengths = [len(message.body) for message in come]
+        self.killed(lambda: self.journal.landed(lengths), choice, [self.now(*come)])
 
-    @precondition(lambda self: self.expected is not None)
-    @rule(choice=CHOICE, less=st.integers(1, 9))
-    def killed_once_a_shorter_one_landed(self, choice: int, less: int) -> None:
+    @precondition(lambda self: self.expected)
+    @rule(count=st.integers(1, 6), choice=CHOICE, less=st.integers(1, 9))
+    def killed_once_a_shorter_one_landed(self, count: int, choice: int, less: int) -> None:
         """Another reader took the one that was looked at: once `landed` is told the length, it is not torn."""
-        mtype, body = self.announced()
+        *before, (mtype, body) = self.come(count)
+        address = self.addresses[len(before)]
         shorter = body[: max(0, len(body) - less)]
-        receive_into(self.address, mtype, shorter)
-        untold = ctypes.string_at(self.address + 8, len(body))  # recovered if `landed` was not told: what is there
-        outcomes = [self.now(Message(mtype, text)) for text in (untold, shorter)]
-        self.killed(lambda: self.journal.landed(len(shorter)), choice, outcomes)
+        receive_into(address, mtype, shorter)
+        untold = ctypes.string_at(address + 8, len(body))  # recovered if `landed` was not told: what is there
+        outcomes = [self.now(*before, Message(mtype, text)) for text in (untold, shorter)]
+        lengths = [*(len(message.body) for message in before), len(shorter)]
+        self.killed(lambda: self.journal.landed(lengths), choice, outcomes)
 
     @precondition(lambda self: self.pending)
     @rule(count=st.integers(1, 20), choice=CHOICE)
@@ -224,7 +231,7 @@ class SourceMachine(RuleBasedStateMachine):
             self.journal.close()
         self.journal = self.open()
         self.confirmed, self.pending = self.found()
-        self.expected = None
+        self.expected = []
 
     def found(self) -> Outcome:
         it = self.journal

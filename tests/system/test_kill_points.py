@@ -166,7 +166,7 @@ RECOVERING = [
     Point(SPOOL, "flock", 2),
     Point(SPOOL, "openat2", 3),
     Point(SPOOL, "inotify_add_watch", 2),
-    Point(SPOOL, "fcntl", 2, FULL),  # the lease on a file that a scan found
+    Point(SPOOL, "fcntl", 4, FULL),  # the lease on a file that a scan found; before it, descriptors are moved
     Point(QUEUE, "setns", 1),
     Point(QUEUE, "flock", 2),
     Point(QUEUE, "msgget", 2),
@@ -188,6 +188,7 @@ def test_a_second_kill_while_an_agent_recovers_from_the_first(tmp_path: Path, po
                 tampering = Tampering(running.daemon.pid, point.call, number, moment, tmp_path)
                 os.kill(victim.pid, signal.SIGKILL)
                 tampering.wait_killed()
+                running.daemon.call("start", names=["r"])  # or it would be waited for ever longer: it died before it was ready
         running.wait_for_arrivals()
 
     with a_storm(tmp_path, point.plan) as running:

@@ -122,6 +122,7 @@ def test_another_window_keeps_what_is_pending_its_epoch_and_its_notes(tmp_path: 
 def test_another_window_keeps_the_notes_of_files_that_are_confirmed_and_not_removed(tmp_path: Path) -> None:
     """A kill can fall between the two; without its note the file would be taken, and delivered, again."""
     store = NoteStore(source(tmp_path / "a"))
+    store.journal.cells[journal.RECORDS] = journal.SPOOL_NOTES
     for number in range(4):
         store.note(0, (b"body",), b"note %d" % number)
     store.confirm(3)
@@ -277,14 +278,14 @@ def test_a_full_file_system_refuses_messages_loses_none_and_goes_on_when_there_i
             except FullError as error:
                 refused = str(error)
         with pytest.raises(FullError):
-            opened.land(3000)
+            opened.land([3000])
         assert content(opened)[2] == sent
         opened.close()
         opened = source(path, 1000, 1 << 20)  # an agent that was killed then comes back on the full file system
         assert content(opened)[2] == sent
         linux.mount("tmpfs", "/mnt", None, 32, "size=4m")  # MS_REMOUNT: there is room again
-        receive_into(opened.land(3000), 5, b"z" * 3000)
-        opened.landed(3000)
+        receive_into(opened.land([3000])[0], 5, b"z" * 3000)
+        opened.landed([3000])
         assert content(opened)[2] == [*sent, Message(5, b"z" * 3000)]
         opened.close()
         return [len(sent), refused]
@@ -322,3 +323,17 @@ def test_a_journal_that_cannot_be_made_or_made_larger_says_where_and_leaves_what
     for line, name in zip(said, "bca", strict=True):
         assert f"/mnt/{name}" in line
         assert "No space left on device" in line
+
+
+def test_a_confirmed_message_whose_place_was_taken_by_the_next_does_not_count_after_a_change_of_size(
+    tmp_path: Path,
+) -> None:
+    """Both have the same place in the index, as the messages of one record have."""
+    opened = source(tmp_path / "a", 8, 4096)
+    opened.confirm(opened.append(Message(1, b"")))
+    opened.append(Message(1, b"next"))
+    opened.close()
+    opened = source(tmp_path / "a", 16, 4096)
+    assert content(opened)[2] == [Message(1, b"next")]
+    assert opened.pending_bytes == 4
+    opened.close()

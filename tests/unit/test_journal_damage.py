@@ -138,7 +138,7 @@ def test_no_flipped_byte_of_a_landing_place_invents_a_message(tmp_path: Path) ->
     path = tmp_path / "a"
     used(path)
     opened = source(path)
-    place = opened.land(50) - linux.address_of(memoryview(opened.cells.obj))
+    place = opened.land([50])[0] - linux.address_of(memoryview(opened.cells.obj))
     before = content(opened)
     opened.close()
     data = path.read_bytes()

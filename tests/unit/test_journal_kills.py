@@ -63,10 +63,10 @@ def _take_and_confirm(path: Path, said: memoryview[int], queue: int) -> int:
             if seq % 2:
                 opened.append(message)
             else:
-                address = opened.land(length)
+                (address,) = opened.land([length])
                 msgbuf[: 8 + length] = struct.pack("<q", seq) + message.body
                 assert not linux.try_msgsnd(queue, linux.address_of(msgbuf), length)
-                opened.landed(linux.wait_msgrcv(queue, address, length, 0))
+                opened.landed([linux.wait_msgrcv(queue, address, length, 0)])
         except FullError:
             opened.confirm(opened.confirmed + max(1, (opened.taken - opened.confirmed) // 2))
             continue
@@ -81,11 +81,11 @@ def test_a_message_lands_in_pages_that_are_there(tmp_path: Path) -> None:
     try:
         for number in range(50):
             queue.send(bytes(8000), True, 1 + number)
-            address = opened.land(8000)
+            (address,) = opened.land([8000])
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             linux.wait_msgrcv(queue.id, address, 8000, 0)
             faults += resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-            opened.landed(8000)
+            opened.landed([8000])
     finally:
         queue.remove()
         opened.close()

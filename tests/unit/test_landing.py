@@ -40,7 +40,7 @@ def before_and_after(tmp_path: Path) -> tuple[bytes, bytes]:
     running = opened(path)
     running.confirm(running.append(OLD))
     before = path.read_bytes()
-    running.land(LENGTH)
+    running.land([LENGTH])
     after = path.read_bytes()
     running.close()
     return before, after
@@ -68,7 +68,7 @@ def test_a_kill_right_after_the_kernel_wrote_recovers_the_message(tmp_path: Path
     path = tmp_path / "running"
     running = opened(path)
     running.confirm(running.append(OLD))
-    place = running.land(LENGTH)
+    (place,) = running.land([LENGTH])
     ctypes.memmove(place, (8).to_bytes(8, "little") + b"n" * LENGTH, 8 + LENGTH)  # as msgrcv does
     killed = path.read_bytes()
     running.close()

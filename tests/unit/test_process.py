@@ -15,7 +15,7 @@ import pytest
 from inotify_simple import INotify, flags
 
 from nsbridge.agents.entry import Assignment, close_all_but
-from nsbridge.agents.fork import fork
+from nsbridge.agents.fork import fork, let_go_of_first
 from nsbridge.agents.loop import Loop
 from nsbridge.supervisor import spawn
 from nsbridge.supervisor.process import AgentProcess, Channel, LineBudget, signal_name
@@ -129,9 +129,16 @@ class Kept:
             assert time.monotonic() < deadline, f"only {self.told}"
             self.loop.run_once(0.1)
 
+    def until_reaped(self) -> list[object]:
+        """All that its keeper was told."""
+        self.run_until(lambda: self.process.is_reaped)
+        self.loop.close()
+        return self.told
+
 
 def _watch_and_wait(control_fd: int) -> int:
     """As an agent of files does: the kernel takes its time to let go of what it watches."""
+    control_fd = let_go_of_first(control_fd)
     close_all_but({0, 1, 2, control_fd})
     watching = [INotify() for _ in range(3)]
     for one in watching:
@@ -149,15 +156,14 @@ def test_a_death_is_told_before_the_kernel_is_done_with_it(monkeypatch: pytest.M
     kept.process.child.kill()
     kept.run_until(lambda: len(kept.told) == 2)
     assert kept.told[1] == ("dying", -signal.SIGKILL)
-    kept.run_until(lambda: kept.process.is_reaped)
-    assert kept.told[2:] == ([] if let_go else [("ended", -signal.SIGKILL)])
+    assert kept.until_reaped()[2:] == ([] if let_go else [("ended", -signal.SIGKILL)])
 
 
 def test_an_exit_code_is_known_when_it_is_dying(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Kept(monkeypatch, lambda _control_fd: 78)
-    kept.run_until(lambda: kept.process.is_reaped)
-    assert set(kept.told) <= {("dying", 78), ("ended", 78)}
-    assert kept.told[-1] == ("ended", 78)
+    told = kept.until_reaped()
+    assert set(told) <= {("dying", 78), ("ended", 78)}
+    assert told[-1] == ("ended", 78)
 
 
 def test_an_agent_that_closes_its_channel_and_lives_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,15 +175,7 @@ def test_an_agent_that_closes_its_channel_and_lives_is_killed(monkeypatch: pytes
         return 0
 
     kept = Kept(monkeypatch, hide)
-    kept.run_until(lambda: kept.process.is_reaped)
-    assert kept.told[-1] == ("ended", -signal.SIGKILL)
-
-
-def test_a_channel_has_a_number_beyond_all_that_an_agent_opens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel closes the last first, and the supervisor waits for this one."""
-    kept = Kept(monkeypatch, lambda control_fd: control_fd if control_fd < 128 else 0)
-    kept.run_until(lambda: kept.process.is_reaped)
-    assert kept.told[-1] == ("ended", 0)
+    assert kept.until_reaped()[-1] == ("ended", -signal.SIGKILL)
 
 
 def test_lines_beyond_the_budget_are_counted() -> None:

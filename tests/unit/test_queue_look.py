@@ -26,16 +26,34 @@ def fill(queue: sysv_ipc.MessageQueue, mtype: int, count: int) -> None:
 
 @pytest.mark.parametrize(
     ("mtype", "found"),
-    [(0, (0, 3)), (2, (2, 1)), (4, (4, 2)), (9, None), (-9, (2, 1)), (-4, (2, 1)), (-1, None)],
+    [
+        (0, [(0, 3), (0, 1), (0, 4), (0, 2)]),
+        (2, [(2, 1), (2, 4)]),
+        (4, [(4, 2)]),
+        (9, []),
+        (-9, [(2, 1)]),
+        (-4, [(2, 1)]),
+        (-1, []),
+    ],
 )
-def test_the_message_is_the_one_that_msgrcv_gives(
-    queue: sysv_ipc.MessageQueue, mtype: int, found: tuple[int, int] | None
+def test_the_messages_are_those_that_msgrcv_gives(
+    queue: sysv_ipc.MessageQueue, mtype: int, found: list[tuple[int, int]]
 ) -> None:
     for kind, body in ((5, b"333"), (2, b"1"), (2, b"4444"), (4, b"22")):
         queue.send(body, False, kind)
-    assert Look(mtype).first(queue.id) == found
-    if found is not None:
-        assert len(queue.receive(False, found[0])[0]) == found[1]
+    assert Look(mtype).next(queue.id, 9, 100) == found
+    for kind, length in found:
+        assert len(queue.receive(False, kind)[0]) == length
+
+
+@pytest.mark.parametrize(("most", "size", "count"), [(2, 100, 2), (9, 3, 1), (9, 4, 2), (9, 8, 3)])
+def test_no_more_are_looked_at_than_there_is_room_for(
+    queue: sysv_ipc.MessageQueue, most: int, size: int, count: int
+) -> None:
+    """Where one message more than fits is allowed for, as when they are taken one by one."""
+    for body in (b"333", b"1", b"4444", b"22"):
+        queue.send(body)
+    assert len(Look(0).next(queue.id, most, size)) == count
 
 
 def test_a_queue_full_of_others_messages_costs_a_moment(queue: sysv_ipc.MessageQueue) -> None:
@@ -44,14 +62,14 @@ def test_a_queue_full_of_others_messages_costs_a_moment(queue: sysv_ipc.MessageQ
     queue.send(b"x", False, 5)
     started = time.process_time()
     with pytest.raises(CrowdedError, match="1024 messages of other types are in front"):
-        Look(5).first(queue.id)
+        Look(5).next(queue.id, 1, 1)
     assert time.process_time() - started < 1.0
 
 
 def test_what_is_just_near_enough_is_found(queue: sysv_ipc.MessageQueue) -> None:
     fill(queue, 9, FARTHEST - 1)
     queue.send(b"x", False, 5)
-    assert Look(5).first(queue.id) == (5, 1)
+    assert Look(5).next(queue.id, 1, 1) == [(5, 1)]
     assert linux.queue_status(queue.id).used == 1, "it is still there"
 
 
@@ -60,5 +78,5 @@ def test_of_too_many_lowest_types_the_first_are_compared(queue: sysv_ipc.Message
     fill(queue, 9, FARTHEST - 1)
     queue.send(b"xx", False, 5)
     queue.send(b"y", False, 4)
-    assert Look(-5).first(queue.id) == (5, 2)
+    assert Look(-5).next(queue.id, 1, 1) == [(5, 2)]
     assert queue.receive(False, 5) == (b"xx", 5)
