@@ -134,6 +134,7 @@ kill                   62   129
 _CHECKED_QUEUES = """
 clone                  56   220
 tgkill                234   131
+sched_setaffinity     203   122
 """
 # Not for the filter: what linux.py and the filter itself must know beside these.
 _OTHERS = """
@@ -222,6 +223,7 @@ def _checks(pid: int) -> dict[str, list[_Instruction]]:
         "prctl": _one_of(0, _PRCTLS),
         "kill": _one_of(0, (pid,)),  # the pid namespace is the host's, where others have the same user
         "tgkill": _one_of(0, (pid,)),
+        "sched_setaffinity": _one_of(0, (0,)),  # only one's own
     }
 
 

@@ -70,11 +70,11 @@ class ExactQueueSink:
 
     def start(self) -> None:
         """Fork the senders, before there is any thread; then open the queue."""
-        me = os.getpid()
+        me, processor = os.getpid(), senders.choose_processor()
         keep = {0, 1, 2, self._journal.fd, self._outbox.to_agent, *self._outbox.to_sender}
         pids = []
         for which in (0, 1):
-            child = fork(lambda which=which: self._be_sender(which, me, keep))  # type: ignore[misc]
+            child = fork(lambda which=which: self._be_sender(which, me, processor, keep))  # type: ignore[misc]
             pids.append(child.pid)
             self._host.loop.watch(child.pidfd, READABLE, lambda _events: self._sender_died())
         self._pids = tuple(pids)
@@ -83,9 +83,9 @@ class ExactQueueSink:
         self._host.loop.watch(self._outbox.to_agent, READABLE, self._told)
         self._again()
 
-    def _be_sender(self, which: int, agent_pid: int, keep: set[int]) -> int:
+    def _be_sender(self, which: int, agent_pid: int, processor: int, keep: set[int]) -> int:
         linux.set_name(f"{self._host.name}/{which}")
-        senders.run(which, self._outbox, self._journal, agent_pid, keep)
+        senders.run(which, self._outbox, self._journal, agent_pid, processor, keep)
         return 0
 
     def _vouch(self) -> float:
