@@ -49,6 +49,7 @@ from nsbridge.agents.journalfile import (
 from nsbridge.agents.wire import MAX_PACKET, Message, Run
 
 RECORD = struct.Struct("<IIq")  # length, checksum; type, then the body, as in a msgbuf
+RECORD_SIZE = RECORD.size
 _TYPE_AT = 8
 _ALIGN = 8
 NOWHERE = seal((1 << 48) - 1)  # an index entry that points nowhere
@@ -79,7 +80,8 @@ class SourceJournal:
         self._index = file.view[PAGE : PAGE + 8 * self._entries].cast("Q")
         self._words = file.view[: file.size & -8].cast("Q")
         self._ring_at = PAGE + 8 * self._entries
-        self._ring = file.header.ring
+        self._end = self._ring_at + file.header.ring
+        self._view = file.view
         self._allocated = 0
         self._places: list[int] = []  # where messages may land, or one is being appended: the next seqs
         self._next_at = self._ring_at  # where the last record ends that was published
@@ -118,13 +120,16 @@ class SourceJournal:
         at = self._place(last, (len(message.body),))[0]
         index[first % entries] = index[(last + 1) % entries] = NOWHERE  # no places, which a type would make messages
         RECORD.pack_into(self._file.map, at, len(message.body), checksum(message.type, message.body), message.type)
-        start = at + RECORD.size
+        start = at + RECORD_SIZE
         self._file.map[start : start + len(message.body)] = message.body
         entry = seal(at)
         for seq in range(last, first - 1, -1):
             index[seq % entries] = entry
-        self._count(first, last, len(message.body))
-        self._publish(last, at + self._need(len(message.body)))
+        self._total += len(message.body)
+        self.pending_bytes += len(message.body)
+        for seq in range(first, last + 1):
+            self._totals[seq % entries] = self._total
+        self._publish(last, start + len(message.body) + _ALIGN - 1 & -_ALIGN)
         return last
 
     def land(self, lengths: Sequence[int]) -> list[int]:
@@ -136,30 +141,39 @@ class SourceJournal:
         words, index, entries, seq = self._words, self._index, self._entries, self.taken + 1
         places = self._place(seq, lengths)
         index[seq % entries] = index[(seq + len(places)) % entries] = NOWHERE
-        for at, length in zip(places, lengths, strict=False):
-            words[(at >> 3) + 1] = 0
-            words[at >> 3] = length | (length ^ _LENGTH) << 32
-        for number in range(len(places) - 1, -1, -1):
-            index[(seq + number) % entries] = seal(places[number])
-        start = self._address + _TYPE_AT
-        return [start + at for at in places]
+        addresses, start = [], self._address + _TYPE_AT
+        for at, length in zip(places, lengths):  # noqa: B905  (there may be fewer places)
+            word = at >> 3
+            words[word + 1] = 0
+            words[word] = length | (length ^ _LENGTH) << 32
+            addresses.append(start + at)
+        seq += len(places)
+        for at in reversed(places):
+            seq -= 1
+            index[seq % entries] = seal(at)
+        return addresses
 
     def landed(self, lengths: Sequence[int]) -> int:
         """So many messages have come to the first places, in these lengths; returns the last one's seq."""
-        words, view, last = self._words, self._file.view, self.taken
-        for at, length in zip(self._places, lengths, strict=False):
-            start = at + RECORD.size
-            words[at >> 3] = length | checksum(words[(at >> 3) + 1], view[start : start + length]) << 32
+        words, view, totals, entries = self._words, self._view, self._totals, self._entries
+        last, total, end = self.taken, self._total, self._next_at
+        for at, length in zip(self._places, lengths):  # noqa: B905  (more may be expected)
+            word, start = at >> 3, at + RECORD_SIZE
+            end = start + length
+            words[word] = length | checksum(words[word + 1], view[start:end]) << 32
             last += 1
-            self._count(last, last, length)
-        self._publish(last, at + self._need(length))
+            total += length
+            totals[last % entries] = total
+        self.pending_bytes += total - self._total
+        self._total = total
+        self._publish(last, end + _ALIGN - 1 & -_ALIGN)
         return last
 
     def get(self, seq: int) -> Message:
         """The message `seq`, which must be pending."""
         at = self._index[seq % self._entries] & VALUE
         length, _, mtype = RECORD.unpack_from(self._file.map, at)
-        start = at + RECORD.size
+        start = at + RECORD_SIZE
         return Message(mtype, self._file.map[start : start + length])
 
     def run(self, seq: int) -> Run:
@@ -172,7 +186,7 @@ class SourceJournal:
             if bodies and mtype != first_type:
                 break
             first_type = mtype
-            start = at + RECORD.size
+            start = at + RECORD_SIZE
             bodies.append(data[start : start + length])
             size += length
             if size > MAX_PACKET:
@@ -201,41 +215,35 @@ class SourceJournal:
         self._next_at = end
         self.taken = seq
 
-    def _count(self, first: int, last: int, length: int) -> None:
-        """The record of these seqs has so many bytes."""
-        self._total += length
-        self.pending_bytes += length
-        for seq in range(first, last + 1):
-            self._totals[seq % self._entries] = self._total
-
-    @staticmethod
-    def _need(length: int) -> int:
-        return RECORD.size + length + _ALIGN - 1 & -_ALIGN
-
     def _place(self, seq: int, lengths: Sequence[int]) -> list[int]:
         """Where records go, that of `seq` and more: after the last, or at the start where one does not fit the end."""
-        at, end = self._next_at, self._ring_at + self._ring
-        first = self._index[(self.confirmed + 1) % self._entries] & VALUE if self.confirmed != self.taken else -1
+        start, end, confirmed, upto = self._ring_at, self._end, self.confirmed, self._allocated
+        at, room = self._next_at, self._entries - 1 - (seq - confirmed)
+        first = self._index[(confirmed + 1) % self._entries] & VALUE if confirmed != self.taken else -1
         places: list[int] = []
-        highest = 0
-        for length in lengths[: max(0, self._entries - 1 - (seq - self.confirmed))]:
-            need, limit = self._need(length), end
+        for length in lengths:
+            need = RECORD_SIZE + length + _ALIGN - 1 & -_ALIGN
             if first < 0:
-                at = first = self._ring_at
+                at = first = start
+                limit = end
             elif first >= at:
                 limit = first
             elif at + need > end:
-                at, limit = self._ring_at, first
-            if at + need > limit:
+                at, limit = start, first
+            else:
+                limit = end
+            if at + need > limit or room <= 0:
                 break
+            room -= 1
             places.append(at)
             at += need
-            highest = max(highest, at)
+            if at > upto:  # noqa: PLR1730  (a call costs more)
+                upto = at
         if not places:
             text = f"no room for a message of {lengths[0]} bytes beside what is pending"
             raise FullError(errno.ENOBUFS, f"journal {self._file.path}: {text}")
-        if highest > self._allocated:
-            self._allocate(highest)
+        if upto > self._allocated:
+            self._allocate(upto)
         self._places = places
         return places
 
@@ -262,7 +270,7 @@ class SourceJournal:
             raise DamagedError("its numbers have a wrong checksum")
         if sorted(numbers) != list(numbers) or self.taken - self.confirmed >= self._entries:
             raise DamagedError(f"it says that {self.taken} were taken and {self.confirmed} confirmed")
-        before = 0
+        before = length = 0
         for seq in range(self.confirmed + 1, self.taken + 1):
             entry = self._index[seq % self._entries]
             if entry != before:  # else one record is for both
@@ -271,7 +279,7 @@ class SourceJournal:
                 self.pending_bytes += length
             self._totals[seq % self._entries] = self._total
         if before:
-            self._next_at = (before & VALUE) + self._need(self._words[(before & VALUE) >> 3] & _LENGTH)
+            self._next_at = (before & VALUE) + RECORD_SIZE + length + _ALIGN - 1 & -_ALIGN
         self._recover()
 
     def _recover(self) -> None:
@@ -291,8 +299,8 @@ class SourceJournal:
     def _record(self, seq: int) -> tuple[int, int, int, int]:
         """Where the record of `seq` begins; its length, checksum and type. Raises DamagedError."""
         entry = self._index[seq % self._entries]
-        at, end = entry & VALUE, self._ring_at + self._ring
-        if not is_sealed(entry) or at % _ALIGN or not self._ring_at <= at <= end - RECORD.size:
+        at, end = entry & VALUE, self._end
+        if not is_sealed(entry) or at % _ALIGN or not self._ring_at <= at <= end - RECORD_SIZE:
             raise DamagedError(f"message {seq} is outside the ring")
         length, check, mtype = RECORD.unpack_from(self._file.map, at)
         return at, length, check, mtype
@@ -300,7 +308,7 @@ class SourceJournal:
     def _check_record(self, seq: int) -> int:
         """The length of its message. Raises DamagedError."""
         at, length, check, mtype = self._record(seq)
-        start = at + RECORD.size
+        start = at + RECORD_SIZE
         if start + length > self._file.size or checksum(mtype, self._file.view[start : start + length]) != check:
             raise DamagedError(f"message {seq} has a wrong checksum")
         return length
@@ -310,7 +318,7 @@ class SourceJournal:
         at, length, check, mtype = self._record(seq)
         if not mtype:
             return False
-        if check != length ^ _LENGTH or at + RECORD.size + length > self._file.size:
+        if check != length ^ _LENGTH or at + RECORD_SIZE + length > self._file.size:
             self._check_record(seq)
         return True
 
