@@ -6,17 +6,21 @@
 * What runs beside the loop (a thread in msgrcv or msgsnd, sender processes) holds no lock while it waits, and its wait
   may last for ever rightly: a queue may be empty or full. So it is judged by what it owes. Each of them vouches at
   every beat: it says since when it has owed a step without an excuse. GOES_ON is the oldest of these times.
+* Idle agents beat at common moments, _SLOTS of them in a period. The next one finds the interpreter's code in the
+  processor's caches: with 400 agents a beat costs 0.16 ms, and 0.25 ms when each has its own moment (2 cores).
 * Both are CLOCK_MONOTONIC: a step of the wall clock kills nobody, nor does the sleep of the machine.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
 from nsbridge.agents import scoreboard
 from nsbridge.agents.loop import Clock, Loop
 
+_SLOTS = 16
 Voucher = Callable[[], float]  # returns the time (of the loop's clock) at which nothing was owed: now, if nothing is
 
 
@@ -27,6 +31,7 @@ class Heart:
         self._loop = loop
         self._cells = cells
         self._every = every
+        self._offset = os.getpid() % _SLOTS / _SLOTS * every
         self._vouchers: list[Voucher] = []
 
     def vouch(self, voucher: Voucher) -> None:
@@ -42,7 +47,8 @@ class Heart:
         if self._vouchers:
             self._cells[scoreboard.GOES_ON] = int(min(voucher() for voucher in self._vouchers) * 1e9)
         self.beat()
-        self._loop.call_later(self._every, self.start)
+        periods = (self._loop.now() - self._offset) // self._every + 1
+        self._loop.call_at(periods * self._every + self._offset, self.start)
 
 
 class Debt:

@@ -222,14 +222,14 @@ class LogConfig:
 class HealthConfig:
     """When an agent counts as wedged or as grown too large. Seconds and bytes."""
 
-    deadline: float = 15.0  # from an agent's last sign of life until its successor serves
+    deadline: float = 30.0  # from an agent's last sign of life until its successor serves
     max_memory: int = 64_000_000  # of its own, beyond what its route's window and longest message may take
     max_descriptors: int = 256
 
     @property
     def beat_every(self) -> float:
         """Between the heartbeats of an idle agent."""
-        return min(self.deadline / 3, 5.0)
+        return min(self.deadline / 3, 10.0)
 
     @property
     def patience(self) -> float:

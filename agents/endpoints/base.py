@@ -132,6 +132,17 @@ class Sink(Protocol):
         ...
 
 
+def put_in_parts(run: Run, put_some: Callable[[Run], int]) -> int:
+    """`put` of a sink whose `put_some` accepts some of the first messages, or none if it is not the time."""
+    count = 0
+    while count < len(run.bodies):
+        some = put_some(run.after(count))
+        if not some:
+            break
+        count += some
+    return count
+
+
 class Waiter:
     """Says why one side waits and calls `again` after a while, ever later, until `done`."""
 

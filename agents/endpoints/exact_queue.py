@@ -11,7 +11,7 @@ from collections import deque
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints import senders
-from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
+from nsbridge.agents.endpoints.base import Blocked, Host, Waiter, put_in_parts
 from nsbridge.agents.endpoints.queue import Queue, has_room, is_there, no_permission, open_queue, shown
 from nsbridge.agents.endpoints.senders import FAILED, FULL, QUEUE, Outbox
 from nsbridge.agents.fork import fork, has_stopped_child
@@ -104,16 +104,12 @@ class ExactQueueSink:
 
     def put(self, run: Run) -> int:
         """Offer them to the senders, which take turns."""
-        count = 0
-        while count < len(run.bodies) and self._queue is not None and not self._outbox.cells[FAILED]:
-            some = self._put_some(run.after(count))
-            if not some:
-                break
-            count += some
-        return count
+        return put_in_parts(run, self._put_some)
 
     def _put_some(self, run: Run) -> int:
         """How many of the first messages are accepted; none if it is not the time."""
+        if self._queue is None or self._outbox.cells[FAILED]:
+            return 0
         size = len(run.bodies[0])
         if run.epoch == self._journal.epoch and run.first <= self._journal.handed:
             self._host.handed(run.one(0))  # found out after the greeting

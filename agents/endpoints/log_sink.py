@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from nsbridge.agents.endpoints import watch
-from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
+from nsbridge.agents.endpoints.base import Blocked, Host, Waiter, put_in_parts
 from nsbridge.agents.endpoints.file import make_missing
 from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
 from nsbridge.agents.endpoints.log_framing import joined
@@ -114,13 +114,7 @@ class LogSink:
 
     def put(self, run: Run) -> int:
         """Keep them for the end of this turn, so that what comes together is written together."""
-        count = 0
-        while count < len(run.bodies):
-            some = self._put_some(run.after(count))
-            if not some:
-                break
-            count += some
-        return count
+        return put_in_parts(run, self._put_some)
 
     def _put_some(self, run: Run) -> int:
         """How many of the first messages are accepted; none if it is not the time."""

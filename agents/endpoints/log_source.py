@@ -154,7 +154,7 @@ class LogSource:
     def _let_go(self) -> None:
         if self._tail is not None:
             if self._watch is not None:
-                self._watch.drop_file(self._file_watch)
+                self._watch.drop(self._file_watch)
             os.close(self._tail.fd)
             self._tail = None
 

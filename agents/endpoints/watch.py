@@ -60,12 +60,41 @@ class Changes(NamedTuple):
     lost: bool
 
 
-class DirectoryWatch:
+class _Watch:
+    """An inotify instance."""
+
+    def __init__(self) -> None:
+        self._inotify = _instance()
+
+    def drop(self, watch: int) -> None:
+        """Watch it no more; harmless if it is gone."""
+        try:
+            self._inotify.rm_watch(watch)
+        except OSError:
+            pass
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable."""
+        return self._inotify.fileno()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._inotify.close()
+
+    def _read(self) -> bytes:
+        """Events, _BUFFER bytes at most; empty if there are none."""
+        try:
+            return os.read(self._inotify.fileno(), _BUFFER)
+        except BlockingIOError:
+            return b""
+
+
+class DirectoryWatch(_Watch):
     """Watches one directory, which the caller keeps open."""
 
     def __init__(self, directory: int, mask: int) -> None:
+        super().__init__()
         self._fd = directory
-        self._inotify = _instance()
         try:
             os.fchdir(directory)
             self._parent = self._watch_parent()  # first, for the root's parent is the root
@@ -90,7 +119,7 @@ class DirectoryWatch:
         return os.fstat(self._fd).st_nlink == 0
 
     def add_file(self, own_fds: int, fd: int, mask: int) -> int:
-        """Watch an open file itself, by whatever name it goes; returns what `drop_file` takes. Raises Blocked.
+        """Watch an open file itself, by whatever name it goes; returns what `drop` takes. Raises Blocked.
 
         `own_fds` is the host's /proc/self/fd: no path can lead elsewhere meanwhile.
         """
@@ -103,26 +132,11 @@ class DirectoryWatch:
             os.chdir("/")
         return watch
 
-    def drop_file(self, watch: int) -> None:
-        """Watch it no more; harmless if the file is gone."""
-        try:
-            self._inotify.rm_watch(watch)
-        except OSError:
-            pass
-
-    def fileno(self) -> int:
-        """The descriptor that becomes readable."""
-        return self._inotify.fileno()
-
     def read(self) -> Changes:
         """All that happened since the last read; nothing if nothing did."""
         files: list[Change] = []
         gone = lost = False
-        try:
-            data = os.read(self._inotify.fileno(), _BUFFER)
-        except BlockingIOError:
-            return Changes(files, gone, lost)
-        for event in parse_events(data):
+        for event in parse_events(self._read()):
             mask = event.mask
             if event.wd not in (self._directory, self._parent, _NO_WATCH):
                 files.append(Change(b"", mask))
@@ -136,10 +150,6 @@ class DirectoryWatch:
                 files.append(Change(os.fsencode(event.name), mask))
         return Changes(files, gone, lost)
 
-    def close(self) -> None:
-        """Stop watching."""
-        self._inotify.close()
-
 
 class PathEvent(NamedTuple):
     """`watch` is what `PathWatch.add` returned, LOST if events were lost; `itself`: the directory itself changed."""
@@ -152,13 +162,10 @@ class PathEvent(NamedTuple):
 LOST = _NO_WATCH
 
 
-class PathWatch:
+class PathWatch(_Watch):
     """Watches directories by their paths, for the supervisor: what comes into them, is written there or goes."""
 
     _MASK = CREATED | MOVED_IN | CLOSED | DELETED | int(flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR)
-
-    def __init__(self) -> None:
-        self._inotify = _instance()
 
     def add(self, path: str) -> int:
         """Watch one more; the same one gives the same number. FileNotFoundError if there is none, else Blocked."""
@@ -170,28 +177,9 @@ class PathWatch:
             raise _no_watch(error) from None
         return watch
 
-    def drop(self, watch: int) -> None:
-        """Watch it no more; harmless if it is gone."""
-        try:
-            self._inotify.rm_watch(watch)
-        except OSError:
-            pass
-
-    def fileno(self) -> int:
-        """The descriptor that becomes readable."""
-        return self._inotify.fileno()
-
     def read(self) -> list[PathEvent]:
         """What happened since the last read, _BUFFER bytes of it at most."""
-        try:
-            data = os.read(self._inotify.fileno(), _BUFFER)
-        except BlockingIOError:
-            return []
-        return [PathEvent(e.wd, os.fsencode(e.name), bool(e.mask & _SELF_GONE)) for e in parse_events(data)]
-
-    def close(self) -> None:
-        """Stop watching."""
-        self._inotify.close()
+        return [PathEvent(e.wd, os.fsencode(e.name), bool(e.mask & _SELF_GONE)) for e in parse_events(self._read())]
 
 
 def _instance() -> INotify:
