@@ -17,6 +17,7 @@ from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.endpoints.queue import LONGEST
 
 FARTHEST = 1024  # messages that are looked at
+_FLAGS = linux.MSG_COPY | linux.IPC_NOWAIT
 CROWDED_RETRY = 1.0  # seconds until the next look at a queue that is full of others' messages: 5 % of a processor
 
 
@@ -74,10 +75,11 @@ class Look:
 
     def _copy(self, queue: int, index: int) -> int:
         """Look at one message: its length or -ENOMSG. Messages are mostly as long as those before. Raises OSError."""
-        flags = linux.MSG_COPY | linux.IPC_NOWAIT
-        length = linux.try_msgrcv(queue, self._peek_at, self._expected, index, flags)
+        length = linux.try_msgrcv(queue, self._peek_at, self._expected, index, _FLAGS)
+        if length == self._expected:
+            return length
         if length == -errno.E2BIG:
-            length = linux.try_msgrcv(queue, self._peek_at, LONGEST, index, flags)
+            length = linux.try_msgrcv(queue, self._peek_at, LONGEST, index, _FLAGS)
         if length >= 0:
             self._expected = max(length, self._expected * 7 // 8)
         elif length != -errno.ENOMSG:

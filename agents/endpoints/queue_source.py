@@ -167,8 +167,8 @@ class QueueSource:
         got: list[int] = []
         try:
             for place, (mtype, length) in zip(self._land([length for _, length in found]), found, strict=False):
-                came = self._landed(linux.try_msgrcv(queue, place, length, mtype, linux.IPC_NOWAIT))
-                if came is None:
+                came = linux.try_msgrcv(queue, place, length, mtype, linux.IPC_NOWAIT)
+                if came < 0 and self._landed(came) is None:
                     break
                 got.append(came)
         finally:
