@@ -60,6 +60,8 @@ class Outgoing:
         self.store = store
         self._window = window
         self._sent = store.confirmed  # the last seq that was put into a packet whole
+        self._under_way: deque[tuple[int, int]] = deque()  # of each frame that was sent and not confirmed: last, bytes
+        self._bytes_under_way = 0
         self._offset = 0  # how much of the next one was
 
     def has_room(self) -> bool:
@@ -94,12 +96,32 @@ class Outgoing:
             raise WireError(f"message {seq} confirmed, only {self.store.taken} were taken")
         if seq > self.store.confirmed:
             self.store.confirm(seq)
+            under_way = self._under_way
+            while under_way and under_way[0][0] <= seq:
+                self._bytes_under_way -= under_way.popleft()[1]
             if self._sent < seq:
                 self._sent, self._offset = seq, 0
 
     def rewind(self) -> None:
         """Repeat from the first unconfirmed message."""
         self._sent, self._offset = self.store.confirmed, 0
+        self._under_way.clear()
+        self._bytes_under_way = 0
+
+    def _let_through(self, bodies: Sequence[bytes]) -> int:
+        """How many of the next messages the sink's window has room for: more than that may be pending.
+
+        As when the window was larger once, or when it is not known how long those are that an earlier life took.
+        """
+        window, size = self._window, self._bytes_under_way
+        most = window.messages - self._sent + self.store.confirmed
+        if len(bodies) <= most and size + sum(map(len, bodies)) <= window.bytes:
+            return len(bodies)
+        count = 0
+        while count < min(most, len(bodies)) and (size < window.bytes or not (count or self._under_way)):
+            size += len(bodies[count])
+            count += 1
+        return count
 
     def fill(self, parts: list[bytes], room: int) -> None:
         """Append to `parts` as many frames as fit into `room` bytes."""
@@ -108,7 +130,10 @@ class Outgoing:
             run = store.run(self._sent + 1)
             if run is None:
                 return
-            count = 0 if self._offset else _fitting(run.bodies, room - wire.RUN_OVERHEAD)
+            count = 0 if self._offset else self._let_through(run.bodies)
+            if not count and not self._offset:
+                return
+            count = min(count, _fitting(run.bodies, room - wire.RUN_OVERHEAD))
             if not count:
                 self._fill_with_piece(run, parts, room)
                 return
@@ -116,7 +141,7 @@ class Outgoing:
             frame = wire.pack_run(run)
             parts += frame
             room -= sum(map(len, frame))
-            self._sent = run.last
+            self._note_sent(run.last, sum(map(len, run.bodies)))
 
     def _fill_with_piece(self, run: Run, parts: list[bytes], room: int) -> None:
         """A message is cut only where a packet has room for nothing else."""
@@ -128,9 +153,15 @@ class Outgoing:
         parts.append(wire.pack_data_header(run.epoch, run.first, Message(run.type, body), self._offset, length))
         parts.append(body[self._offset : self._offset + length])
         if length == left:
-            self._sent, self._offset = run.first, 0
+            self._note_sent(run.first, len(body))
+            self._offset = 0
         else:
             self._offset += length
+
+    def _note_sent(self, last: int, size: int) -> None:
+        self._sent = last
+        self._under_way.append((last, size))
+        self._bytes_under_way += size
 
 
 def _fitting(bodies: Sequence[bytes], room: int) -> int:

@@ -127,6 +127,9 @@ class QueueSource:
             self._room.wait()
             with self._host.guarded():
                 self._host.retry()
+                if not self._host.has_room():  # as after a start with a full window: an empty message would land
+                    self._room.clear()
+                    continue
                 (place,) = self._land((0,))
                 self._queue = queue
                 self._waits = True

@@ -126,11 +126,14 @@ def run(which: int, outbox: Outbox, journal: SinkJournal, agent_pid: int, proces
     spins = 0
     while True:
         cell = cells[_HANDED_AT]
-        seq = ((noted[cell] & VALUE) >> 1) + 1
+        note = noted[cell]
+        seq = ((note & VALUE) >> 1) + 1
         if cells[OFFERED] < seq or cells[FAILED]:
             _sleep(which, outbox, noted)
             continue
         if (seq ^ cells[_TURN]) & 1 == which:
+            if cells[_HANDED_AT] != cell or noted[cell] != note:
+                continue  # the turn is of a later message: the agent has put this one aside meanwhile, or begun anew
             spins = 0
             where = index[seq % _ENTRIES]
             number = send(cells[QUEUE], base + (where & _AT), where >> _LENGTH_AT)

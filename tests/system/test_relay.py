@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.conftest import Factory
-from tests.system.nsbridged import Nsbridged
+from tests.system.nsbridged import Nsbridged, kill_and_wait
 from tests.system.room import wait_until
 from tests.system.traffic import (
     Receiver,
@@ -82,6 +82,29 @@ def test_queue_to_queue_keeps_bytes_types_and_order_both_ways(tmp_path: Path, ru
             both.submit(send_all, two, 0x62, back)
         assert at_one.messages() == back
         assert at_two.messages() == there
+
+
+def test_a_source_that_is_killed_with_a_full_window_takes_nothing_more(
+    tmp_path: Path, unshare_container: Factory
+) -> None:
+    """Empty messages come with the wait for a message. One too many, and the other agent would refuse them all."""
+    one, two = unshare_container(), unshare_container()
+    agent = '[route.q.agent.{}]\ncontainer = "{}"\nqueue = {{ {} = {{ key = 0x61 }}, create = true }}\n'
+    routes = "[route.q]\nwindow = { messages = 8 }\n" + agent.format("one", one.spec, "out")
+    sent = [Sent(1 + number, b"") for number in range(40)]
+    with Nsbridged(tmp_path, routes + agent.format("two", two.spec, "in")) as daemon:
+        daemon.wait_for("RUNNING")
+        daemon.call("stop", names=["q:two"])
+        daemon.wait_for("STOPPED", "q:two")
+        send_all(one, 0x61, sent)
+        wait_until(lambda: daemon.flow("q:one")["pending"] == 8, "the window is full")
+        for _ in range(4):
+            kill_and_wait(daemon.agents()["q:one"]["pid"])
+            wait_until(lambda: daemon.agents()["q:one"]["uptime_s"] is not None, "it is back")
+        assert daemon.flow("q:one")["pending"] == 8
+        daemon.call("start", names=["q:two"])
+        with Receiver(two, 0x61, len(sent)) as receiver:
+            assert receiver.messages() == sent
 
 
 def test_spool_to_spool_both_ways(tmp_path: Path, runc_container: Factory) -> None:

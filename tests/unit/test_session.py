@@ -207,10 +207,31 @@ def test_a_message_larger_than_the_window_gets_through_alone() -> None:
 
 @pytest.mark.parametrize("window", [Window(messages=3, bytes=1000), Window(messages=1000, bytes=3)])
 def test_a_source_that_sends_more_than_its_window_is_an_error(window: Window) -> None:
-    source, sink = greeted(window)
+    source, sink = Source(window=WIDE), Sink(window)
+    exchange(source.session, sink.session)
     source.take(b"1", b"2", b"3", b"4")
     with pytest.raises(WireError, match="more than the window: 3 messages, 3 bytes, and then one more"):
         exchange(source.session, sink.session)
+
+
+@pytest.mark.parametrize("window", [Window(messages=3, bytes=1000), Window(messages=1000, bytes=3), Window(1, 1)])
+@pytest.mark.parametrize("kills", [False, True])
+def test_what_is_pending_beyond_the_window_is_sent_as_the_sink_gets_on(window: Window, *, kills: bool) -> None:
+    """The window was larger before a reload, say. Nobody's error, and nothing stands still."""
+    bodies = [b"%d" % number for number in range(10)]
+    source, sink = greeted(window)
+    source.take(*bodies)
+    got: list[bytes] = []
+    for _ in bodies:
+        exchange(source.session, sink.session)
+        if kills:
+            source = Source(window=window, store=source.store)
+            exchange(source.session, sink.session)
+        assert len(sink.in_.waiting) > 0
+        got += sink.hand_over(1)
+        if got == bodies:
+            break
+    assert got == bodies
 
 
 @pytest.mark.parametrize("window", [Window(messages=3, bytes=1000), Window(messages=1000, bytes=3)])
