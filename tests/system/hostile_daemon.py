@@ -23,6 +23,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,14 @@ def _thread_exit() -> None:
     ctypes.CDLL(None).pthread_exit(None)
 
 
+def _exec() -> None:
+    """With the control channel open, at whose end the supervisor would kill it before the bait has done anything."""
+    for fd in range(128, 160):  # where fork.let_go_of_first puts it
+        with suppress(OSError):
+            os.set_inheritable(fd, True)
+    os.execv("/bin/bait", ["bait"])
+
+
 PROVOCATIONS: dict[str, Callable[[], object]] = {
     "import": lambda: importlib.import_module("wave"),
     "codec": lambda: "x.y".encode("idna"),
@@ -89,7 +98,7 @@ PROVOCATIONS: dict[str, Callable[[], object]] = {
     "unraisable": _Unraisable,
     "dlopen": lambda: ctypes.CDLL("libnss_bait.so.2"),
     "thread-exit": lambda: _in_thread(_thread_exit),
-    "exec": lambda: os.execv("/bin/bait", ["bait"]),
+    "exec": _exec,
     "thread": lambda: _in_thread(_divide),
     "crash": _divide,
 }

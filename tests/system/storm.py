@@ -40,6 +40,7 @@ PAIRS = (("spool", "queue"), ("queue", "queue"), ("spool", "spool"), ("log", "qu
 _ROOT = Path(__file__).parents[2]
 _WEIGHTS = {"agent": 40, "sender": 25, "both agents": 15, "supervisor": 12, "everything": 8}
 _RECOVERED_WITHIN = 60.0  # seconds
+_PF_EXITING = 4  # linux/sched.h; also of a zombie
 _CLEANUPS = 60.0  # seconds for all that is under way to arrive
 _QUEUE_LIMIT, _FILE_LIMIT = 8000, 200_000  # bytes of the longest message: msgmax is 8192; several packets
 
@@ -239,8 +240,8 @@ def _children(pid: int, suffix: str = "") -> list[Victim]:
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
             with suppress(OSError):
                 head, _, tail = Path(f"/proc/{child}/stat").read_text(encoding="utf-8").rpartition(")")
-                name, state = head.partition("(")[2], tail.split()[0]
-                if state not in "ZX":
+                name, flags = head.partition("(")[2], int(tail.split()[6])
+                if not flags & _PF_EXITING:  # its successor may be there before it is gone
                     found.append(Victim(int(child), name + (suffix if suffix not in name else "")))
     return found
 

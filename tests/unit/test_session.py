@@ -2,71 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import count
-
 import pytest
 
 from nsbridge.agents import wire
-from nsbridge.agents.session import Incoming, Outgoing, Session
+from nsbridge.agents.session import Incoming
 from nsbridge.agents.wire import Ack, Data, Hello, Message, Run, WireError
 from nsbridge.config.schema import Window
 from tests.memory_store import MemorySink, MemorySource, hand_over_one, new_epoch, next_waiting
+from tests.one_sided import Sink, Source, exchange, greeted, packets
 
-NONCES = count(1)
 PIECE, FITS = wire.MAX_PACKET - wire.DATA_OVERHEAD, wire.MAX_PACKET - wire.RUN_OVERHEAD - wire.RUN_MESSAGE_OVERHEAD
-WIDE = Window()
-
-
-class Source:
-    """A session that only sends."""
-
-    def __init__(self, epoch: int = 100, window: Window = WIDE, store: MemorySource | None = None) -> None:
-        self.store = store or MemorySource(epoch)
-        self.out = Outgoing(self.store, window)
-        self.session = Session(next(NONCES), self.out, None)
-
-    def take(self, *bodies: bytes) -> None:
-        for body in bodies:
-            self.store.append(Message(1, body))
-
-
-class Sink:
-    """A session that only receives."""
-
-    def __init__(self, window: Window = WIDE, store: MemorySink | None = None) -> None:
-        self.store = store or MemorySink()
-        self.in_ = Incoming(self.store, window)
-        self.session = Session(next(NONCES), None, self.in_)
-
-    def hand_over(self, limit: int = 1000) -> list[bytes]:
-        bodies: list[bytes] = []
-        while self.in_.waiting and limit:
-            bodies += hand_over_one(self.in_).bodies
-            limit -= 1
-        return bodies
-
-
-def packets(session: Session) -> list[bytes]:
-    return list(iter(session.next_packet, b""))
-
-
-def exchange(one: Session, other: Session) -> None:
-    """Both say all that they have to say."""
-    for _ in range(100):
-        there, back = packets(one), packets(other)
-        for packet in there:
-            other.receive(packet)
-        for packet in back:
-            one.receive(packet)
-        if not there and not back:
-            return
-    raise AssertionError("they talk without end")
-
-
-def greeted(window: Window = WIDE) -> tuple[Source, Sink]:
-    source, sink = Source(window=window), Sink(window)
-    exchange(source.session, sink.session)
-    return source, sink
 
 
 def frames(packet: bytes) -> list[object]:
@@ -173,106 +118,6 @@ def test_a_new_source_is_listened_to_from_its_first_message() -> None:
     exchange(successor.session, sink.session)
     assert sink.hand_over() == [b"3"]
     assert (sink.store.epoch, sink.store.handed) == (200, 1)
-
-
-# -- the window
-
-
-def test_the_source_takes_no_more_messages_than_the_window() -> None:
-    source = Source(window=Window(messages=2, bytes=100))
-    source.take(b"1")
-    assert source.out.has_room()
-    source.take(b"2")
-    assert not source.out.has_room()
-
-
-def test_the_source_takes_nothing_once_the_window_s_bytes_are_reached() -> None:
-    source = Source(window=Window(messages=9, bytes=10))
-    source.take(bytes(9))
-    assert source.out.has_room()
-    source.take(bytes(1))
-    assert not source.out.has_room()
-
-
-def test_a_message_larger_than_the_window_gets_through_alone() -> None:
-    source, sink = greeted(Window(messages=1, bytes=1))
-    for number in range(3):
-        assert source.out.has_room()
-        source.take(b"%d" % number * 200_000)
-        assert not source.out.has_room()
-        exchange(source.session, sink.session)
-        assert [len(body) for body in sink.hand_over()] == [200_000]
-        exchange(source.session, sink.session)
-
-
-@pytest.mark.parametrize("window", [Window(messages=3, bytes=1000), Window(messages=1000, bytes=3)])
-def test_a_source_that_sends_more_than_its_window_is_an_error(window: Window) -> None:
-    source, sink = Source(window=WIDE), Sink(window)
-    exchange(source.session, sink.session)
-    source.take(b"1", b"2", b"3", b"4")
-    with pytest.raises(WireError, match="more than the window: 3 messages, 3 bytes, and then one more"):
-        exchange(source.session, sink.session)
-
-
-@pytest.mark.parametrize("window", [Window(messages=3, bytes=1000), Window(messages=1000, bytes=3), Window(1, 1)])
-@pytest.mark.parametrize("kills", [False, True])
-def test_what_is_pending_beyond_the_window_is_sent_as_the_sink_gets_on(window: Window, *, kills: bool) -> None:
-    """The window was larger before a reload, say. Nobody's error, and nothing stands still."""
-    bodies = [b"%d" % number for number in range(10)]
-    source, sink = greeted(window)
-    source.take(*bodies)
-    got: list[bytes] = []
-    for _ in bodies:
-        exchange(source.session, sink.session)
-        if kills:
-            source = Source(window=window, store=source.store)
-            exchange(source.session, sink.session)
-        assert len(sink.in_.waiting) > 0
-        got += sink.hand_over(1)
-        if got == bodies:
-            break
-    assert got == bodies
-
-
-@pytest.mark.parametrize("window", [Window(messages=3, bytes=1000), Window(messages=1000, bytes=3)])
-def test_what_a_dead_source_filled_the_window_with_is_not_held_against_its_successor(window: Window) -> None:
-    source, sink = greeted(window)
-    source.take(b"1", b"2", b"3")
-    exchange(source.session, sink.session)
-    successor = Source(epoch=200, window=window)  # its store was lost; the sink is still stuck
-    successor.take(b"4", b"5", b"6")
-    exchange(successor.session, sink.session)
-    assert sum(len(run.bodies) for run in sink.in_.waiting) == 3
-    assert sink.hand_over(1) == [b"1"]
-    exchange(successor.session, sink.session)
-    assert sink.hand_over() == [b"2", b"3"]
-    exchange(successor.session, sink.session)
-    assert sink.hand_over() == [b"4", b"5", b"6"]
-    exchange(successor.session, sink.session)
-    assert successor.store.confirmed == 3
-
-
-def test_the_sink_is_not_idle_while_messages_of_a_dead_source_wait() -> None:
-    source, sink = greeted()
-    assert sink.in_.idle()
-    source.take(b"1")
-    exchange(source.session, sink.session)
-    assert not sink.in_.idle()
-    exchange(Source(epoch=200).session, sink.session)
-    assert not sink.in_.idle()
-    in_hand = next_waiting(sink.in_)
-    assert not sink.in_.idle()
-    sink.in_.put_back(in_hand)
-    sink.hand_over()
-    assert sink.in_.idle()
-
-
-def test_what_was_put_back_is_the_first_again() -> None:
-    source, sink = greeted()
-    source.take(b"1", b"2")
-    exchange(source.session, sink.session)
-    sink.in_.put_back(next_waiting(sink.in_))
-    assert sink.hand_over() == [b"1", b"2"]
 
 
 # -- confirmations
