@@ -76,18 +76,11 @@ class Outgoing:
 
     def room_for(self, bodies: Sequence[bytes]) -> int:
         """How many of these messages may be taken now."""
-        pending, size = self.store.taken - self.store.confirmed, self.store.pending_bytes
-        most = min(len(bodies), self._window.messages - pending)
-        if size + sum(map(len, bodies)) <= self._window.bytes:
-            return max(most, 0)
-        count = 0
-        while count < most and (size < self._window.bytes or not (count or pending)):
-            size += len(bodies[count])
-            count += 1
-        return count
+        store = self.store
+        return _admitted(bodies, self._window, store.taken - store.confirmed, store.pending_bytes)
 
     def has_unsent(self) -> bool:
-        """Whether `fill` would add something."""
+        """Whether something is still to be sent, now or when the sink has got on."""
         return self._sent < self.store.taken
 
     def confirm(self, seq: int) -> None:
@@ -108,30 +101,21 @@ class Outgoing:
         self._under_way.clear()
         self._bytes_under_way = 0
 
-    def _let_through(self, bodies: Sequence[bytes]) -> int:
-        """How many of the next messages the sink's window has room for: more than that may be pending.
-
-        As when the window was larger once, or when it is not known how long those are that an earlier life took.
-        """
-        window, size = self._window, self._bytes_under_way
-        most = window.messages - self._sent + self.store.confirmed
-        if len(bodies) <= most and size + sum(map(len, bodies)) <= window.bytes:
-            return len(bodies)
-        count = 0
-        while count < min(most, len(bodies)) and (size < window.bytes or not (count or self._under_way)):
-            size += len(bodies[count])
-            count += 1
-        return count
-
     def fill(self, parts: list[bytes], room: int) -> None:
-        """Append to `parts` as many frames as fit into `room` bytes."""
+        """Append to `parts` as many frames as fit into `room` bytes, and into the sink's window.
+
+        More than the window may be pending: it was larger once, or an earlier life took files of unknown lengths.
+        """
         store = self.store
         while self._sent < store.taken and room > wire.DATA_OVERHEAD:
             run = store.run(self._sent + 1)
             if run is None:
                 return
-            count = 0 if self._offset else self._let_through(run.bodies)
-            if not count and not self._offset:
+            if self._offset:
+                self._fill_with_piece(run, parts, room)
+                return
+            count = _admitted(run.bodies, self._window, self._sent - store.confirmed, self._bytes_under_way)
+            if not count:
                 return
             count = min(count, _fitting(run.bodies, room - wire.RUN_OVERHEAD))
             if not count:
@@ -162,6 +146,21 @@ class Outgoing:
         self._sent = last
         self._under_way.append((last, size))
         self._bytes_under_way += size
+
+
+def _admitted(bodies: Sequence[bytes], window: Window, messages: int, size: int) -> int:
+    """How many of the bodies a window admits that so many messages of `size` bytes in all are in already.
+
+    One more while there are fewer messages and fewer bytes than its limits; the first in any case.
+    """
+    most = min(len(bodies), window.messages - messages)
+    if size + sum(map(len, bodies)) < window.bytes:
+        return max(most, 0)
+    count = 0
+    while count < most and (size < window.bytes or not (count or messages)):
+        size += len(bodies[count])
+        count += 1
+    return count
 
 
 def _fitting(bodies: Sequence[bytes], room: int) -> int:

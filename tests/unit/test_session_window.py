@@ -66,6 +66,18 @@ def test_what_is_pending_beyond_the_window_is_sent_as_the_sink_gets_on(window: W
     assert got == bodies
 
 
+def test_an_empty_message_does_not_go_into_a_window_whose_bytes_are_used_up() -> None:
+    """The sink refuses all that comes with it; so it is neither taken nor, where it is pending, sent."""
+    source, sink = greeted(Window(messages=9, bytes=3))
+    bodies = [b"1", b"2", b"3", b""]
+    assert source.out.room_for(bodies) == 3
+    source.take(*bodies)
+    exchange(source.session, sink.session)
+    assert sink.hand_over() == bodies[:3]
+    exchange(source.session, sink.session)
+    assert sink.hand_over() == bodies[3:]
+
+
 @pytest.mark.parametrize("window", [Window(messages=3, bytes=1000), Window(messages=1000, bytes=3)])
 def test_what_a_dead_source_filled_the_window_with_is_not_held_against_its_successor(window: Window) -> None:
     source, sink = greeted(window)
