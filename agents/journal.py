@@ -129,7 +129,7 @@ class SourceJournal:
         self.pending_bytes += len(message.body)
         for seq in range(first, last + 1):
             self._totals[seq % entries] = self._total
-        self._publish(last, start + len(message.body) + _ALIGN - 1 & -_ALIGN)
+        self._publish(last, start + len(message.body))
         return last
 
     def land(self, lengths: Sequence[int]) -> list[int]:
@@ -166,7 +166,7 @@ class SourceJournal:
             totals[last % entries] = total
         self.pending_bytes += total - self._total
         self._total = total
-        self._publish(last, end + _ALIGN - 1 & -_ALIGN)
+        self._publish(last, end)
         return last
 
     def get(self, seq: int) -> Message:
@@ -212,7 +212,7 @@ class SourceJournal:
         """One store makes it a fact. The next entry is no stale one by then: it would look like a landing place."""
         self._index[(seq + 1) % self._entries] = NOWHERE
         self._file.cells[TAKEN] = seal(seq)
-        self._next_at = end
+        self._next_at = end + _ALIGN - 1 & -_ALIGN
         self.taken = seq
 
     def _place(self, seq: int, lengths: Sequence[int]) -> list[int]:
@@ -286,7 +286,6 @@ class SourceJournal:
         """A message that has landed is a fact; a note is none before it is published: its file is still there."""
         if self._file.cells[RECORDS] != MESSAGES:
             return
-        self._places = []
         for seq in range(self.taken + 1, self.confirmed + self._entries):
             entry = self._index[seq % self._entries]
             if entry in (0, NOWHERE) or not self._has_landed(seq):

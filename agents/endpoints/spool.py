@@ -105,7 +105,9 @@ class SpoolSource:
 
     def confirmed(self, seq: int) -> None:
         """Delete the files, or move them to `done`. Nothing more is taken while that cannot be done."""
-        while self._taken and self._taken[0].seq <= seq and self._watch is not None:
+        if self._watch is None:
+            return
+        while self._taken and self._taken[0].seq <= seq:
             taken = self._taken[0]
             try:
                 self._let_go(taken)
@@ -119,10 +121,8 @@ class SpoolSource:
                 return
             self._taken.popleft()
             self._store.journal.released = taken.seq
-        if self._watch is not None:
-            self._store.journal.released = (
-                seq  # past dead letters too, which have no file: or `_resume` would go too far back
-            )
+        # Past dead letters too, which have no file: or `_resume` would go too far back.
+        self._store.journal.released = seq
 
     def lend(self) -> bool:
         """See Source: the notes of what was delivered and not removed must stay."""

@@ -27,7 +27,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nsbridge.agents import entry
+from nsbridge.agents import entry, fork
 from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.spool import SpoolSource
 from nsbridge.supervisor import daemon
@@ -79,7 +79,7 @@ def _thread_exit() -> None:
 
 def _exec() -> None:
     """With the control channel open, at whose end the supervisor would kill it before the bait has done anything."""
-    for fd in range(128, 160):  # where fork.let_go_of_first puts it
+    for fd in range(fork._HIGH, fork._HIGH + 32):  # where fork.let_go_of_first puts it
         with suppress(OSError):
             os.set_inheritable(fd, True)
     os.execv("/bin/bait", ["bait"])

@@ -188,9 +188,8 @@ def test_a_second_kill_while_an_agent_recovers_from_the_first(tmp_path: Path, po
                 tampering = Tampering(running.daemon.pid, point.call, number, moment, tmp_path)
                 os.kill(victim.pid, signal.SIGKILL)
                 tampering.wait_killed()
-                running.daemon.call(
-                    "start", names=["r"]
-                )  # or it would be waited for ever longer: it died before it was ready
+                # It died before it was ready, and would be waited for ever longer.
+                running.daemon.call("start", names=["r"])
         running.wait_for_arrivals()
 
     with a_storm(tmp_path, point.plan) as running:

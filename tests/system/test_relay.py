@@ -98,9 +98,10 @@ def test_a_source_that_is_killed_with_a_full_window_takes_nothing_more(
         daemon.wait_for("STOPPED", "q:two")
         send_all(one, 0x61, sent)
         wait_until(lambda: daemon.flow("q:one")["pending"] == 8, "the window is full")
-        for _ in range(4):
+        for restarts in range(1, 5):
             kill_and_wait(daemon.agents()["q:one"]["pid"])
-            wait_until(lambda: daemon.agents()["q:one"]["uptime_s"] is not None, "it is back")
+            wait_until(lambda: daemon.agents()["q:one"]["restarts"] == restarts, "its death is noticed")  # noqa: B023
+            daemon.wait_for("RUNNING", "q:one")
         assert daemon.flow("q:one")["pending"] == 8
         daemon.call("start", names=["q:two"])
         with Receiver(two, 0x61, len(sent)) as receiver:
