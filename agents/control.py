@@ -2,7 +2,8 @@
 
 From the supervisor: `{"do": "drain"}`, `{"do": "exit"}`, `{"do": "retry"}` (there are dead letters to be taken again).
 From the agent: `{"say": "ready", "ns_inode": N, "uid": N, "gid": N, "landlock": ABI}`, `{"say": "drained"}`,
-`{"say": "log", "level": "warning", "text": "…"}`, `{"say": "error", "text": "…"}` (its last words).
+`{"say": "log", "level": "warning", "text": "…"}`, `{"say": "dead", "text": "…"}` (put aside: which, why),
+`{"say": "error", "text": "…"}` (its last words).
 
 The agent may be compromised, so the supervisor takes only what fits `parse` and treats every text as hostile.
 """
@@ -34,7 +35,7 @@ def parse(datagram: bytes) -> dict[str, object]:
         return {}
     if not isinstance(fields, dict):
         return {}
-    if fields.get("say") in ("log", "error") and "text" not in fields:
+    if fields.get("say") in ("log", "error", "dead") and "text" not in fields:
         return {}
     if fields.get("say") == "log" and fields.get("level") not in _LEVELS:
         return {}

@@ -13,6 +13,7 @@ import ctypes
 import errno
 import os
 import struct
+import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -49,8 +50,9 @@ RESOLVE_IN_ROOT = 0x10
 RENAME_NOREPLACE = 1
 
 IPC_NOWAIT = 0o4000
-_IPC_STAT = 2
-_MSQID_SIZE = 256  # bytes; struct msqid_ds has 120
+_IPC_STAT, _IPC_INFO = 2, 3
+_MSQID_SIZE = 256  # bytes; struct msqid_ds has 120, struct msginfo 32
+_MSGMAX_AT = 8  # the third int of struct msginfo
 _CBYTES_AT = (
     72  # msg_cbytes, msg_qnum, msg_qbytes, msg_lspid on every 64-bit architecture (asm-generic/msgbuf.h, ipcbuf.h)
 )
@@ -285,6 +287,14 @@ def queue_status(queue: int) -> QueueStatus:
     if _libc.msgctl(queue, _IPC_STAT, address_of(status)) < 0:
         raise oserror("msgctl")
     return QueueStatus(*struct.unpack_from("<3Q", status, _CBYTES_AT))
+
+
+def longest_message() -> int:
+    """kernel.msgmax of the ipc namespace: bytes of the longest message. IPC_INFO of msgctl(2). Raises OSError."""
+    limits = bytearray(_MSQID_SIZE)
+    if _libc.msgctl(0, _IPC_INFO, address_of(limits)) < 0:
+        raise oserror("msgctl")
+    return int.from_bytes(limits[_MSGMAX_AT : _MSGMAX_AT + 4], sys.byteorder)
 
 
 def address_of(buffer: memoryview | bytearray) -> int:

@@ -267,7 +267,7 @@ class Agent:
                 linux.syncfs(self._state.dead)
             self._journal.cells[sinkjournal.DEAD] += 1
             self._journal.cells[sinkjournal.NOT_DELIVERED] += 1
-            self.log("warning", f"message {one.first} is a dead letter: {where}: {why}")
+            control.say(self._channel, say="dead", text=f"message {one.first}: {where}: {why}")
         self.handed(one)
         return True
 

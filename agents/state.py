@@ -54,17 +54,24 @@ def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Calla
     Raises OSError; entry.Refused if what is pending was taken by another endpoint.
     """
     route, _, name = agent.name.partition(":")
-    journals = Path(state_dir, "journal", route)
-    journals.mkdir(mode=0o700, parents=True, exist_ok=True)
+    journal_path(state_dir, agent.name, "out").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     source, sink, retry = None, None, -1
     if agent.endpoint.out:
-        source = journal.open_source(str(journals / f"{name}.out"), window.messages + 3, _ring(agent, window), report)
+        source = journal.open_source(
+            str(journal_path(state_dir, agent.name, "out")), window.messages + 3, _ring(agent, window), report
+        )
         belonging.claim_source(source, agent.endpoint)
         retry = _open_directory(Path(state_dir, "dead", route, ".retry", name))
     if agent.endpoint.in_:
-        sink = sinkjournal.open_sink(str(journals / f"{name}.in"), report)
+        sink = sinkjournal.open_sink(str(journal_path(state_dir, agent.name, "in")), report)
         belonging.claim_sink(sink, agent.endpoint)
     return State(source, sink, _open_directory(Path(state_dir, "dead", route, name)), retry)
+
+
+def journal_path(state_dir: str, agent: str, side: str) -> Path:
+    """Of `agent` (ROUTE:AGENT), for its `out` or `in` side."""
+    route, _, name = agent.partition(":")
+    return Path(state_dir, "journal", route, f"{name}.{side}")
 
 
 def _open_directory(path: Path) -> int:

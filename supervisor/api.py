@@ -20,7 +20,7 @@ from nsbridge.supervisor.ring import Named, Ring
 from nsbridge.supervisor.roster import Roster
 from nsbridge.supervisor.route import Route
 from nsbridge.supervisor.services import Services
-from nsbridge.supervisor.status import route_status
+from nsbridge.supervisor.status import agent_status, route_status
 
 _VERSION = version("nsbridge")  # read once: for want of a descriptor it may not be readable later
 _STREAMED = 20  # the last that `tail` and `events` begin with, if they are not told how many
@@ -39,6 +39,7 @@ class Api:
         self._stop = stop
         self._started = time.monotonic()
         self._gauges = Gauges()
+        self._state_dir = services.state_dir
         self._methods: dict[str, Method] = {
             "version": lambda _params, answer: answer.result({"version": _VERSION}),
             "status": self._status,
@@ -49,7 +50,7 @@ class Api:
             "inspect": self._inspect,
             "top": self._top,
             "shutdown": self._shutdown,
-            **DeadApi(services.state_dir, services.log, roster.select).methods,
+            **DeadApi(services, roster.select).methods,
         }
 
     def call(self, method: str, params: dict[str, object], answer: Answer) -> None:
@@ -70,7 +71,7 @@ class Api:
                 "uptime_s": round(time.monotonic() - self._started, 3),
                 "config": self._reloader.config.source,
             },
-            "routes": [route_status(route, agents) for route, agents in chosen],
+            "routes": [route_status(route, agents, self._state_dir) for route, agents in chosen],
         }
 
     def _top(self, params: dict[str, object], answer: Answer) -> None:
@@ -109,7 +110,7 @@ class Api:
     def _inspect(self, params: dict[str, object], answer: Answer) -> None:
         chosen = self._roster.select({"names": [params.get("name")]})
         agents = [agent for _, agents in chosen for agent in agents]
-        answer.result([{"name": agent.config.name, "state": agent.state.value} | _inspected(agent) for agent in agents])
+        answer.result([_inspected(agent) for agent in agents])
 
     def _shutdown(self, _params: dict[str, object], answer: Answer) -> None:
         answer.result({"pid": os.getpid()})
@@ -117,8 +118,10 @@ class Api:
 
 
 def _inspected(agent: Managed) -> dict[str, object]:
-    """Its process and those that send for it; nothing if there is none."""
+    """Its process and those that send for it; if there is none, why, and when the next is tried, in seconds."""
+    about = {key: value for key, value in agent_status(agent).items() if key in ("name", "state", "phase", "detail")}
     if not agent.pid:
-        return {}
+        return {**about, "retry_in_s": agent.retry_in}
     processes = [health.inspect(pid, container_pid=agent.container_pid) for pid in (agent.pid, *agent.senders)]
-    return {**processes[0], "senders": processes[1:]}
+    landlock = bool((agent.confinement or {}).get("landlock"))
+    return {**about, **processes[0], "landlock": landlock, "senders": processes[1:]}

@@ -94,7 +94,7 @@ def _containers(options: Parsed) -> int:
     if not rows:
         print("no containers")
         return EXIT_OK
-    cells = [["NAME", "STATE", "PID", "MNT", "IPC", ""]]
+    cells = [["NAME", "STATE", "PID", "MNT", "IPC", "NOTE"]]
     for row in rows:
         inodes = ((row.mnt_inode, row.mnt_is_own), (row.ipc_inode, row.ipc_is_own))
         namespaces = [f"{inode}{'*' if is_own else ''}" if inode else "-" for inode, is_own in inodes]

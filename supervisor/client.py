@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
+import stat
+import struct
 import time
 
 from nsbridge.config.errors import (
@@ -92,6 +95,46 @@ class Client:
             if "result" in answer:
                 return
             yield answer.get("item")
+
+    def shutdown(self, *, wait: bool = False) -> Any:
+        """The result of `shutdown`; with `wait` when the daemon's process is gone, LateError if it is not in time."""
+        deadline = time.monotonic() + self.timeout
+        process = self._process() if wait else None
+        result = self.call("shutdown")
+        if wait:
+            try:
+                self._until_gone(process, deadline)
+            except TimeoutError:
+                raise LateError(
+                    f"shutdown: not done within {self.timeout:g} s; it goes on: nsbridgectl status says how far it is"
+                ) from None
+        return result
+
+    def _process(self) -> int | None:
+        """A pidfd of whoever listens; None if that is not to be seen from here (another pid namespace)."""
+        pid, _, _ = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        try:
+            return os.pidfd_open(pid)
+        except OSError:
+            return None
+
+    def _until_gone(self, process: int | None, deadline: float) -> None:
+        """Raises TimeoutError. The connection is closed when it has stopped, a little before its process is gone."""
+        try:
+            while True:
+                self._limit(deadline)
+                if not self._socket.recv(65536):
+                    break
+        except ConnectionResetError:
+            pass
+        if process is None:
+            return
+        watched = select.poll()
+        watched.register(process, select.POLLIN)
+        is_gone = watched.poll(max(0, int(1000 * (deadline - time.monotonic()))))
+        os.close(process)
+        if not is_gone:
+            raise TimeoutError
 
     def _request(self, method: str, params: dict[str, object] | None, deadline: float) -> None:
         self._last_id += 1
@@ -187,8 +230,17 @@ def _cannot_connect(path: str, timeout: float, failure: OSError) -> NsbridgeErro
     if isinstance(failure, FileNotFoundError):
         return UnreachableError(f"{where}: there is no such socket; start nsbridged, or name its socket with -s")
     if isinstance(failure, ConnectionRefusedError):
+        if not _is_socket(path):
+            return UnreachableError(f"{where}: that is no socket; name nsbridged's socket with -s")
         return UnreachableError(f"{where}: nobody listens there any more; start nsbridged")
     return UnreachableError(f"{where}: {failure.strerror or failure}")
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116  (pathlib is slow to load)
+    except OSError:
+        return True  # so it was, just now
 
 
 def _error(code: int, message: str) -> NsbridgeError:

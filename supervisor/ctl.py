@@ -164,12 +164,14 @@ def _stream(client: Client, options: Parsed, show: Callable[[dict[str, Any]], st
 
 
 def _inspect(client: Client, options: Parsed) -> int:
+    from nsbridge.supervisor import inspectview  # noqa: PLC0415  (not what a monitor runs every few seconds)
+
     result = client.call("inspect", {"name": options.name})
     if options.json:
         _print_json(result)
     else:
         for number, process in enumerate(result):
-            _print([*([""] if number else []), *render.tree(process)])
+            _print([*([""] if number else []), *inspectview.lines(process)])
     return EXIT_OK
 
 
@@ -189,11 +191,13 @@ def _dead(client: Client, options: Parsed) -> int:
 
 
 def _shutdown(client: Client, options: Parsed) -> int:
-    result = client.call("shutdown")
+    result = client.shutdown(wait=options.wait)
     if options.json:
         _print_json(result)
+    elif options.wait:
+        _print(["nsbridged has ended"])
     else:
-        _print(["nsbridged is shutting down"])
+        _print(["nsbridged is shutting down: it hands over what is in flight first (--wait returns when it has ended)"])
     return EXIT_OK
 
 

@@ -68,8 +68,8 @@ def _serve(config: Config, *, detached: bool) -> int:
         try:
             _run(Supervisor(config, log), wanted, ready)
         except BaseException as error:
-            # Once it is detached it has nobody else to tell.
-            log.error("", f"ended by {type(error).__name__}: {error}")  # noqa: PLE1205  (our log, not logging's)
+            if detached or config.daemon.log.file is not None:  # or it would be told twice at the same place
+                log.error("", f"ended by {_said(error)}")  # noqa: PLE1205  (our log, not logging's)
             raise
         finally:
             log.close()
@@ -79,6 +79,11 @@ def _serve(config: Config, *, detached: bool) -> int:
         return detach.run_detached(start, pidfile)
     with pidfile:
         return start(lambda: None)
+
+
+def _said(error: BaseException) -> str:
+    """An error of ours says it all; any other is a bug, or was sent by somebody."""
+    return f"an error: {error}" if isinstance(error, NsbridgeError) else f"{type(error).__name__}: {error}"
 
 
 def _run(supervisor: Supervisor, wanted: notify.Wanted, ready: Callable[[], None]) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 from nsbridge.agents import state
-from nsbridge.config.errors import NsbridgeError, UsageError
+from nsbridge.config.errors import NoSuchNameError, NsbridgeError, UsageError
 from nsbridge.supervisor import deadletters, journalview
 from nsbridge.supervisor.control import Answer
 from nsbridge.supervisor.deadletters import Letter
 from nsbridge.supervisor.lifecycle import State
-from nsbridge.supervisor.logs import Log
 from nsbridge.supervisor.managed import Managed
 from nsbridge.supervisor.route import Route
+from nsbridge.supervisor.services import Services
 
 MAX_AT_ONCE = 1000  # letters that one call lists, gives back or removes
 MAX_BODY = 64 << 10  # bytes of a message that `show` sends
@@ -27,9 +26,10 @@ Method = Callable[[dict[str, object], Answer], None]
 class DeadApi:
     """The four methods. `select` finds routes and agents by `names`, as for `status`."""
 
-    def __init__(self, state_dir: str, log: Log, select: Select) -> None:
-        self._state_dir = state_dir
-        self._log = log
+    def __init__(self, services: Services, select: Select) -> None:
+        self._state_dir = services.state_dir
+        self._log = services.log
+        self._events = services.events
         self._select = select
         self.methods: dict[str, Method] = {
             "dead_list": self._list,
@@ -51,7 +51,9 @@ class DeadApi:
     def _show(self, params: dict[str, object], answer: Answer) -> None:
         letter = self._named(str(params.get("id")), {})
         body = deadletters.body_of(self._state_dir, letter, MAX_BODY)
-        answer.result(_shown(letter) | {"body": base64.b64encode(body).decode(), "cut": len(body) < letter.bytes})
+        file = deadletters.path_of(self._state_dir, letter)
+        content = {"file": file, "body": base64.b64encode(body).decode(), "cut": len(body) < letter.bytes}
+        answer.result(_shown(letter) | content)
 
     def _each(self, params: dict[str, object], answer: Answer, work: Callable[[Letter], None]) -> None:
         """Do it to all that `ids` means, as far as possible: letters, or the names of agents and routes, or all."""
@@ -78,17 +80,18 @@ class DeadApi:
         name = source.config.name
         if source.config.endpoint.out is None:
             raise NsbridgeError(f"{letter.id}: {name} does not send any more; it can only be dropped")
-        route_name, _, sink = letter.agent.partition(":")
-        handed = journalview.handed(str(Path(self._state_dir, "journal", route_name, f"{sink}.in")))
+        handed = journalview.handed(str(state.journal_path(self._state_dir, letter.agent, "in")))
         if handed is not None and handed[0] == letter.epoch and handed[1] < letter.seq:
             raise NsbridgeError(f"{letter.id}: {letter.agent} is putting it aside just now; try it again")
         longest = state.longest(source.config, route.config.window)
         deadletters.give_back(self._state_dir, letter, name, longest)
         self._log.info(letter.agent, f"dead letter {letter.id} was given back to {name}")
+        self._events.dead(letter.agent, "given back", letter.id)
 
     def _drop(self, letter: Letter) -> None:
         deadletters.drop(self._state_dir, letter)
         self._log.warning(letter.agent, f"dead letter {letter.id} was dropped: {letter.bytes} bytes")
+        self._events.dead(letter.agent, "dropped", letter.id)
 
     def _tell(self, sinks: set[str]) -> dict[str, str]:
         """Let the sources take what was given back to them; the states of those that do not run."""
@@ -121,7 +124,9 @@ class DeadApi:
 
         Raises NsbridgeError, NoSuchNameError.
         """
-        name, _, number = word.partition("/")
+        name, slash, number = word.partition("/")
+        if not slash:
+            raise NoSuchNameError(f"{word!r} is not the ID of a dead letter; nsbridgectl dead list shows them")
         if name not in boxes:
             chosen = [agent.config.name for _, agents in self._select({"names": [name]}) for agent in agents]
             boxes[name] = [x for agent in chosen for x in deadletters.letters_of(self._state_dir, agent).letters]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SHOWN = 1024  # bytes of a message that a person is shown
+_WHAT_TO_DO = "when what is said there is mended: nsbridgectl dead retry ID…, or all; dead drop removes them"
 _PAST = {"retry": "given back to be delivered", "drop": "dropped"}
 
 
@@ -39,14 +40,18 @@ def _list(result: dict[str, Any]) -> list[str]:
     lines = []
     if letters:
         rows = [["ID", "WHEN", "BYTES", "TYPE", "WHERE", "WHY"]]
-        keys = ("time", "bytes", "type", "where", "why")
-        rows += [[_id(letter, letters), *(_cell(letter[key]) for key in keys)] for letter in letters]
-        lines = render.table(rows)
+        rows += [_row(letter, letters) for letter in letters]
+        lines = [*render.table(rows), _WHAT_TO_DO]
     for name, count in result["to_be_retried"].items():
         lines.append(f"{count} given back, to be delivered by {render.escape(name)} when it can")
     if result["more"]:
         lines.append("and more: name an agent, or retry or drop some first")
     return lines or ["no dead letters"]
+
+
+def _row(letter: dict[str, Any], letters: list[dict[str, Any]]) -> list[str]:
+    cells = (letter["time"], letter["bytes"], letter["type"] or None, letter["where"], letter["why"])
+    return [_id(letter, letters), *map(_cell, cells)]
 
 
 def _id(letter: dict[str, Any], letters: list[dict[str, Any]]) -> str:
@@ -64,7 +69,8 @@ def _show(result: dict[str, Any]) -> list[str]:
     facts = {key: value for key, value in result.items() if key not in ("body", "cut")}
     left = result["bytes"] - min(len(body), _SHOWN)
     text = render.escape(body[:_SHOWN].decode("utf-8", "backslashreplace"))
-    return [*render.tree(facts), "", text + (f" … and {left} more bytes" if left > 0 else "")]
+    more = f" … and {left:,} more bytes, in the file" if left > 0 else ""
+    return [*render.tree(facts), "", text + more]
 
 
 def _changed(what: str, result: dict[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from nsbridge.config.errors import NsbridgeError
 
 MAX_SEEN = 5000  # names of a directory that are looked at
+MAX_COUNTED = 1000  # letters of an agent: `status` is asked often
 MAX_NOTE = 4 << 10  # bytes of a note
 _MAX_TEXT = 1000  # characters of a reason that are kept
 _NOTE = re.compile(r"([0-9a-f]{16})-([0-9]{20})\.json")
@@ -70,6 +71,22 @@ def letters_of(state_dir: str, agent: str) -> Letters:
     except OSError as error:
         raise NsbridgeError(f"dead letters of {agent}: {error.strerror}") from None
     return Letters(sorted(found, key=lambda letter: letter.stem), len(names) > MAX_SEEN)
+
+
+def count(state_dir: str, agent: str) -> int | None:
+    """How many there are now, up to MAX_COUNTED; None if that cannot be seen. About 15 us where there are none."""
+    try:
+        with _opened(_box(state_dir, agent)) as box, os.scandir(box) as entries:
+            return sum(entry.name.endswith(".json") for entry in itertools.islice(entries, 2 * MAX_COUNTED))
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return None
+
+
+def path_of(state_dir: str, letter: Letter) -> str:
+    """The file with its content, as it came."""
+    return str(_box(state_dir, letter.agent) / f"{letter.stem}.body")
 
 
 def body_of(state_dir: str, letter: Letter, most: int) -> bytes:

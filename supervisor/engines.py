@@ -30,7 +30,16 @@ from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import quote
 
 from nsbridge.config.schema import ContainerKind
-from nsbridge.supervisor.identity import NAME_SHOWN, Found, NotPermitted, NotRunning, Refused, found_by_pid, quoted
+from nsbridge.supervisor.identity import (
+    NAME_SHOWN,
+    Found,
+    NotPermitted,
+    NotRunning,
+    Refused,
+    found_by_pid,
+    not_known,
+    quoted,
+)
 
 TIME_LIMIT = 2.0  # seconds, for everything that one call here asks
 ANSWER_LIMIT = 8 << 20  # bytes of one answer
@@ -81,7 +90,7 @@ def locate(kind: ContainerKind, name: str) -> Found:
     with client_of(kind) as client:
         first = client.inspect(name)
         if first is None or not _is_meant(name, first):
-            raise NotRunning(f"container {quoted(name)} is not known to {kind} ({client.source})")
+            raise not_known(name, kind, client.source)
         if first.status not in _ALIVE or not first.pid:
             raise NotRunning(f"container {quoted(name)} of {kind} is {quoted(first.status)[1:-1]}, not running")
         found = found_by_pid(first.pid)

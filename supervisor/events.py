@@ -5,6 +5,7 @@ happened, and what was and is now:
 
     state     an agent's state is another (lifecycle.py)
     delivery  a running agent has begun to wait (`to` is blocked, `detail` why) or goes on (`to` is relaying)
+    dead      a message was put `aside` as a dead letter, `given back` to be delivered, or `dropped`; `detail`: which
     reload    the configuration was read again; `detail` is what followed of it, or why nothing did
     daemon    the daemon `to` started, or stopping
 """
@@ -64,6 +65,10 @@ class Events:
         """A running agent waits for `reason`; empty when it goes on."""
         before, after = ("relaying", "blocked") if reason else ("blocked", "relaying")
         self._add(name, "delivery", before, after, reason)
+
+    def dead(self, name: str, after: str, detail: str) -> None:
+        """A message that the agent could not hand over is `aside`, `given back` or `dropped`."""
+        self._add(name, "dead", "", after, detail)
 
     def reload(self, detail: str) -> None:
         """The configuration was read again."""

@@ -85,7 +85,7 @@ def confinement(pid: int, landlock: object) -> dict[str, object] | None:
 class Usage(NamedTuple):
     """What a process takes of the host."""
 
-    memory: int  # bytes of its own: not of files, and not shared with the process it was forked from
+    memory: int  # bytes, not of files; of its own where it was looked at closely, else also what a fork shares
     descriptors: int
 
 
@@ -101,6 +101,17 @@ def usage(pid: int, enough: int) -> Usage | None:
         if own > enough:
             own = process.memory_full_info().uss
         return Usage(own, process.num_fds())
+    except (psutil.Error, OSError):
+        return None
+
+
+def own_usage(pids: tuple[int, ...]) -> Usage | None:
+    """What these take together of memory that is only theirs, and the first of descriptors; None if that has ended.
+
+    About 0.9 ms a process, in which the kernel walks its page tables.
+    """
+    try:
+        return Usage(Meter(pids).own(), psutil.Process(pids[0]).num_fds())
     except (psutil.Error, OSError):
         return None
 

@@ -89,6 +89,14 @@ class HealthCheck:
         self._next_sized = first + count
         for agent in islice((*agents[first:], *agents[:first]), count):
             self._look_at_size(agent)
+        running = [(agent, agent.process) for agent in agents if agent.process and agent.state is State.RUNNING]
+        if running:
+            self._measure(*min(running, key=lambda pair: pair[1].measured_at))
+
+    def _measure(self, agent: Managed, process: AgentProcess) -> None:
+        """For `status`; of one agent at a time, because it is dear."""
+        process.measured_at = self._loop.now()
+        process.usage = health.own_usage((process.child.pid, *agent.senders))
 
     def _look_at_size(self, agent: Managed) -> None:
         process = agent.process
@@ -99,8 +107,6 @@ class HealthCheck:
             usage = health.usage(pid, allowed)
             if usage is None:
                 continue
-            if pid == process.child.pid:
-                process.usage = usage
             if why := excess(usage, allowed, self._limits.max_descriptors):
                 process.last_words = f"too large: pid {pid} had {why}"
                 self._log.error(agent.config.name, f"{process.last_words}: it is restarted")

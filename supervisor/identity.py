@@ -45,6 +45,13 @@ class NotPermitted(Refused):
     exit_code = EXIT_NOT_PERMITTED
 
 
+def not_known(name: str, kind: str, where: str) -> NotRunning:
+    """`kind` has no container of that name, as was seen at `where`."""
+    return NotRunning(
+        f"container {quoted(name)} is not known to {kind} ({where}); nsbridge containers lists those there are"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """Where a container was found: its init process, or a bare namespace file, or neither (`host`)."""

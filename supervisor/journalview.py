@@ -30,7 +30,7 @@ from nsbridge.agents.journalfile import (
     parse_header,
 )
 from nsbridge.agents.sinkjournal import SinkJournal
-from nsbridge.config.errors import NsbridgeError
+from nsbridge.config.errors import NotPermittedError, NsbridgeError
 from nsbridge.supervisor import render
 
 _FIRST_BYTES = 60  # of a message that are shown
@@ -40,6 +40,8 @@ _DESCRIBED: dict[int, Callable[[bytes, int], tuple[int, str]]] = {
     journal.SPOOL_NOTES: spool.described,
     journal.LOG_NOTES: log_notes.described,
 }
+
+_JOURNALS = "journals are STATE_DIR/journal/ROUTE/AGENT.out and AGENT.in"
 
 Facts = dict[str, object]
 
@@ -60,13 +62,15 @@ def read(path: str, most: int | None) -> Facts:
         with open(path, "rb", buffering=0, opener=_without_waiting) as file:
             return _Reader(file.fileno()).facts(most) | {"file": os.path.abspath(path)}  # noqa: PTH100  (keeps a ..)
     except _NoJournalError as error:
-        raise NsbridgeError(f"{path} is no nsbridge journal: {error}") from None
+        raise NsbridgeError(f"{path} is no nsbridge journal{f': {error}' if str(error) else ''}; {_JOURNALS}") from None
     except (DamagedError, struct.error) as error:
         raise NsbridgeError(f"{path} is damaged: {error}; when its agent starts it is moved aside") from None
     except NewerVersionError as error:
         raise NsbridgeError(f"{path} cannot be read: {error}") from None
+    except PermissionError:
+        raise NotPermittedError(f"{path} cannot be read: run nsbridge as root") from None
     except OSError as error:
-        raise NsbridgeError(f"{path} cannot be read: {error.strerror}") from None
+        raise NsbridgeError(f"{path} cannot be read: {error.strerror}; {_JOURNALS}") from None
 
 
 def lines(facts: Facts) -> list[str]:
@@ -116,7 +120,7 @@ class _Reader:
             raise _NoJournalError("it is no regular file")
         page = os.pread(fd, PAGE, 0)
         if not is_journal(page):
-            raise _NoJournalError("journals are STATE_DIR/journal/ROUTE/AGENT.out and AGENT.in")
+            raise _NoJournalError
         self._header: Header = parse_header(page)
         self._ring_at = PAGE + 8 * self._header.entries
         self._end = self._ring_at + self._header.ring

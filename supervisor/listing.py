@@ -22,6 +22,7 @@ from nsbridge.supervisor.identity import (
     is_init_of_its_own,
     namespace_inode_of,
     own_namespace_inode,
+    quoted,
     read_stat,
 )
 
@@ -65,7 +66,9 @@ def _of_runtime(kind: ContainerKind) -> Iterator[Listed]:
             yield _row(f"{kind}:{name}", runstate.locate(kind, name).pid, "running")
         except NotRunning as error:
             state = "created" if isinstance(error, runstate.Created) else "stopped"
-            yield _without_process(f"{kind}:{name}", state, str(error))
+            yield _without_process(
+                f"{kind}:{name}", state, str(error).removeprefix(f"container {quoted(name)} of {kind} ")
+            )
         except Refused as error:
             yield _without_process(f"{kind}:{name}", _IN_DOUBT, str(error))
 

@@ -16,11 +16,13 @@ from nsbridge.agents import fork, scoreboard
 from nsbridge.agents.entry import Assignment
 from nsbridge.agents.loop import Timer
 from nsbridge.agents.scoreboard import Scoreboard
+from nsbridge.agents.state import journal_path
 from nsbridge.config.schema import AgentConfig, RouteConfig
 from nsbridge.supervisor import health, lifecycle
+from nsbridge.supervisor.agentlog import AgentLog
 from nsbridge.supervisor.attachment import Attachment
 from nsbridge.supervisor.lifecycle import Action, Event, State
-from nsbridge.supervisor.process import AgentProcess, LineBudget
+from nsbridge.supervisor.process import AgentProcess
 from nsbridge.supervisor.restart import RestartPolicy
 from nsbridge.supervisor.services import Services
 
@@ -72,7 +74,7 @@ class Managed:
         self._timer: Timer | None = None
         self._served: float | None = None  # seconds that the last process was ready for
         self._by_signal = False  # whether a signal ended it
-        self._log_budget = LineBudget()
+        self._agent_log = AgentLog(services.log, services.events, config.name)
         self._do: dict[Action, Callable[[], None]] = {
             Action.LOCATE: self._locate,
             Action.SPAWN: self._spawn,
@@ -210,6 +212,7 @@ class Managed:
             self._do[action]()
         if self.state is State.STOPPED and before is not State.STOPPED:
             self.attachment.abandon()
+            self._agent_log.left_behind(self.pending, str(journal_path(self._state_dir, self.config.name, "out")))
             if self.wanted and not self.held:
                 self._feed(Event.START)  # it was to be restarted: nobody is told of the state between
                 return
@@ -241,7 +244,8 @@ class Managed:
         """See Listener."""
         detail = f"container not running since {self._ended_at} ({reason})" if self._ended_at else reason
         if self.detail != detail:
-            self._log.info(self.config.name, f"waiting: {reason}")
+            tell = self._log.info if self._ended_at else self._log.warning  # there was one, or it may be a mistake
+            tell(self.config.name, f"waiting: {reason}")
         self.detail = detail
         self._feed(Event.ABSENT)
 
@@ -328,13 +332,8 @@ class Managed:
                 self.neighbour.drained()
         elif said == "error":
             process.last_words = str(fields.get("text"))[:1000]
-        elif said == "log" and self._log_budget.spend(self._loop.now()):
-            if self._log_budget.refused:
-                self._log.warning(self.config.name, f"{self._log_budget.refused} lines before this were not logged")
-                self._log_budget.refused = 0
-            {"debug": self._log.debug, "info": self._log.info, "warning": self._log.warning}.get(
-                str(fields.get("level")), self._log.error
-            )(self.config.name, str(fields.get("text")))
+        elif said in ("log", "dead"):
+            self._agent_log.hear(fields, self._loop.now())
 
     def dying(self, code: int) -> None:
         """See Keeper: its successor need not wait. Whoever wants it gone does, for it may still hold its namespace."""

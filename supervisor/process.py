@@ -1,4 +1,4 @@
-"""A living agent as its supervisor holds it, and how much it may say.
+"""A living agent as its supervisor holds it.
 
 The end of a process has two signs. When its control channel closes it has left user space for good, and all that it
 held is free for a successor; that its pidfd becomes readable may take some 16 ms more for each inotify instance it had,
@@ -20,8 +20,6 @@ from nsbridge.agents.loop import READABLE, Loop
 from nsbridge.supervisor import health, spawn
 from nsbridge.supervisor.health import Usage
 
-_LOG_LINES = 50  # that an agent may log at once
-_LOG_REFILL = 10.0  # seconds
 _AT_ONCE = 16  # datagrams; then the rest of the supervisor has its turn
 _PAUSE = 0.02  # seconds after so many: an agent that floods its channel costs the supervisor a few per cent of a core
 _LAST = 1000  # datagrams that are read of an agent that has ended; one that it has forked may still write
@@ -110,7 +108,8 @@ class AgentProcess:
     wedged: str = ""  # why it was given up and killed; empty if it was not
     given_up_at: float = 0.0
     stuck: bool = False  # it was killed, and the kernel does not let it die
-    usage: Usage | None = None  # when it was last looked at
+    usage: Usage | None = None  # its own and its senders', when it was last measured
+    measured_at: float = float("-inf")
     drained: bool = False
     told_to_exit: bool = False
     is_reaped: bool = False
@@ -159,25 +158,6 @@ class AgentProcess:
         """How it ended (`code` as of Child.reap), and what it said last."""
         how = f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"
         return f"{how}: {self.last_words}" if self.last_words else how
-
-
-class LineBudget:
-    """How many lines an agent may log: a bucket of _LOG_LINES that is refilled in _LOG_REFILL seconds."""
-
-    def __init__(self) -> None:
-        self.refused = 0  # lines that were not logged since one last was
-        self._left = float(_LOG_LINES)
-        self._at = 0.0
-
-    def spend(self, now: float) -> bool:
-        """Whether one more line may be logged now."""
-        self._left = min(_LOG_LINES, self._left + (now - self._at) * _LOG_LINES / _LOG_REFILL)
-        self._at = now
-        if self._left < 1:
-            self.refused += 1
-            return False
-        self._left -= 1
-        return True
 
 
 def signal_name(number: int) -> str:

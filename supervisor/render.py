@@ -168,7 +168,7 @@ def _counts(name: str, flows: list[dict[str, Any]]) -> str:
     parts = [f"out {flow['delivered']}" for flow in sent]
     for flow in received:
         parts.append(f"in {flow['delivered']}")
-        for key, word in (("pending", "pending"), ("in_doubt", "in doubt"), ("dead", "dead")):
+        for key, word in (("pending", "pending"), ("in_doubt", "in doubt"), ("dead_letters", "dead")):
             if flow.get(key):
                 parts.append(f"{flow[key]} {word}")
     return "  ".join(parts)

@@ -137,13 +137,6 @@ class Roster:
         del self.routes[route.config.name]
         if route.config.name in self._asked:
             self._wanted[route.config.name] = {agent.config.name: agent.wanted for agent in route.agents}
-        for agent in route.agents:
-            if agent.pending:
-                self._log.warning(
-                    agent.config.name,
-                    f"{agent.pending} messages were not handed over in time: "
-                    "its journal keeps them until the route is there again",
-                )
         route.close()
 
     def _make_all(self, missing: list[RouteConfig]) -> None:

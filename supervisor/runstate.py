@@ -26,6 +26,7 @@ from nsbridge.supervisor.identity import (
     Refused,
     escaped,
     is_real_root,
+    not_known,
     quoted,
     read_bounded,
     read_stat,
@@ -66,7 +67,7 @@ def locate(kind: ContainerKind, name: str) -> Found:
         except OSError:
             continue
         return _running(runtime, name, directory)
-    raise NotRunning(f"container {quoted(name)} is not known to {runtime.name} (looked in {', '.join(roots)})")
+    raise not_known(name, runtime.name, f"looked in {', '.join(roots)}")
 
 
 def names(kind: ContainerKind) -> Iterator[str]:

@@ -6,23 +6,24 @@ import time
 
 from nsbridge.agents import scoreboard
 from nsbridge.config.schema import Endpoint
-from nsbridge.supervisor import healthcheck
+from nsbridge.supervisor import deadletters, healthcheck
 from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.managed import Managed
 from nsbridge.supervisor.route import Route
 
 
-def route_status(route: Route, agents: list[Managed]) -> dict[str, object]:
+def route_status(route: Route, agents: list[Managed], state_dir: str) -> dict[str, object]:
     """One route with the chosen ones of its agents; the flows between them are told in any case."""
     return {
         "name": route.config.name,
         "delivery": route.config.delivery.value,
-        "agents": [_agent(agent) for agent in agents],
-        "flows": _flows(route),
+        "agents": [agent_status(agent) for agent in agents],
+        "flows": _flows(route, state_dir),
     }
 
 
-def _agent(agent: Managed) -> dict[str, object]:
+def agent_status(agent: Managed) -> dict[str, object]:
+    """One agent."""
     phase, detail = _phase(agent)
     return {
         "name": agent.config.name,
@@ -72,9 +73,9 @@ def _phase(agent: Managed) -> tuple[str, str]:
     return "relaying" if agent.scoreboard.cells[scoreboard.PENDING] else "idle", "; ".join(notes)
 
 
-def _flows(route: Route) -> list[dict[str, object]]:
+def _flows(route: Route, state_dir: str) -> list[dict[str, object]]:
     first, second = route.agents
-    return [_flow(one, other) for one, other in ((first, second), (second, first)) if _goes(one, other)]
+    return [_flow(one, other, state_dir) for one, other in ((first, second), (second, first)) if _goes(one, other)]
 
 
 def _goes(source: Managed, sink: Managed) -> bool:
@@ -82,7 +83,7 @@ def _goes(source: Managed, sink: Managed) -> bool:
     return out.out is not None and sink.config.endpoint.in_ is not None
 
 
-def _flow(source: Managed, sink: Managed) -> dict[str, object]:
+def _flow(source: Managed, sink: Managed, state_dir: str) -> dict[str, object]:
     taken, handed = source.scoreboard.cells, sink.scoreboard.cells
     return {
         "from": source.config.name,
@@ -93,4 +94,5 @@ def _flow(source: Managed, sink: Managed) -> dict[str, object]:
         "repeats_dropped": handed[scoreboard.REPEATS_DROPPED],
         "in_doubt": handed[scoreboard.IN_DOUBT],
         "dead": handed[scoreboard.DEAD],
+        "dead_letters": deadletters.count(state_dir, sink.config.name),
     }

@@ -97,6 +97,34 @@ LETTER = {
 }
 
 
+def inspected(**facts: object) -> dict[str, Any]:
+    """What `inspect` says of an agent that has a process."""
+    process: dict[str, Any] = {
+        "pid": 4711,
+        "ppid": 4242,
+        "status": "sleeping",
+        "uids": {"real": 1000, "effective": 1000, "saved": 1000},
+        "gids": {"real": 1000, "effective": 1000, "saved": 0},
+        "threads": 1,
+        "uptime_s": 3661.5,
+        "memory": {"rss": 26_500_000, "pss": 7_000_000, "own": 5_900_000, "swap": 0},
+        "cpu": {"user_s": 1.5, "system_s": 0.5, "percent": 0.05},
+        "descriptors": {"count": 2, "open": [{"fd": 0, "target": "/dev/null"}, {"fd": 3, "target": "/x\x1b[2J"}]},
+        "capabilities": {"effective": [], "bounding": []},
+        "seccomp": "filter",
+        "no_new_privs": True,
+        "namespaces": {
+            "ipc": {"inode": 11, "host": "different", "container": "same"},
+            "mnt": {"inode": 12, "host": "same", "container": "different"},
+            "net": {"inode": 13, "host": "same", "container": "same"},
+            "pid": {"inode": 14, "host": "same", "container": "different"},
+            "pid_for_children": {"inode": 14, "host": "same", "container": "different"},
+        },
+    }
+    about = {"name": "orders:legacy", "state": "RUNNING", "phase": "idle", "detail": "", "landlock": True}
+    return {**about, **process, "senders": [{**process, "pid": 4712}], **facts}
+
+
 class FakeApi:
     """Answers as the supervisor does, with what the test has put into it."""
 
@@ -114,7 +142,7 @@ class FakeApi:
         results: dict[str, object] = {
             "version": {"version": "0.1.0", "pid": 1},
             "shutdown": {},
-            "inspect": [{"pid": 4711, "memory": {"rss": 1}, "open": [{"fd": 0, "target": "/dev/null\x1b[2J"}]}],
+            "inspect": [inspected()],
         }
         results |= {change: {"agents": self.changed} for change in ("start", "stop", "restart")} | self.results
         if method == "status":

@@ -188,7 +188,7 @@ class SupervisorTarget:
             page = agent.scoreboard._page
             page[: len(page)] = self._mutator.chance.randbytes(len(page))
             agent.state = State.RUNNING
-            json.dumps(route_status(self._route, list(self._route.agents))).encode()
+            json.dumps(route_status(self._route, list(self._route.agents), "/nonexistent")).encode()
 
 
 class _NoChild:

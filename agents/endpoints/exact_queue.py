@@ -12,7 +12,16 @@ from collections import deque
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints import senders
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter, put_in_parts
-from nsbridge.agents.endpoints.queue import Queue, has_room, is_there, no_permission, open_queue, shown
+from nsbridge.agents.endpoints.queue import (
+    Queue,
+    has_room,
+    is_there,
+    no_permission,
+    open_queue,
+    removed,
+    shown,
+    too_long,
+)
 from nsbridge.agents.endpoints.senders import FAILED, FULL, QUEUE, Outbox
 from nsbridge.agents.fork import fork, has_stopped_child
 from nsbridge.agents.heartbeat import Debt
@@ -116,8 +125,7 @@ class ExactQueueSink:
             return 1
         fitting = self._fitting(run)
         if not fitting:
-            why = f"{size} bytes are more than the queue's own limit"
-            return not self._offered and self._host.dead(run.one(0), shown(self._key), why)  # in its turn
+            return not self._offered and self._bury(run.one(0), self._queue)  # in its turn
         if self._shared and not self._leaves_room(size):
             return 0
         if run.first == self._doubtful and self._resolve_doubt(run.one(0)):
@@ -209,7 +217,7 @@ class ExactQueueSink:
         """Open the queue if there is none; then go on where it stopped."""
         try:
             if self._queue is None:
-                queue = open_queue(self._key, self._config)
+                queue = open_queue(self._key, self._config, self._host)
                 self._examine(queue)
                 self._queue = queue
                 self._known_limit = 0
@@ -322,7 +330,7 @@ class ExactQueueSink:
             self._queue is not None and is_there(self._key, self._queue.id)
         ):
             self._queue = None
-            self._waiter.wait(f"{shown(self._key)} was removed")
+            self._waiter.wait(removed(self._key, self._host))
         elif number == errno.EINVAL and self._offered:
             self._put_aside(self._offered[0])
         else:
@@ -330,8 +338,8 @@ class ExactQueueSink:
 
     def _put_aside(self, run: Run) -> None:
         """Its first message can never be sent; the next is for the same sender, which did not send the one before."""
-        why = f"{len(run.bodies[0])} bytes are more than the queue takes (kernel.msgmax, or its own limit)"
-        if not self._host.dead(run.one(0), shown(self._key), why):
+        assert self._queue is not None  # noqa: S101  (it refused the message)
+        if not self._bury(run.one(0), self._queue):
             self._waiter.wait("a dead letter cannot be written")
             return
         self._offered.popleft()
@@ -339,6 +347,9 @@ class ExactQueueSink:
             self._offered.appendleft(run.after(1))
         self._outbox.give_turn(run.first + 1, 1 - self._journal.last_sender)
         self._again()
+
+    def _bury(self, one: Run, queue: Queue) -> bool:
+        return self._host.dead(one, shown(self._key), too_long(len(one.bodies[0]), queue.id))
 
     def _sender_died(self) -> None:
         """The evidence is only read by a fresh agent. To die by the same signal says that it was done to us."""

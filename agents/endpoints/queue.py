@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from contextlib import suppress
 
 import sysv_ipc
 
@@ -60,8 +61,8 @@ def owner(key: int) -> tuple[int, int] | None:
         return None
 
 
-def open_queue(key: int, config: QueueEndpoint) -> sysv_ipc.MessageQueue:
-    """The queue with this key, made if it is missing and `create` says so. Raises Blocked."""
+def open_queue(key: int, config: QueueEndpoint, host: Host) -> sysv_ipc.MessageQueue:
+    """The queue with this key, made (which is logged) if it is missing and `create` says so. Raises Blocked."""
     try:
         try:
             return sysv_ipc.MessageQueue(key, 0, 0, LONGEST)
@@ -71,6 +72,7 @@ def open_queue(key: int, config: QueueEndpoint) -> sysv_ipc.MessageQueue:
         queue = sysv_ipc.MessageQueue(key, sysv_ipc.IPC_CREX, config.mode, LONGEST)
         if config.max_bytes is not None:
             _resize(queue, config.max_bytes, key)
+        host.log("info", f"{shown(key)} was missing and is made (create = true), mode {config.mode:04o}")
         return queue
     except sysv_ipc.ExistentialError:
         raise Blocked(f"{shown(key)} appeared just now") from None
@@ -107,6 +109,24 @@ def has_room(queue_id: int, run: Run) -> bool:
         return linux.queue_status(queue_id).has_room(len(run.bodies[0]))
     except OSError:
         return False
+
+
+def too_long(size: int, queue_id: int) -> str:
+    """Why the queue will never take a message of so many bytes, with the limit where it may be looked at."""
+    with suppress(OSError):
+        limit = linux.queue_status(queue_id).limit
+        if size > limit:
+            return f"{size} bytes are more than the queue takes: its msg_qbytes is {limit}"
+        limit = linux.longest_message()
+        if size > limit:
+            return f"{size} bytes are more than its ipc namespace allows: kernel.msgmax there is {limit}"
+    return f"{size} bytes are more than the queue takes (its msg_qbytes, or kernel.msgmax of its ipc namespace)"
+
+
+def removed(key: int, host: Host) -> str:
+    """What `status` says of a queue that is gone; logged, because the next one may be there at once."""
+    host.log("warning", f"{shown(key)} was removed, with what was in it")
+    return f"{shown(key)} was removed"
 
 
 def no_permission(key: int) -> str:
@@ -189,8 +209,7 @@ class QueueSink:
         if isinstance(obstacle, sysv_ipc.BusyError | TooLongError):
             self._limit = _limit(queue)
             if len(one.bodies[0]) > self._limit:  # the kernel calls that busy, too
-                why = f"{len(one.bodies[0])} bytes are more than the queue's own limit"
-                return 1 if self._host.dead(one, shown(self._key), why) else None
+                return 1 if self._host.dead(one, shown(self._key), too_long(len(one.bodies[0]), queue.id)) else None
             if isinstance(obstacle, sysv_ipc.BusyError):
                 self._wait_in_thread(one)
                 return 1
@@ -217,7 +236,7 @@ class QueueSink:
         """Open the queue if there is none; then the refused message is offered again."""
         if self._queue is None:
             try:
-                self._queue = open_queue(self._key, self._config)
+                self._queue = open_queue(self._key, self._config, self._host)
             except Blocked as reason:
                 self._waiter.wait(reason)
                 return
@@ -229,15 +248,13 @@ class QueueSink:
         """Whether the message is done with, as a dead letter; otherwise say why it waits, and offer it again later."""
         size = len(one.bodies[0])
         gone = isinstance(error, sysv_ipc.ExistentialError) or getattr(error, "errno", 0) in (errno.EINVAL, errno.EIDRM)
-        if gone and is_there(self._key, queue.id):
-            why = f"{size} bytes are more than the queue takes (kernel.msgmax, or its own limit)"
-            if self._host.dead(one, shown(self._key), why):
-                return True
+        if gone and is_there(self._key, queue.id) and self._host.dead(one, shown(self._key), too_long(size, queue.id)):
+            return True
         self._queue = None
         if isinstance(error, sysv_ipc.PermissionsError):
             self._waiter.wait(no_permission(self._key))
         elif gone and not is_there(self._key, queue.id):
-            self._waiter.wait(f"{shown(self._key)} was removed")
+            self._waiter.wait(removed(self._key, self._host))
         else:
             self._waiter.wait(f"{shown(self._key)} does not take a message of {size} bytes: {error}")
         return False

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked, Host
-from nsbridge.agents.endpoints.queue import Queue, no_permission, open_queue, shown
+from nsbridge.agents.endpoints.queue import Queue, no_permission, open_queue, removed, shown
 from nsbridge.agents.endpoints.queue_look import CROWDED_RETRY, CrowdedError, Look
 from nsbridge.agents.endpoints.threads import start_thread
 from nsbridge.agents.heartbeat import Debt
@@ -112,7 +112,7 @@ class QueueSource:
     def _open(self) -> Queue:
         while True:
             try:
-                return open_queue(self._key, self._config)
+                return open_queue(self._key, self._config, self._host)
             except Blocked as reason:
                 self._pause(reason)
 
@@ -206,5 +206,5 @@ class QueueSource:
         if number == errno.EACCES:
             return Blocked(no_permission(self._key))
         if number in (errno.EIDRM, errno.EINVAL):
-            return Blocked(f"{shown(self._key)} was removed")
+            return Blocked(removed(self._key, self._host))
         return Blocked(f"{shown(self._key)}: {os.strerror(number)}")

@@ -49,12 +49,22 @@ _DEAD = Command(
     "dead",
     "messages that could not be delivered",
     "Messages that can never be delivered as they are (too large for their queue, say) are put aside with the reason, "
-    "and those behind them go on.",
+    "and those behind them go on. ID is what dead list shows: AGENT/NUMBER, or AGENT/EPOCH-NUMBER as --json has it, "
+    "which tells apart what came before and after a journal was made anew.",
     commands=(
-        Command("list", "which messages could not be delivered, and why", options=(_JSON,), operands=(_SOME,)),
+        Command(
+            "list",
+            "which messages could not be delivered, and why",
+            "When each was put aside, its bytes, the type it had in the queue that it came from (- : it came from a "
+            "file), where it was to go, and why it could not.",
+            options=(_JSON,),
+            operands=(_SOME,),
+        ),
         Command(
             "show",
-            "one dead letter, with its content",
+            "one dead letter, with the beginning of its content",
+            "What is known of it and its first 1,024 bytes; with --json its first 64 KiB in base64 (body), and whether "
+            "there is more (cut). All of it is in the file that is named.",
             options=(_JSON,),
             operands=(Operand("id", "an ID that dead list shows", Value("ID", completes=LETTERS)),),
         ),
@@ -86,7 +96,9 @@ _COMMANDS = (
         "status",
         "what runs and what does not, and what has been delivered",
         "A line for each agent: its state and why, its container, its endpoint, how many messages have left the "
-        "container (out) and entered it (in), and how many are pending, in doubt or dead on the way into it.",
+        "container (out) and entered it (in); of those on the way into it, how many wait (pending), of how many "
+        "nothing tells whether they were sent before a kill (in doubt), and how many are put aside now (dead: see dead "
+        "list).",
         options=(_JSON,),
         operands=(_SOME,),
     ),
@@ -132,14 +144,21 @@ _COMMANDS = (
     Command(
         "inspect",
         "an agent's processes, looked at from outside",
-        "Pid, threads, memory, CPU time, open descriptors, capabilities, seccomp, and each namespace's inode number "
-        "with whether it is the container's and whether it is the host's.",
+        "Pid, threads, memory, CPU time, open files, capabilities, what confines it, and each namespace's inode number "
+        "by whether it is its container's, the host's, both's or neither's; of each process that sends for it a line. "
+        "--json has all that is known of each of them, sizes in bytes.",
         options=(_JSON,),
         operands=(Operand("name", "a route or an agent", _NAME),),
     ),
     _TOP,
     _DEAD,
-    Command("shutdown", "stop all agents in order, then the daemon", options=(_JSON,)),
+    Command(
+        "shutdown",
+        "stop all agents in order, then the daemon",
+        "Ends the daemon: every agent hands over what is in flight, within seconds; what cannot be handed over waits "
+        "in the journals, and the log says how much and where.",
+        options=(Option("--wait", "return when the daemon has ended"), _JSON),
+    ),
     Command("version", "the version of the daemon", options=(_JSON,)),
     Command(
         "completion",

@@ -134,7 +134,8 @@ def _operands(path: tuple[Command, ...], words: list[str]) -> dict[str, object]:
         found = [_converted(operand.value.metavar, operand.value, word) for word in taken]
         values[operand.dest] = found if operand.most > 1 else (found[0] if found else None)
     if left:
-        raise UsageError(f"{_typed(path)}: too many arguments: {' '.join(left)}")
+        which = f"{_typed(path)}: " if len(path) > 1 else ""
+        raise UsageError(f"{which}too many arguments: {' '.join(left)}; --help says what it takes")
     return values
 
 

@@ -20,7 +20,10 @@ def path(text: str) -> str:
 
 def seconds(text: str) -> float:
     """A limit or an interval."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number <= _DAY:  # also refuses nan
         raise ValueError("it must be a number of seconds above 0, a day at most")
     return number

@@ -16,7 +16,7 @@ from tests.system.conftest import Factory
 from tests.system.engine_daemons import DockerDaemon
 from tests.system.engines import BUSYBOX, EngineContainer, Program, RuncContainer
 from tests.system.nsbridged import Followed, Nsbridged
-from tests.system.room import Room, tool, wait_dead, wait_until
+from tests.system.room import Room, run, tool, wait_dead, wait_until
 from tests.system.test_relay import route
 from tests.system.traffic import Receiver, Sent, put_into_spool
 
@@ -172,6 +172,27 @@ def test_a_queue_that_died_with_its_container_is_awaited_if_it_is_not_to_be_made
             followed.until("r:queue", "WAITING", SOON)
             legacy.start()
             followed.until("r:queue", "RUNNING", SOON)
+
+
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+def test_a_queue_that_is_removed_beneath_its_agent_is_told_and_made_again(
+    tmp_path: Path, unshare_container: Factory, delivery: str
+) -> None:
+    """By whoever may: both sides say so, and go on with the new one."""
+    web, legacy = unshare_container(), unshare_container()
+    routes = route(web.spec, legacy.spec).replace("[route.r]\n", f'[route.r]\ndelivery = "{delivery}"\n', 1)
+    with Nsbridged(tmp_path, routes) as daemon:
+        daemon.wait_for("RUNNING")
+        wait_until(lambda: "queue 0x52 was missing and is made" in daemon.said(), "both queues are made")
+        for key in ("0x51", "0x52"):
+            run(["nsenter", f"--target={legacy.pid}", "--ipc", "--", "ipcrm", "-Q", key])
+        put_into_spool(web.rootfs / "srv/out", [b"into the new one"])
+        with Receiver(legacy, 0x51, 1) as receiver:
+            assert receiver.messages() == [Sent(7, b"into the new one")]
+        for key in ("0x51", "0x52"):
+            assert f"WARNING r:queue queue {key} was removed, with what was in it" in daemon.said()
+        made = "INFO r:queue queue 0x52 was missing and is made (create = true), mode 0660"
+        wait_until(lambda: daemon.said().count(made) == 2, "the one that it takes from is made again")
 
 
 # -- removal

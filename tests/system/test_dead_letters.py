@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,12 +65,15 @@ def test_a_message_too_long_for_its_queue_is_put_aside_and_delivered_when_the_qu
         (letter,) = listed(daemon)
         assert (letter["agent"], letter["seq"], letter["bytes"], letter["type"]) == ("r:queue", 2, len(TOO_LONG), 0)
         assert letter["where"] == "queue 0x51"
-        assert "8193 bytes are more than the queue takes (kernel.msgmax" in letter["why"]
-        assert daemon.flow("r:files")["dead"] == 1
+        assert letter["why"] == "8193 bytes are more than its ipc namespace allows: kernel.msgmax there is 8192"
+        flow = daemon.flow("r:files")
+        assert (flow["dead"], flow["dead_letters"]) == (1, 1)
         assert "1 dead" in ctl(daemon, "status").stdout
         shown = ctl(daemon, "dead", "show", "r:queue/2")
         assert shown.returncode == 0
-        assert shown.stdout.endswith(f"\n\n{'x' * 1024} … and 7169 more bytes\n")
+        assert shown.stdout.endswith(f"\n\n{'x' * 1024} … and 7,169 more bytes, in the file\n")
+        (file,) = re.findall(r"^file +(.*)$", shown.stdout, re.MULTILINE)
+        assert Path(file).read_bytes() == TOO_LONG
         set_msgmax(legacy, 65536)
         with Receiver(legacy, 0x51, 1) as receiver:
             done = ctl(daemon, "dead", "retry", "r:queue/2")
@@ -79,7 +83,14 @@ def test_a_message_too_long_for_its_queue_is_put_aside_and_delivered_when_the_qu
         assert listed(daemon) == []
         assert files_of(daemon) == []
         flow = daemon.flow("r:files")
-        assert (flow["delivered"], flow["dead"]) == (4, 1)
+        assert (flow["delivered"], flow["dead"], flow["dead_letters"]) == (4, 1, 0)
+        assert "dead" not in ctl(daemon, "status").stdout
+        told = [line.split(" ", 1)[1] for line in ctl(daemon, "events").stdout.splitlines() if " dead " in line]
+        assert told == [
+            f"r:queue dead aside: message 2: queue 0x51: {letter['why']}",
+            f"r:queue dead given back: {letter['id']}",
+        ]
+        assert f"dead letter: message 2: queue 0x51: {letter['why']} (nsbridgectl dead list)" in daemon.said()
 
 
 def test_one_that_still_is_too_long_is_put_aside_again(tmp_path: Path, unshare_container: Factory) -> None:
@@ -203,6 +214,11 @@ def test_dropped_letters_are_gone(tmp_path: Path, unshare_container: Factory) ->
         assert done.returncode == 1
         assert "is no dead letter; nsbridgectl dead list shows them" in done.stderr
         assert ctl(daemon, "dead", "retry", "x:y/1").returncode == 5
+        done = ctl(daemon, "dead", "show", "r:queue")
+        assert (
+            done.stderr == "nsbridgectl: 'r:queue' is not the ID of a dead letter; nsbridgectl dead list shows them\n"
+        )
+        assert f"r:queue dead dropped: {second['id']}" in ctl(daemon, "events").stdout
         assert ctl(daemon, "dead", "list", "nobody").returncode == 5
 
 
@@ -265,7 +281,7 @@ def test_what_lies_in_the_directory_is_hostile(tmp_path: Path, unshare_container
         os.mkfifo(f"{stems[5]}.json")
         done = ctl(daemon, "dead", "list")
         assert done.returncode == 0
-        assert len(done.stdout.splitlines()) == 7
+        assert len(done.stdout.splitlines()) == 8
         assert "\x1b" not in done.stdout
         done = ctl(daemon, "dead", "retry", "all")
         assert (done.returncode, done.stderr) == (1, "")

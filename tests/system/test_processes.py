@@ -146,6 +146,28 @@ def test_stopping_in_order_delivers_what_was_taken(tmp_path: Path, runc_containe
         assert [file.read_bytes() for file in files] == [message.body for message in messages]
 
 
+def test_shutdown_waits_for_the_end_and_the_log_says_what_is_left_and_where(
+    tmp_path: Path, unshare_container: Factory
+) -> None:
+    """A full queue, which nobody reads: what has not found room in it waits in the journal, and comes the next time."""
+    web, legacy = unshare_container(), unshare_container()
+    bodies = [b"%03d" % number + bytes(2000) for number in range(20)]
+    with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        put_into_spool(web.rootfs / "srv/out", bodies)
+        wait_until(lambda: "queue full" in daemon.agents()["r:queue"]["detail"], "its queue is full")
+        left = daemon.flow("r:files")["pending"]
+        done = run([Path(sys.executable).with_name("nsbridgectl"), "-s", daemon.socket, "shutdown", "--wait"])
+        assert done.stdout == b"nsbridged has ended\n"
+        assert daemon.process is not None
+        assert daemon.process.poll() == 0
+        where = tmp_path / "state/journal/r/files.out"
+        assert f"WARNING r:files {left} messages wait in {where} to be delivered when it runs again" in daemon.said()
+        daemon.start()
+        with Receiver(legacy, 0x51, len(bodies)) as receiver:
+            assert [message.body for message in receiver.messages()] == bodies
+
+
 def test_stop_start_and_restart_by_name(tmp_path: Path, runc_container: Factory) -> None:
     """One agent, then the route; the rest is not touched."""
     web, legacy = runc_container(), runc_container()

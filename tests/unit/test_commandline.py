@@ -84,7 +84,7 @@ def test_help_and_version_are_asked_of_the_command_typed_so_far(line: str, comma
         ("inspect", "inspect needs NAME"),
         ("inspect a b", "inspect: too many arguments: b"),
         ("tail a b", "tail: too many arguments: b"),
-        ("shutdown now", "too many arguments: now"),
+        ("shutdown now", "shutdown: too many arguments: now; --help says what it takes"),
         ("status --wait", "status does not take --wait"),
         ("status -f", "status does not take -f"),
         ("status -n 3", "status does not take -n"),
@@ -95,7 +95,7 @@ def test_help_and_version_are_asked_of_the_command_typed_so_far(line: str, comma
         ("status --socket=", "it must be a path"),
         ("--timeout 0 status", "above 0"),
         ("--timeout nan status", "above 0"),
-        ("--timeout soon status", "--timeout 'soon'"),
+        ("--timeout soon status", "--timeout 'soon': it must be a number of seconds above 0, a day at most"),
         ("tail -n -1", "0 or more"),
         ("events -n x", "0 or more"),
         ("--json=yes status", "no such option"),
@@ -129,7 +129,7 @@ def test_operands_are_given_out_in_their_order() -> None:
     pair = Command("x", "x", operands=(Operand("one", "", Value("A", int)), Operand("many", "", Value("B"), 0, 2)))
     assert parse(pair, ["1"]).values == {"one": 1, "many": []}
     assert parse(pair, ["1", "2", "3"]).values == {"one": 1, "many": ["2", "3"]}
-    with pytest.raises(UsageError, match="x: too many arguments: 4"):
+    with pytest.raises(UsageError, match="too many arguments: 4; --help says what it takes"):
         parse(pair, ["1", "2", "3", "4"])
 
 

@@ -123,6 +123,7 @@ class FakeAgent:
         self.process: Any = AgentProcess(self.child, None, 0.0)  # type: ignore[arg-type]
         self.scoreboard = Scoreboard()
         self.beat_every = HEALTH.beat_every
+        self.senders: list[int] = []
         self.uptime = 0.0  # too young to be looked at for its size
         self._clock = clock
         self.beat()
@@ -268,11 +269,34 @@ def test_what_a_process_takes_is_its_own_memory_and_not_what_it_shares() -> None
         assert rough is not None
         assert exact is not None
         assert 100_000 < exact.memory < rough.memory / 2
+        both = health.own_usage((child.pid, os.getpid()))
+        assert both is not None
+        assert both.memory > exact.memory * 1.5
+        assert both.descriptors == rough.descriptors
         assert abs(rough.descriptors - len(os.listdir("/proc/self/fd"))) <= 2
     finally:
         child.kill()
         child.reap()
     assert health.usage((1 << 22) + 1, 0) is None, "there is no such process"
+    assert health.own_usage(((1 << 22) + 1,)) is None
+
+
+def test_status_is_told_what_is_only_their_own_of_one_agent_after_the_other(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look measures whoever was measured longest ago, with the processes that send for it."""
+    asked: list[tuple[int, ...]] = []
+
+    def measure(pids: tuple[int, ...]) -> Usage:
+        asked.append(pids)
+        return Usage(pids[0] + 5, 7)
+
+    monkeypatch.setattr(health, "own_usage", measure)
+    scene.agents[1].senders = [31, 32]
+    for look in range(1, 4):
+        scene.at(5.0 * look, 0, 1)
+    assert asked[-3:] in ([(0,), (1, 31, 32), (0,)], [(1, 31, 32), (0,), (1, 31, 32)])
+    assert [agent.process.usage for agent in scene.agents] == [Usage(5, 7), Usage(6, 7)]
 
 
 def test_the_window_and_the_longest_message_are_allowed_beyond_the_limit() -> None:

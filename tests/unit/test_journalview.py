@@ -187,7 +187,7 @@ def _flipped(at: int) -> Callable[[Path], None]:
         (_flipped(130), "is damaged: its numbers have a wrong checksum"),
         (_flipped(PAGE + 8 * 2 + 4), "is damaged: message 2 is outside the ring"),
         (_flipped(PAGE + 8 * _ENTRIES + 20), "is damaged: message 1 has a wrong checksum"),
-        (lambda path: path.unlink(), "cannot be read: No such file or directory"),
+        (lambda path: path.unlink(), "cannot be read: No such file or directory; journals are STATE_DIR/"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line(

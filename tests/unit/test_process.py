@@ -18,7 +18,7 @@ from nsbridge.agents.entry import Assignment, close_all_but
 from nsbridge.agents.fork import fork, let_go_of_first
 from nsbridge.agents.loop import Loop
 from nsbridge.supervisor import spawn
-from nsbridge.supervisor.process import AgentProcess, Channel, LineBudget, signal_name
+from nsbridge.supervisor.process import AgentProcess, Channel, signal_name
 
 LIMIT = 10.0  # seconds
 PASSES_A_SECOND = 200  # of a loop that nothing else keeps busy, at most, while one agent floods
@@ -176,13 +176,6 @@ def test_an_agent_that_closes_its_channel_and_lives_is_killed(monkeypatch: pytes
 
     kept = Kept(monkeypatch, hide)
     assert kept.until_reaped()[-1] == ("ended", -signal.SIGKILL)
-
-
-def test_lines_beyond_the_budget_are_counted() -> None:
-    budget = LineBudget()
-    logged = sum(budget.spend(0.0) for _ in range(1000))
-    assert (logged, budget.refused) == (50, 950)
-    assert budget.spend(1.0)
 
 
 @pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (34, "SIGRTMIN"), (35, "signal 35"), (63, "signal 63")])
