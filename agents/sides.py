@@ -88,7 +88,7 @@ def make(
             queue_source.QueueSource(agent, endpoint, keys.out, state.source) if state.source else None,
             _queue_sink(agent, assignment.route, endpoint, keys.in_, state.sink) if state.sink else None,
         )
-    tree = Tree(entered.own_fds, entered.confined.granted)
+    tree = Tree(entered.own_fds, entered.confined.granted, agent.log)
     if isinstance(endpoint, SpoolEndpoint):
         return (
             spool.SpoolSource(agent, tree, endpoint, agent.store) if isinstance(agent.store, NoteStore) else None,

@@ -15,7 +15,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked
@@ -70,9 +70,12 @@ def blocked_by(error: OSError, what: str) -> Blocked:
 class Tree:
     """The container's files, seen from its root. Made after the join."""
 
-    def __init__(self, own_fds: int, granted: Collection[tuple[int, int]] = ()) -> None:
+    def __init__(
+        self, own_fds: int, granted: Collection[tuple[int, int]] = (), log: Callable[[str, str], None] | None = None
+    ) -> None:
         self.own_fds = own_fds  # the host's /proc/self/fd
         self._granted = granted  # the directories that Landlock leaves us, by device and inode
+        self._log = log  # hears, with a level, of what was made
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY)
 
     def close(self) -> None:
@@ -99,7 +102,7 @@ class Tree:
         except OSError as error:
             raise blocked_by(error, where) from None
         try:
-            fd = self._open_or_make(parent, name, mode)
+            fd = self._open_or_make(parent, name, path, mode)
         except OSError as error:
             if error.errno == errno.EACCES and self._granted and not self._is_granted(path):
                 raise Gone(f"{where} was replaced by another directory; entering anew") from None
@@ -128,7 +131,7 @@ class Tree:
         os.close(fd)
         return (about.st_dev, about.st_ino) in self._granted
 
-    def _open_or_make(self, parent: int, name: bytes, mode: int | None) -> int:
+    def _open_or_make(self, parent: int, name: bytes, path: bytes, mode: int | None) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
         try:
             return linux.openat2(parent, name, flags, 0, _UNSAFE_ELSEWHERE)
@@ -138,6 +141,8 @@ class Tree:
         os.mkdir(name, 0o700, dir_fd=parent)
         fd = linux.openat2(parent, name, flags, 0, _UNSAFE_ELSEWHERE)
         os.fchmod(fd, mode | (mode >> 2) & _DIRECTORY_BITS | 0o100)  # whoever may read it may also enter it
+        if self._log is not None:
+            self._log("info", f"{shown(path)} was missing and is made, mode {os.fstat(fd).st_mode & 0o7777:04o}")
         return fd
 
     def open_file(self, directory: int, name: bytes, flags: int) -> int:

@@ -255,6 +255,15 @@ def test_a_missing_directory_is_made_so_that_its_readers_can_enter_it(
     assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == made
 
 
+def test_a_directory_that_is_made_is_told_of(tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+    tree = Tree(-1, log=lambda *said: told.append(said))
+    for _ in range(2):
+        os.close(tree.open_directory(os.fsencode(tmp_path / "d"), 0o640))
+    tree.close()
+    assert told == [("info", f"{tmp_path}/d was missing and is made, mode 0750")]
+
+
 def test_a_directory_that_is_there_keeps_its_mode(tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir(0o700)
     os.close(tree.open_directory(os.fsencode(tmp_path / "d"), 0o666))
