@@ -23,6 +23,7 @@ from nsbridge.config.schema import ControlConfig
 from nsbridge.supervisor.client import Client
 from nsbridge.supervisor.control import Answer, ControlServer
 
+_COUNTERS = ("delivered", "bytes", "pending", "repeats_dropped", "in_doubt")
 NO_ANSWER = object()  # as a method's result: it never comes
 DEADLINE = 20.0  # seconds a test waits for what must happen
 
@@ -48,7 +49,7 @@ def agent(name: str, **facts: object) -> dict[str, Any]:
 
 
 def flow(source: str, sink: str, **facts: object) -> dict[str, Any]:
-    counters = dict.fromkeys(("delivered", "bytes", "pending", "repeats_dropped", "in_doubt", "dead"), 0)
+    counters = dict.fromkeys((*_COUNTERS, "dead", "dead_letters"), 0)
     return {"from": source, "to": sink} | counters | facts
 
 

@@ -25,7 +25,7 @@ def test_status_lines_are_as_the_interface_shows_them() -> None:
             endpoint="queue",
         ),
         flows=(
-            flow("orders:web", "orders:legacy", delivered=12031, dead=2),
+            flow("orders:web", "orders:legacy", delivered=12031, dead=5, dead_letters=2),
             flow("orders:legacy", "orders:web", delivered=12029),
         ),
     )

@@ -50,6 +50,7 @@ def test_the_list_names_each_as_shortly_as_it_can_be_named() -> None:
         "orders:legacy/9                    2026-11-23T19:00:00Z  8193   1     queue 0x4d2  too long",
         "orders:legacy/00000000000000aa-12  2026-11-23T19:00:00Z  8193   1     queue 0x4d2  too long",
         "orders:legacy/00000000000000bb-12  -                     8193   -                  \\x1b[2J",
+        "when what is said there is mended: nsbridgectl dead retry ID…, or all; dead drop removes them",
         "2 given back, to be delivered by orders:web when it can",
         "and more: name an agent, or retry or drop some first",
     ]
@@ -62,7 +63,7 @@ def test_a_message_is_shown_escaped_and_not_whole() -> None:
     assert lines[-2:] == ["", "\\x1b[2Jhü\\xff"]
     long = base64.b64encode(b"x" * 5000).decode()
     lines, _ = run(letter(1) | {"body": long, "cut": True}, "show", "orders:legacy/1")
-    assert lines[-1] == f"{'x' * 1024} … and 7169 more bytes"
+    assert lines[-1] == f"{'x' * 1024} … and 7,169 more bytes, in the file"
 
 
 def test_what_failed_is_said_and_is_the_exit_code() -> None:
