@@ -11,7 +11,7 @@ from collections import deque
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints import senders
-from nsbridge.agents.endpoints.base import Blocked, Host, Waiter, put_in_parts
+from nsbridge.agents.endpoints.base import AFTERWARDS, Blocked, Host, Waiter, put_in_parts
 from nsbridge.agents.endpoints.queue import (
     Queue,
     has_room,
@@ -78,19 +78,20 @@ class ExactQueueSink:
         return -1
 
     def start(self) -> None:
-        """Fork the senders, before there is any thread; then open the queue."""
+        """Fork the sender of the next message, open the queue; the other sender comes a little later."""
         me, processor = os.getpid(), senders.choose_processor()
-        keep = {0, 1, 2, self._journal.fd, self._outbox.to_agent, *self._outbox.to_sender}
-        pids = []
-        for which in (0, 1):
-            child = fork(lambda which=which: self._be_sender(which, me, processor, keep))  # type: ignore[misc]
-            pids.append(child.pid)
-            self._host.loop.watch(child.pidfd, READABLE, lambda _events: self._sender_died())
-        self._pids = tuple(pids)
-        self._host.senders(self._pids)
         self._host.vouch(self._vouch)
         self._host.loop.watch(self._outbox.to_agent, READABLE, self._told)
+        self._fork_sender(0, me, processor)
+        self._host.loop.call_later(AFTERWARDS, lambda: self._fork_sender(1, me, processor))
         self._again()
+
+    def _fork_sender(self, which: int, agent_pid: int, processor: int) -> None:
+        keep = {0, 1, 2, self._journal.fd, self._outbox.to_agent, *self._outbox.to_sender}
+        child = fork(lambda: self._be_sender(which, agent_pid, processor, keep))
+        self._host.loop.watch(child.pidfd, READABLE, lambda _events: self._sender_died())
+        self._pids = (*self._pids, child.pid)
+        self._host.senders(self._pids)
 
     def _be_sender(self, which: int, agent_pid: int, processor: int, keep: set[int]) -> int:
         linux.set_name(f"{self._host.name}/{which}")
@@ -234,7 +235,7 @@ class ExactQueueSink:
         self._host.sink_ready()
 
     def _examine(self, queue: Queue) -> None:
-        """Settle what the last senders left, once; and note the new ones, before they send. Raises Blocked."""
+        """Settle what the last senders left, once, before the new ones note themselves. Raises Blocked."""
         cells, journal = self._journal.cells, self._journal
         if self._examined:
             if cells[PLACE] != queue.id + 1:  # a new queue: nobody has sent into it
@@ -245,17 +246,17 @@ class ExactQueueSink:
         last, former = journal.last_sender, (cells[SENDERS], cells[SENDERS + 1])
         ours = last_pid in former or last_pid + 1 == cells[BASELINE] or last_pid == 0
         if cells[PLACE] == queue.id + 1 and cells[INTENT] > journal.handed:
-            if last_pid == former[1 - last]:
+            if last_pid and last_pid == former[1 - last]:
                 journal.sent(journal.handed + 1, 1 - last)
                 self._host.log("info", f"message {journal.handed} was sent just before the agent was killed")
-            elif not ours:
+            elif not ours and former[1 - last]:  # or it never came to send
                 self._doubtful = journal.handed + 1
                 self._was_alone = cells[INTENT] == self._doubtful
         # Who sent before us is evidence that we did not, but not where its answers come through the same queue.
         is_new = cells[PLACE] != queue.id + 1 and not self._shared
         cells[BASELINE] = last_pid + 1 if ours or is_new else 0
         cells[PLACE] = queue.id + 1
-        cells[SENDERS], cells[SENDERS + 1] = self._pids
+        cells[SENDERS] = cells[SENDERS + 1] = 0
         journal.set_last_sender(1)
         self._examined = True
 

@@ -11,9 +11,10 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints.base import Blocked, Host
+from nsbridge.agents.endpoints.base import AFTERWARDS, Blocked, Host
 from nsbridge.agents.endpoints.queue import Queue, no_permission, open_queue, removed, shown
 from nsbridge.agents.endpoints.queue_look import CROWDED_RETRY, CrowdedError, Look
 from nsbridge.agents.endpoints.threads import start_thread
@@ -54,13 +55,15 @@ class QueueSource:
         self._interrupts = False
 
     def start(self) -> None:
-        """Start the thread that waits in msgrcv, which nothing else can do for it."""
+        """Take what is there; a little later start the thread that waits in msgrcv, which nothing else can do."""
         if self._journal.recovered:
             what = f"{self._journal.recovered} message{'s' if self._journal.recovered > 1 else ''}"
             self._host.log("info", f"recovered {what} that had just left the queue when the agent was killed")
         signal.signal(_INTERRUPT, lambda _signum, _frame: None)
         self._host.vouch(self._vouch)
-        start_thread("take", self._run)
+        self._host.loop.call_later(AFTERWARDS, lambda: start_thread("take", self._run))
+        with suppress(Blocked):  # the thread says it, if it lasts
+            self._take_all(open_queue(self._key, self._config, self._host).id)
 
     def _vouch(self) -> float:
         """The thread, which waits in msgrcv for as long as it likes, has to come out when there is a message for it."""

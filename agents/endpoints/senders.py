@@ -3,7 +3,8 @@
 msgsnd is atomic but leaves no trace in its sender's memory, so a kill between it and the note (`handed`) leaves one
 message of which nobody knows whether it was sent. What decides:
 * A message's sender is the one that did not send the message before. Both facts, what was noted last and who sent it,
-  are in one cell of the journal (SinkJournal.last_sender), written by the sender right after msgsnd.
+  are in one cell of the journal (SinkJournal.last_sender), written by the sender right after msgsnd. Each notes who it
+  is before it sends for the first time.
 * After a kill at most one message was sent and not noted: the next one, by the other sender. msg_lspid says who sent
   last: the other one means that it was sent, the same one that it was not.
 * If a foreign process has sent into the queue since, msg_lspid is no evidence. The message is then looked for in the
@@ -29,7 +30,7 @@ from contextlib import suppress
 
 from nsbridge.agents import entry, linux
 from nsbridge.agents.journalfile import VALUE, seal
-from nsbridge.agents.sinkjournal import SinkJournal
+from nsbridge.agents.sinkjournal import SENDERS, SinkJournal
 from nsbridge.agents.wire import Run
 
 _CELLS = 16
@@ -123,7 +124,7 @@ def run(which: int, outbox: Outbox, journal: SinkJournal, agent_pid: int, proces
         os.sched_setaffinity(0, {processor})
     cells, index, noted, base = outbox.cells, outbox.index, journal.cells, outbox.address
     other, send, its_turn = SLEEPING + 1 - which, linux.try_msgsnd, os.sched_yield
-    spins = 0
+    me, spins = os.getpid(), 0
     while True:
         cell = cells[_HANDED_AT]
         note = noted[cell]
@@ -135,6 +136,7 @@ def run(which: int, outbox: Outbox, journal: SinkJournal, agent_pid: int, proces
             if cells[_HANDED_AT] != cell or noted[cell] != note:
                 continue  # the turn is of a later message: the agent has put this one aside meanwhile, or begun anew
             spins = 0
+            noted[SENDERS + which] = me
             where = index[seq % _ENTRIES]
             address, length = base + (where & _AT), where >> _LENGTH_AT
             number = send(cells[QUEUE], address, length)

@@ -21,6 +21,7 @@ from nsbridge.config.errors import NsbridgeError
 from nsbridge.supervisor.client import Client
 from tests.system.room import LIMIT, wait_dead, wait_until
 
+SENDERS = 2  # of an exactly-once queue
 _ROOT = Path(__file__).parents[2]
 
 
@@ -103,16 +104,29 @@ class Nsbridged:
         return next(flow for flow in flows if flow["from"] == source)
 
     def wait_for(self, state: str, *names: str) -> None:
-        """Until these agents (all, if none is named) are in that state."""
+        """Until these agents (all, if none is named) are in that state, and those that run have all their senders."""
 
         def reached() -> bool:
             agents = self.agents()
-            return all(agents[name]["state"] == state for name in names or agents)
+            short = self._short_of_senders() if state == "RUNNING" else set()
+            return all(agents[name]["state"] == state and name not in short for name in names or agents)
 
         try:
             wait_until(reached, f"{names or 'all agents'} in state {state}")
         except AssertionError as error:
             raise AssertionError(f"{error}; {self.agents()}; log:\n{self.said()}") from None
+
+    def _short_of_senders(self) -> set[str]:
+        """The second comes a little after its agent runs."""
+        return {
+            agent["name"]
+            for route in self.call("status")["routes"]
+            for agent in route["agents"]
+            if agent["endpoint"] == "queue"
+            and route["delivery"] == "exactly-once"
+            and agent["name"] in [flow["to"] for flow in route["flows"]]
+            and len(agent["senders"]) < SENDERS
+        }
 
     def processes(self) -> list[int]:
         """Those that the supervisor has, and theirs."""

@@ -20,7 +20,7 @@ from tests.system.hanging_fs import BODY, HangingFs
 from tests.system.nsbridged import Nsbridged
 from tests.system.room import wait_dead, wait_until
 from tests.system.test_relay import route
-from tests.system.tracing import held, threads_of
+from tests.system.tracing import held, waiting_in
 from tests.system.traffic import Receiver, Sent, put_into_spool, send_all, wait_for_files
 
 DEADLINE = 1.5  # seconds
@@ -129,7 +129,7 @@ def test_a_thread_that_hangs_in_msgrcv_is_noticed_by_what_it_does_not_take(
     with daemon_for(tmp_path, pair, AT_LEAST_ONCE) as daemon:
         daemon.wait_for("RUNNING")
         before = daemon.agents()["r:queue"]
-        with held(threads_of(before["pid"])[1]):
+        with held(waiting_in(before["pid"], "msgrcv")):
             time.sleep(1.2 * DEADLINE)  # nothing may happen
             assert daemon.agents()["r:queue"]["pid"] == before["pid"]
             send_all(pair[1], TO_WEB, [Sent(1, b"to be taken")])
@@ -147,7 +147,7 @@ def test_a_thread_that_hangs_in_msgsnd_is_noticed_when_the_queue_has_room(
         put_into_spool(pair[0].rootfs / "srv/out", messages)
         says(daemon, "r:queue", "queue full")
         before = daemon.agents()["r:queue"]
-        with held(threads_of(before["pid"])[2]), Receiver(pair[1], TO_LEGACY, 100) as receiver:
+        with held(waiting_in(before["pid"], "msgsnd")), Receiver(pair[1], TO_LEGACY, 100) as receiver:
             is_replaced(daemon, "r:queue", before, time.monotonic())
             assert {message.body for message in receiver.messages()} >= set(messages[:99])
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.system.room import wait_until
+
 _SEIZE, _INTERRUPT, _DETACH = 0x4206, 0x4207, 17  # linux/ptrace.h
 _WALL = 0x4000_0000  # __WALL of waitid(2): threads too
 
@@ -43,6 +45,17 @@ def _reap(thread: int) -> None:
     with suppress(ChildProcessError):  # it is not traced any more
         while os.WIFSTOPPED(os.waitpid(thread, _WALL)[1]):
             pass
+
+
+def waiting_in(pid: int, call: str) -> int:
+    """The thread of it that waits in that system call of the kernel, once one does."""
+
+    def found() -> list[int]:
+        places = {tid: Path(f"/proc/{pid}/task/{tid}/wchan").read_text(encoding="ascii") for tid in threads_of(pid)}
+        return [tid for tid, place in places.items() if call in place]
+
+    wait_until(lambda: len(found()) == 1, f"a thread waits in {call}")
+    return found()[0]
 
 
 def threads_of(pid: int) -> list[int]:
