@@ -5,6 +5,7 @@ strace holds a sender just before or just after its msgsnd (tampering.py) while 
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
+from nsbridge.agents.journalfile import CELLS
+from nsbridge.agents.sinkjournal import INTENT
 from tests.system.conftest import Factory
-from tests.system.nsbridged import Nsbridged
+from tests.system.nsbridged import Nsbridged, kill_and_wait
 from tests.system.room import run, wait_until
 from tests.system.tampering import Moment, Tampering
 from tests.system.traffic import Sent, send_all, visible
@@ -216,3 +219,23 @@ def test_an_equal_message_in_the_queue_is_no_proof(tmp_path: Path, unshare_conta
         setting.send(b"end")
         wait_until(lambda: "end" in setting.received(), "all comes back")
         assert setting.received() == ["zero", "ping", "ping", "end"]
+
+
+def test_a_sender_that_never_came_to_send_leaves_no_doubt(tmp_path: Path, unshare_container: Factory) -> None:
+    """It had not noted itself: whoever has sent since, the message was not sent, and `skip` loses nothing."""
+    setting = Setting(tmp_path, unshare_container, "skip")
+    with setting.running():
+        setting.send(b"one")
+        setting.wait_answered("one")
+        os.kill(setting.sender(1), signal.SIGSTOP)
+        setting.send(b"two")
+        journal = tmp_path / "state/journal/r/queue.in"
+        wait_until(lambda: _cells(journal)[INTENT] == 2, "it is offered to the second sender")
+        kill_and_wait(setting.daemon.agents()["r:queue"]["pid"])
+        setting.send(b"three")
+        setting.wait_answered("one", "two", "three")
+        assert (setting.flow()["in_doubt"], setting.doubts()) == (0, [])
+
+
+def _cells(journal: Path) -> memoryview[int]:
+    return memoryview(journal.read_bytes())[CELLS].cast("Q")
