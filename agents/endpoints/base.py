@@ -17,7 +17,7 @@ from nsbridge.agents.wire import Message, Run
 
 # Seconds after its start that an endpoint does what the first message need not wait for. In the order of asking: the
 # sink is started first, so that it has forked all its processes before there is a thread.
-AFTERWARDS = 0.01
+AFTERWARDS = 0.005
 _FIRST_RETRY = 0.05  # seconds
 _LAST_RETRY = 1.0
 

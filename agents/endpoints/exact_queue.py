@@ -78,19 +78,21 @@ class ExactQueueSink:
         return -1
 
     def start(self) -> None:
-        """Fork the sender of the next message, open the queue; the other sender comes a little later."""
-        me, processor = os.getpid(), senders.choose_processor()
+        """Open the queue. The senders are forked a little later: the first message need not wait for them."""
         self._host.vouch(self._vouch)
         self._host.loop.watch(self._outbox.to_agent, READABLE, self._told)
-        self._fork_sender(0, me, processor)
-        self._host.loop.call_later(AFTERWARDS, lambda: self._fork_sender(1, me, processor))
+        self._host.loop.call_later(AFTERWARDS, self._fork_senders)
         self._again()
 
-    def _fork_sender(self, which: int, agent_pid: int, processor: int) -> None:
+    def _fork_senders(self) -> None:
+        me, processor = os.getpid(), senders.choose_processor()
         keep = {0, 1, 2, self._journal.fd, self._outbox.to_agent, *self._outbox.to_sender}
-        child = fork(lambda: self._be_sender(which, agent_pid, processor, keep))
-        self._host.loop.watch(child.pidfd, READABLE, lambda _events: self._sender_died())
-        self._pids = (*self._pids, child.pid)
+        pids = []
+        for which in (0, 1):
+            child = fork(lambda which=which: self._be_sender(which, me, processor, keep))  # type: ignore[misc]
+            pids.append(child.pid)
+            self._host.loop.watch(child.pidfd, READABLE, lambda _events: self._sender_died())
+        self._pids = tuple(pids)
         self._host.senders(self._pids)
 
     def _be_sender(self, which: int, agent_pid: int, processor: int, keep: set[int]) -> int:
@@ -131,6 +133,8 @@ class ExactQueueSink:
             return 0
         if run.first == self._doubtful and self._resolve_doubt(run.one(0)):
             return 1
+        if not self._pids and not self._offered and self._send_first(self._queue, run.one(0)):
+            return 1
         return self._offer(run.before(1 if self._shared else fitting))
 
     def _fitting(self, run: Run) -> int:
@@ -139,6 +143,22 @@ class ExactQueueSink:
             return len(run.bodies)
         sizes = map(len, run.bodies)
         return next((count for count, size in enumerate(sizes) if size > self._limit(size)), len(run.bodies))
+
+    def _send_first(self, queue: Queue, one: Run) -> bool:
+        """Whether the agent itself has sent it, as the sender 0 that is still to come: 6 ms sooner after a start."""
+        journal = self._journal
+        if journal.last_sender == 0:
+            return False  # it has sent one: the next is for the other sender
+        mtype = self._type or one.type or 1
+        self._intend(one, mtype)
+        journal.cells[SENDERS] = os.getpid()
+        message = bytearray(mtype.to_bytes(8, "little", signed=True) + one.bodies[0])
+        if linux.try_msgsnd(queue.id, linux.address_of(message), len(one.bodies[0])):
+            journal.cells[SENDERS] = 0  # the senders find out what is in the way
+            return False
+        journal.sent(one.first, 0)
+        self._host.handed(one)
+        return True
 
     def _offer(self, run: Run) -> int:
         mtype = self._type or run.type or 1

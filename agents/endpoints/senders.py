@@ -4,7 +4,8 @@ msgsnd is atomic but leaves no trace in its sender's memory, so a kill between i
 message of which nobody knows whether it was sent. What decides:
 * A message's sender is the one that did not send the message before. Both facts, what was noted last and who sent it,
   are in one cell of the journal (SinkJournal.last_sender), written by the sender right after msgsnd. Each notes who it
-  is before it sends for the first time.
+  is before it sends for the first time. Of a new agent the first message is sent by the agent itself, as sender 0,
+  if the senders are not there yet.
 * After a kill at most one message was sent and not noted: the next one, by the other sender. msg_lspid says who sent
   last: the other one means that it was sent, the same one that it was not.
 * If a foreign process has sent into the queue since, msg_lspid is no evidence. The message is then looked for in the
