@@ -42,6 +42,7 @@ from nsbridge.config.schema import InDoubt, QueueEndpoint
 
 _LOOK_AGAIN = 0.002  # seconds until a half-full queue is looked at again: nothing tells when a message leaves it
 _LOOK_AFTER = 0.1  # seconds between looks at the senders while something is offered
+_ANYBODY = 1 << 32  # no process: whoever it was may have sent
 _TELL_AFTER = 128  # messages handed over, after which the agent wants to be told, so that it can confirm them
 
 
@@ -276,7 +277,7 @@ class ExactQueueSink:
         is_new = cells[PLACE] != queue.id + 1 and not self._shared
         cells[BASELINE] = last_pid + 1 if ours or is_new else 0
         cells[PLACE] = queue.id + 1
-        cells[SENDERS] = cells[SENDERS + 1] = 0
+        cells[SENDERS] = cells[SENDERS + 1] = _ANYBODY if self._doubtful else 0  # the doubt outlives this process
         journal.set_last_sender(1)
         self._examined = True
 

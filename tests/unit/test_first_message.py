@@ -125,6 +125,19 @@ def test_a_kill_while_the_agent_sends_loses_and_repeats_nothing(
         assert host.journal.cells[IN_DOUBT] == (foreign and not after), host.said
 
 
+def test_a_doubt_outlives_a_kill_before_it_is_resolved(tmp_path: Path, queue: sysv_ipc.MessageQueue) -> None:
+    """The message was not sent, somebody else has sent since, and the next agent dies before it is offered it again."""
+    key, path = queue.key, tmp_path / "a.in"
+    _die_sending(path, key, after=False)
+    subprocess.run([sys.executable, "-c", FOREIGN, str(key)], check=True)
+    for _ in range(2):
+        with _live(path, key):
+            pass  # it has looked at the evidence
+    with _live(path, key) as (host, sink):
+        assert sink.put(Run(EPOCH, 1, 1, [b"one"])) == 1
+        assert (host.journal.handed, host.journal.cells[IN_DOUBT]) == (1, 1)
+
+
 def test_the_next_message_is_for_the_other_sender(tmp_path: Path, queue: sysv_ipc.MessageQueue) -> None:
     """The agent sends one message and no more; those after it wait for the senders, and keep their order."""
     bodies = [b"one", b"two", b"three", b""]
