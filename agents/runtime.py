@@ -115,7 +115,7 @@ class Agent:
         self._journal = state.sink
         self._state = state
         self._synced = 0  # the last seq whose record is on the disk, where that is asked for
-        self._dead = DeadLetters(state.dead)
+        self._dead = DeadLetters(state.dead, state.sink)
         self.store = sides.store(endpoint, state.source)
         outgoing = Outgoing(self.store, window) if self.store is not None else None
         incoming = Incoming(state.sink, window) if state.sink is not None else None
@@ -256,7 +256,6 @@ class Agent:
 
     def dead(self, one: Run, where: str, why: str) -> bool:
         """See Host."""
-        assert self._journal is not None  # noqa: S101  (there is a sink)
         try:
             is_new = self._dead.add(one, where, why)
         except OSError as error:
@@ -265,8 +264,6 @@ class Agent:
         if is_new:
             if self._assignment.route.fsync:
                 linux.syncfs(self._state.dead)
-            self._journal.cells[sinkjournal.DEAD] += 1
-            self._journal.cells[sinkjournal.NOT_DELIVERED] += 1
             control.say(self._channel, say="dead", text=f"message {one.first}: {where}: {why}")
         self.handed(one)
         return True

@@ -16,12 +16,14 @@ from nsbridge.agents.endpoints.queue import (
     Queue,
     has_room,
     is_there,
+    last_sender,
     no_permission,
     open_queue,
     removed,
     shown,
     too_long,
 )
+from nsbridge.agents.endpoints.queue_look import FARTHEST
 from nsbridge.agents.endpoints.senders import FAILED, FULL, QUEUE, Outbox
 from nsbridge.agents.fork import fork, has_stopped_child
 from nsbridge.agents.heartbeat import Debt
@@ -42,6 +44,8 @@ from nsbridge.config.schema import InDoubt, QueueEndpoint
 
 _LOOK_AGAIN = 0.002  # seconds until a half-full queue is looked at again: nothing tells when a message leaves it
 _LOOK_AFTER = 0.1  # seconds between looks at the senders while something is offered
+_OF_ANOTHER_LIFE = "its source has lost its journal since, and another has the numbers that it had"
+_UNKNOWN = 1 << 32  # no checksum
 _ANYBODY = 1 << 32  # no process: whoever it was may have sent
 _TELL_AFTER = 128  # messages handed over, after which the agent wants to be told, so that it can confirm them
 
@@ -65,7 +69,7 @@ class ExactQueueSink:
         self._looks_again = False
         self._known_limit = 0
         self._was_alone = False  # whether nothing had been offered behind the doubtful message
-        self._doubtful = 0  # the seq of which nobody knows whether it was sent
+        self._doubtful = (0, 0)  # epoch and seq of the message of which nobody knows whether it was sent
         self._offered: deque[Run] = deque()
         self._looks_after = False
         self._is_full = False
@@ -124,16 +128,18 @@ class ExactQueueSink:
         if self._queue is None or self._outbox.cells[FAILED]:
             return 0
         size = len(run.bodies[0])
-        if run.epoch == self._journal.epoch and run.first <= self._journal.handed:
+        if run.epoch != self._journal.epoch:  # whose numbers mean others by now; it came before that source was lost
+            return not self._offered and self._host.dead(run.one(0), shown(self._key), _OF_ANOTHER_LIFE)
+        if run.first <= self._journal.handed:
             self._host.handed(run.one(0))  # found out after the greeting
+            return 1
+        if (run.epoch, run.first) == self._doubtful and self._resolve_doubt(run.one(0)):
             return 1
         fitting = self._fitting(run)
         if not fitting:
             return not self._offered and self._bury(run.one(0), self._queue)  # in its turn
         if self._shared and not self._leaves_room(size):
             return 0
-        if run.first == self._doubtful and self._resolve_doubt(run.one(0)):
-            return 1
         if not self._pids and not self._offered and self._send_first(self._queue, run.one(0)):
             return 1
         return self._offer(run.before(1 if self._shared else fitting))
@@ -258,32 +264,30 @@ class ExactQueueSink:
     def _examine(self, queue: Queue) -> None:
         """Settle what the last senders left, once, before the new ones note themselves. Raises Blocked."""
         cells, journal = self._journal.cells, self._journal
+        last_pid = last_sender(queue, self._key)
         if self._examined:
             if cells[PLACE] != queue.id + 1:  # a new queue: nobody has sent into it
                 cells[BASELINE] = 1
                 cells[PLACE] = queue.id + 1
             return
-        last_pid: int = queue.last_send_pid
         last, former = journal.last_sender, (cells[SENDERS], cells[SENDERS + 1])
         ours = last_pid in former or last_pid + 1 == cells[BASELINE] or last_pid == 0
         if cells[PLACE] == queue.id + 1 and cells[INTENT] > journal.handed:
-            if last_pid and last_pid == former[1 - last]:
+            if last_pid > 0 and last_pid == former[1 - last]:
                 journal.sent(journal.handed + 1, 1 - last)
                 self._host.log("info", f"message {journal.handed} was sent just before the agent was killed")
             elif not ours and former[1 - last]:  # or it never came to send
-                self._doubtful = journal.handed + 1
-                self._was_alone = cells[INTENT] == self._doubtful
-        # Who sent before us is evidence that we did not, but not where its answers come through the same queue.
-        is_new = cells[PLACE] != queue.id + 1 and not self._shared
-        cells[BASELINE] = last_pid + 1 if ours or is_new else 0
+                self._doubtful = (journal.epoch, journal.handed + 1)
+                self._was_alone = cells[INTENT] == journal.handed + 1
+        cells[BASELINE] = last_pid + 1 if ours else 0
         cells[PLACE] = queue.id + 1
-        cells[SENDERS] = cells[SENDERS + 1] = _ANYBODY if self._doubtful else 0  # the doubt outlives this process
+        cells[SENDERS] = cells[SENDERS + 1] = _ANYBODY if self._doubtful[1] else 0  # the doubt outlives this process
         journal.set_last_sender(1)
         self._examined = True
 
     def _resolve_doubt(self, one: Run) -> bool:
         """Whether the doubtful message is done with: it is in the queue, or is to be skipped."""
-        self._doubtful = 0
+        self._doubtful = (0, 0)
         if self._was_alone and self._is_in_queue(one):
             self._host.log("info", f"message {one.first} is in the queue: it was sent before the agent was killed")
         else:
@@ -293,27 +297,34 @@ class ExactQueueSink:
             if self._in_doubt is InDoubt.RESEND:
                 return False
             self._journal.cells[NOT_DELIVERED] += 1
+            self._forget_latest()
         self._host.handed(one)
         return True
+
+    def _forget_latest(self) -> None:
+        """What was offered last is perhaps not in the queue: nothing can be told by what stands behind it."""
+        self._journal.cells[PREDECESSOR] = self._journal.cells[LATEST] = _UNKNOWN
 
     def _is_in_queue(self, one: Run) -> bool:
         buffer = bytearray(8 + max(len(one.bodies[0]) + 1, 8192))
         address = linux.address_of(buffer)
         wanted = (self._type or one.type or 1, one.bodies[0])
-        if _checksum(*wanted) == self._journal.cells[PREDECESSOR]:
+        predecessor, found_one, is_behind = self._journal.cells[PREDECESSOR], False, False
+        if predecessor in (_UNKNOWN, _checksum(*wanted)):
             return False  # what is found may be the message before it
-        index = 0
         assert self._queue is not None  # noqa: S101  (asked by put)
-        while True:
+        for index in range(FARTHEST):
             length = linux.try_msgrcv(
                 self._queue.id, address, len(buffer) - 8, index, linux.MSG_COPY | linux.IPC_NOWAIT
             )
             if length < 0 and length != -errno.E2BIG:
-                return False
+                # An equal one may be older; not where the one before this has left, and before it all of its type.
+                return found_one and (is_behind or bool(self._type))
             found = int.from_bytes(buffer[:8], "little", signed=True), bytes(buffer[8 : 8 + length])
-            if length >= 0 and found == wanted:
-                return True
-            index += 1
+            if length >= 0 and _checksum(*found) == predecessor:
+                is_behind, found_one = True, False
+            found_one = found_one or (length >= 0 and found == wanted)
+        return False
 
     def _told(self, _events: int) -> None:
         """The senders have handed over, or one of them cannot."""
@@ -321,10 +332,11 @@ class ExactQueueSink:
         self._noted()
 
     def _noted(self) -> None:
-        self._collect()
         cells = self._outbox.cells
-        if cells[FAILED]:
-            self._failed(int(cells[FAILED]))
+        number = int(cells[FAILED])  # before it is seen how far they are: once it is set, they rest
+        self._collect()
+        if number:
+            self._failed(number)
         elif self._is_full != bool(cells[FULL]):
             self._is_full = not self._is_full
             self._host.blocked("in", f"queue full ({shown(self._key)})" if self._is_full else "")
@@ -364,6 +376,7 @@ class ExactQueueSink:
         if not self._bury(run.one(0), self._queue):
             self._waiter.wait("a dead letter cannot be written")
             return
+        self._forget_latest()
         self._offered.popleft()
         if len(run.bodies) > 1:
             self._offered.appendleft(run.after(1))

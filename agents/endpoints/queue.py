@@ -111,6 +111,20 @@ def has_room(queue_id: int, run: Run) -> bool:
         return False
 
 
+def last_sender(queue: sysv_ipc.MessageQueue, key: int) -> int:
+    """Who sent into it last: a process id, 0 if nobody has yet, -1 if it is of no pid namespace below ours.
+
+    Raises Blocked, as where it may not be looked at.
+    """
+    try:
+        pid: int = queue.last_send_pid
+        return pid or (-1 if queue.last_send_time else 0)
+    except sysv_ipc.PermissionsError:
+        raise Blocked(f"{no_permission(key)}: it must be readable, to see who sent last") from None
+    except (sysv_ipc.Error, OSError) as error:
+        raise Blocked(f"{shown(key)}: {error}") from None
+
+
 def too_long(size: int, queue_id: int) -> str:
     """Why the queue will never take a message of so many bytes, with the limit where it may be looked at."""
     with suppress(OSError):

@@ -79,7 +79,7 @@ class SpoolSink:
                 files.write_all(fd, one.bodies[0])
             finally:
                 os.close(fd)
-            self._journal.intent = one.first
+            self._journal.intent = one.first if one.epoch == self._journal.epoch else 0
             linux.rename_noreplace(self._directory, hidden, name)
         except FileExistsError:
             os.unlink(hidden, dir_fd=self._directory)  # handed over before, by an agent that was killed just after

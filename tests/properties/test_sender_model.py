@@ -205,7 +205,7 @@ def _pretended(world: World) -> Iterator[None]:
 
     class Queue:
         id = 5
-        last_send_pid = property(lambda _self: world.last_pid)
+        last_send_pid = last_send_time = property(lambda _self: world.last_pid)
 
     nothing: Callable[..., None] = lambda *_: None  # noqa: E731
     with (

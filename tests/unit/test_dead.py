@@ -16,6 +16,7 @@ from nsbridge.agents.dead import DeadLetters
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.journal import SourceJournal, open_source
 from nsbridge.agents.retries import Retries
+from nsbridge.agents.sinkjournal import DEAD, NOT_DELIVERED, SinkJournal, open_sink
 from nsbridge.agents.wire import Message, Run
 
 STEM = f"{0xABC:016x}-{7:020d}"
@@ -36,6 +37,14 @@ def journal(tmp_path: Path) -> Iterator[SourceJournal]:
     made.close()
 
 
+@pytest.fixture
+def sink(tmp_path: Path) -> Iterator[SinkJournal]:
+    made = open_sink(str(tmp_path / "sink"))
+    made.adopt(0xABC, 6)
+    yield made
+    made.close()
+
+
 def inside(tmp_path: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((tmp_path / "box").iterdir())}
 
@@ -43,8 +52,8 @@ def inside(tmp_path: Path) -> dict[str, bytes]:
 # Put aside
 
 
-def test_a_letter_is_its_bytes_and_a_note_of_why(tmp_path: Path, box: int) -> None:
-    letters = DeadLetters(box)
+def test_a_letter_is_its_bytes_and_a_note_of_why(tmp_path: Path, box: int, sink: SinkJournal) -> None:
+    letters = DeadLetters(box, sink)
     assert letters.add(Run(0xABC, 7, -3, (b"\0body\xff",)), "queue 0x4d2", "too long")
     found = inside(tmp_path)
     assert list(found) == [f"{STEM}.body", f"{STEM}.json"]
@@ -55,9 +64,9 @@ def test_a_letter_is_its_bytes_and_a_note_of_why(tmp_path: Path, box: int) -> No
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "box").iterdir()} == {0o600}
 
 
-def test_the_same_message_again_is_the_same_letter(tmp_path: Path, box: int) -> None:
+def test_the_same_message_again_is_the_same_letter(tmp_path: Path, box: int, sink: SinkJournal) -> None:
     """An agent that was killed after it wrote a letter and before that was confirmed gets the message once more."""
-    letters = DeadLetters(box)
+    letters = DeadLetters(box, sink)
     arrived = Run(0xABC, 7, 1, (b"body",))
     assert letters.add(arrived, "here", "why")
     before = inside(tmp_path)
@@ -65,30 +74,50 @@ def test_the_same_message_again_is_the_same_letter(tmp_path: Path, box: int) -> 
     assert inside(tmp_path) == before
 
 
+def test_a_letter_that_a_killed_agent_had_not_noted_is_not_delivered_as_well(box: int, sink: SinkJournal) -> None:
+    """Whatever the endpoint takes by now; and it is counted once."""
+    DeadLetters(box, sink).add(Run(0xABC, 7, 1, (b"body",)), "here", "why")
+    assert (sink.handed, sink.cells[DEAD], sink.delivered) == (6, 1, -1)
+    sink.cells[DEAD] = sink.cells[NOT_DELIVERED] = 0  # killed between the letter and the counters
+    for _ in range(2):
+        DeadLetters(box, sink)
+        assert (sink.handed, sink.cells[DEAD], sink.delivered) == (7, 1, 0)
+
+
+def test_a_letter_of_a_source_that_has_lost_its_journal_is_none_of_those_handed_over(
+    box: int, sink: SinkJournal
+) -> None:
+    """It counts as dead, and takes nothing from what was delivered."""
+    DeadLetters(box, sink).add(Run(0xDEF, 7, 1, (b"body",)), "here", "why")
+    assert (sink.cells[DEAD], sink.cells[NOT_DELIVERED]) == (1, 0)
+
+
 @pytest.mark.parametrize("left", [[f".{STEM}.body"], [f"{STEM}.body"], [f"{STEM}.body", f".{STEM}.json"]])
-def test_what_a_killed_agent_had_begun_is_done_anew(tmp_path: Path, box: int, left: list[str]) -> None:
+def test_what_a_killed_agent_had_begun_is_done_anew(
+    tmp_path: Path, box: int, sink: SinkJournal, left: list[str]
+) -> None:
     """Without the note it is no letter yet; half a file of an earlier life is overwritten."""
     for name in left:
         (tmp_path / "box" / name).write_bytes(b"half of something that was longer")
-    assert DeadLetters(box).add(Run(0xABC, 7, 1, (b"body",)), "here", "why")
+    assert DeadLetters(box, sink).add(Run(0xABC, 7, 1, (b"body",)), "here", "why")
     found = inside(tmp_path)
     assert list(found) == [f"{STEM}.body", f"{STEM}.json"]
     assert found[f"{STEM}.body"] == b"body"
 
 
-def test_a_full_disk_is_told_and_leaves_no_letter(tmp_path: Path, box: int) -> None:
+def test_a_full_disk_is_told_and_leaves_no_letter(tmp_path: Path, box: int, sink: SinkJournal) -> None:
     """Nothing is confirmed then; it is tried again."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            DeadLetters(box).add(Run(0xABC, 7, 1, (b"x" * 5000,)), "here", "why")
+            DeadLetters(box, sink).add(Run(0xABC, 7, 1, (b"x" * 5000,)), "here", "why")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
     assert f"{STEM}.json" not in inside(tmp_path)
-    assert DeadLetters(box).add(Run(0xABC, 7, 1, (b"x" * 5000,)), "here", "why")
+    assert DeadLetters(box, sink).add(Run(0xABC, 7, 1, (b"x" * 5000,)), "here", "why")
 
 
 # Taken again

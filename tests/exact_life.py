@@ -1,0 +1,145 @@
+"""Lives of an exactly-once queue's sink in this process, over one journal and a real queue."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sysv_ipc
+
+from nsbridge.agents import linux
+from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
+from nsbridge.agents.fork import fork
+from nsbridge.agents.heartbeat import Voucher
+from nsbridge.agents.sinkjournal import open_sink
+from nsbridge.agents.wire import Run
+from nsbridge.config.schema import InDoubt, QueueEndpoint, QueueIn
+from tests.fake_host import FakeHost
+
+EPOCH = 7
+FOREIGN = """
+import sys, sysv_ipc
+queue = sysv_ipc.MessageQueue(int(sys.argv[1]))
+for _ in sys.stdin:
+    queue.send(b"foreign", type=9)
+    print(flush=True)
+"""
+Send = Callable[[int, int, int], int]
+
+
+class Host(FakeHost):
+    """Of a sink whose journal is kept from one life to the next."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.journal = open_sink(str(path))
+        self.dead_letters: list[Run] = []
+        self._senders: tuple[int, ...] = ()
+        if not self.journal.epoch:
+            self.journal.adopt(EPOCH, 0)
+
+    def close(self) -> None:
+        """Also the journal, and the senders."""
+        super().close()
+        for pid in self._senders:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self.journal.close()
+
+    def vouch(self, voucher: Voucher) -> None:
+        """Nobody asks."""
+
+    def senders(self, pids: tuple[int, ...]) -> None:
+        """To be ended with it."""
+        self._senders = pids
+
+    def sink_ready(self) -> None:
+        """The test offers what it wants itself."""
+
+    def handed(self, run: Run) -> None:
+        """As the agent does."""
+        if run.epoch == self.journal.epoch:
+            self.journal.hand(run.last)
+
+    def dead(self, one: Run, where: str, why: str) -> bool:
+        """Kept in `dead_letters`."""
+        self.dead_letters.append(one)
+        self.handed(one)
+        return True
+
+
+@contextmanager
+def a_queue() -> Iterator[sysv_ipc.MessageQueue]:
+    """Of a key of its own."""
+    made = sysv_ipc.MessageQueue(None, sysv_ipc.IPC_CREX, 0o600, 8192)
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+@contextmanager
+def live(path: Path, key: int) -> Iterator[tuple[Host, ExactQueueSink]]:
+    """An agent that has just started."""
+    host = Host(path)
+    sink = ExactQueueSink(host, QueueEndpoint(in_=QueueIn(key, 1)), key, host.journal, InDoubt.RESEND)
+    sink.start()
+    try:
+        yield host, sink
+    finally:
+        host.close()
+
+
+def killed(send: Send, *, after: bool) -> Send:
+    """msgsnd, in which SIGKILL falls."""
+
+    def do(queue: int, address: int, size: int) -> int:
+        if after:
+            send(queue, address, size)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    return do
+
+
+def die_sending(path: Path, key: int, *, after: bool) -> None:
+    """A life that ends with the first message, just before or just after it is in the queue."""
+
+    def life() -> int:
+        setattr(linux, "try_msgsnd", killed(linux.try_msgsnd, after=after))  # noqa: B010  (a function, for mypy)
+        with live(path, key) as (_, sink):
+            sink.put(Run(EPOCH, 1, 1, [b"one"]))
+        return 0
+
+    assert fork(life).reap() == -signal.SIGKILL
+
+
+def contents(queue: sysv_ipc.MessageQueue) -> list[bytes]:
+    return [queue.receive()[0] for _ in range(queue.current_messages)]
+
+
+class Foreigner:
+    """Another program, which sends into the queue when told; a context manager."""
+
+    def __init__(self, key: int) -> None:
+        command = [sys.executable, "-c", FOREIGN, str(key)]
+        self._program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def __enter__(self) -> Foreigner:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._program.communicate()
+
+    def send(self) -> None:
+        """One message, of type 9."""
+        assert self._program.stdin is not None
+        assert self._program.stdout is not None
+        self._program.stdin.write(b"\n")
+        self._program.stdin.flush()
+        self._program.stdout.readline()

@@ -1,0 +1,155 @@
+"""What tells after a kill whether a message is in the queue, where others send too and messages are alike."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sysv_ipc
+
+from nsbridge.agents import linux
+from nsbridge.agents.endpoints.base import Blocked
+from nsbridge.agents.endpoints.queue import last_sender
+from nsbridge.agents.endpoints.senders import FAILED
+from nsbridge.agents.fork import fork
+from nsbridge.agents.sinkjournal import IN_DOUBT
+from nsbridge.agents.wire import Run
+from tests.exact_life import EPOCH, Foreigner, a_queue, contents, die_sending, killed, live
+
+PING, LIMIT = b"ping", 5.0  # seconds
+
+
+@pytest.fixture
+def queue() -> Iterator[sysv_ipc.MessageQueue]:
+    with a_queue() as made:
+        yield made
+
+
+def _die_at(path: Path, key: int, seq: int, body: bytes) -> None:
+    """A life that ends just before it sends that message, its first."""
+
+    def life() -> int:
+        setattr(linux, "try_msgsnd", killed(linux.try_msgsnd, after=False))  # noqa: B010  (a function, for mypy)
+        with live(path, key) as (_, sink):
+            sink.put(Run(EPOCH, seq, 1, [body]))
+        return 0
+
+    assert fork(life).reap() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("between", [b"two", bytes(9000)])
+def test_an_equal_older_message_does_not_prove_that_the_doubtful_one_was_sent(
+    tmp_path: Path, queue: sysv_ipc.MessageQueue, between: bytes
+) -> None:
+    """Whether the one before it is in the queue too, or was put aside: it is sent, and the doubt is counted."""
+    path = tmp_path / "a.in"
+    with live(path, queue.key) as (host, sink):
+        host.run_until(lambda: bool(sink._pids), "the senders")
+        assert sink.put(Run(EPOCH, 1, 1, [PING, between])) == 2
+        host.run_until(lambda: host.journal.handed == 2, "both are done with")
+    _die_at(path, queue.key, 3, PING)
+    with Foreigner(queue.key) as foreigner:
+        foreigner.send()
+    with live(path, queue.key) as (host, sink):
+        assert sink.put(Run(EPOCH, 3, 1, [PING])) == 1
+        assert host.journal.cells[IN_DOUBT] == 1
+        assert contents(queue).count(PING) == 2
+
+
+def test_one_that_had_sent_before_and_sends_again_is_not_taken_for_nobody(
+    tmp_path: Path, queue: sysv_ipc.MessageQueue
+) -> None:
+    """The message was sent and received: what is sent again is counted."""
+    with Foreigner(queue.key) as foreigner:
+        foreigner.send()
+        die_sending(tmp_path / "a.in", queue.key, after=True)
+        got = contents(queue)
+        foreigner.send()
+        with live(tmp_path / "a.in", queue.key) as (host, sink):
+            assert sink.put(Run(EPOCH, 1, 1, [b"one"])) == 1
+            got += contents(queue)
+            assert (got.count(b"one"), host.journal.cells[IN_DOUBT]) == (2, 1)
+
+
+def test_a_sender_that_our_pid_namespace_does_not_show_is_not_taken_for_nobody(
+    tmp_path: Path, queue: sysv_ipc.MessageQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel calls it 0, as it does where nobody has sent."""
+    die_sending(tmp_path / "a.in", queue.key, after=True)
+    contents(queue)
+    with monkeypatch.context() as patched:
+        patched.setattr("nsbridge.agents.endpoints.exact_queue.last_sender", lambda *_: -1)
+        with live(tmp_path / "a.in", queue.key) as (host, sink):
+            assert sink.put(Run(EPOCH, 1, 1, [b"one"])) == 1
+            assert host.journal.cells[IN_DOUBT] == 1
+
+
+@pytest.mark.parametrize(("pid", "when", "who"), [(7, 1, 7), (0, 0, 0), (0, 1, -1)])
+def test_who_sent_last_is_a_process_nobody_or_somebody_that_is_not_shown(pid: int, when: int, who: int) -> None:
+    seen: Any = SimpleNamespace(last_send_pid=pid, last_send_time=when)
+    assert last_sender(seen, 0x51) == who
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(sysv_ipc.PermissionsError, "no permission for uid .* it must be readable"), (sysv_ipc.ExistentialError, "gone")],
+)
+def test_a_queue_that_may_not_be_looked_at_is_waited_for(error: type[Exception], reason: str) -> None:
+    class Unseen:
+        @property
+        def last_send_pid(self) -> int:
+            raise error("gone")
+
+    unseen: Any = Unseen()
+    with pytest.raises(Blocked, match=f"queue 0x51: .*{reason}"):
+        last_sender(unseen, 0x51)
+
+
+def test_only_the_message_that_cannot_be_sent_is_put_aside(
+    tmp_path: Path, queue: sysv_ipc.MessageQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The senders get on, and fail, while the agent sees how far they are."""
+    queue.max_size = 16384
+    with live(tmp_path / "a.in", queue.key) as (host, sink):
+        host.run_until(lambda: bool(sink._pids), "the senders")
+        for pid in sink._pids:
+            os.kill(pid, signal.SIGSTOP)
+        assert sink.put(Run(EPOCH, 1, 1, [b"one", b"two", b"three", bytes(9000), b"five"])) == 5
+        collect = sink._collect
+
+        def meanwhile() -> None:
+            collect()
+            for pid in sink._pids:
+                os.kill(pid, signal.SIGCONT)
+            end = time.monotonic() + LIMIT
+            while not sink._outbox.cells[FAILED] and time.monotonic() < end:
+                time.sleep(0.001)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(sink, "_collect", meanwhile)
+            sink._noted()
+        host.run_until(lambda: host.journal.handed == 5, "all are done with")
+        assert [letter.first for letter in host.dead_letters] == [4]
+        assert contents(queue) == [b"one", b"two", b"three", b"five"]
+
+
+@pytest.mark.parametrize("seq", [1, 5])
+def test_what_came_of_a_source_that_has_lost_its_journal_takes_no_number_of_the_new_one(
+    tmp_path: Path, queue: sysv_ipc.MessageQueue, seq: int
+) -> None:
+    """It cannot be told whether it is sent twice then: it is put aside, and all new messages arrive."""
+    new = [b"new %d" % number for number in range(1, 7)]
+    with live(tmp_path / "a.in", queue.key) as (host, sink):
+        host.journal.adopt(EPOCH + 1, 0)
+        old = Run(EPOCH, seq, 1, [b"old", b"old too"])
+        assert sink.put(old) == 2
+        assert sink.put(Run(EPOCH + 1, 1, 1, new)) == len(new)
+        host.run_until(lambda: host.journal.handed == len(new), "they are sent")
+        assert contents(queue) == new
+        assert [(letter.epoch, letter.first) for letter in host.dead_letters] == [(EPOCH, seq), (EPOCH, seq + 1)]

@@ -1,0 +1,38 @@
+"""The `in` side of a spool, where what it is to write comes of two sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nsbridge.agents.endpoints.spool_sink import SpoolSink
+from nsbridge.agents.wire import Run
+from nsbridge.config.schema import SpoolEndpoint
+from tests.fake_host import SinkHost
+
+OLD = SinkHost.EPOCH
+
+
+class Host(SinkHost):
+    """Of a sink that is offered runs of both sources by the test."""
+
+    def handed(self, run: Run) -> None:
+        """As the agent does."""
+        if run.epoch == self.journal.epoch:
+            self.journal.hand(run.last)
+
+
+def test_a_message_of_a_source_that_has_lost_its_journal_leaves_no_intent_for_the_new_one(tmp_path: Path) -> None:
+    """Killed after it: the new source's message of that number is not taken for handed over."""
+    box = tmp_path / "in"
+    for life in range(2):
+        host = Host(tmp_path / "a.in", [])
+        sink = SpoolSink(host, host.tree, SpoolEndpoint(in_=str(box)), host.journal)
+        sink.start()
+        if life == 0:
+            host.journal.adopt(OLD + 1, 0)
+            assert sink.put(Run(OLD, 1, 0, (b"old",))) == 1
+        else:
+            assert host.journal.handed == 0, host.said
+            assert sink.put(Run(OLD + 1, 1, 0, (b"new",))) == 1
+        host.lose(sink._watch)
+    assert [path.read_bytes() for path in sorted(box.iterdir())] == [b"old", b"new"]
