@@ -71,6 +71,7 @@ class FakeHost:
         self.name = "r:a"
         self.said: list[str] = []
         self.reason = ""
+        self._vouchers: list[Voucher] = []
         self.tree = Tree(os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY))
 
     def lose(self, watch: DirectoryWatch | None) -> None:
@@ -118,8 +119,13 @@ class FakeHost:
         raise NotImplementedError
 
     def vouch(self, voucher: Voucher) -> None:
-        """See Host."""
-        raise NotImplementedError
+        """To be asked by `beat`."""
+        self._vouchers.append(voucher)
+
+    def beat(self) -> None:
+        """As an agent's heart does now and then."""
+        for voucher in self._vouchers:
+            voucher()
 
     def landed(self, seq: int) -> None:
         """See Host."""

@@ -44,6 +44,7 @@ class FileSource:
         self._opening = Waiter(host, "out", self.start)
         self._unread = False  # a close was seen and the content not yet taken
         self._retry_after = _FIRST_RETRY
+        watch.keep_place(host, lambda fd: tree.leads_to(self._parent, fd), lambda: self._watch, self._changed)
 
     def start(self) -> None:
         """Open the directory, make the file if it is missing, watch for closes."""
@@ -185,6 +186,7 @@ class FileSink:
         self._directory = -1
         self._watch: watch.DirectoryWatch | None = None
         self._waiter = Waiter(host, "in", self._again)
+        watch.keep_place(host, lambda fd: tree.leads_to(self._parent, fd), lambda: self._watch, self._changed)
 
     def descriptor(self) -> int:
         """See Sink."""

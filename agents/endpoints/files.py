@@ -115,6 +115,17 @@ class Tree:
             raise Blocked(f"{shown(path)} leads into a {pseudo} file system, in which nothing is a message")
         return fd
 
+    def leads_to(self, path: bytes, directory: int) -> bool:
+        """Whether `path` still leads to that open directory; yes if it cannot be told, for want of a descriptor."""
+        try:
+            parent, name = self.open_parent(path)
+            try:
+                return os.path.samestat(os.stat(name, dir_fd=parent, follow_symlinks=False), os.fstat(directory))
+            finally:
+                os.close(parent)
+        except OSError as error:
+            return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
     def nearest(self, path: bytes) -> int:
         """Open (O_PATH) the directory that holds `path`, or where that is missing, the nearest one above it."""
         while True:

@@ -92,6 +92,7 @@ class LogSink:
         self._waits = False
         self._waiter = Waiter(host, "in", self._again)
         journal.may_adopt = lambda: not self._batch
+        watch.keep_place(host, lambda fd: tree.leads_to(self._parent, fd), lambda: self._watch, self._changed)
 
     def descriptor(self) -> int:
         """See Sink."""

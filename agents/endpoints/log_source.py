@@ -73,6 +73,7 @@ class LogSource:
         self._quiet_since = (0, 0.0)  # of a renamed file: its size, and when it was seen first
         self._goes_on = False
         self._waiter = Waiter(host, "out", self._again)
+        watch.keep_place(host, lambda fd: tree.leads_to(self._parent, fd), lambda: self._watch, self._changed)
 
     def start(self) -> None:
         """Open the directory, find the file that was read last, go on."""

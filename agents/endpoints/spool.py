@@ -85,6 +85,7 @@ class SpoolSource:
             bytes, tuple[_Identity, float]
         ] = {}  # scanned files of which no lease tells that they are whole
         self._taken: deque[_Taken] = deque()
+        watch.keep_place(host, lambda fd: tree.leads_to(self._path, fd), lambda: self._watch, self._changed)
 
     def start(self) -> None:
         """Open the directory, watch it, then scan it: whatever comes in between is seen by one of the two."""

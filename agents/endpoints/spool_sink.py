@@ -30,6 +30,7 @@ class SpoolSink:
         self._directory = -1
         self._watch: watch.DirectoryWatch | None = None
         self._waiter = Waiter(host, "in", self._again)
+        watch.keep_place(host, lambda fd: tree.leads_to(self._path, fd), lambda: self._watch, self._changed)
 
     def descriptor(self) -> int:
         """See Sink."""

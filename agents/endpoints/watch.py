@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 from inotify_simple import INotify, flags, parse_events
 
-from nsbridge.agents.endpoints.base import Blocked
+from nsbridge.agents.endpoints.base import Blocked, Host
+from nsbridge.agents.loop import EventCallback
 
 CLOSED = int(flags.CLOSE_WRITE)
 MOVED_IN = int(flags.MOVED_TO)
@@ -95,6 +97,7 @@ class DirectoryWatch(_Watch):
     def __init__(self, directory: int, mask: int) -> None:
         super().__init__()
         self._fd = directory
+        self._is_elsewhere = False
         try:
             os.fchdir(directory)
             self._parent = self._watch_parent()  # first, for the root's parent is the root
@@ -132,10 +135,15 @@ class DirectoryWatch(_Watch):
             os.chdir("/")
         return watch
 
+    def has_left(self, is_there: Callable[[int], bool]) -> bool:
+        """Whether its path does not lead there any more, as `is_there` says of a descriptor; then it is gone, too."""
+        self._is_elsewhere = not is_there(self._fd)
+        return self._is_elsewhere
+
     def read(self) -> Changes:
         """All that happened since the last read; nothing if nothing did."""
         files: list[Change] = []
-        gone = lost = False
+        gone, lost = self._is_elsewhere, False
         for event in parse_events(self._read()):
             mask = event.mask
             if event.wd not in (self._directory, self._parent, _NO_WATCH):
@@ -149,6 +157,22 @@ class DirectoryWatch(_Watch):
             elif not mask & _IS_DIRECTORY and not lost:
                 files.append(Change(os.fsencode(event.name), mask))
         return Changes(files, gone, lost)
+
+
+def keep_place(
+    host: Host, is_there: Callable[[int], bool], watch: Callable[[], DirectoryWatch | None], changed: EventCallback
+) -> None:
+    """See at every heartbeat whether the path still leads to what is watched: that a directory above it was moved tells
+    nobody. If not, `changed` is called, as if the directory itself were gone.
+    """
+
+    def look() -> float:
+        watched = watch()
+        if watched is not None and watched.has_left(is_there):
+            changed(0)
+        return host.loop.now()
+
+    host.vouch(look)
 
 
 class PathEvent(NamedTuple):

@@ -183,6 +183,10 @@ class Life:
             self._next += self._sink.put(Run(EPOCH, self._next, 0, bodies))
 
 
+def _nothing(*_args: object) -> None:
+    pass
+
+
 def _yield(*_args: object) -> object:
     raise YieldedError
 
@@ -207,7 +211,6 @@ def _pretended(world: World) -> Iterator[None]:
         id = 5
         last_send_pid = last_send_time = property(lambda _self: world.last_pid)
 
-    nothing: Callable[..., None] = lambda *_: None  # noqa: E731
     with (
         mock.patch.multiple(
             linux,
@@ -218,15 +221,15 @@ def _pretended(world: World) -> Iterator[None]:
             longest_message=lambda: MSGMAX,
         ),
         mock.patch.multiple(exact_queue, open_queue=lambda *_: Queue(), is_there=lambda *_: True),
-        mock.patch.multiple(entry, die_with_the_supervisor=nothing, close_all_but=nothing),
+        mock.patch.multiple(entry, die_with_the_supervisor=_nothing, close_all_but=_nothing),
         mock.patch.multiple(
             os,
             getpid=lambda: world.me,
             eventfd=lambda *_: -1,
             sched_yield=_yield,
             eventfd_read=_yield,
-            eventfd_write=nothing,
-            sched_setaffinity=nothing,
+            eventfd_write=_nothing,
+            sched_setaffinity=_nothing,
         ),
     ):
         yield

@@ -36,3 +36,18 @@ def test_a_message_of_a_source_that_has_lost_its_journal_leaves_no_intent_for_th
             assert sink.put(Run(OLD + 1, 1, 0, (b"new",))) == 1
         host.lose(sink._watch)
     assert [path.read_bytes() for path in sorted(box.iterdir())] == [b"old", b"new"]
+
+
+def test_a_directory_above_it_that_is_moved_away_is_noticed_at_a_heartbeat(tmp_path: Path) -> None:
+    """The next message goes where the program looks for it."""
+    box = tmp_path / "spool" / "in"
+    box.parent.mkdir()
+    host = Host(tmp_path / "a.in", [])
+    sink = SpoolSink(host, host.tree, SpoolEndpoint(in_=str(box)), host.journal)
+    sink.start()
+    box.parent.rename(tmp_path / "moved")
+    box.mkdir(parents=True)
+    host.beat()
+    assert sink.put(Run(OLD, 1, 0, (b"body",))) == 1
+    assert [path.read_bytes() for path in box.iterdir()] == [b"body"]
+    host.lose(sink._watch)

@@ -253,3 +253,21 @@ def test_what_comes_after_more_than_can_wait_is_taken_after_it(make: Make, monke
     life.host.confirm()
     life.host.run_until(lambda: len(life.received) == 60, "60 messages arrive")
     assert life.host.bodies() == [b"%03d" % number for number in range(60)]
+
+
+def test_a_directory_above_it_that_is_moved_away_is_noticed_at_a_heartbeat(make: Make) -> None:
+    """Nothing tells, and the programs use the new one: what is put there is taken."""
+    life = make()
+    life.put("1", b"one")
+    life.expect(b"one")
+    above = life.out.parent
+    above.rename(above.with_name("moved"))
+    life.host.beat()
+    life.host.settle()
+    assert "is not there in the container" in life.host.reason
+    life.out.mkdir(parents=True)
+    life.put("2", b"two")
+    life.expect(b"one", b"two")
+    source = life.source._watch
+    life.host.beat()
+    assert life.source._watch is source, "where nothing has changed nothing is opened anew"
