@@ -15,6 +15,7 @@ import socket
 
 MAX_SIZE = 8 << 10  # bytes of one datagram
 _LEVELS = ("debug", "info", "warning", "error")  # compared, not hashed: a level may be any JSON value
+_HELD: list[socket.socket] = []
 _TYPES = {"text": str, "ns_inode": int, "uid": int, "gid": int}  # of the fields that people are shown
 
 
@@ -25,6 +26,12 @@ def say(channel: socket.socket, **fields: object) -> bool:
     except OSError:
         return False
     return True
+
+
+def held(channel: socket.socket) -> socket.socket:
+    """The same, open to the very end of the process: that it closes is what the supervisor takes for its death."""
+    _HELD.append(channel)
+    return channel
 
 
 def parse(datagram: bytes) -> dict[str, object]:

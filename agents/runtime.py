@@ -41,7 +41,7 @@ _PACKETS_AT_ONCE = 8  # read before what came is handed over and confirmed
 def main(assignment: Assignment) -> int:
     """Be the agent; returns the exit code. Nothing is raised: the supervisor is told in the last words."""
     assignment = replace(assignment, control_fd=let_go_of_first(assignment.control_fd))
-    channel = socket.socket(fileno=assignment.control_fd)
+    channel = control.held(socket.socket(fileno=assignment.control_fd))
     try:
         sys.setswitchinterval(0.0005)  # s; a thread that wakes with a message waits at most that for the other
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease; its default would kill

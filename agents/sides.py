@@ -45,7 +45,10 @@ def queue_keys(assignment: Assignment) -> Keys:
         )
     except OSError as error:
         path = os.fsdecode(error.filename or b"")
-        raise entry.Gone(f"{path}, of which the queue's key is made: {os.strerror(error.errno or 0)}") from None
+        why = os.strerror(error.errno or 0)
+        raise entry.Gone(
+            f"{path}, of which the queue's key is made: {why}; it is looked for again (make it in the container)"
+        ) from None
 
 
 def look_around(assignment: Assignment, keys: Keys) -> Seen:

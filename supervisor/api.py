@@ -114,7 +114,8 @@ class Api:
 
     def _shutdown(self, _params: dict[str, object], answer: Answer) -> None:
         answer.result({"pid": os.getpid()})
-        self._stop()
+        if not self._roster.is_ending:  # or it would not wait for what is in flight any more
+            self._stop()
 
 
 def _inspected(agent: Managed) -> dict[str, object]:

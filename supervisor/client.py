@@ -51,6 +51,10 @@ class LateError(UnreachableError):
     """The daemon took the request, and has not answered in time."""
 
 
+class EndedError(UnreachableError):
+    """The daemon has closed the connection."""
+
+
 class Client:
     """A connection to the daemon that listens at `path`; a context manager.
 
@@ -100,7 +104,12 @@ class Client:
         """The result of `shutdown`; with `wait` when the daemon's process is gone, LateError if it is not in time."""
         deadline = time.monotonic() + self.timeout
         process = self._process() if wait else None
-        result = self.call("shutdown")
+        try:
+            result = self.call("shutdown")
+        except EndedError:
+            if not wait:
+                raise
+            result = None  # somebody else was faster
         if wait:
             try:
                 self._until_gone(process, deadline)
@@ -172,7 +181,9 @@ class Client:
             self._limit(deadline)
             chunk = self._socket.recv(65536)
             if not chunk:
-                raise UnreachableError(f"{self.path}: nsbridged closed the connection before it had answered in full")
+                if deadline is None:
+                    raise EndedError(f"{self.path}: nsbridged has ended")
+                raise EndedError(f"{self.path}: nsbridged closed the connection before it had answered in full")
             self._received += chunk
         line = bytes(self._received[:end])
         del self._received[: end + 1]

@@ -39,6 +39,7 @@ MAX_CLIENTS = 256
 KEPT_FOR_ROOT = 16  # of them: so that nobody else can keep root out
 ACCEPT_PAUSE = 1.0  # seconds without accepting after EMFILE and its like
 REFUSAL_PAUSE = 10.0  # seconds between two lines in the log about callers who may nothing
+_TOLD = 200  # characters of a request in the log
 _BATCH = 16  # connections taken at one event
 
 Notice = Callable[[str], None]
@@ -101,9 +102,20 @@ class Answer:
 
 
 class ControlServer:
-    """Serves the control socket of `config` in `loop`. `notice` is given lines for the daemon's log."""
+    """Serves the control socket of `config` in `loop`.
 
-    def __init__(self, loop: Loop, config: ControlConfig, api: ControlApi, notice: Notice = lambda _line: None) -> None:
+    The daemon's log is given `notice` of what is wrong, and as `audit` who has asked to change something.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        config: ControlConfig,
+        api: ControlApi,
+        notice: Notice = lambda _line: None,
+        audit: Notice = lambda _line: None,
+    ) -> None:
+        self.audit = audit
         self.loop = loop
         self.config = config
         self.api = api
@@ -302,7 +314,11 @@ class _Connection:
         self._under_way.add(answer)
         try:
             if self._caller.right < Right.CONTROL and method not in READING_METHODS:
-                raise NotPermittedError(_refusal(self._server.config, self._caller, method))
+                refusal = _refusal(self._server.config, self._caller, method.replace("_", " "))
+                self._server.notice(refusal)
+                raise NotPermittedError(refusal)
+            if method not in READING_METHODS:
+                self._server.audit(f"uid {self._caller.uid} asks to {_told(method, params)}")
             self._server.api.call(method, params, answer)
         except NsbridgeError as error:
             answer.error(error)
@@ -335,6 +351,12 @@ def _refusal(config: ControlConfig, caller: Caller, what: str) -> str:
         f"uid {caller.uid} is not permitted to {what}: only root and members of group {config.group} may control, "
         f"members of group {config.read_group} may look"
     )
+
+
+def _told(method: str, params: dict[str, object]) -> str:
+    """A request for the log, its words cut."""
+    words = [str(value) for key in ("names", "ids", "id") if (value := params.get(key))]
+    return " ".join([method.replace("_", " "), *words, *(["(dry run)"] if params.get("dry_run") else [])])[:_TOLD]
 
 
 def _place(bug: Exception) -> str:

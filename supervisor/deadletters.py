@@ -21,7 +21,7 @@ from pathlib import Path
 from nsbridge.config.errors import NsbridgeError
 
 MAX_SEEN = 5000  # names of a directory that are looked at
-MAX_COUNTED = 1000  # letters of an agent: `status` is asked often
+MAX_COUNTED = 1000  # letters of an agent, of two files each: `status` is asked often
 MAX_NOTE = 4 << 10  # bytes of a note
 _MAX_TEXT = 1000  # characters of a reason that are kept
 _NOTE = re.compile(r"([0-9a-f]{16})-([0-9]{20})\.json")
@@ -77,7 +77,8 @@ def count(state_dir: str, agent: str) -> int | None:
     """How many there are now, up to MAX_COUNTED; None if that cannot be seen. About 15 us where there are none."""
     try:
         with _opened(_box(state_dir, agent)) as box, os.scandir(box) as entries:
-            return sum(entry.name.endswith(".json") for entry in itertools.islice(entries, 2 * MAX_COUNTED))
+            names = (entry.name for entry in itertools.islice(entries, 2 * MAX_COUNTED + 2))
+            return min(MAX_COUNTED, sum(name.endswith(".json") for name in names))
     except FileNotFoundError:
         return 0
     except OSError:

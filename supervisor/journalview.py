@@ -11,9 +11,10 @@ import os
 import stat
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
-from nsbridge.agents import journal, sinkjournal, store
+from nsbridge.agents import journal, scoreboard, sinkjournal, store
 from nsbridge.agents.endpoints import log_notes, spool
 from nsbridge.agents.journal import RECORD, checksum
 from nsbridge.agents.journalfile import (
@@ -29,7 +30,9 @@ from nsbridge.agents.journalfile import (
     is_sealed,
     parse_header,
 )
+from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.agents.sinkjournal import SinkJournal
+from nsbridge.agents.state import journal_path
 from nsbridge.config.errors import NotPermittedError, NsbridgeError
 from nsbridge.supervisor import render
 
@@ -43,6 +46,13 @@ _DESCRIBED: dict[int, Callable[[bytes, int], tuple[int, str]]] = {
 
 _JOURNALS = "journals are STATE_DIR/journal/ROUTE/AGENT.out and AGENT.in"
 
+_COUNTERS = {
+    scoreboard.HANDED: "delivered",
+    scoreboard.HANDED_BYTES: "bytes",
+    scoreboard.REPEATS_DROPPED: "repeats_dropped",
+    scoreboard.IN_DOUBT: "in_doubt",
+    scoreboard.DEAD: "dead",
+}
 Facts = dict[str, object]
 
 
@@ -54,6 +64,15 @@ def handed(path: str) -> tuple[int, int] | None:
             return sink.epoch, sink.handed
     except (DamagedError, OSError, TypeError, ValueError):
         return None
+
+
+def recall(page: Scoreboard, state_dir: str, agent: str) -> None:
+    """Put onto an agent's page what its journals say, until it says so itself; nothing where there is none."""
+    for side in ("in", "out"):
+        with suppress(DamagedError, NewerVersionError, _NoJournalError, OSError, TypeError, ValueError, struct.error):
+            path = journal_path(state_dir, agent, side)
+            with open(path, "rb", buffering=0, opener=_without_waiting) as file:
+                _Reader(file.fileno()).recall(page)
 
 
 def read(path: str, most: int | None) -> Facts:
@@ -131,6 +150,16 @@ class _Reader:
         """See `read`."""
         about: Facts = {"schema": 1, "version": VERSION}
         return about | (self._source(most) if self._header.kind == SOURCE else self._sink())
+
+    def recall(self, page: Scoreboard) -> None:
+        """See `recall`."""
+        if self._header.kind == SOURCE:
+            confirmed, taken, _ = self._numbers()
+            page.cells[scoreboard.TAKEN], page.cells[scoreboard.PENDING] = taken, taken - confirmed
+            return
+        facts = self._sink()
+        for cell, key in _COUNTERS.items():
+            page.cells[cell] = int(str(facts[key]))
 
     def _cells(self) -> memoryview[int]:
         return _Snapshot(os.pread(self._fd, PAGE, 0)).cells

@@ -18,7 +18,7 @@ from nsbridge.agents.loop import Timer
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.agents.state import journal_path
 from nsbridge.config.schema import AgentConfig, RouteConfig
-from nsbridge.supervisor import health, lifecycle
+from nsbridge.supervisor import health, journalview, lifecycle
 from nsbridge.supervisor.agentlog import AgentLog
 from nsbridge.supervisor.attachment import Attachment
 from nsbridge.supervisor.lifecycle import Action, Event, State
@@ -62,6 +62,7 @@ class Managed:
         self.restarts = 0
         self.attachment = Attachment(services, config.container, config.namespace, self)
         self.scoreboard = Scoreboard()
+        journalview.recall(self.scoreboard, services.state_dir, config.name)
         self.neighbour: Neighbour | None = None
         self._loop = services.loop
         self._log = services.log

@@ -56,7 +56,13 @@ class Plan:
             "restart": self.restart,
             "unchanged": self.unchanged,
             "daemon": self.remarks,
+            "held": self.held,
         }
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Of the routes that are new, those that stay stopped until somebody starts them."""
+        return tuple(route.name for route in self.config.routes if route.name in self.start and not route.autostart)
 
     def summary(self) -> str:
         """In one line, for the log; the routes that are not touched are only counted."""
@@ -65,6 +71,8 @@ class Plan:
             for verb, names in (("stop", self.stop), ("start", self.start), ("restart", self.restart))
             if names
         ]
+        if self.held:
+            done.append(f"of these {', '.join(self.held)} stopped, by autostart = false")
         return "; ".join([*done, f"{len(self.unchanged)} unchanged", *self.remarks])
 
 
@@ -136,7 +144,7 @@ def _applied(old: T, new: T, above: str = "") -> T:
 def _remarks(old: DaemonConfig, new: DaemonConfig) -> Iterator[str]:
     for key, before, after in _differences("", old, new):
         live = not LIVE.isdisjoint((key, key.partition(".")[0]))
-        how = "applied" if live else "needs a restart of the daemon; the old value stays until then"
+        how = "at once" if live else "needs a restart of the daemon; the old value stays until then"
         yield f"daemon.{key}: {_shown(key, before)} → {_shown(key, after)}: {how}"
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _COLOURS = {"RUNNING": "32", "FATAL": "31", "STOPPED": "0"}  # SGR codes; every other state is yellow
+_HELD = " (stopped: autostart = false)"
 _YELLOW = "33"
 _WOULD = {"stop": "would stop", "start": "would start", "restart": "would restart", "unchanged": "would leave alone"}
 _DOES = {"stop": "stops", "start": "starts", "restart": "restarts", "unchanged": "leaves alone"}
@@ -108,7 +109,8 @@ def reload(result: dict[str, Any]) -> list[str]:
     width = max(map(len, verbs.values()))
     lines = []
     for key, verb in verbs.items():
-        if names := [escape(str(name)) for name in result[key]]:
+        held = result.get("held", ()) if key == "start" else ()
+        if names := [escape(str(name)) + (_HELD if name in held else "") for name in result[key]]:
             lines += listed(f"{verb:{width}}  ", names)
     lines += [f"{'daemon':{width}}  {escape(str(text))}" for text in result.get("daemon", [])]
     if not any(result[key] for key in ("stop", "start", "restart")):
@@ -138,6 +140,7 @@ def _scalar(value: object) -> str:
     return escape(str(value))
 
 
+_MOST_LETTERS = 1000  # that are counted: deadletters.py
 _WIDEST_INFO = 40  # characters of a detail that stands in its column
 
 
@@ -169,8 +172,9 @@ def _counts(name: str, flows: list[dict[str, Any]]) -> str:
     for flow in received:
         parts.append(f"in {flow['delivered']}")
         for key, word in (("pending", "pending"), ("in_doubt", "in doubt"), ("dead_letters", "dead")):
-            if flow.get(key):
-                parts.append(f"{flow[key]} {word}")
+            if count := flow.get(key):
+                is_cut = key == "dead_letters" and count >= _MOST_LETTERS
+                parts.append(f"{count}{'+' if is_cut else ''} {word}")
     return "  ".join(parts)
 
 

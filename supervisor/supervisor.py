@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 
 from nsbridge.agents.loop import Loop
@@ -48,7 +49,8 @@ class Supervisor:
         """Start what is to start, call `ready`, serve; returns when everything has stopped. Raises NsbridgeError."""
         _raise_descriptor_limit()
         api = Api(self._services, self._roster, self._orders, self._reloader, self.stop)
-        control = ControlServer(self.loop, self._config.daemon.control, api, lambda line: self._log.warning("", line))
+        notice, audit = (partial(tell, "") for tell in (self._log.warning, self._log.info))
+        control = ControlServer(self.loop, self._config.daemon.control, api, notice, audit)
         self.loop.on_signal(signal.SIGTERM, self.stop)
         self.loop.on_signal(signal.SIGINT, self.stop)
         self.loop.on_signal(signal.SIGUSR1, self._log.reopen)

@@ -181,9 +181,9 @@ def test_the_log_s_keys_are_applied() -> None:
     found = compare(config(), config(log=LogConfig(file="/var/log/nsbridge.log", level="debug", backups=3)))
     assert found.config.daemon.log == LogConfig(file="/var/log/nsbridge.log", level="debug", backups=3)
     assert found.remarks == (
-        'daemon.log.file: none → "/var/log/nsbridge.log": applied',
-        'daemon.log.level: "info" → "debug": applied',
-        "daemon.log.backups: 10 → 3: applied",
+        'daemon.log.file: none → "/var/log/nsbridge.log": at once',
+        'daemon.log.level: "info" → "debug": at once',
+        "daemon.log.backups: 10 → 3: at once",
     )
 
 
@@ -191,7 +191,7 @@ def test_sizes_are_applied_and_the_deadline_is_not() -> None:
     """An agent beats as often as the deadline asked for when it was forked: a shorter one would be its death."""
     found = compare(config(), config(health=HealthConfig(deadline=3.0, max_memory=1, max_descriptors=2)))
     assert found.config.daemon.health == HealthConfig(max_memory=1, max_descriptors=2)
-    assert [remark.rpartition(": ")[2].split()[0] for remark in found.remarks] == ["needs", "applied", "applied"]
+    assert [remark.rpartition(": ")[2].split()[0] for remark in found.remarks] == ["needs", "at", "at"]
 
 
 def test_the_summary_is_one_line_and_counts_what_is_not_touched() -> None:

@@ -80,12 +80,12 @@ def test_a_reload_says_what_it_does_in_one_line_and_as_an_event(daemon: Daemon) 
     daemon.write("a", "b", more=', level = "warning"')
     plan = daemon.reloader.reload()
     assert plan.start == ("a", "b")
-    summary = 'start a, b; 0 unchanged; daemon.log.level: "info" → "warning": applied'
+    summary = 'start a, b; 0 unchanged; daemon.log.level: "info" → "warning": at once'
     assert daemon.events() == [summary]
     assert daemon.reloader.config.daemon.log.level == "warning"
     daemon.write("a", "b")
     daemon.reloader.reload()
-    assert 'INFO nsbridged reload: 2 unchanged; daemon.log.level: "warning" → "info": applied' in daemon.said()
+    assert 'INFO nsbridged reload: 2 unchanged; daemon.log.level: "warning" → "info": at once' in daemon.said()
 
 
 def test_a_broken_file_changes_nothing_and_all_that_is_wrong_is_said_line_by_line(daemon: Daemon) -> None:
