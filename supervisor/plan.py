@@ -56,7 +56,7 @@ class Plan:
             "restart": self.restart,
             "unchanged": self.unchanged,
             "daemon": self.remarks,
-            "held": self.held,
+            **({"held": self.held} if self.held else {}),
         }
 
     @property

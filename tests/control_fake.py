@@ -177,9 +177,10 @@ class Served:
         self.path = str(self.directory / "control.sock")
         self.api = FakeApi()
         self.notices: list[str] = []
+        self.audit: list[str] = []
         self.loop = Loop()
         self.config = ControlConfig(path=self.path, **config)
-        self.server = ControlServer(self.loop, self.config, self.api, self.notices.append)
+        self.server = ControlServer(self.loop, self.config, self.api, self.notices.append, self.audit.append)
 
     def __enter__(self) -> Served:
         try:

@@ -65,6 +65,25 @@ def test_the_read_group_may_nothing_but_look(method: str) -> None:
         assert served.api.calls == []
 
 
+def test_who_asks_for_a_change_is_told_with_what_was_asked_and_so_is_who_was_refused() -> None:
+    def ask() -> str:
+        with Client(served.path) as client:
+            try:
+                client.call("dead_drop", {"ids": ["orders:legacy/1"]})
+            except NotPermittedError:
+                return "77"
+        return "0"
+
+    with Served(group=str(GROUP), read_group=str(READ_GROUP)) as served:
+        served.api.results |= {"dead_drop": {}}
+        assert served.as_user(STRANGER, GROUP, [], ask) == "0"
+        assert served.audit == [f"uid {STRANGER} asks to dead drop ['orders:legacy/1']"]
+        assert served.as_user(STRANGER, READ_GROUP, [], ask) == "77"
+        assert served.notices[-1].startswith(f"uid {STRANGER} is not permitted to dead drop: only root and members")
+        assert served.as_user(STRANGER, READ_GROUP, [], lambda: called(served.path, "status")) == "yes"
+        assert len(served.audit) == 1, "who only looks is not told of"
+
+
 def test_a_refusal_says_who_was_refused_what_and_who_may() -> None:
     def told() -> str:
         try:

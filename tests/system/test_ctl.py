@@ -200,7 +200,7 @@ def test_tail_follow_says_that_the_daemon_has_gone(served: Served) -> None:
         served.server.close()
         _, stderr = process.communicate(timeout=DEADLINE)
     assert process.returncode == 4
-    assert "closed the connection" in _one_line(stderr)
+    assert "nsbridged has ended" in _one_line(stderr)
 
 
 @pytest.mark.parametrize("arguments", [["tail", "-n", "5000"], ["status"]])

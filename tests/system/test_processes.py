@@ -168,6 +168,43 @@ def test_shutdown_waits_for_the_end_and_the_log_says_what_is_left_and_where(
             assert [message.body for message in receiver.messages()] == bodies
 
 
+def test_counters_are_right_before_an_agent_has_started(tmp_path: Path, unshare_container: Factory) -> None:
+    """Of a daemon that was started while the container was away: what the journals say."""
+    web, legacy = unshare_container(), unshare_container()
+    with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        put_into_spool(web.rootfs / "srv/out", [b"one", b"two"])
+        with Receiver(legacy, 0x51, 2) as receiver:
+            receiver.messages()
+        wait_until(lambda: daemon.flow("r:files")["pending"] == 0, "all is confirmed")
+        before = daemon.flow("r:files")
+        daemon.call("stop", names=["r:queue"], wait=True)
+        put_into_spool(web.rootfs / "srv/out", [b"three"])
+        wait_until(lambda: daemon.flow("r:files")["pending"] == 1, "it waits")
+        assert daemon.stop() == 0
+        legacy.stop()
+        web.stop()
+        daemon.start()
+        daemon.wait_for("WAITING")
+        assert daemon.flow("r:files") == before | {"pending": 1}
+
+
+def test_a_second_shutdown_joins_the_first(tmp_path: Path, unshare_container: Factory) -> None:
+    """It does not cut short what the first hands over: a reader that comes a little later gets all."""
+    web, legacy = unshare_container(), unshare_container()
+    bodies = [b"%03d" % number + bytes(2000) for number in range(20)]
+    with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        put_into_spool(web.rootfs / "srv/out", bodies)
+        wait_until(lambda: "queue full" in daemon.agents()["r:queue"]["detail"], "its queue is full")
+        assert daemon.process is not None
+        for _ in range(2):
+            daemon.call("shutdown")
+        with Receiver(legacy, 0x51, len(bodies)) as receiver:
+            assert [message.body for message in receiver.messages()] == bodies
+        assert daemon.process.wait(LIMIT) == 0
+
+
 def test_stop_start_and_restart_by_name(tmp_path: Path, runc_container: Factory) -> None:
     """One agent, then the route; the rest is not touched."""
     web, legacy = runc_container(), runc_container()

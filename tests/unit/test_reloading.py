@@ -11,6 +11,7 @@ import pytest
 from nsbridge.agents.loop import Loop
 from nsbridge.config.errors import ConfigError, NsbridgeError
 from nsbridge.config.schema import Config, DaemonConfig, HealthConfig, LogConfig, RouteConfig
+from nsbridge.supervisor import render
 from nsbridge.supervisor.arrivals import Arrivals
 from nsbridge.supervisor.events import Events
 from nsbridge.supervisor.healthcheck import HealthCheck
@@ -86,6 +87,16 @@ def test_a_reload_says_what_it_does_in_one_line_and_as_an_event(daemon: Daemon) 
     daemon.write("a", "b")
     daemon.reloader.reload()
     assert 'INFO nsbridged reload: 2 unchanged; daemon.log.level: "warning" → "info": at once' in daemon.said()
+
+
+def test_a_new_route_that_does_not_start_by_itself_is_told_from_those_that_do(daemon: Daemon) -> None:
+    daemon.write("a", "b")
+    text = daemon.file.read_text(encoding="utf-8")
+    daemon.file.write_text(f"{text}\n[route.b]\nautostart = false\n", encoding="utf-8")
+    plan = daemon.reloader.plan()
+    assert (plan.start, plan.held) == (("a", "b"), ("b",))
+    assert plan.summary() == "start a, b; of these b stopped, by autostart = false; 0 unchanged"
+    assert render.reload({"dry_run": True, **plan.item()})[0] == "would start        a, b (stopped: autostart = false)"
 
 
 def test_a_broken_file_changes_nothing_and_all_that_is_wrong_is_said_line_by_line(daemon: Daemon) -> None:
