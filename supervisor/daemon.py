@@ -11,6 +11,7 @@ from nsbridge.config.errors import EXIT_OK, NotPermittedError, NsbridgeError
 from nsbridge.config.load import load
 from nsbridge.config.schema import Config
 from nsbridge.supervisor import detach, hostlimits, notify
+from nsbridge.supervisor.access import Access
 from nsbridge.supervisor.commands.nsbridged import PROGRAM
 from nsbridge.supervisor.commands.parse import parse
 from nsbridge.supervisor.logs import open_log
@@ -40,10 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(config: Config) -> int:
+    Access.of(config.daemon.control)  # it would refuse to start
     routes = len(config.routes)
     sys.stdout.write(f"{config.source}: right; {routes} route{'' if routes == 1 else 's'}\n")
     if not routes:
         sys.stdout.write(f"{config.source}: no [route.NAME] yet, so nsbridged would have nothing to carry\n")
+    if config.daemon.log.file and not Path(config.daemon.log.file).parent.is_dir():
+        sys.stdout.write(f"{config.source}: this host: daemon.log.file: make {Path(config.daemon.log.file).parent}\n")
     for line in hostlimits.shortages(config, hostlimits.read_host()):
         sys.stdout.write(f"{config.source}: this host: {line}\n")
     return EXIT_OK

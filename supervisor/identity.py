@@ -278,4 +278,5 @@ def _of_process(pid: int, read: Callable[[], _T]) -> _T:
     except (FileNotFoundError, ProcessLookupError):
         raise NotRunning(f"there is no process {pid}") from None
     except PermissionError:
-        raise NotPermitted(f"process {pid} of another user cannot be looked at: run nsbridge as root") from None
+        mend = "run nsbridge as root" if os.geteuid() else "it lacks a capability (CAP_SYS_PTRACE)"
+        raise NotPermitted(f"process {pid} of another user cannot be looked at: {mend}") from None

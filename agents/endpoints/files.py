@@ -105,7 +105,7 @@ class Tree:
             fd = self._open_or_make(parent, name, path, mode)
         except OSError as error:
             if error.errno == errno.EACCES and self._granted and not self._is_granted(path):
-                raise Gone(f"{where} was replaced by another directory; entering anew") from None
+                raise Gone(f"{shown(path)} or a directory above it was replaced by another; entering anew") from None
             raise blocked_by(error, shown(path)) from None
         finally:
             os.close(parent)

@@ -91,7 +91,8 @@ def _metavar(value: Value | None) -> str:
 def _term(term: str, text: str) -> Iterator[str]:
     """A term, and what it means as a sentence; a word that is spelled in one way only keeps its first letter."""
     is_a_word = text.split(maxsplit=1)[0].isalpha()
-    yield from (".TP", term, *_lines(f"{text[0].upper() if is_a_word else text[0]}{text[1:]}."))
+    end = "" if text.endswith("?") else "."
+    yield from (".TP", term, *_lines(f"{text[0].upper() if is_a_word else text[0]}{text[1:]}{end}"))
 
 
 def _reference(name: str) -> str:

@@ -42,6 +42,17 @@ def test_a_right_configuration_is_said_to_be_right(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.startswith(f"{EXAMPLE}: right; ")
 
 
+def test_check_tells_of_what_the_host_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A group that is not there would keep the daemon from starting, and so would a log's directory."""
+    file = tmp_path / "nsbridge.toml"
+    file.write_text('[daemon]\ncontrol = { group = "no-such-group" }\n', encoding="utf-8")
+    assert main(["--check", "-c", str(file)]) == EXIT_USAGE
+    assert "daemon.control.group: this host has no group 'no-such-group'" in capsys.readouterr().err
+    file.write_text('[daemon]\nlog = { file = "/no/such/directory/log" }\n', encoding="utf-8")
+    assert main(["--check", "-c", str(file)]) == EXIT_OK
+    assert f"{file}: this host: daemon.log.file: make /no/such/directory\n" in capsys.readouterr().out
+
+
 def test_the_installed_command_exits_2_without_a_traceback() -> None:
     """The console script, as a person calls it."""
     command = Path(sys.executable).with_name("nsbridged")
