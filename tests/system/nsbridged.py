@@ -103,12 +103,12 @@ class Nsbridged:
         flows = [flow for route in self.call("status")["routes"] for flow in route["flows"]]
         return next(flow for flow in flows if flow["from"] == source)
 
-    def wait_for(self, state: str, *names: str) -> None:
+    def wait_for(self, state: str, *names: str, with_senders: bool = True) -> None:
         """Until these agents (all, if none is named) are in that state, and those that run have all their senders."""
 
         def reached() -> bool:
             agents = self.agents()
-            short = self._short_of_senders() if state == "RUNNING" else set()
+            short = self._short_of_senders() if state == "RUNNING" and with_senders else set()
             return all(agents[name]["state"] == state and name not in short for name in names or agents)
 
         try:

@@ -78,7 +78,7 @@ def test_a_rogue_agent_can_do_nothing_beyond_its_endpoint(tmp_path: Path, runc_c
     endpoint = "queue = { in = { key = 0x51 }, out = { key = 0x52 }, create = true }" if kind == "queue" else ""
     routes = rogue_route("tries", evil.spec, peer.spec, endpoint) + healthy(peer.spec)
     with Variant(tmp_path, routes, "rogue") as daemon:
-        daemon.wait_for("RUNNING")
+        daemon.wait_for("RUNNING", with_senders=False)  # the rogue has none
         if not daemon.agents()["h:one"]["confinement"]["landlock"]:
             pytest.skip("this kernel has no Landlock")
         done = outcomes(daemon, "tries:rogue")
