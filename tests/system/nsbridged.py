@@ -107,26 +107,15 @@ class Nsbridged:
         """Until these agents (all, if none is named) are in that state, and those that run have all their senders."""
 
         def reached() -> bool:
-            agents = self.agents()
-            short = self._short_of_senders() if state == "RUNNING" and with_senders else set()
+            routes = self.call("status")["routes"]
+            agents = {agent["name"]: agent for route in routes for agent in route["agents"]}
+            short = _short_of_senders(routes) if state == "RUNNING" and with_senders else set()
             return all(agents[name]["state"] == state and name not in short for name in names or agents)
 
         try:
             wait_until(reached, f"{names or 'all agents'} in state {state}")
         except AssertionError as error:
             raise AssertionError(f"{error}; {self.agents()}; log:\n{self.said()}") from None
-
-    def _short_of_senders(self) -> set[str]:
-        """The second comes a little after its agent runs."""
-        return {
-            agent["name"]
-            for route in self.call("status")["routes"]
-            for agent in route["agents"]
-            if agent["endpoint"] == "queue"
-            and route["delivery"] == "exactly-once"
-            and agent["name"] in [flow["to"] for flow in route["flows"]]
-            and len(agent["senders"]) < SENDERS
-        }
 
     def processes(self) -> list[int]:
         """Those that the supervisor has, and theirs."""
@@ -182,3 +171,16 @@ def kill_and_wait(pid: int) -> None:
     """SIGKILL; returns when it is dead."""
     os.kill(pid, signal.SIGKILL)
     wait_dead(pid)
+
+
+def _short_of_senders(routes: list[dict[str, Any]]) -> set[str]:
+    """Agents whose senders are still to come, a little after they run."""
+    return {
+        agent["name"]
+        for route in routes
+        for agent in route["agents"]
+        if agent["endpoint"] == "queue"
+        and route["delivery"] == "exactly-once"
+        and agent["name"] in [flow["to"] for flow in route["flows"]]
+        and len(agent["senders"]) < SENDERS
+    }

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged, kill_and_wait
 from tests.system.room import LIMIT, run, tool, wait_dead, wait_until
 from tests.system.test_relay import route
-from tests.system.traffic import Receiver, Sent, in_ipc_of, put_into_spool, send_all, visible, wait_for_files
+from tests.system.traffic import HasPid, Receiver, Sent, in_ipc_of, put_into_spool, send_all, visible, wait_for_files
 
 BACK_WITHIN = 0.050  # seconds, median
 KILLS = 20
@@ -146,16 +148,23 @@ def test_stopping_in_order_delivers_what_was_taken(tmp_path: Path, runc_containe
         assert [file.read_bytes() for file in files] == [message.body for message in messages]
 
 
+@contextmanager
+def _full_queue(directory: Path, make: Factory) -> Iterator[tuple[Nsbridged, HasPid, list[bytes]]]:
+    """A daemon, the container of a queue that nobody reads, and the messages, which do not all find room there."""
+    web, legacy = make(), make()
+    bodies = [b"%03d" % number + bytes(2000) for number in range(20)]
+    with Nsbridged(directory, route(web.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        put_into_spool(web.rootfs / "srv/out", bodies)
+        wait_until(lambda: "queue full" in daemon.agents()["r:queue"]["detail"], "its queue is full")
+        yield daemon, legacy, bodies
+
+
 def test_shutdown_waits_for_the_end_and_the_log_says_what_is_left_and_where(
     tmp_path: Path, unshare_container: Factory
 ) -> None:
     """A full queue, which nobody reads: what has not found room in it waits in the journal, and comes the next time."""
-    web, legacy = unshare_container(), unshare_container()
-    bodies = [b"%03d" % number + bytes(2000) for number in range(20)]
-    with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
-        daemon.wait_for("RUNNING")
-        put_into_spool(web.rootfs / "srv/out", bodies)
-        wait_until(lambda: "queue full" in daemon.agents()["r:queue"]["detail"], "its queue is full")
+    with _full_queue(tmp_path, unshare_container) as (daemon, legacy, bodies):
         left = daemon.flow("r:files")["pending"]
         done = run([Path(sys.executable).with_name("nsbridgectl"), "-s", daemon.socket, "shutdown", "--wait"])
         assert done.stdout == b"nsbridged has ended\n"
@@ -191,12 +200,7 @@ def test_counters_are_right_before_an_agent_has_started(tmp_path: Path, unshare_
 
 def test_a_second_shutdown_joins_the_first(tmp_path: Path, unshare_container: Factory) -> None:
     """It does not cut short what the first hands over: a reader that comes a little later gets all."""
-    web, legacy = unshare_container(), unshare_container()
-    bodies = [b"%03d" % number + bytes(2000) for number in range(20)]
-    with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
-        daemon.wait_for("RUNNING")
-        put_into_spool(web.rootfs / "srv/out", bodies)
-        wait_until(lambda: "queue full" in daemon.agents()["r:queue"]["detail"], "its queue is full")
+    with _full_queue(tmp_path, unshare_container) as (daemon, legacy, bodies):
         assert daemon.process is not None
         for _ in range(2):
             daemon.call("shutdown")
