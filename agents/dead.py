@@ -43,15 +43,15 @@ class DeadLetters:
             "why": why,
             "time": time.time(),
         }
-        stem = _stem(one.epoch, one.first)
-        self._write(f"{stem}.body", body)
-        self._write(f"{stem}.json", json.dumps(about).encode())
+        name = stem(one.epoch, one.first)
+        self._write(f"{name}.body", body)
+        self._write(f"{name}.json", json.dumps(about).encode())
         self._count(one.epoch)
         return True
 
     def _has(self, epoch: int, seq: int) -> bool:
         try:
-            os.stat(f"{_stem(epoch, seq)}.json", dir_fd=self._directory)
+            os.stat(f"{stem(epoch, seq)}.json", dir_fd=self._directory)
         except FileNotFoundError:
             return False
         return True
@@ -72,5 +72,6 @@ class DeadLetters:
         os.rename(part, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
 
 
-def _stem(epoch: int, seq: int) -> str:
+def stem(epoch: int, seq: int) -> str:
+    """Of a letter's two files' names."""
     return f"{epoch:016x}-{seq:020d}"

@@ -363,14 +363,9 @@ class Agent:
         if self.store is not None:
             cells[scoreboard.PENDING] = self.store.taken - self.store.confirmed
         if self._journal is not None and self._session.incoming is not None:
-            kept = self._journal.cells
-            kept[sinkjournal.REPEATS] += self._session.incoming.repeats_dropped
+            self._journal.cells[sinkjournal.REPEATS] += self._session.incoming.repeats_dropped
             self._session.incoming.repeats_dropped = 0
-            cells[scoreboard.HANDED] = self._journal.delivered
-            cells[scoreboard.HANDED_BYTES] = kept[sinkjournal.BYTES]
-            cells[scoreboard.REPEATS_DROPPED] = kept[sinkjournal.REPEATS]
-            cells[scoreboard.IN_DOUBT] = kept[sinkjournal.IN_DOUBT]
-            cells[scoreboard.DEAD] = kept[sinkjournal.DEAD]
+            self._journal.show(cells)
 
     def _read_control(self, _events: int) -> None:
         order = control.parse(self._channel.recv(control.MAX_SIZE)).get("do", "exit")  # end of file: nobody is there

@@ -55,8 +55,8 @@ class Scoreboard:
         return self._page[start : start + _REASON_SIZE].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
     def reasons(self) -> list[str]:
-        """Why it waits; nothing if it does not."""
-        return [reason for side in _REASON_AT if (reason := self.reason(side))]
+        """Why it waits, each reason once; nothing if it does not."""
+        return list(dict.fromkeys(reason for side in _REASON_AT if (reason := self.reason(side))))
 
     def senders(self) -> list[int]:
         """What the agent says are the processes that send for it."""

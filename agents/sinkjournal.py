@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
+from nsbridge.agents import scoreboard
 from nsbridge.agents.journalfile import (
     PATIENCE,
     SINK,
@@ -100,6 +101,14 @@ class SinkJournal:
     def handed_cell(self) -> int:
         """The cell that has handed * 2 + last_sender, sealed, for a sender process that stores into it itself."""
         return self._slot + _HANDED
+
+    def show(self, page: memoryview[int]) -> None:
+        """Put its counters onto an agent's page, where the supervisor sees them (scoreboard.py)."""
+        page[scoreboard.HANDED] = self.delivered
+        page[scoreboard.HANDED_BYTES] = self.cells[BYTES]
+        page[scoreboard.REPEATS_DROPPED] = self.cells[REPEATS]
+        page[scoreboard.IN_DOUBT] = self.cells[IN_DOUBT]
+        page[scoreboard.DEAD] = self.cells[DEAD]
 
     def adopt(self, epoch: int, handed: int) -> None:
         """Start with another source: all up to `handed` is not for this sink. Made aside, then exchanged."""

@@ -38,7 +38,7 @@ MAX_UNDER_WAY = 64  # requests of one connection that are not answered yet
 MAX_CLIENTS = 256
 KEPT_FOR_ROOT = 16  # of them: so that nobody else can keep root out
 ACCEPT_PAUSE = 1.0  # seconds without accepting after EMFILE and its like
-REFUSAL_PAUSE = 10.0  # seconds between two lines in the log about callers who may nothing
+REFUSAL_PAUSE = 10.0  # seconds between two lines in the log about callers who were refused
 _TOLD = 200  # characters of a request in the log
 _BATCH = 16  # connections taken at one event
 
@@ -184,17 +184,18 @@ class ControlServer:
         connection = _Connection(self, peer, caller)
         self._connections.add(connection)
         if caller.right is Right.NOTHING:
-            self._notice_refusal(caller)
+            self.note_refusal(f"refused uid {caller.uid} on the control socket: it is in neither of its groups")
             connection.end_with(NotPermittedError(_refusal(self.config, caller, "use this socket")))
         elif len(self._connections) > MAX_CLIENTS - (KEPT_FOR_ROOT if caller.uid else 0):
             serving = len(self._connections) - 1
             connection.end_with(NsbridgeError(f"nsbridged already serves {serving} callers; try again later"))
 
-    def _notice_refusal(self, caller: Caller) -> None:
+    def note_refusal(self, line: str) -> None:
+        """Give the log a line about a caller who was refused, not more often than every REFUSAL_PAUSE."""
         now = self.loop.now()
         if now >= self._quiet_until:
             self._quiet_until = now + REFUSAL_PAUSE
-            self.notice(f"refused uid {caller.uid} on the control socket: it is in neither of its groups")
+            self.notice(line)
 
 
 class _Connection:
@@ -315,7 +316,7 @@ class _Connection:
         try:
             if self._caller.right < Right.CONTROL and method not in READING_METHODS:
                 refusal = _refusal(self._server.config, self._caller, method.replace("_", " "))
-                self._server.notice(refusal)
+                self._server.note_refusal(refusal[:_TOLD])
                 raise NotPermittedError(refusal)
             if method not in READING_METHODS:
                 self._server.audit(f"uid {self._caller.uid} asks to {_told(method, params)}")

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nsbridge.agents import dead
 from nsbridge.config.errors import NsbridgeError
 
 MAX_SEEN = 5000  # names of a directory that are looked at
@@ -44,7 +45,7 @@ class Letter:
     @property
     def stem(self) -> str:
         """Of its two files' names."""
-        return f"{self.epoch:016x}-{self.seq:020d}"
+        return dead.stem(self.epoch, self.seq)
 
     @property
     def id(self) -> str:

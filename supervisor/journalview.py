@@ -46,13 +46,6 @@ _DESCRIBED: dict[int, Callable[[bytes, int], tuple[int, str]]] = {
 
 _JOURNALS = "journals are STATE_DIR/journal/ROUTE/AGENT.out and AGENT.in"
 
-_COUNTERS = {
-    scoreboard.HANDED: "delivered",
-    scoreboard.HANDED_BYTES: "bytes",
-    scoreboard.REPEATS_DROPPED: "repeats_dropped",
-    scoreboard.IN_DOUBT: "in_doubt",
-    scoreboard.DEAD: "dead",
-}
 Facts = dict[str, object]
 
 
@@ -156,10 +149,8 @@ class _Reader:
         if self._header.kind == SOURCE:
             confirmed, taken, _ = self._numbers()
             page.cells[scoreboard.TAKEN], page.cells[scoreboard.PENDING] = taken, taken - confirmed
-            return
-        facts = self._sink()
-        for cell, key in _COUNTERS.items():
-            page.cells[cell] = int(str(facts[key]))
+        else:
+            SinkJournal(_Snapshot(os.pread(self._fd, PAGE, 0))).show(page.cells)
 
     def _cells(self) -> memoryview[int]:
         return _Snapshot(os.pread(self._fd, PAGE, 0)).cells

@@ -58,7 +58,7 @@ class Route:
     def note_blocked(self) -> None:
         """Tell, once, when an agent has begun to wait with its messages, for another reason, or goes on."""
         for agent in self.agents:
-            reason = "; ".join(dict.fromkeys(agent.scoreboard.reasons()))
+            reason = "; ".join(agent.scoreboard.reasons())
             if agent.state is not State.RUNNING or reason == self._blocked.get(agent.config.name, ""):
                 continue
             self._blocked[agent.config.name] = reason

@@ -66,7 +66,7 @@ def _phase(agent: Managed) -> tuple[str, str]:
     if agent.state is not State.RUNNING:
         return agent.state.value.lower(), agent.detail
     if reasons := agent.scoreboard.reasons():
-        return "blocked", "blocked: " + "; ".join(dict.fromkeys(reasons))
+        return "blocked", "blocked: " + "; ".join(reasons)
     notes = ["a bare namespace file: the end of its container cannot be seen"] if agent.is_blind else []
     if missing := [what for what, has in (agent.confinement or {}).items() if not has]:
         notes.append(f"runs without {', '.join(missing)}")
