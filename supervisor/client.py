@@ -102,21 +102,22 @@ class Client:
 
     def shutdown(self, *, wait: bool = False) -> Any:
         """The result of `shutdown`; with `wait` when the daemon's process is gone, LateError if it is not in time."""
-        deadline = time.monotonic() + self.timeout
-        process = self._process() if wait else None
+        if not wait:
+            return self.call("shutdown")
+        deadline, process = time.monotonic() + self.timeout, self._process()
         try:
-            result = self.call("shutdown")
-        except EndedError:
-            if not wait:
-                raise
-            result = None  # somebody else was faster
-        if wait:
             try:
-                self._until_gone(process, deadline)
-            except TimeoutError:
-                raise LateError(
-                    f"shutdown: not done within {self.timeout:g} s; it goes on: nsbridgectl status says how far it is"
-                ) from None
+                result = self.call("shutdown")
+            except EndedError:
+                result = None  # somebody else was faster
+            self._until_gone(process, deadline)
+        except TimeoutError:
+            raise LateError(
+                f"shutdown: not done within {self.timeout:g} s; it goes on: nsbridgectl status says how far it is"
+            ) from None
+        finally:
+            if process is not None:
+                os.close(process)
         return result
 
     def _process(self) -> int | None:
@@ -128,21 +129,10 @@ class Client:
             return None
 
     def _until_gone(self, process: int | None, deadline: float) -> None:
-        """Raises TimeoutError. The connection is closed when it has stopped, a little before its process is gone."""
-        try:
-            while True:
-                self._limit(deadline)
-                if not self._socket.recv(65536):
-                    break
-        except ConnectionResetError:
-            pass
-        if process is None:
-            return
-        watched = select.poll()
-        watched.register(process, select.POLLIN)
-        is_gone = watched.poll(max(0, int(1000 * (deadline - time.monotonic()))))
-        os.close(process)
-        if not is_gone:
+        """Until that process is; where it cannot be seen, until the connection is closed. Raises TimeoutError."""
+        gone = select.poll()
+        gone.register(self._socket if process is None else process, select.POLLIN)
+        if not gone.poll(max(0, int(1000 * (deadline - time.monotonic())))):
             raise TimeoutError
 
     def _request(self, method: str, params: dict[str, object] | None, deadline: float) -> None:

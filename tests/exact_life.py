@@ -15,13 +15,11 @@ import sysv_ipc
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
 from nsbridge.agents.fork import fork
-from nsbridge.agents.heartbeat import Voucher
-from nsbridge.agents.sinkjournal import open_sink
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt, QueueEndpoint, QueueIn
-from tests.fake_host import FakeHost
+from tests.fake_host import OfferedSinkHost
 
-EPOCH = 7
+EPOCH = OfferedSinkHost.EPOCH
 FOREIGN = """
 import sys, sysv_ipc
 queue = sysv_ipc.MessageQueue(int(sys.argv[1]))
@@ -32,45 +30,23 @@ for _ in sys.stdin:
 Send = Callable[[int, int, int], int]
 
 
-class Host(FakeHost):
-    """Of a sink whose journal is kept from one life to the next."""
+class Host(OfferedSinkHost):
+    """With the senders that it may have by then."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.journal = open_sink(str(path))
-        self.dead_letters: list[Run] = []
+        super().__init__(path)
         self._senders: tuple[int, ...] = ()
-        if not self.journal.epoch:
-            self.journal.adopt(EPOCH, 0)
 
     def close(self) -> None:
-        """Also the journal, and the senders."""
-        super().close()
+        """Also the senders."""
         for pid in self._senders:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        self.journal.close()
-
-    def vouch(self, voucher: Voucher) -> None:
-        """Nobody asks."""
+        super().close()
 
     def senders(self, pids: tuple[int, ...]) -> None:
         """To be ended with it."""
         self._senders = pids
-
-    def sink_ready(self) -> None:
-        """The test offers what it wants itself."""
-
-    def handed(self, run: Run) -> None:
-        """As the agent does."""
-        if run.epoch == self.journal.epoch:
-            self.journal.hand(run.last)
-
-    def dead(self, one: Run, where: str, why: str) -> bool:
-        """Kept in `dead_letters`."""
-        self.dead_letters.append(one)
-        self.handed(one)
-        return True
 
 
 @contextmanager

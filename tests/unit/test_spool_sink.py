@@ -7,25 +7,16 @@ from pathlib import Path
 from nsbridge.agents.endpoints.spool_sink import SpoolSink
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import SpoolEndpoint
-from tests.fake_host import SinkHost
+from tests.fake_host import OfferedSinkHost
 
-OLD = SinkHost.EPOCH
-
-
-class Host(SinkHost):
-    """Of a sink that is offered runs of both sources by the test."""
-
-    def handed(self, run: Run) -> None:
-        """As the agent does."""
-        if run.epoch == self.journal.epoch:
-            self.journal.hand(run.last)
+OLD = OfferedSinkHost.EPOCH
 
 
 def test_a_message_of_a_source_that_has_lost_its_journal_leaves_no_intent_for_the_new_one(tmp_path: Path) -> None:
     """Killed after it: the new source's message of that number is not taken for handed over."""
     box = tmp_path / "in"
     for life in range(2):
-        host = Host(tmp_path / "a.in", [])
+        host = OfferedSinkHost(tmp_path / "a.in")
         sink = SpoolSink(host, host.tree, SpoolEndpoint(in_=str(box)), host.journal)
         sink.start()
         if life == 0:
@@ -42,7 +33,7 @@ def test_a_directory_above_it_that_is_moved_away_is_noticed_at_a_heartbeat(tmp_p
     """The next message goes where the program looks for it."""
     box = tmp_path / "spool" / "in"
     box.parent.mkdir()
-    host = Host(tmp_path / "a.in", [])
+    host = OfferedSinkHost(tmp_path / "a.in")
     sink = SpoolSink(host, host.tree, SpoolEndpoint(in_=str(box)), host.journal)
     sink.start()
     box.parent.rename(tmp_path / "moved")
