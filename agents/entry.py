@@ -16,14 +16,15 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import NamedTuple
+from typing import Protocol
 
 from nsbridge.agents import landlock, linux, seccomp
+from nsbridge.agents.emptyns import EmptyNamespace
 from nsbridge.agents.fork import EXIT_AGAIN, has_ended
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import AgentConfig, Confinement, ContainerKind, Namespace, RouteConfig, SpoolEndpoint
@@ -65,14 +66,26 @@ class Assignment:
     init_user: tuple[int, int]  # uid and gid of init: who the agent is where no endpoint says it
     supervisor_pid: int
     beat_every: float  # seconds between its heartbeats while it is idle
+    empty: tuple[EmptyNamespace, ...] = ()  # namespaces with nothing in them, in place of the host's
     require: tuple[Confinement, ...] = ()  # what the agent must not run without
 
 
-class Seen(NamedTuple):
-    """What was found in the container before power was given up."""
+class Surroundings(Protocol):
+    """What an endpoint needs to know of its container; `enter` calls `look`, then `reach` (surroundings.py)."""
 
-    user: tuple[int, int]  # uid and gid of the endpoint's owner
-    directories: Sequence[int] = ()  # open; what the agent needs files of is beneath them
+    trusted: frozenset[int]  # users who may redirect a path (walk.py)
+    mounts: frozenset[bytes]  # names of the endpoint's own files that may be mounts
+
+    def look(self) -> tuple[int, int]:
+        """Return uid and gid that the agent becomes. Called after the join, with all power. Raises Refused, Gone."""
+        ...
+
+    def reach(self) -> Sequence[int]:
+        """Open the directories beneath which the agent needs files. Called as that user. Raises Gone, OSError."""
+        ...
+
+    def recheck(self) -> None:
+        """Raise Gone if the agent should enter anew, because the endpoint belongs to another user by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +104,14 @@ class Entered:
     ns_inode: int
     own_fds: int  # the host's /proc/self/fd: reopens a descriptor without trusting the container's /proc
     confined: Confined
+    around: Surroundings
 
 
 def leave_the_supervisor(assignment: Assignment) -> int:
     """Cut every tie that the fork inherited but the named descriptors; returns the host's /proc/self/fd."""
     die_with_the_supervisor(assignment.supervisor_pid)
     linux.set_name(assignment.agent.name)
-    keep = {assignment.peer_fd, assignment.control_fd, assignment.pidfd} - {-1}
+    keep = {assignment.peer_fd, assignment.control_fd, assignment.pidfd, *(of.fd for of in assignment.empty)} - {-1}
     null = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):  # nothing of a container may reach the terminal or the daemon's log but by the control channel
         os.dup2(null, fd)
@@ -164,6 +178,17 @@ class _NoImports:
         raise ImportError(f"import of {name!r} in an agent: it would be read from the container")
 
 
+def leave_host_namespaces(assignment: Assignment) -> None:
+    """Join the empty namespaces, so that "the host's" is nothing that an agent could touch by accident.
+
+    A file of /proc/sys that a container mounts over the endpoint would act on the namespaces of who writes to it.
+    """
+    for namespace in assignment.empty:
+        if namespace.flag != _CLONE_FLAG[assignment.agent.namespace]:
+            linux.setns(namespace.fd, namespace.flag)
+        os.close(namespace.fd)
+
+
 def join(assignment: Assignment) -> int:
     """Join the one namespace; returns its inode. Init is proved alive after its files were opened.
 
@@ -213,14 +238,15 @@ def drop_privileges(uid: int, gid: int) -> None:
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
 
 
-def enter(assignment: Assignment, own_fds: int, given: Sequence[int], look_around: Callable[[], Seen]) -> Entered:
-    """Go in, in the order that security.md gives. `look_around` is asked after the join and before power is given up.
+def enter(assignment: Assignment, own_fds: int, given: Sequence[int], around: Surroundings) -> Entered:
+    """Enter the container, in the order that docs/security.md gives.
 
-    To be called after `leave_the_supervisor` and after everything of the host that is needed was opened; `given` are
+    Call it after `leave_the_supervisor`, and after everything of the host that is needed was opened; `given` are
     directories of the host that will belong to the agent's user. Raises Refused, Gone, or OSError.
     """
     forget_groups = may_set_groups()
     freeze_imports()
+    leave_host_namespaces(assignment)
     ns_inode = join(assignment)
     if assignment.pidfd >= 0:
         os.close(assignment.pidfd)  # who holds it could signal the container's init
@@ -228,19 +254,18 @@ def enter(assignment: Assignment, own_fds: int, given: Sequence[int], look_aroun
         os.fchdir(given[0])
         os.chroot(".")  # it stays in the host's mount namespace, and needs no file there but its dead letters
     os.chdir("/")
-    seen = look_around()
-    configured = assignment.agent.user
-    uid, gid = (configured.uid, configured.gid) if configured else seen.user
+    uid, gid = around.look()
     for fd in given:
         os.fchown(fd, uid, gid)
     if forget_groups:
         os.setgroups([])
     drop_privileges(uid, gid)
     die_with_the_supervisor(assignment.supervisor_pid)  # a change of user has cleared it
-    confined = confine(assignment, [*seen.directories, *given])
-    for fd in seen.directories:
+    directories = around.reach()  # nothing that was opened with power is used
+    confined = confine(assignment, [*directories, *given])
+    for fd in directories:
         os.close(fd)
-    return Entered(ns_inode, own_fds, confined)
+    return Entered(ns_inode, own_fds, confined, around)
 
 
 def confine(assignment: Assignment, directories: Sequence[int]) -> Confined:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import struct
 import sys
@@ -18,6 +19,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 CLONE_NEWNS = 0x0002_0000
+CLONE_NEWCGROUP = 0x0200_0000
 CLONE_NEWUTS = 0x0400_0000
 CLONE_NEWIPC = 0x0800_0000
 CLONE_NEWUSER = 0x1000_0000
@@ -62,6 +64,37 @@ F_SETLEASE = 1024
 
 MADV_POPULATE_WRITE = 23
 
+# File systems whose files are no files: what is written there acts on the kernel. linux/magic.h, and their sources.
+_PSEUDO = {
+    0x9FA0: "proc",
+    0x62656572: "sysfs",
+    0x27E0EB: "cgroup",
+    0x63677270: "cgroup2",
+    0x64626720: "debugfs",
+    0x74726163: "tracefs",
+    0x73636673: "securityfs",
+    0x62656570: "configfs",
+    0xCAFE4A11: "bpf",
+    0x6165676C: "pstore",
+    0xDE5E81E4: "efivarfs",
+    0xF97CFF8C: "selinux",
+    0x43415D53: "smackfs",
+    0x5A3C69F0: "apparmorfs",
+    0x42494E4D: "binfmt_misc",
+    0x1CD1: "devpts",
+    0x19800202: "mqueue",
+    0x65735543: "fusectl",
+    0x6E736673: "nsfs",
+    0x7655821: "resctrl",
+    0x67596969: "rpc_pipefs",
+    0x6E667364: "nfsd",
+    0x50495045: "pipefs",
+    0x534F434B: "sockfs",
+    0x09041934: "anon_inodefs",
+    0x50494446: "pidfs",
+    0xABBA1974: "xenfs",
+}
+
 # The same number on every architecture.
 _NR_OPEN_TREE, _NR_OPENAT2 = 428, 437
 _NR_LANDLOCK_CREATE_RULESET, _NR_LANDLOCK_ADD_RULE, _NR_LANDLOCK_RESTRICT_SELF = 444, 445, 446
@@ -72,6 +105,7 @@ _LANDLOCK_CREATE_RULESET_VERSION = 1
 _LANDLOCK_RULE_PATH_BENEATH = 1
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _SET_MODE_FILTER = 1
+_NS_GET_USERNS = 0xB701
 _FILTER_TSYNC, _FILTER_SPEC_ALLOW = 1, 4  # every thread; no brakes on speculation: an agent runs no foreign code
 _BPF_INSTRUCTION = 8  # bytes of a struct sock_filter
 _CAPABILITY_VERSION_3 = 0x2008_0522
@@ -123,6 +157,19 @@ def setns(fd: int, nstype: int) -> None:
     """Join the namespace that `fd` refers to; `nstype` is the CLONE_NEW… it must be. setns(2)."""
     if _libc.setns(fd, nstype) < 0:
         raise oserror("setns")
+
+
+def owner_of_namespace(path: str) -> int:
+    """Return the inode number of the user namespace that owns the namespace file. NS_GET_USERNS of ioctl_ns(2)."""
+    namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
+        try:
+            return os.fstat(owner).st_ino
+        finally:
+            os.close(owner)
+    finally:
+        os.close(namespace)
 
 
 def unshare(flags: int) -> None:
@@ -319,6 +366,11 @@ def filesystem(fd: int) -> int:
     if _libc.fstatfs(fd, status) < 0:
         raise oserror("fstatfs")
     return status[0] & 0xFFFF_FFFF
+
+
+def pseudo_filesystem(fd: int) -> str:
+    """Return the name of the kernel's own file system that `fd` is on, empty if it is on one with files. fstatfs(2)."""
+    return _PSEUDO.get(filesystem(fd), "")
 
 
 def syncfs(fd: int) -> None:

@@ -52,7 +52,8 @@ def main(assignment: Assignment) -> int:
         state = open_state(assignment.state_dir, assignment.agent, window, lambda text: _report(channel, text))
         assignment.scoreboard.begin()  # it may have waited for the earlier agent to be gone
         keys = sides.queue_keys(assignment)
-        entered = entry.enter(assignment, own_fds, state.given, lambda: sides.look_around(assignment, keys))
+        around = sides.surroundings(assignment, keys)
+        entered = entry.enter(assignment, own_fds, state.given, around)
         threading.excepthook = lambda args: _crash(channel, args.exc_value)
         sys.unraisablehook = lambda about: _report(channel, f"ignored: {_described(about.exc_value)}"[:1000])
         agent = Agent(assignment, channel, entered, keys, state)
@@ -134,6 +135,7 @@ class Agent:
         self.loop.watch(self._channel.fileno(), READABLE, self._read_control)
         self.loop.watch(self._peer.fileno(), READABLE, self._peer_ready)
         self._heart.beat()
+        self._heart.vouch(self._recheck)
         if self._retries is not None:
             self._retries.settle()
         with self.loop.lock:
@@ -289,8 +291,14 @@ class Agent:
         self._say_if_drained()
 
     def blocked(self, side: str, reason: str) -> None:
-        """See Host."""
+        """See Host. A reason may be that the endpoint belongs to another user by now."""
+        if reason:
+            self._entered.around.recheck()
         self._assignment.scoreboard.set_reason(side, reason)
+
+    def _recheck(self) -> float:
+        self._entered.around.recheck()
+        return self.loop.now()
 
     def log(self, level: str, text: str) -> None:
         """See Host."""

@@ -10,11 +10,13 @@ from nsbridge.agents.endpoints import file, log_sink, log_source, queue, queue_s
 from nsbridge.agents.endpoints.base import Host, Sink, Source
 from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
 from nsbridge.agents.endpoints.files import Tree
-from nsbridge.agents.entry import Assignment, Entered, Seen
+from nsbridge.agents.entry import Assignment, Entered
+from nsbridge.agents.identity import IdMap
 from nsbridge.agents.journal import SourceJournal
 from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.agents.state import State
 from nsbridge.agents.store import NoteStore
+from nsbridge.agents.surroundings import FileSurroundings, QueueSurroundings, Surroundings, open_memory
 from nsbridge.config.schema import Delivery, Endpoint, LogEndpoint, QueueEndpoint, RouteConfig, SpoolEndpoint
 
 
@@ -51,25 +53,16 @@ def queue_keys(assignment: Assignment) -> Keys:
         ) from None
 
 
-def look_around(assignment: Assignment, keys: Keys) -> Seen:
-    """Who owns the endpoint, or who the container's init is where there is none yet; and where its files are.
+def surroundings(assignment: Assignment, keys: Keys) -> Surroundings:
+    """Return what finds out about the container. Opens files of the host: call it before the join.
 
-    Asked after the join. A directory that is missing is made in its parent, and may be removed and made again there, so
-    it is the parent that the agent needs; where that is missing too, the nearest one above it.
+    Raises OSError, Gone.
     """
-    endpoint = assignment.agent.endpoint
-    found: tuple[int, int] | None = None
-    if isinstance(endpoint, QueueEndpoint):
-        for key in (keys.out, keys.in_):
-            found = found or (queue.owner(key) if key else None)
-        return Seen(found or assignment.init_user)
-    tree = Tree(-1)
-    for path in (endpoint.out, endpoint.in_):
-        found = found or (tree.owner(os.fsencode(path)) if path else None)
-    done = endpoint.done if isinstance(endpoint, SpoolEndpoint) else None
-    directories = [tree.nearest(os.fsencode(path)) for path in (endpoint.out, endpoint.in_, done) if path]
-    tree.close()
-    return Seen(found or assignment.init_user, directories)
+    ids = IdMap.of_container(assignment.container_pid, assignment.ns_path)
+    memory = open_memory(assignment)
+    if isinstance(assignment.agent.endpoint, QueueEndpoint):
+        return QueueSurroundings(assignment, ids, memory, (keys.out, keys.in_))
+    return FileSurroundings(assignment, ids, memory)
 
 
 def store(endpoint: Endpoint, source: SourceJournal | None) -> SourceJournal | NoteStore | None:
@@ -91,7 +84,7 @@ def make(
             queue_source.QueueSource(agent, endpoint, keys.out, state.source) if state.source else None,
             _queue_sink(agent, assignment.route, endpoint, keys.in_, state.sink) if state.sink else None,
         )
-    tree = Tree(entered.own_fds, entered.confined.granted, agent.log)
+    tree = Tree(entered.own_fds, entered.confined.granted, agent.log, entered.around.trusted, entered.around.mounts)
     if isinstance(endpoint, SpoolEndpoint):
         return (
             spool.SpoolSource(agent, tree, endpoint, agent.store) if isinstance(agent.store, NoteStore) else None,

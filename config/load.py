@@ -74,7 +74,7 @@ class _AgentTable:
     """`[route.NAME.agent.NAME]`; which endpoint it has is said by the key."""
 
     container: Container
-    user: User | None = None
+    user: User | str | None = None  # a string is values.OWNER
     spool: SpoolEndpoint | None = None
     log: LogEndpoint | None = None
     file: FileEndpoint | None = None
@@ -172,7 +172,11 @@ def _read_agent(path: KeyPath, raw: object) -> tuple[check.Side, list[Problem]]:
     if not out and not in_:
         mend = "out is what leaves the container, in what enters it: give it at least one"
         problems.append(Problem((*path, key), "has neither out nor in", mend))
-    agent = None if table is None else AgentConfig(name, table.container, getattr(table, key), table.user)
+    agent = None
+    if table is not None:
+        user = table.user if isinstance(table.user, User) else None
+        follows = table.user == values.OWNER
+        agent = AgentConfig(name, table.container, getattr(table, key), user, follows_owner=follows)
     return check.Side(path, name, key, out, in_, agent), problems
 
 

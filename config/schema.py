@@ -169,6 +169,7 @@ class AgentConfig:
     container: Container
     endpoint: Endpoint
     user: User | None = None  # None: the owner of the endpoint's directory, file or queue
+    follows_owner: bool = False  # user = "owner": also where one unprivileged owner follows another
 
     @property
     def namespace(self) -> Namespace:

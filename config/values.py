@@ -43,6 +43,7 @@ _SIZE = re.compile(r"([0-9]{1,18}) ?([A-Za-z]*)")
 _MODE = re.compile(r"[0-7]{3,4}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
+OWNER = "owner"  # of `user`: the endpoint's owner, also where that changes
 _USER = re.compile(r"([0-9]{1,10}):([0-9]{1,10})")
 
 
@@ -248,11 +249,14 @@ def group(value: object) -> str:
     return name
 
 
-def user(value: object) -> User:
-    """`"uid:gid"`, in digits: names would have to be looked up inside the container, which is never done."""
+def user(value: object) -> User | str:
+    """Read `"uid:gid"` in digits, or OWNER. Names would have to be looked up inside the container: not possible."""
+    if value == OWNER:
+        return OWNER
     parts = _USER.fullmatch(text(value))
     if parts is None:
-        raise Refused(f"must be two numbers, got {shown(value)}", 'write uid and gid in digits, like "1000:1000"')
+        mend = 'write uid and gid in digits, like "1000:1000", or "owner" for whoever owns the endpoint'
+        raise Refused(f"must be two numbers, got {shown(value)}", mend)
     if max(int(parts[1]), int(parts[2])) > ID_MAX:
         raise Refused(f"is out of range, got {shown(value)}", f"an id is at most {ID_MAX}")
     return User(uid=int(parts[1]), gid=int(parts[2]))

@@ -67,7 +67,7 @@ class Managed:
         self._loop = services.loop
         self._log = services.log
         self._state_dir = services.state_dir
-        self._require = services.require
+        self._require, self._empty = services.require, services.empty
         self._peer_fd = peer_fd
         self._policy = RestartPolicy()
         self._process: AgentProcess | None = None
@@ -304,6 +304,7 @@ class Managed:
             supervisor_pid=os.getpid(),
             require=self._require,
             beat_every=self.beat_every,
+            empty=self._empty,
         )
 
     def _not_spawned(self, error: OSError) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nsbridge.agents.emptyns import EmptyNamespace
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import Confinement, HealthConfig
 from nsbridge.supervisor.arrivals import Arrivals
@@ -22,3 +23,4 @@ class Services:
     arrivals: Arrivals
     health: HealthConfig
     require: tuple[Confinement, ...] = ()  # what no agent may run without
+    empty: tuple[EmptyNamespace, ...] = ()  # for agents to be in, in place of the host's

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 
+from nsbridge.agents import emptyns
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import Config, RouteConfig
 from nsbridge.supervisor.api import Api
@@ -36,8 +37,16 @@ class Supervisor:
         self._config = config
         self._log = log
         arrivals, daemon = Arrivals(self.loop, log), config.daemon
+        self._empty, self._not_empty = emptyns.make()
         self._services = Services(
-            self.loop, log, Events(), daemon.state_dir, arrivals, health=daemon.health, require=daemon.require
+            self.loop,
+            log,
+            Events(),
+            daemon.state_dir,
+            arrivals,
+            health=daemon.health,
+            require=daemon.require,
+            empty=self._empty,
         )
         self._observer = observer
         self._roster = Roster(self.loop, log, self._make_route, self._settled)
@@ -66,6 +75,8 @@ class Supervisor:
             control.close()
             self._roster.close()
             self._services.arrivals.close()
+            for namespace in self._empty:
+                os.close(namespace.fd)
             self.loop.close()
         self._log.info("", "nsbridged stopped")
 
@@ -97,6 +108,8 @@ class Supervisor:
         started = f"pid {os.getpid()}: {_count(self._config)}"
         self._log.info("", f"nsbridged {version('nsbridge')} started, {started}")
         self._services.events.daemon("started", started)
+        for kind, why in self._not_empty.items():
+            self._log.warning("", f"agents stay in the host's {kind} namespace: no empty one can be made here ({why})")
         for line in shortages(self._config, read_host()):
             self._log.warning("", line)
         self._roster.adopt(compare(Config(self._config.daemon, ()), self._config))

@@ -3,7 +3,9 @@
 Some facts about paths, and what they mean here:
 * A path that was checked may be another thing when it is used, so a directory is opened once and files are opened
   beneath its descriptor, by one name, without following a link. Links among the parents of a directory are followed
-  (`/var/run` is one nearly everywhere), within the container's root and never through /proc's magic links.
+  (`/var/run` is one nearly everywhere), if those made them who may lead the agent (walk.py).
+* A file can be mounted over another one. So no file is opened across a mount but the endpoint's own, if it was a mount
+  when the agent first entered.
 * Opening a FIFO or a device can block or act. O_PATH opens nothing; fstat then says what it is, and the descriptor of
   a regular file is opened again through the host's /proc/self/fd, which was opened before the join.
 * Names are bytes: a container may use any.
@@ -20,25 +22,10 @@ from collections.abc import Callable, Collection
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.entry import Gone
+from nsbridge.agents.walk import Place, redirector, redirects, walk
 
 _DIRECTORY_BITS = 0o111  # a directory made with the files' mode can also be entered
 LEASED = "a program of the container holds a lease on it"  # fcntl(2), F_SETLEASE: open(2) would wait up to 45 s
-_PSEUDO = {  # file systems whose files are no files: what is written there acts on the kernel (linux/magic.h)
-    0x9FA0: "proc",
-    0x62656572: "sysfs",
-    0x27E0EB: "cgroup",
-    0x63677270: "cgroup2",
-    0x64626720: "debugfs",
-    0x74726163: "tracefs",
-    0x73636673: "securityfs",
-    0x62656570: "configfs",
-    0xCAFE4A11: "bpf",
-    0x6165676C: "pstore",
-    0xDE5E81E4: "efivarfs",
-    0xF97CFF8C: "selinux",
-    0x42494E4D: "binfmt_misc",
-    0x1CD1: "devpts",
-}
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFIFO: "a FIFO",
@@ -46,7 +33,8 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
-_UNSAFE_ELSEWHERE = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
+_UNSAFE_BUT_FOR_MOUNTS = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
+_UNSAFE_ELSEWHERE = _UNSAFE_BUT_FOR_MOUNTS | linux.RESOLVE_NO_XDEV
 
 
 def shown(path: bytes) -> str:
@@ -68,97 +56,103 @@ def blocked_by(error: OSError, what: str) -> Blocked:
 
 
 class Tree:
-    """The container's files, seen from its root. Made after the join."""
+    """The container's files, seen from its root. Made after the join, and used as the agent's user only."""
 
     def __init__(
-        self, own_fds: int, granted: Collection[tuple[int, int]] = (), log: Callable[[str, str], None] | None = None
+        self,
+        own_fds: int,
+        granted: Collection[tuple[int, int]] = (),
+        log: Callable[[str, str], None] | None = None,
+        trusted: Collection[int] = (),
+        mounts: Collection[bytes] = (),
     ) -> None:
         self.own_fds = own_fds  # the host's /proc/self/fd
         self._granted = granted  # the directories that Landlock leaves us, by device and inode
         self._log = log  # hears, with a level, of what was made
+        self._trusted = frozenset({0, os.getuid(), *trusted})  # who may redirect a path (walk.py)
+        self._mounts = mounts  # names of the endpoint's own files that may be mounts
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY)
 
     def close(self) -> None:
-        """Let go of the root."""
+        """Close the root."""
         os.close(self._root)
 
-    def open_parent(self, path: bytes) -> tuple[int, bytes]:
-        """Open the directory that holds `path`; returns its descriptor (O_PATH) and the last name. Raises OSError."""
-        parent, name = os.path.split(path.rstrip(b"/"))
-        how = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
-        fd = linux.openat2(self._root, parent or b"/", os.O_PATH | os.O_DIRECTORY, 0, how)
-        return fd, name or b"."  # the root is its own parent
-
     def open_directory(self, path: bytes, mode: int | None = None) -> int:
-        """Open a directory for reading, making it with `mode` if it is missing and mode is given.
+        """Open a directory for reading. With `mode` it is an endpoint: made if it is missing, never a link.
 
         Raises Blocked; Gone if its parent took the place of one that Landlock had left us.
         """
-        where = shown(os.path.split(path.rstrip(b"/"))[0])
-        try:
-            parent, name = self.open_parent(path)
-        except FileNotFoundError:
-            raise Blocked(f"{where} is not there in the container: make it ({shown(path)} is made in it)") from None
-        except OSError as error:
-            raise blocked_by(error, where) from None
-        try:
-            fd = self._open_or_make(parent, name, path, mode)
-        except OSError as error:
-            if error.errno == errno.EACCES and self._granted and not self._is_granted(path):
-                raise Gone(f"{shown(path)} or a directory above it was replaced by another; entering anew") from None
-            raise blocked_by(error, shown(path)) from None
-        finally:
-            os.close(parent)
-        pseudo = _PSEUDO.get(linux.filesystem(fd))
+        with self._walk(path, follow_last=mode is None) as place:
+            try:
+                fd = self._open_or_make(place, path, mode)
+            except OSError as error:
+                if error.errno == errno.EACCES and self._granted and not self._is_granted(place):
+                    raise Gone(
+                        f"{shown(path)} or a directory above it was replaced by another; entering anew"
+                    ) from None
+                raise blocked_by(error, shown(path)) from None
+        pseudo = linux.pseudo_filesystem(fd)
         if pseudo:
             os.close(fd)
             raise Blocked(f"{shown(path)} leads into a {pseudo} file system, in which nothing is a message")
         return fd
 
     def leads_to(self, path: bytes, directory: int) -> bool:
-        """Whether `path` still leads to that open directory; yes if it cannot be told, for want of a descriptor."""
+        """True if `path` still leads to that open directory, or if there is no descriptor left to find out."""
         try:
-            parent, name = self.open_parent(path)
-            try:
-                return os.path.samestat(os.stat(name, dir_fd=parent, follow_symlinks=False), os.fstat(directory))
-            finally:
-                os.close(parent)
+            with walk(self._root, path, follow_last=True) as place:
+                return place.status is not None and os.path.samestat(place.status, os.fstat(directory))
+        except OSError:
+            return True  # for want of descriptors
+
+    def _walk(self, path: bytes, *, follow_last: bool) -> Place:
+        try:
+            place = walk(self._root, path, follow_last=follow_last)
         except OSError as error:
-            return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+            raise blocked_by(error, shown(path)) from None
+        if step := redirector(place.steps, self._trusted):
+            place.close()
+            raise Blocked(redirects(step, path))
+        return place
 
-    def nearest(self, path: bytes) -> int:
-        """Open (O_PATH) the directory that holds `path`, or where that is missing, the nearest one above it."""
-        while True:
-            path = os.path.split(path.rstrip(b"/"))[0]
-            try:
-                return self.open_parent(path + b"/.")[0]
-            except OSError:
-                if path in (b"", b"/"):
-                    raise
-
-    def _is_granted(self, path: bytes) -> bool:
-        fd = self.nearest(path)
-        about = os.fstat(fd)
-        os.close(fd)
+    def _is_granted(self, place: Place) -> bool:
+        about = os.fstat(place.directory)
         return (about.st_dev, about.st_ino) in self._granted
 
-    def _open_or_make(self, parent: int, name: bytes, path: bytes, mode: int | None) -> int:
+    def _open_or_make(self, place: Place, path: bytes, mode: int | None) -> int:
+        if place.error is not None and not (place.is_missing and mode is not None):
+            if place.error.errno == errno.ENOENT and not place.is_missing:
+                where = shown(os.path.split(path.rstrip(b"/"))[0])
+                raise Blocked(f"{where} is not there in the container: make it ({shown(path)} is made in it)")
+            raise place.error
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-        try:
-            return linux.openat2(parent, name, flags, 0, _UNSAFE_ELSEWHERE)
-        except FileNotFoundError:
-            if mode is None:
-                raise
-        os.mkdir(name, 0o700, dir_fd=parent)
-        fd = linux.openat2(parent, name, flags, 0, _UNSAFE_ELSEWHERE)
+        if not place.is_missing:
+            return linux.openat2(place.directory, place.name, flags, 0, linux.RESOLVE_NO_SYMLINKS)
+        os.mkdir(place.name, 0o700, dir_fd=place.directory)
+        fd = linux.openat2(place.directory, place.name, flags, 0, _UNSAFE_ELSEWHERE)
+        assert mode is not None  # noqa: S101  (or it would not be made)
         os.fchmod(fd, mode | (mode >> 2) & _DIRECTORY_BITS | 0o100)  # whoever may read it may also enter it
         if self._log is not None:
-            self._log("info", f"{shown(path)} was missing and is made, mode {os.fstat(fd).st_mode & 0o7777:04o}")
+            about = os.fstat(fd)
+            self._log(
+                "info",
+                f"{shown(path)} was missing and is made, mode {about.st_mode & 0o7777:04o}, "
+                f"owner {about.st_uid}:{about.st_gid}",
+            )
         return fd
 
     def open_file(self, directory: int, name: bytes, flags: int) -> int:
-        """Open the regular file `name` without blocking. Raises OSError; NotAFileError also for a link."""
-        handle = linux.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, 0, _UNSAFE_ELSEWHERE)
+        """Open the regular file `name` without blocking. Raises OSError; NotAFileError also for a link or a mount.
+
+        A file that is mounted over another one is none of this directory's: a container may mount files of the kernel
+        there. Only an endpoint's own file may be a mount, if it was one when the agent first entered.
+        """
+        try:
+            handle = linux.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, 0, _UNSAFE_ELSEWHERE)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            handle = self._open_mount(directory, name)
         try:
             kind = os.fstat(handle).st_mode
             if not stat.S_ISREG(kind):
@@ -169,21 +163,14 @@ class Tree:
         finally:
             os.close(handle)
 
-    def owner(self, path: bytes) -> tuple[int, int] | None:
-        """uid and gid of what is at `path`, else of its directory; None if that is missing too."""
-        try:
-            parent, name = self.open_parent(path)
-        except OSError:
-            return None
-        try:
-            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        except FileNotFoundError:
-            status = os.fstat(parent)
-        except OSError:
-            return None
-        finally:
-            os.close(parent)
-        return status.st_uid, status.st_gid
+    def _open_mount(self, directory: int, name: bytes) -> int:
+        handle = linux.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, 0, _UNSAFE_BUT_FOR_MOUNTS)
+        pseudo = linux.pseudo_filesystem(handle)
+        if name in self._mounts and not pseudo:
+            return handle
+        os.close(handle)
+        what = f"a file of a {pseudo} file system is" if pseudo else "another file is"
+        raise NotAFileError(errno.EINVAL, f"{what} mounted over it", name)
 
 
 class Kept:

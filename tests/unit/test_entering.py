@@ -78,6 +78,22 @@ def container() -> Iterator[int]:
     os.waitpid(pid, 0)
 
 
+class Nobody:
+    """See entry.Surroundings. Needs nothing of a container, and is nobody there."""
+
+    trusted: frozenset[int] = frozenset()
+    mounts: frozenset[bytes] = frozenset()
+
+    def look(self) -> tuple[int, int]:
+        return NOBODY, NOBODY
+
+    def reach(self) -> list[int]:
+        return []
+
+    def recheck(self) -> None:
+        pass
+
+
 def ipc_inode(pid: int | str) -> int:
     return os.stat(f"/proc/{pid}/ns/ipc").st_ino
 
@@ -138,7 +154,7 @@ def test_an_agent_that_has_entered_dies_with_its_supervisor(subreaper: None, con
     def main(parent: int) -> None:
         given = assignment(container_pid=container, supervisor_pid=parent)
         own_fds = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)
-        entry.enter(given, own_fds, [], lambda: entry.Seen((0, 0)))
+        entry.enter(given, own_fds, [], Nobody())
 
     assert Family(main).kill_parent() == -signal.SIGKILL
 
@@ -199,7 +215,7 @@ def test_an_agent_that_has_entered_keeps_nothing_but_what_it_was_given(container
         os.setgroups([4, 27])
         own_fds = entry.leave_the_supervisor(given)
         own = linux.detached(str(tmp_path))
-        entered = entry.enter(given, own_fds, [own], lambda: entry.Seen((0, 0)))
+        entered = entry.enter(given, own_fds, [own], Nobody())
         os.close(own)
         found = {
             "own_fds": entered.own_fds,

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents import entry, landlock, linux
-from nsbridge.agents.endpoints.files import Tree
 from nsbridge.config.schema import AgentConfig, Container, ContainerKind, SpoolEndpoint
 from tests.child import in_child
 
@@ -169,30 +168,3 @@ def test_other_processes_cannot_be_signalled(places: Path) -> None:
         pytest.skip("since ABI 6")
     parent = os.getpid()
     assert restricted(places, lambda: [refusal(os.kill, parent, 0), refusal(os.kill, os.getpid(), 0)]) == ["EPERM", ""]
-
-
-# -- which directories
-
-
-def test_the_parent_is_granted_or_what_is_there_of_it(tmp_path: Path) -> None:
-    """Where the directory of the endpoint may be removed and made again."""
-    (tmp_path / "a/b").mkdir(parents=True)
-    tree = Tree(-1)
-    for path, nearest in (("a/b/out", "a/b"), ("a/b", "a"), ("a/x/y/z", "a"), ("x/y", ""), ("a/b/", "a")):
-        fd = tree.nearest(os.fsencode(tmp_path / path) + b"/" * path.endswith("/"))
-        assert os.path.samestat(os.fstat(fd), (tmp_path / nearest).stat()), path
-        os.close(fd)
-    for missing in (b"/", b"/nonexistent", b"/nonexistent/x"):
-        fd = tree.nearest(missing)
-        assert os.path.samestat(os.fstat(fd), Path("/").stat())
-        os.close(fd)
-    tree.close()
-
-
-def test_a_link_loop_above_a_directory_is_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "loop").symlink_to("loop")
-    tree = Tree(-1)
-    fd = tree.nearest(os.fsencode(tmp_path / "loop/out"))
-    assert os.path.samestat(os.fstat(fd), tmp_path.stat())
-    os.close(fd)
-    tree.close()

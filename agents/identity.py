@@ -1,0 +1,206 @@
+"""Decide which user an agent becomes in its container. Pure but for `IdMap.of_process` and `Memory`.
+
+Facts:
+* The container chooses the owner of everything in it: by chown, and by mounting something of the host over it.
+* An agent is outside of the container's user namespace. With a user id that the container does not map it has rights
+  that no process of the container has; as the host's root it may write to files of /proc/sys without any capability.
+* Images are often unpacked as root, and their entrypoint gives the volume to the program's user after the start.
+
+The rules, in this order (each is a branch of `decide`):
+1. `user` in the configuration decides.
+2. Otherwise it is the owner of the endpoint: of the directory, file or queue that is there.
+3. If that is another one than in an earlier life of the route, it must have less power: root may give the endpoint
+   to an unprivileged user (the entrypoint above). From one unprivileged user to another needs `user = "owner"`. To
+   root, never: only the operator may say so.
+4. Where there is no endpoint yet, it is who it was before, else who owns the directory that the endpoint will be in.
+   A directory that everybody may write to says nothing: there it is the container's init.
+5. Whoever it is must be mapped in the container's user namespace, and is never the host's root where there is one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from nsbridge.agents import linux
+from nsbridge.agents.entry import Gone, Refused
+
+ROOT = 0
+_UNMAPPED = 4294967295  # -1 as the kernel writes it: not mapped in the reader's own user namespace
+_RECORD_LIMIT = 4096  # bytes
+
+
+class Ids(NamedTuple):
+    """A user and a group, as ids of the host's (this process's) user namespace."""
+
+    uid: int
+    gid: int
+
+    def __str__(self) -> str:
+        return f"{self.uid}:{self.gid}"
+
+
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """What a container's user namespace maps. `uids` and `gids` are None where there is no such namespace: all."""
+
+    uids: tuple[range, ...] | None = None
+    gids: tuple[range, ...] | None = None
+    root: int = ROOT  # the user who is 0 inside
+    above: int = ROOT  # as whom the files of users above this process's own user namespace appear
+
+    @classmethod
+    def of_container(cls, pid: int, ns_path: str = "") -> IdMap:
+        """Read that of a container's init; user_namespaces(7). Raises Gone.
+
+        Without a process (pid 0) it is the host's, or for the namespace file `ns_path` that of the user namespace that
+        it belongs to: if that is not this process's own, nothing is known of it, and nobody is mapped.
+        """
+        above = _overflow_uid()
+        try:
+            if not pid:
+                is_own = not ns_path or linux.owner_of_namespace(ns_path) == _own_user_namespace()
+                return cls(above=above) if is_own else cls((), (), _UNMAPPED, above)
+            if os.stat(f"/proc/{pid}/ns/user").st_ino == _own_user_namespace():  # noqa: PTH116  (a magic link)
+                return cls(above=above)
+            uids = parse_map(Path(f"/proc/{pid}/uid_map").read_bytes())
+            gids = parse_map(Path(f"/proc/{pid}/gid_map").read_bytes())
+        except (FileNotFoundError, ProcessLookupError):
+            raise Gone(f"{ns_path or f'process {pid}'} is not there any more") from None
+        root = next((outside.start for inside, outside in uids if inside == ROOT), _UNMAPPED)
+        return cls(tuple(outside for _, outside in uids), tuple(outside for _, outside in gids), root, above)
+
+    @property
+    def trusted(self) -> frozenset[int]:
+        """Return who may redirect an agent's path besides its own user: root, and the container's root."""
+        return frozenset((ROOT, self.root, self.above))
+
+    def maps(self, who: Ids) -> bool:
+        """True if `who` is a user of the container: never the host's root where the container has its own users."""
+        if self.uids is None or self.gids is None:
+            return True
+        return who.uid != ROOT and any(who.uid in ids for ids in self.uids) and any(who.gid in ids for ids in self.gids)
+
+    def is_root(self, uid: int) -> bool:
+        """True for the host's root and the container's."""
+        return uid in (ROOT, self.root)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{ids.start}-{ids.stop - 1}" for ids in self.uids or ()) or "none"
+
+
+def parse_map(text: bytes) -> list[tuple[int, range]]:
+    """Return (first id inside, ids outside) of each line of a uid_map or gid_map. Raises ValueError."""
+    lines = [tuple(map(int, line.split())) for line in text.split(b"\n") if line]
+    return [(inside, range(outside, outside + count)) for inside, outside, count in lines if outside != _UNMAPPED]
+
+
+def _own_user_namespace() -> int:
+    return os.stat("/proc/self/ns/user").st_ino  # noqa: PTH116  (a magic link, not a path)
+
+
+def _overflow_uid() -> int:
+    """Return as whom this process sees files of users that its user namespace does not map, ROOT if it maps all."""
+    if Path("/proc/self/uid_map").read_bytes().split() == [b"0", b"0", b"4294967295"]:
+        return ROOT
+    return int(Path("/proc/sys/kernel/overflowuid").read_bytes())
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of who an agent should be."""
+
+    where: str  # the endpoint, for people
+    owner: Ids | None  # of the endpoint, None if it is not there
+    maker: Ids  # who should own it where it is not there yet
+    configured: Ids | None = None  # `user` of the configuration
+    follows_owner: bool = False  # user = "owner"
+    remembered: Ids | None = None  # who the agent was in an earlier life of the route
+
+
+def decide(evidence: Evidence, ids: IdMap) -> Ids:
+    """Return who the agent becomes, by the rules at the top. Raises Refused, Gone (it may be right later)."""
+    configured, owner = evidence.configured, evidence.owner
+    if configured is not None:
+        if not ids.maps(configured):
+            raise Refused(f'user = "{configured}" is no user of the container, which maps uids {ids}: set one of these')
+        return configured
+    if owner is None:
+        who = evidence.remembered or evidence.maker
+    elif not ids.maps(owner):
+        raise Gone(
+            f"{evidence.where} belongs to {owner}, who is no user of the container (it maps uids {ids}): "
+            f"chown it to a user of the container, or set user on the agent"
+        )
+    else:
+        _check_change(evidence, owner, ids)
+        return owner
+    if not ids.maps(who):
+        raise Gone(
+            f"{evidence.where} is not there, and would be made as {who}, who is no user of the container (it maps uids "
+            f"{ids}): make it in the container, or set user on the agent"
+        )
+    return who
+
+
+def _check_change(evidence: Evidence, owner: Ids, ids: IdMap) -> None:
+    before = evidence.remembered
+    if before is None or before.uid == owner.uid:
+        return
+    loses_power = ids.is_root(before.uid) and not ids.is_root(owner.uid)
+    is_followed = evidence.follows_owner and not ids.is_root(owner.uid)
+    if not loses_power and not is_followed:
+        follow = "" if ids.is_root(owner.uid) else ', or user = "owner" to follow each change of the owner'
+        raise Refused(
+            f'the owner of {evidence.where} has changed from {before} to {owner}: set user = "{owner}" on the agent if '
+            f"that is right{follow}"
+        )
+
+
+class Memory:
+    """Who an agent was, kept in a file of the state directory. Open only until the agent gives up its power.
+
+    `key` names the container and endpoint: of another one nothing is remembered. `instance` names one life of the
+    container's namespace: which of the endpoint's files are mounts of their own holds for that only.
+    """
+
+    def __init__(self, fd: int, key: list[str], instance: list[int]) -> None:
+        self._fd = fd
+        self._key = key
+        self._instance = instance
+        self.who: Ids | None = None
+        self.mounts: frozenset[bytes] | None = None  # names of files that are mounts; None before that was found out
+        try:
+            self._read()
+        except (ValueError, KeyError, TypeError):
+            pass  # it is empty or damaged: nothing is remembered
+
+    @classmethod
+    def open(cls, path: Path, key: list[str], instance: list[int]) -> Memory:
+        """Open it, make it if it is missing. Raises OSError."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return cls(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), key, instance)
+
+    def keep(self, who: Ids, mounts: frozenset[bytes]) -> None:
+        """Remember, in one write. Raises OSError."""
+        names = sorted(map(os.fsdecode, mounts))
+        record = {"key": self._key, "who": who, "instance": self._instance, "mounts": names}
+        line = json.dumps(record).encode() + b"\n"  # what an older, longer record leaves behind it is not read
+        if not os.pread(self._fd, _RECORD_LIMIT, 0).startswith(line):
+            os.pwrite(self._fd, line, 0)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def _read(self) -> None:
+        record = json.loads(os.pread(self._fd, _RECORD_LIMIT, 0).partition(b"\n")[0])
+        if record["key"] != self._key:
+            return
+        who = Ids(*map(int, record["who"]))
+        if record["instance"] == self._instance:
+            self.mounts = frozenset(map(os.fsencode, record["mounts"]))
+        self.who = who

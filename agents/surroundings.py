@@ -1,0 +1,181 @@
+"""What an agent finds out about its container before it is confined: who it becomes, and where its files are.
+
+The order is the point. `look` is done with root's power and opens nothing but O_PATH handles; `reach` walks the same
+paths again as the user that the agent has become, and only what that walk opened is used (walk.py, identity.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from nsbridge.agents import identity, linux
+from nsbridge.agents.endpoints import queue
+from nsbridge.agents.endpoints.files import shown
+from nsbridge.agents.entry import Assignment, Gone
+from nsbridge.agents.identity import Evidence, IdMap, Ids, Memory
+from nsbridge.agents.walk import Place, redirector, redirects, walk
+from nsbridge.config.schema import AgentConfig, SpoolEndpoint
+
+_WRITABLE_BY_ALL = 0o002
+
+
+def open_memory(assignment: Assignment) -> Memory:
+    """Open the file that remembers who the agent was, before the join. Raises OSError."""
+    agent = assignment.agent
+    route, _, name = agent.name.partition(":")
+    key = [str(agent.container), agent.endpoint.name, repr(agent.endpoint.out), repr(agent.endpoint.in_)]
+    pid = assignment.container_pid
+    namespace = assignment.ns_path or f"/proc/{pid or 'self'}/ns/{agent.namespace}"
+    try:
+        instance = [pid, os.stat(namespace).st_ino]  # noqa: PTH116  (a magic link, not a path)
+    except OSError as error:
+        raise Gone(f"{namespace}: {os.strerror(error.errno or 0)}") from None
+    return Memory.open(Path(assignment.state_dir, "identity", route, name), key, instance)
+
+
+class Surroundings:
+    """See entry.Surroundings. What all kinds of endpoints share."""
+
+    def __init__(self, assignment: Assignment, ids: IdMap, memory: Memory) -> None:
+        self.trusted: frozenset[int] = frozenset()  # users who may redirect a path
+        self.mounts: frozenset[bytes] = frozenset()  # names of the endpoint's files that are mounts of their own
+        self._agent = assignment.agent
+        self._init = Ids(*assignment.init_user)
+        self._ids = ids
+        self._memory = memory
+
+    def look(self) -> tuple[int, int]:
+        """Return uid and gid that the agent becomes. Raises Refused, Gone."""
+        raise NotImplementedError
+
+    def reach(self) -> Sequence[int]:
+        """Open the directories beneath which the agent needs files: none."""
+        return ()
+
+    def recheck(self) -> None:
+        """Raise Gone if the endpoint belongs to another user by now; then the agent enters anew."""
+
+    def _decide(self, where: str, owner: Ids | None, maker: Ids) -> Ids:
+        user = self._agent.user
+        evidence = Evidence(
+            where=where,
+            owner=owner,
+            maker=maker,
+            configured=None if user is None else Ids(user.uid, user.gid),
+            follows_owner=self._agent.follows_owner,
+            remembered=self._memory.who,
+        )
+        return identity.decide(evidence, self._ids)
+
+    def _remember(self, who: Ids, *, is_certain: bool) -> None:
+        """Keep it if an owner or the configuration said so; a guess is none."""
+        if is_certain:
+            self._memory.keep(who, self.mounts)
+        self._memory.close()
+
+
+class QueueSurroundings(Surroundings):
+    """`keys` are numbers, 0 for a side that is not configured. The queue's sides notice a new owner themselves."""
+
+    def __init__(self, assignment: Assignment, ids: IdMap, memory: Memory, keys: Sequence[int]) -> None:
+        super().__init__(assignment, ids, memory)
+        self._keys = [key for key in keys if key]
+
+    def look(self) -> tuple[int, int]:
+        """Return who owns the queue, or is to own it."""
+        found = [(key, owner) for key in self._keys if (owner := queue.owner(key))]
+        key, owner = found[0] if found else (self._keys[0], None)
+        who = self._decide(queue.shown(key), Ids(*owner) if owner else None, self._init)
+        self._remember(who, is_certain=owner is not None or self._agent.user is not None)
+        return who
+
+
+class FileSurroundings(Surroundings):
+    """For spool, log and file."""
+
+    def look(self) -> tuple[int, int]:
+        """Return who owns the endpoint, or is to own it."""
+        where, owner, maker = self._owner()
+        who = self._decide(where, owner, maker)
+        self.trusted = self._ids.trusted | {who.uid}
+        for _ in self._walks():
+            pass  # raises Gone if the owner was found by a way that the agent must not go
+        self.mounts = self._mounts() if self._memory.mounts is None else self._memory.mounts
+        self._remember(who, is_certain=owner is not None or self._agent.user is not None)
+        return who
+
+    def reach(self) -> Sequence[int]:
+        """Open, for each path, the directory that holds it; where that is missing, the nearest one above it.
+
+        A directory that is missing is made in its parent, and may be removed and made again there.
+        """
+        return [os.dup(place.directory) for place in self._walks()]
+
+    def recheck(self) -> None:
+        """See Surroundings. Where `user` is configured, another owner changes nothing."""
+        if self._agent.user is not None:
+            return
+        where, owner, _ = self._owner()
+        if owner is not None and owner.uid != os.getuid():
+            raise Gone(f"{where} belongs to {owner} now, and the agent is {os.getuid()}:{os.getgid()}; entering anew")
+
+    def _owner(self) -> tuple[str, Ids | None, Ids]:
+        """Return the endpoint, who owns it, and who should if it is missing."""
+        maker: Ids | None = None
+        paths = _paths(self._agent)
+        for path in paths:
+            with walk_from_root(path) as place:
+                if status := place.status:
+                    return shown(path), Ids(status.st_uid, status.st_gid), self._init
+                if place.is_missing:
+                    parent = os.fstat(place.directory)
+                    says = not parent.st_mode & _WRITABLE_BY_ALL
+                    maker = maker or (Ids(parent.st_uid, parent.st_gid) if says else self._init)
+        return shown(paths[0]), None, maker or self._init
+
+    def _walks(self) -> Iterator[Place]:
+        """Walk each path, as the user that the agent is now. Raises Gone if a stranger could redirect it."""
+        for path in (*_paths(self._agent), *_done(self._agent)):
+            with walk_from_root(path) as place:
+                if step := redirector(place.steps, self.trusted):
+                    raise Gone(redirects(step, path))
+                yield place
+
+    def _mounts(self) -> frozenset[bytes]:
+        """Return the names of those of the endpoint's files (not directories) that are mounts of their own."""
+        if isinstance(self._agent.endpoint, SpoolEndpoint):
+            return frozenset()
+        return frozenset(os.path.split(path)[1] for path in _paths(self._agent) if _is_mount(path))
+
+
+def walk_from_root(path: bytes) -> Place:
+    """Walk from the root directory of this process. Raises OSError for want of descriptors."""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY)
+    try:
+        return walk(root, path)
+    finally:
+        os.close(root)
+
+
+def _is_mount(path: bytes) -> bool:
+    with walk_from_root(path) as place:
+        if place.fd < 0:
+            return False
+        try:
+            os.close(linux.openat2(place.directory, place.name, os.O_PATH | os.O_NOFOLLOW, 0, linux.RESOLVE_NO_XDEV))
+        except OSError as error:
+            return error.errno == errno.EXDEV
+        return False
+
+
+def _paths(agent: AgentConfig) -> list[bytes]:
+    endpoint = agent.endpoint
+    return [os.fsencode(path) for path in (endpoint.out, endpoint.in_) if isinstance(path, str)]
+
+
+def _done(agent: AgentConfig) -> list[bytes]:
+    done = agent.endpoint.done if isinstance(agent.endpoint, SpoolEndpoint) else None
+    return [os.fsencode(done)] if done else []

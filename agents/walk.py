@@ -1,0 +1,187 @@
+"""Walk a path of a hostile container one name at a time, and note who could have made it lead elsewhere.
+
+Facts:
+* The owner of a directory can exchange every name in it, and the owner of a link chose its target. Both redirect
+  whoever follows the path afterwards. Nobody else can: in a directory that others may write to, what they put in the
+  place of a name is a link or a directory of their own, and its owner is noted as well.
+* A link that an unprivileged user made can lead to the files of root. Only who follows it with more power than that
+  user has does any harm.
+* A path can be another one at the next look. So each name is opened (O_PATH, never through a link) and then asked
+  who it belongs to: owner and object are always of the same moment.
+
+What follows from them:
+* One rule (`redirector`) decides: everybody who can redirect the path is root, the container's root, or the agent's
+  own user. Then the agent is never led to anything that who leads it could not have used anyway.
+* The walk itself opens nothing but O_PATH handles, so it may be done with root's power, to find out who owns the
+  endpoint. What an agent uses comes from a second walk, which it makes as the user that it has become.
+
+Rejected: openat2(2) with RESOLVE_IN_ROOT alone, as before. It stays in the container but does not tell whose links it
+followed. RESOLVE_NO_SYMLINKS refuses /var/run, a link of root's nearly everywhere. A refusal of each step from a
+user's directory to root's (as systemd's CHASE_SAFE) refuses absolute links, which programs make for their own files
+("/home/app/current"); here only the end of the path has to be the user's own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Iterable
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from nsbridge.agents import linux
+
+_MAX_LINKS = 40  # as the kernel follows at most, path_resolution(7)
+_MAX_NAMES = 1024  # looked up in one walk; a container could make more of them by links within links
+
+
+class Step(NamedTuple):
+    """A directory in which a name was looked up, or a link that was followed."""
+
+    path: bytes
+    uid: int
+
+
+class Place:
+    """Where a walk ended. Holds O_PATH descriptors: to be closed, or used as a context manager."""
+
+    def __init__(self, root: int) -> None:
+        self.directory = os.open(".", os.O_PATH | os.O_DIRECTORY, dir_fd=root)  # holds the last name that was looked up
+        self.name = b"."  # in `directory`
+        self.fd = -1  # of what is there, which may be a link; -1 if the walk ended before
+        self.error: OSError | None = None  # why it ended before
+        self.is_parent_there = True  # nothing but the last name is missing
+        self.steps: list[Step] = []
+
+    @property
+    def status(self) -> os.stat_result | None:
+        """Of what is at the end of the path; None if the walk ended before."""
+        return os.fstat(self.fd) if self.fd >= 0 else None
+
+    @property
+    def is_missing(self) -> bool:
+        """True if the last name is not there, and all before it is."""
+        return self.error is not None and self.error.errno == errno.ENOENT and self.is_parent_there
+
+    def end(self, error: OSError) -> None:
+        """Note why the walk ended before the end of the path."""
+        self.error = error
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def close(self) -> None:
+        """Close its descriptors."""
+        for fd in {self.directory, self.fd} - {-1}:
+            os.close(fd)
+        self.directory = self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_about: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+
+def walk(root: int, path: bytes, *, follow_last: bool = False) -> Place:
+    """Follow `path` from the directory `root` (a descriptor, the root of the process) as far as it leads.
+
+    A link at the end is followed only if `follow_last`. Errors of a name (ENOENT, EACCES, ENOTDIR, ELOOP) are in
+    `Place.error`; raises OSError for want of descriptors.
+    """
+    place = Place(root)
+    try:
+        _Walker(root, place, follow_last=follow_last).go(path)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            place.close()
+            raise
+        place.end(error)
+    except BaseException:
+        place.close()
+        raise
+    return place
+
+
+def redirector(steps: Iterable[Step], trusted: frozenset[int]) -> Step | None:
+    """Return the first step of a user who is not trusted, None if there is none. The rule at the top of this file."""
+    return next((step for step in steps if step.uid not in trusted), None)
+
+
+def redirects(step: Step, path: bytes) -> str:
+    """Return the sentence for an operator about the step that `redirector` found on the way to `path`."""
+    where, end = (text.decode("utf-8", "backslashreplace") for text in (step.path, path))
+    return (
+        f"{where} belongs to uid {step.uid}, who could make {end} lead anywhere: chown it to root or to the owner of "
+        f"{end}, or set user on the agent to uid {step.uid}"
+    )
+
+
+class _Walker:
+    """The state of one walk."""
+
+    def __init__(self, root: int, place: Place, *, follow_last: bool) -> None:
+        self._root = root
+        self._place = place
+        self._follow_last = follow_last
+        self._names: deque[bytes] = deque()
+        self._where: list[bytes] = []  # names that led to `place.directory`
+        self._links = 0
+
+    def go(self, path: bytes) -> None:
+        self._names.extend(_names(path))
+        self._place.fd = os.dup(self._place.directory)
+        for _ in range(_MAX_NAMES):
+            if not self._names:
+                return
+            self._look_up(self._names.popleft())
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+    def _look_up(self, name: bytes) -> None:
+        place = self._place
+        self._enter()
+        place.name = name
+        place.is_parent_there = not self._names
+        place.steps.append(Step(b"/" + b"/".join(self._where), os.fstat(place.directory).st_uid))
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
+        about = os.fstat(fd)
+        if stat.S_ISLNK(about.st_mode) and (self._names or self._follow_last):
+            try:
+                self._follow(fd, name, about.st_uid)
+            finally:
+                os.close(fd)
+            return
+        place.fd = fd
+        if name == b"..":
+            del self._where[-1:]
+        else:
+            self._where.append(name)
+
+    def _enter(self) -> None:
+        """Go on from what was found: it must be a directory."""
+        place = self._place
+        if not stat.S_ISDIR(os.fstat(place.fd).st_mode):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        os.close(place.directory)
+        place.directory, place.fd = place.fd, -1
+
+    def _follow(self, link: int, name: bytes, uid: int) -> None:
+        place = self._place
+        place.steps.append(Step(b"/" + b"/".join([*self._where, name]), uid))
+        self._links += 1
+        if self._links > _MAX_LINKS or linux.pseudo_filesystem(link):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = os.readlink(b"", dir_fd=link)
+        if target.startswith(b"/"):
+            os.close(place.directory)
+            place.directory = os.open(".", os.O_PATH | os.O_DIRECTORY, dir_fd=self._root)
+            self._where.clear()
+        place.name = b"."
+        place.fd = os.dup(place.directory)
+        self._names.extendleft(reversed(_names(target)))
+
+
+def _names(path: bytes) -> list[bytes]:
+    return [name for name in path.split(b"/") if name not in (b"", b".")]
