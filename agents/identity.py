@@ -13,7 +13,7 @@ The rules, in this order (each is a branch of `decide`):
    to an unprivileged user (the entrypoint above). From one unprivileged user to another needs `user = "owner"`. To
    root, never: only the operator may say so.
 4. Where there is no endpoint yet, it is who it was before, else who owns the directory that the endpoint will be in.
-   A directory that everybody may write to says nothing: there it is the container's init.
+   A directory of root that everybody may write to (/tmp) says nothing: there it is the container's init.
 5. Whoever it is must be mapped in the container's user namespace, and is never the host's root where there is one.
 """
 

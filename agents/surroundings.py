@@ -132,8 +132,8 @@ class FileSurroundings(Surroundings):
                     return shown(path), Ids(status.st_uid, status.st_gid), self._init
                 if place.is_missing:
                     parent = os.fstat(place.directory)
-                    says = not parent.st_mode & _WRITABLE_BY_ALL
-                    maker = maker or (Ids(parent.st_uid, parent.st_gid) if says else self._init)
+                    says_nothing = self._ids.is_root(parent.st_uid) and parent.st_mode & _WRITABLE_BY_ALL
+                    maker = maker or (self._init if says_nothing else Ids(parent.st_uid, parent.st_gid))
         return shown(paths[0]), None, maker or self._init
 
     def _walks(self) -> Iterator[Place]:

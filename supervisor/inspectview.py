@@ -78,7 +78,7 @@ def _namespaces(found: dict[str, dict[str, Any]]) -> list[str]:
         (True, False): "container's",
         (False, True): "host's",
         (True, True): "of both",
-        (False, False): "of neither",
+        (False, False): "empty",
     }
     return [line for owners, label in names.items() if owners in whose for line in _fact(label, whose[owners])]
 

@@ -37,15 +37,16 @@ def namespaces(pid: int | str) -> dict[str, str]:
 def test_each_agent_is_in_exactly_one_namespace_of_its_container(
     tmp_path: Path, engine: str, request: pytest.FixtureRequest
 ) -> None:
-    """And in the host's of every other kind."""
+    """The others are empty ones, but for those that a process must not leave: pid and user, and mnt for a queue."""
     make: Factory = request.getfixturevalue(f"{engine}_container")
     web, legacy = make(), make()
     with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
         daemon.wait_for("RUNNING")
         host, agents = namespaces("self"), daemon.agents()
         for name, kind, container in (("r:files", "mnt", web), ("r:queue", "ipc", legacy)):
-            of_agent = namespaces(agents[name]["pid"])
-            assert {k for k in host if of_agent[k] != host[k]} == {kind}
+            of_agent, inside = namespaces(agents[name]["pid"]), namespaces(container.pid)
+            assert {k for k in host if of_agent[k] == inside[k] != host[k]} == {kind}
+            assert {k for k in host if of_agent[k] == host[k]} == {"mnt", "pid", "time", "user"} - {kind}
             assert of_agent[kind] == namespaces(container.pid)[kind]
             assert agents[name]["ns_inode"] == os.stat(f"/proc/{container.pid}/ns/{kind}").st_ino
             assert agents[name]["container_pid"] == container.pid

@@ -344,3 +344,53 @@ def test_a_directory_that_cannot_be_made_says_who_could_not(tree: Tree, tmp_path
         return reason(tree.open_directory, b"/etc/x", 0o660)
 
     assert in_child(child).startswith("/etc/x: Permission denied for uid 65534 gid 0 (set user on the agent")
+
+
+# -- mounts over files
+
+
+def mounted_over(tmp_path: Path, source: str, allowed: frozenset[bytes]) -> str:
+    """What opening a file says over which `source` was mounted."""
+    (tmp_path / "x").write_bytes(b"covered")
+    (tmp_path / "other").write_bytes(b"other")
+
+    def child() -> str:
+        own_fds = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)
+        linux.unshare(linux.CLONE_NEWNS)
+        linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
+        linux.mount(source.replace("TMP", str(tmp_path)), str(tmp_path / "x"), flags=linux.MS_BIND)
+        tree = Tree(own_fds, mounts=allowed)
+        directory = tree.open_directory(os.fsencode(tmp_path))
+        try:
+            return os.read(tree.open_file(directory, b"x", os.O_RDONLY), 100).decode()
+        except NotAFileError as error:
+            return str(error.strerror)
+
+    said = in_child(child)
+    assert isinstance(said, str)
+    return said
+
+
+def test_file_with_another_one_mounted_over_it_is_not_opened(tmp_path: Path) -> None:
+    assert mounted_over(tmp_path, "TMP/other", frozenset()) == "another file is mounted over it"
+
+
+def test_file_that_was_a_mount_at_the_entry_is_opened(tmp_path: Path) -> None:
+    """As with docker run -v /host/app.log:/var/log/app.log."""
+    assert mounted_over(tmp_path, "TMP/other", frozenset({b"x"})) == "other"
+
+
+@pytest.mark.parametrize("allowed", [frozenset(), frozenset({b"x"})])
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("/proc/sys/kernel/core_pattern", "proc"),
+        ("/proc/sys/vm/swappiness", "proc"),
+        ("/proc/sys/net/ipv4/ip_forward", "proc"),
+        ("/proc/self/oom_score_adj", "proc"),
+        ("/sys/kernel/profiling", "sysfs"),
+    ],
+)
+def test_file_of_the_kernel_is_never_opened(tmp_path: Path, source: str, kind: str, allowed: frozenset[bytes]) -> None:
+    said = mounted_over(tmp_path, source, allowed)
+    assert said == f"a file of a {kind} file system is mounted over it"
