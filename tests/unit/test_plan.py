@@ -56,6 +56,7 @@ OTHER_AGENT: dict[str, Any] = {
     "container": Container(ContainerKind.DOCKER, "web2"),
     "endpoint": SpoolEndpoint(out="/srv/r", done="/srv/done"),
     "user": User(1, 1),
+    "follows_owner": True,
 }
 OTHER_ROUTE: dict[str, Any] = {
     "delivery": Delivery.AT_LEAST_ONCE,
