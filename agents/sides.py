@@ -84,7 +84,7 @@ def make(
             queue_source.QueueSource(agent, endpoint, keys.out, state.source) if state.source else None,
             _queue_sink(agent, assignment.route, endpoint, keys.in_, state.sink) if state.sink else None,
         )
-    tree = Tree(entered.own_fds, entered.confined.granted, agent.log, entered.around.trusted, entered.around.mounts)
+    tree = Tree(entered.own_fds, entered.confined.granted, agent.log, entered.around)
     if isinstance(endpoint, SpoolEndpoint):
         return (
             spool.SpoolSource(agent, tree, endpoint, agent.store) if isinstance(agent.store, NoteStore) else None,

@@ -51,9 +51,8 @@ class FileSource:
         try:
             self._directory = self._tree.open_directory(self._parent)
             try:
-                made = make_missing(
-                    self._directory, self._name, self._path, self._config.mode
-                )  # its close is not watched
+                # Its close is not watched.
+                made = self._tree.make_file(self._directory, self._path, self._config.mode, for_program=True)
                 self._check_kind()
                 self._watch = watch.DirectoryWatch(self._directory, _EVENTS)
             except Blocked:
@@ -224,7 +223,7 @@ class FileSink:
 
     def _open(self) -> None:
         self._directory = self._tree.open_directory(self._parent)
-        make_missing(self._directory, self._name, self._path, self._config.mode)
+        self._tree.make_file(self._directory, self._path, self._config.mode, for_program=False)
         self._watch = watch.DirectoryWatch(self._directory, 0)
         self._host.loop.watch(self._watch.fileno(), 1, self._changed)
 
@@ -262,23 +261,3 @@ def _lease(fd: int) -> bool | None:
             return held
         os.sched_yield()
     return False
-
-
-def make_missing(directory: int, name: bytes, path: bytes, mode: int) -> int:
-    """Make an empty file if there is none; returns its time of change, 0 if there was one. Raises Blocked."""
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        try:
-            fd = files.make_file(directory, name, mode)
-            try:
-                return os.fstat(fd).st_mtime_ns
-            finally:
-                os.close(fd)
-        except FileExistsError:
-            pass
-        except OSError as error:
-            raise blocked_by(error, shown(path)) from None
-    except OSError as error:
-        raise blocked_by(error, shown(path)) from None
-    return 0

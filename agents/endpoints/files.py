@@ -21,10 +21,11 @@ from collections.abc import Callable, Collection
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked
-from nsbridge.agents.entry import Gone
+from nsbridge.agents.entry import Gone, Surroundings
 from nsbridge.agents.walk import Place, redirector, redirects, walk
 
 _DIRECTORY_BITS = 0o111  # a directory made with the files' mode can also be entered
+_WRITABLE_BY_ALL = 0o002
 LEASED = "a program of the container holds a lease on it"  # fcntl(2), F_SETLEASE: open(2) would wait up to 45 s
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -63,14 +64,16 @@ class Tree:
         own_fds: int,
         granted: Collection[tuple[int, int]] = (),
         log: Callable[[str, str], None] | None = None,
-        trusted: Collection[int] = (),
-        mounts: Collection[bytes] = (),
+        around: Surroundings | None = None,
     ) -> None:
         self.own_fds = own_fds  # the host's /proc/self/fd
         self._granted = granted  # the directories that Landlock leaves us, by device and inode
         self._log = log  # hears, with a level, of what was made
-        self._trusted = frozenset({0, os.getuid(), *trusted})  # who may redirect a path (walk.py)
-        self._mounts = mounts  # names of the endpoint's own files that may be mounts
+        self._trusted = frozenset(
+            {0, os.getuid(), *(around.trusted if around else ())}
+        )  # may redirect a path (walk.py)
+        self._mounts = around.mounts if around else frozenset()  # names of the endpoint's own files that may be mounts
+        self._is_root_by_guess = around is not None and around.is_root_by_guess
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY)
 
     def close(self) -> None:
@@ -132,13 +135,7 @@ class Tree:
         fd = linux.openat2(place.directory, place.name, flags, 0, _UNSAFE_ELSEWHERE)
         assert mode is not None  # noqa: S101  (or it would not be made)
         os.fchmod(fd, mode | (mode >> 2) & _DIRECTORY_BITS | 0o100)  # whoever may read it may also enter it
-        if self._log is not None:
-            about = os.fstat(fd)
-            self._log(
-                "info",
-                f"{shown(path)} was missing and is made, mode {about.st_mode & 0o7777:04o}, "
-                f"owner {about.st_uid}:{about.st_gid}",
-            )
+        self._note_made(path, os.fstat(fd))
         return fd
 
     def open_file(self, directory: int, name: bytes, flags: int) -> int:
@@ -162,6 +159,42 @@ class Tree:
             return os.open(b"%d" % handle, flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.own_fds)
         finally:
             os.close(handle)
+
+    def make_file(self, directory: int, path: bytes, mode: int, *, for_program: bool) -> int:
+        """Make an empty file if there is none at `path`, in `directory`. Return its mtime (ns), 0 if there was one.
+
+        `for_program`: the container's program writes to it. Where nothing says who that is, it has to make the file
+        itself: one of root's in /tmp would lock it out. Raises Blocked.
+        """
+        name = os.path.split(path)[1]
+        try:
+            os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise blocked_by(error, shown(path)) from None
+        else:
+            return 0
+        if for_program and self._is_root_by_guess and os.fstat(directory).st_mode & _WRITABLE_BY_ALL:
+            raise Blocked(
+                f"{shown(path)} is not there yet: its program has to make it, because its directory is everybody's (or "
+                "set user on the agent, who then makes it)"
+            )
+        try:
+            fd = make_file(directory, name, mode)
+        except FileExistsError:
+            return 0
+        except OSError as error:
+            raise blocked_by(error, shown(path)) from None
+        about = os.fstat(fd)
+        os.close(fd)
+        self._note_made(path, about)
+        return about.st_mtime_ns
+
+    def _note_made(self, path: bytes, about: os.stat_result) -> None:
+        if self._log is not None:
+            mode = f"mode {about.st_mode & 0o7777:04o}, owner {about.st_uid}:{about.st_gid}"
+            self._log("info", f"{shown(path)} was missing and is made, {mode}")
 
     def _open_mount(self, directory: int, name: bytes) -> int:
         handle = linux.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, 0, _UNSAFE_BUT_FOR_MOUNTS)

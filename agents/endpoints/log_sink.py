@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 from nsbridge.agents.endpoints import watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter, put_in_parts
-from nsbridge.agents.endpoints.file import make_missing
 from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
 from nsbridge.agents.endpoints.log_framing import joined
 from nsbridge.agents.endpoints.log_tail import Siblings
@@ -216,7 +215,7 @@ class LogSink:
         self._path_changed = False
 
     def _open_file(self) -> int:
-        make_missing(self._directory, self._name, self._path, self._config.mode)
+        self._tree.make_file(self._directory, self._path, self._config.mode, for_program=False)
         return self._tree.open_file(self._directory, self._name, _FLAGS)
 
     def _open(self) -> None:

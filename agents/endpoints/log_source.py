@@ -20,7 +20,6 @@ from itertools import groupby, takewhile
 
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
-from nsbridge.agents.endpoints.file import make_missing
 from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
 from nsbridge.agents.endpoints.log_framing import Item, Splitter, TooLong, Unended, splitter
 from nsbridge.agents.endpoints.log_notes import Note
@@ -120,7 +119,7 @@ class LogSource:
         if position is None:
             if self._store.taken:
                 self._warn(f"{self._shown}: the journal does not say how far it was read: it is read from its start")
-            make_missing(self._directory, self._name, self._path, self._config.mode)
+            self._tree.make_file(self._directory, self._path, self._config.mode, for_program=True)
             self._items.append(_Step.NEXT)
         else:
             self._resume(position)

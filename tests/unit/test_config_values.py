@@ -208,6 +208,7 @@ def test_misspelt_kind_comes_with_the_nearest() -> None:
 
 def test_user_is_read() -> None:
     assert values.user("1000:0") == User(1000, 0)
+    assert values.user("owner") == values.OWNER
     assert values.user("4294967294:4294967294") == User((1 << 32) - 2, (1 << 32) - 2)
 
 
