@@ -69,9 +69,7 @@ class Tree:
         self.own_fds = own_fds  # the host's /proc/self/fd
         self._granted = granted  # the directories that Landlock leaves us, by device and inode
         self._log = log  # hears, with a level, of what was made
-        self._trusted = frozenset(
-            {0, os.getuid(), *(around.trusted if around else ())}
-        )  # may redirect a path (walk.py)
+        self._trusted = frozenset({0, os.getuid(), *(around.trusted if around else ())})  # walk.py
         self._mounts = around.mounts if around else frozenset()  # names of the endpoint's own files that may be mounts
         self._is_root_by_guess = around is not None and around.is_root_by_guess
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY)
