@@ -1,4 +1,4 @@
-"""A container whose programs rearrange the paths of its endpoint, and files outside the endpoint that must stay as they are.
+"""A container whose programs rearrange the paths of its endpoint, and files outside that must stay as they are.
 
 A route `r` joins the agent `r:evil`, whose endpoint the test chooses, to the agent `r:peer` with two spools. The test
 changes the evil container's directories, then calls `assert_harmless`. It waits until the agent is refused or did harm,
@@ -11,14 +11,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tests.system.engines import RuntimeContainer
 from tests.system.hostile_scene import contents
-from tests.system.nsbridged import Nsbridged
-from tests.system.room import wait_until
+from tests.system.nsbridged import Nsbridged, kill_and_wait
+from tests.system.room import wait_dead, wait_until
 from tests.system.test_confinement import status_of
 
 EVIL, PEER = "r:evil", "r:peer"
@@ -171,24 +171,34 @@ class Scene:
         found += [f"an agent runs as uid {uid} of the host" for uid in [self.owner()] if uid in self.forbidden]
         return found + [line for watched in self.watched for line in watched()]
 
-    def wait_refused(self, *, harm_ends: bool = True) -> str:
-        """Wait until the agent is refused or, if `harm_ends`, did harm; return the reason."""
+    def wait_refused(self, instead: Callable[[], object] = lambda: False) -> str:
+        """Wait until the agent is refused, did harm, or `instead` holds; return the reason of a refusal."""
         wait_until(
-            lambda: self.refusal() or (harm_ends and self.harm()),
+            lambda: self.refusal() or instead() or self.harm(),
             f"the agent is refused; {self.agent()}; log:\n{self.daemon.said()}",
             20,
         )
         return self.refusal()
 
     def assert_harmless(self, *words: str) -> None:
-        """Wait until the agent is refused, start it again, and check that no harm was done and `words` are its reason."""
+        """Assert that the agent is refused, for a reason with these `words`, and did no harm, now and at a new start."""
         for _ in range(2):
             reason = self.wait_refused()
             assert not self.harm(), f"{self.harm()}; {self.agent()}; log:\n{self.daemon.said()}"
             assert not [word for word in words if word not in reason], reason
-            self.daemon.call("restart", names=[EVIL])
+            self.enter_again()
         self.wait_refused()
         assert not self.harm(), f"{self.harm()}; {self.agent()}"
+
+    def enter_again(self) -> None:
+        """Have a new process enter, without the pause that a blocked message costs a graceful restart."""
+        before = self.agent()["pid"]
+        if before is None:
+            self.daemon.call("start", names=[EVIL])
+            return
+        with suppress(ProcessLookupError):
+            kill_and_wait(before)
+        wait_until(lambda: self.agent()["pid"] != before, "the supervisor has seen its end", 20)
 
     def watch(self, victim: Victim) -> None:
         """Count every change of the victim as harm."""
@@ -216,3 +226,5 @@ def scene_of(
     with Nsbridged(tmp_path, routes(evil, peer, endpoint, agent)) as daemon:
         daemon.wait_for("RUNNING", PEER)
         yield Scene(daemon, evil, peer)
+        for pid in daemon.kill():  # a graceful stop would wait for messages that are blocked
+            wait_dead(pid)

@@ -59,7 +59,7 @@ def test_link_of_another_user_at_the_start_is_refused(tmp_path: Path, runc_conta
 def test_link_changed_twice_under_a_running_agent(tmp_path: Path, runc_container: Factory, side: str) -> None:
     """The attack of the issue: a link to /etc first, which the agent reacts to; then the link leads to the victim.
 
-    Today the agent enters anew as uid 0 and serves below /etc, where it makes what is missing; then it serves the victim.
+    Today the agent enters anew as uid 0 and makes what is missing below /etc; then it serves the victim.
     """
     evil, peer = runc_container(), runc_container()
     make(evil.rootfs / "home/app")
@@ -180,12 +180,12 @@ def test_route_serves_again_when_the_directory_is_back(tmp_path: Path, runc_cont
         scene.daemon.wait_for("RUNNING")
         scene.watch(victim)
         replace(spool, "/root/x")
-        scene.daemon.call("restart", names=["r:evil"])
+        scene.enter_again()
         scene.send()
         scene.wait_refused()
         assert not scene.harm(), scene.harm()
         spool.unlink()
         spool.with_name("spool.was").rename(spool)
-        scene.daemon.call("restart", names=["r:evil"])
+        scene.enter_again()
         wait_until(lambda: list((spool / "in").iterdir()), f"the message is delivered; {scene.daemon.said()}", 20)
         assert scene.owner() == USER
