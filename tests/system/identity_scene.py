@@ -181,7 +181,7 @@ class Scene:
         return self.refusal()
 
     def assert_harmless(self, *words: str) -> None:
-        """Assert that the agent is refused, for a reason with these `words`, and did no harm, now and at a new start."""
+        """Assert that the agent is refused, for a reason with these `words`, and harmless, now and at a new start."""
         for _ in range(2):
             reason = self.wait_refused()
             assert not self.harm(), f"{self.harm()}; {self.agent()}; log:\n{self.daemon.said()}"
