@@ -32,6 +32,9 @@ class Factory(Protocol):
         files: Mapping[str, str | Path] = ...,
         user: tuple[int, int] = (0, 0),
         id_base: int = 0,
+        capabilities: Sequence[str] = (),
+        volumes: Mapping[str, str | Path] = ...,
+        mounts: Sequence[tuple[str, str]] = (),
     ) -> Any:
         """See engines.Program."""
 

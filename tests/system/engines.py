@@ -45,6 +45,9 @@ class Program:
     id_base: int = 0  # with a user namespace whose id 0 is this id of the host; 0 is none (runc, crun)
     ipc: str = ""  # the ipc namespace's file; its own, if it is empty (runc, crun)
     options: Sequence[str] = ()  # more for the engine's `create` (docker, podman)
+    capabilities: Sequence[str] = ()  # more than the usual ones, such as CAP_SYS_ADMIN (runc, crun)
+    volumes: Mapping[str, str | Path] = field(default_factory=dict)  # directories or files by path inside (runc, crun)
+    mounts: Sequence[tuple[str, str]] = ()  # type and path inside of further file systems (runc, crun)
 
 
 class EngineContainer(ABC):
@@ -326,7 +329,8 @@ def oci_config(program: Program) -> dict[str, object]:
         mapping = [{"containerID": 0, "hostID": program.id_base, "size": 65536}]
         linux |= {"uidMappings": mapping, "gidMappings": mapping}
     uid, gid = program.user
-    capabilities = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_MKNOD", "CAP_SETGID", "CAP_SETUID"]
+    usual = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_MKNOD", "CAP_SETGID", "CAP_SETUID"]
+    capabilities = [*usual, *program.capabilities]
     return {
         "ociVersion": "1.0.2",
         "process": {
@@ -341,6 +345,11 @@ def oci_config(program: Program) -> dict[str, object]:
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+            *({"destination": path, "type": kind, "source": kind} for kind, path in program.mounts),
+            *(
+                {"destination": path, "type": "bind", "source": str(source), "options": ["bind"]}
+                for path, source in program.volumes.items()
+            ),
         ],
         "linux": linux,
     }
