@@ -64,12 +64,14 @@ def assignment(**changes: object) -> Assignment:
 def container() -> Iterator[int]:
     """The pid of a process in an ipc namespace of its own."""
     reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+
+    def main() -> int:
         linux.unshare(linux.CLONE_NEWIPC)
         os.write(writer, b"x")
         signal.pause()
-        os._exit(1)
+        return 1
+
+    pid = fork(main)
     os.read(reader, 1)
     os.close(reader)
     os.close(writer)

@@ -13,6 +13,7 @@ import pytest
 from nsbridge.agents import linux
 from nsbridge.agents.entry import Gone, Refused
 from nsbridge.agents.identity import Evidence, IdMap, Ids, Memory, decide, parse_map
+from tests.child import fork
 
 ROOT, APP, OTHER = Ids(0, 0), Ids(1000, 1000), Ids(1001, 1001)
 BASE = 100_000
@@ -151,13 +152,15 @@ def test_own_user_namespace_maps_all() -> None:
 def container() -> Iterator[int]:
     """The pid of a process in a user namespace that maps 0 to BASE, and a mount namespace of it."""
     reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+
+    def main() -> int:
         linux.unshare(linux.CLONE_NEWUSER)
         linux.unshare(linux.CLONE_NEWNS)
         os.write(writer, b"x")
         signal.pause()
-        os._exit(1)
+        return 1
+
+    pid = fork(main)
     os.read(reader, 1)
     for kind in ("uid", "gid"):
         Path(f"/proc/{pid}/{kind}_map").write_text(f"0 {BASE} 1000\n5000 7 1\n", encoding="ascii")

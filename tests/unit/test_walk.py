@@ -157,9 +157,7 @@ def test_steps_are_directories_and_links_but_not_the_end(root: int, tmp_path: Pa
 @pytest.mark.parametrize("end", [0, APP, OTHER])
 @pytest.mark.parametrize("link", [0, APP, OTHER])
 @pytest.mark.parametrize("parent", [0, APP, OTHER])
-def test_only_root_and_the_agent_itself_may_redirect(
-    root: int, tmp_path: Path, parent: int, link: int, end: int
-) -> None:
+def test_only_root_and_the_agent_may_redirect(root: int, tmp_path: Path, parent: int, link: int, end: int) -> None:
     """The agent is who owns the end: whoever made it lead there must not have less than that user has."""
     (tmp_path / "real").mkdir()
     (tmp_path / "parent").mkdir()
