@@ -16,7 +16,7 @@ What follows from them:
   endpoint. What an agent uses comes from a second walk, which it makes as the user that it has become.
 
 Rejected: openat2(2) with RESOLVE_IN_ROOT alone, as before. It stays in the container but does not tell whose links it
-followed. RESOLVE_NO_SYMLINKS refuses /var/run, a link of root's nearly everywhere. A refusal of each step from a
+followed, and it fails (EAGAIN) at ".." when anything on the machine is renamed meanwhile. RESOLVE_NO_SYMLINKS refuses /var/run, a link of root's nearly everywhere. A refusal of each step from a
 user's directory to root's (as systemd's CHASE_SAFE) refuses absolute links, which programs make for their own files
 ("/home/app/current"); here only the end of the path has to be the user's own.
 """

@@ -52,6 +52,20 @@ def inode(place: Place) -> int | None:
     return place.status.st_ino if place.status else None
 
 
+def kernel_walk(root: int, path: bytes, flags: int) -> tuple[int | None, int]:
+    """Inode and errno. The kernel gives up on ".." (EAGAIN) when anything on the machine is renamed meanwhile."""
+    while True:
+        try:
+            fd = linux.openat2(root, path, flags, 0, linux.RESOLVE_IN_ROOT)
+        except OSError as error:
+            if error.errno != errno.EAGAIN:
+                return None, error.errno or 0
+        else:
+            found = os.fstat(fd).st_ino
+            os.close(fd)
+            return found, 0
+
+
 PATHS = [
     f"{start}{end}"
     for start, end in itertools.product(
@@ -65,15 +79,7 @@ PATHS = [
 def test_walk_ends_where_the_kernel_ends(root: int, tree: Path, path: str, *, follow_last: bool) -> None:
     """By openat2(2), which knows nothing of owners. A trailing slash does not make the last link be followed here."""
     whole = os.fsencode(tree / path) if not path.endswith(("/", "/.")) else os.fsencode(f"{tree}/{path}").rstrip(b"/.")
-    flags = os.O_PATH | (0 if follow_last else os.O_NOFOLLOW)
-    try:
-        fd = linux.openat2(root, whole, flags, 0, linux.RESOLVE_IN_ROOT)
-    except OSError as error:
-        expected: int | None = None
-        number = error.errno
-    else:
-        expected, number = os.fstat(fd).st_ino, 0
-        os.close(fd)
+    expected, number = kernel_walk(root, whole, os.O_PATH | (0 if follow_last else os.O_NOFOLLOW))
     with walk(root, whole, follow_last=follow_last) as place:
         assert (inode(place), place.error.errno if place.error else 0) == (expected, number)
 
