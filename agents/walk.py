@@ -15,10 +15,12 @@ What follows from them:
 * The walk itself opens nothing but O_PATH handles, so it may be done with root's power, to find out who owns the
   endpoint. What an agent uses comes from a second walk, which it makes as the user that it has become.
 
-Rejected: openat2(2) with RESOLVE_IN_ROOT alone, as before. It stays in the container but does not tell whose links it
-followed, and it fails (EAGAIN) at ".." when anything on the machine is renamed meanwhile. RESOLVE_NO_SYMLINKS refuses /var/run, a link of root's nearly everywhere. A refusal of each step from a
-user's directory to root's (as systemd's CHASE_SAFE) refuses absolute links, which programs make for their own files
-("/home/app/current"); here only the end of the path has to be the user's own.
+Rejected:
+* openat2(2) with RESOLVE_IN_ROOT alone, as before. It stays in the container but does not tell whose links it followed,
+  and it fails (EAGAIN) at ".." when anything on the machine is renamed meanwhile.
+* RESOLVE_NO_SYMLINKS. It refuses /var/run, which is a link of root's nearly everywhere.
+* To refuse each step from a user's directory to one of root's (systemd's CHASE_SAFE). It refuses absolute links, which
+  programs make for their own files ("/home/app/current"); here only the end of the path has to be the user's own.
 """
 
 from __future__ import annotations
