@@ -161,8 +161,14 @@ class Scene:
             return -1
 
     def refusal(self) -> str:
-        """Return why the agent does not serve; empty if it serves, or is on its way."""
+        """Return why the agent does not serve; empty if it serves, or is on its way.
+
+        It may also try again by itself, for what the container's programs can put right.
+        """
         agent = self.agent()
+        why = str(agent["last_exit"])
+        if agent["state"] == "BACKOFF" and "entering anew" not in why:
+            return why
         return str(agent["detail"]) if agent["state"] == "FATAL" or agent["phase"] == "blocked" else ""
 
     def harm(self) -> list[str]:

@@ -66,7 +66,7 @@ def test_link_to_host_roots_files_in_a_volume_is_refused(
 
 @pytest.mark.parametrize("owner", [0, 4242, BASE + 65536], ids=["hosts-root", "hosts-user", "first-behind"])
 @pytest.mark.parametrize("side", ["spool out", "spool in", "log in", "file out", "file in"])
-def test_owner_that_is_not_mapped_is_fatal(tmp_path: Path, runc_container: Factory, side: str, owner: int) -> None:
+def test_owner_that_is_not_mapped_is_refused(tmp_path: Path, runc_container: Factory, side: str, owner: int) -> None:
     """A directory of the host mounted into a container with a user namespace. Today the agent becomes its owner."""
     (tmp_path / "volume").mkdir()
     victim = Victim(tmp_path / "volume/x", owner)
@@ -76,10 +76,9 @@ def test_owner_that_is_not_mapped_is_fatal(tmp_path: Path, runc_container: Facto
         scene.watch(victim)
         messages_wait(scene, side)
         scene.assert_harmless("/vol/x", "user")
-        assert scene.agent()["state"] == "FATAL"
 
 
-def test_group_that_is_not_mapped_is_fatal(tmp_path: Path, runc_container: Factory) -> None:
+def test_group_that_is_not_mapped_is_refused(tmp_path: Path, runc_container: Factory) -> None:
     """The owner is the container's, the group is the host's. Today the agent takes both."""
     evil, peer = runc_container(id_base=BASE), runc_container()
     spool = make(evil.rootfs / "data", MAPPED)
@@ -89,7 +88,6 @@ def test_group_that_is_not_mapped_is_fatal(tmp_path: Path, runc_container: Facto
     with scene_of(tmp_path, evil, peer, endpoint("spool out", "/data")) as scene:
         write(spool / "out/x", SECRET, MAPPED)
         scene.assert_harmless("/data", "user")
-        assert scene.agent()["state"] == "FATAL"
 
 
 def test_configured_host_root_is_refused_in_a_user_namespace(tmp_path: Path, runc_container: Factory) -> None:
@@ -98,7 +96,6 @@ def test_configured_host_root_is_refused_in_a_user_namespace(tmp_path: Path, run
     make(evil.rootfs / "data", BASE)
     with scene_of(tmp_path, evil, peer, endpoint("spool in", "/data"), 'user = "0:0"') as scene:
         scene.assert_harmless("user")
-        assert scene.agent()["state"] == "FATAL"
 
 
 def test_host_root_of_a_queue_is_refused_in_a_user_namespace(tmp_path: Path, runc_container: Factory) -> None:
@@ -107,7 +104,6 @@ def test_host_root_of_a_queue_is_refused_in_a_user_namespace(tmp_path: Path, run
     queue = "queue = { in = { key = 0x51 }, create = true }"
     with scene_of(tmp_path, evil, peer, queue, 'user = "0:0"') as scene:
         scene.assert_harmless("user")
-        assert scene.agent()["state"] == "FATAL"
 
 
 # -- owners that change
@@ -121,21 +117,20 @@ def served(scene: Scene, spool: Path, owner: int) -> None:
     scene.wait_received(b"first")
 
 
-@pytest.mark.parametrize(("before", "after"), [(USER, 0), (0, USER), (USER, 2000)])
+@pytest.mark.parametrize(("before", "after"), [(USER, 0), (USER, 2000)])
 @pytest.mark.parametrize("restart", [False, True], ids=["agent", "daemon"])
-def test_changed_owner_is_fatal_once_messages_passed(
+def test_changed_owner_is_fatal(
     tmp_path: Path, runc_container: Factory, before: int, after: int, restart: bool
 ) -> None:
-    """Also after the daemon was started anew; the line says from whom to whom and what to set.
+    """Also after the daemon was started anew; the line says what changed, from whom to whom, and what to set.
 
-    From one unprivileged user to another the agent may follow, but it never gets root's power or gives it up by itself.
     Today each new agent becomes the new owner without a word.
     """
     evil, peer = runc_container(), runc_container()
     spool = make(evil.rootfs / "data", before)
     populate(spool, before)
     with scene_of(tmp_path, evil, peer, endpoint("spool out", "/data")) as scene:
-        scene.forbidden = {0} - {before}
+        scene.forbidden = {after}
         served(scene, spool, before)
         for path in (spool, spool / "out"):
             give(path, after, 0o700)
@@ -144,16 +139,27 @@ def test_changed_owner_is_fatal_once_messages_passed(
             scene.daemon.start()
         else:
             scene.enter_again()
-        if 0 in (before, after):
-            reason = scene.wait_refused(lambda: scene.owner() == after)
-            assert "/data" in reason, reason
-            assert "set user" in reason, reason
-            assert f"from {before}" in reason, reason
-            assert f"to {after}" in reason, reason
-            assert scene.agent()["state"] == "FATAL"
-        else:
-            wait_until(lambda: scene.owner() in (before, after) or scene.refusal(), "it decides", 20)
-        assert not scene.harm()
+        scene.assert_harmless("/data", "user", str(before), str(after))
+        assert scene.agent()["state"] == "FATAL"
+
+
+def test_owner_with_less_power_is_followed(tmp_path: Path, runc_container: Factory) -> None:
+    """Root gives its spool to a user, though messages have passed. Today only a restarted agent becomes that user."""
+    evil, peer = runc_container(), runc_container()
+    spool = make(evil.rootfs / "data", 0)
+    populate(spool, 0)
+    with scene_of(tmp_path, evil, peer, endpoint("spool out", "/data")) as scene:
+        served(scene, spool, 0)
+        for path in (spool / "out", spool):
+            give(path, USER, 0o700)
+        write(spool / "out/second", b"second", USER, 0o600)
+        scene.wait_received(b"second")
+        assert scene.owner() == USER
+        for path in (spool / "out", spool):
+            give(path, 0, 0o700)
+        scene.forbidden = {0}
+        scene.enter_again()
+        scene.assert_harmless("/data", "user")
 
 
 def test_changed_owner_is_served_when_user_says_so(tmp_path: Path, runc_container: Factory) -> None:
