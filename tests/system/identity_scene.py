@@ -179,12 +179,14 @@ class Scene:
 
     def wait_refused(self, instead: Callable[[], object] = lambda: False) -> str:
         """Wait until the agent is refused, did harm, or `instead` holds; return the reason of a refusal."""
-        wait_until(
-            lambda: self.refusal() or instead() or self.harm(),
-            f"the agent is refused; {self.agent()}; log:\n{self.daemon.said()}",
-            20,
-        )
-        return self.refusal()
+        reasons = [""]
+
+        def ended() -> object:
+            reasons.append(self.refusal())
+            return reasons[-1] or instead() or self.harm()
+
+        wait_until(ended, f"the agent is refused; {self.agent()}; log:\n{self.daemon.said()}", 20)
+        return reasons[-1]
 
     def assert_harmless(self, *words: str) -> None:
         """Assert that the agent is refused, for a reason with these `words`, and harmless, now and at a new start."""

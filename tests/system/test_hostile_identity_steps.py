@@ -188,7 +188,7 @@ def attack(tmp_path: Path, make_one: Factory, kind: str) -> Iterator[Attack]:
         yield made
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("link_first", "back"),
     [(False, False), (False, True), (True, True)],
