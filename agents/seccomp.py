@@ -34,6 +34,7 @@ epoll_pwait           281    22
 futex                 202    98
 pread64                17    67
 newfstatat            262    79
+readlinkat            267    78
 close                   3    57
 openat                257    56
 openat2               437   437

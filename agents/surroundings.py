@@ -98,6 +98,10 @@ class QueueSurroundings(Surroundings):
 class FileSurroundings(Surroundings):
     """For spool, log and file."""
 
+    def __init__(self, assignment: Assignment, ids: IdMap, memory: Memory) -> None:
+        super().__init__(assignment, ids, memory)
+        self._unreachable: set[bytes] = set()  # paths that the agent's user may not follow to their end
+
     def look(self) -> tuple[int, int]:
         """Return who owns the endpoint, or is to own it."""
         where, owner, maker = self._owner()
@@ -114,15 +118,27 @@ class FileSurroundings(Surroundings):
 
         A directory that is missing is made in its parent, and may be removed and made again there.
         """
-        return [os.dup(place.directory) for place in self._walks()]
+        directories = []
+        for path, place in self._walks():
+            directories.append(os.dup(place.directory))
+            if place.is_refused:
+                self._unreachable.add(path)
+        return directories
 
     def recheck(self) -> None:
-        """See Surroundings. Where `user` is configured, another owner changes nothing."""
+        """See Surroundings. Where `user` is configured, another owner changes nothing.
+
+        A path that the agent could reach when it entered, and cannot any more, may belong to another user by now: only
+        `look`, with root's power, can tell.
+        """
         if self._agent.user is not None:
             return
         where, owner, _ = self._owner()
         if owner is not None and owner.uid != os.getuid():
             raise Gone(f"{where} belongs to {owner} now, and the agent is {os.getuid()}:{os.getgid()}; entering anew")
+        for path, place in self._walks():
+            if place.is_refused and path not in self._unreachable:
+                raise Gone(f"{shown(path)} cannot be reached by uid {os.getuid()} any more; entering anew")
 
     def _owner(self) -> tuple[str, Ids | None, Ids]:
         """Return the endpoint, who owns it, and who should if it is missing."""
@@ -138,13 +154,13 @@ class FileSurroundings(Surroundings):
                     maker = maker or (self._init if says_nothing else Ids(parent.st_uid, parent.st_gid))
         return shown(paths[0]), None, maker or self._init
 
-    def _walks(self) -> Iterator[Place]:
+    def _walks(self) -> Iterator[tuple[bytes, Place]]:
         """Walk each path, as the user that the agent is now. Raises Gone if a stranger could redirect it."""
         for path in (*_paths(self._agent), *_done(self._agent)):
             with walk_from_root(path) as place:
                 if step := redirector(place.steps, self.trusted):
                     raise Gone(redirects(step, path))
-                yield place
+                yield path, place
 
     def _mounts(self) -> frozenset[bytes]:
         """Return the names of those of the endpoint's files (not directories) that are mounts of their own."""

@@ -67,6 +67,11 @@ class Place:
         """True if the last name is not there, and all before it is."""
         return self.error is not None and self.error.errno == errno.ENOENT and self.is_parent_there
 
+    @property
+    def is_refused(self) -> bool:
+        """True if the user may not search a directory on the way."""
+        return self.error is not None and self.error.errno == errno.EACCES
+
     def end(self, error: OSError) -> None:
         """Note why the walk ended before the end of the path."""
         self.error = error

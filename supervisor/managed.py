@@ -204,7 +204,8 @@ class Managed:
         self.state, actions = lifecycle.step(self.state, event)
         if self.state is not before:
             self._cancel_deadline()
-            if self.state in (State.STARTING, State.RUNNING, State.STOPPED):
+            starts_again = self.state is State.STARTING and before is State.BACKOFF  # why is still to be shown
+            if self.state in (State.STARTING, State.RUNNING, State.STOPPED) and not starts_again:
                 self.detail = ""
             self._log.debug(self.config.name, f"{before} → {self.state} ({event})")
             if self.neighbour is not None:

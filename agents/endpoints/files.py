@@ -69,6 +69,7 @@ class Tree:
         self.own_fds = own_fds  # the host's /proc/self/fd
         self._granted = granted  # the directories that Landlock leaves us, by device and inode
         self._log = log  # hears, with a level, of what was made
+        self._around = around
         self._trusted = frozenset({0, os.getuid(), *(around.trusted if around else ())})  # walk.py
         self._mounts = around.mounts if around else frozenset()  # names of the endpoint's own files that may be mounts
         self._is_root_by_guess = around is not None and around.is_root_by_guess
@@ -145,6 +146,8 @@ class Tree:
         try:
             handle = linux.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, 0, _UNSAFE_ELSEWHERE)
         except OSError as error:
+            if error.errno == errno.EACCES and self._around is not None:
+                self._around.recheck()  # the directory may not be searched any more: is it another user's by now?
             if error.errno != errno.EXDEV:
                 raise
             handle = self._open_mount(directory, name)
