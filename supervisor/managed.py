@@ -68,6 +68,7 @@ class Managed:
         self._log = services.log
         self._state_dir = services.state_dir
         self._require = services.require
+        self._dead = services.dead
         self._peer_fd = peer_fd
         self._policy = RestartPolicy()
         self._process: AgentProcess | None = None
@@ -129,10 +130,10 @@ class Managed:
             process.channel.say("exit")
             self._deadline(EXIT_LIMIT)
 
-    def retry(self) -> None:
-        """Let it take the dead letters that were given back to it; without a process it does when it starts."""
+    def tell(self, order: str, **fields: object) -> None:
+        """Give its process an order (agents/control.py). Without a process, what the order is about waits for one."""
         if self._process is not None:
-            self._process.channel.say("retry")
+            self._process.channel.say(order, **fields)
 
     @property
     def pid(self) -> int | None:
@@ -304,6 +305,7 @@ class Managed:
             supervisor_pid=os.getpid(),
             require=self._require,
             beat_every=self.beat_every,
+            dead=self._dead.limits,
         )
 
     def _not_spawned(self, error: OSError) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nsbridge.agents.loop import Loop
-from nsbridge.config.schema import Confinement, HealthConfig
+from nsbridge.config.schema import Confinement, DeadConfig, HealthConfig
 from nsbridge.supervisor.arrivals import Arrivals
 from nsbridge.supervisor.events import Events
 from nsbridge.supervisor.logs import Log
+
+
+@dataclass(slots=True)
+class DeadLetterLimits:
+    """What every agent may keep of dead letters; a reload changes it for agents that are there and to come."""
+
+    limits: DeadConfig = field(default_factory=DeadConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +29,4 @@ class Services:
     arrivals: Arrivals
     health: HealthConfig
     require: tuple[Confinement, ...] = ()  # what no agent may run without
+    dead: DeadLetterLimits = field(default_factory=DeadLetterLimits)

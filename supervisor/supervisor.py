@@ -25,7 +25,7 @@ from nsbridge.supervisor.plan import compare
 from nsbridge.supervisor.reloading import Reloader
 from nsbridge.supervisor.roster import Roster
 from nsbridge.supervisor.route import Route
-from nsbridge.supervisor.services import Services
+from nsbridge.supervisor.services import DeadLetterLimits, Services
 
 
 class Supervisor:
@@ -37,7 +37,14 @@ class Supervisor:
         self._log = log
         arrivals, daemon = Arrivals(self.loop, log), config.daemon
         self._services = Services(
-            self.loop, log, Events(), daemon.state_dir, arrivals, health=daemon.health, require=daemon.require
+            self.loop,
+            log,
+            Events(),
+            daemon.state_dir,
+            arrivals,
+            health=daemon.health,
+            require=daemon.require,
+            dead=DeadLetterLimits(daemon.dead),
         )
         self._observer = observer
         self._roster = Roster(self.loop, log, self._make_route, self._settled)
