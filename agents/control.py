@@ -42,7 +42,8 @@ def held(channel: socket.socket) -> socket.socket:
 def dead_limits(fields: dict[str, object]) -> DeadConfig:
     """Return the limits of a `dead` order: the fields of DeadConfig. Only the supervisor sends it."""
     limits: dict[str, Any] = {field.name: fields[field.name] for field in dataclasses.fields(DeadConfig)}
-    return DeadConfig(**limits | {"when_full": WhenFull(limits["when_full"])})
+    limits["when_full"] = WhenFull(limits["when_full"])
+    return DeadConfig(**limits)
 
 
 def parse(datagram: bytes) -> dict[str, object]:

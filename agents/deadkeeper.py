@@ -39,6 +39,9 @@ class Host(Protocol):
     def show_blocked(self) -> None:
         """Show `reason` with what else the sink waits for."""
 
+    def show_counters(self) -> None:
+        """Show what the journal knows by now."""
+
 
 class DeadLetterKeeper:
     """The dead letters of one agent. `sync` puts them on the disk, where a crash of the host is provided for."""
@@ -116,7 +119,7 @@ class DeadLetterKeeper:
             self._try_later()
 
     def _add(self, one: Run, where: str, why: str) -> bool:
-        self._why_dropped = "to make room (when_full = drop-oldest)"
+        self._why_dropped = "to make room (drop-oldest)"
         is_new = self._letters.add(one, where, why)
         if is_new and self._sync is not None:
             self._sync()
@@ -138,7 +141,7 @@ class DeadLetterKeeper:
 
     def _expire(self) -> None:
         self._expiry = None
-        self._why_dropped = "for their age (max_age)"
+        self._why_dropped = "for age (max_age)"
         try:
             due = self._letters.expire()
         except OSError as error:
@@ -147,6 +150,7 @@ class DeadLetterKeeper:
         if due is not None:
             self._look_at(due)
         if self._dropped:
+            self._host.show_counters()
             self.offer_again()
 
     def _look_at(self, due: float) -> None:

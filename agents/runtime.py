@@ -109,7 +109,7 @@ class Agent:
 
     def run(self) -> None:
         """Serve until the supervisor says exit, or is gone."""
-        self._show_counters()
+        self.show_counters()
         for side in ("out", "in"):
             self.blocked(side, "")
         self.loop.watch(self._channel.fileno(), READABLE, self._read_control)
@@ -331,7 +331,7 @@ class Agent:
             if count < len(run.bodies):
                 break
         if self._unshown or incoming.repeats_dropped:
-            self._show_counters()
+            self.show_counters()
 
     def _put(self, incoming: Incoming, run: Run) -> int:
         if run.type != VOID.type:
@@ -344,7 +344,7 @@ class Agent:
         self.handed(run)
         return len(run.bodies)
 
-    def _show_counters(self) -> None:
+    def show_counters(self) -> None:
         """Put what the journals know where the supervisor sees it."""
         cells = self._cells
         self._unshown = False
