@@ -27,7 +27,7 @@ from nsbridge.agents.loop import READABLE, WRITABLE, Loop
 from nsbridge.agents.retries import Retries
 from nsbridge.agents.session import Incoming, Outgoing, Session
 from nsbridge.agents.sides import Keys
-from nsbridge.agents.state import State, open_state
+from nsbridge.agents.state import State, bound_files, open_state
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import MAX_PACKET, VOID, Message, Run, WireError
 
@@ -48,6 +48,7 @@ def main(assignment: Assignment) -> int:
         own_fds = entry.leave_the_supervisor(assignment)
         window = assignment.route.window
         state = open_state(assignment.state_dir, assignment.agent, window, lambda text: lastwords.report(channel, text))
+        bound_files(assignment.agent)
         assignment.scoreboard.begin()  # it may have waited for the earlier agent to be gone
         keys = sides.queue_keys(assignment)
         entered = entry.enter(assignment, own_fds, state.given, lambda: sides.look_around(assignment, keys))

@@ -130,6 +130,12 @@ class Managed:
             process.channel.say("exit")
             self._deadline(EXIT_LIMIT)
 
+    def refuse(self, reason: str) -> None:
+        """Do not start it again until a person does: it can never work as things are."""
+        self.detail = reason
+        self._log.error(self.config.name, f"{reason}; it is not tried again until somebody starts it")
+        self._feed(Event.REFUSED)
+
     def tell(self, order: str, **fields: object) -> None:
         """Give its process an order (agents/control.py). Without a process, what the order is about waits for one."""
         if self._process is not None:
@@ -230,11 +236,6 @@ class Managed:
             self._timer.cancel()
             self._timer = None
 
-    def _refuse(self, reason: str) -> None:
-        self.detail = reason
-        self._log.error(self.config.name, f"{reason}; it is not tried again until somebody starts it")
-        self._feed(Event.REFUSED)
-
     # What the attachment tells (attachment.py, Listener)
 
     def container_found(self) -> None:
@@ -253,7 +254,7 @@ class Managed:
 
     def container_refused(self, reason: str) -> None:
         """See Listener."""
-        self._refuse(reason)
+        self.refuse(reason)
 
     def container_ended(self) -> None:
         """See Listener."""
@@ -357,7 +358,7 @@ class Managed:
             return
         self._note_exit(process, code)
         if code == fork.EXIT_NEVER:
-            self._refuse(process.last_words or "it refused to run")
+            self.refuse(process.last_words or "it refused to run")
         elif self.state is not State.FATAL:
             self._served = self._loop.now() - process.ready_since if process.ready_since else None
             self._by_signal = code < 0

@@ -35,7 +35,7 @@ def seqs(daemon: Nsbridged) -> list[int]:
 
 
 def test_newlines_into_a_line_log_do_not_fill_state_dir(tmp_path: Path, unshare_container: Factory) -> None:
-    """Issue 12: it was full in 0.4 s. Now the route is blocked, says so, and new routes find room for their journals."""
+    """Issue 12: it was full in 0.4 s. Now the route is blocked and says so; new routes find room for their journals."""
     web, other, state = unshare_container(), unshare_container(), tmp_path / "state"
     count, message = 30_000, b"x" * 2000 + b"\n"
     agent = '[route.{0}.agent.{1}]\ncontainer = "{2}"\nlog = {{ {3} = "/srv/{0}{1}", framing = "{4}" }}\n'
@@ -100,7 +100,7 @@ def test_full_box_loses_nothing_whoever_is_killed(tmp_path: Path, unshare_contai
 
 
 def test_letters_given_back_make_room_and_come_again(tmp_path: Path, unshare_container: Factory) -> None:
-    """`dead retry` makes room for others; those that still are too long find none, wait in their turn, and are there."""
+    """`dead retry` makes room for others. Those that still are too long find none, and wait in their turn."""
     web, legacy = unshare_container(), unshare_container()
     with Nsbridged(tmp_path, route(web.spec, legacy.spec), limits(max_letters=3)) as daemon:
         daemon.wait_for("RUNNING")
@@ -211,3 +211,35 @@ def test_full_state_dir_blocks_and_resumes_by_itself(tmp_path: Path, unshare_con
             assert (seqs(daemon), detail(daemon)) == ([2], "")
     finally:
         run(["umount", "-l", str(state)])
+
+
+@pytest.mark.parametrize("evil", ["files", "bytes", "directory"])
+def test_agent_that_fills_its_directory_is_stopped(tmp_path: Path, unshare_container: Factory, evil: str) -> None:
+    """A compromised agent may write there what it likes. Here the test does what it could; its route alone stops."""
+    web, legacy, other = unshare_container(), unshare_container(), unshare_container()
+    routes = route(web.spec, legacy.spec) + route(other.spec, legacy.spec).replace("route.r", "route.s").replace(
+        "0x5", "0x6"
+    )
+    with Nsbridged(tmp_path, routes, limits(max_bytes="1MB", max_letters=10)) as daemon:
+        daemon.wait_for("RUNNING")
+        put_into_spool(web.rootfs / "srv/out", [TOO_LONG])
+        wait_until(lambda: seqs(daemon) == [1], "there is an honest letter")
+        box = tmp_path / "state/dead/r/queue"
+        for number in range(300 if evil == "files" else 70):
+            (box / f"junk {number}").write_bytes(b"\0" * (1 << 20 if evil == "bytes" else 1))
+        if evil == "directory":
+            for number in range(300):
+                (box / "deep" / f"{number}").mkdir(parents=True)
+        daemon.wait_for("FATAL", "r:queue")
+        assert "its dead letters hold" in detail(daemon)
+        assert str(box) in detail(daemon)
+        assert daemon.agents()["s:queue"]["state"] == "RUNNING"
+        daemon.call("start", names=["r:queue"])
+        daemon.wait_for("FATAL", "r:queue")
+        run(["sh", "-c", f"rm -r {box}/junk* {box}/deep 2>/dev/null; true"])
+        daemon.call("start", names=["r:queue"])
+        daemon.wait_for("RUNNING")
+        with Receiver(legacy, 0x51, 1) as receiver:
+            put_into_spool(web.rootfs / "srv/out", [b"good"])
+            assert receiver.messages() == [Sent(7, b"good")]
+        assert seqs(daemon) == [1]

@@ -14,8 +14,8 @@ import pytest
 
 from nsbridge.agents.dead import DeadLetters
 from nsbridge.agents.endpoints.base import Blocked
-from nsbridge.agents.loop import Loop
 from nsbridge.agents.journal import SourceJournal, open_source
+from nsbridge.agents.loop import Loop
 from nsbridge.agents.retries import Retries
 from nsbridge.agents.sinkjournal import DEAD, NOT_DELIVERED, SinkJournal, open_sink
 from nsbridge.agents.wire import Message, Run
