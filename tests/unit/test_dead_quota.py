@@ -296,10 +296,8 @@ def test_full_box_blocks_with_the_reason_and_resumes_by_itself(tmp_path: Path, b
     """Nobody tells it: a person has removed the files."""
     host = Host(box, sink, THREE)
     host.send(5)
-    assert host.shown == [
-        "dead letters of orders:web are full (3 letters): "
-        "nsbridgectl dead list shows them, dead retry or dead drop makes room"
-    ]
+    (shown,) = host.shown
+    assert shown.startswith("dead letters of orders:web are full (3 letters): nsbridgectl dead ")
     take_out(tmp_path, 1)
     host.run_until(4)
     assert host.keeper.reason == host.shown[-1] != ""
