@@ -27,6 +27,7 @@ from nsbridge.agents.wire import Run
 from nsbridge.config.schema import DeadConfig
 
 _PART = re.compile(r"\.?([0-9a-f]{16}-[0-9]{20})\.(body|json)")
+_BLOCK = 512  # bytes; of st_blocks, whatever the file system's are
 _SETTLED = 0.1  # seconds after which another change of a directory shows in its time of change
 
 Dropped = Callable[[Letter], None]
@@ -150,11 +151,13 @@ class DeadLetters:
                     os.unlink(name, dir_fd=self._directory)
             elif name == note:
                 with suppress(FileNotFoundError):
-                    about, size = self._stat(note), self._stat(body).st_size
-                    yield Letter(found[1], size + about.st_size, now - max(0.0, wall - about.st_mtime))
+                    (size, changed), (more, _) = self._measure(note), self._measure(body)
+                    yield Letter(found[1], size + more, now - max(0.0, wall - changed))
 
-    def _stat(self, name: str) -> os.stat_result:
-        return os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+    def _measure(self, name: str) -> tuple[int, float]:
+        """Return a file's bytes, without its holes, and its time of change."""
+        about = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+        return min(about.st_size, about.st_blocks * _BLOCK), about.st_mtime
 
     def _drop(self, letter: Letter) -> None:
         """Raises OSError; not if somebody else was faster."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +245,45 @@ def test_agent_that_fills_its_directory_is_stopped(tmp_path: Path, unshare_conta
             put_into_spool(web.rootfs / "srv/out", [b"good"])
             assert receiver.messages() == [Sent(7, b"good")]
         assert seqs(daemon) == [1]
+
+
+def test_hostile_names_hurt_no_command(tmp_path: Path, unshare_container: Factory) -> None:
+    """Thousands of files, names with newlines and escapes, a body with a hole of 1 TB, links and FIFOs as notes."""
+    web, legacy = unshare_container(), unshare_container()
+    with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        put_into_spool(web.rootfs / "srv/out", [TOO_LONG])
+        wait_until(lambda: seqs(daemon) == [1], "there is an honest letter")
+        (honest,) = listed(daemon)
+        box = os.open(tmp_path / "state/dead/r/queue", os.O_RDONLY | os.O_DIRECTORY)
+        for number in range(3000):
+            name = b"%d\n\x1b[2J\xff.json" % number
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=box))
+        for seq, kind in enumerate(("sparse", "fifo", "link", "socketless"), 100):
+            stem = f"{5:016x}-{seq:020d}"
+            note = {"epoch": 5, "seq": seq, "type": 1, "bytes": 1, "where": "\x1b[2J\n", "why": "\n", "time": 1}
+            path = tmp_path / "state/dead/r/queue"
+            (path / f"{stem}.json").write_text(json.dumps(note))
+            if kind == "sparse":
+                with (path / f"{stem}.body").open("wb") as file:
+                    file.truncate(1 << 40)
+            elif kind == "fifo":
+                os.mkfifo(path / f"{stem}.body")
+            elif kind == "link":
+                os.symlink("/etc/shadow", path / f"{stem}.body")
+        began = time.monotonic()
+        done = ctl(daemon, "dead", "list")
+        assert done.returncode == 0
+        assert "\x1b" not in done.stdout
+        assert honest["id"].split("/")[0] in done.stdout
+        shown = ctl(daemon, "dead", "show", f"r:queue/{5:016x}-100")
+        assert shown.returncode == 0
+        assert len(shown.stdout) < 10_000
+        assert ctl(daemon, "dead", "show", f"r:queue/{5:016x}-102").returncode == 1
+        assert ctl(daemon, "dead", "retry", "all").returncode == 1, "what is hostile cannot be given back"
+        assert time.monotonic() - began < 20
+        wait_until(lambda: 2 in seqs(daemon), "the honest one was given back, and is put aside again")
+        assert ctl(daemon, "dead", "drop", "all").returncode == 0
+        assert seqs(daemon) == []
+        assert daemon.agents()["r:queue"]["restarts"] == 0
+        os.close(box)
