@@ -3,7 +3,8 @@
 An honest agent keeps to its quota (agents/quota.py). One that was taken over holds the same descriptors and may write
 there what it likes. It cannot reach beyond them; so what it can do is to fill the file system. What is done about that:
 * The supervisor looks at the file system's usage with one statvfs, whenever the agents' health is looked at. Only if
-  that has grown by GROWN bytes or inodes does it have the directories measured. So an idle daemon measures nothing.
+  that has grown by GROWN bytes or inodes, and some agent has any file there, does it have the directories measured. So
+  an idle daemon measures nothing, nor does one without dead letters whose disk others fill.
 * A child measures, because a directory can be made so large that listing it takes minutes. It counts no further than
   an agent could be forgiven, and has a time limit.
 * What an agent has beyond its quota, and beyond what it had when the daemon started (the quota may have been larger),
@@ -34,8 +35,9 @@ from nsbridge.supervisor.roster import Roster
 from nsbridge.supervisor.services import Services
 from nsbridge.supervisor.spawn import Teller
 
-GROWN = (1 << 20, 256)  # bytes and inodes of the file system
+GROWN = (16 << 20, 1024)  # bytes and inodes of the file system
 PATIENCE = 30.0  # seconds for the child
+_LARGE = 1 << 20  # bytes of a directory in which it takes long to find the first name
 _SPARE_FILES = 64  # beyond two for each letter: parts that kills left, whatever a person put there
 
 
@@ -85,8 +87,8 @@ class DeadWatch:
 
     def _measure(self) -> None:
         names = [agent.config.name for agent in self._roster.agents]
-        if self._at_start is None and not _has_any(self._state_dir, names):
-            self._at_start = {}
+        if not _has_any(self._state_dir, names):
+            self._at_start = self._at_start or {}
             return
         most = 2 * max([self._files, *(content.files for content in (self._at_start or {}).values())])
         self._found = {}
@@ -198,6 +200,8 @@ def _has_any(state_dir: str, names: Sequence[str]) -> bool:
     """True if some agent may have something."""
     for box in itertools.chain.from_iterable(_boxes(state_dir, name) for name in names):
         try:
+            if box.lstat().st_size > _LARGE:
+                return True
             with os.scandir(box) as entries:
                 if next(entries, None) is not None:
                     return True

@@ -227,10 +227,10 @@ def test_agent_that_fills_its_directory_is_stopped(tmp_path: Path, unshare_conta
         put_into_spool(web.rootfs / "srv/out", [TOO_LONG])
         wait_until(lambda: seqs(daemon) == [1], "there is an honest letter")
         box = tmp_path / "state/dead/r/queue"
-        for number in range(300 if evil == "files" else 70):
+        for number in range(1100 if evil == "files" else 70):
             (box / f"junk {number}").write_bytes(b"\0" * (1 << 20 if evil == "bytes" else 1))
         if evil == "directory":
-            for number in range(300):
+            for number in range(1100):
                 (box / "deep" / f"{number}").mkdir(parents=True)
         daemon.wait_for("FATAL", "r:queue")
         assert "its dead letters hold" in detail(daemon)

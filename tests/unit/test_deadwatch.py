@@ -135,11 +135,25 @@ def test_lower_limits_after_a_reload_stop_nobody(tmp_path: Path, scene: Scene) -
 def test_nothing_is_measured_while_the_disk_does_not_fill(tmp_path: Path, scene: Scene) -> None:
     """No tick: one statvfs when the agents' health is looked at."""
     scene.look()
+    fill(tmp_path / "dead/r/a", 1)
     scene.watch._lowest = (1 << 60, 1 << 60)
     made: list[object] = []
     scene.watch._measure = lambda: made.append(None)  # type: ignore[method-assign]
     scene.look(grown=False)
     assert made == []
+
+
+def test_nothing_is_measured_where_there_are_no_letters(tmp_path: Path, scene: Scene) -> None:
+    """Others may fill the disk as they like."""
+    scene.look()
+    scene.watch._lowest = (0, 0)
+    scene.watch.look()
+    assert scene.watch._teller is None
+    fill(tmp_path / "dead/r/a", 1)
+    scene.watch._lowest = (0, 0)
+    scene.watch.look()
+    assert scene.watch._teller is not None
+    scene.look()
 
 
 def test_stopped_agent_is_looked_at_again_when_it_is_started(tmp_path: Path, scene: Scene) -> None:
