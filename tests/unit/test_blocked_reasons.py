@@ -9,6 +9,7 @@ and a queue's reasons (test_queue_*.py). What needs a mount or another user is i
 
 from __future__ import annotations
 
+import ast
 import os
 import resource
 import signal
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.endpoints.file import FileSink, FileSource
 from nsbridge.agents.endpoints.log_sink import LogSink
@@ -294,3 +296,32 @@ def test_log_whose_renamed_file_is_still_written(tmp_path: Path, monkeypatch: py
         writer.write(b"two\n")
     host.run_until(lambda: host.bodies() == [b"one", b"two", b"three"] and not host.reason, "all of it comes")
     host.lose(side._watch)
+
+
+# Where the end of each reason is tested, by the beginning of the name of the module that gives it
+ENDS = {
+    "base": "the Waiter that all of these use: every case of this file",
+    "file": "this file; tests/system/test_faults_room.py",
+    "watch": "this file (no descriptors); tests/system/test_faults_room.py (inotify)",
+    "spool": "this file; test_spool_source.py",
+    "log": "this file; test_log_source.py, test_log_sink.py",
+    "queue": "tests/system/test_faults.py, test_hostile_queue.py, test_faults_room.py, test_dead_quota.py (state_dir)",
+    "exact_queue": "as queue",
+    "retries": "test_dead.py: test_retry_without_room_is_tried_again_by_itself",
+    "deadkeeper": "test_dead_quota.py: test_full_disk_blocks_and_resumes_by_itself, test_full_box_blocks_…",
+    "runtime": "it passes on what the others give",
+}
+GIVES = {"Blocked", "blocked_by", "wait", "blocked", "_wait", "show_blocked"}
+
+
+def _gives_reasons(path: Path) -> bool:
+    calls = (node.func for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Call))
+    return any((call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "")) in GIVES for call in calls)
+
+
+def test_every_module_that_gives_reasons_is_listed() -> None:
+    """A new one shows here: what ends its reasons, and which test sees that?"""
+    agents = Path(files.__file__).parents[1]
+    giving = sorted(path.stem for path in agents.rglob("*.py") if _gives_reasons(path))
+    assert [name for name in giving if not name.startswith(tuple(ENDS))] == []
+    assert [name for name in ENDS if not any(found.startswith(name) for found in giving)] == []
