@@ -1,6 +1,7 @@
 """What an agent and its supervisor say to each other over the control channel: JSON objects, one a datagram.
 
-From the supervisor: `{"do": "drain"}`, `{"do": "exit"}`, `{"do": "retry"}` (there are dead letters to be taken again).
+From the supervisor: `{"do": "drain"}`, `{"do": "exit"}`, `{"do": "retry"}` (there are dead letters to be taken again),
+`{"do": "letters"}` (dead letters were taken out of its directory), `{"do": "dead", "max_bytes": N, …}` (other limits).
 From the agent: `{"say": "ready", "ns_inode": N, "uid": N, "gid": N, "landlock": ABI}`, `{"say": "drained"}`,
 `{"say": "log", "level": "warning", "text": "…"}`, `{"say": "dead", "text": "…"}` (put aside: which, why),
 `{"say": "error", "text": "…"}` (its last words).
@@ -10,8 +11,12 @@ The agent may be compromised, so the supervisor takes only what fits `parse` and
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
+from typing import Any
+
+from nsbridge.config.schema import DeadConfig, WhenFull
 
 MAX_SIZE = 8 << 10  # bytes of one datagram
 _LEVELS = ("debug", "info", "warning", "error")  # compared, not hashed: a level may be any JSON value
@@ -32,6 +37,13 @@ def held(channel: socket.socket) -> socket.socket:
     """The same, open to the very end of the process: that it closes is what the supervisor takes for its death."""
     _HELD.append(channel)
     return channel
+
+
+def dead_limits(fields: dict[str, object]) -> DeadConfig:
+    """Return the limits of a `dead` order: the fields of DeadConfig. Only the supervisor sends it."""
+    limits: dict[str, Any] = {field.name: fields[field.name] for field in dataclasses.fields(DeadConfig)}
+    limits["when_full"] = WhenFull(limits["when_full"])
+    return DeadConfig(**limits)
 
 
 def parse(datagram: bytes) -> dict[str, object]:

@@ -2,35 +2,72 @@
 
 One message is two files in the agent's own directory `state_dir/dead/ROUTE/AGENT`: EPOCH-SEQ.body, its bytes, and then
 EPOCH-SEQ.json, which says why, when and whence, and whose presence makes it one. Writing it again changes nothing.
+
+What there may be of them is decided in quota.py. Here the letters are counted:
+* They are counted when the first one is to be written, not at the agent's start (20,000 files take 0.1 s), and again
+  when the directory has changed since and there is no room. So what the supervisor or a person took out makes room.
+* A letter is dropped note first. So a kill leaves a body without its note, which is no letter; whoever counts next
+  removes it, as everything else of which a kill left only a part.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from nsbridge.agents.endpoints.files import write_all
-from nsbridge.agents.sinkjournal import DEAD, NOT_DELIVERED, SinkJournal
+from nsbridge.agents.loop import Clock
+from nsbridge.agents.quota import Admission, FileSystem, Letter, Quota
+from nsbridge.agents.sinkjournal import DEAD, DEAD_DROPPED, NOT_DELIVERED, SinkJournal
 from nsbridge.agents.wire import Run
+from nsbridge.config.schema import DeadConfig
+
+_PART = re.compile(r"\.?([0-9a-f]{16}-[0-9]{20})\.(body|json)")
+_BLOCK = 512  # bytes; of st_blocks, whatever the file system's are
+_SETTLED = 0.1  # seconds after which another change of a directory shows in its time of change
+
+Dropped = Callable[[Letter], None]
+
+
+class NoRoomError(Exception):
+    """There is no room for the letter now; `str()` says what is full."""
 
 
 class DeadLetters:
-    """The directory, opened before the join, of the sink with that journal.
+    """The directory, opened before the join, of the sink with that journal. `dropped` hears of each that was dropped.
 
     If an agent was killed between putting the next message aside and noting that, its decision stands, whatever the
     endpoint takes by now: or the message would be delivered, and be a dead letter too.
     """
 
-    def __init__(self, directory: int, journal: SinkJournal | None) -> None:
+    def __init__(
+        self,
+        directory: int,
+        journal: SinkJournal | None,
+        limits: DeadConfig = DeadConfig(),  # noqa: B008  (frozen)
+        clock: Clock = time.monotonic,
+        dropped: Dropped = lambda _letter: None,
+    ) -> None:
         self._directory = directory
         self._journal = journal
+        self._clock = clock
+        self._dropped = dropped
+        self._quota = Quota(limits)
+        self._counted_at = -1  # the directory's time of change when it was counted; -1: it is to be counted again
+        self._is_counted = False
         if journal is not None and self._has(journal.epoch, journal.handed + 1):
             self._count(journal.epoch)
             journal.hand(journal.handed + 1)
 
     def add(self, one: Run, where: str, why: str) -> bool:
-        """Put the one message aside; whether it was not there yet. Raises OSError (no space: nothing is confirmed)."""
+        """Put the one message aside; False if it was there already. Nothing is confirmed if this raises.
+
+        Raises NoRoomError, OSError.
+        """
         (body,) = one.bodies
         if self._has(one.epoch, one.first):
             return False
@@ -43,11 +80,96 @@ class DeadLetters:
             "why": why,
             "time": time.time(),
         }
-        name = stem(one.epoch, one.first)
+        note, name = json.dumps(about).encode(), stem(one.epoch, one.first)
+        self._make_room(len(body) + len(note))
         self._write(f"{name}.body", body)
-        self._write(f"{name}.json", json.dumps(about).encode())
+        self._write(f"{name}.json", note)
+        self._quota.add(Letter(name, len(body) + len(note), self._clock()))
         self._count(one.epoch)
         return True
+
+    def adopt(self, limits: DeadConfig) -> None:
+        """Keep to other limits from now on; letters beyond them stay until a new one or their age drops them."""
+        self._quota.limits = limits
+
+    def changed(self) -> None:
+        """Somebody took letters out: count again before there is no room for one."""
+        self._is_counted = False
+
+    def expire(self) -> float | None:
+        """Drop the letters that are too old; returns when the next one will be, by the clock. Raises OSError."""
+        if self._quota.limits.max_age is None:
+            return None
+        if not self._is_counted:
+            self._recount()
+        for letter in self._quota.expired(self._clock()):
+            self._drop(letter)
+        return self._quota.next_expiry()
+
+    def _make_room(self, size: int) -> None:
+        """Raises NoRoomError, OSError."""
+        if not self._is_counted:
+            self._recount()
+        admission = self._ask(size)
+        if admission.full and self._has_changed():
+            self._recount()
+            admission = self._ask(size)
+        if admission.full:
+            raise NoRoomError(admission.full)
+        for letter in admission.drop:
+            self._drop(letter)
+
+    def _ask(self, size: int) -> Admission:
+        found = os.fstatvfs(self._directory)
+        room = FileSystem(
+            found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize, found.f_favail, found.f_files
+        )
+        return self._quota.admit(size, room)
+
+    def _has_changed(self) -> bool:
+        """True if anybody, also this agent, may have changed the directory since it was counted."""
+        return self._counted_at != os.fstat(self._directory).st_mtime_ns
+
+    def _recount(self) -> None:
+        """Count the letters, and remove what a kill left of one. Raises OSError."""
+        changed = os.fstat(self._directory).st_mtime_ns
+        now, wall = self._clock(), time.time()
+        self._quota.replace(self._found(now, wall))
+        self._is_counted = True
+        # The kernel's clock for files is coarse: a change that follows at once would have the same time.
+        self._counted_at = changed if wall - changed / 1e9 > _SETTLED else -1
+
+    def _found(self, now: float, wall: float) -> Iterator[Letter]:
+        names = frozenset(os.listdir(self._directory))  # noqa: PTH208  (a descriptor)
+        for name in names:
+            found = _PART.fullmatch(name)
+            if found is None:
+                continue  # nobody has put it there who should
+            note, body = f"{found[1]}.json", f"{found[1]}.body"
+            if name.startswith(".") or not {note, body} <= names:
+                with suppress(OSError):
+                    os.unlink(name, dir_fd=self._directory)
+            elif name == note:
+                with suppress(FileNotFoundError):
+                    (size, changed), (more, _) = self._measure(note), self._measure(body)
+                    yield Letter(found[1], size + more, now - max(0.0, wall - changed))
+
+    def _measure(self, name: str) -> tuple[int, float]:
+        """Return a file's bytes, without its holes, and its time of change."""
+        about = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+        return min(about.st_size, about.st_blocks * _BLOCK), about.st_mtime
+
+    def _drop(self, letter: Letter) -> None:
+        """Raises OSError; not if somebody else was faster."""
+        self._quota.remove(letter.name)
+        try:
+            os.unlink(f"{letter.name}.json", dir_fd=self._directory)
+            os.unlink(f"{letter.name}.body", dir_fd=self._directory)
+        except FileNotFoundError:
+            return
+        if self._journal is not None:
+            self._journal.cells[DEAD_DROPPED] += 1
+        self._dropped(letter)
 
     def _has(self, epoch: int, seq: int) -> bool:
         try:
@@ -73,5 +195,5 @@ class DeadLetters:
 
 
 def stem(epoch: int, seq: int) -> str:
-    """Of a letter's two files' names."""
+    """Return what the names of a letter's two files begin with."""
     return f"{epoch:016x}-{seq:020d}"

@@ -27,7 +27,15 @@ from nsbridge.agents import landlock, linux, seccomp
 from nsbridge.agents.emptyns import EmptyNamespace
 from nsbridge.agents.fork import EXIT_AGAIN, has_ended
 from nsbridge.agents.scoreboard import Scoreboard
-from nsbridge.config.schema import AgentConfig, Confinement, ContainerKind, Namespace, RouteConfig, SpoolEndpoint
+from nsbridge.config.schema import (
+    AgentConfig,
+    Confinement,
+    ContainerKind,
+    DeadConfig,
+    Namespace,
+    RouteConfig,
+    SpoolEndpoint,
+)
 
 _CLONE_FLAG = {Namespace.MNT: linux.CLONE_NEWNS, Namespace.IPC: linux.CLONE_NEWIPC}
 _MEND = {
@@ -68,6 +76,7 @@ class Assignment:
     beat_every: float  # seconds between its heartbeats while it is idle
     empty: tuple[EmptyNamespace, ...] = ()  # namespaces with nothing in them, in place of the host's
     require: tuple[Confinement, ...] = ()  # what the agent must not run without
+    dead: DeadConfig = field(default_factory=DeadConfig)  # how many dead letters it may keep
 
 
 class Surroundings(Protocol):

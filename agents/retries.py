@@ -17,7 +17,7 @@ import stat
 from collections.abc import Callable
 
 from nsbridge.agents.endpoints import files
-from nsbridge.agents.endpoints.base import Blocked, Host
+from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.session import SourceStore
 from nsbridge.agents.wire import Message
 from nsbridge.config.schema import MAX_MESSAGE
@@ -35,7 +35,8 @@ class Retries:
         self._store = store
         self._host = host
         self.due = True  # whether there may be some
-        self._blocked = False
+        self._lend: Callable[[], bool] = lambda: False  # as it was asked last
+        self._waiter = Waiter(host, "out", self._again)
 
     def settle(self) -> None:
         """Find out what became of one that a killed agent was taking; before anything is taken. Raises OSError."""
@@ -51,6 +52,7 @@ class Retries:
 
     def take(self, lend: Callable[[], bool]) -> None:
         """Take those that are there while the window has room and `lend`, asked before each, lets it be done."""
+        self._lend = lend
         if not self.due or not self._host.has_room():
             return
         names = sorted(filter(_is_letter, os.listdir(self._directory)))  # noqa: PTH208
@@ -59,14 +61,15 @@ class Retries:
                 return
             try:
                 self._take(name)
-            except Blocked as reason:  # it is tried again after each confirmation
-                self._blocked = True
-                self._host.blocked("out", f"dead letter {name}: {reason}")
+            except Blocked as reason:  # a confirmation may end it; or, where nothing is pending, only time
+                self._waiter.wait(f"dead letter {name}: {reason}")
                 return
-            if self._blocked:
-                self._blocked = False
-                self._host.blocked("out", "")
+            self._waiter.done()
         self.due = False
+
+    def _again(self) -> None:
+        self.take(self._lend)
+        self._host.flush()
 
     def _take(self, name: str) -> None:
         """Raises Blocked (the journal has no room now), OSError."""

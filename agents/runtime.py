@@ -15,11 +15,9 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from types import TracebackType
-from typing import NoReturn
 
-from nsbridge.agents import control, entry, linux, scoreboard, sides, sinkjournal
-from nsbridge.agents.dead import DeadLetters
+from nsbridge.agents import control, entry, lastwords, linux, scoreboard, sides, sinkjournal
+from nsbridge.agents.deadkeeper import DeadLetterKeeper
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.entry import Assignment, Entered
 from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER, let_go_of_first
@@ -29,7 +27,7 @@ from nsbridge.agents.loop import READABLE, WRITABLE, Loop
 from nsbridge.agents.retries import Retries
 from nsbridge.agents.session import Incoming, Outgoing, Session
 from nsbridge.agents.sides import Keys
-from nsbridge.agents.state import State, open_state
+from nsbridge.agents.state import State, bound_files, open_state
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import MAX_PACKET, VOID, Message, Run, WireError
 
@@ -49,13 +47,14 @@ def main(assignment: Assignment) -> int:
             signal.signal(signum, signal.SIG_IGN)
         own_fds = entry.leave_the_supervisor(assignment)
         window = assignment.route.window
-        state = open_state(assignment.state_dir, assignment.agent, window, lambda text: _report(channel, text))
+        state = open_state(assignment.state_dir, assignment.agent, window, lambda text: lastwords.report(channel, text))
+        bound_files(assignment.agent)
         assignment.scoreboard.begin()  # it may have waited for the earlier agent to be gone
         keys = sides.queue_keys(assignment)
         around = sides.surroundings(assignment, keys)
         entered = entry.enter(assignment, own_fds, state.given, around)
-        threading.excepthook = lambda args: _crash(channel, args.exc_value)
-        sys.unraisablehook = lambda about: _report(channel, f"ignored: {_described(about.exc_value)}"[:1000])
+        threading.excepthook = lambda args: lastwords.crash(channel, args.exc_value)
+        sys.unraisablehook = lambda about: lastwords.ignored(channel, about.exc_value)
         agent = Agent(assignment, channel, entered, keys, state)
         agent.run()
         return 0
@@ -69,26 +68,7 @@ def main(assignment: Assignment) -> int:
         control.say(channel, say="error", text=f"{type(error).__name__}: {error}"[:1000])
         return EXIT_AGAIN
     except BaseException as error:  # noqa: BLE001  (an agent has nobody to raise to)
-        _crash(channel, error)
-
-
-def _crash(channel: socket.socket, error: BaseException | None) -> NoReturn:
-    control.say(channel, say="error", text=f"internal error: {_described(error)}"[:1000])
-    os._exit(EXIT_AGAIN)
-
-
-def _described(error: BaseException | None) -> str:
-    """What went wrong and where, without a file being opened: a traceback would read its lines from the container."""
-    where = []
-    trace: TracebackType | None = error.__traceback__ if error else None
-    while trace is not None:
-        where.append(f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}")  # noqa: PTH119
-        trace = trace.tb_next
-    return f"{type(error).__name__}: {error} at {' > '.join(where)}"
-
-
-def _report(channel: socket.socket, text: str) -> None:
-    control.say(channel, say="log", level="error", text=text)
+        lastwords.crash(channel, error)
 
 
 class Agent:
@@ -116,7 +96,9 @@ class Agent:
         self._journal = state.sink
         self._state = state
         self._synced = 0  # the last seq whose record is on the disk, where that is asked for
-        self._dead = DeadLetters(state.dead, state.sink)
+        self._blocked_in = ""  # what the sink itself waits for
+        sync = (lambda: linux.syncfs(state.dead)) if assignment.route.fsync else None
+        self._dead = DeadLetterKeeper(self, state.dead, state.sink, assignment.dead, sync)
         self.store = sides.store(endpoint, state.source)
         outgoing = Outgoing(self.store, window) if self.store is not None else None
         incoming = Incoming(state.sink, window) if state.sink is not None else None
@@ -129,7 +111,7 @@ class Agent:
 
     def run(self) -> None:
         """Serve until the supervisor says exit, or is gone."""
-        self._show_counters()
+        self.show_counters()
         for side in ("out", "in"):
             self.blocked(side, "")
         self.loop.watch(self._channel.fileno(), READABLE, self._read_control)
@@ -143,6 +125,7 @@ class Agent:
                 self._sink.start()
             if self._source is not None:
                 self._source.start()
+            self._dead.start()
             self.retry()
             self.flush()
             self._heart.start()
@@ -255,17 +238,15 @@ class Agent:
         self._unshown = True
         self._session.incoming.handed(run.epoch, run.last, len(run.bodies), size)
         self._journal.cells[sinkjournal.BYTES] += size
+        if self._dead.reason:
+            self._dead.clear()
 
     def dead(self, one: Run, where: str, why: str) -> bool:
         """See Host."""
-        try:
-            is_new = self._dead.add(one, where, why)
-        except OSError as error:
-            self.blocked("in", f"dead letter: {error.strerror}")
+        is_new = self._dead.put(one, where, why)
+        if is_new is None:
             return False
         if is_new:
-            if self._assignment.route.fsync:
-                linux.syncfs(self._state.dead)
             control.say(self._channel, say="dead", text=f"message {one.first}: {where}: {why}")
         self.handed(one)
         return True
@@ -294,7 +275,15 @@ class Agent:
         """See Host. A reason may be that the endpoint belongs to another user by now."""
         if reason:
             self._entered.around.recheck()
-        self._assignment.scoreboard.set_reason(side, reason)
+        if side == "in":
+            self._blocked_in = reason
+            self.show_blocked()
+        else:
+            self._assignment.scoreboard.set_reason(side, reason)
+
+    def show_blocked(self) -> None:
+        """Show what the sink waits for: room for a dead letter, or what it said itself."""
+        self._assignment.scoreboard.set_reason("in", "; ".join(filter(None, (self._dead.reason, self._blocked_in))))
 
     def _recheck(self) -> float:
         self._entered.around.recheck()
@@ -351,7 +340,7 @@ class Agent:
             if count < len(run.bodies):
                 break
         if self._unshown or incoming.repeats_dropped:
-            self._show_counters()
+            self.show_counters()
 
     def _put(self, incoming: Incoming, run: Run) -> int:
         if run.type != VOID.type:
@@ -364,7 +353,7 @@ class Agent:
         self.handed(run)
         return len(run.bodies)
 
-    def _show_counters(self) -> None:
+    def show_counters(self) -> None:
         """Put what the journals know where the supervisor sees it."""
         cells = self._cells
         self._unshown = False
@@ -376,7 +365,8 @@ class Agent:
             self._journal.show(cells)
 
     def _read_control(self, _events: int) -> None:
-        order = control.parse(self._channel.recv(control.MAX_SIZE)).get("do", "exit")  # end of file: nobody is there
+        fields = control.parse(self._channel.recv(control.MAX_SIZE))
+        order = fields.get("do", "exit")  # end of file: nobody is there
         if order == "drain":
             self._draining = True
             self._say_if_drained()
@@ -384,6 +374,10 @@ class Agent:
             self._retries.due = True
             self.retry()
             self.flush()
+        elif order == "dead":
+            self._dead.adopt(control.dead_limits(fields))
+        elif order == "letters":
+            self._dead.changed()
         elif order == "exit":
             self._flush(acks=True)
             self.loop.stop()

@@ -24,6 +24,7 @@ IN_DOUBT = 6
 DEAD = 7
 SENDERS = 8  # two cells: pids of the processes that send into a queue, 0 where there are none
 GOES_ON = 10  # when what runs beside the loop last owed nothing, in ns of CLOCK_MONOTONIC; 0: there is nothing
+DEAD_DROPPED = 15  # of the dead letters, those that the agent has dropped itself
 
 
 class Scoreboard:

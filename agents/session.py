@@ -63,6 +63,7 @@ class Outgoing:
         self._under_way: deque[tuple[int, int]] = deque()  # of each frame that was sent and not confirmed: last, bytes
         self._bytes_under_way = 0
         self._offset = 0  # how much of the next one was
+        self._cut: Run | None = None  # that one: a store copies it, and it may take a thousand packets
 
     def has_room(self) -> bool:
         """Whether one more message may be taken; always while none is pending, so any message gets through."""
@@ -93,11 +94,11 @@ class Outgoing:
             while under_way and under_way[0][0] <= seq:
                 self._bytes_under_way -= under_way.popleft()[1]
             if self._sent < seq:
-                self._sent, self._offset = seq, 0
+                self._sent, self._offset, self._cut = seq, 0, None
 
     def rewind(self) -> None:
         """Repeat from the first unconfirmed message."""
-        self._sent, self._offset = self.store.confirmed, 0
+        self._sent, self._offset, self._cut = self.store.confirmed, 0, None
         self._under_way.clear()
         self._bytes_under_way = 0
 
@@ -108,7 +109,7 @@ class Outgoing:
         """
         store = self.store
         while self._sent < store.taken and room > wire.DATA_OVERHEAD:
-            run = store.run(self._sent + 1)
+            run = self._cut or store.run(self._sent + 1)
             if run is None:
                 return
             if self._offset:
@@ -138,9 +139,10 @@ class Outgoing:
         parts.append(body[self._offset : self._offset + length])
         if length == left:
             self._note_sent(run.first, len(body))
-            self._offset = 0
+            self._offset, self._cut = 0, None
         else:
             self._offset += length
+            self._cut = run.one(0)
 
     def _note_sent(self, last: int, size: int) -> None:
         self._sent = last

@@ -31,6 +31,7 @@ _SLOT_CHECKS = (30, 31)  # of a slot's three numbers that do not change
 INTENT, BYTES, REPEATS, IN_DOUBT, DEAD, NOT_DELIVERED, PLACE, SENDERS, BASELINE = 9, 10, 11, 12, 13, 14, 15, 16, 18
 PREDECESSOR, LATEST = 19, 20  # of a queue: checksums of the message before the one that was offered last, and of it
 KIND = 32  # which kind of endpoint it was used by (belonging.py)
+DEAD_DROPPED = 33  # dead letters that the agent has dropped, for want of room or for their age
 LOG_APPEND = 19  # of a log: eleven cells (endpoints/log_sink.py)
 
 
@@ -109,6 +110,7 @@ class SinkJournal:
         page[scoreboard.REPEATS_DROPPED] = self.cells[REPEATS]
         page[scoreboard.IN_DOUBT] = self.cells[IN_DOUBT]
         page[scoreboard.DEAD] = self.cells[DEAD]
+        page[scoreboard.DEAD_DROPPED] = self.cells[DEAD_DROPPED]
 
     def adopt(self, epoch: int, handed: int) -> None:
         """Start with another source: all up to `handed` is not for this sink. Made aside, then exchanged."""

@@ -8,6 +8,7 @@ STATE_DIR/dead/ROUTE/.retry/AGENT/   what it is to take again, because the other
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from nsbridge.agents import belonging, journal, linux, sinkjournal
 from nsbridge.agents.journal import SourceJournal
 from nsbridge.agents.sinkjournal import SinkJournal
-from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, FileEndpoint, QueueEndpoint, Window
+from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, FileEndpoint, LogEndpoint, QueueEndpoint, Window
 
 _NOTE_SIZE = 512  # bytes that the record of a note takes at most
 _RETRIED = 256 << 10  # bytes for dead letters, which are kept whole also where files are only noted
@@ -66,6 +67,18 @@ def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Calla
         sink = sinkjournal.open_sink(str(journal_path(state_dir, agent.name, "in")), report)
         belonging.claim_sink(sink, agent.endpoint)
     return State(source, sink, _open_directory(Path(state_dir, "dead", route, name)), retry)
+
+
+def bound_files(agent: AgentConfig) -> None:
+    """Let no file that the agent writes grow beyond the longest message, once its journals are there.
+
+    It writes dead letters, and what its endpoint is: a log may be longer than any limit, so its agent has none. Beyond
+    it a write fails with EFBIG (Python ignores SIGXFSZ). A compromised agent fills less of `state_dir` with one file.
+    """
+    if not isinstance(agent.endpoint, LogEndpoint):
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        most = MAX_MESSAGE if hard == resource.RLIM_INFINITY else min(MAX_MESSAGE, hard)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
 def journal_path(state_dir: str, agent: str, side: str) -> Path:

@@ -27,6 +27,7 @@ from nsbridge.config.schema import (
     Container,
     ControlConfig,
     DaemonConfig,
+    DeadConfig,
     Delivery,
     FileEndpoint,
     Framing,
@@ -41,6 +42,7 @@ from nsbridge.config.schema import (
     RouteConfig,
     SpoolEndpoint,
     User,
+    WhenFull,
     Window,
 )
 
@@ -317,6 +319,12 @@ _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
         "group": values.group,
         "read_group": values.group,
     },
+    DeadConfig: {
+        "max_bytes": values.size,
+        "max_letters": values.integer(1, 100_000),  # an agent knows each of its letters: about 250 bytes of memory
+        "when_full": values.member(WhenFull),
+        "max_age": values.duration("1s", "3650d"),
+    },
     LogConfig: {
         "file": values.path_like("/var/log/nsbridge.log"),
         "level": values.choice("debug", "info", "warning", "error"),
@@ -352,7 +360,7 @@ _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
         "mode": values.mode,
         "max_message": values.message_size,
     },
-    FileEndpoint: {"out": values.path, "in_": values.path, "mode": values.mode, "max_message": values.size},
+    FileEndpoint: {"out": values.path, "in_": values.path, "mode": values.mode, "max_message": values.message_size},
     QueueEndpoint: {"create": values.boolean, "mode": values.mode, "max_bytes": values.size},
     QueueOut: {"key": _queue_key, "type": values.integer(-values.I64_MAX - 1, values.I64_MAX)},
     QueueIn: {"key": _queue_key, "type": values.integer(1, values.I64_MAX)},

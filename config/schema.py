@@ -40,6 +40,13 @@ class InDoubt(StrEnum):
     SKIP = "skip"
 
 
+class WhenFull(StrEnum):
+    """What happens to the next dead letter when its agent has as many as it may."""
+
+    BLOCK = "block"
+    DROP_OLDEST = "drop-oldest"
+
+
 class Framing(StrEnum):
     """How a log tells where a message ends."""
 
@@ -239,11 +246,22 @@ class HealthConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadConfig:
+    """How many dead letters each agent may keep on the host (agents/quota.py). Bytes, and seconds."""
+
+    max_bytes: int = 64_000_000
+    max_letters: int = 10_000
+    when_full: WhenFull = WhenFull.BLOCK
+    max_age: float | None = None  # letters that are older are dropped; None: none are
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonConfig:
     """What concerns the daemon as a whole."""
 
     state_dir: str = "/run/nsbridge"
     control: ControlConfig = ControlConfig()
+    dead: DeadConfig = DeadConfig()
     log: LogConfig = LogConfig()
     require: tuple[Confinement, ...] = ()  # an agent that cannot have one of these does not run
     health: HealthConfig = HealthConfig()

@@ -37,7 +37,7 @@ _UNITS = {
     "GiB": 1 << 30,
     "TiB": 1 << 40,
 }
-_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"([0-9]{1,9}) ?([A-Za-z]*)")
 _SIZE = re.compile(r"([0-9]{1,18}) ?([A-Za-z]*)")
 _MODE = re.compile(r"[0-7]{3,4}")

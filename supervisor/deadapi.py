@@ -28,6 +28,7 @@ class DeadApi:
 
     def __init__(self, services: Services, select: Select) -> None:
         self._state_dir = services.state_dir
+        self._limits = services.dead
         self._log = services.log
         self._events = services.events
         self._select = select
@@ -71,7 +72,11 @@ class DeadApi:
                 done.append(letter)
             except NsbridgeError as error:
                 failed.append({"id": letter.id, "error": str(error)})
-        waiting = self._tell({letter.agent for letter in done}) if work == self._give_back else {}
+        sinks = {letter.agent for letter in done}
+        waiting = self._tell(sinks) if work == self._give_back else {}
+        for _, agents in self._select({"names": sorted(sinks)}) if sinks else []:
+            for sink in agents:
+                sink.tell("letters")  # there is room for the letter that it may be waiting to write
         more = more or len(letters) > MAX_AT_ONCE
         answer.result({"done": [letter.id for letter in done], "failed": failed, "more": more, "waiting": waiting})
 
@@ -84,7 +89,7 @@ class DeadApi:
         if handed is not None and handed[0] == letter.epoch and handed[1] < letter.seq:
             raise NsbridgeError(f"{letter.id}: {letter.agent} is putting it aside just now; try it again")
         longest = state.longest(source.config, route.config.window)
-        deadletters.give_back(self._state_dir, letter, name, longest)
+        deadletters.give_back(self._state_dir, letter, name, longest, self._limits.limits)
         self._log.info(letter.agent, f"dead letter {letter.id} was given back to {name}")
         self._events.dead(letter.agent, "given back", letter.id)
 
@@ -99,7 +104,7 @@ class DeadApi:
         for route, agents in self._select({"names": sorted(sinks)}) if sinks else []:
             for sink in agents:
                 source = _other(route, sink)
-                source.retry()
+                source.tell("retry")
                 if source.state is not State.RUNNING:
                     waiting[source.config.name] = source.state.value
         return waiting

@@ -18,8 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsbridge.agents import dead
+from nsbridge.agents import dead, quota
+from nsbridge.agents.quota import FileSystem, Quota
 from nsbridge.config.errors import NsbridgeError
+from nsbridge.config.schema import DeadConfig
 
 MAX_SEEN = 5000  # names of a directory that are looked at
 MAX_COUNTED = 1000  # letters of an agent, of two files each: `status` is asked often
@@ -100,12 +102,16 @@ def body_of(state_dir: str, letter: Letter, most: int) -> bytes:
 def drop(state_dir: str, letter: Letter) -> None:
     """Remove it for good: first the note, which makes it one. NsbridgeError."""
     with _box_of(state_dir, letter) as box:
-        for suffix in ("json", "body"):
-            _discard(box, f"{letter.stem}.{suffix}")
+        _discard(box, f"{letter.stem}.json")
+        with contextlib.suppress(FileNotFoundError):  # its agent removes a body that has no note
+            _discard(box, f"{letter.stem}.body")
 
 
-def give_back(state_dir: str, letter: Letter, source: str, longest: int) -> None:
-    """Let `source` take it again, if it has at most `longest` bytes. NsbridgeError if that is not to be."""
+def give_back(state_dir: str, letter: Letter, source: str, longest: int, limits: DeadConfig) -> None:
+    """Let `source` take it again, if it has at most `longest` bytes. NsbridgeError if that is not to be.
+
+    What waits there counts too, against the same limits: it is on the host as before, and its sink may write others.
+    """
     if letter.type is None:
         raise NsbridgeError(f"{letter.id}: {letter.why}; it can only be dropped")
     with _box_of(state_dir, letter) as box, _body(box, letter) as fd, _retry_box(state_dir, source) as target:
@@ -117,6 +123,8 @@ def give_back(state_dir: str, letter: Letter, source: str, longest: int) -> None
                 f"{letter.id}: {status.st_size} bytes are more than the journal of {source} holds ({longest}); "
                 "it grows with the route's window"
             )
+        if full := _is_full(target, status.st_size, limits):
+            raise NsbridgeError(f"{letter.id}: what {source} is to take again is full ({full}); retry it later")
         os.fchown(fd, os.geteuid(), os.getegid())
         os.fchmod(fd, 0o644)  # for whoever the source's agent is; nobody else gets into the directory
         name = f"{letter.stem}.{letter.type}"
@@ -126,6 +134,16 @@ def give_back(state_dir: str, letter: Letter, source: str, longest: int) -> None
             raise NsbridgeError(f"{letter.id}: its file was exchanged meanwhile")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{letter.stem}.json", dir_fd=box)
+
+
+def _is_full(box: int, size: int, limits: DeadConfig) -> str:
+    """What is full for one more letter in an agent's directory of those to be taken again; empty if it fits."""
+    waiting = Quota(limits)
+    with os.scandir(box) as entries:
+        for entry in itertools.islice(entries, limits.max_letters):
+            with contextlib.suppress(OSError):
+                waiting.add(quota.Letter(entry.name, entry.stat(follow_symlinks=False).st_size, 0.0))
+    return waiting.admit(size, FileSystem(free=size, size=0)).full  # it is on that file system already
 
 
 def given_back(state_dir: str, source: str) -> int:

@@ -14,6 +14,7 @@ from itertools import islice
 from nsbridge.agents import scoreboard
 from nsbridge.config.schema import HealthConfig, RouteConfig
 from nsbridge.supervisor import health
+from nsbridge.supervisor.deadwatch import DeadWatch
 from nsbridge.supervisor.health import Usage
 from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.managed import Managed
@@ -37,6 +38,7 @@ class HealthCheck:
         self._log = services.log
         self._limits = services.health
         self._roster = roster
+        self._dead = DeadWatch(services, roster)
         self._every = min(LOOK_EVERY, self._limits.patience)
         self._due = 0.0
         self._awake_since = 0.0  # agents are not judged by what was before
@@ -61,6 +63,7 @@ class HealthCheck:
                 self._judge(agent, now)
         agents = self._roster.agents
         self._look_at_sizes(agents)
+        self._dead.look()
         self._log.tell_repeats()
         silent = [sign for agent in agents if (sign := last_sign(agent)) is not None]
         latest = max(min(silent, default=now), self._awake_since) + self._limits.patience

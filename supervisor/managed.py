@@ -67,7 +67,7 @@ class Managed:
         self._loop = services.loop
         self._log = services.log
         self._state_dir = services.state_dir
-        self._require, self._empty = services.require, services.empty
+        self._services = services
         self._peer_fd = peer_fd
         self._policy = RestartPolicy()
         self._process: AgentProcess | None = None
@@ -129,10 +129,16 @@ class Managed:
             process.channel.say("exit")
             self._deadline(EXIT_LIMIT)
 
-    def retry(self) -> None:
-        """Let it take the dead letters that were given back to it; without a process it does when it starts."""
+    def refuse(self, reason: str) -> None:
+        """Do not start it again until a person does: it can never work as things are."""
+        self.detail = reason
+        self._log.error(self.config.name, f"{reason}; it is not tried again until somebody starts it")
+        self._feed(Event.REFUSED)
+
+    def tell(self, order: str, **fields: object) -> None:
+        """Give its process an order (agents/control.py). Without a process, what the order is about waits for one."""
         if self._process is not None:
-            self._process.channel.say("retry")
+            self._process.channel.say(order, **fields)
 
     @property
     def pid(self) -> int | None:
@@ -230,11 +236,6 @@ class Managed:
             self._timer.cancel()
             self._timer = None
 
-    def _refuse(self, reason: str) -> None:
-        self.detail = reason
-        self._log.error(self.config.name, f"{reason}; it is not tried again until somebody starts it")
-        self._feed(Event.REFUSED)
-
     # What the attachment tells (attachment.py, Listener)
 
     def container_found(self) -> None:
@@ -253,7 +254,7 @@ class Managed:
 
     def container_refused(self, reason: str) -> None:
         """See Listener."""
-        self._refuse(reason)
+        self.refuse(reason)
 
     def container_ended(self) -> None:
         """See Listener."""
@@ -303,9 +304,10 @@ class Managed:
             state_dir=self._state_dir,
             init_user=self.attachment.init_user,
             supervisor_pid=os.getpid(),
-            require=self._require,
+            require=self._services.require,
             beat_every=self.beat_every,
-            empty=self._empty,
+            empty=self._services.empty,
+            dead=self._services.dead.limits,
         )
 
     def _not_spawned(self, error: OSError) -> None:
@@ -357,7 +359,7 @@ class Managed:
             return
         self._note_exit(process, code)
         if code == fork.EXIT_NEVER:
-            self._refuse(process.last_words or "it refused to run")
+            self.refuse(process.last_words or "it refused to run")
         elif self.state is not State.FATAL:
             self._served = self._loop.now() - process.ready_since if process.ready_since else None
             self._by_signal = code < 0

@@ -30,7 +30,7 @@ from nsbridge.config.schema import (
     SpoolEndpoint,
 )
 
-LIVE = frozenset({"log", "health.max_memory", "health.max_descriptors"})
+LIVE = frozenset({"log", "dead", "health.max_memory", "health.max_descriptors"})
 FIXED = frozenset({"state_dir", "control", "require", "health.deadline"})  # agents beat by the deadline they began with
 
 # One container has one name in these, so that different names are different containers.

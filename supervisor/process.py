@@ -40,9 +40,9 @@ class Channel:
         self._hear = hear
         self._watch()
 
-    def say(self, order: str) -> None:
+    def say(self, order: str, **fields: object) -> None:
         """Give an order; nothing happens if the agent does not read."""
-        control.say(self._end, do=order)
+        control.say(self._end, do=order, **fields)
 
     def close(self) -> None:
         """Hear what is left of an agent that has ended, and give the socket back."""

@@ -6,11 +6,12 @@ one is still under way needs no waiting: what is asked for counts from then on (
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.load import load
-from nsbridge.config.schema import Config
+from nsbridge.config.schema import Config, DeadConfig
 from nsbridge.supervisor.healthcheck import HealthCheck
 from nsbridge.supervisor.hostlimits import read_host, shortages
 from nsbridge.supervisor.orders import Orders, is_settled
@@ -37,6 +38,7 @@ class Reloader:
         self._roster = roster
         self._orders = orders
         self._health = health
+        self._dead = services.dead
         self._read = read
 
     def plan(self) -> Plan:
@@ -65,8 +67,16 @@ class Reloader:
         self._events.reload(plan.summary())
         self.config = plan.config
         self._health.adopt(plan.config.daemon.health)
+        self._adopt_dead(plan.config.daemon.dead)
         self._roster.adopt(plan)
         return plan
+
+    def _adopt_dead(self, limits: DeadConfig) -> None:
+        """Tell the agents, if their dead letters have other limits from now on."""
+        if limits != self._dead.limits:
+            self._dead.limits = limits
+            for agent in self._roster.agents:
+                agent.tell("dead", **dataclasses.asdict(limits))
 
     def on_signal(self) -> None:
         """The same for HUP: what is wrong stands in the log."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nsbridge.agents.emptyns import EmptyNamespace
 from nsbridge.agents.loop import Loop
-from nsbridge.config.schema import Confinement, HealthConfig
+from nsbridge.config.schema import Confinement, DeadConfig, HealthConfig
 from nsbridge.supervisor.arrivals import Arrivals
 from nsbridge.supervisor.events import Events
 from nsbridge.supervisor.logs import Log
+
+
+@dataclass(slots=True)
+class DeadLetterLimits:
+    """What every agent may keep of dead letters; a reload changes it for agents that are there and to come."""
+
+    limits: DeadConfig = field(default_factory=DeadConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +31,4 @@ class Services:
     health: HealthConfig
     require: tuple[Confinement, ...] = ()  # what no agent may run without
     empty: tuple[EmptyNamespace, ...] = ()  # for agents to be in, in place of the host's
+    dead: DeadLetterLimits = field(default_factory=DeadLetterLimits)

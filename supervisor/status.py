@@ -94,5 +94,6 @@ def _flow(source: Managed, sink: Managed, state_dir: str) -> dict[str, object]:
         "repeats_dropped": handed[scoreboard.REPEATS_DROPPED],
         "in_doubt": handed[scoreboard.IN_DOUBT],
         "dead": handed[scoreboard.DEAD],
+        "dead_dropped": handed[scoreboard.DEAD_DROPPED],
         "dead_letters": deadletters.count(state_dir, sink.config.name),
     }

@@ -26,7 +26,7 @@ from nsbridge.supervisor.plan import compare
 from nsbridge.supervisor.reloading import Reloader
 from nsbridge.supervisor.roster import Roster
 from nsbridge.supervisor.route import Route
-from nsbridge.supervisor.services import Services
+from nsbridge.supervisor.services import DeadLetterLimits, Services
 
 
 class Supervisor:
@@ -47,6 +47,7 @@ class Supervisor:
             health=daemon.health,
             require=daemon.require,
             empty=self._empty,
+            dead=DeadLetterLimits(daemon.dead),
         )
         self._observer = observer
         self._roster = Roster(self.loop, log, self._make_route, self._settled)

@@ -84,7 +84,11 @@ class Host(Protocol):
         """The `out` or `in` side waits, for this reason; empty when it goes on."""
 
     def dead(self, one: Run, where: str, why: str) -> bool:
-        """Put aside the one message that can never be handed over, and count it as handed; False: not even that now."""
+        """Put aside the one message that can never be handed over, and count it as handed.
+
+        False: not now. The agent says why, and `sink_ready` follows, so the sink needs neither a reason nor a timer
+        unless it has accepted the message.
+        """
         ...
 
     def senders(self, pids: tuple[int, ...]) -> None:

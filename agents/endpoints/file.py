@@ -41,7 +41,7 @@ class FileSource:
         self._file = Kept(tree, self._name)
         self._directory = -1
         self._watch: watch.DirectoryWatch | None = None
-        self._opening = Waiter(host, "out", self.start)
+        self._opening = Waiter(host, "out", self._again)
         self._unread = False  # a close was seen and the content not yet taken
         self._retry_after = _FIRST_RETRY
         watch.keep_place(host, lambda fd: tree.leads_to(self._parent, fd), lambda: self._watch, self._changed)
@@ -69,6 +69,14 @@ class FileSource:
         self._host.loop.watch(self._watch.fileno(), 1, self._changed)
         self._look_what_was_missed()
         self.room_again()
+
+    def _again(self) -> None:
+        """Open the directory if it is not open; else the journal had no room."""
+        if self._watch is None:
+            self.start()
+        else:
+            self._opening.done()
+            self.room_again()
 
     def _check_kind(self) -> None:
         try:

@@ -272,11 +272,11 @@ class SpoolSource:
             while self._backlog and self._host.has_room():
                 name = self._backlog[0]
                 message = self._read(name)
-                self._backlog.popleft()
                 if message is not None:
                     body, identity = message
                     seq = self._host.take(Message(0, body), _NOTE.pack(*identity) + name)
                     self._taken.append(_Taken(seq, name, identity))
+                self._backlog.popleft()
         except Blocked as reason:
             self._waiter.wait(reason)
         else:

@@ -14,6 +14,7 @@ ALLOWED = {
     "agents/journal.py new_epoch": "a number that no journal had before; one that replaces another is later than it",
     "agents/journalfile.py move_aside": "a file's name, which a person reads",
     "agents/dead.py add": "shown to a person",
+    "agents/dead.py _recount": "the age of a letter of an earlier life, for max_age; one from the future is young",
     "supervisor/managed.py container_ended": "shown to a person",
     "supervisor/events.py __init__": "when something happened, shown to a person",
     "supervisor/commands/share.py _day": "the date of a man page, which a person reads",

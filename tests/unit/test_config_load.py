@@ -144,6 +144,7 @@ def test_example_is_valid_and_installed_beside_the_code() -> None:
 SCHEMA_TABLES = (
     schema.DaemonConfig,
     schema.ControlConfig,
+    schema.DeadConfig,
     schema.LogConfig,
     schema.HealthConfig,
     schema.Window,
@@ -286,3 +287,22 @@ def test_what_ctl_needs_of_config_brings_neither_the_loader_nor_cattrs() -> None
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
+
+
+def test_quota_of_dead_letters_is_read() -> None:
+    """Every key; and what is left out has its default."""
+    text = 'dead = { max_bytes = "64MB", max_letters = 10000, when_full = "block", max_age = "30d" }'
+    read = parse(f"[daemon]\n{text}\n", "f.toml").daemon.dead
+    assert read == schema.DeadConfig(64_000_000, 10_000, schema.WhenFull.BLOCK, 30 * 86400.0)
+    assert parse('[daemon]\ndead = { when_full = "drop-oldest" }\n', "f.toml").daemon.dead.when_full == "drop-oldest"
+    assert parse("", "f.toml").daemon.dead == schema.DeadConfig()
+
+
+@pytest.mark.parametrize("endpoint", ["spool", "log", "file"])
+def test_message_that_no_peer_takes_is_refused(endpoint: str) -> None:
+    """The wire carries 64 MiB. A longer one was offered again for ever (issue 13, F17)."""
+    text = MINIMAL.replace('spool = { out = "/out" }', f'{endpoint} = {{ out = "/out", max_message = "%s" }}')
+    parse(text % "64MiB", "f.toml")
+    (problem,) = problems(text % "100MB")
+    assert f"route.orders.agent.web.{endpoint}.max_message: is out of range" in problem
+    assert "a message has at most 64 MiB" in problem

@@ -15,6 +15,7 @@ import pytest
 from nsbridge.agents.dead import DeadLetters
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.journal import SourceJournal, open_source
+from nsbridge.agents.loop import Loop
 from nsbridge.agents.retries import Retries
 from nsbridge.agents.sinkjournal import DEAD, NOT_DELIVERED, SinkJournal, open_sink
 from nsbridge.agents.wire import Message, Run
@@ -129,13 +130,20 @@ class Host:
     def __init__(self, journal: SourceJournal, room: int = 100) -> None:
         self.journal = journal
         self.room = room
+        self.full = False
         self.said: list[str] = []
         self.reason = ""
+        self.loop = Loop()
+
+    def flush(self) -> None:
+        """There is no other agent."""
 
     def has_room(self) -> bool:
         return self.room > 0
 
     def take(self, message: Message) -> int:
+        if self.full:
+            raise Blocked("No space left on device")
         try:
             seq = self.journal.append(message)
         except OSError as error:
@@ -245,6 +253,22 @@ def test_one_that_the_journal_has_no_room_for_keeps_its_name(tmp_path: Path, box
     taking.take(lambda: True)
     assert pending(journal) == [Message(1, b"x" * 3000)]
     assert host.reason == ""
+
+
+def test_retry_without_room_is_tried_again_by_itself(tmp_path: Path, box: int, journal: SourceJournal) -> None:
+    """A full disk: nothing is pending, so no confirmation comes that it could be tried after."""
+    host = Host(journal)
+    given(tmp_path, 7, 1, b"body")
+    host.full = True
+    taking = retries(box, host)
+    taking.take(lambda: True)
+    assert "No space left" in host.reason
+    host.full = False
+    deadline = host.loop.now() + 10
+    while taking.due and host.loop.now() < deadline:
+        host.loop.run_once(0.1)
+    host.loop.close()
+    assert (pending(journal), host.reason, taking.due) == ([Message(1, b"body")], "", False)
 
 
 def test_what_is_no_regular_file_is_reported_and_left(tmp_path: Path, box: int, journal: SourceJournal) -> None:

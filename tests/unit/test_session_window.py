@@ -117,3 +117,27 @@ def test_what_was_put_back_is_the_first_again() -> None:
     exchange(source.session, sink.session)
     sink.in_.put_back(next_waiting(sink.in_))
     assert sink.hand_over() == [b"1", b"2"]
+
+
+def test_message_of_many_packets_is_read_from_its_store_once() -> None:
+    """A journal copies what it reads: 64 MiB for each of a thousand packets took a minute, and no heartbeat in it."""
+    source, sink = greeted(Window(messages=1, bytes=1))
+    reads: list[int] = []
+    run = source.store.run
+    source.store.run = lambda seq: (reads.append(seq), run(seq))[1]  # type: ignore[method-assign,func-returns-value]
+    for number in range(2):
+        source.take(b"%d" % number * 5_000_000)
+        exchange(source.session, sink.session)
+        assert [body[:1] for body in sink.hand_over()] == [b"%d" % number]
+        exchange(source.session, sink.session)
+    assert reads == [1, 2]
+
+
+def test_message_of_many_packets_is_repeated_from_its_beginning() -> None:
+    """Its sink was killed in the middle of it."""
+    source, sink = greeted(Window(messages=1, bytes=1))
+    source.take(b"x" * 200_000)
+    sink.session.receive(source.session.next_packet())
+    successor = Sink(Window(messages=1, bytes=1), sink.store)
+    exchange(source.session, successor.session)
+    assert [len(body) for body in successor.hand_over()] == [200_000]

@@ -1,0 +1,174 @@
+"""An agent's dead letters in its loop: put aside, waited for while there is no room, dropped when they are too old.
+
+A sink asks `put` for the message that is next in order. If it may not be put aside now, the sink accepts no more, and
+this side offers it again: after a while, ever later, or at once when the supervisor says that letters were taken out.
+So no sink needs a timer of its own for it. The reason stays in `status` until a message is handed over or put aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from nsbridge.agents.dead import DeadLetters, NoRoomError
+from nsbridge.agents.loop import Loop, Timer
+from nsbridge.agents.quota import Letter, shown_size
+from nsbridge.agents.sinkjournal import SinkJournal
+from nsbridge.agents.wire import Run
+from nsbridge.config.schema import DeadConfig
+
+_FIRST_RETRY = 0.05  # seconds
+_LAST_RETRY = 1.0
+_LOG_EVERY = 1.0  # seconds between two lines about letters that were dropped
+_FIRST_LOOK = 1.0  # seconds after the start: to count the letters must not delay the first message
+_LONGEST_SLEEP = 7 * 86400.0  # seconds: epoll takes no more than 24 days
+
+
+class Host(Protocol):
+    """The agent, as this part of it sees it (endpoints/base.py)."""
+
+    loop: Loop
+    name: str
+
+    def log(self, level: str, text: str) -> None:
+        """See base.Host."""
+
+    def sink_ready(self) -> None:
+        """See base.Host."""
+
+    def show_blocked(self) -> None:
+        """Show `reason` with what else the sink waits for."""
+
+    def show_counters(self) -> None:
+        """Show what the journal knows by now."""
+
+
+class DeadLetterKeeper:
+    """The dead letters of one agent. `sync` puts them on the disk, where a crash of the host is provided for."""
+
+    def __init__(
+        self,
+        host: Host,
+        directory: int,
+        journal: SinkJournal | None,
+        limits: DeadConfig,
+        sync: Callable[[], None] | None,
+    ) -> None:
+        self.reason = ""  # why a letter waits; empty if none does
+        self._host = host
+        self._sync = sync
+        self._letters = DeadLetters(directory, journal, limits, host.loop.now, self._note_dropped)
+        self._delay = _FIRST_RETRY
+        self._retry: Timer | None = None
+        self._expiry: Timer | None = None
+        self._dropped = self._dropped_bytes = 0  # since the last line about it
+        self._why_dropped = self._last_dropped = ""
+        self._log_from = 0.0  # when the next line may be logged
+        self._ages = limits.max_age is not None
+
+    def start(self) -> None:
+        """Drop letters when they are too old, from now on."""
+        if self._ages:
+            self._look_at(self._host.loop.now() + _FIRST_LOOK)
+
+    def put(self, one: Run, where: str, why: str) -> bool | None:
+        """True: put aside now. False: it was there already. None: not now; `sink_ready` follows."""
+        try:
+            is_new = self._add(one, where, why)
+        except NoRoomError as full:
+            self._wait(
+                f"dead letters of {self._host.name} are full ({full}): "
+                f"nsbridgectl dead list shows them, dead retry or dead drop makes room"
+            )
+            return None
+        except OSError as error:
+            self._wait(f"dead letter of {self._host.name}: {error.strerror} (in state_dir)")
+            return None
+        self.clear()
+        if self._ages and self._expiry is None:
+            self._expire()
+        return is_new
+
+    def clear(self) -> None:
+        """A message was handed over or put aside: nothing waits for room any more."""
+        self._delay = _FIRST_RETRY
+        if self.reason:
+            self.reason = ""
+            self._host.show_blocked()
+
+    def adopt(self, limits: DeadConfig) -> None:
+        """Keep to other limits from now on."""
+        self._letters.adopt(limits)
+        self._ages = limits.max_age is not None
+        if self._ages:
+            self._look_at(self._host.loop.now())
+        self.offer_again()
+
+    def changed(self) -> None:
+        """Somebody took letters out."""
+        self._letters.changed()
+        self.offer_again()
+
+    def offer_again(self) -> None:
+        """Have the letter that waits offered once more, now."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self.reason:
+            self._host.sink_ready()
+            self._try_later()
+
+    def _add(self, one: Run, where: str, why: str) -> bool:
+        self._why_dropped = "to make room (drop-oldest)"
+        is_new = self._letters.add(one, where, why)
+        if is_new and self._sync is not None:
+            self._sync()
+        return is_new
+
+    def _wait(self, reason: str) -> None:
+        if reason != self.reason:
+            self.reason = reason
+            self._host.show_blocked()
+        self._try_later()
+
+    def _try_later(self) -> None:
+        """Also if the sink has the message by itself and was not asked: what it waits for has no other end."""
+        if self.reason and self._retry is None:
+            self._retry = self._host.loop.call_later(self._delay, self.offer_again)
+            self._delay = min(self._delay * 2, _LAST_RETRY)
+
+    # Too old, or in the way
+
+    def _expire(self) -> None:
+        self._expiry = None
+        self._why_dropped = "for age (max_age)"
+        try:
+            due = self._letters.expire()
+        except OSError as error:
+            self._host.log("error", f"old dead letters cannot be dropped: {error.strerror}")
+            due = self._host.loop.now() + _LAST_RETRY
+        if due is not None:
+            self._look_at(due)
+        if self._dropped:
+            self._host.show_counters()
+            self.offer_again()
+
+    def _look_at(self, due: float) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = self._host.loop.call_at(min(due, self._host.loop.now() + _LONGEST_SLEEP), self._expire)
+
+    def _note_dropped(self, letter: Letter) -> None:
+        if not self._dropped:
+            self._host.loop.call_at(self._log_from, self._log_dropped)
+        self._dropped += 1
+        self._dropped_bytes += letter.bytes
+        self._last_dropped = letter.name
+
+    def _log_dropped(self) -> None:
+        """Log all that were dropped since the last line, which is at least a second ago."""
+        what = "1 dead letter was" if self._dropped == 1 else f"{self._dropped:,} dead letters were"
+        size = shown_size(self._dropped_bytes)
+        self._host.log("warning", f"{what} dropped {self._why_dropped}: {size}, the last was {self._last_dropped}")
+        self._dropped = self._dropped_bytes = 0
+        self._log_from = self._host.loop.now() + _LOG_EVERY

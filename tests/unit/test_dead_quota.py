@@ -1,0 +1,386 @@
+"""The quota of dead letters as an agent keeps it: counted, waited for, dropped; across kills and other hands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nsbridge.agents.dead import DeadLetters, NoRoomError, stem
+from nsbridge.agents.deadkeeper import DeadLetterKeeper
+from nsbridge.agents.loop import Loop
+from nsbridge.agents.sinkjournal import DEAD, DEAD_DROPPED, SinkJournal, open_sink
+from nsbridge.agents.wire import Run
+from nsbridge.config.schema import DeadConfig, WhenFull
+from tests.fake_host import killed_at
+
+EPOCH = 0xABC
+THREE = DeadConfig(max_letters=3)
+OLDEST = DeadConfig(max_letters=3, when_full=WhenFull.DROP_OLDEST)
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[int]:
+    (tmp_path / "box").mkdir()
+    fd = os.open(tmp_path / "box", os.O_RDONLY | os.O_DIRECTORY)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def sink(tmp_path: Path) -> Iterator[SinkJournal]:
+    made = open_sink(str(tmp_path / "sink"))
+    made.adopt(EPOCH, 0)
+    yield made
+    made.close()
+
+
+def message(seq: int, body: bytes = b"body") -> Run:
+    return Run(EPOCH, seq, 1, (body,))
+
+
+def put(letters: DeadLetters, *seqs: int, body: bytes = b"body") -> None:
+    for seq in seqs:
+        assert letters.add(message(seq, body), "here", "why")
+
+
+def kept(tmp_path: Path) -> list[int]:
+    return sorted(int(path.stem.partition("-")[2]) for path in (tmp_path / "box").glob("*.json"))
+
+
+def take_out(tmp_path: Path, seq: int) -> None:
+    """As `dead drop` does, or a person."""
+    for suffix in ("json", "body"):
+        (tmp_path / "box" / f"{stem(EPOCH, seq)}.{suffix}").unlink()
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+# Counted
+
+
+def test_full_box_refuses_and_leaves_nothing_behind(tmp_path: Path, box: int, sink: SinkJournal) -> None:
+    letters = DeadLetters(box, sink, THREE)
+    put(letters, 1, 2, 3)
+    before = sorted(os.listdir(box))
+    with pytest.raises(NoRoomError, match="3 letters"):
+        letters.add(message(4), "here", "why")
+    assert sorted(os.listdir(box)) == before
+    assert sink.cells[DEAD] == 3
+
+
+def test_bytes_of_body_and_note_count(box: int, sink: SinkJournal) -> None:
+    letters = DeadLetters(box, sink, DeadConfig(max_bytes=20_000))
+    put(letters, 1, 2, body=b"x" * 9800)
+    with pytest.raises(NoRoomError, match="20 kB"):
+        letters.add(message(3, b""), "here", "w" * 200)
+    assert not letters.add(message(2), "again", "it is there already")
+
+
+def test_restarted_agent_counts_what_is_there(box: int, sink: SinkJournal) -> None:
+    put(DeadLetters(box, sink, THREE), 1, 2)
+    letters = DeadLetters(box, sink, THREE)
+    put(letters, 3)
+    with pytest.raises(NoRoomError):
+        letters.add(message(4), "here", "why")
+
+
+def test_start_does_not_read_the_directory(tmp_path: Path, box: int, sink: SinkJournal) -> None:
+    """Ten thousand letters must not delay the first message after a kill."""
+    (tmp_path / "box" / f".{stem(EPOCH, 9)}.body").write_bytes(b"left by a kill; counting would remove it")
+    letters = DeadLetters(box, sink, THREE)
+    assert len(os.listdir(box)) == 1
+    put(letters, 1)
+    assert len(os.listdir(box)) == 2
+
+
+def test_letter_taken_out_by_hand_makes_room(tmp_path: Path, box: int, sink: SinkJournal) -> None:
+    """Nobody tells the agent: it sees that the directory has changed."""
+    letters = DeadLetters(box, sink, THREE)
+    put(letters, 1, 2, 3)
+    for seq in (4, 5, 6):
+        for _ in range(2):
+            with pytest.raises(NoRoomError):
+                letters.add(message(seq), "here", "why")
+        take_out(tmp_path, seq - 3)
+        put(letters, seq)
+    assert kept(tmp_path) == [4, 5, 6]
+
+
+def test_full_box_that_did_not_change_is_not_counted_again(
+    tmp_path: Path, box: int, sink: SinkJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A letter waits for days: its retries, one a second, cost a look at the directory's time of change."""
+    letters = DeadLetters(box, sink, THREE)
+    put(letters, 1, 2, 3)
+    os.utime(tmp_path / "box", (1, 1))
+    with pytest.raises(NoRoomError):
+        letters.add(message(4), "here", "why")
+    listings: list[Any] = []
+    monkeypatch.setattr(os, "listdir", lambda *args: listings.append(args))
+    with pytest.raises(NoRoomError):
+        letters.add(message(4), "here", "why")
+    assert listings == []
+
+
+def test_what_a_kill_left_of_a_letter_is_removed(tmp_path: Path, box: int, sink: SinkJournal) -> None:
+    put(DeadLetters(box, sink, THREE), 1)
+    names = [f".{stem(EPOCH, 7)}.body", f"{stem(EPOCH, 8)}.body", f".{stem(EPOCH, 9)}.json", f"{stem(EPOCH, 10)}.json"]
+    for name in (*names, "somebody's own"):
+        (tmp_path / "box" / name).write_bytes(b"x")
+    put(DeadLetters(box, sink, THREE), 2)
+    assert kept(tmp_path) == [1, 2]
+    assert len(os.listdir(box)) == 5
+    assert (tmp_path / "box/somebody's own").exists()
+
+
+def test_hostile_directory_neither_blocks_nor_counts(tmp_path: Path, box: int, sink: SinkJournal) -> None:
+    """Links, FIFOs, directories and sparse files under a letter's names: a compromised agent left them."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"x" * 999)
+    for seq, make in ((11, os.mkfifo), (12, os.mkdir), (13, lambda name: os.symlink(secret, name))):
+        for suffix in ("json", "body"):
+            make(f"{tmp_path}/box/{stem(EPOCH, seq)}.{suffix}")
+    (tmp_path / "box/a\nb").write_bytes(b"")
+    put(DeadLetters(box, sink, DeadConfig(max_letters=4)), 1)
+    assert secret.read_bytes() == b"x" * 999
+
+
+# Dropped
+
+
+def test_drop_oldest_keeps_the_youngest_and_counts(tmp_path: Path, box: int, sink: SinkJournal) -> None:
+    dropped: list[str] = []
+    letters = DeadLetters(box, sink, OLDEST, dropped=lambda letter: dropped.append(letter.name))
+    put(letters, *range(1, 8))
+    assert kept(tmp_path) == [5, 6, 7]
+    assert len(os.listdir(box)) == 6
+    assert dropped == [stem(EPOCH, seq) for seq in (1, 2, 3, 4)]
+    assert (sink.cells[DEAD], sink.cells[DEAD_DROPPED]) == (7, 4)
+
+
+def test_restarted_agent_knows_which_letter_is_oldest(tmp_path: Path, box: int, sink: SinkJournal) -> None:
+    letters = DeadLetters(box, sink, OLDEST)
+    put(letters, 1, 2, 3)
+    for age, seq in ((30, 2), (20, 1), (10, 3)):
+        then = os.stat(tmp_path / "box").st_mtime - age
+        os.utime(tmp_path / "box" / f"{stem(EPOCH, seq)}.json", (then, then))
+    letters = DeadLetters(box, sink, OLDEST)
+    put(letters, 4)
+    assert kept(tmp_path) == [1, 3, 4]
+
+
+def test_letter_that_somebody_else_dropped_is_not_counted_as_dropped(
+    tmp_path: Path, box: int, sink: SinkJournal
+) -> None:
+    letters = DeadLetters(box, sink, OLDEST)
+    put(letters, 1, 2, 3)
+    take_out(tmp_path, 1)
+    put(letters, 4)
+    assert (kept(tmp_path), sink.cells[DEAD_DROPPED]) == ([2, 3, 4], 0)
+
+
+def test_letters_older_than_max_age_are_dropped(tmp_path: Path, box: int, sink: SinkJournal) -> None:
+    """By the monotonic clock in the agent's life, by the note's time from life to life."""
+    clock, aging = Clock(), DeadConfig(max_age=60.0)
+    letters = DeadLetters(box, sink, aging, clock)
+    put(letters, 1)
+    clock.now += 10
+    put(letters, 2)
+    assert letters.expire() == 1060.0
+    clock.now = 1060.0
+    assert letters.expire() == 1070.0
+    assert kept(tmp_path) == [2]
+    then = os.stat(tmp_path / "box").st_mtime - 50
+    os.utime(tmp_path / "box" / f"{stem(EPOCH, 2)}.json", (then, then))
+    letters = DeadLetters(box, sink, aging, clock)
+    due = letters.expire()
+    assert due is not None
+    assert 1068 < due < 1071
+    clock.now = due
+    assert letters.expire() is None
+    assert kept(tmp_path) == []
+
+
+def test_letter_from_the_future_is_young(tmp_path: Path, box: int, sink: SinkJournal) -> None:
+    """The wall clock was put back: the letter lives max_age from now on, not for ever and not for nothing."""
+    clock, aging = Clock(), DeadConfig(max_age=60.0)
+    put(DeadLetters(box, sink, aging, clock), 1)
+    later = os.stat(tmp_path / "box").st_mtime + 1e6
+    os.utime(tmp_path / "box" / f"{stem(EPOCH, 1)}.json", (later, later))
+    assert DeadLetters(box, sink, aging, clock).expire() == 1060.0
+
+
+def test_no_kill_breaks_the_quota_or_loses_a_letter(tmp_path: Path, sink: SinkJournal) -> None:
+    """Killed before every line of a life that drops and writes: the next one ends with the same three letters."""
+    line = 0
+    while True:
+        line += 1
+        directory = tmp_path / f"{line}"
+        directory.mkdir()
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        put(DeadLetters(fd, sink, OLDEST), 1, 2, 3)
+        before = sink.handed
+        sink.sent(3, 0)
+        with killed_at(line, "agents/dead.py", "agents/quota.py") as ran:
+            DeadLetters(fd, sink, OLDEST).add(message(4), "here", "why")
+        sys.settrace(None)
+        finished = ran[0] < line
+        letters = DeadLetters(fd, sink, OLDEST)
+        if sink.handed == 3:
+            letters.add(message(4), "here", "why")  # it is offered again
+        assert len(list(directory.glob("*.json"))) == 3
+        bodies = [json.loads(path.read_bytes())["seq"] for path in sorted(directory.glob("*.json"))]
+        assert bodies == [2, 3, 4]
+        assert all(path.with_suffix(".body").read_bytes() == b"body" for path in directory.glob("*.json"))
+        sink.sent(before, 0)
+        letters = DeadLetters(fd, sink, DeadConfig(max_letters=9))
+        put(letters, 5)
+        assert len(list(directory.iterdir())) == 8, "what the kill left is gone when they are counted next"
+        os.close(fd)
+        if finished:
+            break
+    assert line > 50
+
+
+# Waited for
+
+
+class Host:
+    """Of an agent with one message that its sink cannot hand over, and what it shows."""
+
+    def __init__(self, box: int, journal: SinkJournal, limits: DeadConfig) -> None:
+        self.loop = Loop()
+        self.name = "orders:web"
+        self.said: list[str] = []
+        self.shown: list[str] = []
+        self.next = 1
+        self.last = 0
+        self.keeper = DeadLetterKeeper(self, box, journal, limits, None)
+
+    def log(self, level: str, text: str) -> None:
+        self.said.append(f"{level}: {text}")
+
+    def show_blocked(self) -> None:
+        self.shown.append(self.keeper.reason)
+
+    def show_counters(self) -> None:
+        """They are in the journal."""
+
+    def sink_ready(self) -> None:
+        while self.next <= self.last and self.keeper.put(message(self.next), "here", "why") is not None:
+            self.next += 1
+
+    def send(self, upto: int) -> None:
+        self.last = upto
+        self.sink_ready()
+
+    def run_until(self, seq: int) -> None:
+        deadline = self.loop.now() + 10
+        while self.next <= seq:
+            assert self.loop.now() < deadline, self.keeper.reason
+            self.loop.run_once(0.05)
+
+
+def test_full_box_blocks_with_the_reason_and_resumes_by_itself(tmp_path: Path, box: int, sink: SinkJournal) -> None:
+    """Nobody tells it: a person has removed the files."""
+    host = Host(box, sink, THREE)
+    host.send(5)
+    (shown,) = host.shown
+    assert shown.startswith("dead letters of orders:web are full (3 letters): nsbridgectl dead ")
+    take_out(tmp_path, 1)
+    host.run_until(4)
+    assert host.keeper.reason == host.shown[-1] != ""
+    take_out(tmp_path, 2)
+    host.run_until(5)
+    assert (host.keeper.reason, kept(tmp_path)) == ("", [3, 4, 5])
+    host.loop.close()
+
+
+def test_supervisor_that_made_room_is_heard_at_once(tmp_path: Path, box: int, sink: SinkJournal) -> None:
+    host = Host(box, sink, THREE)
+    host.send(4)
+    take_out(tmp_path, 2)
+    host.keeper.changed()
+    assert (host.next, host.keeper.reason) == (5, "")
+    host.loop.close()
+
+
+def test_larger_limits_are_kept_at_once(box: int, sink: SinkJournal) -> None:
+    host = Host(box, sink, THREE)
+    host.send(4)
+    host.keeper.adopt(DeadConfig())
+    assert (host.next, host.keeper.reason) == (5, "")
+    host.loop.close()
+
+
+def test_message_that_can_be_delivered_after_all_ends_the_wait(box: int, sink: SinkJournal) -> None:
+    """The agent calls `clear` for each message that was handed over."""
+    host = Host(box, sink, THREE)
+    host.send(4)
+    assert host.keeper.reason
+    host.keeper.clear()
+    assert host.shown[-1] == ""
+    host.loop.close()
+
+
+def test_full_disk_blocks_and_resumes_by_itself(tmp_path: Path, sink: SinkJournal) -> None:
+    """Any error of the file system, here a directory that is gone: issue 13, F4."""
+    (tmp_path / "box").mkdir()
+    fd = os.open(tmp_path / "box", os.O_RDONLY | os.O_DIRECTORY)
+    os.mkdir(tmp_path / "box" / f".{stem(EPOCH, 1)}.body")
+    host = Host(fd, sink, THREE)
+    host.send(1)
+    assert host.keeper.reason == "dead letter of orders:web: Is a directory (in state_dir)"
+    (tmp_path / "box" / f".{stem(EPOCH, 1)}.body").rmdir()
+    host.run_until(1)
+    assert (host.keeper.reason, kept(tmp_path)) == ("", [1])
+    host.loop.close()
+    os.close(fd)
+
+
+def test_dropped_letters_are_logged_in_few_lines(box: int, sink: SinkJournal) -> None:
+    host = Host(box, sink, OLDEST)
+    host.send(100)
+    host.loop.run_once(0.1)
+    (line,) = host.said
+    assert line.startswith("warning: 97 dead letters were dropped to make room (drop-oldest): ")
+    assert line.endswith(f"the last was {stem(EPOCH, 97)}")
+    host.send(103)
+    host.loop.run_once(0.1)
+    assert len(host.said) == 1, "the next line waits for its second"
+    host.loop.close()
+
+
+def test_old_letters_are_dropped_on_their_day_without_a_tick(tmp_path: Path, box: int, sink: SinkJournal) -> None:
+    """One timer for the oldest, also where its day is farther off than epoll can sleep (30 days)."""
+    clock = Clock()
+    host = Host(box, sink, DeadConfig(max_age=30 * 86400.0))
+    host.loop = Loop(clock)
+    host.keeper = DeadLetterKeeper(host, box, sink, DeadConfig(max_age=30 * 86400.0), None)
+    host.keeper.start()
+    host.send(1)
+    host.loop.run_once(0)
+    wakes = 0
+    while kept(tmp_path):
+        timeout = host.loop._time_to_sleep(None)
+        assert timeout is not None
+        assert timeout < 24 * 86400
+        clock.now += timeout
+        host.loop.run_once(0)
+        wakes += 1
+    assert clock.now == 1000.0 + 30 * 86400
+    assert wakes < 8
+    host.loop.run_once(0)
+    assert host.said == [f"warning: 1 dead letter was dropped for age (max_age): {host.said[0].split(': ')[2]}"]
+    host.loop.close()

@@ -1,0 +1,95 @@
+"""Files that are mounted over others, and files that an agent makes where one is missing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nsbridge.agents import linux
+from nsbridge.agents.endpoints.files import NotAFileError, Tree
+from tests.child import in_child
+from tests.unit.test_entering import Nobody
+from tests.unit.test_files import reason
+
+# -- mounts over files
+
+
+def mounted_over(tmp_path: Path, source: str, *, allowed: bool) -> str:
+    """What opening a file says over which `source` was mounted."""
+    (tmp_path / "x").write_bytes(b"covered")
+    (tmp_path / "other").write_bytes(b"other")
+
+    def child() -> str:
+        own_fds = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)
+        linux.unshare(linux.CLONE_NEWNS)
+        linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
+        linux.mount(source.replace("TMP", str(tmp_path)), str(tmp_path / "x"), flags=linux.MS_BIND)
+        around = Nobody()
+        around.mounts = frozenset({b"x"} if allowed else ())
+        tree = Tree(own_fds, around=around)
+        directory = tree.open_directory(os.fsencode(tmp_path))
+        try:
+            return os.read(tree.open_file(directory, b"x", os.O_RDONLY), 100).decode()
+        except NotAFileError as error:
+            return str(error.strerror)
+
+    said = in_child(child)
+    assert isinstance(said, str)
+    return said
+
+
+def test_file_with_another_one_mounted_over_it_is_not_opened(tmp_path: Path) -> None:
+    assert mounted_over(tmp_path, "TMP/other", allowed=False) == "another file is mounted over it"
+
+
+def test_file_that_was_a_mount_at_the_entry_is_opened(tmp_path: Path) -> None:
+    """As with docker run -v /host/app.log:/var/log/app.log."""
+    assert mounted_over(tmp_path, "TMP/other", allowed=True) == "other"
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("/proc/sys/kernel/core_pattern", "proc"),
+        ("/proc/sys/vm/swappiness", "proc"),
+        ("/proc/sys/net/ipv4/ip_forward", "proc"),
+        ("/proc/self/oom_score_adj", "proc"),
+        ("/sys/kernel/profiling", "sysfs"),
+    ],
+)
+def test_file_of_the_kernel_is_never_opened(tmp_path: Path, source: str, kind: str, *, allowed: bool) -> None:
+    said = mounted_over(tmp_path, source, allowed=allowed)
+    assert said == f"a file of a {kind} file system is mounted over it"
+
+
+# -- files that are made
+
+
+@pytest.mark.parametrize("is_guess", [True, False])
+@pytest.mark.parametrize("mode", [0o755, 0o1777])
+@pytest.mark.parametrize("for_program", [True, False])
+def test_file_for_an_unknown_program_in_tmp_is_awaited(
+    tmp_path: Path, is_guess: bool, mode: int, for_program: bool
+) -> None:
+    """Made by root, it would lock the program out of its own log."""
+    tmp_path.chmod(mode)
+    told: list[tuple[str, str]] = []
+    around = Nobody()
+    around.is_root_by_guess = is_guess
+    tree = Tree(-1, log=lambda *said: told.append(said), around=around)
+    directory = tree.open_directory(os.fsencode(tmp_path))
+    path = os.fsencode(tmp_path / "app.log")
+    if is_guess and mode == 0o1777 and for_program:
+        said = reason(lambda: tree.make_file(directory, path, 0o640, for_program=True))
+        assert said.startswith(f"{tmp_path}/app.log is not there yet: its program has to make it")
+        assert not (tmp_path / "app.log").exists()
+    else:
+        made = tree.make_file(directory, path, 0o640, for_program=for_program)
+        assert made == (tmp_path / "app.log").stat().st_mtime_ns
+        assert tree.make_file(directory, path, 0o640, for_program=for_program) == 0
+        assert told == [("info", f"{tmp_path}/app.log was missing and is made, mode 0640, owner 0:0")]
+    os.close(directory)
+    tree.close()
