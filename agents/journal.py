@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import errno
 import struct
-import time
 import zlib
 from array import array
 from collections.abc import Sequence
@@ -43,10 +42,12 @@ from nsbridge.agents.journalfile import (
     create,
     is_sealed,
     move_aside,
+    new_epoch,
     open_or_create,
     seal,
 )
 from nsbridge.agents.wire import MAX_PACKET, Message, Run
+from nsbridge.config.schema import MAX_MESSAGE
 
 RECORD = struct.Struct("<IIq")  # length, checksum; type, then the body, as in a msgbuf
 RECORD_SIZE = RECORD.size
@@ -67,8 +68,13 @@ MESSAGES, SPOOL_NOTES, LOG_NOTES = 0, 1, 2
 
 
 def checksum(mtype: int, body: bytes | memoryview) -> int:
-    """Of a record: its length, type and body."""
+    """Return the checksum of a record's length, type and body."""
     return zlib.crc32(body, (mtype ^ mtype >> 32 ^ len(body) ^ _SEED) & 0xFFFFFFFF)
+
+
+def checksum_of_none(mtype: int, length: int) -> int:
+    """Return what zlib.crc32 goes on from for the body of a record of that type and length."""
+    return (mtype ^ mtype >> 32 ^ length ^ _SEED) & 0xFFFFFFFF
 
 
 class SourceJournal:
@@ -270,13 +276,16 @@ class SourceJournal:
             raise DamagedError("its numbers have a wrong checksum")
         if sorted(numbers) != list(numbers) or self.taken - self.confirmed >= self._entries:
             raise DamagedError(f"it says that {self.taken} were taken and {self.confirmed} confirmed")
-        before = length = 0
+        before = length = taken_up = 0
         for seq in range(self.confirmed + 1, self.taken + 1):
             entry = self._index[seq % self._entries]
             if entry != before:  # else one record is for both
                 before, length = entry, self._check_record(seq)
                 self._total += length
                 self.pending_bytes += length
+                taken_up += length + RECORD_SIZE
+                if taken_up > self._file.header.ring:
+                    raise DamagedError(f"what is pending up to message {seq} is more than its ring holds")
             self._totals[seq % self._entries] = self._total
         if before:
             self._next_at = (before & VALUE) + RECORD_SIZE + length + _ALIGN - 1 & -_ALIGN
@@ -286,11 +295,15 @@ class SourceJournal:
         """A message that has landed is a fact; a note is none before it is published: its file is still there."""
         if self._file.cells[RECORDS] != MESSAGES:
             return
+        left = self._file.header.ring
         for seq in range(self.taken + 1, self.confirmed + self._entries):
             entry = self._index[seq % self._entries]
             if entry in (0, NOWHERE) or not self._has_landed(seq):
                 break
             self._places.append(entry & VALUE)
+            left -= RECORD_SIZE + (self._words[self._places[-1] >> 3] & _LENGTH)
+            if left < 0:
+                raise DamagedError(f"what has landed up to message {seq} is more than its ring holds")
         if self._places:
             self.recovered = len(self._places)
             self.landed([self._words[at >> 3] & _LENGTH for at in self._places])
@@ -305,9 +318,11 @@ class SourceJournal:
         return at, length, check, mtype
 
     def _check_record(self, seq: int) -> int:
-        """The length of its message. Raises DamagedError."""
+        """Return the length of its message. Raises DamagedError."""
         at, length, check, mtype = self._record(seq)
         start = at + RECORD_SIZE
+        if length > MAX_MESSAGE:
+            raise DamagedError(f"message {seq} says that it has {length} bytes, which no message has")
         if start + length > self._file.size or checksum(mtype, self._file.view[start : start + length]) != check:
             raise DamagedError(f"message {seq} has a wrong checksum")
         return length
@@ -343,11 +358,6 @@ class SourceJournal:
                 self._check_record(first - 1)
                 first -= 1
         return first
-
-
-def new_epoch() -> int:
-    """A number that no earlier journal of this host had and that orders after theirs: nanoseconds of wall time."""
-    return time.time_ns()
 
 
 def open_source(

@@ -5,6 +5,8 @@
 * A journal is data. It is checked when it is opened; a damaged one is moved aside and reported, one of a newer version
   is refused and left alone.
 * A new journal appears whole, by rename.
+* The agent that had it before may have been taken over, and could write whatever it liked into it. So every number is
+  checked before it is used: sizes against the configuration (`check_size`) before anything is mapped.
 
 The file: a header of one page, then for a source the index and the ring. Numbers are little-endian.
 """
@@ -26,6 +28,8 @@ from nsbridge.agents.fork import let_go_of_first
 VERSION = 1
 SOURCE, SINK = 1, 2
 PAGE = 4096
+MOST_ENTRIES = 1 << 20  # of an index that is for a larger window than the configured one: 16 MB of memory
+MOST_RING = 256 << 20  # bytes of a ring, likewise
 PATIENCE = 30.0  # seconds for an earlier agent, which has been killed, to be gone
 _MAGIC = b"nsbridge"
 _HEADER = struct.Struct("<8sII4Q")  # magic, version, kind, epoch, entries of the index, bytes of the ring, reserved
@@ -43,8 +47,16 @@ class DamagedError(Exception):
     """The file is no journal that can be used; it is to be moved aside."""
 
 
-class NewerVersionError(Exception):
-    """The file was written by a later nsbridge; it is left alone."""
+class LeftAloneError(Exception):
+    """The file may be all right, and cannot be used; it is left alone, for a person to decide."""
+
+
+class NewerVersionError(LeftAloneError):
+    """The file was written by a later nsbridge."""
+
+
+class TooLargeError(LeftAloneError):
+    """The file is for a far larger window than the configured one: an agent, which may write it, may have lied."""
 
 
 class FullError(OSError):
@@ -62,6 +74,11 @@ class Header(NamedTuple):
     def after(self, damaged: Header | None) -> Header:
         """With an epoch that orders after that of the journal it replaces, even if the clock has gone back since."""
         return self._replace(epoch=max(self.epoch, damaged.epoch + 1)) if damaged and self.epoch else self
+
+
+def new_epoch() -> int:
+    """A number that no earlier journal of this host had and that orders after theirs: nanoseconds of wall time."""
+    return time.time_ns()
 
 
 def seal(value: int) -> int:
@@ -97,6 +114,23 @@ def parse_header(data: bytes) -> Header:
             f"it has version {version}, and this nsbridge knows up to {VERSION}; use the nsbridge that wrote it"
         )
     return Header(kind, epoch, entries, ring)
+
+
+def check_size(header: Header, wanted: Header) -> None:
+    """Check what the file says of itself before it is mapped. Raises DamagedError, TooLargeError.
+
+    It may be for another window than the configured one, after a change of the configuration; but not for any.
+    """
+    if header.kind != wanted.kind:
+        raise DamagedError("it is of the other kind")
+    if header.kind == SINK and (header.entries or header.ring):
+        raise DamagedError("it is a sink's and says that it has a ring")
+    if header.entries > max(MOST_ENTRIES, wanted.entries) or header.ring > max(MOST_RING, wanted.ring):
+        raise TooLargeError(
+            f"it is for a window of {header.entries} messages and {header.ring} bytes, the configured one needs "
+            f"{wanted.entries} and {wanted.ring}; if window was that large, set it back until all is handed over, "
+            "else move the file away"
+        )
 
 
 class JournalFile:
@@ -179,7 +213,7 @@ Report = Callable[[str], None]
 def open_or_create(path: str, wanted: Header, patience: float, report: Report) -> JournalFile:
     """The journal at `path`, made as `wanted` if there is none; a damaged one is moved aside first.
 
-    Raises OSError, NewerVersionError.
+    Raises OSError, LeftAloneError.
     """
     try:
         fd = _lock(path, 0, patience)
@@ -188,16 +222,15 @@ def open_or_create(path: str, wanted: Header, patience: float, report: Report) -
     header: Header | None = None
     try:
         header = parse_header(os.pread(fd, PAGE, 0))
-        if header.kind != wanted.kind:
-            raise DamagedError("it is of the other kind")
+        check_size(header, wanted)
         return JournalFile(fd, header, path)
     except DamagedError as error:
         move_aside(path, error, report)
         os.close(fd)
         return create(path, wanted.after(header), patience)
-    except NewerVersionError as error:
+    except LeftAloneError as error:
         os.close(fd)
-        raise NewerVersionError(f"journal {path} is left alone: {error}") from None
+        raise type(error)(f"journal {path} is left alone: {error}") from None
     except BaseException:
         os.close(fd)
         raise

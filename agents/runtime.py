@@ -22,7 +22,7 @@ from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.entry import Assignment, Entered
 from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER, let_go_of_first
 from nsbridge.agents.heartbeat import Heart, Voucher
-from nsbridge.agents.journalfile import NewerVersionError
+from nsbridge.agents.journalfile import LeftAloneError
 from nsbridge.agents.loop import READABLE, WRITABLE, Loop
 from nsbridge.agents.retries import Retries
 from nsbridge.agents.session import Incoming, Outgoing, Session
@@ -58,7 +58,7 @@ def main(assignment: Assignment) -> int:
         agent = Agent(assignment, channel, entered, keys, state)
         agent.run()
         return 0
-    except (entry.Refused, NewerVersionError) as error:
+    except (entry.Refused, LeftAloneError) as error:
         control.say(channel, say="error", text=str(error)[:1000])
         return EXIT_NEVER
     except entry.Gone as error:

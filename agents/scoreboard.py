@@ -2,12 +2,18 @@
 
 Made before the fork, so it outlives the agent and its successor counts on. Reading it wakes nobody, and `status` is
 always fresh. The agent may be compromised: the reader takes numbers as they are and texts as hostile bytes.
+
+The page is shared, so whoever inherits it can write into it. The kernel keeps it out of every child (MADV_DONTFORK),
+but for the one agent that it belongs to: `lent` lets that fork have it, and its own children (the senders) after it.
+In any other child the page's address is no memory at all, or the child's own.
 """
 
 from __future__ import annotations
 
 import mmap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _SIZE = mmap.PAGESIZE
 _CELLS = 16
@@ -32,12 +38,22 @@ class Scoreboard:
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, _SIZE)
+        self._page.madvise(mmap.MADV_DONTFORK)
         self.cells = memoryview(self._page).cast("Q")[:_CELLS]
 
     def begin(self) -> None:
         """A new agent begins, which owes a sign of life from now on."""
         self.cells[GOES_ON] = 0
         self.cells[BEAT] = time.monotonic_ns()
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Let the child that is forked meanwhile have the page."""
+        self._page.madvise(mmap.MADV_DOFORK)
+        try:
+            yield
+        finally:
+            self._page.madvise(mmap.MADV_DONTFORK)
 
     def last_sign(self) -> float:
         """When the agent last gave a sign of life, its threads and processes too; seconds of CLOCK_MONOTONIC."""

@@ -146,6 +146,7 @@ keyctl                250   219
 _NEWEST = 469  # of the numbers that were known when this was written (Linux 6.17): what is above is not yet thought of
 
 _PROT_EXEC = 4
+_MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20  # MAP_SHARED_VALIDATE has the bit of MAP_SHARED too
 _CLONE_FLAGS = 0x017D_0FFF  # of threads and plain children: no CLONE_NEW…, CLONE_PARENT, CLONE_PTRACE
 _IOCTLS = (0x5421, 0x5450, 0x5451, 0x541B)  # FIONBIO, FIONCLEX, FIOCLEX, FIONREAD: nothing of terminals or devices
 _PRCTLS = (1, 15)  # PR_SET_PDEATHSIG, PR_SET_NAME
@@ -192,7 +193,7 @@ def allowed(namespace: Namespace) -> list[str]:
 
 def program(machine: Machine, namespace: Namespace, pid: int) -> bytes:
     """The filter for an agent with that pid, as an array of struct sock_filter; its senders inherit it."""
-    checks = _checks(pid)
+    checks = _checks(pid, namespace)
     lines: list[_Instruction] = [
         (_LOAD, 0, 0, _ARCH_AT),
         (_EQUAL, 1, 0, machine.audit_arch),
@@ -214,10 +215,10 @@ def program(machine: Machine, namespace: Namespace, pid: int) -> bytes:
     return b"".join(struct.pack("<HBBI", *line) for line in lines)
 
 
-def _checks(pid: int) -> dict[str, list[_Instruction]]:
+def _checks(pid: int, namespace: Namespace) -> dict[str, list[_Instruction]]:
     """What is looked at beside the number, by the name of the call; each ends with a verdict."""
     return {
-        "mmap": _without(2, _PROT_EXEC),  # no code is loaded any more: what runs was there before the join
+        "mmap": _own_memory(namespace),
         "mprotect": _without(2, _PROT_EXEC),
         "clone": _without(0, ~_CLONE_FLAGS & 0xFFFF_FFFF),
         "ioctl": _one_of(1, _IOCTLS),
@@ -226,6 +227,24 @@ def _checks(pid: int) -> dict[str, list[_Instruction]]:
         "tgkill": _one_of(0, (pid,)),
         "sched_setaffinity": _one_of(0, (0,)),  # only one's own
     }
+
+
+def _own_memory(namespace: Namespace) -> list[_Instruction]:
+    """Allow only memory without a file that is not executable: no code is loaded any more, and no file is mapped.
+
+    A dirty shared mapping of a FUSE file makes whoever takes its memory apart wait for a server of the container. An
+    agent with queues shares memory with its senders, which it makes after the filter is there; one with files does not.
+    """
+    shared = 0 if namespace is Namespace.IPC else _MAP_SHARED
+    return [
+        (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * 2),
+        (_HAS_BITS, 3, 0, _PROT_EXEC),
+        (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * 3),
+        (_HAS_BITS, 1, 0, shared),
+        (_HAS_BITS, 1, 0, _MAP_ANONYMOUS),
+        (_RETURN, 0, 0, _REFUSE),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
 
 
 def _without(argument: int, bits: int) -> list[_Instruction]:

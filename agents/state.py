@@ -72,10 +72,11 @@ def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Calla
 def bound_files(agent: AgentConfig) -> None:
     """Let no file that the agent writes grow beyond the longest message, once its journals are there.
 
-    It writes dead letters, and what its endpoint is: a log may be longer than any limit, so its agent has none. Beyond
-    it a write fails with EFBIG (Python ignores SIGXFSZ). A compromised agent fills less of `state_dir` with one file.
+    It writes dead letters, and what its endpoint is: a log that it appends to may have any length, so its agent has no
+    limit. Beyond it a write fails with EFBIG (Python ignores SIGXFSZ). So a compromised agent fills less of `state_dir`
+    with one file, and cannot make its journal longer.
     """
-    if not isinstance(agent.endpoint, LogEndpoint):
+    if not (isinstance(agent.endpoint, LogEndpoint) and agent.endpoint.in_):
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         most = MAX_MESSAGE if hard == resource.RLIM_INFINITY else min(MAX_MESSAGE, hard)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from nsbridge.config.errors import UsageError
+from nsbridge.config.errors import NsbridgeError, UsageError
 from nsbridge.supervisor import health
-from nsbridge.supervisor.control import Answer
+from nsbridge.supervisor.connection import Answer
 from nsbridge.supervisor.deadapi import DeadApi
 from nsbridge.supervisor.gauges import Gauges
+from nsbridge.supervisor.healthcheck import HealthCheck
 from nsbridge.supervisor.managed import Managed
+from nsbridge.supervisor.measuring import Found
 from nsbridge.supervisor.orders import Method, Orders
 from nsbridge.supervisor.reloading import Reloader
 from nsbridge.supervisor.ring import Named, Ring
@@ -32,10 +35,17 @@ class Api:
     """All methods; those about dead letters are in deadapi.py, start, stop and restart in orders.py."""
 
     def __init__(
-        self, services: Services, roster: Roster, orders: Orders, reloader: Reloader, stop: Callable[[], None]
+        self,
+        services: Services,
+        roster: Roster,
+        orders: Orders,
+        reloader: Reloader,
+        check: HealthCheck,
+        stop: Callable[[], None],
     ) -> None:
         self._roster = roster
         self._reloader = reloader
+        self._health = check
         self._stop = stop
         self._started = time.monotonic()
         self._gauges = Gauges()
@@ -75,8 +85,23 @@ class Api:
         }
 
     def _top(self, params: dict[str, object], answer: Answer) -> None:
-        chosen = self._roster.select(params)
-        answer.result(self._document(chosen) | self._gauges.of([agent for _, agents in chosen for agent in agents]))
+        """Answer when the own memory of a few agents is measured, which takes some milliseconds (measuring.py)."""
+        agents = self._agents(params)
+
+        def tell(found: Found) -> None:
+            self._gauges.learn(agents, found)
+            if answer.is_open:
+                try:
+                    chosen = self._roster.select(params)  # again: a route may have gone meanwhile
+                except NsbridgeError as error:
+                    answer.error(error)
+                else:
+                    answer.result(self._document(chosen) | self._gauges.of(self._agents(params)))
+
+        self._health.measurer.ask(self._gauges.due(agents), tell)
+
+    def _agents(self, params: dict[str, object]) -> list[Managed]:
+        return [agent for _, agents in self._roster.select(params) for agent in agents]
 
     def _reload(self, params: dict[str, object], answer: Answer) -> None:
         """Answer with the plan: at once, or with `wait` when it has been carried out."""
@@ -96,6 +121,8 @@ class Api:
             raise UsageError("name must be a string, count a number")
         if name:
             self._roster.select({"names": [name]})
+        if params.get("follow"):
+            answer.follow()
         for entry in ring.recent(count, name):
             answer.item(entry.item())
         if not params.get("follow"):
@@ -108,9 +135,21 @@ class Api:
         answer.on_close(ring.subscribe(follow, name))
 
     def _inspect(self, params: dict[str, object], answer: Answer) -> None:
-        chosen = self._roster.select({"names": [params.get("name")]})
-        agents = [agent for _, agents in chosen for agent in agents]
-        answer.result([_inspected(agent) for agent in agents])
+        """Have a child look; if it hangs in reading the processes' memory, another one looks at all but that."""
+        known = [_known(agent) for agent in self._agents({"names": [params.get("name")]})]
+        pids = [pid for agent in known for pid in agent.pids]
+
+        def look(*, memory: bool) -> list[dict[str, object]]:
+            return [_inspected(agent, memory=memory) for agent in known]
+
+        def without_memory() -> None:
+            self._health.measurer.ask(pids, _nothing)  # so that the next inspect knows which of them cannot be read
+            answer.by_child(partial(look, memory=False))
+
+        if any(map(self._health.measurer.is_unreadable, pids)):
+            without_memory()
+        else:
+            answer.by_child(partial(look, memory=True), without_memory)
 
     def _shutdown(self, _params: dict[str, object], answer: Answer) -> None:
         answer.result({"pid": os.getpid()})
@@ -118,11 +157,33 @@ class Api:
             self._stop()
 
 
-def _inspected(agent: Managed) -> dict[str, object]:
-    """Its process and those that send for it; if there is none, why, and when the next is tried, in seconds."""
+def _nothing(_found: Found) -> None:
+    pass
+
+
+class _Known(NamedTuple):
+    """What the supervisor knows of an agent that is inspected: no child has its scoreboard."""
+
+    about: dict[str, object]
+    pids: list[int]  # its own, if it has a process, and those that send for it
+    container_pid: int | None
+    landlock: bool
+
+
+def _known(agent: Managed) -> _Known:
     about = {key: value for key, value in agent_status(agent).items() if key in ("name", "state", "phase", "detail")}
     if not agent.pid:
-        return {**about, "retry_in_s": agent.retry_in}
-    processes = [health.inspect(pid, container_pid=agent.container_pid) for pid in (agent.pid, *agent.senders)]
+        return _Known({**about, "retry_in_s": agent.retry_in}, [], None, landlock=False)
     landlock = bool((agent.confinement or {}).get("landlock"))
-    return {**about, **processes[0], "landlock": landlock, "senders": processes[1:]}
+    return _Known(about, [agent.pid, *agent.senders], agent.container_pid, landlock)
+
+
+def _inspected(agent: _Known, *, memory: bool) -> dict[str, object]:
+    """Describe its process and those that send for it; if there is none, why, and when the next is tried, in seconds.
+
+    Runs in a child: see health.py.
+    """
+    if not agent.pids:
+        return agent.about
+    first, *senders = [health.inspect(pid, container_pid=agent.container_pid, memory=memory) for pid in agent.pids]
+    return {**agent.about, **first, "landlock": agent.landlock, "senders": senders}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from nsbridge.agents import state
 from nsbridge.config.errors import NoSuchNameError, NsbridgeError, UsageError
 from nsbridge.supervisor import deadletters, journalview
-from nsbridge.supervisor.control import Answer
+from nsbridge.supervisor.connection import Answer
 from nsbridge.supervisor.deadletters import Letter
 from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.managed import Managed
@@ -18,6 +20,7 @@ from nsbridge.supervisor.services import Services
 
 MAX_AT_ONCE = 1000  # letters that one call lists, gives back or removes
 MAX_BODY = 64 << 10  # bytes of a message that `show` sends
+SLICE = 0.005  # seconds of giving back or removing letters, then the rest of the supervisor has its turn
 
 Select = Callable[[dict[str, object]], list[tuple[Route, list[Managed]]]]
 Method = Callable[[dict[str, object], Answer], None]
@@ -27,6 +30,7 @@ class DeadApi:
     """The four methods. `select` finds routes and agents by `names`, as for `status`."""
 
     def __init__(self, services: Services, select: Select) -> None:
+        self._loop = services.loop
         self._state_dir = services.state_dir
         self._limits = services.dead
         self._log = services.log
@@ -40,21 +44,38 @@ class DeadApi:
         }
 
     def _list(self, params: dict[str, object], answer: Answer) -> None:
+        self._select(params)  # a name that is wrong is refused at once
+        answer.by_child(lambda: self._listing(params))
+
+    def _listing(self, params: dict[str, object]) -> dict[str, object]:
+        """Run in a child: there may be thousands of notes, and all of them are hostile."""
         chosen = self._select(params)
-        found, more = self._of(chosen)
+        letters: list[Letter] = []
+        more = False
         waiting = {}
-        for route, _ in chosen:
+        for route, agents in chosen:
+            for agent in agents:
+                found = deadletters.letters_of(self._state_dir, agent.config.name)
+                letters += found.letters
+                more = more or found.more
             for agent in route.agents:
                 if count := deadletters.given_back(self._state_dir, agent.config.name):
                     waiting[agent.config.name] = count
-        answer.result({"letters": [_shown(letter) for letter in found], "more": more, "to_be_retried": waiting})
+        more = more or len(letters) > MAX_AT_ONCE
+        return {"letters": [_shown(letter) for letter in letters[:MAX_AT_ONCE]], "more": more, "to_be_retried": waiting}
 
     def _show(self, params: dict[str, object], answer: Answer) -> None:
-        letter = self._named(str(params.get("id")), {})
+        word = str(params.get("id"))
+        answer.by_child(lambda: self._shown_with_body(word))
+
+    def _shown_with_body(self, word: str) -> dict[str, object]:
+        """Run in a child: the supervisor never has the body of a message in its memory, which agents inherit."""
+        ((agent, stem),) = self._named(word, {})
+        letter = self._read(agent, stem)
         body = deadletters.body_of(self._state_dir, letter, MAX_BODY)
         file = deadletters.path_of(self._state_dir, letter)
         content = {"file": file, "body": base64.b64encode(body).decode(), "cut": len(body) < letter.bytes}
-        answer.result(_shown(letter) | content)
+        return _shown(letter) | content
 
     def _each(self, params: dict[str, object], answer: Answer, work: Callable[[Letter], None]) -> None:
         """Do it to all that `ids` means, as far as possible: letters, or the names of agents and routes, or all."""
@@ -62,23 +83,52 @@ class DeadApi:
         if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
             raise UsageError("name dead letters, routes or agents, or write all")
         names = [word for word in words if "/" not in word]
-        letters, more = self._of(self._select({"names": names})) if names else ([], False)
-        boxes: dict[str, list[Letter]] = {}
-        letters = list(dict.fromkeys([*letters, *(self._named(word, boxes) for word in words if "/" in word)]))
-        done, failed = [], []
-        for letter in letters[:MAX_AT_ONCE]:
-            try:
-                work(letter)
-                done.append(letter)
-            except NsbridgeError as error:
-                failed.append({"id": letter.id, "error": str(error)})
-        sinks = {letter.agent for letter in done}
-        waiting = self._tell(sinks) if work == self._give_back else {}
+        chosen: list[tuple[str, str]] = []
+        more = False
+        for agent in self._agents(names) if names else []:
+            stems, has_more = deadletters.stems_of(self._state_dir, agent)
+            chosen += [(agent, stem) for stem in stems]
+            more = more or has_more
+        boxes: dict[str, list[str]] = {}
+        named = [one for word in words if "/" in word for one in self._named(word, boxes)]
+        chosen = list(dict.fromkeys([*chosen, *named]))
+        more = more or len(chosen) > MAX_AT_ONCE
+        self._go_through(_Batch(deque(chosen[:MAX_AT_ONCE]), frozenset(named), work, answer, more))
+
+    def _go_through(self, batch: _Batch) -> None:
+        """Work on letters for SLICE at most, then let the rest of the supervisor have its turn."""
+        end = self._loop.now() + SLICE
+        while batch.left:
+            self._do_one(batch, *batch.left.popleft())
+            if batch.left and self._loop.now() >= end:
+                self._loop.call_later(0, lambda: self._go_through(batch))
+                return
+        sinks = {letter.agent for letter in batch.done}
+        waiting = self._tell(sinks) if batch.work == self._give_back else {}
         for _, agents in self._select({"names": sorted(sinks)}) if sinks else []:
             for sink in agents:
                 sink.tell("letters")  # there is room for the letter that it may be waiting to write
-        more = more or len(letters) > MAX_AT_ONCE
-        answer.result({"done": [letter.id for letter in done], "failed": failed, "more": more, "waiting": waiting})
+        done = [letter.id for letter in batch.done]
+        batch.answer.result({"done": done, "failed": batch.failed, "more": batch.more, "waiting": waiting})
+
+    def _do_one(self, batch: _Batch, agent: str, stem: str) -> None:
+        try:
+            letter = self._read(agent, stem)
+        except NsbridgeError as error:
+            if (agent, stem) in batch.named:  # else a note without its message, or one that has just gone
+                batch.failed.append({"id": _id(agent, stem), "error": str(error)})
+            return
+        try:
+            batch.work(letter)
+            batch.done.append(letter)
+        except NsbridgeError as error:
+            batch.failed.append({"id": letter.id, "error": str(error)})
+
+    def _read(self, agent: str, stem: str) -> Letter:
+        letter = deadletters.letter_of(self._state_dir, agent, stem)
+        if letter is None:
+            raise NsbridgeError(f"{_id(agent, stem)} is no dead letter any more; nsbridgectl dead list shows them")
+        return letter
 
     def _give_back(self, letter: Letter) -> None:
         route, source, _ = self._flow(letter)
@@ -110,36 +160,53 @@ class DeadApi:
         return waiting
 
     def _flow(self, letter: Letter) -> tuple[Route, Managed, Managed]:
-        """Its route, source and sink."""
+        """Return its route, source and sink. NsbridgeError if a reload has taken them away meanwhile."""
         ((route, (sink,)),) = self._select({"names": [letter.agent]})
         return route, _other(route, sink), sink
 
-    def _of(self, chosen: list[tuple[Route, list[Managed]]]) -> tuple[list[Letter], bool]:
-        letters: list[Letter] = []
-        more = False
-        for _, agents in chosen:
-            for agent in agents:
-                found = deadletters.letters_of(self._state_dir, agent.config.name)
-                letters += found.letters
-                more = more or found.more
-        return letters[:MAX_AT_ONCE], more or len(letters) > MAX_AT_ONCE
+    def _agents(self, names: list[str]) -> list[str]:
+        return [agent.config.name for _, agents in self._select({"names": names}) for agent in agents]
 
-    def _named(self, word: str, boxes: dict[str, list[Letter]]) -> Letter:
-        """The one letter that ROUTE:AGENT/EPOCH-SEQ or ROUTE:AGENT/SEQ means; `boxes` are those that were looked into.
+    def _named(self, word: str, boxes: dict[str, list[str]]) -> list[tuple[str, str]]:
+        """Return (agent, EPOCH-SEQ) of the one letter that ROUTE:AGENT/EPOCH-SEQ or ROUTE:AGENT/SEQ means.
 
-        Raises NsbridgeError, NoSuchNameError.
+        `boxes` has the names in those directories that were looked into. Raises NsbridgeError, NoSuchNameError.
         """
         name, slash, number = word.partition("/")
         if not slash:
             raise NoSuchNameError(f"{word!r} is not the ID of a dead letter; nsbridgectl dead list shows them")
-        if name not in boxes:
-            chosen = [agent.config.name for _, agents in self._select({"names": [name]}) for agent in agents]
-            boxes[name] = [x for agent in chosen for x in deadletters.letters_of(self._state_dir, agent).letters]
-        found = [x for x in boxes[name] if number in (str(x.seq), x.id.partition("/")[2])]
+        found = []
+        for agent in self._agents([name]):
+            if agent not in boxes:
+                boxes[agent] = deadletters.stems_of(self._state_dir, agent)[0]
+            found += [(agent, stem) for stem in boxes[agent] if number in _numbers(stem)]
         if len(found) != 1:
-            many = f"means {len(found)} dead letters, write one of {', '.join(x.id for x in found[:3])}"
+            many = f"means {len(found)} dead letters, write one of {', '.join(_id(*one) for one in found[:3])}"
             raise NsbridgeError(f"{word} {many if found else 'is no dead letter; nsbridgectl dead list shows them'}")
-        return found[0]
+        return found
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Letters that are given back or dropped for one request."""
+
+    left: deque[tuple[str, str]]  # agent and EPOCH-SEQ
+    named: frozenset[tuple[str, str]]  # those of them that were asked for one by one
+    work: Callable[[Letter], None]
+    answer: Answer
+    more: bool  # there are more than are done at once
+    done: list[Letter] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+
+def _numbers(stem: str) -> tuple[str, str]:
+    """Return what may stand behind the slash for that letter: SEQ, or EPOCH-SEQ without zeros before SEQ."""
+    epoch, _, seq = stem.partition("-")
+    return str(int(seq)), f"{epoch}-{int(seq)}"
+
+
+def _id(agent: str, stem: str) -> str:
+    return f"{agent}/{_numbers(stem)[1]}"
 
 
 def _other(route: Route, agent: Managed) -> Managed:

@@ -54,7 +54,7 @@ class Events:
     """The last of them; `clock` is the wall clock."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self.ring: Ring[Happening] = Ring(KEPT)
+        self.ring: Ring[Happening] = Ring(KEPT, Happening)
         self._clock = clock
 
     def state(self, name: str, before: str, after: str, detail: str) -> None:

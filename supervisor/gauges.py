@@ -1,7 +1,8 @@
 """What the agents' processes use, for `nsbridgectl top`: measured for whoever asks, never by itself.
 
 Whoever may look may ask as often as they like, so what that costs is bounded: a process is measured again only after
-MIN_AGE, and the dear part, its own memory, only for OWN_AT_ONCE agents at a time, those first that have waited longest.
+MIN_AGE, and the expensive part, its own memory, only for OWN_AT_ONCE agents at a time, those first that have waited
+longest. That part may hang (measuring.py): `due` says whose turn it is, a child measures, `learn` is told.
 """
 
 from __future__ import annotations
@@ -12,24 +13,21 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-from nsbridge.supervisor.health import Meter
 from nsbridge.supervisor.managed import Managed
+from nsbridge.supervisor.measuring import Found
+from nsbridge.supervisor.usage import Meter
 
 MIN_AGE = 0.25  # seconds
 OWN_MIN_AGE = 1.0  # seconds
-OWN_AT_ONCE = 16  # about 14 ms (measured with 400 agents on a busy machine); of 400 all are known after 26 calls
+OWN_AT_ONCE = 16  # about 14 ms of a child (400 agents, a busy machine); of 400 all are known after 26 calls
 
 _NEVER = float("-inf")
 
 
 class Measures(Protocol):
-    """health.Meter."""
+    """usage.Meter."""
 
     def usage(self) -> tuple[float, int]:
-        """See Meter."""
-        ...
-
-    def own(self) -> int:
         """See Meter."""
         ...
 
@@ -47,17 +45,31 @@ class Gauges:
         self._gauges: WeakKeyDictionary[Managed, _Gauge] = WeakKeyDictionary()
         self._daemon = _Gauge((os.getpid(),), meter)
 
+    def due(self, agents: Iterable[Managed]) -> list[int]:
+        """Return the processes whose own memory is to be measured now, and count them as measured."""
+        now = self._now()
+        waiting = [gauge for gauge in self._everyone(agents) if now - gauge.own_at >= OWN_MIN_AGE]
+        chosen = sorted(waiting, key=lambda gauge: gauge.own_at)[:OWN_AT_ONCE]
+        for gauge in chosen:
+            gauge.own_at = now
+        return [pid for gauge in chosen for pid in gauge.pids]
+
+    def learn(self, agents: Iterable[Managed], found: Found) -> None:
+        """Note what was measured of these agents."""
+        for gauge in self._everyone(agents):
+            gauge.learn(found)
+
     def of(self, agents: Iterable[Managed]) -> dict[str, object]:
         """As JSON has it: `clock_s` now, the daemon's own process, and by name those of the agents that have one."""
         now = self._now()
         gauges = {agent.config.name: self._gauge(agent) for agent in agents if agent.pid}
-        everyone = [self._daemon, *gauges.values()]
-        for gauge in everyone:
+        for gauge in (self._daemon, *gauges.values()):
             gauge.measure(now)
-        for gauge in sorted(everyone, key=lambda gauge: gauge.own_at)[:OWN_AT_ONCE]:
-            gauge.measure_own(now)
         processes = {name: gauge.facts() for name, gauge in gauges.items()}
         return {"clock_s": now, "daemon_process": self._daemon.facts(), "processes": processes}
+
+    def _everyone(self, agents: Iterable[Managed]) -> list[_Gauge]:
+        return [self._daemon, *(self._gauge(agent) for agent in agents if agent.pid)]
 
     def _gauge(self, agent: Managed) -> _Gauge:
         pids = (agent.pid or 0, *agent.senders)
@@ -84,11 +96,11 @@ class _Gauge:
             self._cpu_s, self._rss = self._meter.usage()
             self._at = now
 
-    def measure_own(self, now: float) -> None:
-        """What would be free if they ended, unless that was just measured."""
-        if now - self.own_at >= OWN_MIN_AGE:
-            self._own = self._meter.own()
-            self.own_at = now
+    def learn(self, found: Found) -> None:
+        """Note the own memory of all its processes, if that was measured."""
+        own = [memory for pid in self.pids if (memory := found.get(pid)) is not None]
+        if own:
+            self._own = sum(own)
 
     def facts(self) -> dict[str, object]:
         """As JSON has it; `at_s` is of the same clock as `clock_s`; `own` is null until it was measured."""

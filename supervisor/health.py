@@ -1,7 +1,8 @@
-"""What a process is like, for `nsbridgectl inspect` and `top`. The only user of psutil.
+"""Describes a process for `nsbridgectl inspect`, and measures its own memory. The only user of psutil.
 
-Everything is read from the host's /proc by the supervisor: inside a container there is no /proc to be trusted. What
-decides whether an agent lives is its pidfd and its heartbeat, never this.
+Everything is read from the host's /proc: inside a container there is no /proc to be trusted. `inspect` and `own_memory`
+read files that take the process's mmap_lock. A hostile process can hold that for ever, and whoever reads such a file
+then hangs and cannot even be killed. So only bounded children call them (errands.py, measuring.py), never the loop.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 
@@ -17,6 +17,7 @@ from nsbridge.config.errors import NsbridgeError
 from nsbridge.supervisor import procfs
 
 MAX_DESCRIPTORS = 256  # listed; all are counted
+MAX_TARGET = 1000  # characters of what one refers to
 _SAME_PROCESS = 0.02  # seconds by which two readings of one start time may differ (two clock ticks)
 _SECCOMP = {"0": "off", "1": "strict", "2": "filter"}  # proc_pid_status(5)
 _SETS = {
@@ -36,8 +37,12 @@ _CAPABILITY_NAMES = """
 _CAPABILITIES = _CAPABILITY_NAMES.split()
 
 
-def inspect(pid: int, create_time: float | None = None, container_pid: int | None = None) -> dict[str, object]:
-    """What there is to know about process `pid`, as JSON has it; memory in bytes, times in seconds.
+def inspect(
+    pid: int, create_time: float | None = None, container_pid: int | None = None, *, memory: bool = True
+) -> dict[str, object]:
+    """Return what there is to know about process `pid`, as JSON has it; memory in bytes, times in seconds.
+
+    Without `memory` nothing is read that takes the process's mmap_lock; what only such a file tells is null.
 
     `create_time` (psutil's, seconds since the epoch) guards against a reused pid. Namespaces are compared with our own,
     which are the host's, and with those of `container_pid` if it is given. NsbridgeError if the process has gone or
@@ -48,7 +53,7 @@ def inspect(pid: int, create_time: float | None = None, container_pid: int | Non
         if create_time is not None and abs(process.create_time() - create_time) > _SAME_PROCESS:
             raise psutil.NoSuchProcess(pid)
         with process.oneshot():
-            facts = _general(process)
+            facts = _general(process, memory=memory)
         status = procfs.read_status(pid)
         return {
             **facts,
@@ -67,9 +72,10 @@ def inspect(pid: int, create_time: float | None = None, container_pid: int | Non
 
 
 def confinement(pid: int, landlock: object) -> dict[str, object] | None:
-    """What the kernel holds the process to, for `status`; None if it has gone.
+    """Return what the kernel holds the process to, for `status`; None if it has gone.
 
-    Nothing shows from outside whether Landlock is in force: `landlock` is the ABI that the process itself has said.
+    Nothing shows from outside whether Landlock is in force: `landlock` is the ABI that the process itself reported.
+    To be asked when an agent is ready for the first time: it has not read anything of its container by then.
     """
     try:
         status = procfs.read_status(pid)
@@ -82,103 +88,19 @@ def confinement(pid: int, landlock: object) -> dict[str, object] | None:
     }
 
 
-class Usage(NamedTuple):
-    """What a process takes of the host."""
+def own_memory(pid: int) -> int | None:
+    """Return the bytes that would be free if the process ended; None if it has ended.
 
-    memory: int  # bytes, not of files; of its own where it was looked at closely, else also what a fork shares
-    descriptors: int
-
-
-def usage(pid: int, enough: int) -> Usage | None:
-    """What it takes now; None if it has ended. Cheap where it has less than `enough` bytes of memory by any count.
-
-    resident - shared counts also what a fork shares; to know what is only its own, the kernel walks its page tables.
+    The kernel walks its page tables for it under its mmap_lock, about 0.9 ms. Only a bounded child calls this.
     """
     try:
-        process = psutil.Process(pid)
-        memory = process.memory_info()
-        own = memory.rss - memory.shared
-        if own > enough:
-            own = process.memory_full_info().uss
-        return Usage(own, process.num_fds())
+        return int(psutil.Process(pid).memory_full_info().uss)
     except (psutil.Error, OSError):
         return None
 
 
-def own_usage(pids: tuple[int, ...]) -> Usage | None:
-    """What these take together of memory that is only theirs, and the first of descriptors; None if that has ended.
-
-    About 0.9 ms a process, in which the kernel walks its page tables.
-    """
-    try:
-        return Usage(Meter(pids).own(), psutil.Process(pids[0]).num_fds())
-    except (psutil.Error, OSError):
-        return None
-
-
-class Meter:
-    """CPU time and memory of a few processes together, read again and again at little cost.
-
-    The caller knows that the pids are still those processes': it has not reaped them. One that is gone counts nothing.
-    """
-
-    def __init__(self, pids: tuple[int, ...]) -> None:
-        self._processes = [process for pid in pids if (process := _process(pid))]
-
-    def usage(self) -> tuple[float, int]:
-        """(CPU seconds so far, resident bytes), about 0.04 ms a process."""
-        seconds, resident = 0.0, 0
-        for process in self._processes:
-            try:
-                with process.oneshot():
-                    cpu = process.cpu_times()
-                    seconds, resident = seconds + cpu.user + cpu.system, resident + process.memory_info().rss
-            except psutil.Error:
-                continue
-        return seconds, resident
-
-    def own(self) -> int:
-        """The bytes that would be free if they ended. The kernel walks their page tables for it: about 0.9 ms each."""
-        own = 0
-        for process in self._processes:
-            try:
-                own += process.memory_full_info().uss
-            except psutil.Error:
-                continue
-        return own
-
-
-def _process(pid: int) -> psutil.Process | None:
-    try:
-        return psutil.Process(pid)
-    except psutil.Error:
-        return None
-
-
-def parent_of(pid: int) -> int:
-    """Return the process whose child it is; 0 if there is no such process (any number may be asked)."""
-    try:
-        return procfs.read_stat(pid).parent
-    except OSError:
-        return 0
-
-
-def exit_code(pid: int) -> int | None:
-    """Return the exit code of a child that is ending, negative for a signal's number; None if it lives.
-
-    The kernel may take a while from here until the child can be reaped.
-    """
-    try:
-        about = procfs.read_stat(pid)
-    except OSError:  # there is no descriptor to be had
-        return None
-    if not about.is_exiting or about.exit_status is None:
-        return None
-    return os.waitstatus_to_exitcode(about.exit_status)
-
-
-def _general(process: psutil.Process) -> dict[str, object]:
-    uids, gids, cpu, memory = process.uids(), process.gids(), process.cpu_times(), process.memory_full_info()
+def _general(process: psutil.Process, *, memory: bool) -> dict[str, object]:
+    uids, gids, cpu = process.uids(), process.gids(), process.cpu_times()
     uptime = _uptime(process.pid)
     return {
         "pid": process.pid,
@@ -188,13 +110,20 @@ def _general(process: psutil.Process) -> dict[str, object]:
         "gids": {"real": gids.real, "effective": gids.effective, "saved": gids.saved},
         "threads": process.num_threads(),
         "uptime_s": round(uptime, 2),
-        "memory": {"rss": memory.rss, "pss": memory.pss, "own": memory.uss, "swap": memory.swap},
+        "memory": _memory(process, exact=memory),
         "cpu": {
             "user_s": cpu.user,
             "system_s": cpu.system,
             "percent": round(100 * (cpu.user + cpu.system) / uptime, 2) if uptime > 0 else 0.0,
         },
     }
+
+
+def _memory(process: psutil.Process, *, exact: bool) -> dict[str, int | None]:
+    if exact:
+        full = process.memory_full_info()
+        return {"rss": full.rss, "pss": full.pss, "own": full.uss, "swap": full.swap}
+    return {"rss": process.memory_info().rss, "pss": None, "own": None, "swap": None}
 
 
 def _uptime(pid: int) -> float:
@@ -210,7 +139,7 @@ def _descriptors(pid: int) -> dict[str, object]:
     listed = []
     for number in numbers[:MAX_DESCRIPTORS]:
         try:
-            listed.append({"fd": number, "target": os.readlink(directory / str(number))})  # noqa: PTH115
+            listed.append({"fd": number, "target": os.readlink(directory / str(number))[:MAX_TARGET]})  # noqa: PTH115
         except OSError:
             continue
     return {"count": len(numbers), "open": listed}

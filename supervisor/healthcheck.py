@@ -13,14 +13,15 @@ from itertools import islice
 
 from nsbridge.agents import scoreboard
 from nsbridge.config.schema import HealthConfig, RouteConfig
-from nsbridge.supervisor import health
+from nsbridge.supervisor import usage
 from nsbridge.supervisor.deadwatch import DeadWatch
-from nsbridge.supervisor.health import Usage
 from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.managed import Managed
+from nsbridge.supervisor.measuring import Found, Measurer
 from nsbridge.supervisor.process import AgentProcess
 from nsbridge.supervisor.roster import Roster
 from nsbridge.supervisor.services import Services
+from nsbridge.supervisor.usage import Usage
 
 LOOK_EVERY = 5.0  # seconds
 SIZES_EVERY = 60.0  # seconds between two looks at one agent's size, where there are many
@@ -42,6 +43,7 @@ class HealthCheck:
         self._every = min(LOOK_EVERY, self._limits.patience)
         self._due = 0.0
         self._awake_since = 0.0  # agents are not judged by what was before
+        self.measurer = Measurer(services.loop)
         self._next_sized = 0  # whose size is looked at next, by its place among the agents
 
     def start(self) -> None:
@@ -52,6 +54,10 @@ class HealthCheck:
     def adopt(self, limits: HealthConfig) -> None:
         """Other sizes count from now on; the deadline must be the same, because agents beat by it."""
         self._limits = limits
+
+    def close(self) -> None:
+        """End the children that measure."""
+        self.measurer.close()
 
     def _check(self) -> None:
         now = self._loop.now()
@@ -94,12 +100,12 @@ class HealthCheck:
             self._look_at_size(agent)
         running = [(agent, agent.process) for agent in agents if agent.process and agent.state is State.RUNNING]
         if running:
-            self._measure(*min(running, key=lambda pair: pair[1].measured_at))
+            self._note_size(*min(running, key=lambda pair: pair[1].measured_at))
 
-    def _measure(self, agent: Managed, process: AgentProcess) -> None:
-        """For `status`; of one agent at a time, because it is dear."""
+    def _note_size(self, agent: Managed, process: AgentProcess) -> None:
+        """For `status`."""
         process.measured_at = self._loop.now()
-        process.usage = health.own_usage((process.child.pid, *agent.senders))
+        process.usage = usage.about((process.child.pid, *agent.senders))
 
     def _look_at_size(self, agent: Managed) -> None:
         process = agent.process
@@ -107,15 +113,39 @@ class HealthCheck:
             return
         allowed = allowed_memory(agent.route, self._limits.max_memory)
         for pid in (process.child.pid, *agent.senders):
-            usage = health.usage(pid, allowed)
-            if usage is None:
+            size = usage.at_most(pid)
+            if size is None:
                 continue
-            if why := excess(usage, allowed, self._limits.max_descriptors):
-                process.last_words = f"too large: pid {pid} had {why}"
-                self._log.error(agent.config.name, f"{process.last_words}: it is restarted")
-                agent.restarts += 1
-                agent.restart()
+            if size.memory > allowed and size.descriptors <= self._limits.max_descriptors:
+                self._measure(agent, process, pid, size)
+            elif why := excess(size, allowed, self._limits.max_descriptors):
+                self._restart(agent, process, f"pid {pid} had {why}")
                 return
+
+    def _measure(self, agent: Managed, process: AgentProcess, pid: int, size: Usage) -> None:
+        """Find out whether it has too much; what cannot be read in time is judged by its upper bound."""
+
+        def judge(found: Found) -> None:
+            own = found[pid]
+            if agent.process is not process or agent.state is not State.RUNNING:
+                return
+            allowed = allowed_memory(agent.route, self._limits.max_memory)
+            if own is not None:
+                why = excess(Usage(own, size.descriptors), allowed, self._limits.max_descriptors)
+            elif self.measurer.is_unreadable(pid):
+                why = excess(size, allowed, self._limits.max_descriptors) + ", and lets nobody measure what is its own"
+            else:
+                return  # it has ended, or there was no process to be had for measuring it
+            if why:
+                self._restart(agent, process, f"pid {pid} had {why}")
+
+        self.measurer.ask((pid,), judge)
+
+    def _restart(self, agent: Managed, process: AgentProcess, why: str) -> None:
+        process.last_words = f"too large: {why}"
+        self._log.error(agent.config.name, f"{process.last_words}: it is restarted")
+        agent.restarts += 1
+        agent.restart()
 
 
 STUCK = "it is stuck in the kernel, as in a file system that does not answer; it is replaced when that lets it go"

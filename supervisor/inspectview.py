@@ -53,8 +53,8 @@ def _ids(ids: dict[str, int]) -> str:
     return "/".join(str(number) for number in dict.fromkeys(ids.values()))
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"
+def _size(count: int | None) -> str:
+    return "unknown" if count is None else f"{count / 1e6:.1f} MB"
 
 
 def _confinement(process: dict[str, Any]) -> list[str]:

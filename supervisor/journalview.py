@@ -3,6 +3,10 @@
 Nothing is locked or mapped, only read, so a running agent is not disturbed. Its crash rules (agents/journal.py) make
 what is read true: what is published is whole, and a record stays as it is until its message is confirmed. So a record
 that is not as it should be is damaged only if its message is still not confirmed when that is asked again.
+
+The agent may have been taken over, and can write what it likes: a length, a number of entries, a record that is a hole.
+So a reader needs little memory and time whatever the file says: it reads lengths before bodies, bodies in chunks, and
+MOST_CHECKED bytes of MOST_LISTED messages at most.
 """
 
 from __future__ import annotations
@@ -10,13 +14,15 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from nsbridge.agents import journal, scoreboard, sinkjournal, store
 from nsbridge.agents.endpoints import log_notes, spool
-from nsbridge.agents.journal import RECORD, checksum
+from nsbridge.agents.journal import RECORD
 from nsbridge.agents.journalfile import (
     CELLS,
     PAGE,
@@ -34,9 +40,14 @@ from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.agents.state import journal_path
 from nsbridge.config.errors import NotPermittedError, NsbridgeError
+from nsbridge.config.schema import MAX_MESSAGE
 from nsbridge.supervisor import render
 
 _FIRST_BYTES = 60  # of a message that are shown
+_READ = 4096  # bytes of a message that are kept; a note has less
+_CHUNK = 1 << 20  # bytes read at a time to check a message
+MOST_CHECKED = 256 << 20  # bytes of messages whose checksums are checked; of those that follow only the lengths are
+MOST_LISTED = 1 << 20  # messages that are looked at; those that follow are only counted
 _ATTEMPTS = 5  # at a look that a running agent has overtaken
 
 _DESCRIBED: dict[int, Callable[[bytes, int], tuple[int, str]]] = {
@@ -115,6 +126,8 @@ class _Snapshot:
     fd = -1
 
     def __init__(self, page: bytes) -> None:
+        if len(page) < PAGE:
+            raise DamagedError(f"it has {len(page)} bytes, less than its first page")
         self.cells = memoryview(page)[CELLS].cast("Q")
 
     def close(self) -> None:
@@ -174,16 +187,18 @@ class _Reader:
     def _source(self, most: int | None) -> Facts:
         confirmed, taken, kind = self._numbers()
         messages: list[Facts] = []
-        count = size = 0
-        for seq in range(confirmed + 1, taken + 1):
-            record = self._record(seq)
+        count = size = checked = 0
+        for seq in range(confirmed + 1, min(taken, confirmed + MOST_LISTED) + 1):
+            record = self._record(seq, check=checked < MOST_CHECKED)
             if record is None:
                 continue
-            message = _shown(seq, *record, kind)
+            checked += record.length
+            message = _shown(seq, record, kind)
             count += 1
             size += int(str(message["bytes"]))
             if most is None or len(messages) < most:
                 messages.append(message)
+        count += max(0, taken - confirmed - MOST_LISTED)
         return {
             "kind": "source",
             "epoch": f"{self._header.epoch:016x}",
@@ -210,12 +225,12 @@ class _Reader:
                 return confirmed, taken, cells[journal.RECORDS]
         raise DamagedError(f"it says that {taken} were taken and {confirmed} confirmed")
 
-    def _record(self, seq: int) -> tuple[int, bytes] | None:
-        """Type and body; None if it was confirmed while we looked: a later message may be in its place."""
+    def _record(self, seq: int, *, check: bool) -> _Record | None:
+        """Read a record; None if it was confirmed while we looked: a later message may be in its place."""
         found, problem = None, ""
         for _ in range(_ATTEMPTS):
             try:
-                found = self._read_record(seq)
+                found = self._read_record(seq, check=check)
             except DamagedError as error:
                 problem = str(error)
             if self._cells()[journal.CONFIRMED] & VALUE >= seq:
@@ -224,30 +239,51 @@ class _Reader:
                 return found
         raise DamagedError(problem)
 
-    def _read_record(self, seq: int) -> tuple[int, bytes]:
+    def _read_record(self, seq: int, *, check: bool) -> _Record:
         (entry,) = struct.unpack("<Q", os.pread(self._fd, 8, PAGE + 8 * (seq % self._header.entries)))
         at = entry & VALUE
         if not is_sealed(entry) or not self._ring_at <= at <= self._end - RECORD.size:
             raise DamagedError(f"message {seq} is outside the ring")
-        length, check, mtype = RECORD.unpack(os.pread(self._fd, RECORD.size, at))
-        body = os.pread(self._fd, min(length, self._end), at + RECORD.size)
-        if len(body) != length or checksum(mtype, body) != check:
+        length, expected, mtype = RECORD.unpack(os.pread(self._fd, RECORD.size, at))
+        if length > MAX_MESSAGE or at + RECORD.size + length > self._end:
+            raise DamagedError(f"message {seq} says that it has {length} bytes, which cannot be")
+        start = os.pread(self._fd, min(length, _READ), at + RECORD.size)
+        if check and self._checksum(mtype, length, at + RECORD.size) != expected:
             raise DamagedError(f"message {seq} has a wrong checksum")
-        return mtype, body
+        return _Record(mtype, length, start)
+
+    def _checksum(self, mtype: int, length: int, at: int) -> int:
+        """Compute it a chunk at a time: a long message is never in memory as a whole."""
+        crc, left = journal.checksum_of_none(mtype, length), length
+        while left:
+            chunk = os.pread(self._fd, min(left, _CHUNK), at)
+            if not chunk:
+                raise DamagedError("it has become shorter")
+            crc, left, at = zlib.crc32(chunk, crc), left - len(chunk), at + len(chunk)
+        return crc
 
 
-def _shown(seq: int, mtype: int, body: bytes, kind: int) -> Facts:
-    """A pending message: its bytes begin with this, or it is to be found there."""
+class _Record(NamedTuple):
+    """A message of a journal: its type and length, and the first of its bytes."""
+
+    type: int
+    length: int
+    start: bytes
+
+
+def _shown(seq: int, record: _Record, kind: int) -> Facts:
+    """Describe a pending message: by its first bytes, or by where it is to be found."""
+    mtype, length, body = record
     if kind != journal.MESSAGES and mtype in (store.NOTE, store.BODY):
         describe = _DESCRIBED.get(kind) if mtype == store.NOTE else None
         mtype = 0
         if describe is not None:
             try:
                 size, text = describe(body, seq)
-            except struct.error:
-                size, text = len(body), _beginning(body)
+            except (struct.error, ValueError, IndexError):
+                size, text = length, _beginning(body)
             return {"seq": seq, "type": mtype, "bytes": size, "shown": text}
-    return {"seq": seq, "type": mtype, "bytes": len(body), "shown": _beginning(body)}
+    return {"seq": seq, "type": mtype, "bytes": length, "shown": _beginning(body)}
 
 
 def _beginning(body: bytes) -> str:

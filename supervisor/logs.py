@@ -59,7 +59,7 @@ class Log:
         self._logger = logging.getLogger("nsbridge")
         self._logger.setLevel(LEVELS[config.level])
         self._logger.propagate = False
-        self.ring: Ring[Entry] = Ring(KEPT)
+        self.ring: Ring[Entry] = Ring(KEPT, Entry)
         self._remember = _Remember(self.ring)
         self._sink = self._open_sink(config)
         self._logger.addHandler(self._remember)

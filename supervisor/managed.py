@@ -18,7 +18,7 @@ from nsbridge.agents.loop import Timer
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.agents.state import journal_path
 from nsbridge.config.schema import AgentConfig, RouteConfig
-from nsbridge.supervisor import health, journalview, lifecycle
+from nsbridge.supervisor import health, journalview, lifecycle, usage
 from nsbridge.supervisor.agentlog import AgentLog
 from nsbridge.supervisor.attachment import Attachment
 from nsbridge.supervisor.lifecycle import Action, Event, State
@@ -153,7 +153,7 @@ class Managed:
     @property
     def senders(self) -> list[int]:
         """The processes that send into a queue for it; only such as it has really made: it says itself which."""
-        return [pid for pid in self.scoreboard.senders() if self.pid and health.parent_of(pid) == self.pid]
+        return usage.children_among(self.pid, self.scoreboard.senders()) if self.pid else []
 
     @property
     def container_pid(self) -> int | None:

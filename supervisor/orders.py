@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nsbridge.config.errors import NsbridgeError, UsageError
-from nsbridge.supervisor.control import Answer
+from nsbridge.supervisor.connection import Answer
 from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.managed import Managed
 from nsbridge.supervisor.roster import Roster, no_longer

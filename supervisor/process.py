@@ -17,8 +17,8 @@ from nsbridge.agents import control
 from nsbridge.agents.entry import Assignment
 from nsbridge.agents.fork import Child
 from nsbridge.agents.loop import READABLE, Loop
-from nsbridge.supervisor import health, spawn
-from nsbridge.supervisor.health import Usage
+from nsbridge.supervisor import spawn, usage
+from nsbridge.supervisor.usage import Usage
 
 _AT_ONCE = 16  # datagrams; then the rest of the supervisor has its turn
 _PAUSE = 0.02  # seconds after so many: an agent that floods its channel costs the supervisor a few per cent of a core
@@ -140,7 +140,7 @@ class AgentProcess:
 
     def _hangs_up(self) -> None:
         self.child.kill()  # if it lives it is compromised: nobody would hear of it any more
-        code = health.exit_code(self.child.pid)
+        code = usage.exit_code(self.child.pid)
         if code is not None and self.keeper is not None:
             self.keeper.dying(code)
 

@@ -9,19 +9,27 @@ Some facts about these files, and what they mean here:
 * No key comes twice, and the name's line is the first one. The first line of a key counts.
 * `Groups` may have 65,536 numbers, and stands before NSpid, the memory and the capabilities: `status` may be long.
 * A thread reads both without taking the process's mmap_lock, so a process that holds it delays no reader. `smaps`,
-  `smaps_rollup`, `maps`, `cmdline`, `environ` and `numa_maps` do take it: only a bounded child reads these (usage.py).
+  `smaps_rollup`, `maps`, `cmdline`, `environ` and `numa_maps` do take it: only a bounded child reads these
+  (measuring.py, errands.py).
+* Both hold the process's address space for some microseconds. If the process exits within these, the reader takes it
+  apart, and a dirty shared mapping of a FUSE file then waits for its server (fuse_vma_close). An agent cannot have one:
+  the seccomp filter lets it map nothing but private anonymous memory. Where there is no seccomp, that chance is left.
+* `task/PID/children` and the link `exe` hold no address space at all. `exe` is gone as soon as the address space is.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import islice
 
+MAX_THREADS = 64  # whose children are looked for
 STAT_LIMIT = 16 << 10  # bytes read of /proc/PID/stat, which has a few hundred
 STATUS_LIMIT = 1 << 20  # bytes read of /proc/PID/status: 65,536 groups of ten digits fit
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD, include/linux/sched.h
 _EXITING = 4  # PF_EXITING
-_STAT_FIELDS = 20  # after the name: up to field 22, the start time
+_STAT_FIELDS = 22  # after the name: up to field 24, the resident pages
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +40,10 @@ class ProcessStat:
     state: str  # one letter; Z and X are dead
     parent: int
     flags: int  # PF_… of include/linux/sched.h
+    faults: int  # pages that it was given since it was forked, without those of a disk; a fork begins with 0
     cpu_ticks: int  # clock ticks spent in user and kernel mode
     start_time: int  # clock ticks since boot
+    resident: int  # bytes of memory, of files too
     exit_status: int | None  # as waitpid(2) has it, once the process is exiting; None if the caller may not know it
 
     @property
@@ -69,6 +79,31 @@ def read_status(pid: int) -> dict[str, str]:
     return parse_status(read(pid, "status", STATUS_LIMIT))
 
 
+def children(pid: int) -> set[int]:
+    """Return the children of the process's threads; none if it has ended.
+
+    Where the kernel has no such files (CONFIG_PROC_CHILDREN) the answer is none, too. proc_pid_task_tid_children(5).
+    """
+    found: set[int] = set()
+    try:
+        for thread in islice(os.listdir(f"/proc/{pid}/task"), MAX_THREADS):  # noqa: PTH208
+            found |= {int(word) for word in read(pid, f"task/{thread}/children").split()}
+    except OSError:
+        pass  # it or a thread has just ended
+    return found
+
+
+def has_left_user_space(pid: int) -> bool:
+    """True if the process is exiting and has given up its memory, so that reading its `stat` holds nothing of it."""
+    try:
+        os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass  # ESRCH: it is reaped; EACCES: not for us to know
+    return False
+
+
 def parse_stat(text: bytes) -> ProcessStat:
     """Parse the line of /proc/PID/stat; ValueError if it is none."""
     opening, closing = text.find(b"("), text.rfind(b")")
@@ -80,8 +115,10 @@ def parse_stat(text: bytes) -> ProcessStat:
         state=fields[0].decode("ascii", "replace"),
         parent=int(fields[1]),
         flags=int(fields[6]),
+        faults=int(fields[7]),
         cpu_ticks=int(fields[11]) + int(fields[12]),
         start_time=int(fields[19]),
+        resident=int(fields[21]) * _PAGE,
         exit_status=int(fields[49]) if len(fields) > 49 else None,  # noqa: PLR2004  (field 52)
     )
 

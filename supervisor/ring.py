@@ -1,14 +1,29 @@
-"""The last of something that goes on for ever (records of the log, events), and who wants to hear of the next."""
+"""Keeps the last records of the log, or the last events, and calls whoever wants to hear of the next.
+
+They are about all routes, and an agent is a fork of the supervisor. So they are kept as bytes in memory that the kernel
+wipes in every child (MADV_WIPEONFORK, Linux 4.14), not as Python's objects: an agent that somebody has taken over does
+not find in its memory what happened to another route.
+"""
 
 from __future__ import annotations
 
+import marshal
+import mmap
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from contextlib import suppress
+from dataclasses import astuple
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+_SIZE = 2 << 20  # bytes; a line of the log has some 150
+_LONGEST = _SIZE // 8  # bytes of one that is kept
+_WIPEONFORK = 18  # MADV_WIPEONFORK, asm-generic/mman-common.h; Python has no name for it
 
 
 class Named(Protocol):
-    """What a ring keeps."""
+    """What a ring keeps: a dataclass of numbers and texts."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def matches(self, name: str) -> bool:
         """Whether it is about `name`: a route, an agent, or "" for everything."""
@@ -28,25 +43,54 @@ def concerns(about: str, name: str) -> bool:
 
 
 class Ring(Generic[T]):
-    """The last `kept` of all, in order."""
+    """The last `kept` of all, in order; fewer if they are so long that `_SIZE` bytes do not hold them.
 
-    def __init__(self, kept: int) -> None:
-        self._entries: deque[T] = deque(maxlen=kept)
+    `make` makes one again from its fields, as dataclasses.astuple gives them.
+    """
+
+    def __init__(self, kept: int, make: Callable[..., T]) -> None:
+        self._make = make
+        self._memory = mmap.mmap(-1, _SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with suppress(OSError):  # an old kernel
+            self._memory.madvise(_WIPEONFORK)
+        self._places: deque[tuple[int, int]] = deque()  # where each begins and ends, oldest first
+        self._kept = kept
+        self._next = 0
         self._subscribers: dict[object, tuple[str, Callable[[T], None]]] = {}
 
     def add(self, entry: T) -> None:
         """Keep it, and tell whoever waits for it."""
-        self._entries.append(entry)
+        self._keep(marshal.dumps(astuple(entry)))
         for name, subscriber in tuple(self._subscribers.values()):  # a subscriber may end its subscription
             if entry.matches(name):
                 subscriber(entry)
 
     def recent(self, count: int | None = None, name: str = "") -> list[T]:
-        """The last `count` about `name`, oldest first; None: all that are kept."""
-        found = [entry for entry in self._entries if entry.matches(name)]
+        """Return the last `count` about `name`, oldest first; None: all that are kept."""
+        entries = (self._make(*marshal.loads(self._memory[start:end])) for start, end in self._places)  # noqa: S302
+        found = [entry for entry in entries if entry.matches(name)]
         if count is None:
             return found
         return found[-count:] if count > 0 else []
+
+    def _keep(self, data: bytes) -> None:
+        if len(data) > _LONGEST:
+            return
+        start = self._next if self._next + len(data) <= _SIZE else 0
+        end = start + len(data)
+        if start < self._next:  # what lies behind the last one is the oldest
+            self._forget(self._next, _SIZE)
+        self._forget(start, end)
+        if len(self._places) == self._kept:
+            self._places.popleft()
+        self._memory[start:end] = data
+        self._places.append((start, end))
+        self._next = end
+
+    def _forget(self, start: int, end: int) -> None:
+        """Drop the oldest as long as they begin there."""
+        while self._places and start <= self._places[0][0] < end:
+            self._places.popleft()
 
     def subscribe(self, subscriber: Callable[[T], None], name: str = "") -> Callable[[], None]:
         """Call `subscriber` with everything new about `name`; what is returned ends that."""

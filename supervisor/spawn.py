@@ -18,8 +18,9 @@ _REST = 0.02  # seconds between full chunks: whoever talks without end is heard 
 
 
 def agent(assignment: Assignment) -> Child:
-    """Fork an agent."""
-    return fork(lambda: runtime.main(assignment))
+    """Fork an agent, which gets its own scoreboard and no other."""
+    with assignment.scoreboard.lent():
+        return fork(lambda: runtime.main(assignment))
 
 
 class TellerListener(Protocol):

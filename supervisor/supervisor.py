@@ -58,7 +58,7 @@ class Supervisor:
     def run(self, ready: Callable[[], None] = lambda: None, *, with_control: bool = True) -> None:
         """Start what is to start, call `ready`, serve; returns when everything has stopped. Raises NsbridgeError."""
         _raise_descriptor_limit()
-        api = Api(self._services, self._roster, self._orders, self._reloader, self.stop)
+        api = Api(self._services, self._roster, self._orders, self._reloader, self._health, self.stop)
         notice, audit = (partial(tell, "") for tell in (self._log.warning, self._log.info))
         control = ControlServer(self.loop, self._config.daemon.control, api, notice, audit)
         self.loop.on_signal(signal.SIGTERM, self.stop)
@@ -78,6 +78,7 @@ class Supervisor:
             self._services.arrivals.close()
             for namespace in self._empty:
                 os.close(namespace.fd)
+            self._health.close()
             self.loop.close()
         self._log.info("", "nsbridged stopped")
 

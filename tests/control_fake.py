@@ -21,7 +21,8 @@ from nsbridge.agents.loop import Loop
 from nsbridge.config.errors import NoSuchNameError, NsbridgeError, UsageError
 from nsbridge.config.schema import ControlConfig
 from nsbridge.supervisor.client import Client
-from nsbridge.supervisor.control import Answer, ControlServer
+from nsbridge.supervisor.connection import Answer
+from nsbridge.supervisor.control import ControlServer
 
 _COUNTERS = ("delivered", "bytes", "pending", "repeats_dropped", "in_doubt")
 NO_ANSWER = object()  # as a method's result: it never comes

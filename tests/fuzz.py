@@ -19,7 +19,7 @@ import random
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -31,12 +31,13 @@ from nsbridge.agents.wire import Hello, Message, Run, WireError
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.load import load
 from nsbridge.config.schema import Window
-from nsbridge.supervisor import control as control_socket
+from nsbridge.supervisor import connection
 from nsbridge.supervisor.api import Api
-from nsbridge.supervisor.control import Answer
+from nsbridge.supervisor.connection import Answer
 from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.logs import open_log
 from nsbridge.supervisor.managed import Managed
+from nsbridge.supervisor.measuring import Learn, Measurer
 from nsbridge.supervisor.process import AgentProcess, Channel
 from nsbridge.supervisor.status import route_status
 from nsbridge.supervisor.supervisor import Supervisor
@@ -247,7 +248,7 @@ class ControlTarget:
                 request["params"][key] = chance.choice(self._VALUES)
         line = json.dumps(request).encode()
         try:
-            _, method, params = control_socket._parse(self._mutator.change(line) if chance.randrange(2) else line)
+            _, method, params = connection.parse(self._mutator.change(line) if chance.randrange(2) else line)
             if method in self._METHODS:
                 self._api.call(method, params, cast(Answer, _Heard()))
         except NsbridgeError as error:
@@ -273,6 +274,21 @@ class _Heard:
         """It goes away at once."""
         callback()
 
+    def follow(self) -> None:
+        """There is room for it."""
+
+    def by_child(self, work: Callable[[], object], otherwise: object = None) -> None:
+        """Work it out here, so that what is raised is seen."""
+        self.result(work())
+
+
+class _NoMeasurer(Measurer):
+    """There is nothing to be measured."""
+
+    def ask(self, pids: Iterable[int], learn: Learn) -> None:
+        """Answer at once."""
+        learn(dict.fromkeys(pids))
+
 
 @contextmanager
 def supervisor_at(directory: Path) -> Iterator[Supervisor]:
@@ -295,7 +311,11 @@ def supervisor_at(directory: Path) -> Iterator[Supervisor]:
 
 def api_of(supervisor: Supervisor) -> Api:
     """What its control socket would call."""
-    return Api(supervisor._services, supervisor._roster, supervisor._orders, supervisor._reloader, supervisor.stop)
+    check = supervisor._health
+    check.measurer = _NoMeasurer(supervisor.loop)
+    return Api(
+        supervisor._services, supervisor._roster, supervisor._orders, supervisor._reloader, check, supervisor.stop
+    )
 
 
 def fuzz(directory: Path, count: int, seed: int) -> dict[str, float]:

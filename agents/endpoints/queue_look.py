@@ -30,7 +30,9 @@ class Look:
 
     def __init__(self, mtype: int) -> None:
         self._type = mtype
-        self._peek = memoryview(mmap.mmap(-1, 8 + LONGEST))  # costs only as many pages as messages are long
+        self._peek = memoryview(
+            mmap.mmap(-1, 8 + LONGEST, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        )  # costs only as many pages as messages are long
         self._peek_at = linux.address_of(self._peek)
         self._peeked = self._peek[:8].cast("q")  # the type of the message that was looked at
         self._expected = LONGEST  # bytes: the kernel prepares a copy of the size that is asked for, needed or not

@@ -1,11 +1,13 @@
 """A file system in user space (fuse(4)) with one file in it, `.hidden`; when that was renamed, it hangs until SIGUSR1.
 
-    python -m tests.system.hanging_fs FD deaf|mute
+    python -m tests.system.hanging_fs FD deaf|mute|dirty
 
-FD is /dev/fuse, opened and mounted by HangingFs. Two ways to hang, which are not the same to the kernel:
+FD is /dev/fuse, opened and mounted by HangingFs. Ways to hang, which are not the same to the kernel:
 * deaf: no further request is taken. A process that waits for one can be killed.
 * mute: requests are taken, and no READ is answered. A process that waits for one cannot be killed: request_wait_answer
   in fs/fuse/dev.c waits for the answer of what the server has taken, whatever signal comes.
+* dirty: the file can be mapped, and no WRITE is answered. Who takes a dirty shared mapping of it apart (munmap, another
+  mmap over it, exit) waits in fuse_vma_close, with the mmap_lock held, and cannot be killed either.
 It speaks just enough of linux/fuse.h for the file to be looked up, listed, renamed, read and removed.
 """
 
@@ -28,7 +30,7 @@ _IN = struct.Struct("<IIQQIIIHH")  # len, opcode, unique, nodeid, uid, gid, pid,
 _OUT = struct.Struct("<IiQ")  # len, error, unique
 _ATTR = struct.Struct("<QQQQQQIIIIIIIIII")
 _ROOT = 1
-RENAME, READ = 12, 15
+RENAME, READ, WRITE = 12, 15, 16
 _NO_ANSWER = (2, 42, 36)  # FORGET, BATCH_FORGET, INTERRUPT
 
 
@@ -39,8 +41,9 @@ class Server:
         self._device = device
         self._how = how
         self._files = {2: b".hidden"}
-        self._held: list[int] = []  # READs that wait for their answer
+        self._held: list[tuple[int, bytes]] = []  # requests that wait for their answer, and what that will be
         self._hangs = True  # once the file is renamed
+        self._open_flags = 0 if how == "dirty" else 1  # FOPEN_DIRECT_IO: nothing is cached
 
     def serve(self) -> None:
         """Until it is unmounted."""
@@ -56,16 +59,16 @@ class Server:
 
     def _let_go(self) -> None:
         self._hangs = False
-        for unique in self._held:
-            self._reply(unique, BODY)
+        for unique, answer in self._held:
+            self._reply(unique, answer)
 
     def _answer(self, request: bytes) -> None:
         _, opcode, unique, node, *_ = _IN.unpack_from(request)
         body = request[_IN.size :]
         if opcode in _NO_ANSWER:
             return
-        if opcode == READ and self._hangs:
-            self._held.append(unique)
+        if opcode == (WRITE if self._how == "dirty" else READ) and self._hangs:
+            self._held.append((unique, BODY if opcode == READ else body[16:20] + bytes(4)))  # all of it was written
             return
         try:
             self._reply(unique, self._do(opcode, node, body))
@@ -83,11 +86,13 @@ class Server:
                 return self._entry(body.rstrip(b"\0"))
             case 3 | 4:  # GETATTR, SETATTR
                 return struct.pack("<QII", 1, 0, 0) + self._attributes(node)
-            case 14 | 27:  # OPEN, OPENDIR; nothing is cached
-                return struct.pack("<QII", node, 1, 0)
+            case 14 | 27:  # OPEN, OPENDIR
+                return struct.pack("<QII", node, self._open_flags, 0)
             case 15:  # READ
                 offset, size = struct.unpack_from("<8xQI", body)
                 return BODY[offset : offset + size]
+            case 16:  # WRITE: all of it
+                return body[16:20] + bytes(4)
             case 28:  # READDIR
                 return self._listing(*struct.unpack_from("<8xQI", body))
             case 10:  # UNLINK

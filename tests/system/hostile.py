@@ -42,10 +42,10 @@ __attribute__((constructor)) static void bait(void)
 
 
 class Variant(Nsbridged):
-    """A daemon of hostile_daemon.py; `variants` is its first word."""
+    """A daemon of hostile_daemon.py; `variants` is its first word, `more` has further keys of [daemon]."""
 
-    def __init__(self, directory: Path, routes: str, variants: str) -> None:
-        super().__init__(directory, routes)
+    def __init__(self, directory: Path, routes: str, variants: str, more: str = "") -> None:
+        super().__init__(directory, routes, more)
         self.program = ("tests.system.hostile_daemon", variants)
 
 

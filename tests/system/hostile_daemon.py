@@ -6,6 +6,7 @@ provoked    a file in a spool that is called provoke-WHAT makes its agent do WHA
 unfrozen    imports are not frozen, and nothing confines an agent
 naive       files of the container are opened by name: links are followed, FIFOs and leases waited for
 rogue       the agent called NAME:rogue does, once it is ready, what rogue.py lists under the route's name
+memory      the same, with what rogue_memory.py adds
 
 The product has no switch for any of this: here its functions are exchanged before the daemon starts.
 """
@@ -31,7 +32,7 @@ from nsbridge.agents import entry, fork
 from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.spool import SpoolSource
 from nsbridge.supervisor import daemon
-from tests.system import rogue
+from tests.system import rogue, rogue_memory
 
 PREFIX = b"provoke-"
 
@@ -39,7 +40,7 @@ PREFIX = b"provoke-"
 def main() -> int:
     """Exchange what the variants say, then be the daemon."""
     for variant in sys.argv.pop(1).split(","):
-        {"provoked": provoke, "unfrozen": unfreeze, "naive": be_naive, "rogue": rogue.install}[variant]()
+        VARIANTS[variant]()
     return daemon.main()
 
 
@@ -156,6 +157,14 @@ def be_naive() -> None:
     for name in ("open_directory", "open_file"):
         setattr(files.Tree, name, getattr(NaiveTree, name))
 
+
+VARIANTS = {
+    "provoked": provoke,
+    "unfrozen": unfreeze,
+    "naive": be_naive,
+    "rogue": rogue.install,
+    "memory": rogue_memory.install,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -165,6 +165,22 @@ def _beyond(path: str, flags: int) -> Callable[[Agent], object]:
     return lambda agent: os.open(path, flags, dir_fd=agent._entered.own_fds)
 
 
+def _grow(agent: Agent) -> None:
+    """By every way that makes a file longer; whatever its descriptors are."""
+    for fd in (agent._state.source_fd, agent._state.sink_fd):
+        for way in (
+            lambda fd: os.pwrite(fd, b"x", 1 << 30),
+            lambda fd: os.ftruncate(fd, 1 << 30),
+            lambda fd: os.posix_fallocate(fd, 0, 1 << 30),
+        ):
+            try:
+                way(fd)
+            except OSError:
+                continue
+            return
+    raise OSError("too large")
+
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -184,6 +200,8 @@ ATTACKS: dict[str, Callable[[Agent], object]] = {
     "change the kernel": _beyond("../../sys/kernel/core_pattern", os.O_WRONLY),
     "execute": lambda _: os.execv("/bin/busybox", ["busybox", "true"]),
     "have executable memory": lambda _: mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_EXEC),
+    "map a file": lambda agent: mmap.mmap(agent._state.given[0], mmap.PAGESIZE, flags=mmap.MAP_PRIVATE),
+    "grow its journal": _grow,
     "open a socket": lambda _: socket.socket(socket.AF_INET),
     "pass a descriptor": lambda agent: agent._channel.sendmsg(
         [b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", 0))]
@@ -198,6 +216,7 @@ ATTACKS: dict[str, Callable[[Agent], object]] = {
 }
 FILES_ONLY: dict[str, Callable[[Agent], object]] = {
     "fork": _fork,
+    "share memory": lambda _: mmap.mmap(-1, mmap.PAGESIZE),
     "start a thread": lambda _: threading.Thread(target=int).start(),
     "use a queue": lambda _: _call("msgget", 0x51, 0o1666),
 }

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from nsbridge.supervisor import control
+from nsbridge.supervisor import connection, control
 from tests.control_fake import HEALTHY, Served, Wire, called
 
 GROUP, STRANGER = 51001, 51000
@@ -136,8 +136,8 @@ def test_what_has_been_answered_is_not_told_that_its_caller_has_gone() -> None:
         b'{"id": 1, "method": "\xff\xfe"}\n',
         b"[" * 60_000 + b"\n",
         b"9" * 60_000 + b"\n",
-        b"x" * (control.MAX_REQUEST + 1) + b"\n",
-        b"x" * (3 * control.MAX_REQUEST),
+        b"x" * (connection.MAX_REQUEST + 1) + b"\n",
+        b"x" * (3 * connection.MAX_REQUEST),
     ],
     ids=lambda garbage: garbage[:24].decode("latin-1").strip() + f"-{len(garbage)}",
 )
@@ -158,7 +158,7 @@ def test_garbage_gets_one_error_and_is_hung_up_on(garbage: bytes) -> None:
 def test_a_request_of_exactly_the_longest_length_is_answered() -> None:
     with Served() as served, Wire(served) as wire:
         request = b'{"id": 1, "method": "version"'
-        wire.send(request + b" " * (control.MAX_REQUEST - len(request) - 1) + b"}\n")
+        wire.send(request + b" " * (connection.MAX_REQUEST - len(request) - 1) + b"}\n")
         assert wire.answer()["result"]
 
 
@@ -179,7 +179,7 @@ def test_who_never_reads_a_stream_loses_its_connection_at_a_mebibyte() -> None:
         while served.api.answers[0].is_open:
             served.api.answers[0].item("x" * 10_000)
             sent += 10_000
-        assert control.MAX_QUEUED_STREAM <= sent < 2 * control.MAX_QUEUED_STREAM
+        assert connection.MAX_QUEUED_STREAM <= sent < 2 * connection.MAX_QUEUED_STREAM
         assert _connections(served) == 0
 
 
@@ -191,7 +191,7 @@ def test_an_answer_larger_than_the_socket_s_buffer_arrives_whole() -> None:
 
 def test_too_many_requests_under_way_end_the_connection() -> None:
     with Served() as served, Wire(served) as wire:
-        for number in range(control.MAX_UNDER_WAY + 1):
+        for number in range(connection.MAX_UNDER_WAY + 1):
             wire.request("later", request_id=number)
         assert "not answered yet" in wire.answer()["error"]["message"]
         assert wire.is_closed()
@@ -203,8 +203,8 @@ def test_others_cannot_take_the_places_kept_for_root() -> None:
         os.seteuid(STRANGER)  # what the kernel notes at connect
         room = control.MAX_CLIENTS - control.KEPT_FOR_ROOT
         held = [socket.socket(socket.AF_UNIX) for _ in range(room + 1)]
-        for connection in held:
-            connection.connect(served.path)
+        for end in held:
+            end.connect(served.path)
         refused = json.loads(held.pop().recv(4096))["error"]["message"]
         os.seteuid(0)
         root = called(served.path, "version")

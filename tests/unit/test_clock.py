@@ -11,7 +11,7 @@ import nsbridge.agents.journal
 ROOT = Path(nsbridge.agents.journal.__file__).parent.parent
 WALL = {"time", "time_ns", "localtime", "gmtime", "ctime", "asctime", "strftime", "now", "utcnow", "today"}
 ALLOWED = {
-    "agents/journal.py new_epoch": "a number that no journal had before; one that replaces another is later than it",
+    "agents/journalfile.py new_epoch": "a number that no journal had before; one that replaces another is later",
     "agents/journalfile.py move_aside": "a file's name, which a person reads",
     "agents/dead.py add": "shown to a person",
     "agents/dead.py _recount": "the age of a letter of an earlier life, for max_age; one from the future is young",

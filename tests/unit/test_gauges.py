@@ -7,9 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from nsbridge.supervisor import health
 from nsbridge.supervisor.gauges import MIN_AGE, OWN_AT_ONCE, OWN_MIN_AGE, Gauges
-from nsbridge.supervisor.health import Meter
 from nsbridge.supervisor.managed import Managed
+from nsbridge.supervisor.usage import Meter
 
 
 class Config:
@@ -30,7 +31,6 @@ class CountingMeter:
     """Counts how often it is asked; its processes use what it says."""
 
     usages = 0
-    owns = 0
 
     def __init__(self, pids: tuple[int, ...]) -> None:
         self.pids = pids
@@ -38,10 +38,6 @@ class CountingMeter:
     def usage(self) -> tuple[float, int]:
         CountingMeter.usages += 1
         return 1.234, 1000 * len(self.pids)
-
-    def own(self) -> int:
-        CountingMeter.owns += 1
-        return 100
 
 
 class Clock:
@@ -54,12 +50,16 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    CountingMeter.usages = CountingMeter.owns = 0
+    CountingMeter.usages = 0
     return Clock()
 
 
 def _of(measured: Gauges, agents: list[Agent]) -> dict[str, Any]:
-    return measured.of(cast("list[Managed]", agents))
+    """Ask as Api does, with a child that measures 100 bytes for each process; how many it measured is `owns`."""
+    managed = cast("list[Managed]", agents)
+    due = measured.due(managed)
+    measured.learn(managed, dict.fromkeys(due, 100))
+    return measured.of(managed) | {"owns": len(due)}
 
 
 def test_an_agent_s_processes_are_measured_together() -> None:
@@ -67,7 +67,7 @@ def test_an_agent_s_processes_are_measured_together() -> None:
     agent.senders = [8, 9]
     found = _of(Gauges(Clock(), CountingMeter), [agent, Agent("c:d", None)])
     assert found["clock_s"] == 50.0
-    assert found["processes"] == {"a:b": {"pids": [7, 8, 9], "at_s": 50.0, "cpu_s": 1.23, "rss": 3000, "own": 100}}
+    assert found["processes"] == {"a:b": {"pids": [7, 8, 9], "at_s": 50.0, "cpu_s": 1.23, "rss": 3000, "own": 300}}
     assert found["daemon_process"]["pids"] == [os.getpid()]
 
 
@@ -86,22 +86,22 @@ def test_asking_again_at_once_costs_nothing(clock: Clock) -> None:
 
 def test_the_dear_part_is_measured_for_a_few_at_a_time_until_all_are_known(clock: Clock) -> None:
     measured, agents = Gauges(clock, CountingMeter), [Agent(f"a:{number}", number) for number in range(1, 400)]
-    for call in range(1, 26):
-        _of(measured, agents)
-        assert CountingMeter.owns == call * OWN_AT_ONCE
+    for _ in range(25):
+        assert _of(measured, agents)["owns"] == OWN_AT_ONCE
         clock.time += 0.01
     assert CountingMeter.usages <= 2 * 400  # all that took 0.25 s
     known = _of(measured, agents)["processes"]
     assert all(process["own"] == 100 for process in known.values())
-    assert CountingMeter.owns == 400
+    assert _of(measured, agents)["owns"] == 0
 
 
 def test_whoever_asks_without_end_has_each_measured_once_a_second_at_most(clock: Clock) -> None:
     measured, agents = Gauges(clock, CountingMeter), [Agent("a:b", 1)]
+    owns = 0
     for _ in range(100):
-        _of(measured, agents)
+        owns += _of(measured, agents)["owns"]
         clock.time += OWN_MIN_AGE / 100
-    assert CountingMeter.owns == 2
+    assert owns == 2
     assert CountingMeter.usages <= 2 * (OWN_MIN_AGE / MIN_AGE + 1)
 
 
@@ -119,9 +119,18 @@ def test_an_agent_that_is_gone_is_not_remembered(clock: Clock) -> None:
     assert len(measured._gauges) == 0
 
 
+def test_what_cannot_be_measured_keeps_what_was_known(clock: Clock) -> None:
+    measured, agent = Gauges(clock, CountingMeter), Agent("a:b", 1)
+    assert _of(measured, [agent])["processes"]["a:b"]["own"] == 100
+    measured.learn(cast("list[Managed]", [agent]), {1: None})
+    assert _of(measured, [agent])["processes"]["a:b"]["own"] == 100
+
+
 def test_a_real_process_is_measured_and_one_that_is_gone_counts_nothing() -> None:
     seconds, resident = Meter((os.getpid(),)).usage()
     assert seconds > 0
-    assert resident > Meter((os.getpid(),)).own() > 1 << 20
+    own = health.own_memory(os.getpid())
+    assert own is not None
+    assert resident > own > 1 << 20
     assert Meter((1 << 30,)).usage() == (0.0, 0)
-    assert Meter((1 << 30,)).own() == 0
+    assert health.own_memory(1 << 30) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 from collections.abc import Iterator
@@ -10,28 +11,21 @@ from typing import Any
 
 import pytest
 
-from nsbridge.agents import scoreboard
+from nsbridge.agents import linux, scoreboard
 from nsbridge.agents.fork import fork
 from nsbridge.agents.heartbeat import Debt, Heart
 from nsbridge.agents.loop import Loop
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import (
-    AgentConfig,
-    Container,
-    ContainerKind,
     HealthConfig,
-    QueueEndpoint,
-    RouteConfig,
-    SpoolEndpoint,
-    Window,
 )
-from nsbridge.supervisor import health, healthcheck
+from nsbridge.supervisor import health, healthcheck, usage
 from nsbridge.supervisor.events import Events
-from nsbridge.supervisor.health import Usage
 from nsbridge.supervisor.healthcheck import HealthCheck
 from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.process import AgentProcess
 from nsbridge.supervisor.services import Services
+from nsbridge.supervisor.usage import Usage
 
 HEALTH = HealthConfig(deadline=15.0)
 
@@ -256,7 +250,7 @@ def test_what_has_more_than_it_may_is_told_with_the_numbers() -> None:
     assert healthcheck.excess(Usage(1000, 11), 1000, 10) == "11 descriptors, 10 are allowed"
 
 
-def test_what_a_process_takes_is_its_own_memory_and_not_what_it_shares() -> None:
+def test_own_memory_is_measured_apart_from_what_a_fork_shares() -> None:
     """Of a fork of this process, with which it shares nearly all; only the exact look sees that."""
 
     def wait() -> int:
@@ -265,46 +259,70 @@ def test_what_a_process_takes_is_its_own_memory_and_not_what_it_shares() -> None
 
     child = fork(wait)
     try:
-        rough, exact = health.usage(child.pid, 1 << 40), health.usage(child.pid, 0)
+        rough, exact = usage.at_most(child.pid), health.own_memory(child.pid)
         assert rough is not None
         assert exact is not None
-        assert 100_000 < exact.memory < rough.memory / 2
-        both = health.own_usage((child.pid, os.getpid()))
-        assert both is not None
-        assert both.memory > exact.memory * 1.5
-        assert both.descriptors == rough.descriptors
+        assert 100_000 < exact < rough.memory / 2
+        shown = usage.about((child.pid,))
+        assert shown is not None
+        assert shown.memory < rough.memory / 2
+        assert shown.memory > exact / 2
         assert abs(rough.descriptors - len(os.listdir("/proc/self/fd"))) <= 2
     finally:
         child.kill()
         child.reap()
-    assert health.usage((1 << 22) + 1, 0) is None, "there is no such process"
-    assert health.own_usage(((1 << 22) + 1,)) is None
+    assert usage.at_most((1 << 22) + 1) is None, "there is no such process"
+    assert health.own_memory((1 << 22) + 1) is None
 
 
-def test_status_is_told_what_is_only_their_own_of_one_agent_after_the_other(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each look measures whoever was measured longest ago, with the processes that send for it."""
+@pytest.mark.parametrize("flags", [mmap.MAP_SHARED, mmap.MAP_PRIVATE], ids=["shared", "private"])
+def test_every_kind_of_memory_counts(flags: int) -> None:
+    """Shared memory without a file is resident, and nobody else's, though `resident - shared` does not show it."""
+    size = 64 << 20
+    reader, writer = os.pipe()
+
+    def take() -> int:
+        taken = mmap.mmap(-1, size, flags=flags | mmap.MAP_ANONYMOUS)
+        taken.madvise(linux.MADV_POPULATE_WRITE)
+        os.write(writer, b"!")
+        signal.pause()
+        return 0
+
+    before = usage.at_most(os.getpid())
+    child = fork(take)
+    try:
+        os.read(reader, 1)
+        after = usage.at_most(child.pid)
+        assert before is not None
+        assert after is not None
+        assert after.memory >= size
+        exact = health.own_memory(child.pid)
+        assert exact is not None
+        assert size <= exact < size + (32 << 20)
+    finally:
+        child.kill()
+        child.reap()
+        os.close(reader)
+        os.close(writer)
+
+
+def test_page_tables_and_swap_count_too() -> None:
+    status = {"RssAnon": "1 kB", "RssFile": "100 kB", "RssShmem": "2 kB", "VmSwap": "4 kB", "VmPTE": "8 kB"}
+    assert usage.memory_of(status) == 15 << 10
+    assert usage.memory_of({**status, "HugetlbPages": "16 kB"}) == 31 << 10
+
+
+def test_status_is_told_about_one_agent_after_the_other(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look reads whoever was read longest ago, with the processes that send for it. No child is forked for it."""
     asked: list[tuple[int, ...]] = []
 
-    def measure(pids: tuple[int, ...]) -> Usage:
+    def about(pids: tuple[int, ...]) -> Usage:
         asked.append(pids)
         return Usage(pids[0] + 5, 7)
 
-    monkeypatch.setattr(health, "own_usage", measure)
+    monkeypatch.setattr(usage, "about", about)
     scene.agents[1].senders = [31, 32]
     for look in range(1, 4):
         scene.at(5.0 * look, 0, 1)
     assert asked[-3:] in ([(0,), (1, 31, 32), (0,)], [(1, 31, 32), (0,), (1, 31, 32)])
     assert [agent.process.usage for agent in scene.agents] == [Usage(5, 7), Usage(6, 7)]
-
-
-def test_the_window_and_the_longest_message_are_allowed_beyond_the_limit() -> None:
-    container = Container(ContainerKind.HOST, "")
-    agents = (
-        AgentConfig("r:a", container, SpoolEndpoint(out="/o", max_message=1000)),
-        AgentConfig("r:b", container, QueueEndpoint()),
-    )
-    assert healthcheck.allowed_memory(RouteConfig("r", agents, window=Window(10, 5000)), 7) == 7 + 2 * (
-        5000 + (1 << 20)
-    )

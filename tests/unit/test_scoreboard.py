@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -26,10 +28,40 @@ def test_what_a_child_writes_is_seen_here_and_outlives_it() -> None:
         return 0
 
     page.cells[scoreboard.TAKEN] = 2
-    assert exit_code(child) == 0
+    with page.lent():
+        assert exit_code(child) == 0
     assert page.cells[scoreboard.TAKEN] == 7
     assert page.cells[scoreboard.HANDED_BYTES] == (1 << 64) - 1
     assert page.reason("in") == "queue full"
+
+
+def test_no_child_has_a_page_that_is_not_lent_to_it() -> None:
+    """The kind: what a child inherits beyond its own. A write ends the child, by SIGSEGV, and changes nothing here."""
+    pages = [Scoreboard() for _ in range(3)]
+
+    def write(which: int) -> int:
+        faulthandler.disable()  # the death is meant
+        pages[which].cells[scoreboard.BEAT] = 1
+        return 0
+
+    with pages[1].lent():
+        codes = [exit_code(lambda which=which: write(which)) for which in range(3)]  # type: ignore[misc]
+    assert codes == [-signal.SIGSEGV, 0, -signal.SIGSEGV]
+    assert [page.cells[scoreboard.BEAT] for page in pages] == [0, 1, 0]
+    assert exit_code(lambda: write(1)) == -signal.SIGSEGV, "only for as long as it was lent"
+
+
+def test_child_of_a_child_has_the_page_too() -> None:
+    """A sender of the agent that it was lent to."""
+    page = Scoreboard()
+
+    def sender() -> int:
+        page.cells[scoreboard.SENDERS] = 7
+        return 0
+
+    with page.lent():
+        assert exit_code(lambda: exit_code(sender)) == 0
+    assert page.cells[scoreboard.SENDERS] == 7
 
 
 def test_each_cell_and_each_reason_has_a_place_of_its_own() -> None:

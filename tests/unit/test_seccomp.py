@@ -148,6 +148,8 @@ def test_arguments_that_would_do_something_else_are_refused() -> None:
     def attempts() -> list[str]:
         return [
             call("mmap", None, ctypes.c_size_t(4096), code, anonymous, -1, 0),
+            call("mmap", None, ctypes.c_size_t(4096), mmap.PROT_READ, mmap.MAP_SHARED, 0, 0),
+            call("mmap", None, ctypes.c_size_t(4096), mmap.PROT_READ, mmap.MAP_PRIVATE, 0, 0),
             call("mprotect", ctypes.c_void_p(address), ctypes.c_size_t(4096), code),
             call("clone", ctypes.c_ulong(linux.CLONE_NEWUSER | signal.SIGCHLD), 0, 0, 0, 0),
             call("clone", ctypes.c_ulong(linux.CLONE_NEWNS | signal.SIGCHLD), 0, 0, 0, 0),
@@ -160,7 +162,15 @@ def test_arguments_that_would_do_something_else_are_refused() -> None:
             call("tgkill", os.getppid(), os.getppid(), 0),
         ]
 
-    assert confined(Namespace.IPC, attempts) == ["EPERM"] * 11
+    assert confined(Namespace.IPC, attempts) == ["EPERM"] * 13
+    shared = (mmap.MAP_SHARED | mmap.MAP_ANONYMOUS, 3 | mmap.MAP_ANONYMOUS)  # 3: MAP_SHARED_VALIDATE
+    size = ctypes.c_size_t(4096)
+    assert (
+        confined(Namespace.MNT, lambda: [call("mmap", None, size, mmap.PROT_READ, flags, -1, 0) for flags in shared])
+        == ["EPERM"] * 2
+    )
+    assert confined(Namespace.MNT, lambda: mmap.mmap(-1, 4096, flags=anonymous).close()) is None
+    assert confined(Namespace.IPC, lambda: mmap.mmap(-1, 4096).close()) is None
 
 
 def test_a_c_library_goes_on_without_what_it_cannot_have() -> None:
@@ -253,6 +263,7 @@ def test_every_call_of_every_machine_has_the_verdict_of_the_table(name: str, nam
     program = seccomp.program(machine, namespace, PID)
     allowed = {machine.numbers[call] for call in seccomp.allowed(namespace) if call in machine.numbers}
     good = {"kill": (PID, 9), "tgkill": (PID, 1, 9), "ioctl": (3, 0x5421), "prctl": (15,), "clone": (0x3D0F00,)}
+    good["mmap"] = (0, 4096, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     first = {machine.numbers[call]: arguments for call, arguments in good.items() if call in machine.numbers}
     for number in range(600):
         verdict = run(program, machine.audit_arch, number, *first.get(number, ()))

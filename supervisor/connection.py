@@ -1,0 +1,394 @@
+"""One caller of the control socket: what it has asked and was not answered, what it has not read, what it waits for.
+
+Nobody who is connected can make the supervisor wait or grow. Nothing blocks; a request, what is under way and what is
+queued are bounded (the constants below); what goes beyond costs the caller its connection, never the daemon more. A
+connection reads no further request before those that it has read had their turns (control.py says whose turn it is).
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from nsbridge.agents.loop import HUNG_UP, READABLE, WRITABLE, Loop
+from nsbridge.config.errors import EXIT_FAILED, NotPermittedError, NsbridgeError, UsageError
+from nsbridge.config.schema import ControlConfig
+from nsbridge.supervisor.access import Caller, Right
+from nsbridge.supervisor.errands import Errand, Errands, Outcome, Work, answer_line
+
+READING_METHODS = frozenset({"status", "tail", "events", "inspect", "top", "version", "dead_list"})
+
+MAX_REQUEST = 64 << 10  # bytes of a request's line
+MAX_QUEUED = 4 << 20  # bytes that wait for a caller to read them
+MAX_QUEUED_STREAM = 1 << 20  # the same, when an item of a stream would come on top
+MAX_UNDER_WAY = 64  # requests of one connection that are not answered yet
+MAX_FOLLOWED = 4  # streams without end of one connection
+_TOLD = 200  # characters of a request in the log
+_TOO_LONG = UsageError(f"a request is one line of at most {MAX_REQUEST} bytes")
+
+
+class ControlApi(Protocol):
+    """What the supervisor does for callers. The server has checked that the caller may call `method`."""
+
+    def call(self, method: str, params: dict[str, object], answer: Answer) -> None:
+        """Do `method` and give `answer` its result or error, now or later. A raised NsbridgeError is the error."""
+
+
+class Server(Protocol):
+    """What a connection uses of the ControlServer."""
+
+    loop: Loop
+    config: ControlConfig
+    api: ControlApi
+    errands: Errands
+    notice: Callable[[str], None]
+    audit: Callable[[str], None]
+
+    def forget(self, connection: Connection) -> None:
+        """It has closed."""
+
+    def note_refusal(self, line: str) -> None:
+        """Give the log a line about a caller who was refused."""
+
+    def enlist(self, connection: Connection) -> None:
+        """It has a request that waits for its turn."""
+
+    def may_follow(self, uid: int) -> bool:
+        """True if one more stream without end can be served to that user."""
+        ...
+
+
+class Answer:
+    """Where the answer to one request goes. Harmless when the caller has gone or all has been said."""
+
+    def __init__(self, connection: Connection, request_id: object) -> None:
+        self._connection = connection
+        self._id = request_id
+        self._callbacks: list[Callable[[], None]] = []
+        self._open = True
+        self._abandoned = False
+
+    @property
+    def is_open(self) -> bool:
+        """False once it is answered or the caller is gone: what is worked out now, nobody will read."""
+        return self._open
+
+    def item(self, value: object) -> None:
+        """Send one more item of a stream; `value` is anything that JSON can say."""
+        if self._open:
+            self._connection.send({"id": self._id, "item": value}, MAX_QUEUED_STREAM)
+
+    def result(self, value: object) -> None:
+        """Answer, and end it."""
+        self._finish({"id": self._id, "result": value})
+
+    def error(self, error: NsbridgeError) -> None:
+        """Answer that it cannot be done, and end it."""
+        self._finish(_error(self._id, error))
+
+    def by_child(self, work: Work, otherwise: Callable[[], None] | None = None) -> None:
+        """Answer with the result of `work`, or its NsbridgeError, from a child with a time limit (errands.py).
+
+        `otherwise` is called if the child had no answer in time; it answers then. Without it that is an error.
+        """
+        if self._open:
+            self._connection.lend(self, self._id, work, otherwise)
+
+    def follow(self) -> None:
+        """Count as a stream without end from now on. Raises NsbridgeError if there are too many."""
+        if self._open:
+            self._connection.follow(self)
+
+    def was_sent(self) -> None:
+        """The child has sent the answer; only the connection calls this."""
+        self._open = False
+        self._callbacks.clear()
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once if the caller goes away before it is answered (at once if it already has)."""
+        if self._open:
+            self._callbacks.append(callback)
+        elif self._abandoned:
+            callback()
+
+    def abandon(self) -> None:
+        """The caller has gone; only its connection calls this."""
+        callbacks, self._callbacks = self._callbacks, []
+        self._open, self._abandoned = False, True
+        for callback in callbacks:
+            callback()
+
+    def _finish(self, message: dict[str, object]) -> None:
+        if self._open:
+            self._open = False
+            self._callbacks.clear()
+            self._connection.finish(self, message)
+
+
+class Connection:
+    """One caller: what it has sent and not ended, what it has not read, what it waits for."""
+
+    def __init__(self, server: Server, peer: socket.socket, caller: Caller) -> None:
+        self.closed = False
+        self.caller = caller
+        self._server = server
+        self._peer = peer
+        self._received = bytearray()
+        self._requests: deque[bytes] = deque()  # whole lines that wait for their turns
+        self._queued = bytearray()
+        self._under_way: set[Answer] = set()
+        self._followed: set[Answer] = set()  # streams without end
+        self._errand: Errand | None = None  # a child that has the socket for now
+        self._waits_for_room: Errand | None = None  # it gets the socket when all that is queued has been written
+        self._reading = True  # false: end of file, or we want no more of it
+        self._mask = -1
+        self._watch()
+
+    @property
+    def followed(self) -> int:
+        """Streams without end that it is sent."""
+        return len(self._followed)
+
+    def serve_one(self) -> None:
+        """Serve the request whose turn it is; the next one gets its own turn."""
+        if self._requests and not self._has_lent and not self.closed:
+            self._request(self._requests.popleft())
+        self._go_on()
+
+    def send(self, message: dict[str, object], limit: int = MAX_QUEUED) -> None:
+        """Queue `message`; with more than `limit` bytes waiting the caller is given up."""
+        if self.closed:
+            return
+        self._queued += json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        if self._errand is None:
+            self._write()
+        if len(self._queued) > limit:
+            self.close()
+
+    def finish(self, answer: Answer, message: dict[str, object]) -> None:
+        """Send what ends `answer`."""
+        self._forget(answer)
+        self.send(message)
+        self._close_if_done()
+
+    def end_with(self, error: NsbridgeError) -> None:
+        """Report `error` about the connection itself, read no more, and close when that has been read."""
+        self._reading = False
+        self._received.clear()
+        self._requests.clear()
+        self._abandon()
+        self._watch()
+        self.send(_error(None, error))
+        self._close_if_done()
+
+    def close(self) -> None:
+        """End it now, whatever is unsaid."""
+        if self.closed:
+            return
+        self.closed = True
+        self._server.loop.unwatch(self._peer.fileno())
+        self._peer.close()
+        self._server.forget(self)
+        self._abandon()
+
+    def lend(self, answer: Answer, request_id: object, work: Work, otherwise: Callable[[], None] | None) -> None:
+        """Let a child answer: it gets the socket once all that is queued was read, and nothing else is sent then."""
+        line = partial(answer_line, request_id, "this request", work)
+        end = partial(self._returned, answer, otherwise)
+        errand = Errand(self._server.errands, self.caller.uid, self._peer.fileno(), line, end)
+        if self._queued:
+            self._waits_for_room = errand
+        else:
+            self._hand_over(errand)
+
+    def follow(self, answer: Answer) -> None:
+        """See Answer."""
+        if len(self._followed) >= MAX_FOLLOWED:
+            raise NsbridgeError(f"one connection can follow {MAX_FOLLOWED} streams at most")
+        if not self._server.may_follow(self.caller.uid):
+            raise NsbridgeError("nsbridged serves as many following callers as it can; end one, or try again later")
+        self._followed.add(answer)
+
+    @property
+    def _has_lent(self) -> bool:
+        return self._errand is not None or self._waits_for_room is not None
+
+    def _hand_over(self, errand: Errand) -> None:
+        self._waits_for_room, self._errand = None, errand
+        self._watch()
+        self._server.errands.add(errand)
+
+    def _returned(self, answer: Answer, otherwise: Callable[[], None] | None, outcome: Outcome) -> None:
+        """The child has ended, or hangs and will never run again."""
+        self._errand = None
+        if self.closed:
+            return
+        if outcome is Outcome.BROKEN:
+            self.close()
+            return
+        if outcome is Outcome.DONE:
+            answer.was_sent()
+            self._forget(answer)
+        elif otherwise is not None:
+            otherwise()
+        else:
+            answer.error(NsbridgeError("there was no answer in time: too much is asked for, or something hangs"))
+        if self._errand is None:
+            self._write()
+            self._close_if_done()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Have the next request take its turn, or read on."""
+        if self.closed:
+            return
+        if self._requests and not self._has_lent:
+            self._server.enlist(self)
+        self._watch()
+        self._close_if_done()
+
+    def _forget(self, answer: Answer) -> None:
+        self._under_way.discard(answer)
+        self._followed.discard(answer)
+
+    def _drop_errand(self) -> None:
+        for errand in (self._errand, self._waits_for_room):
+            if errand is not None:
+                errand.abandon()
+        self._errand = self._waits_for_room = None
+
+    def _abandon(self) -> None:
+        self._drop_errand()
+        self._followed.clear()
+        while self._under_way:
+            self._under_way.pop().abandon()
+
+    def _watch(self) -> None:
+        if self.closed:
+            return
+        reads = self._reading and not self._requests and not self._has_lent
+        mask = (READABLE if reads else 0) | (WRITABLE if self._queued and self._errand is None else 0)
+        if mask != self._mask:
+            self._mask = mask
+            self._server.loop.watch(self._peer.fileno(), mask, self._serve)
+
+    def _close_if_done(self) -> None:
+        if not (self.closed or self._reading or self._queued or self._under_way or self._requests):
+            self.close()
+
+    def _serve(self, events: int) -> None:
+        if events & WRITABLE:
+            self._write()
+        if not self.closed and self._reading and not self._requests and events & (READABLE | HUNG_UP):
+            self._read()
+        elif events & HUNG_UP and self._requests:  # they are done although nobody reads the answers
+            self._drop_errand()
+            self._go_on()
+        elif events & HUNG_UP:
+            self.close()
+        self._close_if_done()
+
+    def _write(self) -> None:
+        try:
+            sent = self._peer.send(self._queued) if self._queued else 0
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # it has gone
+            self.close()
+            return
+        del self._queued[:sent]
+        if not self._queued and self._waits_for_room is not None:
+            self._hand_over(self._waits_for_room)
+        self._watch()
+
+    def _read(self) -> None:
+        try:
+            chunk = self._peer.recv(MAX_REQUEST)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        if not chunk:
+            self._reading = False
+            self._watch()
+            return
+        self._received += chunk
+        *lines, rest = self._received.split(b"\n")
+        self._received = rest
+        self._requests.extend(map(bytes, lines))
+        if not self._requests and len(self._received) > MAX_REQUEST:
+            self.end_with(_TOO_LONG)
+        self._go_on()
+
+    def _request(self, line: bytes) -> None:
+        try:
+            request_id, method, params = parse(line)
+        except UsageError as error:
+            self.end_with(error)
+            return
+        if len(self._under_way) >= MAX_UNDER_WAY:
+            self.end_with(NsbridgeError(f"more than {MAX_UNDER_WAY} requests of one connection are not answered yet"))
+            return
+        answer = Answer(self, request_id)
+        self._under_way.add(answer)
+        try:
+            if self.caller.right < Right.CONTROL and method not in READING_METHODS:
+                why = refusal(self._server.config, self.caller, method.replace("_", " "))
+                self._server.note_refusal(why[:_TOLD])
+                raise NotPermittedError(why)
+            if method not in READING_METHODS:
+                self._server.audit(f"uid {self.caller.uid} asks to {_told(method, params)}")
+            self._server.api.call(method, params, answer)
+        except NsbridgeError as error:
+            answer.error(error)
+        except Exception as bug:  # noqa: BLE001  (a request must never end the daemon, and the next one may do better)
+            self._server.notice(f"bug: {method} failed: {_place(bug)}")
+            answer.error(NsbridgeError(f"nsbridged failed in {method}: a bug, of which its log says more"))
+
+
+def parse(line: bytes) -> tuple[object, str, dict[str, object]]:
+    """Return the id, method and parameters of a request. UsageError if it is none."""
+    if len(line) > MAX_REQUEST:
+        raise _TOO_LONG
+    try:
+        request = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        raise UsageError("a request is one line of JSON in UTF-8") from None
+    if not isinstance(request, dict):
+        raise UsageError("a request is a JSON object with id, method and params")
+    request_id, method, params = request.get("id"), request.get("method"), request.get("params", {})
+    if not isinstance(request_id, int | str) or not isinstance(method, str) or not isinstance(params, dict):
+        raise UsageError("a request has an id (number or string), a method (string) and params (object)")
+    return request_id, method, params
+
+
+def _error(request_id: object, error: NsbridgeError) -> dict[str, object]:
+    return {"id": request_id, "error": {"code": error.exit_code or EXIT_FAILED, "message": str(error)}}
+
+
+def refusal(config: ControlConfig, caller: Caller, what: str) -> str:
+    """Return the line that refuses it."""
+    return (
+        f"uid {caller.uid} is not permitted to {what}: only root and members of group {config.group} may control, "
+        f"members of group {config.read_group} may look"
+    )
+
+
+def _told(method: str, params: dict[str, object]) -> str:
+    """A request for the log, its words cut."""
+    words = [str(value) for key in ("names", "ids", "id") if (value := params.get(key))]
+    return " ".join([method.replace("_", " "), *words, *(["(dry run)"] if params.get("dry_run") else [])])[:_TOLD]
+
+
+def _place(bug: Exception) -> str:
+    """The exception and where it was raised, in one line."""
+    trace = bug.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
+    return f"{type(bug).__name__}: {bug}{where}"

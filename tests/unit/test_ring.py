@@ -1,0 +1,64 @@
+"""The last records are kept in order, in bounded memory, and no child has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nsbridge.supervisor import ring
+from nsbridge.supervisor.logs import Entry
+from nsbridge.supervisor.ring import Ring
+from tests.child import in_child
+
+
+@given(st.lists(st.integers(0, 400), max_size=200))
+@settings(max_examples=50)
+def test_last_records_are_kept_in_order_in_bounded_memory(lengths: list[int]) -> None:
+    """Whatever lengths they have: what is kept are the last ones, without a gap."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ring, "_SIZE", 4096)
+        patch.setattr(ring, "_LONGEST", 512)
+        kept: Ring[Entry] = Ring(20, Entry)
+        written = [Entry(number, "INFO", "r:a", "x" * length) for number, length in enumerate(lengths)]
+        for entry in written:
+            kept.add(entry)
+        found = kept.recent()
+    assert found == written[len(written) - len(found) :]
+    assert len(found) >= min(len(written), 4096 // 512 - 1)
+    assert len(found) <= 20
+
+
+def test_record_that_is_far_too_long_is_not_kept() -> None:
+    kept: Ring[Entry] = Ring(10, Entry)
+    heard: list[Entry] = []
+    kept.subscribe(heard.append)
+    kept.add(Entry(1.5, "INFO", "", "x" * ring._SIZE))
+    kept.add(Entry(1.5, "INFO", "r:a", "\udcff\n"))
+    assert kept.recent() == [Entry(1.5, "INFO", "r:a", "\udcff\n")]
+    assert len(heard) == 2
+
+
+def test_child_does_not_have_the_records() -> None:
+    """An agent is a fork of the supervisor, and somebody may have taken it over."""
+    kept: Ring[Entry] = Ring(1000, Entry)
+    for number in range(1000):
+        kept.add(Entry(1.0, "INFO", "other:route", f"mark{number:06}of-another-route"))
+
+    def marks() -> int:
+        found = set()
+        lines = Path("/proc/self/maps").read_text(encoding="ascii").splitlines()
+        with open("/proc/self/mem", "rb") as memory:
+            for line in lines:
+                area, rights, *_ = line.split()
+                start, end = (int(number, 16) for number in area.split("-"))
+                if rights.startswith("rw") and end - start < 64 << 20 and "[v" not in line:
+                    memory.seek(start)
+                    found |= {part[:6] for part in memory.read(end - start).split(b"mark")[1:] if part[6:9] == b"of-"}
+        return len(found)
+
+    assert marks() == 1000, "the search finds them where they are"
+    assert in_child(marks) < 50, "but for what freed memory happens to hold of the last ones"
+    assert len(kept.recent()) == 1000
