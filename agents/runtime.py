@@ -255,6 +255,11 @@ class Agent:
         """See Host."""
         for which, pid in enumerate(pids):
             self._cells[scoreboard.SENDERS + which] = pid
+        entry.forbid_forks(self._assignment, self._entered.confined)
+
+    def confine_sender(self) -> None:
+        """See Host."""
+        entry.confine_sender(self._entered.confined)
 
     def vouch(self, voucher: Voucher) -> None:
         """See Host."""
