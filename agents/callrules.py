@@ -177,7 +177,7 @@ sched_yield         let the other run, whose turn it is
 clock_gettime       the clock, where the kernel offers it no other way
 gettimeofday        the clock, where the kernel offers it no other way
 time                the clock, where the kernel offers it no other way
-clock_nanosleep     pause between two looks for a missing queue
+clock_nanosleep     pause
 nanosleep           the same, in an older C library
 poll                the C library waits for one descriptor
 ppoll               the C library waits for one descriptor
@@ -211,15 +211,15 @@ def _names(text: str) -> tuple[str, ...]:
 
 BASE = _names(
     "read write sendto recvfrom getsockname getsockopt epoll_create1 epoll_ctl epoll_wait epoll_pwait eventfd2 futex "
-    "openat close fstat newfstatat stat lstat pread64 renameat ioctl poll ppoll clock_gettime gettimeofday time brk mmap "
-    "munmap mremap mprotect madvise getrandom getpid gettid getuid geteuid getgid getegid rt_sigprocmask rt_sigreturn "
+    "openat close fstat newfstatat stat lstat pread64 renameat ioctl poll ppoll clock_gettime gettimeofday time brk "
+    "clock_nanosleep nanosleep mmap munmap mremap mprotect madvise getrandom getpid gettid getuid geteuid getgid getegid rt_sigprocmask rt_sigreturn "
     "sigaltstack restart_syscall exit exit_group"
 )
 _LISTS = _names("getdents64 lseek fcntl:list")
 SOURCE = (*_LISTS, "fallocate", "unlinkat")  # a journal that grows, and dead letters that are taken again
 FSYNC = _names("fsync fdatasync syncfs")
 _TREE = _names("openat2 fstatfs mkdirat fchmod inotify_init1 inotify_add_watch inotify_rm_watch chdir fchdir")
-_THREADS = _names("clone:thread set_robust_list rseq clock_nanosleep nanosleep")
+_THREADS = _names("clone:thread set_robust_list rseq")
 # An agent with senders has these until they are there, some milliseconds after its start.
 FORKING = _names(
     "clone:child seccomp prctl:death prctl:name set_robust_list rseq rt_sigaction close_range pidfd_open wait4 getppid "

@@ -253,9 +253,9 @@ class Agent:
 
     def senders(self, pids: tuple[int, ...]) -> None:
         """See Host."""
+        entry.forbid_forks(self._assignment, self._entered.confined)
         for which, pid in enumerate(pids):
             self._cells[scoreboard.SENDERS + which] = pid
-        entry.forbid_forks(self._assignment, self._entered.confined)
 
     def confine_sender(self) -> None:
         """See Host."""

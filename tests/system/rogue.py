@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import ctypes
+import fcntl
 import json
 import mmap
 import os
@@ -20,12 +21,14 @@ import time
 from collections.abc import Callable
 
 from nsbridge.agents import control, linux, runtime, scoreboard, wire
+from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
 from nsbridge.agents.runtime import Agent
 from nsbridge.agents.wire import Hello, Message
 from nsbridge.config.schema import Namespace
 
 _PAUSE = 0.002  # seconds when a socket is full
 _DATAGRAM = 64 << 10
+_F_SETSIG = 10  # linux/fcntl.h
 
 
 def install() -> None:
@@ -96,7 +99,7 @@ def forges(agent: Agent) -> None:
     while True:
         page[: mmap.PAGESIZE] = chance.randbytes(mmap.PAGESIZE)
         agent._cells[scoreboard.BEAT] = chance.choice((time.monotonic_ns(), (1 << 64) - 1))
-        agent._cells[scoreboard.SENDERS] = chance.choice((1, os.getppid(), (1 << 64) - 1))
+        agent._cells[scoreboard.SENDERS] = chance.choice((1, agent._assignment.supervisor_pid, (1 << 64) - 1))
         time.sleep(_PAUSE)
 
 
@@ -126,8 +129,18 @@ def dies(agent: Agent) -> None:
     os.kill(os.getpid(), 40)
 
 
+def _start_senders(agent: Agent) -> None:
+    """Have its sink fork its senders, as an honest agent does; there is nothing else that it may fork."""
+    with agent.loop.lock:
+        agent._sink.start()  # type: ignore[union-attr]
+    while not agent._cells[scoreboard.SENDERS + 1]:
+        agent.loop.run_once(_PAUSE)
+
+
 def tries(agent: Agent) -> None:
     """Everything in ATTACKS, and tells what came of it."""
+    if isinstance(agent._sink, ExactQueueSink):
+        _start_senders(agent)
     attacks = ATTACKS | ({} if agent._assignment.agent.namespace is Namespace.IPC else FILES_ONLY)
     for name, attack in attacks.items():
         try:
@@ -155,7 +168,7 @@ BEHAVIOURS: dict[str, Callable[[Agent], None]] = {
 }
 
 
-def _fork(_agent: Agent) -> None:
+def _fork() -> None:
     if os.fork() == 0:
         os._exit(0)
 
@@ -173,10 +186,33 @@ def _call(name: str, *arguments: int) -> None:
         raise linux.oserror(name)
 
 
+def _journal(agent: Agent) -> int:
+    return max(agent._state.source_fd, agent._state.sink_fd)
+
+
+def _ask(name: str, *arguments: int) -> None:
+    """Make a call whose result the C library does not check."""
+    ctypes.set_errno(0)
+    if getattr(_libc, name)(*arguments) < 0 or ctypes.get_errno():
+        raise linux.oserror(name)
+
+
 # What an agent of either kind may not do, whoever has it.
 ATTACKS: dict[str, Callable[[Agent], object]] = {
-    "kill the supervisor": lambda _: os.kill(os.getppid(), signal.SIGKILL),
-    "stop the supervisor": lambda _: os.kill(os.getppid(), signal.SIGSTOP),
+    "own a signal": lambda agent: fcntl.fcntl(agent._peer, fcntl.F_SETOWN, agent._assignment.supervisor_pid),
+    "choose a signal": lambda agent: fcntl.fcntl(agent._peer, _F_SETSIG, signal.SIGKILL),
+    "ask for a signal": lambda agent: fcntl.fcntl(agent._peer, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK),
+    "be told of a directory": lambda agent: fcntl.fcntl(agent._state.dead, fcntl.F_NOTIFY, fcntl.DN_CREATE),
+    "outlive the supervisor": lambda _: linux.prctl(linux.PR_SET_PDEATHSIG, 0),
+    "unlock its journal": lambda agent: fcntl.flock(_journal(agent), fcntl.LOCK_UN),
+    "cut its journal": lambda agent: os.ftruncate(_journal(agent), 100),
+    "punch its journal": lambda agent: _call("fallocate", _journal(agent), 3, 0, 4096),
+    "set a setuid bit": lambda agent: os.fchmod(_journal(agent), 0o4755),
+    "lay aside the umask": lambda _: _ask("umask", 0),
+    "sync all file systems": lambda agent: linux.syncfs(agent._state.dead),
+    "fork": lambda _: _fork(),
+    "kill the supervisor": lambda agent: os.kill(agent._assignment.supervisor_pid, signal.SIGKILL),
+    "stop the supervisor": lambda agent: os.kill(agent._assignment.supervisor_pid, signal.SIGSTOP),
     "kill everybody": lambda _: os.kill(-1, signal.SIGKILL),
     "read a file": lambda _: os.open("/etc/shadow", os.O_RDONLY),
     "write a file": lambda _: os.open("/etc/made", os.O_WRONLY | os.O_CREAT, 0o600),
@@ -191,13 +227,12 @@ ATTACKS: dict[str, Callable[[Agent], object]] = {
     "mount": lambda _: linux.mount("none", "/srv", "tmpfs"),
     "unshare": lambda _: linux.unshare(linux.CLONE_NEWUSER),
     "setns": lambda agent: linux.setns(agent._entered.own_fds, 0),
-    "trace": lambda _: _call("ptrace", 16, os.getppid(), 0, 0),
-    "read memory": lambda _: _call("process_vm_readv", os.getppid(), 0, 0, 0, 0, 0),
+    "trace": lambda agent: _call("ptrace", 16, agent._assignment.supervisor_pid, 0, 0),
+    "read memory": lambda agent: _call("process_vm_readv", agent._assignment.supervisor_pid, 0, 0, 0, 0, 0),
     "be another user": lambda _: os.setuid(1),
     "change a limit": lambda _: _call("prlimit64", 0, 7, 0, 0),
 }
 FILES_ONLY: dict[str, Callable[[Agent], object]] = {
-    "fork": _fork,
     "start a thread": lambda _: threading.Thread(target=int).start(),
     "use a queue": lambda _: _call("msgget", 0x51, 0o1666),
 }

@@ -142,7 +142,7 @@ def test_what_an_agent_never_does_is_refused(rules: tuple[str, ...]) -> None:
     )
 
 
-# uretprobe and uprobe of x86_64: the kernel asks no filter, and gives a signal or an error to who was not sent there by it.
+# uretprobe and uprobe of x86_64: the kernel asks no filter, and sends a signal to a caller that it did not send there.
 UNFILTERED = {335, 336} if os.uname().machine == "x86_64" else set[int]()
 
 
