@@ -210,10 +210,10 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 BASE = _names(
-    "read write sendto recvfrom getsockname getsockopt epoll_create1 epoll_ctl epoll_wait epoll_pwait eventfd2 futex "
-    "openat close fstat newfstatat stat lstat pread64 renameat ioctl poll ppoll clock_gettime gettimeofday time brk "
-    "clock_nanosleep nanosleep mmap munmap mremap mprotect madvise getrandom getpid gettid getuid geteuid getgid getegid rt_sigprocmask rt_sigreturn "
-    "sigaltstack restart_syscall exit exit_group"
+    "read write sendto recvfrom getsockname getsockopt epoll_create1 epoll_ctl epoll_wait epoll_pwait eventfd2 "
+    "futex openat close fstat newfstatat stat lstat pread64 renameat ioctl poll ppoll clock_gettime gettimeofday "
+    "time brk clock_nanosleep nanosleep mmap munmap mremap mprotect madvise getrandom getpid gettid getuid geteuid "
+    "getgid getegid rt_sigprocmask rt_sigreturn sigaltstack restart_syscall exit exit_group"
 )
 _LISTS = _names("getdents64 lseek fcntl:list")
 SOURCE = (*_LISTS, "fallocate", "unlinkat")  # a journal that grows, and dead letters that are taken again

@@ -27,20 +27,20 @@ from nsbridge.agents.wire import Hello, Message
 from nsbridge.config.schema import Namespace
 
 _PAUSE = 0.002  # seconds when a socket is full
+_serve = Agent.run
 _DATAGRAM = 64 << 10
 _F_SETSIG = 10  # linux/fcntl.h
 
 
 def install() -> None:
     """Exchange what such agents do."""
-    serve = Agent.run
 
     def run(self: Agent) -> None:
         route, _, name = self.name.partition(":")
         if name == "rogue":
             BEHAVIOURS[route.partition("-")[0]](self)
         else:
-            serve(self)
+            _serve(self)
 
     runtime.Agent.run = run  # type: ignore[method-assign]
 
@@ -157,6 +157,15 @@ def tries(agent: Agent) -> None:
         time.sleep(1)
 
 
+def leaves(agent: Agent) -> None:
+    """Serve, and leave a process that does not die with it: it holds the lock of the journal."""
+    if os.fork() == 0:
+        linux.prctl(linux.PR_SET_PDEATHSIG, 0)
+        while True:
+            time.sleep(1)
+    _serve(agent)
+
+
 BEHAVIOURS: dict[str, Callable[[Agent], None]] = {
     "frames": frames,
     "floods": floods,
@@ -165,6 +174,7 @@ BEHAVIOURS: dict[str, Callable[[Agent], None]] = {
     "stops": stops,
     "dies": dies,
     "tries": tries,
+    "leaves": leaves,
 }
 
 

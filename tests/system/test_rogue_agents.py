@@ -12,6 +12,8 @@ from tests.system import rogue
 from tests.system.conftest import Factory
 from tests.system.hostile import Variant, is_clean
 from tests.system.hostile_scene import Scene, healthy
+from tests.system.nsbridged import kill_and_wait
+from tests.system.room import wait_until
 
 FOR = 4.0  # seconds
 GROWTH = 8 << 20  # bytes that the supervisor may grow in that time, of what is its own: its last 1,000 lines of log
@@ -99,3 +101,29 @@ def test_a_rogue_agent_can_do_nothing_beyond_its_endpoint(tmp_path: Path, runc_c
         assert done.keys() == (rogue.ATTACKS | ({} if "queue" in kind else rogue.FILES_ONLY)).keys()
         assert {name: outcome for name, outcome in done.items() if not outcome.startswith("refused: ")} == {}
         Scene(daemon, evil.rootfs / "srv", peer.rootfs / "srv").healthy_passes()
+
+
+def test_what_a_rogue_agent_left_dies_with_it(tmp_path: Path, unshare_container: Factory) -> None:
+    """Without a filter it can fork: its child holds the journal's lock, for which its successor would wait 30 seconds.
+
+    Killed, stopped by an order, and when the daemon ends.
+    """
+    evil, peer = unshare_container(), unshare_container()
+    routes = rogue_route("leaves", evil.spec, peer.spec)
+    with Variant(tmp_path, routes, "rogue,unfrozen") as daemon:
+        daemon.wait_for("RUNNING")
+        agent = daemon.agents()["leaves:rogue"]["pid"]
+        (left,) = psutil.Process(agent).children()
+        kill_and_wait(agent)
+        wait_until(
+            lambda: daemon.agents()["leaves:rogue"]["pid"] not in (agent, None), "it has a successor", WITHIN * 5
+        )
+        daemon.wait_for("RUNNING")
+        assert not left.is_running()
+        assert f"killed pid {left.pid}: an agent that has died had forked it" in daemon.said()
+        (left,) = psutil.Process(daemon.agents()["leaves:rogue"]["pid"]).children()
+        daemon.call("restart", names=["leaves:rogue"], wait=True)
+        wait_until(lambda: not left.is_running(), "it is killed when its agent is stopped")
+        (left,) = psutil.Process(daemon.agents()["leaves:rogue"]["pid"]).children()
+        assert daemon.stop() == 0
+        wait_until(lambda: not left.is_running(), "it is killed when the daemon ends")
