@@ -62,7 +62,7 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME, _SIGKILL = 1, 15, 9
 _CLONE_VM, _CLONE_SIGHAND, _CLONE_THREAD = 0x100, 0x800, 0x1_0000
 _THREAD_FLAGS = 0x007D_0F00  # what glibc and musl pass for a thread: no namespace, no CLONE_PARENT, no CLONE_PTRACE
 _CHILD_FLAGS = (0x0120_0011, 0x11)  # SIGCHLD with or without CLONE_CHILD_SETTID, CLONE_CHILD_CLEARTID: fork(3)
-_TSYNC_SPEC_ALLOW = 1 | 4
+_TSYNC_SPEC_ALLOW = 1 | 2 | 4
 _MASK = 0xFFFF_FFFF
 
 
@@ -247,7 +247,7 @@ KINDS: Mapping[str, KindCalls] = {
     "spool": KindCalls(
         always=(*_TREE, "renameat2"), source=("unlinkat", "fcntl:lease", *_LISTS), sink=("unlinkat", *_LISTS)
     ),
-    "log": KindCalls(always=(*_TREE, "lseek"), source=_LISTS, sink=_LISTS),
+    "log": KindCalls(always=(*_TREE, "lseek"), source=("fcntl:lease", *_LISTS), sink=_LISTS),
     "file": KindCalls(always=_TREE, source=("fcntl:lease", "sched_yield")),
     "queue": KindCalls(
         always=("msgget", "msgctl:look"),
