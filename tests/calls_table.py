@@ -1,4 +1,4 @@
-"""The table of system calls in docs/security.md, made from the rules themselves: python -m tests.calls_table writes it."""
+"""The table of system calls in docs/security.md, made from the rules: python -m tests.calls_table writes it."""
 
 from __future__ import annotations
 

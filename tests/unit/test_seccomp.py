@@ -179,7 +179,7 @@ def test_what_only_another_kind_of_agent_does_is_refused() -> None:
 
 
 F_SETOWN, F_SETOWN_EX, F_SETSIG, F_NOTIFY, O_ASYNC, F_SETLK = 8, 15, 10, 1026, 0o20000, 6
-LIMITED = {
+LIMITED: dict[str, tuple[Any, ...]] = {
     "F_SETOWN": ("fcntl", 0, F_SETOWN, 1),
     "F_SETOWN_EX": ("fcntl", 0, F_SETOWN_EX, None),
     "F_SETSIG": ("fcntl", 0, F_SETSIG, 9),
@@ -209,8 +209,11 @@ LIMITED = {
     "new umask": ("umask", 0),
     "sync everything": ("sync",),
 }
-QUEUES = {"remove a queue": ("msgctl", 0, 0, None), "give a queue away": ("msgctl", 0, 1, None)}
-FSYNC = {"syncfs": ("syncfs", -1), "fsync": ("fsync", -1), "fdatasync": ("fdatasync", -1)}
+QUEUES: dict[str, tuple[Any, ...]] = {
+    "remove a queue": ("msgctl", 0, 0, None),
+    "give a queue away": ("msgctl", 0, 1, None),
+}
+FSYNC: dict[str, tuple[Any, ...]] = {"syncfs": ("syncfs", -1), "fsync": ("fsync", -1), "fdatasync": ("fdatasync", -1)}
 
 
 @each_agent
