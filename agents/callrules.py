@@ -147,14 +147,15 @@ newfstatat          what a name in an open directory is
 stat                the same, as an older C library asks
 lstat               the same, as an older C library asks
 pread64             read a journal or a file at an offset
-unlinkat            remove a file that has been delivered, or a dead letter that was taken again
+unlinkat            remove a file that has been delivered, or a dead letter that was taken again or is too old
 renameat            a dead letter appears whole, and is claimed before it is taken again
 getdents64          list a directory
 fsync               with `fsync = true`: a claimed dead letter is on the disk
 fdatasync           with `fsync = true`: the journal is on the disk before anything is confirmed
 syncfs              with `fsync = true`: what was delivered is on the disk before it is confirmed
 openat2             open files beneath a directory, without following links
-fstatfs             refuse pseudo file systems
+fstatfs             leave room for others where dead letters are; refuse pseudo file systems
+readlinkat          walk to the endpoint again, which may belong to another user by now
 renameat2           a delivered file appears whole and replaces nothing
 lseek               list a directory from its beginning; where a log ends
 inotify_init1       hear of new files
@@ -211,14 +212,17 @@ def _names(text: str) -> tuple[str, ...]:
 
 BASE = _names(
     "read write sendto recvfrom getsockname getsockopt epoll_create1 epoll_ctl epoll_wait epoll_pwait eventfd2 "
-    "futex openat close fstat newfstatat stat lstat pread64 renameat ioctl poll ppoll clock_gettime gettimeofday "
-    "time brk clock_nanosleep nanosleep mmap munmap mremap mprotect madvise getrandom getpid gettid getuid geteuid "
-    "getgid getegid rt_sigprocmask rt_sigreturn sigaltstack restart_syscall exit exit_group"
+    "futex openat close fstat newfstatat stat lstat pread64 renameat unlinkat getdents64 lseek fcntl:list ioctl "
+    "poll ppoll clock_gettime gettimeofday time brk clock_nanosleep nanosleep mmap munmap mremap mprotect madvise "
+    "getrandom getpid gettid getuid geteuid getgid getegid rt_sigprocmask rt_sigreturn sigaltstack "
+    "restart_syscall exit exit_group"
 )
-_LISTS = _names("getdents64 lseek fcntl:list")
-SOURCE = (*_LISTS, "fallocate", "unlinkat")  # a journal that grows, and dead letters that are taken again
+SOURCE = _names("fallocate")
+SINK = _names("fstatfs")
 FSYNC = _names("fsync fdatasync syncfs")
-_TREE = _names("openat2 fstatfs mkdirat fchmod inotify_init1 inotify_add_watch inotify_rm_watch chdir fchdir")
+_TREE = _names(
+    "openat2 readlinkat fstatfs mkdirat fchmod inotify_init1 inotify_add_watch inotify_rm_watch chdir fchdir"
+)
 _THREADS = _names("clone:thread set_robust_list rseq")
 # An agent with senders has these until they are there, some milliseconds after its start.
 FORKING = _names(
@@ -244,10 +248,8 @@ class KindCalls:
 
 
 KINDS: Mapping[str, KindCalls] = {
-    "spool": KindCalls(
-        always=(*_TREE, "renameat2"), source=("unlinkat", "fcntl:lease", *_LISTS), sink=("unlinkat", *_LISTS)
-    ),
-    "log": KindCalls(always=(*_TREE, "lseek"), source=("fcntl:lease", *_LISTS), sink=_LISTS),
+    "spool": KindCalls(always=(*_TREE, "renameat2"), source=("fcntl:lease",)),
+    "log": KindCalls(always=_TREE, source=("fcntl:lease",)),
     "file": KindCalls(always=_TREE, source=("fcntl:lease", "sched_yield")),
     "queue": KindCalls(
         always=("msgget", "msgctl:look"),
@@ -268,6 +270,7 @@ def rules(endpoint: Endpoint, delivery: Delivery, *, fsync: bool) -> tuple[str, 
     if endpoint.out:
         names += [*SOURCE, *kind.source]
     if endpoint.in_:
+        names += SINK
         names += (kind.exact_sink or ()) if exactly else kind.sink
     for key, more in kind.configured.items():
         names += more if getattr(endpoint, key) is not None else ()

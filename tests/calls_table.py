@@ -18,6 +18,7 @@ def _groups() -> dict[str, tuple[str, ...]]:
     groups = {
         "every agent": callrules.BASE,
         "every source": callrules.SOURCE,
+        "every sink": callrules.SINK,
         "`fsync = true`": callrules.FSYNC,
     }
     for name, kind in callrules.KINDS.items():
