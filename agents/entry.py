@@ -16,14 +16,14 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Protocol
 
-from nsbridge.agents import landlock, linux, seccomp
+from nsbridge.agents import callrules, landlock, linux, seccomp
 from nsbridge.agents.emptyns import EmptyNamespace
 from nsbridge.agents.fork import EXIT_AGAIN, has_ended
 from nsbridge.agents.scoreboard import Scoreboard
@@ -42,6 +42,7 @@ _MEND = {
     Confinement.SECCOMP: "use a kernel with CONFIG_SECCOMP_FILTER",
     Confinement.LANDLOCK: "use Linux 5.19 or newer with landlock in lsm= (CONFIG_LSM)",
 }
+_MACHINE = os.uname().machine  # asked here: an agent may not make that call
 _MAX_DESCRIPTORS = 1024  # an agent has some twenty
 for _codec in ("utf-8", "ascii", "latin-1"):  # in the supervisor, once: an agent finds them in the registry
     codecs.lookup(_codec)
@@ -103,6 +104,7 @@ class Confined:
     """What the kernel holds an agent to beside its having no power."""
 
     landlock: int = 0  # the ABI in force, 0 if none is
+    seccomp: bool = False  # True if a filter of system calls is in force
     granted: frozenset[tuple[int, int]] = frozenset()  # device and inode of the directories that Landlock leaves it
     lacks: Mapping[Confinement, str] = field(default_factory=dict)  # what this kernel could not do, and why
 
@@ -130,7 +132,7 @@ def leave_the_supervisor(assignment: Assignment) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # messages do not lie about in a core file
     resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_DESCRIPTORS, _MAX_DESCRIPTORS))
     with suppress(OSError, KeyError):  # root's keys, where there are any: whatever acts by a keyring finds none
-        linux.leave_session_keyring(seccomp.MACHINES[os.uname().machine].numbers["keyctl"])
+        linux.leave_session_keyring(seccomp.MACHINES[_MACHINE].numbers["keyctl"])
     return linux.detached("/proc/self/fd")  # /proc/self/fd/../../.. would be the host's root
 
 
@@ -281,14 +283,15 @@ def enter(assignment: Assignment, own_fds: int, given: Sequence[int], around: Su
 def confine(assignment: Assignment, directories: Sequence[int]) -> Confined:
     """Have the kernel refuse what an agent never does. Last, for some of it was done until now; raises Refused."""
     lacks: dict[Confinement, str] = {}
-    abi, granted = 0, frozenset[tuple[int, int]]()
+    abi, granted, filtered = 0, frozenset[tuple[int, int]](), False
     try:
         abi = restrict_files(assignment.agent, directories)
         granted = frozenset((about.st_dev, about.st_ino) for about in map(os.fstat, directories))
     except OSError as error:
         lacks[Confinement.LANDLOCK] = str(error.strerror)
     try:
-        filter_system_calls(assignment.agent.namespace)
+        filter_system_calls(callrules.rules_at_start(assignment.agent, assignment.route))
+        filtered = True
     except OSError as error:
         lacks[Confinement.SECCOMP] = str(error.strerror)
     for required in assignment.require:
@@ -297,7 +300,7 @@ def confine(assignment: Assignment, directories: Sequence[int]) -> Confined:
                 f"{required} is required and cannot be had here ({lacks[required]}): {_MEND[required]}, "
                 f"or take it out of require in [daemon]"
             )
-    return Confined(abi, granted, lacks)
+    return Confined(abi, filtered, granted, lacks)
 
 
 def restrict_files(agent: AgentConfig, directories: Sequence[int]) -> int:
@@ -311,9 +314,25 @@ def restrict_files(agent: AgentConfig, directories: Sequence[int]) -> int:
     return abi
 
 
-def filter_system_calls(namespace: Namespace) -> None:
-    """Install the seccomp filter, which threads and senders inherit. Raises OSError if there is none to be had."""
-    machine = seccomp.MACHINES.get(os.uname().machine)
+def filter_system_calls(rules: Iterable[str]) -> None:
+    """Have the kernel refuse all but these rules (callrules.py) to every thread, and to every child forked from now on.
+
+    A second filter adds to the first: both must allow a call. Raises OSError if there is no filter to be had.
+    """
+    machine = seccomp.MACHINES.get(_MACHINE)
     if machine is None:
-        raise OSError(errno.ENOSYS, f"no filter has been written for {os.uname().machine}")
-    linux.set_seccomp_filter(machine.numbers["seccomp"], seccomp.program(machine, namespace, os.getpid()))
+        raise OSError(errno.ENOSYS, f"no filter has been written for {_MACHINE}")
+    linux.set_seccomp_filter(machine.numbers["seccomp"], seccomp.program(machine, rules, os.getpid()))
+
+
+def forbid_forks(assignment: Assignment, confined: Confined) -> None:
+    """Have the kernel refuse an agent what it needed to fork its senders. Raises OSError."""
+    if confined.seccomp:
+        route = assignment.route
+        filter_system_calls(callrules.rules(assignment.agent.endpoint, route.delivery, fsync=route.fsync))
+
+
+def confine_sender(confined: Confined) -> None:
+    """Have the kernel refuse a sender, in which this is called, everything but to send. Raises OSError."""
+    if confined.seccomp:
+        filter_system_calls(callrules.SENDER)

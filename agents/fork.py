@@ -16,6 +16,7 @@ from dataclasses import dataclass
 EXIT_AGAIN = 75  # something that may pass: the supervisor starts the agent again
 EXIT_NEVER = 78  # what only a person can mend: the supervisor does not
 _HIGH = 128  # an agent has some thirty descriptors
+_OWN: set[int] = set()  # the children of this process that it has forked and not yet reaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,14 @@ class Child:
     def reap(self) -> int:
         """Its exit code, negative for a signal's number. To be called when `pidfd` is readable."""
         _, status = os.waitpid(self.pid, 0)
+        _OWN.discard(self.pid)
         os.close(self.pidfd)
         return os.waitstatus_to_exitcode(status)
+
+
+def is_own_child(pid: int) -> bool:
+    """True if this process has forked that child; another child of it was given to it by the kernel (subreaper)."""
+    return pid in _OWN
 
 
 def has_ended(pidfd: int) -> bool:
@@ -73,7 +80,9 @@ def fork(main: Callable[[], int]) -> Child:
         pid = os.fork()
         if pid == 0:
             _be_child(main)
-        return Child(pid, _hold(pid))
+        pidfd = _hold(pid)
+        _OWN.add(pid)
+        return Child(pid, pidfd)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -91,8 +100,9 @@ def _hold(pid: int) -> int:
 def _be_child(main: Callable[[], int]) -> None:
     code = EXIT_AGAIN
     try:
+        _OWN.clear()
         signal.set_wakeup_fd(-1)
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
             signal.signal(signum, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         code = main()

@@ -253,8 +253,13 @@ class Agent:
 
     def senders(self, pids: tuple[int, ...]) -> None:
         """See Host."""
+        entry.forbid_forks(self._assignment, self._entered.confined)
         for which, pid in enumerate(pids):
             self._cells[scoreboard.SENDERS + which] = pid
+
+    def confine_sender(self) -> None:
+        """See Host."""
+        entry.confine_sender(self._entered.confined)
 
     def vouch(self, voucher: Voucher) -> None:
         """See Host."""

@@ -27,6 +27,7 @@ from nsbridge.supervisor.reloading import Reloader
 from nsbridge.supervisor.roster import Roster
 from nsbridge.supervisor.route import Route
 from nsbridge.supervisor.services import DeadLetterLimits, Services
+from nsbridge.supervisor.strays import Strays
 
 
 class Supervisor:
@@ -65,6 +66,8 @@ class Supervisor:
         self.loop.on_signal(signal.SIGINT, self.stop)
         self.loop.on_signal(signal.SIGUSR1, self._log.reopen)
         self.loop.on_signal(signal.SIGHUP, self._reloader.on_signal)
+        strays = Strays(self.loop, self._log)
+        strays.watch()
         try:
             if with_control:
                 control.open()
@@ -75,6 +78,7 @@ class Supervisor:
         finally:
             control.close()
             self._roster.close()
+            strays.close()
             self._services.arrivals.close()
             for namespace in self._empty:
                 os.close(namespace.fd)

@@ -118,6 +118,10 @@ class FakeHost:
         """See Host."""
         raise NotImplementedError
 
+    def confine_sender(self) -> None:
+        """See Host."""
+        raise NotImplementedError
+
     def vouch(self, voucher: Voucher) -> None:
         """To be asked by `beat`."""
         self._vouchers.append(voucher)

@@ -92,7 +92,10 @@ class Host(Protocol):
         ...
 
     def senders(self, pids: tuple[int, ...]) -> None:
-        """The processes that send for this agent, for `status`."""
+        """Note the processes that send for this agent, for `status`. From now on it may not fork any more."""
+
+    def confine_sender(self) -> None:
+        """Have the kernel refuse this process, a new sender, everything but to send."""
 
     def vouch(self, voucher: Voucher) -> None:
         """Ask `voucher` at every heartbeat since when what runs beside the loop for this side has hung (heartbeat.py).

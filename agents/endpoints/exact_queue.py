@@ -102,7 +102,9 @@ class ExactQueueSink:
 
     def _be_sender(self, which: int, agent_pid: int, processor: int, keep: set[int]) -> int:
         linux.set_name(f"{self._host.name}/{which}")
-        senders.run(which, self._outbox, self._journal, agent_pid, processor, keep)
+        senders.begin(agent_pid, processor, keep)
+        self._host.confine_sender()
+        senders.run(which, self._outbox, self._journal)
         return 0
 
     def _vouch(self) -> float:

@@ -117,12 +117,16 @@ def choose_processor() -> int:
     return usable[int.from_bytes(os.urandom(2)) % len(usable)]
 
 
-def run(which: int, outbox: Outbox, journal: SinkJournal, agent_pid: int, processor: int, fds: set[int]) -> None:
-    """Be a sender, for ever: send what is offered when it is one's turn, and note it."""
+def begin(agent_pid: int, processor: int, fds: set[int]) -> None:
+    """Become a sender: die with the agent, keep only these descriptors, stay on one processor."""
     entry.die_with_the_supervisor(agent_pid)
     entry.close_all_but(fds)
     with suppress(OSError):  # it may not be used any more: then it takes longer
         os.sched_setaffinity(0, {processor})
+
+
+def run(which: int, outbox: Outbox, journal: SinkJournal) -> None:
+    """Send what is offered, whenever it is this sender's turn, and note it. Never returns."""
     cells, index, noted, base = outbox.cells, outbox.index, journal.cells, outbox.address
     other, send, its_turn = SLEEPING + 1 - which, linux.try_msgsnd, os.sched_yield
     me, spins = os.getpid(), 0

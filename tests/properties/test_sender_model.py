@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsbridge.agents import entry, linux
+from nsbridge.agents import linux
 from nsbridge.agents.endpoints import exact_queue, senders
 from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
 from nsbridge.agents.endpoints.senders import Outbox
@@ -170,7 +170,7 @@ class Life:
             self._alive |= {1, 2}
         elif name in ("sender 0", "sender 1"):
             which = int(name[-1])
-            self._act(1 + which, lambda: senders.run(which, self._outbox, self._journal, self._pids[0], 0, set()))
+            self._act(1 + which, lambda: senders.run(which, self._outbox, self._journal))
         elif name == "drain":
             self._world.queue[:1] = []
         elif name == "foreign" and len(self._world.queue) < ROOM:
@@ -221,7 +221,6 @@ def _pretended(world: World) -> Iterator[None]:
             longest_message=lambda: MSGMAX,
         ),
         mock.patch.multiple(exact_queue, open_queue=lambda *_: Queue(), is_there=lambda *_: True),
-        mock.patch.multiple(entry, die_with_the_supervisor=_nothing, close_all_but=_nothing),
         mock.patch.multiple(
             os,
             getpid=lambda: world.me,
@@ -229,7 +228,6 @@ def _pretended(world: World) -> Iterator[None]:
             sched_yield=_yield,
             eventfd_read=_yield,
             eventfd_write=_nothing,
-            sched_setaffinity=_nothing,
         ),
     ):
         yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import ctypes
+import fcntl
 import json
 import mmap
 import os
@@ -20,24 +21,26 @@ import time
 from collections.abc import Callable
 
 from nsbridge.agents import control, linux, runtime, scoreboard, wire
+from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
 from nsbridge.agents.runtime import Agent
 from nsbridge.agents.wire import Hello, Message
 from nsbridge.config.schema import Namespace
 
 _PAUSE = 0.002  # seconds when a socket is full
+_serve = Agent.run
 _DATAGRAM = 64 << 10
+_F_SETSIG = 10  # linux/fcntl.h
 
 
 def install() -> None:
     """Exchange what such agents do."""
-    serve = Agent.run
 
     def run(self: Agent) -> None:
         route, _, name = self.name.partition(":")
         if name == "rogue":
             BEHAVIOURS[route.partition("-")[0]](self)
         else:
-            serve(self)
+            _serve(self)
 
     runtime.Agent.run = run  # type: ignore[method-assign]
 
@@ -96,7 +99,7 @@ def forges(agent: Agent) -> None:
     while True:
         page[: mmap.PAGESIZE] = chance.randbytes(mmap.PAGESIZE)
         agent._cells[scoreboard.BEAT] = chance.choice((time.monotonic_ns(), (1 << 64) - 1))
-        agent._cells[scoreboard.SENDERS] = chance.choice((1, os.getppid(), (1 << 64) - 1))
+        agent._cells[scoreboard.SENDERS] = chance.choice((1, agent._assignment.supervisor_pid, (1 << 64) - 1))
         time.sleep(_PAUSE)
 
 
@@ -126,8 +129,18 @@ def dies(agent: Agent) -> None:
     os.kill(os.getpid(), 40)
 
 
+def _start_senders(agent: Agent) -> None:
+    """Have its sink fork its senders, as an honest agent does; there is nothing else that it may fork."""
+    with agent.loop.lock:
+        agent._sink.start()  # type: ignore[union-attr]
+    while not agent._cells[scoreboard.SENDERS + 1]:
+        agent.loop.run_once(_PAUSE)
+
+
 def tries(agent: Agent) -> None:
     """Everything in ATTACKS, and tells what came of it."""
+    if isinstance(agent._sink, ExactQueueSink):
+        _start_senders(agent)
     attacks = ATTACKS | ({} if agent._assignment.agent.namespace is Namespace.IPC else FILES_ONLY)
     for name, attack in attacks.items():
         try:
@@ -144,6 +157,15 @@ def tries(agent: Agent) -> None:
         time.sleep(1)
 
 
+def leaves(agent: Agent) -> None:
+    """Serve, and leave a process that does not die with it: it holds the lock of the journal."""
+    if os.fork() == 0:
+        linux.prctl(linux.PR_SET_PDEATHSIG, 0)
+        while True:
+            time.sleep(1)
+    _serve(agent)
+
+
 BEHAVIOURS: dict[str, Callable[[Agent], None]] = {
     "frames": frames,
     "floods": floods,
@@ -152,10 +174,11 @@ BEHAVIOURS: dict[str, Callable[[Agent], None]] = {
     "stops": stops,
     "dies": dies,
     "tries": tries,
+    "leaves": leaves,
 }
 
 
-def _fork(_agent: Agent) -> None:
+def _fork() -> None:
     if os.fork() == 0:
         os._exit(0)
 
@@ -163,22 +186,6 @@ def _fork(_agent: Agent) -> None:
 def _beyond(path: str, flags: int) -> Callable[[Agent], object]:
     """A file of the host, by way of the descriptor that leads into the host's /proc."""
     return lambda agent: os.open(path, flags, dir_fd=agent._entered.own_fds)
-
-
-def _grow(agent: Agent) -> None:
-    """By every way that makes a file longer; whatever its descriptors are."""
-    for fd in (agent._state.source_fd, agent._state.sink_fd):
-        for way in (
-            lambda fd: os.pwrite(fd, b"x", 1 << 30),
-            lambda fd: os.ftruncate(fd, 1 << 30),
-            lambda fd: os.posix_fallocate(fd, 0, 1 << 30),
-        ):
-            try:
-                way(fd)
-            except OSError:
-                continue
-            return
-    raise OSError("too large")
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -189,10 +196,33 @@ def _call(name: str, *arguments: int) -> None:
         raise linux.oserror(name)
 
 
+def _journal(agent: Agent) -> int:
+    return max(agent._state.source_fd, agent._state.sink_fd)
+
+
+def _ask(name: str, *arguments: int) -> None:
+    """Make a call whose result the C library does not check."""
+    ctypes.set_errno(0)
+    if getattr(_libc, name)(*arguments) < 0 or ctypes.get_errno():
+        raise linux.oserror(name)
+
+
 # What an agent of either kind may not do, whoever has it.
 ATTACKS: dict[str, Callable[[Agent], object]] = {
-    "kill the supervisor": lambda _: os.kill(os.getppid(), signal.SIGKILL),
-    "stop the supervisor": lambda _: os.kill(os.getppid(), signal.SIGSTOP),
+    "own a signal": lambda agent: fcntl.fcntl(agent._peer, fcntl.F_SETOWN, agent._assignment.supervisor_pid),
+    "choose a signal": lambda agent: fcntl.fcntl(agent._peer, _F_SETSIG, signal.SIGKILL),
+    "ask for a signal": lambda agent: fcntl.fcntl(agent._peer, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK),
+    "be told of a directory": lambda agent: fcntl.fcntl(agent._state.dead, fcntl.F_NOTIFY, fcntl.DN_CREATE),
+    "outlive the supervisor": lambda _: linux.prctl(linux.PR_SET_PDEATHSIG, 0),
+    "unlock its journal": lambda agent: fcntl.flock(_journal(agent), fcntl.LOCK_UN),
+    "cut its journal": lambda agent: os.ftruncate(_journal(agent), 100),
+    "punch its journal": lambda agent: _call("fallocate", _journal(agent), 3, 0, 4096),
+    "set a setuid bit": lambda agent: os.fchmod(_journal(agent), 0o4755),
+    "lay aside the umask": lambda _: _ask("umask", 0),
+    "sync all file systems": lambda agent: linux.syncfs(agent._state.dead),
+    "fork": lambda _: _fork(),
+    "kill the supervisor": lambda agent: os.kill(agent._assignment.supervisor_pid, signal.SIGKILL),
+    "stop the supervisor": lambda agent: os.kill(agent._assignment.supervisor_pid, signal.SIGSTOP),
     "kill everybody": lambda _: os.kill(-1, signal.SIGKILL),
     "read a file": lambda _: os.open("/etc/shadow", os.O_RDONLY),
     "write a file": lambda _: os.open("/etc/made", os.O_WRONLY | os.O_CREAT, 0o600),
@@ -200,8 +230,6 @@ ATTACKS: dict[str, Callable[[Agent], object]] = {
     "change the kernel": _beyond("../../sys/kernel/core_pattern", os.O_WRONLY),
     "execute": lambda _: os.execv("/bin/busybox", ["busybox", "true"]),
     "have executable memory": lambda _: mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_EXEC),
-    "map a file": lambda agent: mmap.mmap(agent._state.given[0], mmap.PAGESIZE, flags=mmap.MAP_PRIVATE),
-    "grow its journal": _grow,
     "open a socket": lambda _: socket.socket(socket.AF_INET),
     "pass a descriptor": lambda agent: agent._channel.sendmsg(
         [b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", 0))]
@@ -209,13 +237,12 @@ ATTACKS: dict[str, Callable[[Agent], object]] = {
     "mount": lambda _: linux.mount("none", "/srv", "tmpfs"),
     "unshare": lambda _: linux.unshare(linux.CLONE_NEWUSER),
     "setns": lambda agent: linux.setns(agent._entered.own_fds, 0),
-    "trace": lambda _: _call("ptrace", 16, os.getppid(), 0, 0),
-    "read memory": lambda _: _call("process_vm_readv", os.getppid(), 0, 0, 0, 0, 0),
+    "trace": lambda agent: _call("ptrace", 16, agent._assignment.supervisor_pid, 0, 0),
+    "read memory": lambda agent: _call("process_vm_readv", agent._assignment.supervisor_pid, 0, 0, 0, 0, 0),
     "be another user": lambda _: os.setuid(1),
     "change a limit": lambda _: _call("prlimit64", 0, 7, 0, 0),
 }
 FILES_ONLY: dict[str, Callable[[Agent], object]] = {
-    "fork": _fork,
     "share memory": lambda _: mmap.mmap(-1, mmap.PAGESIZE),
     "start a thread": lambda _: threading.Thread(target=int).start(),
     "use a queue": lambda _: _call("msgget", 0x51, 0o1666),

@@ -12,6 +12,8 @@ from tests.system import rogue
 from tests.system.conftest import Factory
 from tests.system.hostile import Variant, is_clean
 from tests.system.hostile_scene import Scene, healthy
+from tests.system.nsbridged import kill_and_wait
+from tests.system.room import wait_until
 
 FOR = 4.0  # seconds
 GROWTH = 8 << 20  # bytes that the supervisor may grow in that time, of what is its own: its last 1,000 lines of log
@@ -70,18 +72,58 @@ def outcomes(daemon: Variant, name: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in lines if line)
 
 
-@pytest.mark.parametrize("kind", ["files", "queue"])
+QUEUE = "queue = { in = { key = 0x51 }, out = { key = 0x52 }, create = true }"
+ROGUES = {
+    "spool": "",
+    "log": 'log = { out = "/srv/out.log", in = "/srv/in.log" }',
+    "file": 'file = { out = "/srv/out.file", in = "/srv/in.file" }',
+    "queue": QUEUE,
+    "queue, at-least-once": QUEUE,
+}
+
+
+@pytest.mark.parametrize("kind", ROGUES)
 def test_a_rogue_agent_can_do_nothing_beyond_its_endpoint(tmp_path: Path, runc_container: Factory, kind: str) -> None:
-    """Also if it is uid 0, as the agent for what root owns is."""
+    """Also if it is uid 0, as the agent for what root owns is; also an agent that has just forked its senders."""
     evil, peer = runc_container(), runc_container()
     (peer.rootfs / "srv/h").mkdir()
-    endpoint = "queue = { in = { key = 0x51 }, out = { key = 0x52 }, create = true }" if kind == "queue" else ""
-    routes = rogue_route("tries", evil.spec, peer.spec, endpoint) + healthy(peer.spec)
+    rogues = rogue_route("tries", evil.spec, peer.spec, ROGUES[kind])
+    if "at-least-once" in kind:
+        rogues = rogues.replace(
+            "[route.tries.agent", '[route.tries]\ndelivery = "at-least-once"\n[route.tries.agent', 1
+        )
+    routes = rogues + healthy(peer.spec)
     with Variant(tmp_path, routes, "rogue") as daemon:
         daemon.wait_for("RUNNING", with_senders=False)  # the rogue has none
         if not daemon.agents()["h:one"]["confinement"]["landlock"]:
             pytest.skip("this kernel has no Landlock")
         done = outcomes(daemon, "tries:rogue")
-        assert done.keys() == (rogue.ATTACKS | (rogue.FILES_ONLY if kind == "files" else {})).keys()
+        assert done.keys() == (rogue.ATTACKS | ({} if "queue" in kind else rogue.FILES_ONLY)).keys()
         assert {name: outcome for name, outcome in done.items() if not outcome.startswith("refused: ")} == {}
         Scene(daemon, evil.rootfs / "srv", peer.rootfs / "srv").healthy_passes()
+
+
+def test_what_a_rogue_agent_left_dies_with_it(tmp_path: Path, unshare_container: Factory) -> None:
+    """Without a filter it can fork: its child holds the journal's lock, for which its successor would wait 30 seconds.
+
+    Killed, stopped by an order, and when the daemon ends.
+    """
+    evil, peer = unshare_container(), unshare_container()
+    routes = rogue_route("leaves", evil.spec, peer.spec)
+    with Variant(tmp_path, routes, "rogue,unfrozen") as daemon:
+        daemon.wait_for("RUNNING")
+        agent = daemon.agents()["leaves:rogue"]["pid"]
+        (left,) = psutil.Process(agent).children()
+        kill_and_wait(agent)
+        wait_until(
+            lambda: daemon.agents()["leaves:rogue"]["pid"] not in (agent, None), "it has a successor", WITHIN * 5
+        )
+        daemon.wait_for("RUNNING")
+        assert not left.is_running()
+        assert f"killed pid {left.pid}: an agent that has died had forked it" in daemon.said()
+        (left,) = psutil.Process(daemon.agents()["leaves:rogue"]["pid"]).children()
+        daemon.call("restart", names=["leaves:rogue"], wait=True)
+        wait_until(lambda: not left.is_running(), "it is killed when its agent is stopped")
+        (left,) = psutil.Process(daemon.agents()["leaves:rogue"]["pid"]).children()
+        assert daemon.stop() == 0
+        wait_until(lambda: not left.is_running(), "it is killed when the daemon ends")

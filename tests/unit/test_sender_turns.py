@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nsbridge.agents import entry, linux
+from nsbridge.agents import linux
 from nsbridge.agents.endpoints import senders
 from nsbridge.agents.endpoints.senders import Outbox
 from nsbridge.agents.journalfile import seal
@@ -52,8 +52,6 @@ def raising(error: type[Exception]) -> Callable[..., object]:
 @pytest.mark.parametrize("what", ["put aside", "another epoch"])
 def test_a_turn_that_came_later_than_the_message_is_not_taken(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Message 1 is the other sender's, and is put aside; or the agent begins anew, with another cell. Then 2 is its."""
-    for module, name in ((entry, "die_with_the_supervisor"), (entry, "close_all_but"), (os, "sched_setaffinity")):
-        monkeypatch.setattr(module, name, lambda *_args: None)
     monkeypatch.setattr(linux, "try_msgsnd", raising(SentError))
     monkeypatch.setattr(os, "sched_yield", raising(WaitedError))
     noted = [0] * 8
@@ -78,4 +76,4 @@ def test_a_turn_that_came_later_than_the_message_is_not_taken(monkeypatch: pytes
     outbox.cells = held_up
     journal: Any = type("Journal", (), {"cells": noted})
     with pytest.raises(WaitedError):
-        senders.run(1, outbox, journal, os.getpid(), 0, set())
+        senders.run(1, outbox, journal)

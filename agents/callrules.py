@@ -1,0 +1,294 @@
+"""Which system calls an agent may make, and why: a table for each kind of endpoint, no I/O.
+
+A rule is one way to make one call: the call's name, after a colon which way where there are several, the arguments that
+it is limited to, and the reason. Everything that no rule of an agent allows is refused (seccomp.py). docs/security.md
+shows the table; `python -m tests.calls_table` writes it there.
+
+An endpoint kind names its own rules, by side, and has those of every agent beside them. To add a kind, add its rules to
+RULES, its calls to syscalls.py if they are new, and one entry to KINDS.
+
+Some facts about calls, and what they mean here:
+* A filter sees numbers, not what a pointer points to. openat2 takes its mode by pointer, so nothing can forbid it a
+  setuid bit; but umask is refused, so such a file stays executable by its owner only, and fchmod may not change that.
+* fcntl can have a signal sent to any process (F_SETOWN, F_SETSIG, O_ASYNC), so it is limited to what is used.
+* The lock of a journal, its size, an agent's death signal and its children are settled before the filter is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from nsbridge.config.schema import AgentConfig, Delivery, Endpoint, RouteConfig
+
+
+class Must(Enum):
+    """What an argument is compared by; 32 bits of it, which is all that the kernel looks at in these calls."""
+
+    BE_ONE_OF = "is"
+    HAVE_ALL_OF = "has"
+    HAVE_NONE_OF = "has no"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What one argument must be; `values` are numbers, or PID for the agent's own."""
+
+    argument: int
+    must: Must
+    values: tuple[int, ...]
+    shown: str  # for people
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Allow a call if all tests hold."""
+
+    call: str
+    reason: str
+    tests: tuple[Condition, ...] = ()
+
+
+PID = -1  # stands for the process that installs the filter
+
+_F_DUPFD_CLOEXEC, _F_GETFL, _F_SETFD, _F_SETLEASE = 1030, 3, 2, 1024  # linux/fcntl.h
+_PROT_EXEC = 4
+_MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20  # MAP_SHARED_VALIDATE has the bit of MAP_SHARED too
+_SETUID_SETGID_STICKY = 0o7000
+_FIONBIO, _FIOCLEX = 0x5421, 0x5451
+_IPC_RMID, _IPC_SET, _IPC_STAT, _IPC_INFO = 0, 1, 2, 3
+_IPC_NOWAIT, _MSG_COPY = 0o4000, 0o40000
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _SIGKILL = 1, 15, 9
+_CLONE_VM, _CLONE_SIGHAND, _CLONE_THREAD = 0x100, 0x800, 0x1_0000
+_THREAD_FLAGS = 0x007D_0F00  # what glibc and musl pass for a thread: no namespace, no CLONE_PARENT, no CLONE_PTRACE
+_CHILD_FLAGS = (0x0120_0011, 0x11)  # SIGCHLD with or without CLONE_CHILD_SETTID, CLONE_CHILD_CLEARTID: fork(3)
+_TSYNC_SPEC_ALLOW = 1 | 4
+_MASK = 0xFFFF_FFFF
+
+
+def _is(argument: int, shown: str, *values: int) -> tuple[Condition, ...]:
+    return (Condition(argument, Must.BE_ONE_OF, values, shown),)
+
+
+def _has_no(argument: int, shown: str, bits: int) -> tuple[Condition, ...]:
+    return (Condition(argument, Must.HAVE_NONE_OF, (bits,), shown),)
+
+
+def _has(argument: int, shown: str, bits: int) -> tuple[Condition, ...]:
+    return (Condition(argument, Must.HAVE_ALL_OF, (bits,), shown),)
+
+
+# A dirty shared mapping of a FUSE file makes the kernel wait for a server of the container when the agent dies.
+_NO_FILE = _has(3, "MAP_ANONYMOUS", _MAP_ANONYMOUS)
+_NO_CODE = _has_no(2, "no PROT_EXEC", _PROT_EXEC)
+_THREAD = _has(0, "CLONE_THREAD", _CLONE_VM | _CLONE_SIGHAND | _CLONE_THREAD) + _has_no(
+    0, "and no other flag than a thread's", ~_THREAD_FLAGS & _MASK
+)
+_OWN = _is(0, "to itself", PID)
+
+# The rules whose name is not the call's own, or that look at arguments.
+_LIMITED: dict[str, Rule] = {
+    "fcntl:list": Rule(
+        "fcntl",
+        "list a directory by its descriptor",
+        _is(1, "F_DUPFD_CLOEXEC, F_GETFL, F_SETFD", _F_DUPFD_CLOEXEC, _F_GETFL, _F_SETFD),
+    ),
+    "fcntl:lease": Rule("fcntl", "see whether a file is still open for writing", _is(1, "F_SETLEASE", _F_SETLEASE)),
+    "fchmod": Rule(
+        "fchmod",
+        "give a new file or directory its configured mode",
+        _has_no(1, "no setuid, setgid, sticky bit", _SETUID_SETGID_STICKY),
+    ),
+    "mkdirat": Rule(
+        "mkdirat",
+        "make a directory of the endpoint that is missing",
+        _has_no(2, "no setuid, setgid, sticky bit", _SETUID_SETGID_STICKY),
+    ),
+    "fallocate": Rule("fallocate", "give the journal its pages before they are written", _is(1, "mode 0", 0)),
+    "mmap": Rule("mmap", "memory", (*_NO_CODE, *_NO_FILE, *_has_no(3, "no MAP_SHARED", _MAP_SHARED))),
+    "mmap:shared": Rule("mmap", "memory that it shares with its senders", (*_NO_CODE, *_NO_FILE)),
+    "mprotect": Rule("mprotect", "memory of a new thread or a growing heap", _NO_CODE),
+    "ioctl": Rule("ioctl", "make a socket non-blocking, close a descriptor on exec",
+                  _is(1, "FIONBIO, FIOCLEX", _FIONBIO, _FIOCLEX)),
+    "msgctl:look": Rule("msgctl", "look at a queue's limits, fill and owner",
+                        _is(1, "IPC_STAT, IPC_INFO", _IPC_STAT, _IPC_INFO)),
+    "msgctl:limit": Rule("msgctl", "give a queue that it makes its max_bytes, or remove it again",
+                         _is(1, "IPC_SET, IPC_RMID", _IPC_SET, _IPC_RMID)),
+    "msgrcv:copy": Rule("msgrcv", "look for a message without taking it",
+                        _has(4, "MSG_COPY and IPC_NOWAIT", _MSG_COPY | _IPC_NOWAIT)),
+    "clone:thread": Rule("clone", "start the thread that waits at the queue", _THREAD),
+    "tgkill": Rule("tgkill", "wake the thread that waits in msgrcv", _OWN),
+    "kill": Rule("kill", "end itself when one of its senders has died", _OWN),
+    "clone:child": Rule("clone", "fork its two senders",
+                        _is(0, "fork's own flags", *_CHILD_FLAGS)),
+    "prctl:death": Rule("prctl", "a sender dies with its agent",
+                        _is(0, "PR_SET_PDEATHSIG", _PR_SET_PDEATHSIG) + _is(1, "SIGKILL", _SIGKILL)),
+    "prctl:name": Rule("prctl", "a sender has a name that ps shows", _is(0, "PR_SET_NAME", _PR_SET_NAME)),
+    "sched_setaffinity": Rule("sched_setaffinity", "both senders stay on one processor", _is(0, "of itself", 0)),
+    "seccomp": Rule("seccomp", "put the stricter filter on top, which can only refuse more",
+                    _is(0, "SECCOMP_SET_MODE_FILTER", 1) + _is(1, "for all threads", _TSYNC_SPEC_ALLOW)),
+}  # fmt: skip
+
+# The others: a call, and its reason.
+_PLAIN = """
+read                descriptors: files, journals, eventfds, inotify
+write               descriptors: files, journals, eventfds
+sendto              the sockets to the other agent and to the supervisor
+recvfrom            the sockets to the other agent and to the supervisor
+getsockname         Python adopts the socket to the other agent
+getsockopt          Python adopts the socket to the other agent
+epoll_create1       the event loop
+epoll_ctl           the event loop
+epoll_wait          the event loop
+epoll_pwait         the event loop, where there is no epoll_wait
+eventfd2            what wakes the event loop or a sender
+futex               locks of Python and the C library
+openat              dead letters, and files of the endpoint
+close               descriptors
+fstat               what a descriptor is
+newfstatat          what a name in an open directory is
+stat                the same, as an older C library asks
+lstat               the same, as an older C library asks
+pread64             read a journal or a file at an offset
+unlinkat            remove a file that has been delivered, or a dead letter that was taken again or is too old
+renameat            a dead letter appears whole, and is claimed before it is taken again
+getdents64          list a directory
+fsync               with `fsync = true`: a claimed dead letter is on the disk
+fdatasync           with `fsync = true`: the journal is on the disk before anything is confirmed
+syncfs              with `fsync = true`: what was delivered is on the disk before it is confirmed
+openat2             open files beneath a directory, without following links
+fstatfs             leave room for others where dead letters are; refuse pseudo file systems
+readlinkat          walk to the endpoint again, which may belong to another user by now
+renameat2           a delivered file appears whole and replaces nothing
+lseek               list a directory from its beginning; where a log ends
+inotify_init1       hear of new files
+inotify_add_watch   hear of new files
+inotify_rm_watch    hear of new files
+chdir               inotify takes names only: a directory that is open is watched as "."
+fchdir              inotify takes names only: a directory that is open is watched as "."
+msgget              find or make the queue
+msgrcv              take messages
+msgsnd              hand messages over
+set_robust_list     the C library, when a thread or child begins
+rseq                the C library, when a thread begins
+waitid              see that a sender is stopped
+close_range         a sender closes what is not its own
+pidfd_open          hear of a sender's death
+wait4               a sender that cannot be watched is ended
+sched_getaffinity   both senders stay on one processor
+getppid             a sender sees whether its agent still lives
+sched_yield         let the other run, whose turn it is
+clock_gettime       the clock, where the kernel offers it no other way
+gettimeofday        the clock, where the kernel offers it no other way
+time                the clock, where the kernel offers it no other way
+clock_nanosleep     pause
+nanosleep           the same, in an older C library
+poll                the C library waits for one descriptor
+ppoll               the C library waits for one descriptor
+brk                 memory
+munmap              memory
+mremap              memory
+madvise             memory; a journal's pages are there before the kernel writes into them
+getrandom           a new epoch; a queue's senders choose a processor
+getpid              who it is
+gettid              which thread it is
+getuid              who it is, for messages to people
+geteuid             who it is, for messages to people
+getgid              who it is, for messages to people
+getegid             who it is, for messages to people
+rt_sigprocmask      threads take no signals but their own
+rt_sigaction        the signal that wakes the queue's thread
+rt_sigreturn        the end of a signal handler
+sigaltstack         the end of a thread
+restart_syscall     the kernel goes on with a wait after SIGSTOP and SIGCONT
+exit                the end of a thread
+exit_group          the end of the agent
+"""
+RULES: Mapping[str, Rule] = _LIMITED | {
+    name: Rule(name, reason) for name, reason in (line.split(None, 1) for line in _PLAIN.splitlines() if line)
+}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+BASE = _names(
+    "read write sendto recvfrom getsockname getsockopt epoll_create1 epoll_ctl epoll_wait epoll_pwait eventfd2 "
+    "futex openat close fstat newfstatat stat lstat pread64 renameat unlinkat getdents64 lseek fcntl:list ioctl "
+    "poll ppoll clock_gettime gettimeofday time brk clock_nanosleep nanosleep mmap munmap mremap mprotect madvise "
+    "getrandom getpid gettid getuid geteuid getgid getegid rt_sigprocmask rt_sigreturn sigaltstack "
+    "restart_syscall exit exit_group"
+)
+SOURCE = _names("fallocate")
+SINK = _names("fstatfs")
+FSYNC = _names("fsync fdatasync syncfs")
+_TREE = _names(
+    "openat2 readlinkat fstatfs mkdirat fchmod inotify_init1 inotify_add_watch inotify_rm_watch chdir fchdir"
+)
+_THREADS = _names("clone:thread set_robust_list rseq")
+# An agent with senders has these until they are there, some milliseconds after its start.
+FORKING = _names(
+    "clone:child mmap:shared seccomp prctl:death prctl:name set_robust_list rseq rt_sigaction close_range pidfd_open "
+    "wait4 getppid sched_getaffinity sched_setaffinity"
+)
+SENDER = _names(
+    "read write futex msgsnd sched_yield brk mmap munmap mremap mprotect madvise getpid rt_sigprocmask rt_sigreturn "
+    "restart_syscall exit exit_group"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KindCalls:
+    """The rules that an endpoint kind adds to BASE, by what the agent does."""
+
+    always: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
+    sink: tuple[str, ...] = ()
+    exact_sink: tuple[str, ...] | None = None  # in the place of `sink` where the route promises exactly-once
+    forks: bool = False  # True if such a sink has senders
+    configured: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by the endpoint's key that asks for them
+
+
+KINDS: Mapping[str, KindCalls] = {
+    "spool": KindCalls(always=(*_TREE, "renameat2"), source=("fcntl:lease",)),
+    "log": KindCalls(always=_TREE, source=("fcntl:lease",)),
+    "file": KindCalls(always=_TREE, source=("fcntl:lease", "sched_yield")),
+    "queue": KindCalls(
+        always=("msgget", "msgctl:look"),
+        source=("msgrcv", "tgkill", "rt_sigaction", *_THREADS),
+        sink=("msgsnd", *_THREADS),
+        exact_sink=("msgsnd", "msgrcv:copy", "waitid", "kill"),
+        forks=True,
+        configured={"max_bytes": ("msgctl:limit",)},
+    ),
+}
+
+
+def rules(endpoint: Endpoint, delivery: Delivery, *, fsync: bool) -> tuple[str, ...]:
+    """Return the names of the rules for an agent once it serves that endpoint."""
+    kind = KINDS[endpoint.name]
+    exactly = kind.exact_sink is not None and delivery is Delivery.EXACTLY_ONCE
+    names = [*BASE, *kind.always]
+    if endpoint.out:
+        names += [*SOURCE, *kind.source]
+    if endpoint.in_:
+        names += SINK
+        names += (kind.exact_sink or ()) if exactly else kind.sink
+    for key, more in kind.configured.items():
+        names += more if getattr(endpoint, key) is not None else ()
+    if fsync:
+        names += FSYNC
+    return tuple(dict.fromkeys(names))
+
+
+def forks(endpoint: Endpoint, delivery: Delivery) -> bool:
+    """True if an agent with that endpoint has senders."""
+    return KINDS[endpoint.name].forks and bool(endpoint.in_) and delivery is Delivery.EXACTLY_ONCE
+
+
+def rules_at_start(agent: AgentConfig, route: RouteConfig) -> tuple[str, ...]:
+    """Return the names of the rules for an agent when it enters: with those that its senders need to begin."""
+    begin = (*FORKING, *SENDER) if forks(agent.endpoint, route.delivery) else ()
+    return tuple(dict.fromkeys((*rules(agent.endpoint, route.delivery, fsync=route.fsync), *begin)))

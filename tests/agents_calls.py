@@ -1,0 +1,41 @@
+"""The rules of system calls for each agent that there can be, by what it does."""
+
+from __future__ import annotations
+
+from nsbridge.agents import callrules
+from nsbridge.config.schema import (
+    Delivery,
+    Endpoint,
+    FileEndpoint,
+    LogEndpoint,
+    QueueEndpoint,
+    QueueIn,
+    QueueOut,
+    SpoolEndpoint,
+)
+
+_EXACTLY, _AT_LEAST = Delivery.EXACTLY_ONCE, Delivery.AT_LEAST_ONCE
+_BOTH = QueueEndpoint(out=QueueOut(1), in_=QueueIn(2))
+
+
+def _rules(endpoint: Endpoint, delivery: Delivery = _EXACTLY, *, fsync: bool = False) -> tuple[str, ...]:
+    return callrules.rules(endpoint, delivery, fsync=fsync)
+
+
+_EXACT_QUEUE = _rules(_BOTH)
+AGENTS: dict[str, tuple[str, ...]] = {
+    "spool": _rules(SpoolEndpoint(out="/a/out", in_="/a/in", done="/a/done")),
+    "spool, source": _rules(SpoolEndpoint(out="/a/out")),
+    "spool, sink": _rules(SpoolEndpoint(in_="/a/in")),
+    "log": _rules(LogEndpoint(out="/a/out", in_="/a/in")),
+    "file": _rules(FileEndpoint(out="/a/out", in_="/a/in")),
+    "file, fsync": _rules(FileEndpoint(out="/a/out", in_="/a/in"), fsync=True),
+    "queue, at-least-once": _rules(_BOTH, _AT_LEAST),
+    "queue, exactly-once": _EXACT_QUEUE,
+    "queue, source": _rules(QueueEndpoint(out=QueueOut(1))),
+    "queue, sink": _rules(QueueEndpoint(in_=QueueIn(2)), _AT_LEAST),
+    "queue, exactly-once sink": _rules(QueueEndpoint(in_=QueueIn(2))),
+    "queue, exactly-once, at its start": tuple(dict.fromkeys((*_EXACT_QUEUE, *callrules.FORKING, *callrules.SENDER))),
+    "queue, limited": _rules(QueueEndpoint(out=QueueOut(1), in_=QueueIn(2), create=True, max_bytes=1000)),
+    "sender": callrules.SENDER,
+}
