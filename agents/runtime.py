@@ -289,6 +289,14 @@ class Agent:
         self._entered.around.recheck()
         return self.loop.now()
 
+    def notice(self, side: str, text: str) -> None:
+        """See Host."""
+        self._assignment.scoreboard.set_notice(side, text)
+
+    def refused(self, count: int) -> None:
+        """See Host."""
+        self._cells[scoreboard.REFUSED] = count
+
     def log(self, level: str, text: str) -> None:
         """See Host."""
         control.say(self._channel, say="log", level=level, text=text[:2000])

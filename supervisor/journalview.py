@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from nsbridge.agents import journal, scoreboard, sinkjournal, store
-from nsbridge.agents.endpoints import log_notes, spool
+from nsbridge.agents.endpoints import log_notes, spool_notes
 from nsbridge.agents.journal import RECORD, checksum
 from nsbridge.agents.journalfile import (
     CELLS,
@@ -40,7 +40,7 @@ _FIRST_BYTES = 60  # of a message that are shown
 _ATTEMPTS = 5  # at a look that a running agent has overtaken
 
 _DESCRIBED: dict[int, Callable[[bytes, int], tuple[int, str]]] = {
-    journal.SPOOL_NOTES: spool.described,
+    journal.SPOOL_NOTES: spool_notes.described,
     journal.LOG_NOTES: log_notes.described,
 }
 

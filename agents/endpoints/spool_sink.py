@@ -28,7 +28,7 @@ class SpoolSink:
         self._config = config
         self._path = os.fsencode(config.in_)
         self._directory = -1
-        self._watch: watch.DirectoryWatch | None = None
+        self._watch: watch.AnyWatch | None = None
         self._waiter = Waiter(host, "in", self._again)
         watch.keep_place(host, lambda fd: tree.leads_to(self._path, fd), lambda: self._watch, self._changed)
 
@@ -89,7 +89,7 @@ class SpoolSink:
 
     def _open(self) -> None:
         self._directory = self._tree.open_directory(self._path, self._config.mode)
-        self._watch = watch.DirectoryWatch(self._directory, 0)
+        self._watch = watch.watch_directory(self._host, "in", self._directory, 0)
         self._host.loop.watch(self._watch.fileno(), 1, self._changed)
         self._settle()
 

@@ -8,13 +8,12 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints import spool
+from nsbridge.agents.endpoints import spool, spool_names, spool_refusals
 from nsbridge.agents.endpoints.spool import SpoolSource
 from nsbridge.agents.wire import Message
 from nsbridge.config.schema import SpoolEndpoint
@@ -94,9 +93,23 @@ def plant(path: Path, kind: str) -> None:
                 bound.bind(str(path))
 
 
-def test_a_listing_that_misses_earlier_files_does_not_change_their_order(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Listing:
+    """A listing that shows what it was given."""
+
+    def __init__(self, entries: list[os.DirEntry[str]]) -> None:
+        self._entries = iter(entries)
+
+    def __iter__(self) -> Iterator[os.DirEntry[str]]:
+        return self._entries
+
+    def __next__(self) -> os.DirEntry[str]:
+        return next(self._entries)
+
+    def close(self) -> None:
+        """As scandir's has it."""
+
+
+def test_listing_that_misses_earlier_files_keeps_order(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """On ext4 one listing in 80 did, while a program put files there as fast as it could."""
     life = make()
     life.kill()
@@ -108,8 +121,7 @@ def test_a_listing_that_misses_earlier_files_does_not_change_their_order(
         for number in (1, 2, 3):
             life.put(str(number), b"%d" % number)
         with listing(directory) as entries:
-            seen = [entry for entry in entries if entry.name == "3"]
-        return nullcontext(seen)
+            return Listing([entry for entry in entries if entry.name == "3"])
 
     monkeypatch.setattr(os, "scandir", racing)
     life.start()
@@ -125,6 +137,7 @@ def test_what_is_no_file_is_named_once_and_the_others_are_taken(make: Make, kind
     life.put("1 message", b"one")
     life.expect(b"one")
     if kind != "directory":  # of which no event tells; a scan finds it
+        life.host.run_until(lambda: life.said("0 bait") > 0, "it is refused")
         assert life.said("0 bait") == life.said(f"a {kind}") == 1
     life.kill()
     life.start()
@@ -165,7 +178,7 @@ def test_a_file_that_is_too_large_is_not_read(make: Make) -> None:
 
 def test_names_that_wait_are_bounded_and_none_is_forgotten(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is beyond the bound is found by a scan."""
-    monkeypatch.setattr(spool, "_MOST", 100)
+    monkeypatch.setattr(spool_names, "_MOST", 100)
     life = make(window=10)
     life.host.confirms = False  # the window fills
     bodies = [b"%05d" % number for number in range(1000)]
@@ -174,8 +187,8 @@ def test_names_that_wait_are_bounded_and_none_is_forgotten(make: Make, monkeypat
         if not number % 100:
             life.host.settle()
     life.host.settle()
-    assert len(life.source._backlog) <= 100
-    assert len(life.source._known) <= 100 + 11
+    assert len(life.source._names._backlog) <= 100
+    assert len(life.source._names._how) <= 100 + 11
     life.host.confirms = True
     life.host.confirm()
     life.expect(*bodies)
@@ -193,7 +206,9 @@ def test_many_files_at_once_are_taken_in_time_in_order(make: Make) -> None:
     assert life.host.bodies() == bodies
 
 
-def test_many_baits_cost_little_and_what_is_gone_is_forgotten(make: Make) -> None:
+def test_many_baits_are_counted_and_forgotten_when_gone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "_REFUSED", 0.1)
+    monkeypatch.setattr(spool_refusals, "_WINDOW", 0.1)
     life = make()
     life.kill()
     for number in range(MANY):
@@ -201,15 +216,13 @@ def test_many_baits_cost_little_and_what_is_gone_is_forgotten(make: Make) -> Non
     (life.out / "last").write_bytes(b"x")
     life.start()
     life.expect(b"x")
-    assert len(life.source._refused) == MANY
+    life.host.run_until(lambda: life.host.refused_files == MANY, "all are refused")
+    assert life.said("a FIFO") == 30
+    life.host.run_until(lambda: life.said(f"{MANY - 30} more files were refused") == 1, "the others are counted")
     for number in range(MANY):
         (life.out / f"{number:05d}").unlink()
-    life.source._refused_limit = MANY
-    os.mkfifo(life.out.parent / "bait")
-    (life.out.parent / "bait").rename(life.out / "bait")
-    life.host.run_until(lambda: life.said("out/bait") > 0, "one more is refused")
-    assert life.source._refused == {b"bait"}
-    assert life.source._known == {b"bait"}
+    life.host.run_until(lambda: life.host.refused_files == 0, "they are forgotten")
+    assert not life.source._names._how
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "symbolic link", "missing parent"])
@@ -239,7 +252,7 @@ def test_a_done_directory_that_is_replaced_is_waited_for_and_costs_nothing(make:
 
 def test_what_comes_after_more_than_can_wait_is_taken_after_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The names beyond the limit are found by a scan; until then nothing newer may take the room that became free."""
-    monkeypatch.setattr(spool, "_MOST", 10)
+    monkeypatch.setattr(spool_names, "_MOST", 10)
     life = make(window=4)
     life.host.confirms = False
     for number in range(30):
