@@ -281,11 +281,12 @@ class SpoolSource:
         if how == SCANNED and self._watch is not None and self._watch.polls:
             how = CREATED  # it may be as new as that
         verdict = self._completeness.judge(fd, name, how, status)
+        if verdict is Verdict.WHOLE:
+            return True
         if verdict is Verdict.NEARLY and self._patience < _PATIENCE:
             raise _NotYet
-        if verdict is not Verdict.WHOLE:
-            self._names.set_aside(name, delay=_EMPTY if verdict is Verdict.EMPTY else 0.0)  # its close brings it again
-        return verdict is Verdict.WHOLE
+        self._names.set_aside(name, delay=_EMPTY if verdict is Verdict.EMPTY else 0.0)  # its close brings it again
+        return False
 
     def _shown(self, name: bytes) -> str:
         return shown(self._path + b"/" + name)

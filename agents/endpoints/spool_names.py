@@ -52,10 +52,12 @@ def message_names(ignore: Sequence[str]) -> Callable[[bytes], bool]:
     plain = [pattern for pattern in patterns if pattern[:1] == "*" and not re.search(r"[*?\[]", pattern[1:])]
     suffixes = tuple(pattern[1:].encode("latin-1") for pattern in plain)  # compared much faster than an expression
     others = "|".join(fnmatch.translate(pattern) for pattern in patterns if pattern not in plain)
-    ignored = re.compile(others.encode("latin-1") or rb"(?!)").match
+    ignored = re.compile(others.encode("latin-1")).match if others else None
 
     def is_message(name: bytes) -> bool:
-        return not (name.startswith(b".") or name.endswith(suffixes) or ignored(name))
+        if name.startswith(b".") or name.endswith(suffixes):
+            return False
+        return ignored is None or not ignored(name)
 
     return is_message
 
@@ -144,7 +146,8 @@ class Names:
     def take(self, name: bytes) -> None:
         """Note that the file was taken: its name does not wait again until `forget`."""
         self._remove(name)
-        self._drop_aside(name)
+        if self._aside:
+            self._drop_aside(name)
         self._how[name] = _TAKEN
 
     def is_taken(self, name: bytes) -> bool:
@@ -155,7 +158,8 @@ class Names:
         """Forget a name: nothing is there any more, or what is there is new."""
         self._remove(name)
         self._how.pop(name, None)
-        self._drop_aside(name)
+        if self._aside:
+            self._drop_aside(name)
 
     def _drop_aside(self, name: bytes) -> str:
         """Forget that the name was set aside; returns why it was."""

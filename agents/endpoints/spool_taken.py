@@ -114,15 +114,16 @@ class TakenFiles:
 
     def _remove(self, taken: Taken) -> None:
         """Remove the file, unless its program has put another message there meanwhile. Raises OSError, Blocked."""
-        now = identity_of(os.stat(taken.name, dir_fd=self._directory, follow_symlinks=False))
-        is_same = now == taken.identity or self._has_same_content(taken, now)
+        _, name, identity, _ = taken
+        now = identity_of(os.stat(name, dir_fd=self._directory, follow_symlinks=False))
+        is_same = now == identity or self._has_same_content(taken, now)
         if is_same and self._done is not None:
-            self._done.move(self._directory, self._path, taken.name, (self._store.epoch, taken.seq))
+            self._done.move(self._directory, self._path, name, (self._store.epoch, taken.seq))
         elif is_same:
-            os.unlink(taken.name, dir_fd=self._directory)
-        self._names.forget(taken.name)
+            os.unlink(name, dir_fd=self._directory)
+        self._names.forget(name)
         if not is_same:
-            self._names.event(taken.name, CLOSED)
+            self._names.event(name, CLOSED)
 
     def _has_same_content(self, taken: Taken, now: Identity) -> bool:
         """True if only the file's time has changed, as by touch(1)."""

@@ -43,6 +43,8 @@ class Completeness:
     def judge(self, fd: int, name: bytes, how: int, status: os.stat_result) -> Verdict:
         """Judge an open file by how its name came (spool_names.py). A lease that is taken ends when `fd` is closed."""
         held = files.lease(fd)
+        if held and how != CREATED:
+            return Verdict.WHOLE
         if held is False and how == CLOSED:
             held = self._ask_again(fd)
         if held is False:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -33,7 +34,10 @@ DELETED = int(flags.DELETE)
 MODIFIED = int(flags.MODIFY)
 _SELF_GONE = int(flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT | flags.IGNORED)
 _OVERFLOW = int(flags.Q_OVERFLOW)
-_IS_DIRECTORY = int(flags.ISDIR)
+_NO_FILE = _SELF_GONE | _OVERFLOW | int(flags.ISDIR)
+# struct inotify_event of inotify(7), and its name's bytes, read here: the library would make text of each name.
+_EVENT = struct.Struct("iIII")
+_EVENT_SIZE = _EVENT.size
 _BUFFER = 1 << 16
 _PACE = 1.0  # seconds from one look to the next, without inotify
 _RETURN = 10  # looks until inotify is asked for again
@@ -154,18 +158,21 @@ class DirectoryWatch(_Watch):
         """All that happened since the last read; nothing if nothing did."""
         files: list[Change] = []
         gone, lost = self._is_elsewhere, False
-        for event in parse_events(self._read()):
-            mask = event.mask
-            if event.wd not in (self._directory, self._parent, _NO_WATCH):
+        data, at, directory = self._read(), 0, self._directory
+        while at < len(data):
+            wd, mask, _, length = _EVENT.unpack_from(data, at)
+            at += _EVENT_SIZE + length
+            if wd == directory and not mask & _NO_FILE:
+                if not lost:
+                    files.append(Change(data[at - length : at].rstrip(b"\0"), mask))
+            elif wd not in (directory, self._parent, _NO_WATCH):
                 files.append(Change(b"", mask))
-            elif mask & _SELF_GONE and event.wd == self._directory:
+            elif mask & _SELF_GONE and wd == directory:
                 gone = True
             elif mask & _OVERFLOW:
                 lost = True
-            elif event.wd != self._directory:
+            elif wd != directory:
                 gone = gone or self._is_removed()
-            elif not mask & _IS_DIRECTORY and not lost:
-                files.append(Change(os.fsencode(event.name), mask))
         return Changes(files, gone, lost)
 
 
