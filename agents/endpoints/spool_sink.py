@@ -111,6 +111,8 @@ class SpoolSink:
         """Make the hidden file, and note which name it has. Raises OSError."""
         for token in (0, int.from_bytes(os.urandom(4)) | 1):
             hidden = _hidden(one.epoch, one.first, token)
+            if self._journal.cells[HIDDEN] != token:
+                self._journal.cells[HIDDEN] = token  # first: so a killed agent's file is found and removed
             try:
                 try:
                     fd = files.make_file(self._directory, hidden, self._config.mode)
@@ -121,8 +123,6 @@ class SpoolSink:
                 if token:
                     raise
                 continue
-            if self._journal.cells[HIDDEN] != token:
-                self._journal.cells[HIDDEN] = token
             return fd, hidden
         raise AssertionError("not reached")
 
@@ -153,16 +153,15 @@ class SpoolSink:
         """Find out whether the message that a killed agent was handing over into this directory has been."""
         cells, journal = self._journal.cells, self._journal
         place = os.fstat(self._directory).st_ino + 1
-        if cells[PLACE] == place and journal.intent == journal.handed + 1:
-            hidden = _hidden(journal.epoch, journal.intent, cells[HIDDEN])
-            if not self._has_file(hidden):
-                journal.hand(journal.intent)
-                self._host.log("info", f"message {journal.handed} was handed over just before the agent was killed")
-            elif cells[HIDDEN]:
-                with suppress(OSError):
-                    os.unlink(hidden, dir_fd=self._directory)  # the next one has another name
-        journal.intent = 0
+        hidden = _hidden(journal.epoch, journal.handed + 1, cells[HIDDEN])
+        if cells[PLACE] == place and journal.intent == journal.handed + 1 and not self._has_file(hidden):
+            journal.hand(journal.intent)
+            self._host.log("info", f"message {journal.handed} was handed over just before the agent was killed")
+        journal.intent = 0  # before the hidden name goes, or the message would count as handed over after a kill
         cells[PLACE] = place
+        if cells[HIDDEN]:
+            with suppress(OSError):
+                os.unlink(hidden, dir_fd=self._directory)  # the next one has another name, so this one would stay
 
     def _has_file(self, name: bytes) -> bool:
         """True if a regular file has this name; anything else is not ours."""
