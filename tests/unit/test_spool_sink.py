@@ -155,7 +155,7 @@ def test_taken_hidden_name_blocks_nothing(box: Box, kind: str) -> None:
     assert box.bodies() == [b"one", b"two"]
 
 
-KILLED_IN = ("spool_sink.py", "sinkjournal.py", "spool_epochs.py")
+KILLED_IN = ("endpoints/spool_sink.py", "agents/sinkjournal.py", "endpoints/spool_epochs.py")
 
 
 def life_killed_at(directory: Path, taken: bool, lines: tuple[int, int]) -> tuple[int, int]:
@@ -170,7 +170,7 @@ def life_killed_at(directory: Path, taken: bool, lines: tuple[int, int]) -> tupl
     with killed_at(lines[0], *KILLED_IN) as handing:
         box.offer(1, b"one")
     box.kill()
-    with killed_at(lines[1], "spool_sink.py") as starting:
+    with killed_at(lines[1], "endpoints/spool_sink.py") as starting:
         box.start()
     box.kill()
     box.start()
