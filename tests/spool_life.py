@@ -35,6 +35,8 @@ class Life:
         self.host.flush()
 
     def kill(self) -> None:
+        if self.source._names._scan is not None:
+            self.source._names._scan.listing.close()  # type: ignore[attr-defined]  # else Python closes it too late
         self.host.lose(self.source._watch)
 
     def put(self, name: str, body: bytes) -> None:
