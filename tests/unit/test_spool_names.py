@@ -49,7 +49,7 @@ def test_without_patterns_only_hidden_names_are_left_out() -> None:
 @pytest.mark.parametrize("kind", ["FIFO", "file"])
 def test_scan_of_a_huge_directory_leaves_the_loop_its_turns(make_spool: Make, kind: str) -> None:
     """The agent's heartbeat is in the loop. What is no file is counted; a file behind them all is taken."""
-    life = make_spool(window=1024)
+    life = make_spool(window=64)
     life.kill()
     for number in range(MANY):
         if kind == "FIFO":

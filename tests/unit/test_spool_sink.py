@@ -194,6 +194,7 @@ def test_every_two_kills_while_a_message_is_handed_over(taken: bool) -> None:
 
 
 def kill_everywhere(directory: Path, taken: bool) -> None:
+    ran = 0
     for first in count(1):
         for second in count(1 + first % STEP, STEP):
             ran, started = life_killed_at(directory / f"{first}-{second}", taken, (first, second))
