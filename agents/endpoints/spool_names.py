@@ -129,8 +129,10 @@ class Names:
 
     def first(self) -> bytes | None:
         """Return the name whose turn it is; None if none waits now (a scan may still bring some)."""
-        if self._backlog:
-            return self._backlog[0]
+        while self._backlog:
+            if self._how.get(self._backlog[0], _ASIDE) not in (_TAKEN, _ASIDE):
+                return self._backlog[0]
+            self._backlog.popleft()  # it was forgotten, or came again, while it waited
         if self._has_more and self._scan is None:
             self._loop.call_later(0, self._scan_for_more)
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import deque
+from contextlib import suppress
 
 from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.base import Blocked
@@ -61,7 +62,7 @@ class TakenFiles:
 
     def remove_up_to(self, seq: int) -> None:
         """Delete the files of the messages up to `seq`, or move them to `done`; each is noted. Raises Blocked."""
-        renamed: dict[int, bytes] | None = None
+        renamed: dict[Identity, bytes] | None = None
         while self.has_up_to(seq):
             taken = self._taken[0]
             try:
@@ -71,7 +72,7 @@ class TakenFiles:
                     if renamed is None:
                         renamed = self._renamed()
                     self._names.forget(taken.name)
-                    if name := renamed.pop(taken.identity.inode, None):
+                    if name := renamed.get(taken.identity):
                         self._remove(taken._replace(name=name))
             except FileNotFoundError:
                 pass  # its program was faster
@@ -104,7 +105,7 @@ class TakenFiles:
         try:
             fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
         except FileNotFoundError:
-            name = self._renamed().get(identity.inode, name)
+            name = self._renamed().get(identity, name)
             fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
         try:
             body = files.read_up_to(fd, self._max_message)
@@ -136,16 +137,23 @@ class TakenFiles:
             os.close(fd)
         return body is not None and zlib.crc32(body) == taken.check
 
-    def _renamed(self) -> dict[int, bytes]:
-        """Return the new names, by inode, of files that were taken under another name. Raises OSError."""
+    def _renamed(self) -> dict[Identity, bytes]:
+        """Return the new names of files that were taken under another name. Raises OSError.
+
+        An inode's number is used again at once (ext4), so it is only a hint that saves looking at all files.
+        """
+        names, found = self._names, {}
         fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
         try:
             with os.scandir(fd) as entries:
-                found = [(entry.inode(), os.fsencode(entry.name)) for entry in entries if entry.inode() in self._inodes]
+                for entry in entries:
+                    name = os.fsencode(entry.name)
+                    if entry.inode() in self._inodes and names.is_message(name) and not names.is_taken(name):
+                        with suppress(FileNotFoundError):
+                            found[identity_of(os.stat(name, dir_fd=self._directory, follow_symlinks=False))] = name
         finally:
             os.close(fd)
-        names = self._names
-        return {inode: name for inode, name in found if names.is_message(name) and not names.is_taken(name)}
+        return found
 
     def _leads_to(self, name: bytes, inode: int) -> bool:
         try:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from nsbridge.agents.endpoints import spool_names
-from nsbridge.agents.endpoints.spool_names import Names, message_names
+from nsbridge.agents.endpoints.spool_names import CLOSED, Names, message_names
+from nsbridge.agents.loop import Loop
 from tests.spool_life import Make
 
 MANY = 20_000
@@ -118,3 +119,19 @@ def test_a_name_aside_is_looked_at_ever_more_rarely(make_spool: Make) -> None:
         due = life.host.loop.now() + 1.0
         life.host.run_until(lambda: life.host.loop.now() > due, "a second has passed")
         assert len(life.source._names._due) <= 2
+
+
+def test_name_that_was_forgotten_and_came_again_waits_once() -> None:
+    """Taken twice it would be two messages: a storm found 2,000 of them."""
+    loop = Loop()
+    names = Names(loop, message_names([]), lambda: True, lambda: None, lambda _name: None)
+    for name in (b"a", b"b"):
+        names.event(name, CLOSED)
+    names.forget(b"b")
+    names.event(b"b", CLOSED)
+    waited = []
+    while name := names.first():
+        waited.append(name)
+        names.take(name)
+    assert waited == [b"a", b"b"]
+    loop.close()

@@ -205,6 +205,24 @@ def test_file_renamed_after_it_was_taken_is_one_message(make_spool: Make) -> Non
     life.expect(FIRST, SECOND)
 
 
+def test_file_renamed_and_changed_after_it_was_taken_is_a_new_message(make_spool: Make) -> None:
+    """Once, although it waits with the inode of the one that was taken; as a new file on ext4 has it, too."""
+    life = make_spool(window=1)
+    life.host.confirms = False
+    life.put("a.unfinished", FIRST)
+    life.expect(FIRST)
+    with (life.out / "a.unfinished").open("ab") as file:
+        file.write(SECOND)
+    (life.out / "a.unfinished").rename(life.out / "a")
+    life.host.settle()
+    life.host.confirm()
+    life.expect(FIRST, FIRST + SECOND)
+    life.host.confirm()
+    life.host.settle()
+    life.expect(FIRST, FIRST + SECOND)
+    assert os.listdir(life.out) == []
+
+
 @pytest.mark.parametrize("confirmed", [False, True])
 def test_rename_of_taken_file_survives_a_kill(make_spool: Make, confirmed: bool) -> None:
     """The journal has the old name."""
