@@ -112,8 +112,6 @@ class Agent:
     def run(self) -> None:
         """Serve until the supervisor says exit, or is gone."""
         self.show_counters()
-        for side in ("out", "in"):
-            self.blocked(side, "")
         self.loop.watch(self._channel.fileno(), READABLE, self._read_control)
         self.loop.watch(self._peer.fileno(), READABLE, self._peer_ready)
         self._heart.beat()

@@ -40,7 +40,8 @@ class Scoreboard:
     def begin(self) -> None:
         """A new agent begins, which owes a sign of life from now on."""
         self.cells[GOES_ON] = self.cells[REFUSED] = 0
-        for side in _NOTICE_AT:
+        for side in _REASON_AT:
+            self.set_reason(side, "")
             self.set_notice(side, "")
         self.cells[BEAT] = time.monotonic_ns()
 

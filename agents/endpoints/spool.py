@@ -235,7 +235,7 @@ class SpoolSource:
     def _not_opened(self, name: bytes, error: OSError) -> None:
         """Decide what becomes of a name whose file cannot be opened. Raises Blocked if it is not the file's fault."""
         if isinstance(error, NotAFileError):
-            self._refuse(name, f"is {error.strerror}")
+            self._refuse(name, _what_it_is(error))
         elif isinstance(error, FileNotFoundError):
             if self._names.how(name) == CLOSED:
                 # A file made by O_TMPFILE and linked later has no name when it is closed; the event shows its inode.
@@ -259,7 +259,7 @@ class SpoolSource:
         try:
             os.close(self._tree.open_file(self._directory, name, os.O_RDONLY))
         except NotAFileError as error:
-            self._refuse(name, f"is {error.strerror}")
+            self._refuse(name, _what_it_is(error))
         except OSError:
             pass  # it is gone, or an event tells what it is by now
 
@@ -302,3 +302,9 @@ class SpoolSource:
             self._directory = -1
         self._taken.close()
         self._completeness.clear()
+
+
+def _what_it_is(error: NotAFileError) -> str:
+    """Return why it is no file of this directory: its kind, or what is mounted over it."""
+    is_kind = str(error.strerror).endswith("not a regular file")
+    return f"is {error.strerror}" if is_kind else f"is not taken: {error.strerror}"
