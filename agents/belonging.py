@@ -29,10 +29,10 @@ from nsbridge.agents.journal import (
     WHERE,
     SourceJournal,
 )
-from nsbridge.agents.sinkjournal import BASELINE, INTENT, KIND, LOG_APPEND, PLACE, SENDERS, SinkJournal
+from nsbridge.agents.sinkjournal import BASELINE, HIDDEN, INTENT, KIND, LOG_APPEND, PLACE, SENDERS, SinkJournal
 from nsbridge.config.schema import Endpoint, LogEndpoint, SpoolEndpoint
 
-_KEPT_BY_SINKS = (INTENT, PLACE, SENDERS, SENDERS + 1, BASELINE, *range(LOG_APPEND, LOG_APPEND + 11))
+_KEPT_BY_SINKS = (HIDDEN, INTENT, PLACE, SENDERS, SENDERS + 1, BASELINE, *range(LOG_APPEND, LOG_APPEND + 11))
 
 
 def claim_source(journal: SourceJournal, endpoint: Endpoint) -> None:

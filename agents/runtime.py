@@ -1,4 +1,4 @@
-"""An agent's main: enters its container, then relays between its endpoint and the other agent until told to exit.
+"""An agent that has entered its container: it relays between its endpoint and the other agent until told to exit.
 
 The runtime joins the parts and has no policy of its own: the session decides about messages, the endpoint about its
 container, the supervisor about life and death.
@@ -8,67 +8,26 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import socket
-import sys
-import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 
-from nsbridge.agents import control, entry, lastwords, linux, scoreboard, sides, sinkjournal
+from nsbridge.agents import control, entry, linux, scoreboard, sides, sinkjournal
 from nsbridge.agents.deadkeeper import DeadLetterKeeper
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.entry import Assignment, Entered
-from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER, let_go_of_first
 from nsbridge.agents.heartbeat import Heart, Voucher
-from nsbridge.agents.journalfile import LeftAloneError
 from nsbridge.agents.loop import READABLE, WRITABLE, Loop
 from nsbridge.agents.retries import Retries
 from nsbridge.agents.session import Incoming, Outgoing, Session
 from nsbridge.agents.sides import Keys
-from nsbridge.agents.state import State, bound_files, open_state
+from nsbridge.agents.state import State
 from nsbridge.agents.store import NoteStore
-from nsbridge.agents.wire import MAX_PACKET, VOID, Message, Run, WireError
+from nsbridge.agents.wire import MAX_PACKET, VOID, Message, Run
 
 _ACK_DELAY = 0.001  # seconds that a confirmation may wait for a message to travel with: a packet and a wake-up less
 _SHORT = 16 << 10  # bytes of a packet that hardly has another one behind it
 _PACKETS_AT_ONCE = 8  # read before what came is handed over and confirmed
-
-
-def main(assignment: Assignment) -> int:
-    """Be the agent; returns the exit code. Nothing is raised: the supervisor is told in the last words."""
-    assignment = replace(assignment, control_fd=let_go_of_first(assignment.control_fd))
-    channel = control.held(socket.socket(fileno=assignment.control_fd))
-    try:
-        sys.setswitchinterval(0.0005)  # s; a thread that wakes with a message waits at most that for the other
-        signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease; its default would kill
-        for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # a terminal's are for the supervisor
-            signal.signal(signum, signal.SIG_IGN)
-        own_fds = entry.leave_the_supervisor(assignment)
-        window = assignment.route.window
-        state = open_state(assignment.state_dir, assignment.agent, window, lambda text: lastwords.report(channel, text))
-        bound_files(assignment.agent)
-        assignment.scoreboard.begin()  # it may have waited for the earlier agent to be gone
-        keys = sides.queue_keys(assignment)
-        around = sides.surroundings(assignment, keys)
-        entered = entry.enter(assignment, own_fds, state.given, around)
-        threading.excepthook = lambda args: lastwords.crash(channel, args.exc_value)
-        sys.unraisablehook = lambda about: lastwords.ignored(channel, about.exc_value)
-        agent = Agent(assignment, channel, entered, keys, state)
-        agent.run()
-        return 0
-    except (entry.Refused, LeftAloneError) as error:
-        control.say(channel, say="error", text=str(error)[:1000])
-        return EXIT_NEVER
-    except entry.Gone as error:
-        control.say(channel, say="error", text=str(error))
-        return EXIT_AGAIN
-    except (WireError, OSError) as error:
-        control.say(channel, say="error", text=f"{type(error).__name__}: {error}"[:1000])
-        return EXIT_AGAIN
-    except BaseException as error:  # noqa: BLE001  (an agent has nobody to raise to)
-        lastwords.crash(channel, error)
 
 
 class Agent:
@@ -112,8 +71,6 @@ class Agent:
     def run(self) -> None:
         """Serve until the supervisor says exit, or is gone."""
         self.show_counters()
-        for side in ("out", "in"):
-            self.blocked(side, "")
         self.loop.watch(self._channel.fileno(), READABLE, self._read_control)
         self.loop.watch(self._peer.fileno(), READABLE, self._peer_ready)
         self._heart.beat()
@@ -293,6 +250,14 @@ class Agent:
     def _recheck(self) -> float:
         self._entered.around.recheck()
         return self.loop.now()
+
+    def notice(self, side: str, text: str) -> None:
+        """See Host."""
+        self._assignment.scoreboard.set_notice(side, text)
+
+    def refused(self, count: int) -> None:
+        """See Host."""
+        self._cells[scoreboard.REFUSED] = count
 
     def log(self, level: str, text: str) -> None:
         """See Host."""

@@ -19,6 +19,8 @@ _SIZE = mmap.PAGESIZE
 _CELLS = 16
 _REASON_SIZE = 1000
 _REASON_AT = {"out": 1024, "in": 1024 + _REASON_SIZE}
+_NOTICE_SIZE = 400
+_NOTICE_AT = {"out": 3100, "in": 3100 + _NOTICE_SIZE}
 
 BEAT = 0  # the loop's last sign of life, in ns of CLOCK_MONOTONIC (heartbeat.py)
 TAKEN = 1  # messages taken out of the container
@@ -29,6 +31,7 @@ REPEATS_DROPPED = 5
 IN_DOUBT = 6
 DEAD = 7
 SENDERS = 8  # two cells: pids of the processes that send into a queue, 0 where there are none
+REFUSED = 11  # files that stand in a spool and cannot be taken
 GOES_ON = 10  # when what runs beside the loop last owed nothing, in ns of CLOCK_MONOTONIC; 0: there is nothing
 DEAD_DROPPED = 15  # of the dead letters, those that the agent has dropped itself
 
@@ -43,7 +46,10 @@ class Scoreboard:
 
     def begin(self) -> None:
         """A new agent begins, which owes a sign of life from now on."""
-        self.cells[GOES_ON] = 0
+        self.cells[GOES_ON] = self.cells[REFUSED] = 0
+        for side in _REASON_AT:
+            self.set_reason(side, "")
+            self.set_notice(side, "")
         self.cells[BEAT] = time.monotonic_ns()
 
     @contextmanager
@@ -62,14 +68,26 @@ class Scoreboard:
 
     def set_reason(self, side: str, reason: str) -> None:
         """Say why the `out` or `in` side waits; empty when it does not."""
-        text = reason.encode("utf-8", "surrogateescape")[: _REASON_SIZE - 1]
-        start = _REASON_AT[side]
-        self._page[start : start + len(text) + 1] = text + b"\0"
+        self._set_text(_REASON_AT[side], _REASON_SIZE, reason)
 
     def reason(self, side: str) -> str:
         """What `set_reason` last said; bytes that are no UTF-8 come as escapes."""
-        start = _REASON_AT[side]
-        return self._page[start : start + _REASON_SIZE].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+        return self._text(_REASON_AT[side], _REASON_SIZE)
+
+    def set_notice(self, side: str, text: str) -> None:
+        """Say what a person should know of the `out` or `in` side, which does not wait; empty if there is nothing."""
+        self._set_text(_NOTICE_AT[side], _NOTICE_SIZE, text)
+
+    def notices(self) -> list[str]:
+        """Return what `set_notice` last said, each text once."""
+        return list(dict.fromkeys(text for at in _NOTICE_AT.values() if (text := self._text(at, _NOTICE_SIZE))))
+
+    def _set_text(self, start: int, size: int, text: str) -> None:
+        data = text.encode("utf-8", "surrogateescape")[: size - 1]
+        self._page[start : start + len(data) + 1] = data + b"\0"
+
+    def _text(self, start: int, size: int) -> str:
+        return self._page[start : start + size].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
     def reasons(self) -> list[str]:
         """Why it waits, each reason once; nothing if it does not."""

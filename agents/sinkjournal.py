@@ -32,6 +32,7 @@ INTENT, BYTES, REPEATS, IN_DOUBT, DEAD, NOT_DELIVERED, PLACE, SENDERS, BASELINE 
 PREDECESSOR, LATEST = 19, 20  # of a queue: checksums of the message before the one that was offered last, and of it
 KIND = 32  # which kind of endpoint it was used by (belonging.py)
 DEAD_DROPPED = 33  # dead letters that the agent has dropped, for want of room or for their age
+HIDDEN, NAMED, NAMED_FOR = 36, 37, 38  # of a spool: its hidden name, and the epoch in its names (spool_sink.py)
 LOG_APPEND = 19  # of a log: eleven cells (endpoints/log_sink.py)
 
 

@@ -350,6 +350,7 @@ _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
         "out": values.path,
         "in_": values.path,
         "done": values.path,
+        "ignore": values.listed(values.name_pattern),
         "mode": values.mode,
         "max_message": values.message_size,
     },

@@ -116,6 +116,20 @@ class QueueEndpoint:
     namespace = Namespace.IPC
 
 
+# Names that well-known programs give to files that they have not finished: editors, browsers, copying programs.
+TEMPORARY_NAMES = (
+    "*.tmp",
+    "*.temp",
+    "*.part",
+    "*.partial",
+    "*.filepart",
+    "*.crdownload",
+    "*.swp",
+    "*.swx",
+    "*~",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class SpoolEndpoint:
     """Directories of files, one message a file."""
@@ -123,6 +137,7 @@ class SpoolEndpoint:
     out: str | None = None
     in_: str | None = None
     done: str | None = None  # taken files are moved here when they are delivered; None deletes them
+    ignore: tuple[str, ...] = TEMPORARY_NAMES  # shell patterns of names in `out` that are not taken
     mode: int = 0o660
     max_message: int = 8 << 20
 

@@ -24,6 +24,7 @@ KEY_MAX = (1 << 32) - 1  # key_t has 32 bits
 ID_MAX = (1 << 32) - 2  # the last one is (uid_t) -1, "no id"
 PERMISSIONS = 0o777
 SUN_PATH = 107  # bytes of a socket's path: unix(7), 108 with the NUL at its end
+_LONGEST_NAME = 255  # bytes: NAME_MAX
 _LONGEST_PATH = 4095  # bytes: PATH_MAX without its NUL
 
 _UNITS = {
@@ -206,6 +207,16 @@ def socket_path(value: object) -> str:
         mend = f"a socket's path has at most {SUN_PATH} bytes: choose a shorter directory"
         raise Refused(f"is {length} bytes long, got {shown(value)}", mend)
     return name
+
+
+def name_pattern(value: object) -> str:
+    """A shell pattern for the name of a file, which has no directory in it."""
+    pattern = text(value)
+    if not pattern or "/" in pattern or "\0" in pattern:
+        raise Refused(f"is no pattern for a file's name, got {shown(value)}", 'write it like "*.tmp", without a /')
+    if _bytes(pattern) > _LONGEST_NAME:
+        raise Refused(f"is longer than a name, got {shown(value)}", f"use at most {_LONGEST_NAME} bytes")
+    return pattern
 
 
 def queue_key(value: object) -> int:

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from nsbridge.agents import journal, scoreboard, sinkjournal, store
-from nsbridge.agents.endpoints import log_notes, spool
+from nsbridge.agents.endpoints import log_notes, spool_notes
 from nsbridge.agents.journal import RECORD
 from nsbridge.agents.journalfile import (
     CELLS,
@@ -51,7 +51,7 @@ MOST_LISTED = 1 << 20  # messages that are looked at; those that follow are only
 _ATTEMPTS = 5  # at a look that a running agent has overtaken
 
 _DESCRIBED: dict[int, Callable[[bytes, int], tuple[int, str]]] = {
-    journal.SPOOL_NOTES: spool.described,
+    journal.SPOOL_NOTES: spool_notes.described,
     journal.LOG_NOTES: log_notes.described,
 }
 

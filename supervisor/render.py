@@ -169,6 +169,7 @@ def _counts(name: str, flows: list[dict[str, Any]]) -> str:
     sent = [flow for flow in flows if flow["from"] == name]
     received = [flow for flow in flows if flow["to"] == name]
     parts = [f"out {flow['delivered']}" for flow in sent]
+    parts += [f"{flow['refused']} refused" for flow in sent if flow.get("refused")]
     for flow in received:
         parts.append(f"in {flow['delivered']}")
         for key, word in (("pending", "pending"), ("in_doubt", "in doubt"), ("dead_letters", "dead")):

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from nsbridge.agents import entry, runtime
+from nsbridge.agents import entry
+from nsbridge.agents import main as agent_main
 from nsbridge.agents.entry import Assignment
 from nsbridge.agents.fork import Child, fork
 from nsbridge.agents.loop import READABLE, Loop, Timer
@@ -20,7 +21,7 @@ _REST = 0.02  # seconds between full chunks: whoever talks without end is heard 
 def agent(assignment: Assignment) -> Child:
     """Fork an agent, which gets its own scoreboard and no other."""
     with assignment.scoreboard.lent():
-        return fork(lambda: runtime.main(assignment))
+        return fork(lambda: agent_main.main(assignment))
 
 
 class TellerListener(Protocol):

@@ -70,6 +70,7 @@ def _phase(agent: Managed) -> tuple[str, str]:
     notes = ["a bare namespace file: the end of its container cannot be seen"] if agent.is_blind else []
     if missing := [what for what, has in (agent.confinement or {}).items() if not has]:
         notes.append(f"runs without {', '.join(missing)}")
+    notes += agent.scoreboard.notices()
     return "relaying" if agent.scoreboard.cells[scoreboard.PENDING] else "idle", "; ".join(notes)
 
 
@@ -96,4 +97,5 @@ def _flow(source: Managed, sink: Managed, state_dir: str) -> dict[str, object]:
         "dead": handed[scoreboard.DEAD],
         "dead_dropped": handed[scoreboard.DEAD_DROPPED],
         "dead_letters": deadletters.count(state_dir, sink.config.name),
+        "refused": taken[scoreboard.REFUSED],
     }

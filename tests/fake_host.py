@@ -18,7 +18,7 @@ from typing import Any
 from nsbridge.agents import journal, sinkjournal
 from nsbridge.agents.endpoints.base import Blocked, Sink, Source
 from nsbridge.agents.endpoints.files import Tree
-from nsbridge.agents.endpoints.watch import DirectoryWatch
+from nsbridge.agents.endpoints.watch import AnyWatch
 from nsbridge.agents.heartbeat import Voucher
 from nsbridge.agents.loop import Loop
 from nsbridge.agents.sinkjournal import SinkJournal
@@ -71,10 +71,12 @@ class FakeHost:
         self.name = "r:a"
         self.said: list[str] = []
         self.reason = ""
+        self.notices: dict[str, str] = {}
+        self.refused_files = 0
         self._vouchers: list[Voucher] = []
         self.tree = Tree(os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY))
 
-    def lose(self, watch: DirectoryWatch | None) -> None:
+    def lose(self, watch: AnyWatch | None) -> None:
         """Every descriptor that the process would have lost; the endpoint's are not asked of it: it may be torn."""
         if watch is not None:
             watch.close()
@@ -105,6 +107,14 @@ class FakeHost:
     def blocked(self, side: str, reason: str) -> None:
         """Kept in `reason`."""
         self.reason = reason
+
+    def notice(self, side: str, text: str) -> None:
+        """Keep it in `notices`."""
+        self.notices[side] = text
+
+    def refused(self, count: int) -> None:
+        """Keep it in `refused_files`."""
+        self.refused_files = count
 
     def log(self, level: str, text: str) -> None:
         """Kept in `said`."""

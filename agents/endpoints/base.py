@@ -83,6 +83,12 @@ class Host(Protocol):
     def blocked(self, side: str, reason: str) -> None:
         """The `out` or `in` side waits, for this reason; empty when it goes on."""
 
+    def notice(self, side: str, text: str) -> None:
+        """Have status show what a person should know of the `out` or `in` side, which goes on; empty: nothing."""
+
+    def refused(self, count: int) -> None:
+        """Have status show how many files stand at the source that cannot be taken."""
+
     def dead(self, one: Run, where: str, why: str) -> bool:
         """Put aside the one message that can never be handed over, and count it as handed.
 

@@ -40,7 +40,7 @@ class FileSource:
         self._parent, self._name = os.path.split(self._path)
         self._file = Kept(tree, self._name)
         self._directory = -1
-        self._watch: watch.DirectoryWatch | None = None
+        self._watch: watch.AnyWatch | None = None
         self._opening = Waiter(host, "out", self._again)
         self._unread = False  # a close was seen and the content not yet taken
         self._retry_after = _FIRST_RETRY
@@ -54,7 +54,7 @@ class FileSource:
                 # Its close is not watched.
                 made = self._tree.make_file(self._directory, self._path, self._config.mode, for_program=True)
                 self._check_kind()
-                self._watch = watch.DirectoryWatch(self._directory, _EVENTS)
+                self._watch = watch.watch_directory(self._host, "out", self._directory, _EVENTS)
             except Blocked:
                 self._close()
                 raise
@@ -120,14 +120,16 @@ class FileSource:
             self._take()
 
     def _drain_events(self) -> bool:
-        """Whether the file was closed or replaced since the last look."""
+        """True if the file was closed or replaced since the last look, as far as that is told."""
         assert self._watch is not None  # noqa: S101  (called only while it is watched)
         changes = self._watch.read()
         if changes.gone:
             self._close()
             self.start()
             return False  # `start` has looked at what is there now
-        return changes.lost or any(change.name == self._name for change in changes.files)
+        if changes.lost:
+            self._look_what_was_missed()
+        return self._unread or any(change.name == self._name for change in changes.files)
 
     def _take(self) -> None:
         self._unread = True
@@ -191,7 +193,7 @@ class FileSink:
         self._parent, self._name = os.path.split(self._path)
         self._file = Kept(tree, self._name)
         self._directory = -1
-        self._watch: watch.DirectoryWatch | None = None
+        self._watch: watch.AnyWatch | None = None
         self._waiter = Waiter(host, "in", self._again)
         watch.keep_place(host, lambda fd: tree.leads_to(self._parent, fd), lambda: self._watch, self._changed)
 
@@ -232,7 +234,7 @@ class FileSink:
     def _open(self) -> None:
         self._directory = self._tree.open_directory(self._parent)
         self._tree.make_file(self._directory, self._path, self._config.mode, for_program=False)
-        self._watch = watch.DirectoryWatch(self._directory, 0)
+        self._watch = watch.watch_directory(self._host, "in", self._directory, 0)
         self._host.loop.watch(self._watch.fileno(), 1, self._changed)
 
     def _changed(self, _events: int) -> None:

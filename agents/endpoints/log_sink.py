@@ -78,7 +78,7 @@ class LogSink:
         self._directory = -1
         self._fd = -1
         self._inode = 0
-        self._watch: watch.DirectoryWatch | None = None
+        self._watch: watch.AnyWatch | None = None
         self._path_changed = False
         self._batch: list[Run] = []  # accepted and not handed over
         self._batch_bytes = 0
@@ -219,7 +219,7 @@ class LogSink:
 
     def _open(self) -> None:
         self._directory = self._tree.open_directory(self._parent)
-        self._watch = watch.DirectoryWatch(self._directory, _EVENTS)
+        self._watch = watch.watch_directory(self._host, "in", self._directory, _EVENTS)
         self._host.loop.watch(self._watch.fileno(), 1, self._changed)
         self._siblings = Siblings(self._tree, self._directory, self._name, lambda text: self._host.log("warning", text))
         self._fd = self._open_file()

@@ -62,7 +62,7 @@ class LogSource:
         self._reread = -1  # the file of which they were last
         self._missing: set[int] = set()  # inodes that were looked for: a directory may have very many names
         self._directory = -1
-        self._watch: watch.DirectoryWatch | None = None
+        self._watch: watch.AnyWatch | None = None
         self._siblings: Siblings
         self._file_watch = -1
         self._tail: Tail | None = None
@@ -111,7 +111,7 @@ class LogSource:
 
     def _open(self) -> None:
         self._directory = self._tree.open_directory(self._parent)
-        self._watch = watch.DirectoryWatch(self._directory, _EVENTS)
+        self._watch = watch.watch_directory(self._host, "out", self._directory, _EVENTS)
         self._host.loop.watch(self._watch.fileno(), 1, self._changed)
         self._siblings = Siblings(self._tree, self._directory, self._name, self._warn)
         self._path_changed = True

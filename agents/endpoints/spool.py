@@ -1,59 +1,49 @@
 """The `out` side of the `spool` endpoint: each file of a directory is one message.
 
-A file counts when it is renamed into the directory or closed after writing; it is let go of (deleted, or moved
-to `done`) only when the other side has confirmed it, so the directory is the journal. Order is arrival; what a scan
-finds goes by name. A scanned file may still be open for writing: a read lease tells.
+A file counts when it is in the directory under a name of its own and nobody has it open for writing. It is removed
+(deleted, or moved to `done`) only when the other side has confirmed it, so the directory is the journal.
+spool_whole.py says how that is told, spool_names.py in which order names wait.
 
-The container may put there what it likes, as much as it likes. What is no regular file is said once and left. A file
-that cannot be opened just now, because its program holds a lease on it, keeps nobody waiting. As many names wait as the
-kernel would keep events; the rest is found by a scan.
+The same file under a new name is the same message: its inode tells. So a program may rename a file that was taken.
+
+The container may put there what it likes, as much as it likes. A file that cannot be taken now (it belongs to somebody
+else, its disk has an error, a program holds a lease on it) is set aside and keeps no other waiting.
 """
 
 from __future__ import annotations
 
 import errno
-import heapq
 import os
-import struct
-from collections import deque
-from typing import NamedTuple
+import stat
+import zlib
 
-from nsbridge.agents import linux
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.endpoints.files import LEASED, NotAFileError, Tree, blocked_by, shown
+from nsbridge.agents.endpoints.spool_names import CLOSED, CREATED, MOVED_IN, SCANNED, Names, message_names
+from nsbridge.agents.endpoints.spool_notes import Identity, Taken, identity_of, pack, unpack
+from nsbridge.agents.endpoints.spool_refusals import Refusals
+from nsbridge.agents.endpoints.spool_taken import TakenFiles
+from nsbridge.agents.endpoints.spool_whole import Completeness, Verdict
 from nsbridge.agents.journal import RECORDS, SPOOL_NOTES
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import VOID, Message
 from nsbridge.config.schema import SpoolEndpoint
 
-_EVENTS = watch.CLOSED | watch.MOVED_IN
-_LOOK_AGAIN = 0.5  # seconds after which a scanned file that was open for writing is tried again
-_QUIET = 10.0  # seconds without a change after which a scanned file counts as whole, where no lease can tell
-_MOST = 16384  # names that wait to be taken, as many as the kernel's events (fs.inotify.max_queued_events)
-
-
-class _Identity(NamedTuple):
-    """What makes it the same file with the same content."""
-
-    inode: int
-    mtime_ns: int
-    size: int
-
+_EVENTS = CLOSED | MOVED_IN | CREATED
+_EMPTY = 2.0  # seconds until an empty file counts that was created and not closed
+_REFUSED = 10.0  # seconds until a file that was refused is looked at again
+_SOON = 0.001  # seconds until a closed file's lease is asked for again; doubled each time
+_PATIENCE = 7  # times, 0.13 s in all
+_AT_ONCE = 512  # names; then the rest of the agent has its turn
+_READS = 1000  # of events in a row, 64 KiB each
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # these say nothing about the file
 
 _GONE = VOID.type, (VOID.body,)
-_NOTE = struct.Struct("<QqQ")  # an _Identity; the name follows
 
 
-def described(note: bytes, _seq: int) -> tuple[int, str]:
-    """A note for a person: the message's bytes, and which file it is."""
-    return _Identity(*_NOTE.unpack_from(note)).size, f"file {shown(note[_NOTE.size :])}"
-
-
-class _Taken(NamedTuple):
-    seq: int
-    name: bytes
-    identity: _Identity
+class _NotYet(Exception):
+    """The next file was closed, and its writer is not counted out yet."""
 
 
 class SpoolSource:
@@ -69,26 +59,18 @@ class SpoolSource:
         self._config = config
         self._path = os.fsencode(config.out)
         self._directory = -1
-        self._done = -1
-        self._watch: watch.DirectoryWatch | None = None
+        self._foreign_files_stay = False  # in a sticky directory of somebody else: only a file's owner may remove it
+        self._watch: watch.AnyWatch | None = None
         self._waiter = Waiter(host, "out", self._again)
-        self._backlog: deque[bytes] = deque()  # to be taken, in this order
-        self._scan_is_due = False
-        self._has_more = False  # there were more than _MOST: they are found by a scan
-        self._scanned: set[bytes] = set()  # of these, the ones whose writer may not be done
-        self._known: set[bytes] = set()  # in the backlog, or postponed, or taken and not confirmed, or refused
-        self._postponed: set[bytes] = set()  # cannot be taken just now: looked at again after a while
-        self._refused: set[bytes] = set()  # no message: logged once, looked at again when it changes
-        self._leased: set[bytes] = set()  # postponed because of a lease: logged once
-        self._refused_limit = _MOST  # with so many refused, those that are gone are forgotten
-        self._seen: dict[
-            bytes, tuple[_Identity, float]
-        ] = {}  # scanned files of which no lease tells that they are whole
-        self._taken: deque[_Taken] = deque()
+        self._names = Names(host.loop, message_names(config.ignore), self._drain, self._take, self._odd)
+        self._refusals = Refusals(host, self._path)
+        self._patience = 0  # how often the next file's lease was refused
+        self._completeness = Completeness(host.loop.now)
+        self._taken = TakenFiles(tree, config, store, self._names)
         watch.keep_place(host, lambda fd: tree.leads_to(self._path, fd), lambda: self._watch, self._changed)
 
     def start(self) -> None:
-        """Open the directory, watch it, then scan it: whatever comes in between is seen by one of the two."""
+        """Open the directory, watch it, send what is not confirmed, then scan: every file is seen by watch or scan."""
         try:
             self._open()
         except Blocked as reason:
@@ -96,72 +78,32 @@ class SpoolSource:
             self._waiter.wait(reason)
             return
         self._waiter.done()
-        self._take()
+        self.confirmed(self._store.confirmed)
         self._host.flush()
+        self._names.open(self._directory)
 
     def room_again(self) -> None:
         """Take what was left."""
-        if self._backlog or self._has_more:
+        if self._names.may_have_more():
             self._take()
 
     def confirmed(self, seq: int) -> None:
         """Delete the files, or move them to `done`. Nothing more is taken while that cannot be done."""
         if self._watch is None:
             return
-        while self._taken and self._taken[0].seq <= seq:
-            taken = self._taken[0]
-            try:
-                self._let_go(taken)
-            except FileNotFoundError:
-                self._known.discard(taken.name)
-            except OSError as error:
-                self._waiter.wait(f"delivered, but cannot be removed: {blocked_by(error, self._shown(taken.name))}")
-                return
-            except Blocked as reason:
-                self._waiter.wait(f"delivered, but cannot be moved away: {reason}")
-                return
-            self._taken.popleft()
-            self._store.journal.released = taken.seq
+        try:
+            self._taken.remove_up_to(seq)
+        except Blocked as reason:
+            self._waiter.wait(reason)
+            return
         # Past dead letters too, which have no file: or `_resume` would go too far back.
         self._store.journal.released = seq
 
     def lend(self) -> bool:
         """See Source: the notes of what was delivered and not removed must stay."""
-        return self._watch is not None and not (self._taken and self._taken[0].seq <= self._store.confirmed)
+        return self._watch is not None and not self._taken.has_up_to(self._store.confirmed)
 
-    def _let_go(self, taken: _Taken) -> None:
-        if _identity(os.stat(taken.name, dir_fd=self._directory, follow_symlinks=False)) != taken.identity:
-            self._known.discard(taken.name)  # its program has put another message there meanwhile
-            self._add(taken.name)
-            return
-        if self._config.done is None:
-            os.unlink(taken.name, dir_fd=self._directory)
-        else:
-            self._move_to_done(taken)
-        self._known.discard(taken.name)
-
-    def _move_to_done(self, taken: _Taken) -> None:
-        """Under its name, or if that is there already under NAME.SEQ; the directory is made again if it is gone."""
-        if self._done < 0:
-            self._open_done()
-        for name in (taken.name, b"%s.%d" % (taken.name, taken.seq)):
-            try:
-                linux.rename_noreplace(self._directory, taken.name, name, self._done)
-            except FileExistsError:
-                continue
-            except FileNotFoundError:
-                self._open_done()
-                linux.rename_noreplace(self._directory, taken.name, name, self._done)
-            return
-        raise FileExistsError(errno.EEXIST, "it is in the done directory already")
-
-    def _open_done(self) -> None:
-        """Raises Blocked; there is none then."""
-        if self._done >= 0:
-            os.close(self._done)
-            self._done = -1
-        if self._config.done is not None:
-            self._done = self._tree.open_directory(os.fsencode(self._config.done), self._config.mode)
+    # -- the directory
 
     def _again(self) -> None:
         if self._watch is None:
@@ -172,147 +114,117 @@ class SpoolSource:
 
     def _open(self) -> None:
         self._directory = self._tree.open_directory(self._path, self._config.mode)
-        self._open_done()
-        self._watch = watch.DirectoryWatch(self._directory, _EVENTS)
+        about = os.fstat(self._directory)
+        self._foreign_files_stay = bool(about.st_mode & stat.S_ISVTX) and about.st_uid != os.getuid()
+        self._taken.open(self._directory)
+        self._watch = watch.watch_directory(self._host, "out", self._directory, _EVENTS)
         self._host.loop.watch(self._watch.fileno(), 1, self._changed)
         self._resume()
-        self._scan()
 
     def _resume(self) -> None:
-        """Know again what was taken: to be let go of where it was confirmed, not to be taken twice where it was not."""
+        """Know again what was taken: it is removed if it was confirmed, and not taken twice if it was not."""
         store = self._store
         for seq in range(store.journal.released + 1, store.taken + 1):
             if note := store.note_of(seq):
-                identity, name = _Identity(*_NOTE.unpack_from(note)), note[_NOTE.size :]
-                self._known.add(name)
-                self._taken.append(_Taken(seq, name, identity))
-        self.confirmed(store.confirmed)
+                identity, name = unpack(note)
+                self._taken.add(Taken(seq, name, identity))
 
     def _load(self, note: bytes, _seq: int) -> tuple[int, tuple[bytes]] | None:
-        """The message again, by the note that an earlier life made."""
+        """Return the message again, by the note that an earlier life made."""
         if self._watch is None:
             return None
-        name = note[_NOTE.size :]
+        identity, name = unpack(note)
         try:
-            fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
+            body = self._taken.load(identity, name)
         except (FileNotFoundError, NotAFileError):
             self._host.log("warning", f"{self._shown(name)} was taken, and is gone before it was delivered")
             return _GONE
         except OSError as error:
             self._waiter.wait(blocked_by(error, self._shown(name)))
             return None
-        try:
-            body = files.read_up_to(fd, self._config.max_message)
-            if body is None or _identity(os.fstat(fd)) != _NOTE.unpack_from(note):
-                self._host.log("warning", f"{self._shown(name)} was taken, and is another file before it was delivered")
-                return _GONE
-        finally:
-            os.close(fd)
+        if body is None:
+            self._host.log("warning", f"{self._shown(name)} was taken, and is another file before it was delivered")
+            return _GONE
         return 0, (body,)
 
-    def _scan(self) -> None:
-        """Of what is there and not known the first by name, as many as may wait.
-
-        A listing may miss a file that came before another one which it has (ext4 lists by a hash of the name). It is
-        there when a second listing begins, so of two the second has all that came before the last of the first.
-        """
-        room = _MOST - len(self._backlog)
-        first = self._listed(room + 1)
-        found = self._listed(room + 1, upto=first[-1]) if first else []
-        self._has_more = len(found) > room
-        for name in found[:room]:
-            self._scanned.add(name)
-            self._known.add(name)
-            self._backlog.append(name)
-
-    def _listed(self, most: int, upto: bytes | None = None) -> list[bytes]:
-        """The first new ones by name."""
-        with os.scandir(self._directory) as entries:
-            names = (os.fsencode(entry.name) for entry in entries)
-            wanted = (name for name in names if self._is_new(name) and (upto is None or name <= upto))
-            return heapq.nsmallest(most, wanted)
-
-    def _is_new(self, name: bytes) -> bool:
-        return name not in self._known and not name.startswith(b".")
-
-    def _add(self, name: bytes) -> None:
-        if not self._is_new(name):
-            return
-        if self._has_more or len(self._backlog) >= _MOST:
-            self._has_more = True  # those that are found by a scan came before this one
-            return
-        self._known.add(name)
-        self._backlog.append(name)
-
     def _changed(self, _events: int) -> None:
+        if self._read_events() is not None:
+            self._take()
+
+    def _drain(self) -> bool:
+        """Read every event up to now; False if the directory is another by now."""
+        for _ in range(_READS):
+            count = self._read_events()
+            if not count:
+                return count is not None
+        return True
+
+    def _read_events(self) -> int | None:
+        """Read some events; returns how many, None if the directory was gone and is opened anew."""
         assert self._watch is not None  # noqa: S101  (called only while it is watched)
         changes = self._watch.read()
         if changes.gone:
             self._close()
             self.start()
-            return
-        for name, _ in changes.files:
-            self._scanned.discard(name)
-            if name in self._refused or name in self._postponed:  # it may be another file by now
-                self._refused.discard(name)
-                self._postponed.discard(name)
-                self._known.discard(name)
-            self._add(name)
+            return None
+        event = self._names.event
+        for name, mask in changes.files:
+            event(name, mask)
         if changes.lost:
-            self._known -= self._refused  # they may be others by now, too
-            self._refused.clear()
-            self._scan()
-        self._take()
+            self._names.scan()
+        return len(changes.files)
+
+    # -- taking
 
     def _take(self) -> None:
-        if self._taken and self._taken[0].seq <= self._store.confirmed:
+        if self._watch is None or self._taken.has_up_to(self._store.confirmed):
             return  # what was delivered is still there: `confirmed` says why, and comes again
         self._host.retry()
         try:
-            while self._backlog and self._host.has_room():
-                name = self._backlog[0]
-                message = self._read(name)
-                if message is not None:
-                    body, identity = message
-                    seq = self._host.take(Message(0, body), _NOTE.pack(*identity) + name)
-                    self._taken.append(_Taken(seq, name, identity))
-                self._backlog.popleft()
+            self._take_some()
+        except _NotYet:
+            self._host.loop.call_later(_SOON * 2**self._patience, self._take)
+            self._patience += 1
         except Blocked as reason:
             self._waiter.wait(reason)
         else:
             self._waiter.done()
+        self._refusals.show(self._names.refused())
         self._host.flush()
-        if self._has_more and not self._backlog and not self._scan_is_due:
-            self._scan_is_due = True
-            self._host.loop.call_later(0, self._take_more)
 
-    def _take_more(self) -> None:
-        self._scan_is_due = False
-        if self._watch is not None:
-            self._scan()
-            self._take()
+    def _take_some(self) -> None:
+        """Take files while there is room. Raises Blocked, _NotYet."""
+        names, host = self._names, self._host
+        for _ in range(_AT_ONCE):
+            if not host.has_room():
+                return
+            name = names.first()
+            if name is None:
+                return
+            message = self._read(name)
+            self._patience = 0
+            if message is not None:
+                body, identity = message
+                seq = host.take(Message(0, body), pack(identity, name))
+                self._taken.add(Taken(seq, name, identity, zlib.crc32(body)))
+        host.loop.call_later(0, self._take)
 
-    def _read(self, name: bytes) -> tuple[bytes, _Identity] | None:
-        """The file's content; None if it is not to be taken (now): it is gone, being written, or no message."""
+    def _read(self, name: bytes) -> tuple[bytes, Identity] | None:
+        """Return the file's content; None if it is not to be taken (now). Raises Blocked, _NotYet."""
         try:
             fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
-        except FileNotFoundError:
-            for names in (self._known, self._scanned, self._leased):
-                names.discard(name)
-            return None
-        except NotAFileError as error:
-            self._refuse(name, f"is {error.strerror}")
-            return None
-        except BlockingIOError:
-            self._postpone(name, f"cannot be opened: {LEASED}")
-            return None
         except OSError as error:
-            raise blocked_by(error, self._shown(name)) from None
+            self._not_opened(name, error)
+            return None
         try:
-            if name in self._scanned and not self._is_whole(fd, name):
+            status = os.fstat(fd)
+            identity = identity_of(status)
+            if not self._is_whole(fd, name, status) or self._taken.is_renamed(name, identity):
                 return None
-            identity = _identity(os.fstat(fd))
             body = files.read_up_to(fd, self._config.max_message, identity.size)
+        except OSError as error:
+            self._refuse(name, f"cannot be read: {os.strerror(error.errno or 0)}")
+            return None
         finally:
             os.close(fd)
         if body is None:
@@ -320,71 +232,79 @@ class SpoolSource:
             return None
         return body, identity
 
-    def _refuse(self, name: bytes, why: str) -> None:
-        self._refused.add(name)
-        self._host.log("warning", f"{self._shown(name)} {why}; left where it is")
-        if len(self._refused) > self._refused_limit:
-            gone = self._refused.difference(map(os.fsencode, os.listdir(self._directory)))  # noqa: PTH208
-            self._refused -= gone
-            self._known -= gone
-            self._refused_limit = max(_MOST, 2 * len(self._refused))
+    def _not_opened(self, name: bytes, error: OSError) -> None:
+        """Decide what becomes of a name whose file cannot be opened. Raises Blocked if it is not the file's fault."""
+        if isinstance(error, NotAFileError):
+            self._refuse(name, _what_it_is(error))
+        elif isinstance(error, FileNotFoundError):
+            if self._names.how(name) == CLOSED:
+                # A file made by O_TMPFILE and linked later has no name when it is closed; the event shows its inode.
+                self._names.look_again()
+            self._names.forget(name)
+        elif isinstance(error, BlockingIOError):
+            self._refuse(name, f"cannot be opened: {LEASED}", delay=0.0)
+        elif error.errno in _OURS:
+            raise blocked_by(error, self._shown(name)) from None
+        else:
+            try:
+                os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+            except FileNotFoundError:
+                pass  # seen at the next look
+            except OSError as search:
+                raise blocked_by(search, shown(self._path)) from None  # the directory itself cannot be searched
+            self._refuse(name, str(blocked_by(error, "cannot be opened")))
 
-    def _postpone(self, name: bytes, why: str = "") -> None:
-        """Leave it, without the others waiting for it, and look at it again after a while."""
-        if why and name not in self._leased:
-            self._leased.add(name)
-            self._host.log("warning", f"{self._shown(name)} {why}; it is tried again")
-        if not self._postponed:
-            self._host.loop.call_later(_LOOK_AGAIN, self._look_again)
-        self._scanned.add(name)
-        self._postponed.add(name)
+    def _odd(self, name: bytes) -> None:
+        """Refuse what a scan found to be no regular file."""
+        try:
+            os.close(self._tree.open_file(self._directory, name, os.O_RDONLY))
+        except NotAFileError as error:
+            self._refuse(name, _what_it_is(error))
+        except OSError:
+            pass  # it is gone, or an event tells what it is by now
 
-    def _is_whole(self, fd: int, name: bytes) -> bool:
-        """Whether nobody is writing a file that a scan found; if not, its close is an event that brings it again."""
-        held = files.lease(fd)
-        if held is False or (held is None and not self._is_quiet(fd, name)):
-            self._postpone(name)  # its close brings it again; a close that was just before the scan does not
+    def _refuse(self, name: bytes, why: str, delay: float = _REFUSED) -> None:
+        """Set a file aside for a reason that a person should know; it is logged once."""
+        if self._names.set_aside(name, why, delay):
+            self._refusals.log(name, why)
+
+    def _is_whole(self, fd: int, name: bytes, status: os.stat_result) -> bool:
+        """True if nobody is writing the file, and it could be removed later. Otherwise it is set aside.
+
+        Raises _NotYet.
+        """
+        if self._foreign_files_stay and status.st_uid != os.getuid():
+            why = "could not be removed when it is delivered, because the directory is sticky"
+            self._refuse(name, f"belongs to uid {status.st_uid} and {why}")
             return False
-        self._scanned.discard(name)
-        self._leased.discard(name)
-        self._seen.pop(name, None)
-        return True
-
-    def _is_quiet(self, fd: int, name: bytes) -> bool:
-        """Whether a file that is not ours, so that no lease tells, has not changed for a while."""
-        now, identity = self._host.loop.now(), _identity(os.fstat(fd))
-        before, since = self._seen.get(name, (None, now))
-        if before != identity:
-            self._seen[name] = (identity, now)
-        return before == identity and now - since >= _QUIET
-
-    def _look_again(self) -> None:
-        names, self._postponed = sorted(self._postponed), set()
-        if self._watch is None:
-            return
-        self._known.difference_update(names)
-        for name in names:
-            self._add(name)
-        self._take()
+        how = self._names.how(name)
+        if how == SCANNED and self._watch is not None and self._watch.polls:
+            how = CREATED  # it may be as new as that
+        verdict = self._completeness.judge(fd, name, how, status)
+        if verdict is Verdict.WHOLE:
+            return True
+        if verdict is Verdict.NEARLY and self._patience < _PATIENCE:
+            raise _NotYet
+        self._names.set_aside(name, delay=_EMPTY if verdict is Verdict.EMPTY else 0.0)  # its close brings it again
+        return False
 
     def _shown(self, name: bytes) -> str:
         return shown(self._path + b"/" + name)
 
     def _close(self) -> None:
+        self._names.close()
         if self._watch is not None:
             self._host.loop.unwatch(self._watch.fileno())
             self._watch.close()
             self._watch = None
-        for fd in (self._directory, self._done):
-            if fd >= 0:
-                os.close(fd)
-        self._directory = self._done = -1
-        self._has_more = False
-        for names in (self._backlog, self._scanned, self._known, self._refused, self._seen, self._taken):
-            names.clear()
-        self._postponed.clear()
-        self._leased.clear()
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+        self._taken.close()
+        self._completeness.clear()
 
 
-def _identity(status: os.stat_result) -> _Identity:
-    return _Identity(status.st_ino, status.st_mtime_ns, status.st_size)
+def _what_it_is(error: NotAFileError) -> str:
+    """Return why it is no file of this directory: its kind, or what is mounted over it."""
+    is_kind = str(error.strerror).endswith("not a regular file")
+    return f"is {error.strerror}" if is_kind else f"is not taken: {error.strerror}"

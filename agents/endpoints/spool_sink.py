@@ -2,17 +2,28 @@
 
 A hidden temporary name is written, the intent noted, then the file renamed. After a kill the hidden name tells: still
 there, it was not handed over; gone, it was, even if the reader has taken and deleted the file since.
+
+Other programs may make files of the same names, and what they make decides nothing:
+* A final name that is taken is waited for, and said; it is never overwritten. It counts as this message only if it is a
+  file of our user with exactly the message's content, as an earlier life leaves it whose journal is lost.
+* Where a hidden name is taken by something that cannot be removed, another one is used, which nobody can guess.
+
+The names begin with the source's epoch, so that they sort in the order of the messages. If an epoch is older than the
+names that are there, as after a clock that went back, the names go on from those (spool_epochs.py).
 """
 
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
-from nsbridge.agents.sinkjournal import PLACE, SinkJournal
+from nsbridge.agents.endpoints.spool_epochs import NameEpochs
+from nsbridge.agents.sinkjournal import HIDDEN, PLACE, SinkJournal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import SpoolEndpoint
 
@@ -27,8 +38,9 @@ class SpoolSink:
         self._tree = tree
         self._config = config
         self._path = os.fsencode(config.in_)
+        self._epochs = NameEpochs(journal.cells, lambda text: host.log("warning", f"{shown(self._path)}: {text}"))
         self._directory = -1
-        self._watch: watch.DirectoryWatch | None = None
+        self._watch: watch.AnyWatch | None = None
         self._waiter = Waiter(host, "in", self._again)
         watch.keep_place(host, lambda fd: tree.leads_to(self._path, fd), lambda: self._watch, self._changed)
 
@@ -69,27 +81,71 @@ class SpoolSink:
         return len(run.bodies)
 
     def _write(self, one: Run) -> None:
-        hidden, name = _hidden(one.epoch, one.first), b"%016x-%020d.%d" % (one.epoch, one.first, one.type)
+        """Raises Blocked; no intent is left then."""
+        journal = self._journal
         try:
-            try:
-                fd = files.make_file(self._directory, hidden, self._config.mode)
-            except FileExistsError:  # left by an agent that was killed here
-                os.unlink(hidden, dir_fd=self._directory)
-                fd = files.make_file(self._directory, hidden, self._config.mode)
+            name = b"%016x-%020d.%d" % (self._epochs.named(one.epoch, self._directory), one.first, one.type)
+            fd, hidden = self._make_hidden(one)
             try:
                 files.write_all(fd, one.bodies[0])
             finally:
                 os.close(fd)
-            self._journal.intent = one.first if one.epoch == self._journal.epoch else 0
+            journal.intent = one.first if one.epoch == journal.epoch else 0
+            if not self._rename(hidden, name):
+                self._settle_taken_name(name, one.bodies[0])
+        except OSError as error:
+            journal.intent = 0  # or it would count as handed over if somebody has removed the hidden name
+            raise blocked_by(error, shown(self._path)) from None
+
+    def _rename(self, hidden: bytes, name: bytes) -> bool:
+        """Publish the file; False if the name is taken: then neither the hidden name nor the intent is left."""
+        try:
             linux.rename_noreplace(self._directory, hidden, name)
         except FileExistsError:
-            os.unlink(hidden, dir_fd=self._directory)  # handed over before, by an agent that was killed just after
-        except OSError as error:
-            raise blocked_by(error, shown(self._path)) from None
+            self._journal.intent = 0  # before the hidden name goes, or it would count as handed over after a kill
+            os.unlink(hidden, dir_fd=self._directory)
+            return False
+        return True
+
+    def _make_hidden(self, one: Run) -> tuple[int, bytes]:
+        """Make the hidden file, and note which name it has. Raises OSError."""
+        for token in (0, int.from_bytes(os.urandom(4)) | 1):
+            hidden = _hidden(one.epoch, one.first, token)
+            if self._journal.cells[HIDDEN] != token:
+                self._journal.cells[HIDDEN] = token  # first: so a killed agent's file is found and removed
+            try:
+                try:
+                    fd = files.make_file(self._directory, hidden, self._config.mode)
+                except FileExistsError:  # left by an agent that was killed here
+                    os.unlink(hidden, dir_fd=self._directory)
+                    fd = files.make_file(self._directory, hidden, self._config.mode)
+            except (FileExistsError, IsADirectoryError, PermissionError):
+                if token:
+                    raise
+                continue
+            return fd, hidden
+        raise AssertionError("not reached")
+
+    def _settle_taken_name(self, name: bytes, body: bytes) -> None:
+        """Decide about a file that has the message's name. Raises Blocked unless it is the message."""
+        where = shown(self._path + b"/" + name)
+        if not self._is_ours(name, body):
+            raise Blocked(f"{where} is there already, and nsbridge did not make it: remove it or move it away")
+        self._host.log("warning", f"{where} is there already with the message's content: it counts as delivered")
+
+    def _is_ours(self, name: bytes, body: bytes) -> bool:
+        try:
+            fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
+            try:
+                return os.fstat(fd).st_uid == os.geteuid() and files.read_up_to(fd, len(body)) == body
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
 
     def _open(self) -> None:
         self._directory = self._tree.open_directory(self._path, self._config.mode)
-        self._watch = watch.DirectoryWatch(self._directory, 0)
+        self._watch = watch.watch_directory(self._host, "in", self._directory, 0)
         self._host.loop.watch(self._watch.fileno(), 1, self._changed)
         self._settle()
 
@@ -97,14 +153,23 @@ class SpoolSink:
         """Find out whether the message that a killed agent was handing over into this directory has been."""
         cells, journal = self._journal.cells, self._journal
         place = os.fstat(self._directory).st_ino + 1
-        if cells[PLACE] == place and journal.intent == journal.handed + 1:
-            try:
-                os.stat(_hidden(journal.epoch, journal.intent), dir_fd=self._directory, follow_symlinks=False)
-            except FileNotFoundError:
-                journal.hand(journal.intent)
-                self._host.log("info", f"message {journal.handed} was handed over just before the agent was killed")
-        journal.intent = 0
+        hidden = _hidden(journal.epoch, journal.handed + 1, cells[HIDDEN])
+        if cells[PLACE] == place and journal.intent == journal.handed + 1 and not self._has_file(hidden):
+            journal.hand(journal.intent)
+            self._host.log("info", f"message {journal.handed} was handed over just before the agent was killed")
+        journal.intent = 0  # before the hidden name goes, or the message would count as handed over after a kill
         cells[PLACE] = place
+        if cells[HIDDEN]:
+            with suppress(OSError):
+                os.unlink(hidden, dir_fd=self._directory)  # the next one has another name, so this one would stay
+
+    def _has_file(self, name: bytes) -> bool:
+        """True if a regular file has this name; anything else is not ours."""
+        try:
+            about = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return stat.S_ISREG(about.st_mode)
 
     def _changed(self, _events: int) -> None:
         """The directory itself was removed or replaced: open what is at its path now, before the next message."""
@@ -123,5 +188,5 @@ class SpoolSink:
             self._directory = -1
 
 
-def _hidden(epoch: int, seq: int) -> bytes:
-    return b".%016x-%020d.part" % (epoch, seq)
+def _hidden(epoch: int, seq: int, token: int) -> bytes:
+    return b".%016x-%020d%s.part" % (epoch, seq, b".%08x" % token if token else b"")

@@ -9,12 +9,15 @@ Some facts about inotify, and what they mean here:
 * Instances are limited for each user (128 by default), and all agents of one user share that. So the supervisor has
   one for all that it waits for, by PathWatch; an agent has one for its directory, by DirectoryWatch.
 * A watch's number is not used again: what is still read for a watch that was dropped belongs to nobody.
+* Whoever is the same user can use up all instances, or all watches. Then an agent looks every _PACE seconds instead
+  (PollingWatch), says so in log and status, and returns to inotify when it can.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -31,8 +34,13 @@ DELETED = int(flags.DELETE)
 MODIFIED = int(flags.MODIFY)
 _SELF_GONE = int(flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT | flags.IGNORED)
 _OVERFLOW = int(flags.Q_OVERFLOW)
-_IS_DIRECTORY = int(flags.ISDIR)
+_NO_FILE = _SELF_GONE | _OVERFLOW | int(flags.ISDIR)
+# struct inotify_event of inotify(7), and its name's bytes, read here: the library would make text of each name.
+_EVENT = struct.Struct("iIII")
+_EVENT_SIZE = _EVENT.size
 _BUFFER = 1 << 16
+_PACE = 1.0  # seconds from one look to the next, without inotify
+_RETURN = 10  # looks until inotify is asked for again
 _NO_WATCH = -1  # what an overflow belongs to
 
 
@@ -42,6 +50,10 @@ try:
     INotify().close()
 except OSError:
     pass  # root's instances may be used up just now: libc was found all the same
+
+
+class UsedUp(Blocked):
+    """inotify has no instance or watch left for this user."""
 
 
 class Change(NamedTuple):
@@ -94,6 +106,8 @@ class _Watch:
 class DirectoryWatch(_Watch):
     """Watches one directory, which the caller keeps open."""
 
+    polls = False
+
     def __init__(self, directory: int, mask: int) -> None:
         super().__init__()
         self._fd = directory
@@ -144,23 +158,109 @@ class DirectoryWatch(_Watch):
         """All that happened since the last read; nothing if nothing did."""
         files: list[Change] = []
         gone, lost = self._is_elsewhere, False
-        for event in parse_events(self._read()):
-            mask = event.mask
-            if event.wd not in (self._directory, self._parent, _NO_WATCH):
+        data, at, directory = self._read(), 0, self._directory
+        while at < len(data):
+            wd, mask, _, length = _EVENT.unpack_from(data, at)
+            at += _EVENT_SIZE + length
+            if wd == directory and not mask & _NO_FILE:
+                if not lost:
+                    files.append(Change(data[at - length : at].rstrip(b"\0"), mask))
+            elif wd not in (directory, self._parent, _NO_WATCH):
                 files.append(Change(b"", mask))
-            elif mask & _SELF_GONE and event.wd == self._directory:
+            elif mask & _SELF_GONE and wd == directory:
                 gone = True
             elif mask & _OVERFLOW:
                 lost = True
-            elif event.wd != self._directory:
+            elif wd != directory:
                 gone = gone or self._is_removed()
-            elif not mask & _IS_DIRECTORY and not lost:
-                files.append(Change(os.fsencode(event.name), mask))
         return Changes(files, gone, lost)
 
 
+class PollingWatch:
+    """Stands in for a DirectoryWatch where inotify cannot be had: says every _PACE seconds to look at everything."""
+
+    polls = True
+
+    def __init__(self, host: Host, side: str, directory: int, mask: int) -> None:
+        self._host = host
+        self._side = side
+        self._fd = directory
+        self._mask = mask
+        self._is_elsewhere = False
+        self._looks = 0
+        try:
+            self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        except OSError as error:
+            raise Blocked(f"eventfd: {os.strerror(error.errno or 0)}") from None
+        self._timer = host.loop.call_later(_PACE, self._tick)
+
+    def _tick(self) -> None:
+        self._looks += 1
+        os.eventfd_write(self._event, 1)
+        self._timer = self._host.loop.call_later(_PACE, self._tick)
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when it is time to look."""
+        return self._event
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._timer.cancel()
+        os.close(self._event)
+        self._host.notice(self._side, "")
+
+    def add_file(self, own_fds: int, fd: int, mask: int) -> int:  # noqa: ARG002  (as DirectoryWatch's)
+        """Do nothing: every look is at the files too."""
+        return _NO_WATCH
+
+    def drop(self, watch: int) -> None:
+        """Do nothing."""
+
+    def has_left(self, is_there: Callable[[int], bool]) -> bool:
+        """See DirectoryWatch."""
+        self._is_elsewhere = not is_there(self._fd)
+        return self._is_elsewhere
+
+    def read(self) -> Changes:
+        """Return `lost` once for each tick. `gone` also when inotify can be had again: it is opened anew with it."""
+        try:
+            os.eventfd_read(self._event)
+        except BlockingIOError:
+            return Changes([], self._is_elsewhere, lost=False)
+        gone = self._is_elsewhere or os.fstat(self._fd).st_nlink == 0
+        return Changes([], gone or self._may_return(), lost=True)
+
+    def _may_return(self) -> bool:
+        if self._looks % _RETURN:
+            return False
+        try:
+            DirectoryWatch(self._fd, self._mask).close()
+        except Blocked:
+            return False
+        self._host.log("info", f"{self._side}: inotify can be used again")
+        return True
+
+
+AnyWatch = DirectoryWatch | PollingWatch
+
+
+def watch_directory(host: Host, side: str, directory: int, mask: int) -> AnyWatch:
+    """Watch a directory for the `out` or `in` side; by looking at it now and then if inotify is used up.
+
+    Raises Blocked.
+    """
+    try:
+        return DirectoryWatch(directory, mask)
+    except UsedUp as reason:
+        polling = PollingWatch(host, side, directory, mask)
+        text = f"{reason}; meanwhile looks every {_PACE:g} s"
+        host.log("warning", f"{side}: {text}")
+        host.notice(side, text)
+        return polling
+
+
 def keep_place(
-    host: Host, is_there: Callable[[int], bool], watch: Callable[[], DirectoryWatch | None], changed: EventCallback
+    host: Host, is_there: Callable[[int], bool], watch: Callable[[], AnyWatch | None], changed: EventCallback
 ) -> None:
     """See at every heartbeat whether the path still leads to what is watched: that a directory above it was moved tells
     nobody. If not, `changed` is called, as if the directory itself were gone.
@@ -211,7 +311,7 @@ def _instance() -> INotify:
         return INotify(nonblocking=True)
     except OSError as error:
         if error.errno == errno.EMFILE:
-            raise Blocked(
+            raise UsedUp(
                 f"inotify instances of uid {os.getuid()} are used up: raise sysctl fs.inotify.max_user_instances"
             ) from None
         raise Blocked(f"inotify: {os.strerror(error.errno or 0)}") from None
@@ -219,5 +319,5 @@ def _instance() -> INotify:
 
 def _no_watch(error: OSError) -> Blocked:
     if error.errno == errno.ENOSPC:
-        return Blocked(f"inotify watches of uid {os.getuid()} are used up: raise sysctl fs.inotify.max_user_watches")
+        return UsedUp(f"inotify watches of uid {os.getuid()} are used up: raise sysctl fs.inotify.max_user_watches")
     return Blocked(f"inotify: {os.strerror(error.errno or 0)}")

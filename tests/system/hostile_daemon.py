@@ -114,7 +114,7 @@ def provoke() -> None:
         if not name.startswith(PREFIX):
             return read(self, name)
         os.unlink(name, dir_fd=self._directory)  # once
-        self._known.discard(name)
+        self._names.forget(name)
         what = name.removeprefix(PREFIX).decode()
         try:
             PROVOCATIONS[what]()

@@ -180,10 +180,12 @@ def no_inotify_instances(uid: int) -> Iterator[None]:
         os.close(reader)
 
 
-def test_used_up_inotify_instances_are_named_with_their_sysctl_and_waited_for(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
-    """All agents of one user share them, with every other program of that user."""
+def test_agents_serve_without_inotify_and_return_to_it(tmp_path: Path, unshare_container: Factory) -> None:
+    """All agents of one user share the instances, with every other program of that user, in any container.
+
+    The kind: whatever a user's processes share (instances, watches). Every file endpoint looks by itself meanwhile:
+    test_watch_polling.py has the others.
+    """
     web, legacy = unshare_container(), unshare_container()
     for name in ("out", "in"):
         (web.rootfs / "srv" / name).mkdir()
@@ -196,17 +198,28 @@ def test_used_up_inotify_instances_are_named_with_their_sysctl_and_waited_for(
         used_up.enter_context(no_inotify_instances(UID))
         daemon.call("start", names=["all"])
         daemon.wait_for("RUNNING")
-        says(daemon, "r:files", f"inotify instances of uid {UID} are used up")
-        assert "fs.inotify.max_user_instances" in daemon.agents()["r:files"]["detail"]
-        put_into_spool(web.rootfs / "srv/out", messages)
-        for name in visible(web.rootfs / "srv/out"):
-            os.chown(web.rootfs / "srv/out" / name, UID, UID)
+        detail = daemon.agents()["r:files"]["detail"]
+        assert f"inotify instances of uid {UID} are used up: raise sysctl fs.inotify.max_user_instances" in detail
+        assert daemon.agents()["r:files"]["phase"] in ("idle", "relaying")
+        put_owned(web.rootfs / "srv/out", messages)
         send_all(legacy, TO_WEB, [Sent(1, body) for body in messages])
-        used_up.close()
-        with Receiver(legacy, TO_LEGACY, 20) as receiver:
-            assert [message.body for message in receiver.messages()] == messages
-        assert [file.read_bytes() for file in wait_for_files(web.rootfs / "srv/in", 20)] == messages
-        says_nothing(daemon, "r:files")
+        with Receiver(legacy, TO_LEGACY, 40) as receiver:
+            wait_until(lambda: daemon.flow("r:files")["delivered"] == 20, "all are delivered")
+            assert [file.read_bytes() for file in wait_for_files(web.rootfs / "srv/in", 20)] == messages
+            used_up.close()
+            wait_until(lambda: not daemon.agents()["r:files"]["detail"], "it returns to inotify")
+            put_owned(web.rootfs / "srv/out", messages)
+            assert [message.body for message in receiver.messages()] == messages * 2
+        assert "meanwhile looks every 1 s" in daemon.said()
+
+
+def put_owned(directory: Path, messages: list[bytes]) -> None:
+    """Put files of that user into a spool."""
+    for number, body in enumerate(messages):
+        hidden = directory / f".{number}"
+        hidden.write_bytes(body)
+        os.chown(hidden, UID, UID)
+        hidden.rename(directory / f"{number:08d}")
 
 
 def test_the_daemon_starts_also_when_its_own_user_has_no_inotify_instance_left() -> None:

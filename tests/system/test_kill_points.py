@@ -61,6 +61,7 @@ POINTS = [
     # Taking from a spool
     Point(SPOOL, "openat2", 2),
     Point(SPOOL, "newfstatat", 3),
+    Point(SPOOL, "fcntl", 2),
     Point(SPOOL, "read", 3),
     Point(SPOOL, "close", 4),
     # The socket, of both
@@ -165,6 +166,7 @@ RECOVERING = [
     Point(SPOOL, "setns", 1),
     Point(SPOOL, "flock", 2),
     Point(SPOOL, "openat2", 3),
+    Point(SPOOL, "getdents64", 2, FULL),
     Point(SPOOL, "inotify_add_watch", 2),
     Point(SPOOL, "fcntl", 4, FULL),  # the lease on a file that a scan found; before it, descriptors are moved
     Point(QUEUE, "setns", 1),

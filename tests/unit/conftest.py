@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.log_life import life, make
+from tests.spool_life import make_spool
 from tests.unit.late_imports import LateImports
 
-__all__ = ["life", "make"]
+__all__ = ["life", "make", "make_spool"]
 
 
 @pytest.fixture(autouse=True)

@@ -82,7 +82,7 @@ def test_after_freezing_all_that_an_agent_does_needs_no_import() -> None:
     """A new interpreter that has loaded an agent's modules and nothing else; its finders are gone, then all is used."""
     program = """
 import os, sys
-from nsbridge.agents import entry, runtime
+from nsbridge.agents import entry, main, runtime
 entry.freeze_imports()
 before = set(sys.modules)
 import json, struct, time, threading, signal, socket, select

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from nsbridge.agents import journal, sinkjournal
-from nsbridge.agents.endpoints import spool
+from nsbridge.agents.endpoints import spool_notes
 from nsbridge.agents.endpoints.log_notes import Note
 from nsbridge.agents.journal import SourceJournal, open_source
 from nsbridge.agents.journalfile import PAGE
@@ -118,7 +118,7 @@ def test_a_spool_s_notes_show_the_file_and_its_size(
         {"seq": 2, "type": 0, "bytes": 4, "shown": "kept"},
     ]
     assert "file Grüße \\n\\xff" in printed(capsys, str(tmp_path / "a.out"))[1]
-    assert spool.described(store.note_of(1), 1)[0] == 4
+    assert spool_notes.described(store.note_of(1), 1)[0] == 4
 
 
 def test_a_log_s_notes_show_where_the_message_is(

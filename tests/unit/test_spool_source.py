@@ -7,76 +7,17 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints import spool
-from nsbridge.agents.endpoints.spool import SpoolSource
-from nsbridge.agents.wire import Message
-from nsbridge.config.schema import SpoolEndpoint
-from tests.fake_host import SourceHost
+from nsbridge.agents.endpoints import spool, spool_names, spool_refusals
+from tests.spool_life import Make
 
 MANY = 1000
 WITHIN = 1.0  # seconds that a bait may cost the others
-
-
-class Life:
-    """A source of `out`, until `kill`; `move` configures a `done` directory."""
-
-    def __init__(self, directory: Path, *, move: bool = False, window: int = 64) -> None:
-        self.out, self.done = directory / "out", directory / "done"
-        self._config = SpoolEndpoint(out=str(self.out), done=str(self.done) if move else None, max_message=1000)
-        self._journal = directory / "journal"
-        self._window = window
-        self.received: list[Message] = []
-        self.out.mkdir()
-        self.start()
-
-    def start(self) -> None:
-        self.host = SourceHost(self._journal, self.received, self._window)
-        self.source = SpoolSource(self.host, self.host.tree, self._config, self.host.store)
-        self.host.source = self.source
-        self.source.start()
-        self.host.flush()
-
-    def kill(self) -> None:
-        self.host.lose(self.source._watch)
-
-    def put(self, name: str, body: bytes) -> None:
-        (self.out.parent / "part").write_bytes(body)
-        (self.out.parent / "part").rename(self.out / name)
-
-    def expect(self, *bodies: bytes) -> None:
-        """All of these came by now, in any order, and no others."""
-        self.host.run_until(lambda: len(self.received) >= len(bodies), f"{len(bodies)} messages arrive")
-        self.host.settle()
-        assert sorted(self.host.bodies()) == sorted(bodies)
-
-    def said(self, part: str) -> int:
-        return sum(part in text for text in self.host.said)
-
-
-Make = Callable[..., Life]
-
-
-@pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    monkeypatch.chdir("/")
-    before = len(os.listdir("/proc/self/fd"))
-    lives: list[Life] = []
-
-    def make(**options: object) -> Life:
-        lives.append(Life(tmp_path, **options))  # type: ignore[arg-type]
-        return lives[-1]
-
-    yield make
-    for life in lives:
-        life.kill()
-    assert len(os.listdir("/proc/self/fd")) == before, "a descriptor was left open"
 
 
 def plant(path: Path, kind: str) -> None:
@@ -94,11 +35,25 @@ def plant(path: Path, kind: str) -> None:
                 bound.bind(str(path))
 
 
-def test_a_listing_that_misses_earlier_files_does_not_change_their_order(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Listing:
+    """A listing that shows what it was given."""
+
+    def __init__(self, entries: list[os.DirEntry[str]]) -> None:
+        self._entries = iter(entries)
+
+    def __iter__(self) -> Iterator[os.DirEntry[str]]:
+        return self._entries
+
+    def __next__(self) -> os.DirEntry[str]:
+        return next(self._entries)
+
+    def close(self) -> None:
+        """As scandir's has it."""
+
+
+def test_listing_that_misses_earlier_files_keeps_order(make_spool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """On ext4 one listing in 80 did, while a program put files there as fast as it could."""
-    life = make()
+    life = make_spool()
     life.kill()
     listing = os.scandir
 
@@ -108,8 +63,7 @@ def test_a_listing_that_misses_earlier_files_does_not_change_their_order(
         for number in (1, 2, 3):
             life.put(str(number), b"%d" % number)
         with listing(directory) as entries:
-            seen = [entry for entry in entries if entry.name == "3"]
-        return nullcontext(seen)
+            return Listing([entry for entry in entries if entry.name == "3"])
 
     monkeypatch.setattr(os, "scandir", racing)
     life.start()
@@ -118,13 +72,14 @@ def test_a_listing_that_misses_earlier_files_does_not_change_their_order(
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "device", "symbolic link", "directory", "socket"])
-def test_what_is_no_file_is_named_once_and_the_others_are_taken(make: Make, kind: str) -> None:
-    life = make()
+def test_what_is_no_file_is_named_once_and_the_others_are_taken(make_spool: Make, kind: str) -> None:
+    life = make_spool()
     plant(life.out.parent / "bait", kind)
     (life.out.parent / "bait").rename(life.out / "0 bait")
     life.put("1 message", b"one")
     life.expect(b"one")
     if kind != "directory":  # of which no event tells; a scan finds it
+        life.host.run_until(lambda: life.said("0 bait") > 0, "it is refused")
         assert life.said("0 bait") == life.said(f"a {kind}") == 1
     life.kill()
     life.start()
@@ -133,10 +88,10 @@ def test_what_is_no_file_is_named_once_and_the_others_are_taken(make: Make, kind
     assert life.said("0 bait") == life.said(f"a {kind}") == 1
 
 
-def test_a_leased_file_keeps_no_other_waiting_and_is_taken_when_the_lease_is_gone(make: Make) -> None:
+def test_a_leased_file_keeps_no_other_waiting_and_is_taken_when_the_lease_is_gone(make_spool: Make) -> None:
     """open(2) would wait for up to 45 seconds; it is named once."""
     signal.signal(signal.SIGIO, signal.SIG_IGN)
-    life = make()
+    life = make_spool()
     (life.out.parent / "leased").write_bytes(b"leased")
     holder = os.open(life.out.parent / "leased", os.O_RDWR)
     fcntl.fcntl(holder, linux.F_SETLEASE, fcntl.F_WRLCK)
@@ -151,8 +106,8 @@ def test_a_leased_file_keeps_no_other_waiting_and_is_taken_when_the_lease_is_gon
     life.expect(b"free", b"leased")
 
 
-def test_a_file_that_is_too_large_is_not_read(make: Make) -> None:
-    life = make()
+def test_a_file_that_is_too_large_is_not_read(make_spool: Make) -> None:
+    life = make_spool()
     with (life.out.parent / "part").open("wb") as file:
         file.truncate(1 << 40)
     started = time.monotonic()
@@ -163,10 +118,10 @@ def test_a_file_that_is_too_large_is_not_read(make: Make) -> None:
     assert life.said("huge") == life.said("max_message = 1000") == 1
 
 
-def test_names_that_wait_are_bounded_and_none_is_forgotten(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_wait_are_bounded_and_none_is_forgotten(make_spool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is beyond the bound is found by a scan."""
-    monkeypatch.setattr(spool, "_MOST", 100)
-    life = make(window=10)
+    monkeypatch.setattr(spool_names, "_MOST", 100)
+    life = make_spool(window=10)
     life.host.confirms = False  # the window fills
     bodies = [b"%05d" % number for number in range(1000)]
     for number, body in enumerate(bodies):
@@ -174,16 +129,16 @@ def test_names_that_wait_are_bounded_and_none_is_forgotten(make: Make, monkeypat
         if not number % 100:
             life.host.settle()
     life.host.settle()
-    assert len(life.source._backlog) <= 100
-    assert len(life.source._known) <= 100 + 11
+    assert len(life.source._names._backlog) <= 100
+    assert len(life.source._names._how) <= 100 + 11
     life.host.confirms = True
     life.host.confirm()
     life.expect(*bodies)
     life.host.run_until(lambda: not os.listdir(life.out), "all are let go of")
 
 
-def test_many_files_at_once_are_taken_in_time_in_order(make: Make) -> None:
-    life = make(window=1024)
+def test_many_files_at_once_are_taken_in_time_in_order(make_spool: Make) -> None:
+    life = make_spool(window=1024)
     life.kill()
     bodies = [b"%05d" % number for number in range(MANY)]
     for body in bodies:
@@ -193,29 +148,29 @@ def test_many_files_at_once_are_taken_in_time_in_order(make: Make) -> None:
     assert life.host.bodies() == bodies
 
 
-def test_many_baits_cost_little_and_what_is_gone_is_forgotten(make: Make) -> None:
-    life = make()
+def test_many_baits_are_counted_and_forgotten_when_gone(make_spool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "_REFUSED", 0.1)
+    monkeypatch.setattr(spool_refusals, "_WINDOW", 0.1)
+    life = make_spool()
     life.kill()
     for number in range(MANY):
         os.mkfifo(life.out / f"{number:05d}")
     (life.out / "last").write_bytes(b"x")
     life.start()
     life.expect(b"x")
-    assert len(life.source._refused) == MANY
+    life.host.run_until(lambda: life.host.refused_files == MANY, "all are refused")
+    assert life.said("a FIFO") == 30
+    life.host.run_until(lambda: life.said(f"{MANY - 30} more files were refused") == 1, "the others are counted")
     for number in range(MANY):
         (life.out / f"{number:05d}").unlink()
-    life.source._refused_limit = MANY
-    os.mkfifo(life.out.parent / "bait")
-    (life.out.parent / "bait").rename(life.out / "bait")
-    life.host.run_until(lambda: life.said("out/bait") > 0, "one more is refused")
-    assert life.source._refused == {b"bait"}
-    assert life.source._known == {b"bait"}
+    life.host.run_until(lambda: life.host.refused_files == 0, "they are forgotten")
+    assert not life.source._names._how
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "symbolic link", "missing parent"])
-def test_a_done_directory_that_is_replaced_is_waited_for_and_costs_nothing(make: Make, kind: str) -> None:
+def test_a_done_directory_that_is_replaced_is_waited_for_and_costs_nothing(make_spool: Make, kind: str) -> None:
     """The agent goes on as soon as it is mended, and no descriptor is closed twice."""
-    life = make(move=True)
+    life = make_spool(move=True)
     life.put("1", b"one")
     life.host.run_until((life.done / "1").exists, "the first is moved")
     life.host.confirms = False
@@ -237,10 +192,12 @@ def test_a_done_directory_that_is_replaced_is_waited_for_and_costs_nothing(make:
     life.expect(b"one", b"two", b"three")
 
 
-def test_what_comes_after_more_than_can_wait_is_taken_after_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_comes_after_more_than_can_wait_is_taken_after_it(
+    make_spool: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The names beyond the limit are found by a scan; until then nothing newer may take the room that became free."""
-    monkeypatch.setattr(spool, "_MOST", 10)
-    life = make(window=4)
+    monkeypatch.setattr(spool_names, "_MOST", 10)
+    life = make_spool(window=4)
     life.host.confirms = False
     for number in range(30):
         life.put(f"{number:03d}", b"%03d" % number)
@@ -255,9 +212,9 @@ def test_what_comes_after_more_than_can_wait_is_taken_after_it(make: Make, monke
     assert life.host.bodies() == [b"%03d" % number for number in range(60)]
 
 
-def test_a_directory_above_it_that_is_moved_away_is_noticed_at_a_heartbeat(make: Make) -> None:
+def test_a_directory_above_it_that_is_moved_away_is_noticed_at_a_heartbeat(make_spool: Make) -> None:
     """Nothing tells, and the programs use the new one: what is put there is taken."""
-    life = make()
+    life = make_spool()
     life.put("1", b"one")
     life.expect(b"one")
     above = life.out.parent

@@ -1,0 +1,55 @@
+"""Which epoch the names in a spool's `in` begin with: the source's own, unless later names are there already.
+
+A source's epoch is the time at which its journal was begun. If the journals are lost and the clock has gone back, that
+is earlier than the epoch of the names that are there, and new names would sort before old ones. So at each new epoch
+the names in the directory are looked at, and the last one that the sink's journal knows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+
+from nsbridge.agents.sinkjournal import NAMED, NAMED_FOR
+
+_NAME = re.compile(r"([0-9a-f]{16})-[0-9]{20}\.-?[0-9]+")
+_BEYOND = 1 << 63  # ns: the year 2262; a name beyond it is not ours, and nothing could follow it
+
+
+class NameEpochs:
+    """Keeps in the sink's journal which epoch the names have that belong to the source's epoch."""
+
+    def __init__(self, cells: memoryview[int], report: Callable[[str], None]) -> None:
+        self._cells = cells
+        self._report = report
+
+    def named(self, epoch: int, directory: int) -> int:
+        """Return the epoch for the names of this source's epoch in the open directory. Raises OSError."""
+        cells = self._cells
+        if cells[NAMED_FOR] != epoch:
+            cells[NAMED] = self._choose(epoch, directory)
+            cells[NAMED_FOR] = epoch  # last: a kill before this chooses again
+        return cells[NAMED]
+
+    def _choose(self, epoch: int, directory: int) -> int:
+        last, highest = self._cells[NAMED], _highest(directory)
+        chosen = highest + 1 if highest > epoch else epoch
+        chosen = max(chosen, last + 1)
+        if chosen != epoch:
+            self._report(
+                f"the source's epoch {epoch:016x} is older than names that are there (was the clock set back?): new "
+                f"names begin with {chosen:016x}, so that they sort after those"
+            )
+        return chosen
+
+
+def _highest(directory: int) -> int:
+    """Return the latest epoch of the names in the directory, 0 if there is none. Raises OSError."""
+    fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        with os.scandir(fd) as entries:
+            found = (int(match[1], 16) for entry in entries if (match := _NAME.fullmatch(entry.name)))
+            return max((epoch for epoch in found if epoch < _BEYOND), default=0)
+    finally:
+        os.close(fd)

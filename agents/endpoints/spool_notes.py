@@ -1,0 +1,49 @@
+"""What a spool's source keeps of each file that it took: the note in its journal, and the same in memory."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import NamedTuple
+
+from nsbridge.agents.endpoints.files import shown
+
+_NOTE = struct.Struct("<QqQ")  # an Identity; the name follows
+
+
+class Identity(NamedTuple):
+    """What makes it the same file with the same content."""
+
+    inode: int
+    mtime_ns: int
+    size: int
+
+
+class Taken(NamedTuple):
+    """A file that was taken and not yet removed. `check`: the CRC-32 of its content, -1 if an earlier life took it."""
+
+    seq: int
+    name: bytes
+    identity: Identity
+    check: int = -1
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """Return what `status` says about the file."""
+    return Identity(status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def pack(identity: Identity, name: bytes) -> bytes:
+    """Return the note for the journal."""
+    return _NOTE.pack(*identity) + name
+
+
+def unpack(note: bytes) -> tuple[Identity, bytes]:
+    """Return the file's identity and name."""
+    return Identity(*_NOTE.unpack_from(note)), note[_NOTE.size :]
+
+
+def described(note: bytes, _seq: int) -> tuple[int, str]:
+    """Return a note for a person: the message's bytes, and which file it is."""
+    identity, name = unpack(note)
+    return identity.size, f"file {shown(name)}"

@@ -1,0 +1,41 @@
+"""What a spool's source says about files that it does not take: a few lines at once, then how many more there were."""
+
+from __future__ import annotations
+
+from nsbridge.agents.endpoints.base import Host
+from nsbridge.agents.endpoints.files import shown
+
+_LINES = 30  # in each _WINDOW
+_WINDOW = 10.0  # seconds
+
+
+class Refusals:
+    """The refused files of the directory at `path`."""
+
+    def __init__(self, host: Host, path: bytes) -> None:
+        self._host = host
+        self._path = path
+        self._shown = 0  # what status says
+        self._lines = 0  # in this window
+        self._more = 0  # files that were not logged in it
+
+    def log(self, name: bytes, why: str) -> None:
+        """Log that a file is refused, unless there were many just now; these are counted."""
+        if not self._lines:
+            self._host.loop.call_later(_WINDOW, self._end_window)
+        self._lines += 1
+        if self._lines > _LINES:
+            self._more += 1
+            return
+        self._host.log("warning", f"{shown(self._path + b'/' + name)} {why}; left where it is")
+
+    def _end_window(self) -> None:
+        more, self._lines, self._more = self._more, 0, 0
+        if more:
+            self._host.log("warning", f"{shown(self._path)}: {more} more files were refused, and left where they are")
+
+    def show(self, count: int) -> None:
+        """Have status show how many files stand there that cannot be taken."""
+        if count != self._shown:
+            self._shown = count
+            self._host.refused(count)

@@ -1,0 +1,50 @@
+"""What a forked child does to be an agent: it leaves the supervisor, enters its container, and serves until the end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import threading
+from dataclasses import replace
+
+from nsbridge.agents import control, entry, lastwords, runtime, sides
+from nsbridge.agents.entry import Assignment
+from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER, let_go_of_first
+from nsbridge.agents.journalfile import LeftAloneError
+from nsbridge.agents.state import bound_files, open_state
+from nsbridge.agents.wire import WireError
+
+
+def main(assignment: Assignment) -> int:
+    """Be the agent, and return its exit code. Raises nothing: the supervisor gets the reason as the last words."""
+    assignment = replace(assignment, control_fd=let_go_of_first(assignment.control_fd))
+    channel = control.held(socket.socket(fileno=assignment.control_fd))
+    try:
+        sys.setswitchinterval(0.0005)  # s; a thread that wakes with a message waits at most that for the other
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease; its default would kill
+        for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # a terminal's are for the supervisor
+            signal.signal(signum, signal.SIG_IGN)
+        own_fds = entry.leave_the_supervisor(assignment)
+        window = assignment.route.window
+        state = open_state(assignment.state_dir, assignment.agent, window, lambda text: lastwords.report(channel, text))
+        bound_files(assignment.agent)
+        assignment.scoreboard.begin()  # it may have waited for the earlier agent to be gone
+        keys = sides.queue_keys(assignment)
+        around = sides.surroundings(assignment, keys)
+        entered = entry.enter(assignment, own_fds, state.given, around)
+        threading.excepthook = lambda args: lastwords.crash(channel, args.exc_value)
+        sys.unraisablehook = lambda about: lastwords.ignored(channel, about.exc_value)
+        runtime.Agent(assignment, channel, entered, keys, state).run()
+        return 0
+    except (entry.Refused, LeftAloneError) as error:
+        control.say(channel, say="error", text=str(error)[:1000])
+        return EXIT_NEVER
+    except entry.Gone as error:
+        control.say(channel, say="error", text=str(error))
+        return EXIT_AGAIN
+    except (WireError, OSError) as error:
+        control.say(channel, say="error", text=f"{type(error).__name__}: {error}"[:1000])
+        return EXIT_AGAIN
+    except BaseException as error:  # noqa: BLE001  (an agent has nobody to raise to)
+        lastwords.crash(channel, error)

@@ -1,0 +1,73 @@
+"""A spool's source under test, with its directory: what it takes, what it says, and how it is killed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nsbridge.agents.endpoints.spool import SpoolSource
+from nsbridge.agents.wire import Message
+from nsbridge.config.schema import SpoolEndpoint
+from tests.fake_host import SourceHost
+
+
+class Life:
+    """A source of `out`, until `kill`; `move` configures a `done` directory, `more` further keys."""
+
+    def __init__(self, directory: Path, *, move: bool = False, window: int = 64, **more: object) -> None:
+        self.out, self.done = directory / "out", directory / "done"
+        done = str(self.done) if move else None
+        self._config = SpoolEndpoint(out=str(self.out), done=done, max_message=1000, **more)  # type: ignore[arg-type]
+        self._journal = directory / "journal"
+        self._window = window
+        self.received: list[Message] = []
+        self.out.mkdir()
+        self.start()
+
+    def start(self) -> None:
+        self.host = SourceHost(self._journal, self.received, self._window)
+        self.source = SpoolSource(self.host, self.host.tree, self._config, self.host.store)
+        self.host.source = self.source
+        self.source.start()
+        self.host.flush()
+
+    def kill(self) -> None:
+        if self.source._names._scan is not None:
+            self.source._names._scan.listing.close()  # type: ignore[attr-defined]  # else Python closes it too late
+        self.host.lose(self.source._watch)
+
+    def put(self, name: str, body: bytes) -> None:
+        (self.out.parent / "part").write_bytes(body)
+        (self.out.parent / "part").rename(self.out / name)
+
+    def expect(self, *bodies: bytes) -> None:
+        """All of these came by now, in any order, and no others."""
+        self.host.run_until(lambda: len(self.received) >= len(bodies), f"{len(bodies)} messages arrive")
+        self.host.settle()
+        assert sorted(self.host.bodies()) == sorted(bodies)
+
+    def said(self, part: str) -> int:
+        return sum(part in text for text in self.host.said)
+
+
+Make = Callable[..., Life]
+
+
+@pytest.fixture
+def make_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Makes sources; they are killed at the end, and no descriptor may be left open."""
+    monkeypatch.chdir("/")
+    before = len(os.listdir("/proc/self/fd"))
+    lives: list[Life] = []
+
+    def make(**options: object) -> Life:
+        lives.append(Life(tmp_path, **options))  # type: ignore[arg-type]
+        return lives[-1]
+
+    yield make
+    for life in lives:
+        life.kill()
+    assert len(os.listdir("/proc/self/fd")) == before, "a descriptor was left open"
