@@ -14,11 +14,11 @@ from typing import NamedTuple
 import psutil
 
 from nsbridge.config.errors import NsbridgeError
+from nsbridge.supervisor import procfs
 
 MAX_DESCRIPTORS = 256  # listed; all are counted
 _SAME_PROCESS = 0.02  # seconds by which two readings of one start time may differ (two clock ticks)
 _SECCOMP = {"0": "off", "1": "strict", "2": "filter"}  # proc_pid_status(5)
-_PF_EXITING = 4  # linux/sched.h
 _SETS = {
     "inheritable": "CapInh",
     "permitted": "CapPrm",
@@ -49,7 +49,7 @@ def inspect(pid: int, create_time: float | None = None, container_pid: int | Non
             raise psutil.NoSuchProcess(pid)
         with process.oneshot():
             facts = _general(process)
-        status = _status_file(pid)
+        status = procfs.read_status(pid)
         return {
             **facts,
             "descriptors": _descriptors(pid),
@@ -72,7 +72,7 @@ def confinement(pid: int, landlock: object) -> dict[str, object] | None:
     Nothing shows from outside whether Landlock is in force: `landlock` is the ABI that the process itself has said.
     """
     try:
-        status = _status_file(pid)
+        status = procfs.read_status(pid)
     except OSError:
         return None
     return {
@@ -156,27 +156,25 @@ def _process(pid: int) -> psutil.Process | None:
 
 
 def parent_of(pid: int) -> int:
-    """The process whose child it is; 0 if there is no such process (any number may be asked)."""
+    """Return the process whose child it is; 0 if there is no such process (any number may be asked)."""
     try:
-        return int(_stat(pid)[1])
+        return procfs.read_stat(pid).parent
     except OSError:
         return 0
 
 
-def _stat(pid: int) -> list[str]:
-    """proc_pid_stat(5) from field 3 on: what comes before may contain anything."""
-    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-
-
 def exit_code(pid: int) -> int | None:
-    """Of a child that is ending and may take a while for it, negative for a signal's number; None if it lives."""
+    """Return the exit code of a child that is ending, negative for a signal's number; None if it lives.
+
+    The kernel may take a while from here until the child can be reaped.
+    """
     try:
-        fields = _stat(pid)
+        about = procfs.read_stat(pid)
     except OSError:  # there is no descriptor to be had
         return None
-    if not int(fields[6]) & _PF_EXITING:  # field 9
+    if not about.is_exiting or about.exit_status is None:
         return None
-    return os.waitstatus_to_exitcode(int(fields[49]))  # field 52
+    return os.waitstatus_to_exitcode(about.exit_status)
 
 
 def _general(process: psutil.Process) -> dict[str, object]:
@@ -201,13 +199,8 @@ def _general(process: psutil.Process) -> dict[str, object]:
 
 def _uptime(pid: int) -> float:
     """Seconds since it started, by a clock that nobody steps (psutil's create_time is wall time)."""
-    started = int(_stat(pid)[19]) / os.sysconf("SC_CLK_TCK")  # field 22
+    started = procfs.read_stat(pid).start_time / os.sysconf("SC_CLK_TCK")
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
-
-
-def _status_file(pid: int) -> dict[str, str]:
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
-    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def _descriptors(pid: int) -> dict[str, object]:

@@ -7,7 +7,6 @@ Some facts about process numbers, and what they mean here:
   pidfd is asked *after that* whether the process lives: alive then, it held its number during the whole reading.
 * /proc/PID/ns/X says nothing about who PID is: the same order holds for it.
 * A zombie has left its namespaces; its pidfd is readable and its state is Z. Both count as dead.
-* A process chooses its own name (comm), ")" and newlines included; in /proc/PID/stat it ends at the *last* ")".
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from nsbridge.agents.fork import has_ended
 from nsbridge.config import trusted
 from nsbridge.config.errors import EXIT_NOT_PERMITTED, NsbridgeError
 from nsbridge.config.schema import Namespace
+from nsbridge.supervisor import procfs
+from nsbridge.supervisor.procfs import ProcessStat
 
-PROC_FILE_LIMIT = 16 << 10  # bytes; /proc/PID/stat and status are a tenth of it
 NAME_SHOWN = 256  # characters of a foreign name or path that an error message repeats
-_KERNEL_THREAD = 0x00200000  # PF_KTHREAD, include/linux/sched.h
 _PROC_NAMESPACE = re.compile(r"/proc/([1-9][0-9]{0,9})/ns/([a-z]+)")
 _T = TypeVar("_T")
 
@@ -61,21 +60,6 @@ class Found:
     ns_path: str  # the namespace file that was configured, else empty
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessStat:
-    """What /proc/PID/stat tells (proc_pid_stat(5))."""
-
-    comm: str  # as the process chose it: hostile, escape it before showing
-    state: str  # one letter; Z and X are dead
-    start_time: int  # clock ticks since boot
-    is_kernel_thread: bool
-
-    @property
-    def is_dead(self) -> bool:
-        """A zombie keeps its number but has left its namespaces."""
-        return self.state in "ZXx"
-
-
 class ContainerProcess:
     """The hold on a container's init: a pidfd, readable once it is dead (for the loop), and who it is.
 
@@ -106,7 +90,7 @@ class ContainerProcess:
             raise NotRunning(f"process {found.pid} cannot be held: {error.strerror}") from None
         try:
             now = read_stat(found.pid)
-            ids = parse_effective_ids(_read_proc(found.pid, "status"))
+            ids = procfs.parse_effective_ids(_read_status(found.pid))
             if now.start_time != found.start_time:
                 raise NotRunning(f"process {found.pid} has ended and its number was given to another process")
             if now.is_dead or has_ended(pidfd):
@@ -161,48 +145,13 @@ def found_by_pid(pid: int, ns_path: str = "") -> Found:
 
 
 def read_stat(pid: int) -> ProcessStat:
-    """/proc/PID/stat; NotRunning if there is no such process."""
-    return parse_stat(_read_proc(pid, "stat"))
-
-
-def parse_stat(text: bytes) -> ProcessStat:
-    """Read the line of /proc/PID/stat; ValueError if it is none."""
-    opening, closing = text.find(b"("), text.rfind(b")")
-    fields = text[closing + 1 :].split()
-    if opening < 0 or closing < opening or len(fields) < 20:  # noqa: PLR2004  (up to field 22)
-        raise ValueError("not a line of /proc/PID/stat")
-    return ProcessStat(
-        comm=os.fsdecode(text[opening + 1 : closing]),
-        state=fields[0].decode(),  # field 3
-        start_time=int(fields[19]),  # field 22
-        is_kernel_thread=bool(int(fields[6]) & _KERNEL_THREAD),  # field 9
-    )
-
-
-def parse_effective_ids(status: bytes) -> tuple[int, int]:
-    """(uid, gid) from /proc/PID/status, whose columns are real, effective, saved, filesystem (proc_pid_status(5))."""
-    ids: dict[bytes, int] = {b"Uid:": -1, b"Gid:": -1}
-    for line in status.splitlines():  # the kernel escapes newlines of the name, so a line is a line
-        words = line.split()
-        if words and ids.get(words[0]) == -1:
-            ids[words[0]] = int(words[2])
-    if -1 in ids.values():
-        raise ValueError("not a /proc/PID/status")
-    return ids[b"Uid:"], ids[b"Gid:"]
+    """Return what /proc/PID/stat says; NotRunning if there is no such process."""
+    return _of_process(pid, lambda: procfs.read_stat(pid))
 
 
 def is_init_of_its_own(pid: int) -> bool:
-    """Whether the process is number 1 of a pid namespace below this process's own; NotRunning if it is gone."""
-    return parse_is_init(_read_proc(pid, "status"))
-
-
-def parse_is_init(status: bytes) -> bool:
-    """By the NSpid line of /proc/PID/status: the number in each pid namespace, from the reader's own downwards."""
-    for line in status.splitlines():
-        numbers = line.removeprefix(b"NSpid:").split()
-        if line.startswith(b"NSpid:"):
-            return len(numbers) > 1 and numbers[-1] == b"1"
-    return False
+    """True if the process is number 1 of a pid namespace below this process's own; NotRunning if it is gone."""
+    return procfs.parse_is_init(_read_status(pid))
 
 
 def pid_named_by(ns_path: str) -> int:
@@ -244,13 +193,8 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def _read_proc(pid: int, name: str) -> bytes:
-    def read() -> bytes:
-        fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            return file.read(PROC_FILE_LIMIT)
-
-    return _of_process(pid, read)
+def _read_status(pid: int) -> bytes:
+    return _of_process(pid, lambda: procfs.read(pid, "status", procfs.STATUS_LIMIT))
 
 
 def _of_process(pid: int, read: Callable[[], _T]) -> _T:

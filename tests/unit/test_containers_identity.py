@@ -14,42 +14,6 @@ from nsbridge.config.schema import Container, ContainerKind
 from nsbridge.supervisor import containers, identity
 from nsbridge.supervisor.containers import NotRunning, Refused
 
-# proc_pid_stat(5): fields 3 to 22
-FIELDS = b"S 1 77 77 0 -1 4194624 560 0 0 0 0 0 0 0 20 0 5 0 104284 1040105472 2358"
-
-
-@given(st.binary(max_size=64))
-def test_a_process_cannot_choose_its_start_time_by_its_name(comm: bytes) -> None:
-    about = identity.parse_stat(b"42 (" + comm + b") " + FIELDS + b"\n")
-    assert (about.state, about.start_time, about.is_kernel_thread) == ("S", 104284, False)
-    assert os.fsencode(about.comm) == comm
-
-
-@pytest.mark.parametrize("text", [b"", b"42", b"42 (x", b"42 (x) S 1", b") (", b"42 (x) S " + b"x " * 30])
-def test_what_is_no_stat_line_is_refused(text: bytes) -> None:
-    with pytest.raises(ValueError, match=r".*"):
-        identity.parse_stat(text)
-
-
-def test_a_kernel_thread_is_told_from_a_process() -> None:
-    line = b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0\n"
-    assert identity.parse_stat(line).is_kernel_thread
-    assert not identity.read_stat(os.getpid()).is_kernel_thread
-
-
-@pytest.mark.parametrize(
-    ("numbers", "is_init"), [("77", False), ("1", False), ("77\t1", True), ("77\t1\t1", True), ("77\t1\t5", False)]
-)
-def test_an_init_of_its_own_pid_namespace_is_known(numbers: str, is_init: bool) -> None:
-    assert identity.parse_is_init(f"Name:\tNSpid:\t1\nNSpid:\t{numbers}\nNSpgid:\t1\n".encode()) == is_init
-
-
-def test_effective_ids_are_the_second_column() -> None:
-    status = b"Name:\tUid:\t9\t9\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nUid:\t0\t0\t0\t0\n"
-    assert identity.parse_effective_ids(status) == (2, 6)
-    with pytest.raises(ValueError, match="not a /proc/PID/status"):
-        identity.parse_effective_ids(b"Name:\tx\n")
-
 
 @given(st.text())
 def test_a_quoted_name_is_printable_and_short(name: str) -> None:

@@ -1,0 +1,117 @@
+r"""The one reader of /proc/PID/stat and /proc/PID/status (proc_pid_stat(5), proc_pid_status(5)).
+
+Some facts about these files, and what they mean here:
+* A process chooses its own name (comm), up to 15 bytes of anything but NUL. In `stat` the name stands in brackets and
+  may hold ")" and newlines itself: it ends at the *last* ")".
+* In `status` the kernel escapes `\n` and `\` of the name, and nothing else. So a line ends at `\n` and nowhere else.
+  bytes.splitlines() also ends one at `\r`, and str.splitlines() at `\x85`, `\u2028` and five others: with these a
+  process could forge a `Uid:` line. Both files are read as bytes and split at b"\n" only.
+* No key comes twice, and the name's line is the first one. The first line of a key counts.
+* `Groups` may have 65,536 numbers, and stands before NSpid, the memory and the capabilities: `status` may be long.
+* A thread reads both without taking the process's mmap_lock, so a process that holds it delays no reader. `smaps`,
+  `smaps_rollup`, `maps`, `cmdline`, `environ` and `numa_maps` do take it: only a bounded child reads these (usage.py).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+STAT_LIMIT = 16 << 10  # bytes read of /proc/PID/stat, which has a few hundred
+STATUS_LIMIT = 1 << 20  # bytes read of /proc/PID/status: 65,536 groups of ten digits fit
+_KERNEL_THREAD = 0x00200000  # PF_KTHREAD, include/linux/sched.h
+_EXITING = 4  # PF_EXITING
+_STAT_FIELDS = 20  # after the name: up to field 22, the start time
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStat:
+    """One line of /proc/PID/stat."""
+
+    comm: str  # as the process chose it: hostile, escape it before showing
+    state: str  # one letter; Z and X are dead
+    parent: int
+    flags: int  # PF_… of include/linux/sched.h
+    cpu_ticks: int  # clock ticks spent in user and kernel mode
+    start_time: int  # clock ticks since boot
+    exit_status: int | None  # as waitpid(2) has it, once the process is exiting; None if the caller may not know it
+
+    @property
+    def is_dead(self) -> bool:
+        """True if it is a zombie or gone. A zombie keeps its number but has left its namespaces."""
+        return self.state in "ZXx"
+
+    @property
+    def is_kernel_thread(self) -> bool:
+        """True if it never had a user space."""
+        return bool(self.flags & _KERNEL_THREAD)
+
+    @property
+    def is_exiting(self) -> bool:
+        """True if it has begun to exit, though it may not be a zombie yet."""
+        return bool(self.flags & _EXITING)
+
+
+def read(pid: int, name: str, limit: int = STAT_LIMIT) -> bytes:
+    """Return the first `limit` bytes of /proc/PID/NAME. Raises OSError (ENOENT, ESRCH: the process has ended)."""
+    fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        return file.read(limit)
+
+
+def read_stat(pid: int) -> ProcessStat:
+    """Read and parse /proc/PID/stat. Raises OSError."""
+    return parse_stat(read(pid, "stat"))
+
+
+def read_status(pid: int) -> dict[str, str]:
+    """Read and parse /proc/PID/status. Raises OSError."""
+    return parse_status(read(pid, "status", STATUS_LIMIT))
+
+
+def parse_stat(text: bytes) -> ProcessStat:
+    """Parse the line of /proc/PID/stat; ValueError if it is none."""
+    opening, closing = text.find(b"("), text.rfind(b")")
+    fields = text[closing + 1 :].split()  # field 3 and those after it
+    if opening < 0 or closing < opening or len(fields) < _STAT_FIELDS:
+        raise ValueError("not a line of /proc/PID/stat")
+    return ProcessStat(
+        comm=os.fsdecode(text[opening + 1 : closing]),
+        state=fields[0].decode("ascii", "replace"),
+        parent=int(fields[1]),
+        flags=int(fields[6]),
+        cpu_ticks=int(fields[11]) + int(fields[12]),
+        start_time=int(fields[19]),
+        exit_status=int(fields[49]) if len(fields) > 49 else None,  # noqa: PLR2004  (field 52)
+    )
+
+
+def parse_status(text: bytes) -> dict[str, str]:
+    """Return the lines of /proc/PID/status by their keys, without the colon; each value without space around it."""
+    found: dict[str, str] = {}
+    for line in text.split(b"\n"):
+        key, colon, value = line.partition(b":")
+        if colon:
+            found.setdefault(os.fsdecode(key), os.fsdecode(value.strip(b" \t")))
+    return found
+
+
+def parse_effective_ids(text: bytes) -> tuple[int, int]:
+    """Return the effective (uid, gid) from /proc/PID/status; ValueError if the text is no such file.
+
+    The columns of `Uid` and `Gid` are real, effective, saved, file system.
+    """
+    status = parse_status(text)
+    try:
+        return int(status["Uid"].split()[1]), int(status["Gid"].split()[1])
+    except (KeyError, IndexError):
+        raise ValueError("not a /proc/PID/status") from None
+
+
+def parse_is_init(text: bytes) -> bool:
+    """True if /proc/PID/status is of the init of a pid namespace below the reader's own.
+
+    `NSpid` has the number in each pid namespace, from the reader's own downwards.
+    """
+    numbers = parse_status(text).get("NSpid", "").split()
+    return len(numbers) > 1 and numbers[-1] == "1"
