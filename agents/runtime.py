@@ -30,6 +30,7 @@ from nsbridge.agents.sides import Keys
 from nsbridge.agents.state import State, bound_files, open_state
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import MAX_PACKET, VOID, Message, Run, WireError
+from nsbridge.config.trusted import UntrustedError
 
 _ACK_DELAY = 0.001  # seconds that a confirmation may wait for a message to travel with: a packet and a wake-up less
 _SHORT = 16 << 10  # bytes of a packet that hardly has another one behind it
@@ -58,7 +59,7 @@ def main(assignment: Assignment) -> int:
         agent = Agent(assignment, channel, entered, keys, state)
         agent.run()
         return 0
-    except (entry.Refused, NewerVersionError) as error:
+    except (entry.Refused, NewerVersionError, UntrustedError) as error:
         control.say(channel, say="error", text=str(error)[:1000])
         return EXIT_NEVER
     except entry.Gone as error:

@@ -8,20 +8,23 @@ STATE_DIR/dead/ROUTE/.retry/AGENT/   what it is to take again, because the other
 
 from __future__ import annotations
 
+import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nsbridge.agents import belonging, journal, linux, sinkjournal
 from nsbridge.agents.journal import SourceJournal
 from nsbridge.agents.sinkjournal import SinkJournal
+from nsbridge.config import trusted
 from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, FileEndpoint, LogEndpoint, QueueEndpoint, Window
 
 _NOTE_SIZE = 512  # bytes that the record of a note takes at most
 _RETRIED = 256 << 10  # bytes for dead letters, which are kept whole also where files are only noted
 _RECORD = 40  # bytes of a record beside its message, at most
 _QUEUE_MESSAGE = 1 << 20  # bytes of a queue's longest message
+_ANYBODY = range(1 << 32)  # owners of what is given to agents
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +55,23 @@ class State:
 def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Callable[[str], None]) -> State:
     """Open them, making what is missing; waits until no earlier agent holds them.
 
-    Raises OSError; entry.Refused if what is pending was taken by another endpoint.
+    Raises OSError; UntrustedError if others than root can change what is there;
+    entry.Refused if what is pending was taken by another endpoint.
     """
     route, _, name = agent.name.partition(":")
-    journal_path(state_dir, agent.name, "out").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for kind in ("journal", "dead"):
+        _make_private(state_dir, kind, route)
     source, sink, retry = None, None, -1
     if agent.endpoint.out:
         source = journal.open_source(
             str(journal_path(state_dir, agent.name, "out")), window.messages + 3, _ring(agent, window), report
         )
         belonging.claim_source(source, agent.endpoint)
-        retry = _open_directory(Path(state_dir, "dead", route, ".retry", name))
+        retry = _open_given(state_dir, "dead", route, ".retry", name)
     if agent.endpoint.in_:
         sink = sinkjournal.open_sink(str(journal_path(state_dir, agent.name, "in")), report)
         belonging.claim_sink(sink, agent.endpoint)
-    return State(source, sink, _open_directory(Path(state_dir, "dead", route, name)), retry)
+    return State(source, sink, _open_given(state_dir, "dead", route, name), retry)
 
 
 def bound_files(agent: AgentConfig) -> None:
@@ -87,10 +92,43 @@ def journal_path(state_dir: str, agent: str, side: str) -> Path:
     return Path(state_dir, "journal", route, f"{name}.{side}")
 
 
-def _open_directory(path: Path) -> int:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.parent.chmod(0o700)  # mkdir's mode is for the last name only
-    return linux.detached(str(path))  # a descriptor of the host in hostile hands: nothing but this is to be reached
+def _make_private(state_dir: str, *names: str) -> None:
+    """Make these directories in each other, if they are missing. All belong to root, so none is exchanged later."""
+    os.close(_open_private(state_dir, names))
+
+
+def _open_given(state_dir: str, *names: str) -> int:
+    """Open a directory that belongs to the agent; what it is in belongs to root.
+
+    No path leads out of it: a descriptor of the host in hostile hands reaches nothing but this.
+    """
+    above = _open_private(state_dir, names[:-1])
+    path = str(Path(state_dir, *names))
+    try:
+        found = trusted.open_below(above, names[-1], _ANYBODY, path)
+    finally:
+        os.close(above)
+    try:
+        given = linux.detached(path)
+        if not os.path.samestat(os.fstat(given), os.fstat(found)):
+            os.close(given)
+            raise trusted.UntrustedError(f"{path} was exchanged while it was opened; remove it")
+    finally:
+        os.close(found)
+    return given
+
+
+def _open_private(state_dir: str, names: Sequence[str]) -> int:
+    """Open the last of these directories, each in the one before. Raises trusted.UntrustedError, OSError."""
+    owners = trusted.trusted_owners()
+    here = trusted.open_directory(state_dir, make=0o755)
+    for depth, name in enumerate(names, 1):
+        try:
+            below = trusted.open_below(here, name, owners, str(Path(state_dir, *names[:depth])))
+        finally:
+            os.close(here)
+        here = below
+    return here
 
 
 def longest(agent: AgentConfig, window: Window) -> int:

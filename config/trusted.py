@@ -27,6 +27,7 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -82,9 +83,9 @@ def fault(path: str, about: os.stat_result, parent: Parent, owners: frozenset[in
     return f"{path} can be changed by others than root ({who} may write it){then}; chmod go-w {path}"
 
 
-def pin(path: str) -> int:
-    """Return an O_PATH descriptor of what `path` leads to. Raises UntrustedError, OSError."""
-    with _Walk(path) as walk:
+def pin(path: str, *, group_dir: bool = False) -> int:
+    """Return an O_PATH descriptor of what `path` leads to; see open_file. Raises UntrustedError, OSError."""
+    with _Walk(path, group_dir=group_dir) as walk:
         return walk.to_end()
 
 
@@ -125,21 +126,23 @@ def open_directory(path: str, *, make: int | None = None) -> int:
         os.close(pinned)
 
 
-def open_below(directory: int, name: str, *, any_owner: bool = False) -> int:
-    """Open the directory `name` of an open directory, made 0700 if it is missing; no link is followed.
+def open_below(directory: int, name: str, owners: Container[int], path: str) -> int:
+    """Open the directory `name` of an open directory, made if it is missing; its mode is 0700 from then on.
 
-    It is given mode 0700 if it has another. Raises UntrustedError if it belongs to somebody else, unless `any_owner`;
-    OSError.
+    `path` is what messages call it. Raises UntrustedError if it is a link or belongs to none of `owners`, OSError.
     """
     try:
-        os.mkdir(name, 0o700, dir_fd=directory)
+        os.mkdir(name, stat.S_IRWXU, dir_fd=directory)
     except FileExistsError:
         pass
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except NotADirectoryError:
+        raise UntrustedError(f"{path} is a link or a file, not a directory; move it away: it is made anew") from None
     try:
         about = os.fstat(fd)
-        if not any_owner and about.st_uid not in trusted_owners():
-            raise UntrustedError(f"{name} belongs to uid {about.st_uid}; remove it: nsbridge makes it anew")
+        if about.st_uid not in owners:
+            raise UntrustedError(f"{path} belongs to uid {about.st_uid}, not to root; move it away: it is made anew")
         if stat.S_IMODE(about.st_mode) != stat.S_IRWXU:
             os.fchmod(fd, stat.S_IRWXU)
     except BaseException:

@@ -138,6 +138,20 @@ class ControlServer:
         self._listener, self._inode = listener.listen(self.config, self._access, self.notice)
         self._watch_listener()
 
+    def restore(self) -> bool:
+        """Make the socket again if somebody has removed it, or put something in its place; True if that was so.
+
+        Who is connected stays. NsbridgeError if there is no way, or another daemon listens there by now.
+        """
+        if self._listener is None or listener.is_at(self.config.path, self._inode):
+            return False
+        fresh, inode = listener.listen(self.config, self.access, self.notice)
+        self.loop.unwatch(self._listener.fileno())
+        self._listener.close()
+        self._listener, self._inode = fresh, inode
+        self._watch_listener()
+        return True
+
     def close(self) -> None:
         """End all connections and take the socket away, if its name is still ours. Harmless when not open."""
         if self._listener is None:
@@ -148,7 +162,7 @@ class ControlServer:
         for connection in tuple(self._connections):
             connection.close()
         with contextlib.suppress(OSError):
-            if listener.inode(self.config.path) == self._inode:
+            if listener.is_at(self.config.path, self._inode):
                 Path(self.config.path).unlink()
 
     def forget(self, connection: _Connection) -> None:

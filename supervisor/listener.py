@@ -84,3 +84,11 @@ def inode(path: str) -> tuple[int, int]:
     """What tells whether the name still means the same file: its device and inode. OSError if there is none."""
     found = os.lstat(path)
     return found.st_dev, found.st_ino
+
+
+def is_at(path: str, made: tuple[int, int] | None) -> bool:
+    """True if the name still means the file with that device and inode."""
+    try:
+        return inode(path) == made
+    except OSError:
+        return False
