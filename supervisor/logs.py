@@ -1,25 +1,25 @@
 r"""The daemon's log: one line a record to stderr or a rotated file, and the last records in memory for `tail`.
 
 Whatever is not printable is escaped before a record goes anywhere (\x1b, \n, \udc80): containers choose names and
-messages. Nothing here raises once the log is open: a full disk costs records, which are counted and told of
-when the disk takes some again, never the daemon. What is said again and again is counted instead (repeats.py).
+messages. Nothing here raises or waits once the log is open (logsinks.py): a full disk, or a stderr that nobody reads,
+costs records, never the daemon. They are counted and reported when writing works again. What is said again and again
+is counted instead (repeats.py).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import TextIOWrapper
-from logging.handlers import RotatingFileHandler
 
+from nsbridge.agents.loop import Loop
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import LogConfig
+from nsbridge.config.trusted import UntrustedError
+from nsbridge.supervisor.logsinks import FileSink, LogSink, stderr_sink
 from nsbridge.supervisor.render import escape
 from nsbridge.supervisor.repeats import WINDOW, Repeats, Said
 from nsbridge.supervisor.ring import Ring, concerns
@@ -55,6 +55,7 @@ class Log:
     def __init__(self, config: LogConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._clock = clock
+        self._loop: Loop | None = None
         self._repeats = Repeats()
         self._logger = logging.getLogger("nsbridge")
         self._logger.setLevel(LEVELS[config.level])
@@ -80,6 +81,11 @@ class Log:
     def error(self, name: str, message: str) -> None:
         """What needs a person."""
         self._write(logging.ERROR, name, message)
+
+    def attach(self, loop: Loop | None) -> None:
+        """Let this loop write out what had to wait, from now on; None before it is closed."""
+        self._loop = loop
+        self._sink.attach(loop)
 
     def reopen(self) -> None:
         """Open the file anew, after it was renamed (USR1). If that fails the old one goes on, and says so."""
@@ -129,23 +135,25 @@ class Log:
         lost = self._sink.lost
         self._logger.log(level, "%s", escape(message), extra={"agent": escape(name)})
         if lost and not self._sink.lost:
-            self.warning("", f"up to {lost} records before this could not be written: {self._sink.reason}")
+            self._tell_lost(lost, self._sink.reason)
 
-    @staticmethod
-    def _open_sink(config: LogConfig) -> _FileSink | _StderrSink:
-        sink: _FileSink | _StderrSink
+    def _tell_lost(self, lost: int, reason: str) -> None:
+        self.warning("", f"up to {lost} records before this could not be written: {reason}")
+
+    def _open_sink(self, config: LogConfig) -> LogSink:
         if config.file is None:
-            sink = _StderrSink(sys.stderr)
+            sink = stderr_sink()
         else:
             try:
-                sink = _FileSink(
-                    config.file,
-                    maxBytes=config.max_bytes,
-                    backupCount=config.backups,
-                    encoding="utf-8",
-                )
+                sink = FileSink(config.file, config.max_bytes, config.backups)
+            except UntrustedError as error:
+                raise NsbridgeError(f"daemon.log.file: {error}") from None
             except OSError as error:
                 raise NsbridgeError(f"daemon.log.file: cannot open {config.file}: {error.strerror}") from None
+            except ValueError as error:
+                raise NsbridgeError(f"daemon.log.file: {config.file} {error}; leave it out to log to stderr") from None
+        sink.recovered = self._tell_lost
+        sink.attach(self._loop)
         sink.setFormatter(_JsonFormatter() if config.format == "json" else _TextFormatter())
         return sink
 
@@ -153,6 +161,32 @@ class Log:
 def open_log(config: LogConfig, clock: Callable[[], float] = time.monotonic) -> Log:
     """Open the log that `config` describes. NsbridgeError if its file cannot be opened."""
     return Log(config, clock)
+
+
+class _TextFormatter(logging.Formatter):
+    """2026-11-23T19:00:00.123Z INFO orders:web message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = _entry(record)
+        return f"{timestamp(entry.time)} {entry.level} {entry.name or 'nsbridged'} {entry.message}"
+
+
+class _JsonFormatter(logging.Formatter):
+    """One object a line: time, level, name, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(_entry(record).item(), ensure_ascii=False)
+
+
+class _Remember(logging.Handler):
+    """Keeps the last records for `tail`."""
+
+    def __init__(self, ring: Ring[Entry]) -> None:
+        super().__init__()
+        self._ring = ring
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._ring.add(_entry(record))
 
 
 def _entry(record: logging.LogRecord) -> Entry:

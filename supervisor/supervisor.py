@@ -43,6 +43,7 @@ class Supervisor:
         pidfile: PidFile | None = None,
     ) -> None:
         self.loop = Loop()
+        log.attach(self.loop)
         self._config = config
         self._log = log
         arrivals, daemon = Arrivals(self.loop, log), config.daemon
@@ -90,6 +91,7 @@ class Supervisor:
             self._services.arrivals.close()
             for namespace in self._empty:
                 os.close(namespace.fd)
+            self._log.attach(None)
             self.loop.close()
         self._log.info("", "nsbridged stopped")
 
