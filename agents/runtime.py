@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from nsbridge.agents import control, entry, lastwords, linux, scoreboard, sides, sinkjournal
+from nsbridge.agents import control, entry, lastwords, limits, linux, scoreboard, sides, sinkjournal
 from nsbridge.agents.deadkeeper import DeadLetterKeeper
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.entry import Assignment, Entered
@@ -65,8 +65,11 @@ def main(assignment: Assignment) -> int:
     except entry.Gone as error:
         control.say(channel, say="error", text=str(error))
         return EXIT_AGAIN
-    except (WireError, OSError) as error:
+    except WireError as error:
         control.say(channel, say="error", text=f"{type(error).__name__}: {error}"[:1000])
+        return EXIT_AGAIN
+    except OSError as error:
+        control.say(channel, say="error", text=f"{type(error).__name__}: {limits.explained(error)}"[:1000])
         return EXIT_AGAIN
     except BaseException as error:  # noqa: BLE001  (an agent has nobody to raise to)
         lastwords.crash(channel, error)

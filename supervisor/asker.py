@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from nsbridge.agents import limits
 from nsbridge.agents.loop import Loop, Timer
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import Container, ContainerKind
@@ -88,7 +89,7 @@ class Asker:
             self._batches.add(_Batch(self._loop, self._locate, inquiries, self._ended))
         except OSError as error:
             for inquiry in inquiries:
-                inquiry.answer(NotRunning(f"cannot fork to ask {self._kind}: {error.strerror}"))
+                inquiry.answer(NotRunning(f"cannot fork to ask {self._kind}: {limits.explained(error)}"))
 
     def _ended(self, batch: _Batch) -> None:
         self._batches.discard(batch)

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from nsbridge.agents import limits
 from nsbridge.agents.loop import HUNG_UP, READABLE, WRITABLE, Loop
 from nsbridge.config.errors import EXIT_FAILED, NotPermittedError, NsbridgeError, UsageError
 from nsbridge.config.schema import ControlConfig
@@ -182,7 +183,7 @@ class ControlServer:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:  # EMFILE, ENFILE, ENOBUFS, ENOMEM: it passes when something is closed
-                self.notice(f"{self.config.path}: no connections for {ACCEPT_PAUSE:g} s: {error.strerror}")
+                self.notice(f"{self.config.path}: no connections for {ACCEPT_PAUSE:g} s: {limits.explained(error)}")
                 self.loop.unwatch(self._listener.fileno())
                 self.loop.call_later(ACCEPT_PAUSE, self._watch_listener)
                 return

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from nsbridge.agents import fork, scoreboard
+from nsbridge.agents import fork, limits, scoreboard
 from nsbridge.agents.entry import Assignment
 from nsbridge.agents.loop import Timer
 from nsbridge.agents.scoreboard import Scoreboard
@@ -311,7 +311,7 @@ class Managed:
         )
 
     def _not_spawned(self, error: OSError) -> None:
-        self.last_exit = f"cannot be forked: {error.strerror}"
+        self.last_exit = f"cannot be forked: {limits.explained(error)}"
         self._log.error(self.config.name, self.last_exit)
         self._feed(Event.DIED)
 
