@@ -42,7 +42,8 @@ def explained(error: OSError) -> str:
     allowed = _known.get(limit.number, _INFINITE) if limit else _INFINITE
     if limit and not _known:
         allowed = resource.getrlimit(limit.number)[0]
-    if limit is None or allowed == _INFINITE:
+    is_exempt = limit is not None and limit.number == resource.RLIMIT_NPROC and os.geteuid() == 0
+    if limit is None or is_exempt or allowed == _INFINITE:
         return text
     return f"{text} ({limit.name} is {allowed} {limit.unit.format(uid=os.geteuid())}: raise it, {limit.fix})"
 
