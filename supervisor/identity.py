@@ -15,7 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
 from nsbridge.agents.fork import has_ended
@@ -58,6 +58,12 @@ class Found:
     pid: int  # of init, in this process's pid namespace; 0 for a bare namespace file and for the host
     start_time: int  # clock ticks since boot, field 22 of /proc/PID/stat (proc_pid_stat(5)); 0 likewise
     ns_path: str  # the namespace file that was configured, else empty
+    engine_id: str = field(default="", compare=False)  # as Docker or Podman has it, else empty
+    engine_name: str = field(default="", compare=False)  # at that time: a container may be renamed
+
+    def is_same(self, other: Found) -> bool:
+        """True if it is the same process."""
+        return (self.pid, self.start_time) == (other.pid, other.start_time)
 
 
 class ContainerProcess:

@@ -256,12 +256,12 @@ class Managed:
         """See Listener."""
         self.refuse(reason)
 
-    def container_ended(self) -> None:
+    def container_ended(self, how: str) -> None:
         """See Listener."""
         if self.state is State.STOPPED:
             return
         self._ended_at = time.strftime("%H:%M:%S")
-        self._log.info(self.config.name, f"{self.config.container} has ended")
+        self._log.info(self.config.name, f"{self.config.container} {how}")
         self.detail = f"container not running since {self._ended_at}"
         self._feed(Event.GONE)
 
