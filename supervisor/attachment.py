@@ -193,6 +193,9 @@ class Attachment:
                 'if that is what you want, write container = "host"'
             )
             return
+        self._settle(found)
+
+    def _settle(self, found: Found) -> None:
         self._expect_no_more()
         self._look_delay = LOOK_FIRST
         self._gap = self._first_gap
