@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from nsbridge.agents import belonging, journal, linux, sinkjournal
 from nsbridge.agents.journal import SourceJournal
@@ -58,20 +60,19 @@ def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Calla
     Raises OSError; UntrustedError if others than root can change what is there;
     entry.Refused if what is pending was taken by another endpoint.
     """
-    route, _, name = agent.name.partition(":")
-    for kind in ("journal", "dead"):
-        _make_private(state_dir, kind, route)
-    source, sink, retry = None, None, -1
+    source, sink = None, None
+    with _Private(state_dir, agent.name) as private:
+        dead = private.open_given()
+        retry = private.open_given(".retry") if agent.endpoint.out else -1
     if agent.endpoint.out:
         source = journal.open_source(
             str(journal_path(state_dir, agent.name, "out")), window.messages + 3, _ring(agent, window), report
         )
         belonging.claim_source(source, agent.endpoint)
-        retry = _open_given(state_dir, "dead", route, ".retry", name)
     if agent.endpoint.in_:
         sink = sinkjournal.open_sink(str(journal_path(state_dir, agent.name, "in")), report)
         belonging.claim_sink(sink, agent.endpoint)
-    return State(source, sink, _open_given(state_dir, "dead", route, name), retry)
+    return State(source, sink, dead, retry)
 
 
 def bound_files(agent: AgentConfig) -> None:
@@ -92,43 +93,48 @@ def journal_path(state_dir: str, agent: str, side: str) -> Path:
     return Path(state_dir, "journal", route, f"{name}.{side}")
 
 
-def _make_private(state_dir: str, *names: str) -> None:
-    """Make these directories in each other, if they are missing. All belong to root, so none is exchanged later."""
-    os.close(_open_private(state_dir, names))
+class _Private:
+    """The directories below state_dir that belong to root, made if they are missing. So no name in them is exchanged.
 
-
-def _open_given(state_dir: str, *names: str) -> int:
-    """Open a directory that belongs to the agent; what it is in belongs to root.
-
-    No path leads out of it: a descriptor of the host in hostile hands reaches nothing but this.
+    One walk to state_dir, and then by descriptor: an agent that was killed is to be back soon.
     """
-    above = _open_private(state_dir, names[:-1])
-    path = str(Path(state_dir, *names))
-    try:
-        found = trusted.open_below(above, names[-1], _ANYBODY, path)
-    finally:
-        os.close(above)
-    try:
-        given = linux.detached(path)
+
+    def __init__(self, state_dir: str, agent: str) -> None:
+        route, _, self._name = agent.partition(":")
+        self._dead = Path(state_dir, "dead", route)
+        self._owners = trusted.trusted_owners()
+        with ExitStack() as opened:
+            top = trusted.open_directory(state_dir, make=0o755)
+            opened.callback(os.close, top)
+            for kind in ("journal", "dead"):
+                above = self._below(opened, top, Path(state_dir, kind))
+                self._fd = self._below(opened, above, Path(state_dir, kind, route))
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._opened.close()
+
+    def open_given(self, within: str = "") -> int:
+        """Open a directory of dead/ROUTE that is to belong to the agent.
+
+        No path leads out of it: a descriptor of the host in hostile hands reaches nothing but this.
+        """
+        above = self._below(self._opened, self._fd, self._dead / within) if within else self._fd
+        path = self._dead / within / self._name
+        found = self._below(self._opened, above, path, _ANYBODY)
+        given = linux.detached(str(path))
         if not os.path.samestat(os.fstat(given), os.fstat(found)):
             os.close(given)
             raise trusted.UntrustedError(f"{path} was exchanged while it was opened; remove it")
-    finally:
-        os.close(found)
-    return given
+        return given
 
-
-def _open_private(state_dir: str, names: Sequence[str]) -> int:
-    """Open the last of these directories, each in the one before. Raises trusted.UntrustedError, OSError."""
-    owners = trusted.trusted_owners()
-    here = trusted.open_directory(state_dir, make=0o755)
-    for depth, name in enumerate(names, 1):
-        try:
-            below = trusted.open_below(here, name, owners, str(Path(state_dir, *names[:depth])))
-        finally:
-            os.close(here)
-        here = below
-    return here
+    def _below(self, opened: ExitStack, above: int, path: Path, owners: Container[int] | None = None) -> int:
+        fd = trusted.open_below(above, path.name, self._owners if owners is None else owners, str(path))
+        opened.callback(os.close, fd)
+        return fd
 
 
 def longest(agent: AgentConfig, window: Window) -> int:

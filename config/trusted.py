@@ -197,6 +197,7 @@ class _Walk:
         self._missing = ""
         self.is_own = False  # the path led to one of our own descriptors (/dev/stdin)
         self._proc = _device("/proc/self")
+        self._root = _device("/")
 
     def __enter__(self) -> Self:
         return self
@@ -257,7 +258,7 @@ class _Walk:
         if stat.S_ISLNK(about.st_mode):
             return self._follow(name, fd, about)
         self._names = self._names[:-1] if name == ".." else [*self._names, name]
-        if not stat.S_ISDIR(about.st_mode) or name == "..":
+        if not stat.S_ISDIR(about.st_mode) or name == ".." or about.st_dev == self._root:
             return fd
         opened = self._mounted(name, fd)
         if opened < 0:
@@ -270,7 +271,7 @@ class _Walk:
         return opened
 
     def _mounted(self, name: str, fd: int) -> int:
-        """Open a directory so that an automount is mounted, which O_PATH does not do; -1 if we may not read it."""
+        """Open a directory so that an automount is mounted, which O_PATH does not do; -1 if it is mounted already."""
         try:
             opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._here)
         except OSError:
