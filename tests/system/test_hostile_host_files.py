@@ -144,6 +144,7 @@ def test_link_below_state_dir_is_not_followed(tmp_path: Path, unshare_container:
     before = [(path.stat().st_mode, path.stat().st_uid) for path in (victim, victim / "a")]
     with Nsbridged(tmp_path, one_route(web.spec)) as daemon:
         daemon.wait_for("FATAL", "r:a")
+        daemon.wait_for("RUNNING" if name in ("dead/r/a", "dead/r/.retry") else "FATAL", "r:b")
         detail = daemon.agents()["r:a"]["detail"]
         assert detail.startswith(f"{link} is a link or a file, not a directory; move it away")
         assert [(path.stat().st_mode, path.stat().st_uid) for path in (victim, victim / "a")] == before
