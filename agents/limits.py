@@ -34,8 +34,10 @@ _INFINITE = resource.RLIM_INFINITY
 _known: dict[int, int] = {}  # soft limits, as this agent had them before it was confined
 
 
-def explained(error: OSError) -> str:
+def explained(error: Exception) -> str:
     """Return what failed, where, and the limit that it ran into, if there is one: one line."""
+    if not isinstance(error, OSError):
+        return str(error)
     where = f": {os.fsdecode(error.filename)}" if error.filename is not None else ""
     text = f"{error.strerror or error}{where}"
     limit = _BY_ERRNO.get(error.errno or 0)

@@ -65,10 +65,7 @@ def main(assignment: Assignment) -> int:
     except entry.Gone as error:
         control.say(channel, say="error", text=str(error))
         return EXIT_AGAIN
-    except WireError as error:
-        control.say(channel, say="error", text=f"{type(error).__name__}: {error}"[:1000])
-        return EXIT_AGAIN
-    except OSError as error:
+    except (WireError, OSError) as error:
         control.say(channel, say="error", text=f"{type(error).__name__}: {limits.explained(error)}"[:1000])
         return EXIT_AGAIN
     except BaseException as error:  # noqa: BLE001  (an agent has nobody to raise to)
