@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Protocol
 
-from nsbridge.agents import callrules, landlock, linux, seccomp
+from nsbridge.agents import callrules, landlock, limits, linux, seccomp
 from nsbridge.agents.emptyns import EmptyNamespace
 from nsbridge.agents.fork import EXIT_AGAIN, has_ended
 from nsbridge.agents.scoreboard import Scoreboard
@@ -130,7 +130,7 @@ def leave_the_supervisor(assignment: Assignment) -> int:
     close_all_but({0, 1, 2} | keep)
     os.umask(0o077)  # what is made gets its mode by fchmod: the daemon's umask decides nothing
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # messages do not lie about in a core file
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_DESCRIPTORS, _MAX_DESCRIPTORS))
+    limits.lower_descriptors(_MAX_DESCRIPTORS)
     with suppress(OSError, KeyError):  # root's keys, where there are any: whatever acts by a keyring finds none
         linux.leave_session_keyring(seccomp.MACHINES[_MACHINE].numbers["keyctl"])
     return linux.detached("/proc/self/fd")  # /proc/self/fd/../../.. would be the host's root

@@ -6,6 +6,7 @@ descriptor off, or a signal meant for the parent would be written into the paren
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -64,11 +65,15 @@ def has_stopped_child() -> bool:
 def let_go_of_first(fd: int) -> int:
     """Move a descriptor to a number beyond all others, the first that the kernel closes when the process dies.
 
-    Its successor waits for it; and for whatever goes before it, where an inotify instance takes some 16 ms. Raises
-    OSError (EMFILE), and it is closed.
+    Its successor waits for it; and for whatever goes before it, where an inotify instance takes some 16 ms. Where the
+    limit of descriptors is lower (EINVAL), it gets the number that is free. Raises OSError (EMFILE), and it is closed.
     """
     try:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
     finally:
         os.close(fd)
 

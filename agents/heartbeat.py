@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 
 from nsbridge.agents import scoreboard
@@ -40,7 +39,7 @@ class Heart:
 
     def beat(self) -> None:
         """The loop has got on."""
-        self._cells[scoreboard.BEAT] = time.monotonic_ns()
+        self._cells[scoreboard.BEAT] = int(self._loop.now() * 1e9)
 
     def start(self) -> None:
         """Beat now and then."""

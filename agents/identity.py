@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from nsbridge.agents import linux
 from nsbridge.agents.entry import Gone, Refused
+from nsbridge.config import trusted
 
 ROOT = 0
 _UNMAPPED = 4294967295  # -1 as the kernel writes it: not mapped in the reader's own user namespace
@@ -59,7 +60,7 @@ class IdMap:
         Without a process (pid 0) it is the host's, or for the namespace file `ns_path` that of the user namespace that
         it belongs to: if that is not this process's own, nothing is known of it, and nobody is mapped.
         """
-        above = _overflow_uid()
+        above = ROOT if trusted.is_real_root() else trusted.overflow_uid()
         try:
             if not pid:
                 is_own = not ns_path or linux.owner_of_namespace(ns_path) == _own_user_namespace()
@@ -100,13 +101,6 @@ def parse_map(text: bytes) -> list[tuple[int, range]]:
 
 def _own_user_namespace() -> int:
     return os.stat("/proc/self/ns/user").st_ino  # noqa: PTH116  (a magic link, not a path)
-
-
-def _overflow_uid() -> int:
-    """Return as whom this process sees files of users that its user namespace does not map, ROOT if it maps all."""
-    if Path("/proc/self/uid_map").read_bytes().split() == [b"0", b"0", b"4294967295"]:
-        return ROOT
-    return int(Path("/proc/sys/kernel/overflowuid").read_bytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +155,7 @@ def _check_change(evidence: Evidence, owner: Ids, ids: IdMap) -> None:
 
 
 class Memory:
-    """Who an agent was, kept in a file of the state directory. Open only until the agent gives up its power.
+    """Who an agent was, kept in an open file of the state directory, which it closes before it gives up its power.
 
     `key` names the container and endpoint: of another one nothing is remembered. `instance` names one life of the
     container's namespace: which of the endpoint's files are mounts of their own holds for that only.
@@ -177,12 +171,6 @@ class Memory:
             self._read()
         except (ValueError, KeyError, TypeError):
             pass  # it is empty or damaged: nothing is remembered
-
-    @classmethod
-    def open(cls, path: Path, key: list[str], instance: list[int]) -> Memory:
-        """Open it, make it if it is missing. Raises OSError."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return cls(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), key, instance)
 
     def keep(self, who: Ids, mounts: frozenset[bytes]) -> None:
         """Remember, in one write. Raises OSError."""

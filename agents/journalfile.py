@@ -187,7 +187,7 @@ def create(path: str, header: Header, patience: float, *, publish: bool = True) 
     fd = _lock(fresh, os.O_CREAT | os.O_TRUNC, patience)
     size = PAGE + 8 * header.entries + header.ring
     try:
-        os.ftruncate(fd, size)
+        _resize(fd, size, path)
         allocate(fd, 0, PAGE + 8 * header.entries, path)
         os.pwrite(fd, _pack_header(header), 0)
         if publish:
@@ -197,6 +197,14 @@ def create(path: str, header: Header, patience: float, *, publish: bool = True) 
         os.close(fd)
         raise
     return JournalFile(fd, header, path)
+
+
+def _resize(fd: int, size: int, path: str) -> None:
+    """Set its length, which RLIMIT_FSIZE may forbid. Raises FullError."""
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        raise FullError(error.errno, f"journal {path} of {size} bytes: {os.strerror(error.errno or 0)}") from None
 
 
 def allocate(fd: int, start: int, length: int, path: str) -> None:

@@ -8,12 +8,13 @@ import sys
 import threading
 from dataclasses import replace
 
-from nsbridge.agents import control, entry, lastwords, runtime, sides
+from nsbridge.agents import control, entry, lastwords, limits, runtime, sides
 from nsbridge.agents.entry import Assignment
 from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER, let_go_of_first
 from nsbridge.agents.journalfile import LeftAloneError
 from nsbridge.agents.state import bound_files, open_state
 from nsbridge.agents.wire import WireError
+from nsbridge.config.trusted import UntrustedError
 
 
 def main(assignment: Assignment) -> int:
@@ -31,20 +32,20 @@ def main(assignment: Assignment) -> int:
         bound_files(assignment.agent)
         assignment.scoreboard.begin()  # it may have waited for the earlier agent to be gone
         keys = sides.queue_keys(assignment)
-        around = sides.surroundings(assignment, keys)
+        around = sides.surroundings(assignment, keys, state)
         entered = entry.enter(assignment, own_fds, state.given, around)
         threading.excepthook = lambda args: lastwords.crash(channel, args.exc_value)
         sys.unraisablehook = lambda about: lastwords.ignored(channel, about.exc_value)
         runtime.Agent(assignment, channel, entered, keys, state).run()
         return 0
-    except (entry.Refused, LeftAloneError) as error:
+    except (entry.Refused, LeftAloneError, UntrustedError) as error:
         control.say(channel, say="error", text=str(error)[:1000])
         return EXIT_NEVER
     except entry.Gone as error:
         control.say(channel, say="error", text=str(error))
         return EXIT_AGAIN
     except (WireError, OSError) as error:
-        control.say(channel, say="error", text=f"{type(error).__name__}: {error}"[:1000])
+        control.say(channel, say="error", text=f"{type(error).__name__}: {limits.explained(error)}"[:1000])
         return EXIT_AGAIN
     except BaseException as error:  # noqa: BLE001  (an agent has nobody to raise to)
         lastwords.crash(channel, error)

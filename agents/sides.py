@@ -16,7 +16,7 @@ from nsbridge.agents.journal import SourceJournal
 from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.agents.state import State
 from nsbridge.agents.store import NoteStore
-from nsbridge.agents.surroundings import FileSurroundings, QueueSurroundings, Surroundings, open_memory
+from nsbridge.agents.surroundings import FileSurroundings, QueueSurroundings, Surroundings, memory
 from nsbridge.config.schema import Delivery, Endpoint, LogEndpoint, QueueEndpoint, RouteConfig, SpoolEndpoint
 
 
@@ -53,16 +53,13 @@ def queue_keys(assignment: Assignment) -> Keys:
         ) from None
 
 
-def surroundings(assignment: Assignment, keys: Keys) -> Surroundings:
-    """Return what finds out about the container. Opens files of the host: call it before the join.
-
-    Raises OSError, Gone.
-    """
+def surroundings(assignment: Assignment, keys: Keys, state: State) -> Surroundings:
+    """Return what finds out about the container. It reads files of the host: call it before the join. Raises Gone."""
     ids = IdMap.of_container(assignment.container_pid, assignment.ns_path)
-    memory = open_memory(assignment)
+    remembered = memory(assignment, state.identity)
     if isinstance(assignment.agent.endpoint, QueueEndpoint):
-        return QueueSurroundings(assignment, ids, memory, (keys.out, keys.in_))
-    return FileSurroundings(assignment, ids, memory)
+        return QueueSurroundings(assignment, ids, remembered, (keys.out, keys.in_))
+    return FileSurroundings(assignment, ids, remembered)
 
 
 def store(endpoint: Endpoint, source: SourceJournal | None) -> SourceJournal | NoteStore | None:

@@ -2,26 +2,32 @@
 
 STATE_DIR/journal/ROUTE/AGENT.out    what it has taken (if it has a source)
 STATE_DIR/journal/ROUTE/AGENT.in     what it has handed over (if it has a sink)
+STATE_DIR/identity/ROUTE/AGENT       who it is in its container (identity.py)
 STATE_DIR/dead/ROUTE/AGENT/          what it could never hand over
 STATE_DIR/dead/ROUTE/.retry/AGENT/   what it is to take again, because the other agent could not (if it has a source)
 """
 
 from __future__ import annotations
 
+import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from nsbridge.agents import belonging, journal, linux, sinkjournal
 from nsbridge.agents.journal import SourceJournal
 from nsbridge.agents.sinkjournal import SinkJournal
+from nsbridge.config import trusted
 from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, FileEndpoint, LogEndpoint, QueueEndpoint, Window
 
 _NOTE_SIZE = 512  # bytes that the record of a note takes at most
 _RETRIED = 256 << 10  # bytes for dead letters, which are kept whole also where files are only noted
 _RECORD = 40  # bytes of a record beside its message, at most
 _QUEUE_MESSAGE = 1 << 20  # bytes of a queue's longest message
+_ANYBODY = range(1 << 32)  # owners of what is given to agents
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,7 @@ class State:
     sink: SinkJournal | None
     dead: int  # descriptor of the dead letters' directory
     retry: int  # of the directory of those that are to be taken again, -1 without a source
+    identity: int  # of the file that remembers who the agent is
 
     @property
     def given(self) -> list[int]:
@@ -52,21 +59,23 @@ class State:
 def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Callable[[str], None]) -> State:
     """Open them, making what is missing; waits until no earlier agent holds them.
 
-    Raises OSError; entry.Refused if what is pending was taken by another endpoint.
+    Raises OSError; UntrustedError if others than root can change what is there;
+    entry.Refused if what is pending was taken by another endpoint.
     """
-    route, _, name = agent.name.partition(":")
-    journal_path(state_dir, agent.name, "out").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    source, sink, retry = None, None, -1
+    source, sink = None, None
+    with _Private(state_dir, agent.name) as private:
+        dead = private.open_given()
+        retry = private.open_given(".retry") if agent.endpoint.out else -1
+        identity = private.open_identity()
     if agent.endpoint.out:
         source = journal.open_source(
             str(journal_path(state_dir, agent.name, "out")), window.messages + 3, _ring(agent, window), report
         )
         belonging.claim_source(source, agent.endpoint)
-        retry = _open_directory(Path(state_dir, "dead", route, ".retry", name))
     if agent.endpoint.in_:
         sink = sinkjournal.open_sink(str(journal_path(state_dir, agent.name, "in")), report)
         belonging.claim_sink(sink, agent.endpoint)
-    return State(source, sink, _open_directory(Path(state_dir, "dead", route, name)), retry)
+    return State(source, sink, dead, retry, identity)
 
 
 def bound_files(agent: AgentConfig) -> None:
@@ -88,10 +97,56 @@ def journal_path(state_dir: str, agent: str, side: str) -> Path:
     return Path(state_dir, "journal", route, f"{name}.{side}")
 
 
-def _open_directory(path: Path) -> int:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.parent.chmod(0o700)  # mkdir's mode is for the last name only
-    return linux.detached(str(path))  # a descriptor of the host in hostile hands: nothing but this is to be reached
+class _Private:
+    """The directories below state_dir that belong to root, made if they are missing. So no name in them is exchanged.
+
+    One walk to state_dir, and then by descriptor: an agent that was killed is to be back soon.
+    """
+
+    def __init__(self, state_dir: str, agent: str) -> None:
+        route, _, self._name = agent.partition(":")
+        self._dead = Path(state_dir, "dead", route)
+        self._owners = trusted.trusted_owners()
+        self._of_route: dict[str, int] = {}
+        with ExitStack() as opened:
+            top = trusted.open_directory(state_dir, make=0o755)
+            opened.callback(os.close, top)
+            for kind in ("journal", "identity", "dead"):
+                above = self._below(opened, top, Path(state_dir, kind))
+                self._of_route[kind] = self._below(opened, above, Path(state_dir, kind, route))
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._opened.close()
+
+    def open_given(self, within: str = "") -> int:
+        """Open a directory of dead/ROUTE that is to belong to the agent.
+
+        No path leads out of it: a descriptor of the host in hostile hands reaches nothing but this.
+        """
+        above = self._of_route["dead"]
+        if within:
+            above = self._below(self._opened, above, self._dead / within)
+        path = self._dead / within / self._name
+        found = self._below(self._opened, above, path, _ANYBODY)
+        given = linux.detached(str(path))
+        if not os.path.samestat(os.fstat(given), os.fstat(found)):
+            os.close(given)
+            raise trusted.UntrustedError(f"{path} was exchanged while it was opened; remove it")
+        return given
+
+    def open_identity(self) -> int:
+        """Open the file that remembers who the agent is."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(self._name, flags, 0o600, dir_fd=self._of_route["identity"])
+
+    def _below(self, opened: ExitStack, above: int, path: Path, owners: Container[int] | None = None) -> int:
+        fd = trusted.open_below(above, path.name, self._owners if owners is None else owners, str(path))
+        opened.callback(os.close, fd)
+        return fd
 
 
 def longest(agent: AgentConfig, window: Window) -> int:

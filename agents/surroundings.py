@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from nsbridge.agents import identity, linux
 from nsbridge.agents.endpoints import queue
@@ -22,10 +21,9 @@ from nsbridge.config.schema import AgentConfig, SpoolEndpoint
 _WRITABLE_BY_ALL = 0o002
 
 
-def open_memory(assignment: Assignment) -> Memory:
-    """Open the file that remembers who the agent was, before the join. Raises OSError."""
+def memory(assignment: Assignment, fd: int) -> Memory:
+    """Return what is remembered in the open file of who the agent was. To be called before the join. Raises Gone."""
     agent = assignment.agent
-    route, _, name = agent.name.partition(":")
     key = [str(agent.container), agent.endpoint.name, repr(agent.endpoint.out), repr(agent.endpoint.in_)]
     pid = assignment.container_pid
     namespace = assignment.ns_path or f"/proc/{pid or 'self'}/ns/{agent.namespace}"
@@ -33,7 +31,7 @@ def open_memory(assignment: Assignment) -> Memory:
         instance = [pid, os.stat(namespace).st_ino]  # noqa: PTH116  (a magic link, not a path)
     except OSError as error:
         raise Gone(f"{namespace}: {os.strerror(error.errno or 0)}") from None
-    return Memory.open(Path(assignment.state_dir, "identity", route, name), key, instance)
+    return Memory(fd, key, instance)
 
 
 class Surroundings:

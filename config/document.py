@@ -11,6 +11,7 @@ import re
 import tomllib
 from pathlib import Path
 
+from nsbridge.config import trusted
 from nsbridge.config.problems import KeyPath, Problem, dotted, quoted
 
 _WHERE = re.compile(r"(?P<what>.*) \(at (?P<where>line (?P<line>\d+), column \d+|end of document)\)", re.DOTALL)
@@ -19,17 +20,23 @@ _BARE_OCTAL = re.compile(r"=\s*0[0-7]+")
 _MOST_SET_ASIDE = 50  # each costs one more reading of the text
 _ASIDE = "\N{NO-BREAK SPACE}set aside"  # no person types that as a key
 
+_PLACE = "/etc/nsbridge"  # where only root can change a configuration
 _LONGEST = 16 << 20  # bytes; a route has about 500
 
 Table = dict[str, object]
 
 
-def read_text(path: str) -> tuple[str, list[Problem]]:
-    """The text of the file at `path`, or what keeps it from being read."""
+def read_text(path: str, *, by_root: bool = False) -> tuple[str, list[Problem]]:
+    """Return the text of the file at `path`, or what keeps it from being read.
+
+    With `by_root` a file that others than root can change is refused (trusted.py).
+    """
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb", opener=trusted.open_file if by_root else None) as file:
             raw = file.read(_LONGEST + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+    except trusted.UntrustedError as error:
+        return "", [Problem((), str(error), f"or copy it: install -D -m 644 {path} {_PLACE}/{Path(path).name}")]
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or no regular file
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return "", [Problem((), f"cannot be read: {reason}", "name a file that is there and readable (-c FILE)")]
     if len(raw) > _LONGEST:

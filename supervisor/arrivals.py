@@ -65,6 +65,15 @@ class Arrivals:
             self._loop.call_later(0, callback)
         return _AtPlaces(places)
 
+    def watch(self, path: str, callback: Callable[[], None]) -> bool:
+        """Be called when something happens to `path`, from now on for good; false if that cannot be told."""
+        try:
+            place = self._places.expect(*os.path.split(path), callback)
+        except Blocked as blocked:
+            self._complain(str(blocked))
+            return False
+        return place.is_watched
+
     def ask(self, container: Container, on_answer: Callable[[Answer], None], *, seen: bool) -> Inquiry:
         """Ask an engine for its container; see Asker.ask."""
         return self._askers[container.kind].ask(container, on_answer, seen=seen)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from nsbridge.agents import limits
 from nsbridge.agents.loop import Loop, Timer
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import Container, ContainerKind
@@ -88,7 +89,7 @@ class Asker:
             self._batches.add(_Batch(self._loop, self._locate, inquiries, self._ended))
         except OSError as error:
             for inquiry in inquiries:
-                inquiry.answer(NotRunning(f"cannot fork to ask {self._kind}: {error.strerror}"))
+                inquiry.answer(NotRunning(f"cannot fork to ask {self._kind}: {limits.explained(error)}"))
 
     def _ended(self, batch: _Batch) -> None:
         self._batches.discard(batch)
@@ -149,6 +150,8 @@ def parse_answer(line: bytes) -> tuple[int, Answer]:
     match said:
         case [int(number), int(pid), int(start_time), str(ns_path)]:
             return number, Found(pid, start_time, ns_path)
+        case [int(number), int(pid), int(start_time), str(ns_path), str(engine_id), str(engine_name)]:
+            return number, Found(pid, start_time, ns_path, engine_id, engine_name)
         case [int(number), "absent", str(text)]:
             return number, NotRunning(text)
         case [int(number), "refused", str(text)]:
@@ -166,6 +169,8 @@ def _answer(locate: Callable[[Container], Found], asked: Sequence[Container], wr
                 raise NoAnswer(silent)
             found = locate(container)
             said = [number, found.pid, found.start_time, found.ns_path]
+            if found.engine_id:
+                said += [found.engine_id, found.engine_name]
         except NotRunning as error:
             silent = str(error) if isinstance(error, NoAnswer) else ""
             said = [number, "absent", str(error)]

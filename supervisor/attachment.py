@@ -21,6 +21,7 @@ from nsbridge.supervisor import containers
 from nsbridge.supervisor.arrivals import Expectation
 from nsbridge.supervisor.asker import Answer, Inquiry
 from nsbridge.supervisor.containers import ContainerProcess, Found
+from nsbridge.supervisor.namewatch import NameWatch, watch_name
 from nsbridge.supervisor.services import Services
 
 LOOK_FIRST = 0.1  # seconds from one look to the next, which doubles
@@ -43,8 +44,8 @@ class Listener(Protocol):
     def container_refused(self, reason: str) -> None:
         """It must not be entered, or cannot be as things are."""
 
-    def container_ended(self) -> None:
-        """Its init has ended; it was found before."""
+    def container_ended(self, how: str) -> None:
+        """It is not to be served any more, after it was found: its init "has ended", or its name is another's."""
 
     def container_may_have_come(self) -> None:
         """It is waited for, and this is a reason to look."""
@@ -69,6 +70,7 @@ class Attachment:
         self._gap = self._first_gap = ENGINE_GAP[0] if containers.asks_an_engine(container) else GAP
         self._hint: Timer | None = None  # a look that a hint asked for
         self._hinted_meanwhile = False  # since the engine was asked
+        self.name_watch: NameWatch | None = None  # of a container that can lose its name
         self._only: int | None = None  # start time of the one process that a number meant when it was first seen
 
     @property
@@ -191,20 +193,27 @@ class Attachment:
                 'if that is what you want, write container = "host"'
             )
             return
+        self._settle(found)
+
+    def _settle(self, found: Found) -> None:
         self._expect_no_more()
         self._look_delay = LOOK_FIRST
         self._gap = self._first_gap
+        self.name_watch = watch_name(self._loop, self._arrivals, self._container, found, self._ended)
         self._listener.container_found()
 
     def _refuse(self, reason: str) -> None:
         self._expect_no_more()
         self._listener.container_refused(reason)
 
-    def _ended(self) -> None:
+    def _ended(self, how: str = "has ended") -> None:
         self._release()
-        self._listener.container_ended()
+        self._listener.container_ended(how)
 
     def _release(self) -> None:
+        if self.name_watch is not None:
+            self.name_watch.close()
+            self.name_watch = None
         if self.process is not None:
             self._loop.unwatch(self.process.pidfd)
             self.process.close()

@@ -13,7 +13,9 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 
+from nsbridge.config import trusted
 from nsbridge.config.schema import Container, ContainerKind, Namespace
+from nsbridge.config.trusted import UntrustedError
 from nsbridge.supervisor import engines, runstate
 from nsbridge.supervisor.identity import (
     ContainerProcess,
@@ -81,13 +83,15 @@ def _by_pid(name: str) -> Found:
 def _by_pidfile(path: str) -> Found:
     """The process whose number a file holds. A stale file cannot be told from a fresh one once the number is reused."""
     try:
-        text = read_bounded(path, PIDFILE_LIMIT, by_root=True).decode("ascii", "backslashreplace").strip()
+        text = read_bounded(path, PIDFILE_LIMIT).decode("ascii", "backslashreplace").strip()
     except FileNotFoundError:
         raise NotRunning(f"pidfile {quoted(path)} is not there") from None
     except PermissionError:
         raise NotPermitted(f"pidfile {quoted(path)} cannot be read: run nsbridge as root") from None
     except OSError as error:
         raise NotRunning(f"pidfile {quoted(path)} cannot be read: {error.strerror}") from None
+    except UntrustedError as error:
+        raise Refused(f"pidfile {quoted(path)}: {error}") from None
     except ValueError as error:
         raise Refused(f"pidfile {quoted(path)} {error}") from None
     if not text:
@@ -115,7 +119,9 @@ def _host(_name: str) -> Found:
 def _open_namespace_file(path: str) -> tuple[int, int]:
     """(inode, CLONE_NEW… flag) of a namespace file."""
     try:
-        pinned = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        pinned = trusted.pin(path)
+    except UntrustedError as error:
+        raise Refused(f"namespace file {quoted(path)}: {error}") from None
     except PermissionError:
         raise NotPermitted(f"namespace file {quoted(path)} cannot be opened: run nsbridge as root") from None
     except OSError as error:

@@ -21,6 +21,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from nsbridge.agents import limits
 from nsbridge.agents.loop import READABLE, Loop
 from nsbridge.config.errors import NotPermittedError, NsbridgeError
 from nsbridge.config.schema import ControlConfig
@@ -81,6 +82,20 @@ class ControlServer:
         self._listener, self._inode = listener.listen(self.config, self._access, self.notice)
         self._watch_listener()
 
+    def restore(self) -> bool:
+        """Make the socket again if somebody has removed it, or put something in its place; True if that was so.
+
+        Who is connected stays. NsbridgeError if there is no way, or another daemon listens there by now.
+        """
+        if self._listener is None or listener.is_at(self.config.path, self._inode):
+            return False
+        fresh, inode = listener.listen(self.config, self.access, self.notice)
+        self.loop.unwatch(self._listener.fileno())
+        self._listener.close()
+        self._listener, self._inode = fresh, inode
+        self._watch_listener()
+        return True
+
     def close(self) -> None:
         """End all connections and take the socket away, if its name is still ours. Harmless when not open."""
         if self._listener is None:
@@ -91,7 +106,7 @@ class ControlServer:
         for connection in tuple(self._connections):
             connection.close()
         with contextlib.suppress(OSError):
-            if listener.inode(self.config.path) == self._inode:
+            if listener.is_at(self.config.path, self._inode):
                 Path(self.config.path).unlink()
 
     def forget(self, connection: Connection) -> None:
@@ -137,7 +152,7 @@ class ControlServer:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:  # EMFILE, ENFILE, ENOBUFS, ENOMEM: it passes when something is closed
-                self.notice(f"{self.config.path}: no connections for {ACCEPT_PAUSE:g} s: {error.strerror}")
+                self.notice(f"{self.config.path}: no connections for {ACCEPT_PAUSE:g} s: {limits.explained(error)}")
                 self.loop.unwatch(self._listener.fileno())
                 self.loop.call_later(ACCEPT_PAUSE, self._watch_listener)
                 return

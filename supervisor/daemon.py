@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from nsbridge.config import trusted
 from nsbridge.config.errors import EXIT_OK, NotPermittedError, NsbridgeError
-from nsbridge.config.load import load
+from nsbridge.config.load import load, load_trusted
 from nsbridge.config.schema import Config
 from nsbridge.supervisor import detach, hostlimits, notify
 from nsbridge.supervisor.access import Access
@@ -28,10 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             sys.stdout.write(helptext.asked(PROGRAM, options))
             return EXIT_OK
-        config = load(options.config)
         if options.check:
-            return _check(config)
-        return _serve(config, detached=options.daemon)
+            return _check(load(options.config))
+        return _serve(options.config, detached=options.daemon)
     except NsbridgeError as error:
         for line in str(error).splitlines():
             sys.stderr.write(f"nsbridged: {line}\n")
@@ -48,20 +48,40 @@ def _check(config: Config) -> int:
         sys.stdout.write(f"{config.source}: no [route.NAME] yet, so nsbridged would have nothing to carry\n")
     if config.daemon.log.file and not Path(config.daemon.log.file).parent.is_dir():
         sys.stdout.write(f"{config.source}: this host: daemon.log.file: make {Path(config.daemon.log.file).parent}\n")
+    for line in _untrusted(config):
+        sys.stdout.write(f"{config.source}: this host: {line}\n")
     for line in hostlimits.shortages(config, hostlimits.read_host()):
         sys.stdout.write(f"{config.source}: this host: {line}\n")
     return EXIT_OK
 
 
-def _serve(config: Config, *, detached: bool) -> int:
+def _untrusted(config: Config) -> Iterator[str]:
+    """What the daemon would refuse to use, because others than root can change it."""
+    named = {"": config.source, "daemon.state_dir: ": config.daemon.state_dir}
+    if config.daemon.log.file:
+        named["daemon.log.file: "] = config.daemon.log.file
+    for key, path in named.items():
+        try:
+            os.close(trusted.pin(path, group_dir=key.startswith("daemon.log")))
+        except trusted.UntrustedError as error:
+            yield f"{key}{error}"
+        except OSError:
+            pass  # what is missing is made, or was complained of
+
+
+def _serve(file: str, *, detached: bool) -> int:
     if os.geteuid() != 0:
+        load(file)  # what is wrong with it is said first
         raise NotPermittedError(
             "must be root to enter containers' namespaces: run it with sudo, or as a system service"
         )
+    config = load_trusted(file)
     detach.open_standard_streams()  # or a socket would get the number of one, and agents would lose it
     state_dir = Path(config.daemon.state_dir)
     try:
-        state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        os.close(trusted.open_directory(str(state_dir), make=0o755))
+    except trusted.UntrustedError as error:
+        raise NsbridgeError(f"daemon.state_dir {state_dir}: {error}") from None
     except OSError as error:
         raise NsbridgeError(f"daemon.state_dir {state_dir}: {error.strerror}") from None
     pidfile = PidFile(str(state_dir / "nsbridged.pid"))
@@ -70,7 +90,7 @@ def _serve(config: Config, *, detached: bool) -> int:
     def start(ready: Callable[[], None]) -> int:
         log = open_log(config.daemon.log)
         try:
-            _run(Supervisor(config, log), wanted, ready)
+            _run(Supervisor(config, log, pidfile=pidfile), wanted, ready)
         except BaseException as error:
             if detached or config.daemon.log.file is not None:  # or it would be told twice at the same place
                 log.error("", f"ended by {_said(error)}")  # noqa: PLE1205  (our log, not logging's)

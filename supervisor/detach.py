@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 
 import daemon
 
+from nsbridge.agents import limits
 from nsbridge.agents.fork import fork
 from nsbridge.config.errors import EXIT_FAILED, EXIT_OK, NsbridgeError
 from nsbridge.supervisor.pidfile import PidFile
@@ -49,7 +50,7 @@ def run_detached(start: Callable[[Ready], int], pidfile: PidFile | None = None, 
         child = fork(lambda: _become_daemon(start, pidfile, [writer, *keep]))
     except OSError as error:
         os.close(reader)
-        raise NsbridgeError(f"cannot start the daemon's process: {error.strerror}") from None
+        raise NsbridgeError(f"cannot start the daemon's process: {limits.explained(error)}") from None
     finally:
         os.close(writer)
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from nsbridge.agents import limits
 from nsbridge.agents.loop import Loop, Timer
 from nsbridge.config.schema import ContainerKind
 from nsbridge.supervisor import engine_events
@@ -126,7 +127,7 @@ class EngineWatch:
         try:
             self._teller = Teller(self._loop, partial(self._main, self._kind), self)
         except OSError as error:
-            self._complain(f"cannot fork: {error.strerror}")
+            self._complain(f"cannot fork: {limits.explained(error)}")
             self._again()
 
     def _again(self) -> None:

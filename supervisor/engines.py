@@ -25,7 +25,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import quote
 
@@ -96,7 +96,7 @@ def locate(kind: ContainerKind, name: str) -> Found:
         found = found_by_pid(first.pid)
         if client.inspect(name) != first:
             raise NotRunning(f"container {quoted(name)} of {kind} is just stopping or starting")
-        return found
+        return replace(found, engine_id=first.id, engine_name=first.name)
 
 
 def list_all(kind: ContainerKind) -> list[Inspected]:

@@ -15,11 +15,11 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
 from nsbridge.agents.fork import has_ended
+from nsbridge.config import trusted
 from nsbridge.config.errors import EXIT_NOT_PERMITTED, NsbridgeError
 from nsbridge.config.schema import Namespace
 from nsbridge.supervisor import procfs
@@ -58,6 +58,12 @@ class Found:
     pid: int  # of init, in this process's pid namespace; 0 for a bare namespace file and for the host
     start_time: int  # clock ticks since boot, field 22 of /proc/PID/stat (proc_pid_stat(5)); 0 likewise
     ns_path: str  # the namespace file that was configured, else empty
+    engine_id: str = field(default="", compare=False)  # as Docker or Podman has it, else empty
+    engine_name: str = field(default="", compare=False)  # at that time: a container may be renamed
+
+    def is_same(self, other: Found) -> bool:
+        """True if it is the same process."""
+        return (self.pid, self.start_time) == (other.pid, other.start_time)
 
 
 class ContainerProcess:
@@ -160,36 +166,18 @@ def pid_named_by(ns_path: str) -> int:
     return int(named[1]) if named else 0
 
 
-def read_bounded(path: str, limit: int, *, by_root: bool = False) -> bytes:
-    """A regular file's content; ValueError if it is no regular file or longer than `limit` bytes, else OSError.
+def read_bounded(path: str, limit: int) -> bytes:
+    """Return the content of a file that says what is entered, so only root may have written it (config/trusted.py).
 
-    It is pinned before it is opened, so that a FIFO or a device found there is never opened. `by_root` refuses,
-    with ValueError, what others than root (or the caller) may have written.
+    Raises UntrustedError, OSError; ValueError if it is no regular file, or longer than `limit` bytes.
     """
-    pinned = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        about = os.fstat(pinned)
-        if not stat.S_ISREG(about.st_mode):
+    with open(path, "rb", opener=trusted.open_file) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("is not a regular file")
-        if by_root and (about.st_uid not in (0, os.geteuid()) or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
-            raise ValueError(
-                "may be written by others than root, who would choose what is entered: chown it to root and chmod go-w"
-            )
-        fd = os.open(f"/proc/self/fd/{pinned}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    finally:
-        os.close(pinned)
-    with os.fdopen(fd, "rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise ValueError(f"is longer than {limit} bytes")
     return content
-
-
-def is_real_root() -> bool:
-    """Root of the first user namespace, which maps every id to itself (user_namespaces(7))."""
-    if os.geteuid() != 0:
-        return False
-    return Path("/proc/self/uid_map").read_text(encoding="ascii").split() == ["0", "0", "4294967295"]
 
 
 def quoted(name: str) -> str:

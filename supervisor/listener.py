@@ -4,7 +4,7 @@ Some facts about AF_UNIX and what they mean here:
 * bind(2) makes the file before it can have its owner and mode, so it is bound under another name, is given all of
   that, and gets its own name by rename(2), which also replaces a stale socket without a gap.
 * The file outlives a SIGKILLed daemon; only a connect tells whether somebody listens.
-* Owner and mode are set by name, so nobody but root may be able to change the directory, or one above it.
+* Owner and mode are set by name, so nobody but root may change the directory or one above it (config/trusted.py).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from nsbridge.config import trusted
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import ControlConfig
 from nsbridge.supervisor.access import Access
-from nsbridge.supervisor.identity import is_real_root
 
 _BACKLOG = 128
 _LONGEST_PATH = 107  # bytes, sun_path of unix(7) without its NUL
@@ -39,7 +39,7 @@ def listen(
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)
     try:
-        _make_directory(path.parent)
+        os.close(trusted.open_directory(str(path.parent), make=0o755))
         _refuse_to_steal(path)
         temporary.unlink(missing_ok=True)
         listener.bind(os.fsencode(temporary))
@@ -51,36 +51,12 @@ def listen(
         listener.close()
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(failure, trusted.UntrustedError):
+            raise NsbridgeError(f"daemon.control.path {path}: {failure}") from None
         if isinstance(failure, OSError):
             raise NsbridgeError(f"cannot make the control socket {path} (daemon.control): {failure.strerror}") from None
         raise
     return listener, made
-
-
-def _nobody() -> int:
-    """Who stands for the host's root, among others, in a user namespace that has not mapped it."""
-    return int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
-
-
-def _make_directory(directory: Path) -> None:
-    """The socket's directory, made 0755 if it is missing; only root may be able to change where its name leads."""
-    for missing in [level for level in (*reversed(directory.parents), directory) if not level.exists()]:
-        missing.mkdir()
-        missing.chmod(0o755)  # whatever the umask is: the socket's mode and the caller's ids decide who may use it
-    trusted = {0, os.geteuid()} if is_real_root() else {0, os.geteuid(), _nobody()}
-    for level in sorted({*_above(directory), *_above(directory.resolve())}):
-        found = level.stat()
-        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
-        if found.st_uid not in trusted or shared:
-            raise NsbridgeError(
-                f"daemon.control.path: {level} can be changed by others than root, who could put another socket "
-                f"there; chown root {level}; chmod go-w {level}"
-            )
-
-
-def _above(directory: Path) -> tuple[Path, ...]:
-    """It and all directories by which its name leads to it: whoever can change one can exchange what is below."""
-    return (directory, *directory.parents)
 
 
 def _refuse_to_steal(path: Path) -> None:
@@ -108,3 +84,11 @@ def inode(path: str) -> tuple[int, int]:
     """What tells whether the name still means the same file: its device and inode. OSError if there is none."""
     found = os.lstat(path)
     return found.st_dev, found.st_ino
+
+
+def is_at(path: str, made: tuple[int, int] | None) -> bool:
+    """True if the name still means the file with that device and inode."""
+    try:
+        return inode(path) == made
+    except OSError:
+        return False

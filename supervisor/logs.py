@@ -1,25 +1,25 @@
 r"""The daemon's log: one line a record to stderr or a rotated file, and the last records in memory for `tail`.
 
 Whatever is not printable is escaped before a record goes anywhere (\x1b, \n, \udc80): containers choose names and
-messages. Nothing here raises once the log is open: a full disk costs records, which are counted and told of
-when the disk takes some again, never the daemon. What is said again and again is counted instead (repeats.py).
+messages. Nothing here raises or waits once the log is open (logsinks.py): a full disk, or a stderr that nobody reads,
+costs records, never the daemon. They are counted and reported when writing works again. What is said again and again
+is counted instead (repeats.py).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import TextIOWrapper
-from logging.handlers import RotatingFileHandler
 
+from nsbridge.agents.loop import Loop
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import LogConfig
+from nsbridge.config.trusted import UntrustedError
+from nsbridge.supervisor.logsinks import FileSink, LogSink, stderr_sink
 from nsbridge.supervisor.render import escape
 from nsbridge.supervisor.repeats import WINDOW, Repeats, Said
 from nsbridge.supervisor.ring import Ring, concerns
@@ -55,6 +55,7 @@ class Log:
     def __init__(self, config: LogConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._clock = clock
+        self._loop: Loop | None = None
         self._repeats = Repeats()
         self._logger = logging.getLogger("nsbridge")
         self._logger.setLevel(LEVELS[config.level])
@@ -80,6 +81,11 @@ class Log:
     def error(self, name: str, message: str) -> None:
         """What needs a person."""
         self._write(logging.ERROR, name, message)
+
+    def attach(self, loop: Loop | None) -> None:
+        """Let this loop write out what had to wait, from now on; None before it is closed."""
+        self._loop = loop
+        self._sink.attach(loop)
 
     def reopen(self) -> None:
         """Open the file anew, after it was renamed (USR1). If that fails the old one goes on, and says so."""
@@ -129,23 +135,25 @@ class Log:
         lost = self._sink.lost
         self._logger.log(level, "%s", escape(message), extra={"agent": escape(name)})
         if lost and not self._sink.lost:
-            self.warning("", f"up to {lost} records before this could not be written: {self._sink.reason}")
+            self._tell_lost(lost, self._sink.reason)
 
-    @staticmethod
-    def _open_sink(config: LogConfig) -> _FileSink | _StderrSink:
-        sink: _FileSink | _StderrSink
+    def _tell_lost(self, lost: int, reason: str) -> None:
+        self.warning("", f"up to {lost} records before this could not be written: {reason}")
+
+    def _open_sink(self, config: LogConfig) -> LogSink:
         if config.file is None:
-            sink = _StderrSink(sys.stderr)
+            sink = stderr_sink()
         else:
             try:
-                sink = _FileSink(
-                    config.file,
-                    maxBytes=config.max_bytes,
-                    backupCount=config.backups,
-                    encoding="utf-8",
-                )
+                sink = FileSink(config.file, config.max_bytes, config.backups)
+            except UntrustedError as error:
+                raise NsbridgeError(f"daemon.log.file: {error}") from None
             except OSError as error:
                 raise NsbridgeError(f"daemon.log.file: cannot open {config.file}: {error.strerror}") from None
+            except ValueError as error:
+                raise NsbridgeError(f"daemon.log.file: {config.file} {error}; leave it out to log to stderr") from None
+        sink.recovered = self._tell_lost
+        sink.attach(self._loop)
         sink.setFormatter(_JsonFormatter() if config.format == "json" else _TextFormatter())
         return sink
 
@@ -179,45 +187,6 @@ class _Remember(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._ring.add(_entry(record))
-
-
-class _NeverRaises(logging.StreamHandler):  # type: ignore[type-arg]
-    """Counts what it cannot write instead of raising, or of complaining to a stderr that may be what is broken."""
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        self.lost = 0
-        self.reason = ""
-        super().__init__(*args, **kwargs)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        before = self.lost
-        super().emit(record)
-        if self.lost == before:
-            self.lost = 0
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802  (logging's name)
-        self.lost += 1
-        error = sys.exc_info()[1]
-        self.reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-    def close(self) -> None:
-        try:
-            super().close()
-        except OSError as error:  # what was still in its buffer
-            self.reason = error.strerror or str(error)
-
-
-class _StderrSink(_NeverRaises):
-    """To whoever started the daemon."""
-
-
-class _FileSink(_NeverRaises, RotatingFileHandler):
-    """To a file that is rotated by size, made 0640 under any umask: who talks to whom is not everybody's business."""
-
-    def _open(self) -> TextIOWrapper:
-        return os.fdopen(
-            os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640), "a", encoding="utf-8"
-        )
 
 
 def _entry(record: logging.LogRecord) -> Entry:

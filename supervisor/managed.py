@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from nsbridge.agents import fork, scoreboard
+from nsbridge.agents import fork, limits, scoreboard
 from nsbridge.agents.entry import Assignment
 from nsbridge.agents.loop import Timer
 from nsbridge.agents.scoreboard import Scoreboard
@@ -256,12 +256,12 @@ class Managed:
         """See Listener."""
         self.refuse(reason)
 
-    def container_ended(self) -> None:
+    def container_ended(self, how: str) -> None:
         """See Listener."""
         if self.state is State.STOPPED:
             return
         self._ended_at = time.strftime("%H:%M:%S")
-        self._log.info(self.config.name, f"{self.config.container} has ended")
+        self._log.info(self.config.name, f"{self.config.container} {how}")
         self.detail = f"container not running since {self._ended_at}"
         self._feed(Event.GONE)
 
@@ -311,7 +311,7 @@ class Managed:
         )
 
     def _not_spawned(self, error: OSError) -> None:
-        self.last_exit = f"cannot be forked: {error.strerror}"
+        self.last_exit = f"cannot be forked: {limits.explained(error)}"
         self._log.error(self.config.name, self.last_exit)
         self._feed(Event.DIED)
 

@@ -1,4 +1,4 @@
-"""One daemon for each state_dir: a lock on a file that also says who holds it.
+"""One daemon for each state_dir: a lock on a file that also says who holds it, and one on the directory itself.
 
 Some facts about POSIX locks (fcntl_locking(2)) and what they mean here:
 * The lock belongs to the process: it vanishes with a SIGKILLed daemon and is not inherited by its agents, so it is
@@ -6,6 +6,11 @@ Some facts about POSIX locks (fcntl_locking(2)) and what they mean here:
 * *Any* close of the file by the process drops its lock: nothing else in the daemon may open this file.
 * A file that is unlinked while locked can still be locked by whoever had opened it before: the one who gets the lock
   looks whether its file still has the name, and starts again if not.
+
+And about the lock of the directory (flock(2)), which holds when somebody has removed the pid file:
+* A forked child shares it until it closes its descriptors, which each does first. So it is waited for a little.
+* Whoever may read a directory may lock it. A lock counts only if the process that took it lives and is a trusted
+  user's (/proc/locks, config/trusted.py): anybody else's could only keep the daemon from starting.
 """
 
 from __future__ import annotations
@@ -14,43 +19,68 @@ import errno
 import fcntl
 import os
 import struct
+import time
+from pathlib import Path
 
+from nsbridge.config import trusted
 from nsbridge.config.errors import NsbridgeError
 
+PATIENCE = 2.0  # seconds for a killed daemon's children to close the directory
 _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, length, pid: struct flock of 64-bit Linux
 
 
 class PidFile:
-    """The lock on `path` (STATE_DIR/nsbridged.pid); a context manager, also for DaemonContext."""
+    """The lock on `path` (STATE_DIR/nsbridged.pid) and its directory; a context manager, also for DaemonContext."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._fd = -1
+        self._directory = -1
         self._pid = 0
 
     def acquire(self) -> None:
-        """Lock it and write our pid. NsbridgeError if another daemon has it, or it cannot be made."""
+        """Lock both and write our pid. NsbridgeError if another daemon has one, or they cannot be made."""
         try:
-            while self._fd < 0:
-                self._fd = self._lock()
-            self._pid = os.getpid()
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, b"%d\n" % self._pid, 0)
-        except OSError as error:
-            self.release()
-            raise NsbridgeError(f"cannot write the pid file {self.path} (daemon.state_dir): {error.strerror}") from None
+            self._take()
+        except BaseException:
+            self._forget()
+            raise
 
     def release(self) -> None:
-        """Take the file away and give the lock up. Harmless if it is not held, also in a forked child."""
+        """Remove the file and unlock. Harmless if it is not held, also in a forked child."""
         if self._fd < 0 or os.getpid() != self._pid:
             return
-        fd, self._fd = self._fd, -1
         try:
-            os.unlink(self.path)  # noqa: PTH108  (while it is locked: the next holder cannot be there yet)
+            if self._is_named():
+                os.unlink(self.path)  # noqa: PTH108  (while it is locked: the next holder cannot be there yet)
         except OSError:
             pass
         finally:
-            os.close(fd)
+            self._forget()
+
+    def restore(self) -> bool:
+        """Make again what somebody has removed while it was held; True if that was so.
+
+        NsbridgeError if it cannot be made, or another daemon has come: then both run with this state_dir.
+        """
+        if self._fd < 0 or (self._is_there() and self._is_named()):
+            return False
+        held, self._fd = self._fd, -1
+        elsewhere = -1
+        if not self._is_there():
+            elsewhere, self._directory = self._directory, -1
+        try:
+            self._take(make=0o755)
+        except BaseException:
+            self._close(self._fd)
+            self._fd = held
+            if elsewhere >= 0:
+                self._close(self._directory)
+                self._directory = elsewhere
+            raise
+        self._close(held)
+        self._close(elsewhere)
+        return True
 
     def __enter__(self) -> PidFile:
         self.acquire()
@@ -59,9 +89,26 @@ class PidFile:
     def __exit__(self, *_exc: object) -> None:
         self.release()
 
+    def _take(self, make: int | None = None) -> None:
+        """Lock what is not locked yet, and write our pid; `make` is a new directory's mode. Raises NsbridgeError."""
+        try:
+            if self._directory < 0:
+                self._directory = trusted.open_directory(str(Path(self.path).parent), make=make)
+            while self._fd < 0:
+                self._fd = self._lock()
+            self._lock_directory()
+            self._pid = os.getpid()
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, b"%d\n" % self._pid, 0)
+        except trusted.UntrustedError as error:
+            raise NsbridgeError(f"daemon.state_dir: {error}") from None
+        except OSError as error:
+            raise NsbridgeError(f"cannot write the pid file {self.path} (daemon.state_dir): {error.strerror}") from None
+
     def _lock(self) -> int:
         """The locked file's descriptor, or -1 if the file lost its name in the meantime."""
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(Path(self.path).name, flags, 0o644, dir_fd=self._directory)
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(fd), os.stat(self.path)):  # noqa: PTH116
@@ -74,17 +121,75 @@ class PidFile:
                 raise NsbridgeError(self._taken(_holder(fd))) from None
             raise
         finally:
-            if fd >= 0:
-                os.close(fd)
+            self._close(fd)
         return -1
+
+    def _lock_directory(self) -> None:
+        """Lock it, unless somebody who is not trusted has. NsbridgeError if another daemon has it."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = _directory_holder(self._directory)
+                if time.monotonic() > deadline:
+                    if not _is_daemons(holder):
+                        return
+                    raise NsbridgeError(f"{self._taken(holder)}; its pid file was removed") from None
+                time.sleep(0.01)  # there is no event for another's lock with a limit
+            else:
+                return
+
+    def _is_named(self) -> bool:
+        """True if the file that is locked still has its name."""
+        return _is_at(self._fd, self.path)
+
+    def _is_there(self) -> bool:
+        """True if the directory that is locked still has its name."""
+        return _is_at(self._directory, str(Path(self.path).parent))
+
+    def _forget(self) -> None:
+        self._close(self._fd)
+        self._close(self._directory)
+        self._fd = self._directory = -1
+
+    @staticmethod
+    def _close(fd: int) -> None:
+        if fd >= 0:
+            os.close(fd)
 
     def _taken(self, pid: int) -> str:
         who = f"pid {pid}" if pid else "in another pid namespace"
         return f"{self.path}: another nsbridged ({who}) runs with this state_dir; stop it or set daemon.state_dir"
 
 
+def _is_at(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))  # noqa: PTH116
+    except OSError:
+        return False
+
+
 def _holder(fd: int) -> int:
-    """Who holds the lock on `fd`; 0 if it is in another pid namespace, or has just given it up."""
+    """Return who holds the lock on `fd`; 0 if it is in another pid namespace, or has just released it."""
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
     return int(pid) if kind != fcntl.F_UNLCK else 0
+
+
+def _directory_holder(fd: int) -> int:
+    """Return who has the flock on `fd`; 0 if that is not to be seen. proc_locks(5)."""
+    inode = os.fstat(fd).st_ino
+    for line in Path("/proc/locks").read_text(encoding="ascii").split("\n"):
+        match line.split():
+            case [_, "FLOCK", _, _, pid, where, *_] if where.endswith(f":{inode}"):
+                return max(0, int(pid))
+    return 0
+
+
+def _is_daemons(pid: int) -> bool:
+    """True if a daemon may have locked the directory: it lives, and is a trusted user's; 0 is another namespace's."""
+    try:
+        return not pid or os.stat(f"/proc/{pid}").st_uid in trusted.trusted_owners()  # noqa: PTH116
+    except OSError:
+        return False

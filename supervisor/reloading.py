@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable
 
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.config.load import load
+from nsbridge.config.load import load_trusted
 from nsbridge.config.schema import Config, DeadConfig
 from nsbridge.supervisor.healthcheck import HealthCheck
 from nsbridge.supervisor.hostlimits import read_host, shortages
@@ -30,7 +30,7 @@ class Reloader:
         roster: Roster,
         orders: Orders,
         health: HealthCheck,
-        read: Callable[[str], Config] = load,
+        read: Callable[[str], Config] = load_trusted,
     ) -> None:
         self.config = config
         self._log = services.log

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nsbridge.config.schema import ContainerKind
+from nsbridge.config.trusted import UntrustedError, is_real_root
 from nsbridge.supervisor.identity import (
     Found,
     NotPermitted,
     NotRunning,
     Refused,
     escaped,
-    is_real_root,
     not_known,
     quoted,
     read_bounded,
@@ -119,7 +119,7 @@ def _running(runtime: Runtime, name: str, directory: str) -> Found:
     which = f"container {quoted(name)} of {runtime.name}"
     path = escaped(f"{directory}/{runtime.file}")
     try:
-        text = read_bounded(f"{directory}/{runtime.file}", STATE_LIMIT, by_root=True)
+        text = read_bounded(f"{directory}/{runtime.file}", STATE_LIMIT)
         if not text:
             raise NotRunning(f"{which} is being created ({path} is still empty)")
         pid, start_time = runtime.parse(text)
@@ -127,6 +127,8 @@ def _running(runtime: Runtime, name: str, directory: str) -> Found:
         raise NotRunning(f"{which} is being created or deleted ({path} is not there)") from None
     except OSError as error:
         raise NotPermitted(f"{which}: {path} cannot be read: {error.strerror}") from None
+    except UntrustedError as error:
+        raise Refused(f"{which}: {error}") from None
     except ValueError as error:
         raise Refused(f"{which}: {path} {error}") from None
     if not _is_still(pid, start_time):

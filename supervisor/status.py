@@ -28,6 +28,7 @@ def agent_status(agent: Managed) -> dict[str, object]:
     return {
         "name": agent.config.name,
         "container": str(agent.config.container),
+        "serves": _serves(agent),
         "namespace": agent.config.namespace.value,
         "ns_inode": agent.attachment.ns_inode,
         "endpoint": agent.config.endpoint.name,
@@ -45,6 +46,12 @@ def agent_status(agent: Managed) -> dict[str, object]:
         "detail": detail,
         "health": _health(agent),
     }
+
+
+def _serves(agent: Managed) -> str:
+    """The container that it is in; another than is configured if that one was renamed."""
+    watch = agent.attachment.name_watch
+    return (watch.serves if watch is not None else "") or str(agent.config.container)
 
 
 def _health(agent: Managed) -> dict[str, object] | None:
@@ -68,6 +75,8 @@ def _phase(agent: Managed) -> tuple[str, str]:
     if reasons := agent.scoreboard.reasons():
         return "blocked", "blocked: " + "; ".join(reasons)
     notes = ["a bare namespace file: the end of its container cannot be seen"] if agent.is_blind else []
+    if agent.attachment.name_watch is not None and (note := agent.attachment.name_watch.note):
+        notes.append(note)
     if missing := [what for what, has in (agent.confinement or {}).items() if not has]:
         notes.append(f"runs without {', '.join(missing)}")
     notes += agent.scoreboard.notices()

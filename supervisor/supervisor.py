@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 
 from nsbridge.agents import emptyns
 from nsbridge.agents.loop import Loop
+from nsbridge.agents.state import journal_path
 from nsbridge.config.schema import Config, RouteConfig
 from nsbridge.supervisor.api import Api
 from nsbridge.supervisor.arrivals import Arrivals
@@ -22,6 +23,8 @@ from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.logs import Log
 from nsbridge.supervisor.managed import Managed
 from nsbridge.supervisor.orders import Orders
+from nsbridge.supervisor.ownfiles import OwnFiles
+from nsbridge.supervisor.pidfile import PidFile
 from nsbridge.supervisor.plan import compare
 from nsbridge.supervisor.reloading import Reloader
 from nsbridge.supervisor.roster import Roster
@@ -33,8 +36,15 @@ from nsbridge.supervisor.strays import Strays
 class Supervisor:
     """Serves a configuration until told to stop. `observer` hears of every agent whose state is another."""
 
-    def __init__(self, config: Config, log: Log, observer: Callable[[Managed], None] = lambda _agent: None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        log: Log,
+        observer: Callable[[Managed], None] = lambda _agent: None,
+        pidfile: PidFile | None = None,
+    ) -> None:
         self.loop = Loop()
+        log.attach(self.loop)
         self._config = config
         self._log = log
         arrivals, daemon = Arrivals(self.loop, log), config.daemon
@@ -51,6 +61,8 @@ class Supervisor:
             dead=DeadLetterLimits(daemon.dead),
         )
         self._observer = observer
+        self._pidfile = pidfile
+        self._own_files = OwnFiles(self.loop, log, daemon.state_dir, self._journals)
         self._roster = Roster(self.loop, log, self._make_route, self._settled)
         self._health = HealthCheck(self._services, self._roster)
         self._orders = Orders(self._roster)
@@ -72,6 +84,7 @@ class Supervisor:
             if with_control:
                 control.open()
             self._start()
+            self._own_files.start(self._services.arrivals, self._pidfile, control if with_control else None)
             ready()
             if not self._has_stopped():
                 self.loop.run()
@@ -83,6 +96,7 @@ class Supervisor:
             for namespace in self._empty:
                 os.close(namespace.fd)
             self._health.close()
+            self._log.attach(None)
             self.loop.close()
         self._log.info("", "nsbridged stopped")
 
@@ -120,6 +134,15 @@ class Supervisor:
             self._log.warning("", line)
         self._roster.adopt(compare(Config(self._config.daemon, ()), self._config))
         self._health.start()
+
+    def _journals(self) -> Iterator[str]:
+        """Yield the paths of the journals that agents have open: of those that have been ready."""
+        for agent in self._roster.agents:
+            if agent.uptime is None:
+                continue
+            for side, is_there in (("out", agent.config.endpoint.out), ("in", agent.config.endpoint.in_)):
+                if is_there:
+                    yield str(journal_path(self._services.state_dir, agent.config.name, side))
 
     def _make_route(self, config: RouteConfig) -> Route:
         return Route(self._services, config, self._changed)

@@ -70,8 +70,8 @@ class Agent:
     def container_refused(self, reason: str) -> None:
         self.heard.append(reason)
 
-    def container_ended(self) -> None:
-        self.heard.append("ended")
+    def container_ended(self, how: str) -> None:
+        self.heard.append(how)
 
     def container_may_have_come(self) -> None:
         self.attachment.locate()

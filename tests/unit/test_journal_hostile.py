@@ -193,7 +193,7 @@ def test_agent_cannot_make_its_journal_longer(tmp_path: Path) -> None:
     """EFBIG, and no signal that kills. A log that an agent appends to may have any length."""
     made = open_source(str(tmp_path / "a.out"), ENTRIES, RING)
     sink = sinkjournal.open_sink(str(tmp_path / "a.in"))
-    opened = state.State(made, sink, -1, -1)
+    opened = state.State(made, sink, -1, -1, -1)
 
     def grow(endpoint: Any) -> list[str]:
         state.bound_files(AgentConfig("r:a", Container(ContainerKind.HOST, ""), endpoint))

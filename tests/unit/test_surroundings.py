@@ -12,13 +12,17 @@ import pytest
 from nsbridge.agents import linux
 from nsbridge.agents.entry import Gone
 from nsbridge.agents.identity import IdMap
-from nsbridge.agents.surroundings import FileSurroundings, open_memory
+from nsbridge.agents.surroundings import FileSurroundings, memory
 from nsbridge.config.schema import AgentConfig, Container, ContainerKind, LogEndpoint, SpoolEndpoint, User
 from tests.child import in_child
 from tests.unit.test_entering import assignment
 
 APP, OTHER, INIT = 1000, 1001, 1005
 SPOOL = SpoolEndpoint(out="/data/out", in_="/data/in", done="/data/done")
+
+
+def open_file(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 class Room:
@@ -42,11 +46,11 @@ class Room:
         given = assignment(agent=agent, container_pid=0, state_dir=str(self._state), init_user=(INIT, INIT))
 
         def child() -> object:
-            memory = open_memory(given)
+            remembered = memory(given, open_file(self._state))
             os.chroot(self.root)
             os.chdir("/")
             try:
-                return then(FileSurroundings(given, IdMap(), memory))
+                return then(FileSurroundings(given, IdMap(), remembered))
             except Gone as error:
                 return f"Gone: {error}"
 
@@ -194,7 +198,7 @@ def test_mounts_are_those_of_the_first_entry(room: Room, tmp_path: Path) -> None
 def entered(tmp_path: Path, endpoint: LogEndpoint) -> list[str]:
     agent = AgentConfig("r:a", Container(ContainerKind.HOST, ""), endpoint)
     given = assignment(agent=agent, container_pid=0, state_dir=str(tmp_path / "state"))
-    around = FileSurroundings(given, IdMap(), open_memory(given))
+    around = FileSurroundings(given, IdMap(), memory(given, open_file(tmp_path / "state")))
     os.chroot(tmp_path / "root")
     around.look()
     return sorted(map(os.fsdecode, around.mounts))

@@ -1,0 +1,89 @@
+"""What a running daemon has on the host by name, and somebody may remove: control socket, pid file, journals.
+
+inotify tells when one of these names changes (places.py); where that is not to be had, they are looked at every
+LOOK_EVERY seconds. The control socket and the pid file are made again. Journals cannot be: the agents hold the removed
+files open and work on, so the log says what to do before they end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from nsbridge.agents.loop import Loop, Timer
+from nsbridge.config.errors import NsbridgeError
+from nsbridge.supervisor.arrivals import Arrivals
+from nsbridge.supervisor.control import ControlServer
+from nsbridge.supervisor.logs import Log
+from nsbridge.supervisor.pidfile import PidFile
+
+LOOK_EVERY = 5.0  # seconds, where nothing tells, and until what could not be made again can
+GAP = 0.1  # seconds for whoever removes many files
+
+
+class OwnFiles:
+    """Serves itself in the daemon's loop from `start` on. `journals` are the paths of those that agents have open."""
+
+    def __init__(self, loop: Loop, log: Log, state_dir: str, journals: Callable[[], Iterable[str]]) -> None:
+        self._loop = loop
+        self._log = log
+        self._state_dir = state_dir
+        self._journals = journals
+        self._pidfile: PidFile | None = None
+        self._control: ControlServer | None = None
+        self._timer: Timer | None = None
+        self._is_watched = True
+        self._complaint = ""
+        self._are_gone = False  # journals, as the log has it
+
+    def start(self, arrivals: Arrivals, pidfile: PidFile | None, control: ControlServer | None) -> None:
+        """Begin, for those that there are; to be called once."""
+        self._pidfile, self._control = pidfile, control
+        names = [str(Path(self._state_dir, "journal"))]
+        names += [pidfile.path] if pidfile else []
+        names += [control.config.path] if control else []
+        self._is_watched = not [name for name in names if not arrivals.watch(name, self._hinted)]
+        self._look()
+
+    def _hinted(self) -> None:
+        self._again(GAP)
+
+    def _again(self, delay: float) -> None:
+        if self._timer is None or self._timer.due > self._loop.now() + delay:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(delay, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        complaint = self._restored()
+        if complaint and complaint != self._complaint:
+            self._log.error("", complaint)
+        self._complaint = complaint
+        self._look_at_journals()
+        if complaint or not self._is_watched:
+            self._again(LOOK_EVERY)
+
+    def _restored(self) -> str:
+        """Make again what is missing; what it cannot is returned."""
+        try:
+            if self._pidfile is not None and self._pidfile.restore():
+                self._log.warning("", f"{self._pidfile.path} was removed while this daemon runs: it is made again")
+            if self._control is not None and self._control.restore():
+                path = self._control.config.path
+                self._log.warning("", f"{path} was removed while this daemon runs: it is made again")
+        except NsbridgeError as error:
+            return f"what was removed while this daemon runs cannot be made again: {error}"
+        return ""
+
+    def _look_at_journals(self) -> None:
+        gone = [path for path in self._journals() if not os.path.lexists(path)]
+        if gone and not self._are_gone:
+            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+            self._log.error(
+                "",
+                f"{gone[0]}{more}: removed while agents have it open; they work on, but what they hold in flight is "
+                "lost if they are killed: nsbridgectl shutdown hands it over, then start nsbridged again",
+            )
+        self._are_gone = bool(gone)
