@@ -38,6 +38,9 @@ scale:           ## 200 routes: start, status, idle CPU, memory, into docs/scale
 restart:         ## from a kill to work again, beside runit and supervisord, into docs/restart.md; about 5 minutes (as root)
 	$(CMD) python -m benchmarks.restart --report docs/restart.md
 
+rotation:        ## eleven configurations of logrotate, 100,000 lines each, with late writers, stalls and kills; about 25 minutes (as root)
+	$(CMD) python -m tests.system.log_rotation
+
 fuzz:            ## 1,000,000 random and mutated inputs for each of agent, supervisor and control socket; 10 minutes where others work, too
 	$(CMD) python -m tests.fuzz --count 1000000
 
@@ -66,4 +69,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo test unit system storm comings scale restart bench bench-check fuzz style types coverage fresh clean help
+.PHONY: demo test unit system storm comings scale restart rotation bench bench-check fuzz style types coverage fresh clean help

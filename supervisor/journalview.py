@@ -15,8 +15,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from nsbridge.agents import journal, scoreboard, sinkjournal, store
-from nsbridge.agents.endpoints import log_notes, spool
-from nsbridge.agents.journal import RECORD, checksum
+from nsbridge.agents.endpoints import log_notes, log_tail, spool
+from nsbridge.agents.journal import LOG_NOTES, RECORD, checksum
 from nsbridge.agents.journalfile import (
     CELLS,
     PAGE,
@@ -147,8 +147,11 @@ class _Reader:
     def recall(self, page: Scoreboard) -> None:
         """See `recall`."""
         if self._header.kind == SOURCE:
-            confirmed, taken, _ = self._numbers()
+            confirmed, taken, kind = self._numbers()
             page.cells[scoreboard.TAKEN], page.cells[scoreboard.PENDING] = taken, taken - confirmed
+            if kind == LOG_NOTES:
+                missed = log_tail.missed(self._cells(), taken)
+                page.cells[scoreboard.MISSED], page.cells[scoreboard.MISSED_BYTES] = missed
         else:
             SinkJournal(_Snapshot(os.pread(self._fd, PAGE, 0))).show(page.cells)
 
