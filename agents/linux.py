@@ -99,10 +99,9 @@ _PSEUDO = {
 _NR_OPEN_TREE, _NR_OPENAT2 = 428, 437
 _NR_LANDLOCK_CREATE_RULESET, _NR_LANDLOCK_ADD_RULE, _NR_LANDLOCK_RESTRICT_SELF = 444, 445, 446
 _AT_FDCWD = -100
-_AT_SYMLINK_NOFOLLOW = 0x100
-_AT_EMPTY_PATH = 0x1000
+_AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
 _STATX_INO, _STATX_BTIME = 0x100, 0x800
-_STATX_SIZE, _STX_INO_AT, _STX_BTIME_AT = 256, 32, 80  # bytes of struct statx, and places in it
+_STATX = struct.Struct("=I28xQ40xqI164x")  # struct statx: stx_mask, stx_ino, stx_btime
 _OPEN_TREE_CLONE = 1
 _LANDLOCK_CREATE_RULESET_VERSION = 1
 _LANDLOCK_RULE_PATH_BENEATH = 1
@@ -394,10 +393,8 @@ def birth(directory: int, name: bytes) -> tuple[int, int]:
 
     With an empty name it is the open file `directory` itself. statx(2).
     """
-    about = ctypes.create_string_buffer(_STATX_SIZE)
-    flags = _AT_SYMLINK_NOFOLLOW | (0 if name else _AT_EMPTY_PATH)
-    if _libc.statx(directory, name, flags, _STATX_INO | _STATX_BTIME, about) < 0:
+    about = ctypes.create_string_buffer(_STATX.size)
+    if _libc.statx(directory, name, _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH, _STATX_INO | _STATX_BTIME, about) < 0:
         raise oserror("statx", name)
-    (mask,), (inode,) = struct.unpack_from("=I", about), struct.unpack_from("=Q", about, _STX_INO_AT)
-    seconds, nanoseconds = struct.unpack_from("=qI", about, _STX_BTIME_AT)
+    mask, inode, seconds, nanoseconds = _STATX.unpack(about)
     return inode, seconds * 10**9 + nanoseconds if mask & _STATX_BTIME else 0

@@ -6,8 +6,7 @@
   message that is none (VOID): so it is noted in the same way, once.
 * Rotation: the file that was renamed is read to its end first, as long as somebody has it open for writing. Then its
   last line is a message even without a newline, and the next file is begun (log_model.py says which).
-* What is incomplete waits, also across a restart.
-* What is missing is counted with the place after it, so once.
+* What is incomplete waits, also across a restart. What is missing is counted with the place after it, so once.
 """
 
 from __future__ import annotations
