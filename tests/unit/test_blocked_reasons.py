@@ -295,7 +295,7 @@ def test_log_whose_renamed_file_is_still_written(tmp_path: Path, monkeypatch: py
         host.run_until(lambda: "still open for writing" in host.reason, "it says so")
         writer.write(b"two\n")
     host.run_until(lambda: host.bodies() == [b"one", b"two", b"three"] and not host.reason, "all of it comes")
-    host.lose(side._watch)
+    host.lose(side._ear.watch)
 
 
 # Where the end of each reason is tested, by the beginning of the name of the module that gives it
