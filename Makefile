@@ -40,6 +40,8 @@ restart:         ## from a kill to work again, beside runit and supervisord, int
 
 calls:           ## which system calls each agent may make, into docs/security.md
 	$(CMD) python -m tests.calls_table
+rotation:        ## eleven configurations of logrotate, 100,000 lines each, with late writers, stalls and kills; about 25 minutes (as root)
+	$(CMD) python -m tests.system.log_rotation
 
 fuzz:            ## 1,000,000 random and mutated inputs for each of agent, supervisor and control socket; 10 minutes where others work, too
 	$(CMD) python -m tests.fuzz --count 1000000
@@ -69,4 +71,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo test unit system storm comings scale restart bench bench-check calls fuzz style types coverage fresh clean help
+.PHONY: demo test unit system storm comings scale restart rotation bench bench-check calls fuzz style types coverage fresh clean help

@@ -20,6 +20,8 @@ import zlib
 
 from nsbridge.agents.entry import Refused
 from nsbridge.agents.journal import (
+    LOG_MORE,
+    LOG_MORE_SLOT,
     LOG_NOTES,
     LOG_TRUNCATIONS,
     MESSAGES,
@@ -52,9 +54,20 @@ def claim_source(journal: SourceJournal, endpoint: Endpoint) -> None:
         )
     for cell in range(NOTE, LOG_TRUNCATIONS + 1):
         cells[cell] = 0
+    _wipe_log(journal)
     journal.released = journal.confirmed
     cells[RECORDS] = records
     cells[WHERE] = place
+
+
+def _wipe_log(journal: SourceJournal) -> None:
+    """Wipe what a log's place has in LOG_MORE, but for what was missing in the life of the journal (log_tail.py)."""
+    cells, half = journal.cells, LOG_MORE_SLOT // 2
+    last = LOG_MORE + journal.taken % 2 * LOG_MORE_SLOT
+    for slot in (LOG_MORE, LOG_MORE + LOG_MORE_SLOT):
+        for cell in range(half):
+            cells[slot + half + cell] = cells[last + half + cell]
+            cells[slot + cell] = 0
 
 
 def claim_sink(journal: SinkJournal, endpoint: Endpoint) -> None:

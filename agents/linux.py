@@ -100,7 +100,9 @@ _PSEUDO = {
 _NR_OPEN_TREE, _NR_OPENAT2 = 428, 437
 _NR_LANDLOCK_CREATE_RULESET, _NR_LANDLOCK_ADD_RULE, _NR_LANDLOCK_RESTRICT_SELF = 444, 445, 446
 _AT_FDCWD = -100
-_AT_SYMLINK_NOFOLLOW = 0x100
+_AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
+_STATX_INO, _STATX_BTIME = 0x100, 0x800
+_STATX = struct.Struct("=I28xQ40xqI164x")  # struct statx: stx_mask, stx_ino, stx_btime
 _OPEN_TREE_CLONE = 1
 _LANDLOCK_CREATE_RULESET_VERSION = 1
 _LANDLOCK_RULE_PATH_BENEATH = 1
@@ -126,6 +128,7 @@ _libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
 _libc.unshare.argtypes = [ctypes.c_int]
 _libc.capset.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
 _libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+_libc.statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p]
 _libc.msgrcv.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long, ctypes.c_int]
 _libc.msgrcv.restype = ctypes.c_ssize_t
 _libc.msgctl.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
@@ -384,3 +387,15 @@ def rename_noreplace(directory: int, old: bytes, new: bytes, other: int | None =
     """Rename within one directory, or to the `other` one; EEXIST if `new` is there. renameat2(2)."""
     if _libc.renameat2(directory, old, directory if other is None else other, new, RENAME_NOREPLACE) < 0:
         raise oserror("renameat2", new)
+
+
+def birth(directory: int, name: bytes) -> tuple[int, int]:
+    """Return a file's inode and its time of birth in ns, 0 where the file system does not keep it. Follows no link.
+
+    With an empty name it is the open file `directory` itself. statx(2).
+    """
+    about = ctypes.create_string_buffer(_STATX.size)
+    if _libc.statx(directory, name, _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH, _STATX_INO | _STATX_BTIME, about) < 0:
+        raise oserror("statx", name)
+    mask, inode, seconds, nanoseconds = _STATX.unpack(about)
+    return inode, seconds * 10**9 + nanoseconds if mask & _STATX_BTIME else 0

@@ -150,6 +150,10 @@ class Agent:
         self._cells[scoreboard.TAKEN] = seq
         self._cells[scoreboard.PENDING] = seq - self.store.confirmed
 
+    def missed(self, files: int, size: int) -> None:
+        """See Host."""
+        self._cells[scoreboard.MISSED], self._cells[scoreboard.MISSED_BYTES] = files, size
+
     def flush(self) -> None:
         """See Host."""
         self._flush()

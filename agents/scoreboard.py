@@ -31,8 +31,10 @@ REPEATS_DROPPED = 5
 IN_DOUBT = 6
 DEAD = 7
 SENDERS = 8  # two cells: pids of the processes that send into a queue, 0 where there are none
-REFUSED = 11  # files that stand in a spool and cannot be taken
 GOES_ON = 10  # when what runs beside the loop last owed nothing, in ns of CLOCK_MONOTONIC; 0: there is nothing
+REFUSED = 11  # files that stand in a spool and cannot be taken
+MISSED = 12  # files that a source could not read, or not whole
+MISSED_BYTES = 13  # of these, at least
 DEAD_DROPPED = 15  # of the dead letters, those that the agent has dropped itself
 
 

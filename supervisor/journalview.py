@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from nsbridge.agents import journal, scoreboard, sinkjournal, store
-from nsbridge.agents.endpoints import log_notes, spool_notes
-from nsbridge.agents.journal import RECORD
+from nsbridge.agents.endpoints import log_notes, log_tail, spool_notes
+from nsbridge.agents.journal import LOG_NOTES, RECORD
 from nsbridge.agents.journalfile import (
     CELLS,
     PAGE,
@@ -160,8 +160,11 @@ class _Reader:
     def recall(self, page: Scoreboard) -> None:
         """See `recall`."""
         if self._header.kind == SOURCE:
-            confirmed, taken, _ = self._numbers()
+            confirmed, taken, kind = self._numbers()
             page.cells[scoreboard.TAKEN], page.cells[scoreboard.PENDING] = taken, taken - confirmed
+            if kind == LOG_NOTES:
+                missed = log_tail.missed(self._cells(), taken)
+                page.cells[scoreboard.MISSED], page.cells[scoreboard.MISSED_BYTES] = missed
         else:
             SinkJournal(_Snapshot(os.pread(self._fd, PAGE, 0))).show(page.cells)
 

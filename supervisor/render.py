@@ -172,7 +172,12 @@ def _counts(name: str, flows: list[dict[str, Any]]) -> str:
     parts += [f"{flow['refused']} refused" for flow in sent if flow.get("refused")]
     for flow in received:
         parts.append(f"in {flow['delivered']}")
-        for key, word in (("pending", "pending"), ("in_doubt", "in doubt"), ("dead_letters", "dead")):
+        for key, word in (
+            ("pending", "pending"),
+            ("in_doubt", "in doubt"),
+            ("missed", "missed"),
+            ("dead_letters", "dead"),
+        ):
             if count := flow.get(key):
                 is_cut = key == "dead_letters" and count >= _MOST_LETTERS
                 parts.append(f"{count}{'+' if is_cut else ''} {word}")

@@ -103,6 +103,8 @@ def _flow(source: Managed, sink: Managed, state_dir: str) -> dict[str, object]:
         "pending": taken[scoreboard.PENDING],
         "repeats_dropped": handed[scoreboard.REPEATS_DROPPED],
         "in_doubt": handed[scoreboard.IN_DOUBT],
+        "missed": taken[scoreboard.MISSED],
+        "missed_bytes": taken[scoreboard.MISSED_BYTES],
         "dead": handed[scoreboard.DEAD],
         "dead_dropped": handed[scoreboard.DEAD_DROPPED],
         "dead_letters": deadletters.count(state_dir, sink.config.name),

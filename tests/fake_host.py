@@ -73,6 +73,7 @@ class FakeHost:
         self.reason = ""
         self.notices: dict[str, str] = {}
         self.refused_files = 0
+        self.missing = (0, 0)
         self._vouchers: list[Voucher] = []
         self.tree = Tree(os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY))
 
@@ -167,6 +168,10 @@ class FakeHost:
     def take_run(self, bodies: Sequence[bytes], note: bytes) -> int:
         """See Host."""
         raise NotImplementedError
+
+    def missed(self, files: int, size: int) -> None:
+        """Kept in `missing`."""
+        self.missing = (files, size)
 
     def flush(self) -> None:
         """See Host."""

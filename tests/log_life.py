@@ -56,7 +56,7 @@ class Life:
         if self._host is not None:
             self.said += self._host.said
             assert self._source is not None
-            self._host.lose(self._source._watch)
+            self._host.lose(self._source._ear.watch)
             self._host = None
 
     def append(self, data: bytes, *, to: Path | None = None) -> None:

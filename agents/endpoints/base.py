@@ -67,6 +67,9 @@ class Host(Protocol):
     def flush(self) -> None:
         """Send what can be sent."""
 
+    def missed(self, files: int, size: int) -> None:
+        """Show how many files, and bytes of them at least, the source could not read in the life of its journal."""
+
     def handed(self, run: Run) -> None:
         """The sink has handed them over."""
 

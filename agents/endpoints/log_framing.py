@@ -34,9 +34,13 @@ Item = bytes | TooLong
 
 
 class Splitter(Protocol):
-    """Knows the framing; `overhead` is how many bytes of the file a message takes beside its own."""
+    """Knows the framing; `overhead` is how many bytes of the file a message takes beside its own.
+
+    `holds_zeros`: zeros at the end of a file complete no message, so they may wait for what replaces or follows them.
+    """
 
     overhead: int
+    holds_zeros: bool
 
     @property
     def kept(self) -> int:
@@ -45,6 +49,10 @@ class Splitter(Protocol):
 
     def feed(self, data: bytes) -> Sequence[Item]:
         """What is complete now."""
+        ...
+
+    def skip(self, count: int) -> Sequence[Item]:
+        """Return what is complete after `count` zeros of a hole, which may be very many."""
         ...
 
     def body_of(self, extent: bytes) -> bytes | None:
@@ -65,6 +73,7 @@ class LineSplitter:
     """Splits at newlines."""
 
     overhead = 1
+    holds_zeros = True
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -94,6 +103,16 @@ class LineSplitter:
             lines = [TooLong(len(line) + 1) if len(line) > self._limit else line for line in lines]
         return items + lines if items else lines
 
+    def skip(self, count: int) -> Sequence[Item]:
+        """See Splitter."""
+        if self._passed:
+            self._passed += count
+        elif len(self._rest) + count > self._limit:
+            self._rest, self._passed = b"", len(self._rest) + count
+        else:
+            self._rest += bytes(count)
+        return []
+
     def body_of(self, extent: bytes) -> bytes | None:
         """See Splitter. The newline is missing where the file ended without one."""
         body = extent.removesuffix(b"\n")
@@ -112,6 +131,7 @@ class LengthSplitter:
     """Splits by the length before each message."""
 
     overhead = _LENGTH.size
+    holds_zeros = False
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -149,6 +169,26 @@ class LengthSplitter:
                 at += _LENGTH.size + length
                 items.append(data[at - length : at])
         self._rest = data[at:]
+        return items
+
+    def skip(self, count: int) -> Sequence[Item]:
+        """See Splitter: between records a hole is passed over whole, it is no row of empty messages."""
+        items: list[Item] = []
+        while count:
+            if self._size:
+                step = min(self._size - self._passed, count)
+                self._passed += step
+                if self._passed == self._size:
+                    items.append(TooLong(self._size))
+                    self._size = self._passed = 0
+            elif self._rest:
+                length = int.from_bytes(self._rest[: _LENGTH.size]) if len(self._rest) >= _LENGTH.size else 0
+                step = min(_LENGTH.size + length - len(self._rest), count)
+                items += self.feed(bytes(step))
+            else:
+                step = count
+                items.append(TooLong(step))
+            count -= step
         return items
 
     def body_of(self, extent: bytes) -> bytes | None:

@@ -19,7 +19,7 @@ from nsbridge.agents.endpoints import watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter, put_in_parts
 from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
 from nsbridge.agents.endpoints.log_framing import joined
-from nsbridge.agents.endpoints.log_tail import Siblings
+from nsbridge.agents.endpoints.log_siblings import Siblings
 from nsbridge.agents.sinkjournal import IN_DOUBT, LOG_APPEND, NOT_DELIVERED, SinkJournal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import Framing, InDoubt, LogEndpoint
@@ -221,7 +221,7 @@ class LogSink:
         self._directory = self._tree.open_directory(self._parent)
         self._watch = watch.watch_directory(self._host, "in", self._directory, _EVENTS)
         self._host.loop.watch(self._watch.fileno(), 1, self._changed)
-        self._siblings = Siblings(self._tree, self._directory, self._name, lambda text: self._host.log("warning", text))
+        self._siblings = Siblings(self._tree, self._directory, self._name)
         self._fd = self._open_file()
         self._inode = os.fstat(self._fd).st_ino
 

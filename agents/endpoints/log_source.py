@@ -5,8 +5,8 @@
 * A move to another place without a message (a new file, a truncation, something too long) takes a number too, for a
   message that is none (VOID): so it is noted in the same way, once.
 * Rotation: the file that was renamed is read to its end first, as long as somebody has it open for writing. Then its
-  last line is a message even without a newline, and the next file is begun.
-* What is incomplete waits, also across a restart.
+  last line is a message even without a newline, and the next file is begun (log_model.py says which).
+* What is incomplete waits, also across a restart. What is missing is counted with the place after it, so once.
 """
 
 from __future__ import annotations
@@ -15,24 +15,30 @@ import os
 import zlib
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum
-from itertools import groupby, takewhile
+from itertools import groupby
 
-from nsbridge.agents.endpoints import files, watch
+from nsbridge.agents.endpoints import watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
+from nsbridge.agents.endpoints.log_arrivals import Arrivals
+from nsbridge.agents.endpoints.log_ear import Ear
+from nsbridge.agents.endpoints.log_ends import Ends
 from nsbridge.agents.endpoints.log_framing import Item, Splitter, TooLong, Unended, splitter
+from nsbridge.agents.endpoints.log_generations import Generations
+from nsbridge.agents.endpoints.log_model import Missed
 from nsbridge.agents.endpoints.log_notes import Note
-from nsbridge.agents.endpoints.log_tail import Position, Positions, Siblings, Tail, TruncatedError, body_at, is_at
-from nsbridge.agents.journal import LOG_NOTES, LOG_TRUNCATIONS, RECORDS
+from nsbridge.agents.endpoints.log_reports import Reports
+from nsbridge.agents.endpoints.log_reread import Reread
+from nsbridge.agents.endpoints.log_siblings import Siblings, now
+from nsbridge.agents.endpoints.log_tail import Position, Positions, Tail, TruncatedError
+from nsbridge.agents.journal import LOG_NOTES, RECORDS
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import VOID
 from nsbridge.config.schema import LogEndpoint
 
-_EVENTS = watch.CREATED | watch.MOVED_IN | watch.MOVED_OUT | watch.DELETED
-_FILE_EVENTS = watch.MODIFIED | watch.CLOSED
 _READS_AT_ONCE = 16  # then the rest of the agent has its turn
-_QUIET = 5.0  # seconds without a write after which a renamed file has ended, where no lease can tell
 _RUN = 255  # messages that one note is for, at most
 
 
@@ -59,23 +65,25 @@ class LogSource:
         self._parent, self._name = os.path.split(self._path)
         self._positions = Positions(store.journal)
         self._resumed = store.taken  # up to here messages may have to be read again
-        self._reread = -1  # the file of which they were last
-        self._missing: set[int] = set()  # inodes that were looked for: a directory may have very many names
+        self._reread = Reread()
         self._directory = -1
-        self._watch: watch.AnyWatch | None = None
-        self._siblings: Siblings
-        self._file_watch = -1
+        self._ear = Ear(host, tree.own_fds, self._changed)
+        self._reports = Reports(host, self._shown, store.journal, self._positions)
+        self._siblings = Siblings(tree, -1, self._name)
+        self._generations = Generations(self._siblings, self._reports.warn)
+        self._arrivals = Arrivals(self._name)
         self._tail: Tail | None = None
         self._items: deque[list[bytes] | TooLong | Unended | _Step] = deque()
         self._at = 0  # where the first of the items begins
-        self._path_changed = True  # another file may be at the path
-        self._quiet_since = (0, 0.0)  # of a renamed file: its size, and when it was seen first
+        self._ends = Ends(host.loop, self._shown, self._go_on_if_open)
         self._goes_on = False
+        self._took = 0  # messages, to tell work that brings some from work that does not
         self._waiter = Waiter(host, "out", self._again)
-        watch.keep_place(host, lambda fd: tree.leads_to(self._parent, fd), lambda: self._watch, self._changed)
+        watch.keep_place(host, lambda fd: tree.leads_to(self._parent, fd), lambda: self._ear.watch, self._changed)
 
     def start(self) -> None:
         """Open the directory, find the file that was read last, go on."""
+        self._reports.show()
         try:
             try:
                 self._open()
@@ -89,14 +97,13 @@ class LogSource:
 
     def room_again(self) -> None:
         """Take what was left."""
-        if self._items and self._watch is not None:
+        if self._items and self._ear.watch is not None:
             self._take()
 
     def confirmed(self, seq: int) -> None:
         """The file stays as it is."""
-        if self._reread >= 0 and seq >= self._resumed:
-            os.close(self._reread)
-            self._reread = -1
+        if seq >= self._resumed:
+            self._reread.close()
 
     def lend(self) -> bool:
         """See Source: the place that was reached stays so."""
@@ -104,71 +111,88 @@ class LogSource:
         return True
 
     def _again(self) -> None:
-        if self._watch is None:
+        if self._ear.watch is None:
             self.start()
         else:
             self._take()
 
     def _open(self) -> None:
         self._directory = self._tree.open_directory(self._parent)
-        self._watch = watch.watch_directory(self._host, "out", self._directory, _EVENTS)
-        self._host.loop.watch(self._watch.fileno(), 1, self._changed)
-        self._siblings = Siblings(self._tree, self._directory, self._name, self._warn)
-        self._path_changed = True
+        self._ear.open(self._directory)
+        self._siblings = Siblings(self._tree, self._directory, self._name)
+        self._generations = Generations(self._siblings, self._reports.warn)
         position = self._positions.read()
         if position is None:
             if self._store.taken:
-                self._warn(f"{self._shown}: the journal does not say how far it was read: it is read from its start")
+                self._reports.no_position()
             self._tree.make_file(self._directory, self._path, self._config.mode, for_program=True)
-            self._items.append(_Step.NEXT)
-        else:
-            self._resume(position)
+        while True:  # so that no arrival is counted of a file that was found by looking
+            if self._ear.read().gone:
+                raise Blocked(f"{shown(self._parent)} was removed or replaced")
+            self._begin(position)
+            changes = self._ear.read()
+            if not changes.lost and not self._arrivals.take(changes.files).arrivals and not changes.gone:
+                return
+            self._forget()
 
-    def _resume(self, position: Position) -> None:
-        """Find the file by what was noted of it; say so if it is not there, or not as it was."""
-        fd = self._siblings.find(position.inode)
-        if fd is not None and is_at(fd, position, self._splitter()):
-            self._follow(fd, position.end)
-        elif fd is not None and self._siblings.inode() == position.inode:
-            self._follow(fd, 0)
-            self._truncated()
-        else:
-            if fd is not None:
-                os.close(fd)
-            what = f"the file that was read up to byte {position.end} is no longer in its directory"
-            self._warn(f"{self._shown}: {what}: what was appended to it after that is lost; the new file is read")
+    def _begin(self, position: Position | None) -> None:
+        if position is None:
+            self._generations.first()
             self._items.append(_Step.NEXT)
+            return
+        start = self._generations.resume(position, self._splitter)
+        if start is None:
+            self._reports.gone(position.end)
+            self._items.append(_Step.NEXT)
+            return
+        begun = position.begun or now()
+        at = 0 if start.is_anew else start.at
+        self._follow(Tail(start.fd, start.who, self._splitter(), at, begun), at)
+        self._ear.follow(start.fd)
+        if start.is_anew:
+            self._reports.truncated()
+            self._items.append(_Step.AGAIN)
 
-    def _follow(self, fd: int, at: int) -> None:
-        """Go on in this open file; its descriptor belongs to the tail from now on."""
-        assert self._watch is not None  # noqa: S101  (a file is opened in its directory)
-        try:
-            file_watch = self._watch.add_file(self._tree.own_fds, fd, _FILE_EVENTS)
-        except Blocked:
-            os.close(fd)
-            raise
-        self._let_go()
-        self._tail, self._at, self._file_watch = Tail(fd, self._splitter(), at), at, file_watch
-        self._path_changed = True
+    def _follow(self, tail: Tail, at: int) -> None:
+        """Go on in another file; its descriptor belongs to us from now on."""
+        if self._tail is not None:
+            os.close(self._tail.fd)
+        self._tail, self._at = tail, at
 
     def _let_go(self) -> None:
+        self._ear.turn_away()
         if self._tail is not None:
-            if self._watch is not None:
-                self._watch.drop(self._file_watch)
             os.close(self._tail.fd)
             self._tail = None
 
     def _changed(self, _events: int) -> None:
-        assert self._watch is not None  # noqa: S101  (called only while it is watched)
-        changes = self._watch.read()
-        renamed = changes.lost or any(name == self._name for name, _ in changes.files)
-        self._path_changed = self._path_changed or renamed
+        begun, took = self._host.loop.now(), self._took
+        changes = self._ear.read()
+        news = self._arrivals.take(changes.files)
         if changes.gone:
             self._take()
             self._close()
             self.start()
-        elif renamed or any(not name for name, _ in changes.files):
+            return
+        if news.concerns_path or changes.lost:
+            self._look(None if changes.lost else news.arrivals, news.moved_to)
+        if self._items and self._tail is not None:
+            self._tail.grows()
+            self._ear.stall()
+        elif news.concerns_path or changes.lost or news.concerns_file:
             self._take()
+        if self._took == took and not self._items:
+            self._ear.rest(begun)
+
+    def _look(self, arrivals: int | None, moved_to: frozenset[bytes] = frozenset()) -> None:
+        """Take in what is at the path, and how many files arrived there; None: that is not known."""
+        try:
+            if arrivals is None:
+                self._generations.lost_count()
+            else:
+                self._generations.look(arrivals, moved_to)
+        except OSError as error:
+            self._waiter.wait(blocked_by(error, self._shown))
 
     def _take(self) -> None:
         """Take what is there, while there is room."""
@@ -183,21 +207,26 @@ class LogSource:
         self._host.flush()
 
     def _take_some(self) -> None:
+        begun, took = self._host.loop.now(), self._took
         for _ in range(_READS_AT_ONCE):
             if not self._take_items() or not self._read():
                 return
             self._host.flush()
         if not self._goes_on:
             self._goes_on = True
-            self._host.loop.call_later(0, self._go_on)
+            pause = self._ear.pace.pause(begun, self._host.loop.now()) if self._took == took else 0
+            self._host.loop.call_later(pause, self._go_on)
 
     def _go_on(self) -> None:
         self._goes_on = False
-        if self._watch is not None:
+        self._go_on_if_open()
+
+    def _go_on_if_open(self) -> None:
+        if self._ear.watch is not None:
             self._take()
 
     def _take_items(self) -> bool:
-        """Whether all that was read could be taken."""
+        """Take what was read; True if there was room for all of it."""
         items = self._items
         while items:
             item = items[0]
@@ -234,159 +263,138 @@ class LogSource:
         bodies = bodies[:count]
         sizes, checks = [len(body) + overhead for body in bodies], list(map(zlib.crc32, bodies))
         end = self._at + sum(sizes)
-        note = Note(self._tail.inode, self._at, self._store.taken + 1, sizes, checks)
+        note = Note(self._tail.who.inode, self._at, self._store.taken + 1, sizes, checks)
         self._positions.prepare(self._tail.position(end - sizes[-1], end, checks[-1]))
         self._host.take_run(bodies, note.pack())
         self._at = end
+        self._took += count
         return count
 
     def _move(self, tail: Tail, at: int) -> None:
         """Note that the next message is looked for there."""
         self._positions.prepare(tail.position(at, at, 0))
-        self._host.take(VOID, Note(tail.inode, at, self._store.taken + 1, (), ()).pack())
+        self._host.take(VOID, Note(tail.who.inode, at, self._store.taken + 1, (), ()).pack())
         self._at = at
 
     def _pass_over(self, item: TooLong) -> None:
         assert self._tail is not None  # noqa: S101  (it was read from there)
-        what = f"{item.size} bytes at byte {self._at} are passed over and left there: more than max_message"
-        self._warn(f"{self._shown}: {what} = {self._config.max_message}, or the incomplete end of a file")
+        self._reports.passed_over(item, self._at, self._config.max_message)
         self._move(self._tail, self._at + item.size)
 
     def _begin_again(self) -> None:
+        """Read the truncated file from its start; or first the copies that have its old content."""
         assert self._tail is not None  # noqa: S101  (it was truncated)
-        fresh = Tail(self._tail.fd, self._splitter())
+        missed = self._generations.begin_again(self._tail, self._at)
+        if missed is None:
+            self._items.append(_Step.NEXT)
+            return
+        self._reports.missed(missed, "truncated, and no copy has them")
+        fresh = Tail(self._tail.fd, self._tail.who, self._splitter(), begun=now())
         self._move(fresh, 0)
         self._tail = fresh
 
     def _begin_next(self) -> bool:
-        """Open the next file; False if the last has more after all."""
-        if self._tail is not None and self._tail.has_grown():
+        """Open the next file; False if something else comes first."""
+        if self._tail is not None and self._tail.has_changed() and self._generations.is_over(self._tail.who):
             self._items.popleft()
-            self._path_changed = True
             return False
-        fd = self._siblings.open_next(self._tail.fd if self._tail else None)
-        try:
-            self._move(Tail(fd, self._splitter()), 0)
-        except Blocked:
-            os.close(fd)
-            raise
-        self._follow(fd, 0)
+        found = self._generations.open_next()
+        if isinstance(found, Missed):
+            self._generations.advance()
+            self._reports.missed(found, "compressed, deleted or moved away before they were read")
+            return False
+        if found is None:
+            self._look_at_path()
+            if self._tail is not None and not self._generations.is_over(self._tail.who):
+                self._items.popleft()  # it came back to its path
+            return False
+        fd, who = found
+        at, begun, head = self._generations.start_of(who)
+        tail = Tail(fd, who, self._splitter(), at, begun)
+        tail.expect(head)
+        self._ear.follow(fd)
+        self._move(tail, at)
+        self._generations.advance()
+        self._follow(tail, at)
         return True
 
+    def _look_at_path(self) -> None:
+        """See what is at the path though nothing told of it. Raises OSError if it is no file, or none is there."""
+        os.close(self._siblings.open(self._name))
+        self._generations.look(0)
+
     def _read(self) -> bool:
-        """Whether there may be more to do at once."""
+        """Read the next bytes; True if there may be more to do at once."""
         assert self._tail is not None  # noqa: S101  (no item is left, so a file is being followed)
+        self._ear.resume()
         try:
+            if not self._tail.reached and self._tail.is_anew() and self._generations.precedes(self._tail):
+                self._items.append(_Step.NEXT)
+                return True
             items = self._tail.read()
             if items is None:
                 return self._look_for_next()
         except TruncatedError:
-            self._truncated()
+            self._reports.truncated()
+            self._items.append(_Step.AGAIN)
             return True
         self._read_in(items)
         return True
 
-    def _read_in(self, items: Sequence[Item]) -> None:
+    def _read_in(self, items: Sequence[Item | Unended]) -> None:
         """Keep what was read until it is taken, messages in lists."""
         for kind, group in groupby(items, type):
             if kind is bytes:
                 self._items.append([item for item in group if isinstance(item, bytes)])
             else:
-                self._items.extend(item for item in group if isinstance(item, TooLong))
-
-    def _truncated(self) -> None:
-        cells = self._store.journal.cells
-        cells[LOG_TRUNCATIONS] += 1
-        what = f"was truncated or written anew ({cells[LOG_TRUNCATIONS]} times so far)"
-        self._warn(f"{self._shown} {what}: what was not read before is lost; it is read from its start")
-        self._items.append(_Step.AGAIN)
+                self._items.extend(item for item in group if not isinstance(item, bytes))
 
     def _look_for_next(self) -> bool:
-        """At the end of the file: whether it has ended for good, or has more. Raises Blocked while that is unknown."""
-        assert self._tail is not None  # noqa: S101  (asked by _read)
-        if not self._path_changed:
+        """At the end of the file: True if it has ended for good, or has more. Raises Blocked while that is unknown."""
+        tail = self._tail
+        assert tail is not None  # noqa: S101  (asked by _read)
+        if not self._generations.is_over(tail.who):
+            if self._generations.at_path is None:
+                with suppress(FileNotFoundError):
+                    self._look_at_path()  # something that is no file may be there
+            elif tail.unwritten:
+                self._ends.await_writing(tail)
             return False
-        inode = self._siblings.inode()
-        if inode in (0, self._tail.inode):
-            self._path_changed = not inode
-            return False
-        held = files.lease(self._tail.fd)
-        try:
-            if not held and not (held is None and self._is_quiet(self._tail)):
-                what = "was renamed and is still open for writing" if held is False else "was renamed a moment ago"
-                raise Blocked(f"{self._shown}: the file that was there {what}: the new one is read after its end")
-            items = self._tail.read()
-        finally:
-            if held:
-                files.end_lease(self._tail.fd)
-        if items is not None:
-            self._read_in(items)
-        else:
-            last = self._tail.end()
-            self._items.extend((last, _Step.NEXT) if last else (_Step.NEXT,))
+        items, has_ended = self._ends.finish(tail)
+        self._read_in(items)
+        if has_ended:
+            self._items.append(_Step.NEXT)
         return True
-
-    def _is_quiet(self, tail: Tail) -> bool:
-        size, now = os.fstat(tail.fd).st_size, self._host.loop.now()
-        if self._quiet_since[0] != size + 1:
-            self._quiet_since = (size + 1, now)
-        return now - self._quiet_since[1] >= _QUIET
 
     def _load(self, record: bytes, seq: int) -> tuple[int, list[bytes]] | None:
         """The messages again, by the note that an earlier life made; VOIDs if they are no more."""
         note = Note.unpack(record)
         if not note.sizes:
             return VOID.type, [VOID.body]
-        if self._watch is None:
+        if self._ear.watch is None:
             return None
-        bodies: list[bytes | None] = []
         try:
-            is_there = self._find_again(note.inode)
-            for start, end, check in note.extents(seq):
-                bodies.append(body_at(self._reread, self._splitter(), start, end, check) if is_there else None)
+            bodies = self._reread.bodies(note, seq, self._siblings, self._splitter())
         except OSError as error:
             self._waiter.wait(blocked_by(error, self._shown))
             return None
-        there = [body for body in takewhile(lambda body: body is not None, bodies) if body is not None]
-        if there:
-            return 0, there
-        gone = sum(1 for _ in takewhile(lambda body: body is None, bodies))
-        start, _, _ = note.extents(seq)[0]
-        which = "the message" if gone == 1 else f"{gone} messages"
-        what = f"{which} at byte {start} {'was' if gone == 1 else 'were'} taken, and gone before being delivered"
-        self._warn(f"{self._shown}: {what} (the file was truncated, moved away or deleted)")
-        return VOID.type, [VOID.body] * gone
-
-    def _find_again(self, inode: int) -> bool:
-        """Have the file that messages are read from again. Raises OSError."""
-        if inode in self._missing:
-            return False
-        if self._reread < 0 or os.fstat(self._reread).st_ino != inode:
-            if self._reread >= 0:
-                os.close(self._reread)
-                self._reread = -1
-            found = self._siblings.find(inode)
-            if found is None:
-                self._missing.add(inode)
-                return False
-            self._reread = found
-        return True
+        if bodies:
+            return 0, bodies
+        return VOID.type, [VOID.body] * self._reports.gone_messages(*self._reread.gone(note, seq))
 
     def _splitter(self) -> Splitter:
         return splitter(self._config.framing, self._config.max_message)
 
-    def _warn(self, text: str) -> None:
-        self._host.log("warning", text)
+    def _forget(self) -> None:
+        """Look at the directory anew."""
+        self._let_go()
+        self._items.clear()
+        self._generations.close()
 
     def _close(self) -> None:
-        self._let_go()
-        if self._watch is not None:
-            self._host.loop.unwatch(self._watch.fileno())
-            self._watch.close()
-            self._watch = None
-        for fd in (self._directory, self._reread):
-            if fd >= 0:
-                os.close(fd)
-        self._directory = self._reread = -1
-        self._items.clear()
-        self._missing.clear()
+        self._forget()
+        self._ear.close()
+        if self._directory >= 0:
+            os.close(self._directory)
+        self._directory = -1
+        self._reread.forget()

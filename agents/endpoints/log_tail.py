@@ -1,33 +1,33 @@
-"""A log as its reader sees it: how far one open file was read, whether it is still the same, and which file comes next.
+"""A log as its reader sees it: how far one open file was read, and whether it is still the same.
 
 Some facts about logs, and what they mean here:
 * A file is known by its inode, and because an inode is used again, by what was read of it: its first bytes and its last
   message. (The device's number says nothing: a container's overlay has another one each time it is mounted.)
 * Whatever was read can only change if the file was truncated or written anew; so each read begins a little before the
   place that was reached, and compares. Nothing tells where a file is written anew with exactly the same bytes.
-* A rotated log goes by NAME and a number or a date. Which of several came next is told by their times of change.
+* A hole has no bytes that anybody wrote. At the end of a file it is room that a program made beforehand (fallocate,
+  truncate, mmap): what is missing there is still to come, so reading stops before it, and before the zeros that fill
+  its block. Before other data it is passed over in one step: a hole may have 2^63 bytes; to read it would take years.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import re
-import stat
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from nsbridge.agents.endpoints.files import Tree, shown
-from nsbridge.agents.endpoints.log_framing import Item, Splitter, TooLong, Unended
-from nsbridge.agents.journal import LOG_POSITION, SourceJournal
+from nsbridge.agents.endpoints.log_framing import Item, Splitter, Unended
+from nsbridge.agents.endpoints.log_model import Identity
+from nsbridge.agents.journal import LOG_MORE, LOG_MORE_SLOT, LOG_POSITION, SourceJournal
 
 _CHUNK = 256 << 10  # bytes read at a time, more inside a long message
 _LONGEST_CHUNK = 16 << 20
 _HEAD = 256  # bytes of the beginning that are compared
 _OVERLAP = 64  # bytes before the place that are read again
-_COMPARED = 64 << 10  # bytes in which a copy is like its original
-_SLOT = 5  # cells of a Position
-_ROTATED = re.compile(rb"[.\-_][0-9][0-9T:.\-_]*")  # after NAME; nothing that is compressed
+_ROOM = 512  # zeros at the end of a file that are room, even where nothing else tells so
+_SLOT = 5  # cells of a Position at LOG_POSITION
 
 
 class TruncatedError(Exception):
@@ -35,95 +35,261 @@ class TruncatedError(Exception):
 
 
 class Position(NamedTuple):
-    """Where to go on, and what proves that the file is the same: its last message is from `start` to `end`."""
+    """Where to go on, and what proves that the file is the same: its last message is from `start` to `end`.
+
+    The last four are 0 in a journal of an earlier version.
+    """
 
     inode: int
     head: int  # CRC-32 of the first bytes; above 32 bits, how many
     start: int
     end: int
     check: int  # CRC-32 of the last message; nothing is said where `start` is `end`
+    born: int = 0  # the file's time of birth, ns
+    begun: int = 0  # when its content began: its birth, or the truncation; ns
+    missed: int = 0  # how many generations could not be read, or not whole, in the life of this journal
+    missed_bytes: int = 0  # bytes of these, at least
+
+    @property
+    def who(self) -> Identity:
+        """Return the file."""
+        return Identity(self.inode, self.born)
+
+
+_NOTHING: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
 
 
 class Positions:
     """The position in the journal: two slots by turns, of which the store that publishes a message says which counts.
 
-    So a message and the place after it are one fact, whatever is killed when.
+    So a message and the place after it are one fact, whatever is killed when. What is missing is counted there too, so
+    it is counted once.
     """
 
     def __init__(self, journal: SourceJournal) -> None:
         self._journal = journal
-        self._files = [(0, 0), (0, 0)]  # what the slots have of the file itself, in this process
+        self._slots = [_NOTHING, _NOTHING]  # what this process has put there and seldom changes
+        last = self.last()
+        self.missed, self.missed_bytes = last.missed, last.missed_bytes
+
+    def last(self) -> Position:
+        """Return the one that counts; all zeros if there never was one."""
+        which, cells = self._journal.taken % 2, self._journal.cells
+        at, more = LOG_POSITION + which * _SLOT, LOG_MORE + which * LOG_MORE_SLOT
+        return Position(*cells[at : at + _SLOT], *cells[more : more + LOG_MORE_SLOT])
 
     def read(self) -> Position | None:
-        """The last; None if there never was one."""
-        at = LOG_POSITION + self._journal.taken % 2 * _SLOT
-        position = Position(*self._journal.cells[at : at + _SLOT])
+        """Return the last; None if there never was one."""
+        position = self.last()
         return position if position.inode else None
 
     def keep(self) -> None:
         """The last also counts once the next message is taken."""
-        self.prepare(self.read() or Position(0, 0, 0, 0, 0))
+        last = self.last()
+        self.prepare(last, (last.missed, last.missed_bytes))
 
-    def prepare(self, position: Position) -> None:
-        """It counts once the next message is taken."""
+    def prepare(self, position: Position, missed: tuple[int, int] | None = None) -> None:
+        """It counts once the next message is taken, with what `miss` counted, or with `missed`."""
         which = (self._journal.taken + 1) % 2
-        at = LOG_POSITION + which * _SLOT
         cells = self._journal.cells
-        inode, head, cells[at + 2], cells[at + 3], cells[at + 4] = position
-        if self._files[which] != (inode, head):
-            cells[at], cells[at + 1] = self._files[which] = (inode, head)
+        at = LOG_POSITION + which * _SLOT
+        inode, head, cells[at + 2], cells[at + 3], cells[at + 4], born, begun, _, _ = position
+        lost, lost_bytes = missed or (self.missed, self.missed_bytes)
+        rest = (inode, head, born, begun, lost, lost_bytes)
+        if rest != self._slots[which]:
+            more = LOG_MORE + which * LOG_MORE_SLOT
+            cells[at], cells[at + 1], cells[more], cells[more + 1], cells[more + 2], cells[more + 3] = rest
+            self._slots[which] = rest
+
+    def miss(self, files: int, size: int) -> None:
+        """Count what is missing; it is published with the next position."""
+        self.missed += files
+        self.missed_bytes += size
+
+    def publish_missed(self) -> None:
+        """Publish what `miss` counted where no position follows."""
+        start = LOG_MORE + self._journal.taken % 2 * LOG_MORE_SLOT
+        self._journal.cells[start + 2], self._journal.cells[start + 3] = self.missed, self.missed_bytes
+        self._slots[self._journal.taken % 2] = _NOTHING
+
+
+def missed(cells: Sequence[int], taken: int) -> tuple[int, int]:
+    """Return what a journal's cells say is missing: files, and bytes at least."""
+    start = LOG_MORE + taken % 2 * LOG_MORE_SLOT + 2
+    return cells[start], cells[start + 1]
 
 
 class Tail:
-    """An open file that is followed from byte `at` on."""
+    """An open file that is followed from byte `at` on. `begun`: see Position; by default the file's birth."""
 
-    def __init__(self, fd: int, splitter: Splitter, at: int = 0) -> None:
+    def __init__(self, fd: int, who: Identity, splitter: Splitter, at: int = 0, begun: int = 0) -> None:
         self.fd = fd
-        self.inode = os.fstat(fd).st_ino
+        self.who = who
+        self.begun = begun or who.born
         self.splitter = splitter
-        self._reached = at
+        self.unwritten = 0  # bytes at the end of the file that are room for what is still to be written
+        self.reached = at
         self._head = os.pread(fd, min(at, _HEAD), 0)
         overlap = min(at, _OVERLAP)
-        self._before = os.pread(fd, overlap, at - overlap)
+        before = os.pread(fd, overlap, at - overlap)
+        self._before = before if before.strip(b"\0") else b""  # a hole before it may be filled
         self._full_head = self._head_of(_HEAD)
+        self._expected = b""
+        self._size = at  # of the file, as it was seen last
+        self._zeros = 0  # how many of these may be data all the same
+        self._is_sparse = 0 < _seek(fd, at, os.SEEK_HOLE) < os.fstat(fd).st_size
 
     def read(self) -> Sequence[Item] | None:
-        """What is complete after the next bytes; None if there are none. Raises TruncatedError, OSError."""
+        """Return what is complete after the next bytes; None if there are none. Raises TruncatedError, OSError."""
         before = self._before
         size = min(max(_CHUNK, self.splitter.kept), _LONGEST_CHUNK)
-        data = os.pread(self.fd, len(before) + size, self._reached - len(before))
-        if not data.startswith(before):
+        if self._is_sparse:
+            end = _seek(self.fd, self.reached, os.SEEK_HOLE)
+            if end == self.reached:
+                return self._at_hole()
+            size = min(size, end - self.reached) if end else size
+        data = os.pread(self.fd, len(before) + size, self.reached - len(before))
+        if not data.startswith(before) or (self._expected and not data.startswith(self._expected)):
             raise TruncatedError
-        if len(data) == len(before):
+        self._expected = b""
+        fresh = data[len(before) :]
+        self.unwritten = self._zeros = 0
+        if not fresh:
+            if not before and os.fstat(self.fd).st_size < self.reached:
+                raise TruncatedError
             return None
-        self._before = data[-_OVERLAP:]
-        data = data[len(before) :]
-        if len(self._head) < _HEAD:
-            self._head += data[: _HEAD - len(self._head)]
+        if len(fresh) == size:
+            self.grows()  # there may be more, which a truncation may take
+        if fresh[-1] == 0:
+            return self._read_zeros(fresh)
+        return self._feed(fresh)
+
+    def expect(self, head: bytes) -> None:
+        """Take the file for truncated if it does not begin so at the first look: a copy that does was left out."""
+        self._expected = head
+
+    def _feed(self, fresh: bytes) -> Sequence[Item]:
+        self._before = (self._before + fresh)[-_OVERLAP:] if len(fresh) < _OVERLAP else fresh[-_OVERLAP:]
+        if len(self._head) < _HEAD and len(self._head) == self.reached:
+            self._head += fresh[: _HEAD - len(self._head)]
             self._full_head = self._head_of(_HEAD)
-        self._reached += len(data)
-        return self.splitter.feed(data)
+        self.reached += len(fresh)
+        self._size = max(self._size, self.reached)
+        return self.splitter.feed(fresh)
 
-    def has_grown(self) -> bool:
-        """Whether there is more than was read."""
-        return os.fstat(self.fd).st_size > self._reached
+    def _read_zeros(self, fresh: bytes) -> Sequence[Item] | None:
+        """Take in bytes that end with zeros: data, or room for data that comes later.
 
-    def end(self) -> Unended | TooLong | None:
-        """What is after the last message, if nothing will follow it."""
-        return self.splitter.end()
+        Reading such room makes its pages, and then the kernel calls them data: so what was read proves nothing, only
+        what comes after it does.
+        """
+        end, size = self.reached + len(fresh), os.fstat(self.fd).st_size
+        hole = _seek(self.fd, end, os.SEEK_HOLE) or size
+        if hole < size:
+            self._is_sparse = True
+            is_room = hole == end and not _seek(self.fd, end, os.SEEK_DATA)
+        else:
+            is_room = (self._is_sparse or self.splitter.holds_zeros) and self._is_zero_from(end, size)
+        if not is_room:
+            return self._feed(fresh)
+        solid = len(fresh.rstrip(b"\0"))
+        items = self._feed(fresh[:solid]) if solid else None
+        self.unwritten = size - self.reached
+        if not self._is_sparse:
+            self._zeros = self.unwritten
+        return items
+
+    def _is_zero_from(self, start: int, end: int) -> bool:
+        """True if there are only zeros between; False also if that is too much to look at."""
+        if end - start > _LONGEST_CHUNK:
+            return False
+        return all(not os.pread(self.fd, min(_CHUNK, end - at), at).strip(b"\x00") for at in range(start, end, _CHUNK))
+
+    def _at_hole(self) -> Sequence[Item] | None:
+        """Pass over a hole, or stop before the one at the end. Raises TruncatedError."""
+        size = os.fstat(self.fd).st_size
+        if size < self.reached:
+            raise TruncatedError
+        data = _seek(self.fd, self.reached, os.SEEK_DATA)
+        self._zeros = 0
+        self.unwritten = 0 if data else size - self.reached
+        if not data:
+            before = os.pread(self.fd, len(self._before), self.reached - len(self._before))
+            if before != self._before:
+                raise TruncatedError
+            return None
+        items = self.splitter.skip(data - self.reached)
+        self.reached, self._before = data, b""
+        self._size = max(self._size, data)
+        return items
+
+    def is_anew(self) -> bool:
+        """True if the file was truncated before, and now has something that was not read yet."""
+        return not self.reached and self.begun > self.who.born and os.fstat(self.fd).st_size > 0
+
+    def grows(self) -> None:
+        """Note the file's size, so that a truncation can say what it took."""
+        self._size = max(self._size, os.fstat(self.fd).st_size)
+
+    @property
+    def unread(self) -> int:
+        """Return how many bytes the file had beyond what was read."""
+        return self._size - self.reached
+
+    def has_changed(self) -> bool:
+        """True if the file has another size than when its end was read."""
+        return os.fstat(self.fd).st_size != self.reached + self.unwritten
+
+    def end(self) -> Sequence[Item | Unended]:
+        """Return what is after the last message, if nothing will follow it."""
+        items: list[Item | Unended] = []
+        if 0 < self._zeros < _ROOM:
+            items += self._feed(bytes(self._zeros))
+            self.unwritten = 0
+        self._zeros = 0
+        last = self.splitter.end()
+        return [*items, last] if last else items
+
+    def continues_in(self, fd: int) -> bool:
+        """True if the open file `fd` has all that was read of this one: it is a copy from before a truncation."""
+        if not self.reached or os.fstat(fd).st_size < self.reached:
+            return False
+        at = self.reached - len(self._before)
+        same = os.pread(fd, len(self._before), at) == self._before
+        return same and os.pread(fd, len(self._head), 0) == self._head
+
+    def has_all_of(self, fd: int) -> bool:
+        """True if the open file `fd` is a part of what was read of this one, as its beginning says."""
+        size = os.fstat(fd).st_size
+        head = os.pread(fd, len(self._head), 0)
+        return size < self.reached and self._head.startswith(head)
 
     def position(self, start: int, end: int, check: int) -> Position:
-        """After the message from `start` to `end`."""
-        return Position(self.inode, self._full_head if end >= _HEAD else self._head_of(end), start, end, check)
+        """Return the place after the message from `start` to `end`."""
+        head = self._full_head if end >= _HEAD else self._head_of(end)
+        return Position(self.who.inode, head, start, end, check, self.who.born, self.begun)
 
     def _head_of(self, end: int) -> int:
         head = self._head[: min(end, _HEAD)]
         return zlib.crc32(head) | len(head) << 32
 
 
+def _seek(fd: int, start: int, what: int) -> int:
+    """Return where the next data or hole from `start` on begins, 0 if there is none. lseek(2). Raises OSError.
+
+    A file system that knows no holes says that all is data up to the end.
+    """
+    try:
+        return os.lseek(fd, start, what)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EINVAL):
+            return 0
+        raise
+
+
 def is_at(fd: int, position: Position, splitter: Splitter) -> bool:
     """Whether the file still has all that was read of it."""
-    _, head, start, end, check = position
+    _, head, start, end, check = position[:_SLOT]
     length = head >> 32
     if length > _HEAD or not start <= end <= os.fstat(fd).st_size:
         return False
@@ -137,81 +303,3 @@ def body_at(fd: int, splitter: Splitter, start: int, end: int, check: int) -> by
     extent = os.pread(fd, end - start, start)
     body = splitter.body_of(extent) if len(extent) == end - start else None
     return body if body is not None and zlib.crc32(body) == check else None
-
-
-class Siblings:
-    """A log among the files of its directory, which its rotations leave there."""
-
-    def __init__(self, tree: Tree, directory: int, name: bytes, report: Callable[[str], None]) -> None:
-        self._report = report
-        self._tree = tree
-        self._directory = directory
-        self._name = name
-
-    def inode(self) -> int:
-        """Of what is at the log's path; 0 if nothing is there."""
-        status = self._status(self._name)
-        return status.st_ino if status else 0
-
-    def find(self, inode: int, flags: int = os.O_RDONLY) -> int | None:
-        """Open the file with that inode, by whatever name it goes. Raises OSError."""
-        for name in (self._name, *self._names()):
-            status = self._status(name)
-            if status and status.st_ino == inode and stat.S_ISREG(status.st_mode):
-                try:
-                    fd = self._tree.open_file(self._directory, name, flags)
-                except FileNotFoundError:
-                    continue
-                if os.fstat(fd).st_ino == inode:
-                    return fd
-                os.close(fd)
-        return None
-
-    def open_next(self, after: int | None) -> int:
-        """Open what came after the open file `after`: a rotated file, or the one at the path. Raises OSError."""
-        for name in self._rotated_since(after) if after is not None else ():
-            try:
-                fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
-            except OSError:
-                continue
-            if not self._is_copy(fd, after):
-                return fd
-            os.close(fd)
-            self._report(f"{shown(name)} begins as another file of the log does: taken for a copy, not read")
-        return self._tree.open_file(self._directory, self._name, os.O_RDONLY)
-
-    def _rotated_since(self, after: int) -> list[bytes]:
-        """Names of rotated files, oldest first."""
-        old = os.fstat(after)
-        found = []
-        for name in self._names():
-            if not name.startswith(self._name) or not _ROTATED.fullmatch(name, len(self._name)):
-                continue
-            status = self._status(name)
-            if status and stat.S_ISREG(status.st_mode) and status.st_mtime_ns > old.st_mtime_ns and status.st_size:
-                found.append((status.st_mtime_ns, name, status.st_ino))
-        current = self.inode()
-        return [name for _, name, inode in sorted(found) if inode not in (old.st_ino, current)]
-
-    def _is_copy(self, fd: int, after: int | None) -> bool:
-        """Whether it begins like the file before it or the one at the path, as a copy for keeping does."""
-        head = os.pread(fd, _COMPARED, 0)
-        if after is not None and os.pread(after, len(head), 0) == head:
-            return True
-        try:
-            current = self._tree.open_file(self._directory, self._name, os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            return os.pread(current, len(head), 0) == head
-        finally:
-            os.close(current)
-
-    def _names(self) -> list[bytes]:
-        return [os.fsencode(name) for name in os.listdir(self._directory)]  # noqa: PTH208  (a descriptor)
-
-    def _status(self, name: bytes) -> os.stat_result | None:
-        try:
-            return os.stat(name, dir_fd=self._directory, follow_symlinks=False)
-        except FileNotFoundError:
-            return None

@@ -131,7 +131,7 @@ class LogSourceMachine(RuleBasedStateMachine):
     def lose(self) -> None:
         assert self.host is not None
         self.writer.close()
-        self.host.lose(self.source._watch)
+        self.host.lose(self.source._ear.watch)
         self.host = None
         self.writer = self.log.open("ab", buffering=0)
 
@@ -160,7 +160,7 @@ class LogSourceMachine(RuleBasedStateMachine):
         assert self.bodies() == self.written
         assert len(host.bodies()) == count
         self.writer.close()
-        host.lose(self.source._watch)
+        host.lose(self.source._ear.watch)
         self.temporary.cleanup()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents.entry import Refused
-from nsbridge.agents.journal import LOG_POSITION, NOTE, RECORDS
+from nsbridge.agents.journal import LOG_MORE, LOG_MORE_SLOT, LOG_POSITION, NOTE, RECORDS
 from nsbridge.agents.sinkjournal import BASELINE, INTENT, LATEST, PLACE, SENDERS
 from nsbridge.agents.state import State, open_state
 from nsbridge.agents.wire import Message
@@ -132,4 +132,19 @@ def test_a_journal_from_before_this_was_kept_is_believed(tmp_path: Path) -> None
     state = opened(tmp_path, ENDPOINTS["log elsewhere"])
     assert state.source is not None
     assert (state.source.cells[LOG_POSITION], state.source.taken) == (77, 3)
+    close(state)
+
+
+def test_what_a_log_misses_is_counted_on_after_its_place_has_changed(tmp_path: Path) -> None:
+    lived(tmp_path, "log", pending=0)
+    state = opened(tmp_path, ENDPOINTS["log"])
+    assert state.source is not None
+    last = LOG_MORE + state.source.taken % 2 * LOG_MORE_SLOT
+    for cell, value in enumerate((11, 12, 13, 14)):
+        state.source.cells[last + cell] = value
+    close(state)
+    state = opened(tmp_path, ENDPOINTS["log elsewhere"])
+    assert state.source is not None
+    for slot in (LOG_MORE, LOG_MORE + LOG_MORE_SLOT):
+        assert [*state.source.cells[slot : slot + LOG_MORE_SLOT]] == [0, 0, 13, 14]
     close(state)

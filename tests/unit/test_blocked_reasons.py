@@ -27,11 +27,19 @@ from nsbridge.agents.endpoints.log_sink import LogSink
 from nsbridge.agents.endpoints.log_source import LogSource
 from nsbridge.agents.endpoints.spool import SpoolSource
 from nsbridge.agents.endpoints.spool_sink import SpoolSink
+from nsbridge.agents.endpoints.watch import DirectoryWatch
 from nsbridge.agents.wire import Message, Run
 from nsbridge.config.schema import FileEndpoint, Framing, InDoubt, LogEndpoint, SpoolEndpoint
 from tests.fake_host import SinkHost, SourceHost
 
 FULL = "No space left on device"
+
+
+def watch_of(side: object) -> DirectoryWatch | None:
+    """Return what a side watches its directory with."""
+    ear = getattr(side, "_ear", None)
+    watched: DirectoryWatch | None = ear.watch if ear is not None else getattr(side, "_watch", None)
+    return watched
 
 
 class Taking(SourceHost):
@@ -138,7 +146,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir("/")
     made = Source(request.param, tmp_path)
     yield made
-    made.host.lose(made.side._watch)
+    made.host.lose(watch_of(made.side))
 
 
 @pytest.fixture(params=["spool", "log", "file"])
@@ -146,7 +154,7 @@ def sink(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir("/")
     made = Sink(request.param, tmp_path)
     yield made
-    made.host.lose(made.side._watch)
+    made.host.lose(watch_of(made.side))
 
 
 @pytest.fixture(params=[(cls, kind) for cls in (Source, Sink) for kind in ("spool", "log", "file")])
@@ -155,7 +163,7 @@ def side(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     cls, kind = request.param
     made: Side = cls(kind, tmp_path)
     yield made
-    made.host.lose(made.side._watch)
+    made.host.lose(watch_of(made.side))
 
 
 def waits(side: Side, *reasons: str) -> None:
@@ -277,7 +285,7 @@ def test_spool_file_that_cannot_be_removed_after_delivery(tmp_path: Path, monkey
     host.run_until(lambda: "delivered, but cannot be" in host.reason, "it says so")
     done.parent.mkdir()
     host.run_until(lambda: (done / "one").exists() and not host.reason, "it is moved")
-    host.lose(side._watch)
+    host.lose(watch_of(side))
 
 
 def test_log_whose_renamed_file_is_still_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +303,7 @@ def test_log_whose_renamed_file_is_still_written(tmp_path: Path, monkeypatch: py
         host.run_until(lambda: "still open for writing" in host.reason, "it says so")
         writer.write(b"two\n")
     host.run_until(lambda: host.bodies() == [b"one", b"two", b"three"] and not host.reason, "all of it comes")
-    host.lose(side._watch)
+    host.lose(watch_of(side))
 
 
 # Where the end of each reason is tested, by the beginning of the name of the module that gives it

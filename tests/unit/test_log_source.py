@@ -236,13 +236,13 @@ def test_a_copy_of_the_log_beside_it_is_not_read(life: Life) -> None:
     life.append(b"one\n")
     life.expect(b"one")
     life.kill()
-    life.append(b"two\n")
+    life.append(b"two" * 100 + b"\n")
     life.rotate()
     os.utime(life.directory / "app.log.1", (5, 5))
     shutil.copy(life.directory / "app.log.1", life.directory / "app.log.2026-01-01")
     life.append(b"three\n")
     life.start()
-    life.expect(b"one", b"two", b"three")
+    life.expect(b"one", b"two" * 100, b"three")
     assert life.warned("taken for a copy") == 1
 
 
@@ -293,3 +293,34 @@ def test_a_directory_that_is_replaced_is_opened_anew(life: Life) -> None:
     life.append(b"two\n")
     life.expect(b"one", b"two")
     assert life.warned("no longer in its directory") == 1
+
+
+def test_several_appending_writers_are_read_in_file_order(life: Life) -> None:
+    life.start()
+    with life.log.open("ab", buffering=0) as one, life.log.open("ab", buffering=0) as two:
+        for number in range(50):
+            (one if number % 3 else two).write(b"%d\n" % number)
+    life.expect(*(b"%d" % number for number in range(50)))
+
+
+def test_writers_that_overwrite_each_other_are_reported(life: Life) -> None:
+    """Without O_APPEND each has a place of its own, so the second writes over what was read."""
+    life.start()
+    with life.log.open("r+b", buffering=0) as one, life.log.open("r+b", buffering=0) as two:
+        one.write(b"one\n")
+        life.expect(b"one")
+        two.write(b"two\nthree\n")
+        life.expect(b"one", b"two", b"three")
+    assert life.warned("was truncated or written anew") == 1
+
+
+def test_lines_after_a_file_has_ended_are_not_read(life: Life) -> None:
+    life.start()
+    life.append(b"one\n")
+    life.expect(b"one")
+    old = life.rotate()
+    life.append(b"two\n")
+    life.expect(b"one", b"two")
+    life.append(b"too late\n", to=old)
+    life.append(b"three\n")
+    life.expect(b"one", b"two", b"three")

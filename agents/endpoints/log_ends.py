@@ -1,0 +1,66 @@
+"""Whether a log that was read to its end has ended for good, and what it waits for if not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from nsbridge.agents.endpoints import files
+from nsbridge.agents.endpoints.base import Blocked
+from nsbridge.agents.endpoints.log_framing import Item, Unended
+from nsbridge.agents.endpoints.log_tail import Tail
+from nsbridge.agents.loop import Loop
+
+_QUIET = 5.0  # seconds without a write after which a renamed file has ended, where no lease can tell
+_PATIENCE = 5.0  # seconds after which status says that a preallocated file is waited for
+_POLL = 0.5  # seconds between looks at such a file: what is written through a mapping is no event
+
+
+class Ends:
+    """Of one log, `shown` to people by its path. `again` is called when it is time to look once more."""
+
+    def __init__(self, loop: Loop, shown: str, again: Callable[[], None]) -> None:
+        self._loop = loop
+        self._shown = shown
+        self._again = again
+        self._quiet_since = (0, 0.0)  # of a renamed file: its size, and when it was seen first
+        self._unwritten_since = (-1, 0.0)  # of a preallocated file: the place, and when it was reached
+        self._polls = False
+
+    def finish(self, tail: Tail) -> tuple[Sequence[Item | Unended], bool]:
+        """Return what is left of a file that is no longer at the path, and True if it has ended with that.
+
+        Raises Blocked while somebody has it open for writing; TruncatedError, OSError.
+        """
+        held = files.lease(tail.fd)
+        try:
+            if not held and not (held is None and self._is_quiet(tail)):
+                what = "was renamed and is still open for writing" if held is False else "was renamed a moment ago"
+                raise Blocked(f"{self._shown}: the file that was there {what}: the new one is read after its end")
+            items = tail.read()
+        finally:
+            if held:
+                files.end_lease(tail.fd)
+        return (tail.end(), True) if items is None else (items, False)
+
+    def await_writing(self, tail: Tail) -> None:
+        """The rest of the file is room for what is still to be written. Raises Blocked after a while, for status."""
+        now = self._loop.now()
+        if self._unwritten_since[0] != tail.reached:
+            self._unwritten_since = (tail.reached, now)
+        if now - self._unwritten_since[1] >= _PATIENCE:
+            what = f"{tail.unwritten} bytes from byte {tail.reached} on are preallocated and hold nothing yet"
+            raise Blocked(f"{self._shown}: {what}: they are read when they are written, or the file is rotated")
+        if not self._polls:
+            self._polls = True
+            self._loop.call_later(_POLL, self._poll)
+
+    def _poll(self) -> None:
+        self._polls = False
+        self._again()
+
+    def _is_quiet(self, tail: Tail) -> bool:
+        size, now = os.fstat(tail.fd).st_size, self._loop.now()
+        if self._quiet_since[0] != size + 1:
+            self._quiet_since = (size + 1, now)
+        return now - self._quiet_since[1] >= _QUIET

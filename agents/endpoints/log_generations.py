@@ -1,0 +1,281 @@
+"""The generations of a log as open files: what log_model.py decides about, looked at, opened and kept open.
+
+A descriptor is kept for the first generations that wait: compression, deletion and odd names do not matter for them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+from nsbridge.agents.endpoints.files import shown
+from nsbridge.agents.endpoints.log_framing import Splitter
+from nsbridge.agents.endpoints.log_model import Chain, Identity, Missed, Seen, after, compressed_after
+from nsbridge.agents.endpoints.log_names import Form
+from nsbridge.agents.endpoints.log_siblings import Siblings, now
+from nsbridge.agents.endpoints.log_tail import Position, Tail, is_at
+
+_NOTHING = Missed(0)
+_PROOF = 16  # bytes of a beginning that tell two files apart
+
+
+class Start(NamedTuple):
+    """Where a new agent goes on: in an open file, at byte `at`; `is_anew`: it was truncated, so its start is meant."""
+
+    fd: int
+    who: Identity
+    at: int
+    is_anew: bool
+
+
+class Generations:
+    """The chain of one log, with its open files."""
+
+    def __init__(self, siblings: Siblings, warn: Callable[[str], None]) -> None:
+        self._siblings = siblings
+        self._warn = warn
+        self._chain = Chain()
+        self.at_path: Seen | None = None  # the regular file at the path
+        self._held: dict[Identity, int] = {}
+        self._copies: set[Identity] = set()
+        self._starts: dict[Identity, int] = {}  # byte where a copy is gone on in
+        self._doubts: dict[Identity, tuple[bytes, int]] = {}  # how it must begin, or a copy was left out wrongly
+        self._begun: dict[Identity, int] = {}  # of what was there before this process, or truncated; ns
+
+    def close(self) -> None:
+        """Close what waits."""
+        for fd in self._held.values():
+            os.close(fd)
+        self._held.clear()
+
+    # Beginning
+
+    def first(self) -> None:
+        """Begin with what is at the path, without a place."""
+        self.at_path = at_path = self._siblings.at_path()
+        self._chain.begin(None, at_path and at_path.who, _NOTHING, ())
+        if at_path is not None:
+            self._begun[at_path.who] = now()
+        self._hold(())
+
+    def resume(self, position: Position, splitter: Callable[[], Splitter]) -> Start | None:
+        """Find the place that an earlier agent noted, and what came after it. None: it is gone. Raises OSError."""
+        self.at_path = at_path = self._siblings.at_path()
+        seen = self._siblings.listing()
+        start = self._find(position, splitter, seen)
+        if start is not None and start.is_anew:
+            packed = self._packed(position, None, seen, is_gone=True)
+            self._begin(start, packed if packed.size else _NOTHING, (), seen)
+            return start
+        who = start.who if start else position.who
+        found = self._seen_as(who, seen)
+        follow = after(who, max(position.begun, who.born), found, at_path, seen)
+        follow = self._without_copies(follow, [start.fd] if start else [])
+        self._begin(start, self._packed(position, found, seen, is_gone=start is None), follow, seen)
+        if start is not None and at_path is not None and 0 < at_path.who.born < start.who.born:
+            self._copies.add(start.who)
+        return start
+
+    def _begin(self, start: Start | None, missed: Missed, follow: Sequence[Seen], seen: Sequence[Seen]) -> None:
+        path = self.at_path.who if self.at_path else None
+        self._chain.begin(start.who if start else None, path, missed, follow)
+        self._hold(seen)
+
+    def _find(self, position: Position, splitter: Callable[[], Splitter], seen: Sequence[Seen]) -> Start | None:
+        """The file of the position; its copy, if it was truncated and copied before."""
+        fd = self._siblings.find(position.inode)
+        if fd is not None:
+            who = self._siblings.identify(fd)
+            is_other = 0 != position.born != who.born != 0  # the inode was used again
+            if not is_other and is_at(fd, position, splitter()):
+                return Start(fd, who, position.end, False)
+            is_current = self.at_path is not None and who == self.at_path.who and not is_other
+            copy = self._copy_at(position, splitter, seen) if is_current else None
+            if copy is None and is_current:
+                return Start(fd, who, 0, True)
+            os.close(fd)
+            return copy
+        return None
+
+    def _copy_at(self, position: Position, splitter: Callable[[], Splitter], seen: Sequence[Seen]) -> Start | None:
+        if position.head >> 32 < min(position.end, _PROOF) or not position.end:
+            return None  # nothing proves it
+        for one in self._rotated(seen, position.begun):
+            fd = self._siblings.open_seen(one)
+            if fd is not None and is_at(fd, position, splitter()):
+                self._copies.add(one.who)
+                return Start(fd, one.who, position.end, False)
+            if fd is not None:
+                os.close(fd)
+        return None
+
+    def _packed(self, position: Position, found: Seen | None, seen: Sequence[Seen], *, is_gone: bool) -> Missed:
+        """How much of the log was compressed, or deleted, while no agent ran."""
+        packed = compressed_after(position.begun, found, self.at_path, seen)
+        sizes = [self._siblings.unpacked_size(one) for one in packed]
+        if is_gone and sizes and sizes[0] >= position.end:
+            sizes[0] -= position.end  # the file that was being read
+            if not sizes[0]:
+                del sizes[0]
+        elif is_gone:
+            sizes.append(0)
+        return Missed(len(sizes), sum(sizes))
+
+    # Looking
+
+    def look(self, arrivals: int, moved_to: Collection[bytes] = ()) -> None:
+        """Take in what is at the path; so many files arrived there. Raises OSError."""
+        seen: list[Seen] = []
+
+        def listing() -> list[Seen]:
+            seen.extend(self._siblings.listing(moved_to))
+            return seen
+
+        self.at_path = at_path = self._siblings.at_path()
+        self._chain.look(at_path and at_path.who, arrivals, listing, moved_to)
+        self._hold(seen)
+
+    def lost_count(self) -> None:
+        """Events were lost: look at the whole directory. Raises OSError."""
+        self.at_path = at_path = self._siblings.at_path()
+        seen = self._siblings.listing()
+        self._chain.lost_count(at_path and at_path.who, self._without_copies(seen, []))
+        self._hold(seen)
+
+    def is_over(self, who: Identity) -> bool:
+        """True if the generation that is read is no longer at the path, and another one is there or was."""
+        return bool(self._chain) and (self.at_path is None or self.at_path.who != who)
+
+    # Going on
+
+    def open_next(self) -> tuple[int, Identity] | Missed | None:
+        """Return the next generation, open until `advance` or `close`; or what is missing there. Raises OSError."""
+        self._find_more_copies()
+        one = self._chain.next()
+        if one is None or isinstance(one, Missed):
+            return one
+        if one not in self._held:
+            fd = self._siblings.find(one.inode)
+            if fd is not None and self._siblings.identify(fd) != one:
+                os.close(fd)
+                fd = None
+            if fd is None:
+                self._chain.give_up()
+                return Missed(1)
+            self._held[one] = fd
+        return self._held[one], one
+
+    def start_of(self, who: Identity) -> tuple[int, int, bytes]:
+        """Return the byte at which reading begins there; when its content began, 0 for its birth; how it must begin."""
+        head, begun = self._doubts.get(who, (b"", self._begun.get(who, 0)))
+        return self._starts.get(who, 0), begun, head
+
+    def advance(self) -> None:
+        """`open_next` was taken: its descriptor belongs to the caller."""
+        one = self._chain.next()
+        self._chain.advance()
+        if isinstance(one, Identity):
+            self._held.pop(one, None)
+            self._starts.pop(one, None)
+            self._doubts.pop(one, None)
+            self._hold_more()
+
+    def begin_again(self, tail: Tail, at: int) -> Missed | None:
+        """The file that is read was truncated. None: its old content is in copies, which `open_next` gives first.
+
+        Otherwise it is to be read from its start, and what is missing is returned. `at`: where its next message begins.
+        """
+        seen = self._siblings.listing()
+        found = [one for one in self._rotated(seen, tail.begun) if not self._chain.knows(one.who)]
+        later: list[Identity] = []
+        goes_on: Identity | None = None
+        for one in found:
+            fd = self._siblings.open_seen(one)
+            if fd is None:
+                continue
+            if goes_on is None and tail.continues_in(fd):
+                goes_on = one.who
+                later = [one.who]
+                self._starts[one.who] = at
+            elif not tail.has_all_of(fd):
+                later.append(one.who)
+            os.close(fd)
+        missed = Missed(1, tail.unread) if goes_on is None and tail.unread > 0 else _NOTHING
+        if not later:
+            return missed
+        self._copies.update(later)
+        self._begun[tail.who] = now()
+        self._chain.begin_again(missed, later)
+        return None
+
+    def precedes(self, tail: Tail) -> bool:
+        """True if the file was copied and truncated once more before it was read: the copies are read first."""
+        if self.at_path is None or self.at_path.who != tail.who:
+            return False
+        seen = self._rotated(self._siblings.listing(), tail.begun)
+        found = self._without_copies([one for one in seen if not self._chain.knows(one.who)], [])
+        if found:
+            copies = [one.who for one in found]
+            self._copies.update(copies)
+            self._begun[tail.who] = now()
+            self._chain.begin_again(_NOTHING, copies)
+        head, _ = self._doubts.pop(tail.who, (b"", 0))
+        tail.expect(head)
+        return bool(found)
+
+    def _find_more_copies(self) -> None:
+        """While a copy was read, the original may have been copied and truncated once more."""
+        current, at_path = self._chain.current, self.at_path
+        if current is None or at_path is None or current not in self._copies:
+            return
+        more = [one for one in self._rotated(self._siblings.listing(), current.born) if not self._chain.knows(one.who)]
+        more = self._without_copies(more, [])
+        self._copies.update(one.who for one in more)
+        self._chain.insert_copies([one.who for one in more], at_path.who)
+
+    # Files
+
+    def _rotated(self, seen: Sequence[Seen], begun: int) -> list[Seen]:
+        """Rotated files that were made after `begun`, oldest first."""
+        path = self.at_path.who if self.at_path else None
+        forms = (Form.ROTATED, Form.INSIDE)
+        found = [one for one in seen if one.form in forms and one.who != path and one.who.born > begun and one.size]
+        return sorted(found, key=lambda one: (one.who.born, one.changed, -one.age))
+
+    def _without_copies(self, seen: Sequence[Seen], originals: Sequence[int]) -> list[Seen]:
+        """Leave out what begins as one of these open files, or as the file at the path."""
+        at_path = self.at_path if seen else None
+        path = self._siblings.open_seen(at_path) if at_path is not None else None
+        kept = []
+        for one in seen:
+            is_rotated = one.form in (Form.ROTATED, Form.INSIDE)
+            head = self._siblings.copied(one, [path]) if is_rotated and path is not None else b""
+            if head and at_path is not None:
+                self._doubts.setdefault(at_path.who, (head, one.who.born - 1))
+            if head or (is_rotated and self._siblings.copied(one, originals)):
+                self._warn(f"{shown(one.name)} begins as another file of the log does: taken for a copy, not read")
+            else:
+                kept.append(one)
+        if path is not None:
+            os.close(path)
+        return kept
+
+    def _seen_as(self, who: Identity, seen: Sequence[Seen]) -> Seen | None:
+        if self.at_path is not None and self.at_path.who == who:
+            return self.at_path
+        return next((one for one in seen if one.who == who), None)
+
+    def _hold(self, seen: Sequence[Seen]) -> None:
+        """Open what waits, where its name is known; what cannot be opened is tried again when it is its turn."""
+        names = {one.who: one for one in (*seen, *([self.at_path] if self.at_path else []))}
+        for who in self._chain.held():
+            if who not in self._held and who in names:
+                fd = self._siblings.open_seen(names[who])
+                if fd is not None:
+                    self._held[who] = fd
+
+    def _hold_more(self) -> None:
+        lacking = [who for who in self._chain.held() if who not in self._held]
+        if lacking:
+            self._hold(self._siblings.listing())
