@@ -6,7 +6,7 @@ import os
 from typing import Protocol
 
 from nsbridge.agents import entry
-from nsbridge.agents.endpoints import file, log_sink, log_source, queue, queue_source, spool, spool_sink
+from nsbridge.agents.endpoints import file, log_sink, log_source, queue, queue_sink, queue_source, spool, spool_sink
 from nsbridge.agents.endpoints.base import Host, Sink, Source
 from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
 from nsbridge.agents.endpoints.files import Tree
@@ -17,7 +17,7 @@ from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.agents.state import State
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.surroundings import FileSurroundings, QueueSurroundings, Surroundings, open_memory
-from nsbridge.config.schema import Delivery, Endpoint, LogEndpoint, QueueEndpoint, RouteConfig, SpoolEndpoint
+from nsbridge.config.schema import Delivery, Endpoint, LogEndpoint, QueueEndpoint, SpoolEndpoint
 
 
 class Served(Host, Protocol):
@@ -80,9 +80,10 @@ def make(
     """The endpoint's two sides, each if it is configured."""
     endpoint = assignment.agent.endpoint
     if isinstance(endpoint, QueueEndpoint):
+        owner = queue.QueueOwner(agent, (keys.out, keys.in_), is_user_configured=assignment.agent.user is not None)
         return (
-            queue_source.QueueSource(agent, endpoint, keys.out, state.source) if state.source else None,
-            _queue_sink(agent, assignment.route, endpoint, keys.in_, state.sink) if state.sink else None,
+            queue_source.QueueSource(agent, endpoint, keys.out, state.source, owner) if state.source else None,
+            _queue_sink(agent, assignment, keys.in_, state.sink, owner) if state.sink else None,
         )
     tree = Tree(entered.own_fds, entered.confined.granted, agent.log, entered.around)
     if isinstance(endpoint, SpoolEndpoint):
@@ -101,7 +102,9 @@ def make(
     )
 
 
-def _queue_sink(agent: Served, route: RouteConfig, endpoint: QueueEndpoint, key: int, sink: SinkJournal) -> Sink:
+def _queue_sink(agent: Served, assignment: Assignment, key: int, sink: SinkJournal, owner: queue.QueueOwner) -> Sink:
+    endpoint, route = assignment.agent.endpoint, assignment.route
+    assert isinstance(endpoint, QueueEndpoint)  # noqa: S101  (asked by make)
     if route.delivery is Delivery.EXACTLY_ONCE:
-        return ExactQueueSink(agent, endpoint, key, sink, route.in_doubt)
-    return queue.QueueSink(agent, endpoint, key, sink)
+        return ExactQueueSink(agent, endpoint, key, sink, route.in_doubt, owner)
+    return queue_sink.QueueSink(agent, endpoint, key, sink, owner)

@@ -361,7 +361,12 @@ _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
         "max_message": values.message_size,
     },
     FileEndpoint: {"out": values.path, "in_": values.path, "mode": values.mode, "max_message": values.message_size},
-    QueueEndpoint: {"create": values.boolean, "mode": values.mode, "max_bytes": values.size},
+    QueueEndpoint: {
+        "create": values.boolean,
+        "mode": values.mode,
+        "max_bytes": values.size,
+        "max_message": values.message_size,
+    },
     QueueOut: {"key": _queue_key, "type": values.integer(-values.I64_MAX - 1, values.I64_MAX)},
     QueueIn: {"key": _queue_key, "type": values.integer(1, values.I64_MAX)},
     FtokKey: {"path": values.path_like("/etc/orders"), "proj": values.integer(1, 255)},
