@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-from nsbridge.agents import entry
+from nsbridge.agents import entry, places
 from nsbridge.agents.endpoints import file, log_sink, log_source, queue, queue_sink, queue_source, spool, spool_sink
 from nsbridge.agents.endpoints.base import Host, Sink, Source
 from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
@@ -34,12 +34,17 @@ class Keys:
         self.in_ = in_
 
 
+def container_root(pid: int) -> str:
+    """Return the path of a container's root, by its init; without one that of the host's."""
+    return f"/proc/{pid}/root" if pid else "/"
+
+
 def queue_keys(assignment: Assignment) -> Keys:
     """Asked before the join: a key made by ftok comes from a path of the container, which the host's /proc leads to."""
     endpoint = assignment.agent.endpoint
     if not isinstance(endpoint, QueueEndpoint):
         return Keys()
-    root = f"/proc/{assignment.container_pid}/root" if assignment.container_pid else "/"
+    root = container_root(assignment.container_pid)
     try:
         return Keys(
             queue.numeric_key(endpoint.out.key, root) if endpoint.out else 0,
@@ -63,6 +68,17 @@ def surroundings(assignment: Assignment, keys: Keys) -> Surroundings:
     if isinstance(assignment.agent.endpoint, QueueEndpoint):
         return QueueSurroundings(assignment, ids, memory, (keys.out, keys.in_))
     return FileSurroundings(assignment, ids, memory)
+
+
+def ends(endpoint: Endpoint, keys: Keys) -> dict[str, list[str]]:
+    """Return where the endpoint's ends are, for the supervisor (places.py)."""
+    if isinstance(endpoint, QueueEndpoint):
+        return places.of_queues(keys.out, keys.in_)
+    tree = Tree(-1)
+    try:
+        return places.of_files(endpoint, tree.open_parent)
+    finally:
+        tree.close()
 
 
 def store(endpoint: Endpoint, source: SourceJournal | None) -> SourceJournal | NoteStore | None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from nsbridge.config.advice import advice
 from nsbridge.config.errors import EXIT_OK, NotPermittedError, NsbridgeError
 from nsbridge.config.load import load
 from nsbridge.config.schema import Config
@@ -48,6 +49,8 @@ def _check(config: Config) -> int:
         sys.stdout.write(f"{config.source}: no [route.NAME] yet, so nsbridged would have nothing to carry\n")
     if config.daemon.log.file and not Path(config.daemon.log.file).parent.is_dir():
         sys.stdout.write(f"{config.source}: this host: daemon.log.file: make {Path(config.daemon.log.file).parent}\n")
+    for line in advice(config):
+        sys.stdout.write(f"{config.source}: {line}\n")
     for line in hostlimits.shortages(config, hostlimits.read_host()):
         sys.stdout.write(f"{config.source}: this host: {line}\n")
     return EXIT_OK
