@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import stat
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from nsbridge.agents import linux
 from nsbridge.config.schema import Endpoint
 
 MOST = 4  # identities of one end
 LONGEST = 64  # characters of one
-Find = Callable[[bytes], tuple[int, bytes]]  # opens the directory that holds a path; gives it and the name. OSError
+_HOW = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
 
 
 def of_queues(out: int, in_: int) -> dict[str, list[str]]:
@@ -23,10 +24,17 @@ def of_queues(out: int, in_: int) -> dict[str, list[str]]:
     return {side: [str(key)] for side, key in (("out", out), ("in", in_)) if key}
 
 
-def of_files(endpoint: Endpoint, find: Find) -> dict[str, list[str]]:
-    """Return the ends of an endpoint of files; of one whose directory is not there, nothing."""
+def of_files(endpoint: Endpoint) -> dict[str, list[str]]:
+    """Return the ends of an endpoint of files, as this process sees them from its root; nothing of what is not there.
+
+    Nothing is opened but directories by O_PATH, so links may be followed. Raises OSError for want of descriptors.
+    """
     paths = (("out", endpoint.out), ("in", endpoint.in_))
-    return {side: _identities(os.fsencode(path), find) for side, path in paths if isinstance(path, str)}
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY)
+    try:
+        return {side: _identities(root, os.fsencode(path)) for side, path in paths if isinstance(path, str)}
+    finally:
+        os.close(root)
 
 
 def parse(said: object) -> Mapping[str, Sequence[str]]:
@@ -45,9 +53,10 @@ def _is_identity(text: object) -> bool:
     return isinstance(text, str) and 0 < len(text) <= LONGEST
 
 
-def _identities(path: bytes, find: Find) -> list[str]:
+def _identities(root: int, path: bytes) -> list[str]:
+    parent, name = os.path.split(path.rstrip(b"/"))
     try:
-        directory, name = find(path)
+        directory = linux.openat2(root, parent or b"/", os.O_PATH | os.O_DIRECTORY, 0, _HOW)
     except OSError:
         return []
     try:

@@ -74,11 +74,7 @@ def ends(endpoint: Endpoint, keys: Keys) -> dict[str, list[str]]:
     """Return where the endpoint's ends are, for the supervisor (places.py)."""
     if isinstance(endpoint, QueueEndpoint):
         return places.of_queues(keys.out, keys.in_)
-    tree = Tree(-1)
-    try:
-        return places.of_files(endpoint, tree.open_parent)
-    finally:
-        tree.close()
+    return places.of_files(endpoint)
 
 
 def store(endpoint: Endpoint, source: SourceJournal | None) -> SourceJournal | NoteStore | None:

@@ -364,7 +364,7 @@ _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
     QueueEndpoint: {
         "create": values.boolean,
         "mode": values.mode,
-        "max_bytes": values.size,
+        "max_bytes": values.queue_size,
         "max_message": values.message_size,
     },
     QueueOut: {"key": _queue_key, "type": values.integer(-values.I64_MAX - 1, values.I64_MAX)},
