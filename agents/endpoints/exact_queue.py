@@ -144,7 +144,10 @@ class ExactQueueSink:
 
     def _fitting(self, run: Run) -> int:
         """How many of the first messages are not longer than the queue takes."""
-        if max(map(len, run.bodies)) <= self._known_limit:
+        longest = max(map(len, run.bodies))
+        if longest > self._limits.largest and self._queue is not None:
+            self._limits.takes(self._queue, longest)  # notes a limit that was raised
+        if longest <= self._known_limit:
             return len(run.bodies)
         sizes = map(len, run.bodies)
         return next((count for count, size in enumerate(sizes) if size > self._limit(size)), len(run.bodies))
@@ -203,7 +206,7 @@ class ExactQueueSink:
     def _limit(self, size: int) -> int:
         """Return the bytes that the queue takes and max_message allows; looked at before a message is too long."""
         if size > self._known_limit and self._queue is not None:
-            self._known_limit = min(self._limits.look(self._queue.id), self._config.max_message)
+            self._known_limit = min(self._limits.look(self._queue), self._config.max_message)
         return self._known_limit
 
     def _cannot_fit(self, one: Run, queue: Queue) -> bool:
@@ -211,7 +214,7 @@ class ExactQueueSink:
         size = len(one.bodies[0])
         if size > self._config.max_message:
             return self._bury(one, f"{size} bytes are more than max_message = {self._config.max_message} of this agent")
-        if why := self._limits.shrunk(queue.id, size):
+        if why := self._limits.shrunk(queue, size):
             self._waiter.wait(f"{shown(self._key)}: {why}")
             return False
         return self._bury(one, too_long(size, queue.id))
@@ -251,7 +254,7 @@ class ExactQueueSink:
                 self._evidence.examine(queue)
                 self._queue = queue
                 self._known_limit = 0
-                self._limits.look(queue.id)
+                self._limits.look(queue)
                 self._outbox.cells[QUEUE] = queue.id
         except Blocked as reason:
             self._wait(reason)
@@ -294,7 +297,7 @@ class ExactQueueSink:
         """Return why the senders wait for room."""
         why = ""
         if self._queue is not None and self._offered:
-            why = self._limits.shrunk(self._queue.id, len(self._offered[0].bodies[0]))
+            why = self._limits.shrunk(self._queue, len(self._offered[0].bodies[0]))
         return f"{shown(self._key)}: {why}" if why else f"queue full ({shown(self._key)})"
 
     def _collect(self) -> None:
@@ -325,7 +328,7 @@ class ExactQueueSink:
 
     def _fits_now(self, run: Run) -> bool:
         """True if its first message is within the queue's limits."""
-        return self._queue is not None and self._limits.takes(self._queue.id, len(run.bodies[0]))
+        return self._queue is not None and self._limits.takes(self._queue, len(run.bodies[0]))
 
     def _put_aside(self, queue: Queue) -> bool:
         """Put aside the first message, which can never be sent; False if it waits: `_again` is called later.

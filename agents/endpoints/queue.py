@@ -218,15 +218,25 @@ def no_permission(key: int) -> str:
     return f"{shown(key)}: no permission for uid {os.getuid()} gid {os.getgid()} (set user on the agent, or its mode)"
 
 
+def size_of(queue: Queue) -> int:
+    """Return the bytes that the queue takes (msg_qbytes); 0 where that may not be looked at."""
+    try:
+        return int(queue.max_size)
+    except (sysv_ipc.Error, OSError):
+        return 0
+
+
 def sender(queue: Queue, mtype: int) -> Send:
-    """Return what sends messages of that type into the queue without a copy of its own where it can."""
+    """Return what sends messages of that type into the queue, by sysv_ipc where that knows the type."""
     if mtype <= _C_INT_MAX:
         send: Send = queue.send
         return send
     queue_id: int = queue.id
 
-    def send_by_kernel(body: bytes, _block: bool, mtype: int) -> None:
-        number = try_send(queue_id, mtype, body)
+    def send_by_kernel(body: bytes, block: bool, mtype: int) -> None:
+        message = msgbuf(mtype, body)
+        call = linux.wait_msgsnd if block else linux.try_msgsnd
+        number = call(queue_id, linux.address_of(message), len(body))
         if number:
             raise OSError(number, os.strerror(number))
 
@@ -253,7 +263,7 @@ def number_of(error: Exception) -> int:
     if isinstance(error, sysv_ipc.ExistentialError):
         return errno.EIDRM
     if isinstance(error, OSError):
-        return error.errno or errno.EIO
+        return error.errno or errno.EIO  # EINTR too
     if isinstance(error, MemoryError):
         return errno.ENOMEM
     return errno.EINTR if type(error) is sysv_ipc.Error else errno.EINVAL

@@ -6,7 +6,6 @@ import errno
 import os
 import threading
 
-from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
 from nsbridge.agents.endpoints.queue import (
     SEND_ERRORS,
@@ -16,7 +15,6 @@ from nsbridge.agents.endpoints.queue import (
     Removals,
     has_room,
     is_there,
-    msgbuf,
     no_permission,
     number_of,
     open_queue,
@@ -86,7 +84,7 @@ class QueueSink:
         """Return how many were sent, each noted at once, and the errno of the next, 0 if all were."""
         notes, cell = self._journal.cells, self._journal.handed_cell
         is_noted = run.epoch == self._journal.epoch
-        mtype, limit = self._type_of(run), self._limit
+        mtype, limit = self._type_of(run), min(self._limit, self._limits.largest)
         send = sender(queue, mtype)
         seq = run.first
         try:
@@ -108,7 +106,9 @@ class QueueSink:
         if number not in (errno.EAGAIN, _TOO_LONG):
             return 1 if self._failed(queue, one, number) else None
         self._look_at_limit(queue)
-        if len(one.bodies[0]) > self._limit:  # the kernel calls that busy, too
+        size = len(one.bodies[0])
+        fits = size <= self._limit and (size <= self._limits.largest or self._limits.takes(queue, size))
+        if not fits:  # the kernel calls that busy, too
             return 1 if self._cannot_fit(queue, one) else None
         if number == errno.EAGAIN:
             self._wait_in_thread(one)
@@ -116,14 +116,14 @@ class QueueSink:
         return 0
 
     def _look_at_limit(self, queue: Queue) -> None:
-        self._limit = min(self._limits.look(queue.id), self._config.max_message)
+        self._limit = min(self._limits.look(queue), self._config.max_message)
 
     def _cannot_fit(self, queue: Queue, one: Run) -> bool:
         """Return True if the message is a dead letter now; False if it waits for the queue's limit, or for space."""
         size = len(one.bodies[0])
         if size > self._config.max_message:
             return self._bury(one, f"{size} bytes are more than max_message = {self._config.max_message} of this agent")
-        if why := self._limits.shrunk(queue.id, size):
+        if why := self._limits.shrunk(queue, size):
             self._waiter.wait(f"{shown(self._key)}: {why}")
             return False
         return self._bury(one, too_long(size, queue.id))
@@ -173,7 +173,7 @@ class QueueSink:
         """Return True if the message is done with, as a dead letter; otherwise it is offered again later."""
         size = len(one.bodies[0])
         is_gone = number in _GONE and not is_there(self._key, queue.id)
-        if number == errno.EINVAL and not is_gone and not self._limits.takes(queue.id, size):
+        if number == errno.EINVAL and not is_gone and not self._limits.takes(queue, size):
             return self._cannot_fit(queue, one)  # for msgmax: the queue's own limit gives EAGAIN
         self._queue = None
         if number == errno.EACCES:
@@ -202,8 +202,14 @@ class QueueSink:
 
     def _send_in_thread(self, queue: Queue, one: Run) -> int:
         """Wait until there is room; return 0 or errno."""
-        message = msgbuf(self._type_of(one), one.bodies[0])
-        number = errno.EINTR
-        while number == errno.EINTR:
-            number = linux.wait_msgsnd(queue.id, linux.address_of(message), len(one.bodies[0]))
-        return number
+        mtype = self._type_of(one)
+        send = sender(queue, mtype)
+        while True:
+            try:
+                send(one.bodies[0], True, mtype)
+            except SEND_ERRORS as error:
+                number = number_of(error)
+                if number != errno.EINTR:
+                    return number
+            else:
+                return 0

@@ -183,6 +183,26 @@ def test_lowered_limits_bury_no_message(tmp_path: Path, unshare_container: Facto
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
+def test_limit_raised_and_lowered_while_used_buries_nothing(
+    tmp_path: Path, unshare_container: Factory, delivery: str
+) -> None:
+    """What passed once may pass again: a larger limit that came after the queue was opened counts too."""
+    one, two = unshare_container(), unshare_container()
+    raise_limits(one, 65536)
+    with Nsbridged(tmp_path, queue_to_queue(one, two, delivery)) as daemon:
+        daemon.wait_for("RUNNING")
+        set_msgmax(two, 65536)
+        in_ipc(one, lambda: send(KEY, 1, bytes(9000)))
+        wait_until(lambda: in_ipc(two, lambda: receive(OTHER)) == [1, 9000], "it passes")
+        set_msgmax(two, 8192)
+        in_ipc(one, lambda: send(KEY, 1, bytes(9000)))
+        says(daemon, "r:two", "kernel.msgmax there is 8192")
+        set_msgmax(two, 65536)
+        wait_until(lambda: in_ipc(two, lambda: receive(OTHER)) == [1, 9000], "it passes again")
+        assert daemon.flow("r:one")["dead"] == 0
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
 def test_dead_letter_without_space_is_written_later(tmp_path: Path, unshare_container: Factory, delivery: str) -> None:
     """A full state_dir, and nothing else happens than that room is made."""
     one, two = unshare_container(), unshare_container()
