@@ -328,11 +328,7 @@ class Managed:
             process.ready_since = self._loop.now()
             process.places = fields.get("places")
             process.confinement = health.confinement(process.child.pid, fields.get("landlock"))
-            self._log.info(
-                self.config.name,
-                f"ready: pid {process.child.pid} in the {self.config.namespace} namespace of {self.config.container} "
-                f"as {fields.get('uid')}:{fields.get('gid')}",
-            )
+            self._agent_log.ready(process.child.pid, self.config, fields)
             self._feed(Event.READY)
         elif said == "drained" and self.state is State.STOPPING:
             process.drained = True

@@ -220,11 +220,8 @@ class ExactQueueSink:
         return self._bury(one, too_long(size, queue.id))
 
     def _bury(self, one: Run, why: str) -> bool:
-        """Put the message aside; if that cannot be done now, it is tried again later."""
-        if self._host.dead(one, shown(self._key), why):
-            return True
-        self._waiter.wait()
-        return False
+        """Put the message aside; False if that cannot be done now: then the agent offers it again, unless accepted."""
+        return self._host.dead(one, shown(self._key), why)
 
     def _leaves_room(self, size: int) -> bool:
         """Whether half of the queue stays free for who answers through it; if not, `sink_ready` is called soon."""
@@ -339,6 +336,7 @@ class ExactQueueSink:
         if self._fits_now(run):
             return True
         if not self._cannot_fit(run.one(0), queue):
+            self._waiter.wait()  # the reason is shown
             return False
         self._evidence.forget_latest()
         self._offered.popleft()

@@ -129,12 +129,8 @@ class QueueSink:
         return self._bury(one, too_long(size, queue.id))
 
     def _bury(self, one: Run, why: str) -> bool:
-        """Put the message aside; if that cannot be done now, it is tried again later."""
-        if self._host.dead(one, shown(self._key), why):
-            self._waiter.done()
-            return True
-        self._waiter.wait()
-        return False
+        """Put the message aside; False if that cannot be done now: then the agent offers it again."""
+        return self._host.dead(one, shown(self._key), why)
 
     def _wait_in_thread(self, one: Run) -> None:
         self._host.blocked("in", f"queue full ({shown(self._key)})")
