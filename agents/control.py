@@ -2,7 +2,8 @@
 
 From the supervisor: `{"do": "drain"}`, `{"do": "exit"}`, `{"do": "retry"}` (there are dead letters to be taken again),
 `{"do": "letters"}` (dead letters were taken out of its directory), `{"do": "dead", "max_bytes": N, …}` (other limits).
-From the agent: `{"say": "ready", "ns_inode": N, "uid": N, "gid": N, "landlock": ABI}`, `{"say": "drained"}`,
+From the agent: `{"say": "ready", "ns_inode": N, "uid": N, "gid": N, "landlock": ABI, "places": {…}}` (places.py),
+`{"say": "drained"}`,
 `{"say": "log", "level": "warning", "text": "…"}`, `{"say": "dead", "text": "…"}` (put aside: which, why),
 `{"say": "error", "text": "…"}` (its last words).
 

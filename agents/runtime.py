@@ -40,6 +40,7 @@ class Agent:
         self.name = assignment.agent.name
         self._assignment = assignment
         self._entered = entered
+        self._keys = keys
         self._channel = channel
         self._peer = socket.socket(fileno=assignment.peer_fd)
         self._peer.setblocking(False)
@@ -89,8 +90,12 @@ class Agent:
         confined = self._entered.confined
         for what, why in confined.lacks.items():
             self.log("warning", f"runs without {what}: {why}")
-        who = {"uid": os.getuid(), "gid": os.getgid()}
-        control.say(self._channel, say="ready", ns_inode=self._entered.ns_inode, landlock=confined.landlock, **who)
+        about = {
+            "uid": os.getuid(),
+            "gid": os.getgid(),
+            "places": sides.ends(self._assignment.agent.endpoint, self._keys),
+        }
+        control.say(self._channel, say="ready", ns_inode=self._entered.ns_inode, landlock=confined.landlock, **about)
         gc.freeze()
         self.loop.run()
 

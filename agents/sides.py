@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-from nsbridge.agents import entry
-from nsbridge.agents.endpoints import file, log_sink, log_source, queue, queue_source, spool, spool_sink
+from nsbridge.agents import entry, places
+from nsbridge.agents.endpoints import file, log_sink, log_source, queue, queue_sink, queue_source, spool, spool_sink
 from nsbridge.agents.endpoints.base import Host, Sink, Source
 from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
 from nsbridge.agents.endpoints.files import Tree
@@ -17,7 +17,7 @@ from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.agents.state import State
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.surroundings import FileSurroundings, QueueSurroundings, Surroundings, memory
-from nsbridge.config.schema import Delivery, Endpoint, LogEndpoint, QueueEndpoint, RouteConfig, SpoolEndpoint
+from nsbridge.config.schema import Delivery, Endpoint, LogEndpoint, QueueEndpoint, SpoolEndpoint
 
 
 class Served(Host, Protocol):
@@ -34,12 +34,17 @@ class Keys:
         self.in_ = in_
 
 
+def container_root(pid: int) -> str:
+    """Return the path of a container's root, by its init; without one that of the host's."""
+    return f"/proc/{pid}/root" if pid else "/"
+
+
 def queue_keys(assignment: Assignment) -> Keys:
     """Asked before the join: a key made by ftok comes from a path of the container, which the host's /proc leads to."""
     endpoint = assignment.agent.endpoint
     if not isinstance(endpoint, QueueEndpoint):
         return Keys()
-    root = f"/proc/{assignment.container_pid}/root" if assignment.container_pid else "/"
+    root = container_root(assignment.container_pid)
     try:
         return Keys(
             queue.numeric_key(endpoint.out.key, root) if endpoint.out else 0,
@@ -62,6 +67,13 @@ def surroundings(assignment: Assignment, keys: Keys, state: State) -> Surroundin
     return FileSurroundings(assignment, ids, remembered)
 
 
+def ends(endpoint: Endpoint, keys: Keys) -> dict[str, list[str]]:
+    """Return where the endpoint's ends are, for the supervisor (places.py)."""
+    if isinstance(endpoint, QueueEndpoint):
+        return places.of_queues(keys.out, keys.in_)
+    return places.of_files(endpoint)
+
+
 def store(endpoint: Endpoint, source: SourceJournal | None) -> SourceJournal | NoteStore | None:
     """Where files are messages, only notes are kept: the file itself is the journal."""
     return NoteStore(source) if source is not None and isinstance(endpoint, SpoolEndpoint | LogEndpoint) else source
@@ -77,9 +89,10 @@ def make(
     """The endpoint's two sides, each if it is configured."""
     endpoint = assignment.agent.endpoint
     if isinstance(endpoint, QueueEndpoint):
+        owner = queue.QueueOwner(agent, (keys.out, keys.in_), is_user_configured=assignment.agent.user is not None)
         return (
-            queue_source.QueueSource(agent, endpoint, keys.out, state.source) if state.source else None,
-            _queue_sink(agent, assignment.route, endpoint, keys.in_, state.sink) if state.sink else None,
+            queue_source.QueueSource(agent, endpoint, keys.out, state.source, owner) if state.source else None,
+            _queue_sink(agent, assignment, keys.in_, state.sink, owner) if state.sink else None,
         )
     tree = Tree(entered.own_fds, entered.confined.granted, agent.log, entered.around)
     if isinstance(endpoint, SpoolEndpoint):
@@ -98,7 +111,9 @@ def make(
     )
 
 
-def _queue_sink(agent: Served, route: RouteConfig, endpoint: QueueEndpoint, key: int, sink: SinkJournal) -> Sink:
+def _queue_sink(agent: Served, assignment: Assignment, key: int, sink: SinkJournal, owner: queue.QueueOwner) -> Sink:
+    endpoint, route = assignment.agent.endpoint, assignment.route
+    assert isinstance(endpoint, QueueEndpoint)  # noqa: S101  (asked by make)
     if route.delivery is Delivery.EXACTLY_ONCE:
-        return ExactQueueSink(agent, endpoint, key, sink, route.in_doubt)
-    return queue.QueueSink(agent, endpoint, key, sink)
+        return ExactQueueSink(agent, endpoint, key, sink, route.in_doubt, owner)
+    return queue_sink.QueueSink(agent, endpoint, key, sink, owner)

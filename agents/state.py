@@ -26,7 +26,6 @@ from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, FileEndpoint, LogEn
 _NOTE_SIZE = 512  # bytes that the record of a note takes at most
 _RETRIED = 256 << 10  # bytes for dead letters, which are kept whole also where files are only noted
 _RECORD = 40  # bytes of a record beside its message, at most
-_QUEUE_MESSAGE = 1 << 20  # bytes of a queue's longest message
 _ANYBODY = range(1 << 32)  # owners of what is given to agents
 
 
@@ -157,10 +156,6 @@ def longest(agent: AgentConfig, window: Window) -> int:
 def _ring(agent: AgentConfig, window: Window) -> int:
     """Bytes that hold a full window and one message more, also when the ring's end does not fit one."""
     endpoint = agent.endpoint
-    if isinstance(endpoint, QueueEndpoint):
-        longest = _QUEUE_MESSAGE
-    elif isinstance(endpoint, FileEndpoint):
-        longest = endpoint.max_message
-    else:
+    if not isinstance(endpoint, QueueEndpoint | FileEndpoint):
         return 2 * window.messages * _NOTE_SIZE + _RETRIED
-    return window.bytes + 2 * longest + window.messages * _RECORD
+    return window.bytes + 2 * endpoint.max_message + window.messages * _RECORD

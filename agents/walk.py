@@ -33,7 +33,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from nsbridge.agents import linux
+from nsbridge.agents import filesystems
 
 _MAX_LINKS = 40  # as the kernel follows at most, path_resolution(7)
 _MAX_NAMES = 1024  # looked up in one walk; a container could make more of them by links within links
@@ -178,7 +178,7 @@ class _Walker:
         place = self._place
         place.steps.append(Step(b"/" + b"/".join([*self._where, name]), uid))
         self._links += 1
-        if self._links > _MAX_LINKS or linux.pseudo_filesystem(link):
+        if self._links > _MAX_LINKS or filesystems.pseudo(link):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         target = os.readlink(b"", dir_fd=link)
         if target.startswith(b"/"):

@@ -136,10 +136,10 @@ def _shared_sources(sides: Iterable[Side]) -> Iterator[Problem]:
         container = str(side.agent.container)
         out = side.agent.endpoint.out
         if isinstance(out, QueueOut):
-            others = queues[container, _same_key(out.key)]
+            others = queues[container, same_key(out.key)]
             for other, theirs in others:
                 if selectors_overlap(out.type, theirs.type):
-                    yield _taken_already(side, other, f"key {_key(out.key)}, types {out.type} and {theirs.type}")
+                    yield _taken_already(side, other, f"key {shown_key(out.key)}, types {out.type} and {theirs.type}")
                     break
             others.append((side, out))
         elif (first := files.setdefault((container, _same(out)), side)) is not side:
@@ -157,12 +157,12 @@ def _queue_loops(pairs: Sequence[tuple[Side, Side | None]]) -> Iterator[Problem]
     for side, _ in pairs:
         if side.agent is not None and isinstance(side.agent.endpoint.out, QueueOut):
             out = side.agent.endpoint.out
-            taken[str(side.agent.container), _same_key(out.key)].append((side, out))
+            taken[str(side.agent.container), same_key(out.key)].append((side, out))
     for side, across in pairs:
         if side.agent is None or not isinstance(side.agent.endpoint.in_, QueueIn):
             continue
         put = side.agent.endpoint.in_
-        for taker, out in taken[str(side.agent.container), _same_key(put.key)]:
+        for taker, out in taken[str(side.agent.container), same_key(put.key)]:
             if put.type is None and (across is None or across.endpoint is None):
                 continue
             # unless it is told a type, a queue keeps the types that came out of a queue across; all else has type 1
@@ -179,7 +179,7 @@ def _hears_itself(side: Side, put: QueueIn, taker: Side, out: QueueOut, unknown:
     else:
         what = f"puts messages of type {put.type or 1} where {who} takes them, with out.type {out.type}"
         mend = "it would hear itself: use another type, or better another queue"
-    return Problem(side.key_path("in"), f"{what}, got key {_key(put.key)}", mend)
+    return Problem(side.key_path("in"), f"{what}, got key {shown_key(put.key)}", mend)
 
 
 def selects(selector: int, message_type: int) -> bool:
@@ -203,9 +203,11 @@ def _same(path: str) -> str:
     return "/" + posixpath.normpath(path).lstrip("/")
 
 
-def _same_key(key: int | FtokKey) -> int | FtokKey:
+def same_key(key: int | FtokKey) -> int | FtokKey:
+    """Return the key with its path as `_same` writes it."""
     return FtokKey(_same(key.path), key.proj) if isinstance(key, FtokKey) else key
 
 
-def _key(key: int | FtokKey) -> str:
+def shown_key(key: int | FtokKey) -> str:
+    """Return the key as the configuration may write it."""
     return f"{{ path = {quoted(key.path)}, proj = {key.proj} }}" if isinstance(key, FtokKey) else f"{key:#x}"

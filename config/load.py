@@ -310,6 +310,8 @@ def _queue_key(value: object) -> int | FtokKey:
     return _CONVERTER.structure(value, FtokKey) if isinstance(value, dict) else values.queue_key(value)
 
 
+_PATHS: Mapping[str, values.Reader[Any]] = {"out": values.path, "in_": values.path}  # of an endpoint of files
+_MADE: Mapping[str, values.Reader[Any]] = {"mode": values.mode, "max_message": values.message_size}  # of any endpoint
 # Every field that is not a table of its own has its reader here; lengths are bytes, numbers without a unit are counts.
 _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
     _Document: {"route": _table},
@@ -350,23 +352,10 @@ _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
     },
     Window: {"messages": values.integer(1, values.I64_MAX), "bytes": values.size},
     _AgentTable: {"container": values.container, "user": values.user},
-    SpoolEndpoint: {
-        "out": values.path,
-        "in_": values.path,
-        "done": values.path,
-        "ignore": values.listed(values.name_pattern),
-        "mode": values.mode,
-        "max_message": values.message_size,
-    },
-    LogEndpoint: {
-        "out": values.path,
-        "in_": values.path,
-        "framing": values.member(Framing),
-        "mode": values.mode,
-        "max_message": values.message_size,
-    },
-    FileEndpoint: {"out": values.path, "in_": values.path, "mode": values.mode, "max_message": values.message_size},
-    QueueEndpoint: {"create": values.boolean, "mode": values.mode, "max_bytes": values.size},
+    SpoolEndpoint: {**_PATHS, **_MADE, "done": values.path, "ignore": values.listed(values.name_pattern)},
+    LogEndpoint: {**_PATHS, **_MADE, "framing": values.member(Framing)},
+    FileEndpoint: {**_PATHS, **_MADE},
+    QueueEndpoint: {**_MADE, "create": values.boolean, "max_bytes": values.queue_size},
     QueueOut: {"key": _queue_key, "type": values.integer(-values.I64_MAX - 1, values.I64_MAX)},
     QueueIn: {"key": _queue_key, "type": values.integer(1, values.I64_MAX)},
     FtokKey: {"path": values.path_like("/etc/orders"), "proj": values.integer(1, 255)},

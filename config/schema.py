@@ -111,6 +111,7 @@ class QueueEndpoint:
     create: bool = False
     mode: int = 0o660
     max_bytes: int | None = None  # msg_qbytes of a queue that is made; None leaves the kernel's msgmnb
+    max_message: int = 1 << 20  # bytes of the longest message, in both directions
 
     name = "queue"
     namespace = Namespace.IPC

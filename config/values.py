@@ -25,6 +25,7 @@ ID_MAX = (1 << 32) - 2  # the last one is (uid_t) -1, "no id"
 PERMISSIONS = 0o777
 SUN_PATH = 107  # bytes of a socket's path: unix(7), 108 with the NUL at its end
 _LONGEST_NAME = 255  # bytes: NAME_MAX
+_C_INT_MAX = (1 << 31) - 1
 _LONGEST_PATH = 4095  # bytes: PATH_MAX without its NUL
 
 _UNITS = {
@@ -126,6 +127,14 @@ def size(value: object) -> int:
         raise Refused(f"must be a size, got {shown(value)}", mend)
     if not 1 <= number <= I64_MAX:
         raise Refused(f"is out of range, got {shown(value)}", "a size is at least 1 byte and below 2^63")
+    return number
+
+
+def queue_size(value: object) -> int:
+    """A size that a SysV queue may have: kernel.msgmnb, its limit, is a C int."""
+    number = size(value)
+    if number > _C_INT_MAX:
+        raise Refused(f"is out of range, got {shown(value)}", f"a queue has at most {_C_INT_MAX} bytes")
     return number
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from nsbridge.config.schema import AgentConfig
 from nsbridge.supervisor.events import Events
 from nsbridge.supervisor.logs import Log
 
@@ -34,6 +35,11 @@ class AgentLog:
             return
         log = {"debug": self._log.debug, "info": self._log.info, "warning": self._log.warning}
         log.get(str(fields.get("level")), self._log.error)(self._name, text)
+
+    def ready(self, pid: int, config: AgentConfig, fields: dict[str, object]) -> None:
+        """Log that it serves, as who, and where."""
+        where = f"in the {config.namespace} namespace of {config.container}"
+        self._log.info(self._name, f"ready: pid {pid} {where} as {fields.get('uid')}:{fields.get('gid')}")
 
     def left_behind(self, pending: int, journal: str) -> None:
         """It has stopped with so many messages taken and not handed over."""

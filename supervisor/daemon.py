@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nsbridge.config import trusted
+from nsbridge.config.advice import advice
 from nsbridge.config.errors import EXIT_OK, NotPermittedError, NsbridgeError
 from nsbridge.config.load import load, load_trusted
 from nsbridge.config.schema import Config
@@ -50,6 +51,8 @@ def _check(config: Config) -> int:
         sys.stdout.write(f"{config.source}: this host: daemon.log.file: make {Path(config.daemon.log.file).parent}\n")
     for line in _untrusted(config):
         sys.stdout.write(f"{config.source}: this host: {line}\n")
+    for line in advice(config):
+        sys.stdout.write(f"{config.source}: {line}\n")
     for line in hostlimits.shortages(config, hostlimits.read_host()):
         sys.stdout.write(f"{config.source}: this host: {line}\n")
     return EXIT_OK

@@ -28,7 +28,6 @@ SIZES_EVERY = 60.0  # seconds between two looks at one agent's size, where there
 STUCK_AFTER = 1.0  # seconds after SIGKILL
 MISSED = 1.5  # times between two heartbeats, after which `status` calls an agent wedged
 _ALIVE = (State.STARTING, State.RUNNING)  # a stopping agent has a deadline of its own (managed.py)
-_QUEUE_MESSAGE = 1 << 20  # bytes of a queue's longest message
 
 
 class HealthCheck:
@@ -194,6 +193,5 @@ def excess(usage: Usage, memory: int, descriptors: int) -> str:
 
 def allowed_memory(route: RouteConfig, beyond: int) -> int:
     """Bytes that an agent may have: `beyond` what its window and the longest message take, each twice, as they move."""
-    endpoints = [agent.endpoint for agent in route.agents]
-    longest = max(getattr(endpoint, "max_message", _QUEUE_MESSAGE) for endpoint in endpoints)
+    longest = max(agent.endpoint.max_message for agent in route.agents)
     return beyond + 2 * (route.window.bytes + longest)

@@ -37,6 +37,10 @@ LINGERS = "it is stuck in the kernel while its files are closed, and keeps its n
 class Neighbour(Protocol):
     """The route, as one of its agents sees it."""
 
+    def forbids(self, agent: Managed) -> str:
+        """Return why it must not serve beside the others; empty if it may."""
+        ...
+
     def drained(self) -> None:
         """An agent has nothing in flight any more."""
 
@@ -241,7 +245,8 @@ class Managed:
     def container_found(self) -> None:
         """See Listener."""
         self._ended_at = ""
-        self._feed(Event.FOUND)
+        reason = self.neighbour.forbids(self) if self.neighbour else ""
+        self.refuse(reason) if reason else self._feed(Event.FOUND)
 
     def container_absent(self, reason: str) -> None:
         """See Listener."""
@@ -288,7 +293,9 @@ class Managed:
         try:
             self._process = AgentProcess.begin(self._loop, self._assignment, self)
         except OSError as error:
-            self._not_spawned(error)
+            self.last_exit = f"cannot be forked: {limits.explained(error)}"
+            self._log.error(self.config.name, self.last_exit)
+            self._feed(Event.DIED)
 
     def _assignment(self, control_fd: int) -> Assignment:
         held = self.attachment.process
@@ -310,11 +317,6 @@ class Managed:
             dead=self._services.dead.limits,
         )
 
-    def _not_spawned(self, error: OSError) -> None:
-        self.last_exit = f"cannot be forked: {limits.explained(error)}"
-        self._log.error(self.config.name, self.last_exit)
-        self._feed(Event.DIED)
-
     # What the process tells (process.py, Keeper)
 
     def hear(self, fields: dict[str, object]) -> None:
@@ -324,12 +326,9 @@ class Managed:
             return
         if said == "ready" and process.ready_since is None and self.state in (State.STARTING, State.STOPPING):
             process.ready_since = self._loop.now()
+            process.places = fields.get("places")
             process.confinement = health.confinement(process.child.pid, fields.get("landlock"))
-            self._log.info(
-                self.config.name,
-                f"ready: pid {process.child.pid} in the {self.config.namespace} namespace of {self.config.container} "
-                f"as {fields.get('uid')}:{fields.get('gid')}",
-            )
+            self._agent_log.ready(process.child.pid, self.config, fields)
             self._feed(Event.READY)
         elif said == "drained" and self.state is State.STOPPING:
             process.drained = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from nsbridge.config.advice import advice
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.load import load_trusted
 from nsbridge.config.schema import Config, DeadConfig
@@ -62,7 +63,7 @@ class Reloader:
             self._events.reload("nothing was changed: " + "; ".join(str(error).splitlines()))
             raise
         self._log.info("", f"reload: {plan.summary()}")
-        for line in shortages(plan.config, read_host()):
+        for line in (*advice(plan.config), *shortages(plan.config, read_host())):
             self._log.warning("", line)
         self._events.reload(plan.summary())
         self.config = plan.config

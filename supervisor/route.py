@@ -9,7 +9,9 @@ import socket
 from collections.abc import Callable
 
 from nsbridge.config.schema import RouteConfig
+from nsbridge.supervisor import loops
 from nsbridge.supervisor.lifecycle import State
+from nsbridge.supervisor.loops import Serving
 from nsbridge.supervisor.managed import Managed
 from nsbridge.supervisor.services import Services
 
@@ -29,6 +31,7 @@ class Route:
         )
         self.agents = (first, second)
         self.is_leaving = False  # it ends, and is then let go of
+        self._circles = services.circles
         self._events = services.events
         self._log = services.log
         self._blocked: dict[str, str] = {}  # by the agent's name, the reason that was told last
@@ -43,8 +46,39 @@ class Route:
             for other in stopping:
                 other.exit()
 
+    def forbids(self, agent: Managed) -> str:
+        """Return why the two agents must not serve together (loops.py); then the other one ends too."""
+        reason = loops.in_route(self._serving())
+        if reason:
+            self._refuse_others(agent, reason)
+        return reason
+
+    def _serving(self) -> list[Serving]:
+        return [
+            Serving(
+                self.config, agent.config, agent.attachment.ns_inode, agent.process.places if agent.process else None
+            )
+            for agent in self.agents
+            if agent.attachment.ns_inode is not None
+        ]
+
+    def _refuse_others(self, agent: Managed | None, reason: str) -> None:
+        for other in self.agents:
+            if other is not agent and other.process is not None and other.state is State.RUNNING:
+                other.process.last_words = reason
+                other.process.child.kill()
+                other.refuse(reason)
+
+    def _check_circles(self, agent: Managed) -> None:
+        """Look at where its messages go, now that it has said where its ends are."""
+        serving = self._serving()
+        if reason := loops.in_route(serving) or self._circles.ready(agent.config.name, serving, self._log.warning):
+            self._refuse_others(None, reason)
+
     def changed(self, agent: Managed) -> None:
         """Pass it on; and where the other agent has no process, nothing can be handed over: do not wait for it."""
+        if agent.state is State.RUNNING:
+            self._check_circles(agent)
         for other in self.agents:
             if other.state is State.STOPPING and all(a.pid is None for a in self.agents if a is not other):
                 other.exit()
@@ -90,6 +124,7 @@ class Route:
 
     def close(self) -> None:
         """Give the socketpair back; both agents have stopped."""
+        self._circles.forget(self.config.name)
         for agent in self.agents:
             agent.forget()
         for end in self._ends:

@@ -10,6 +10,7 @@ from nsbridge.config.schema import Confinement, DeadConfig, HealthConfig
 from nsbridge.supervisor.arrivals import Arrivals
 from nsbridge.supervisor.events import Events
 from nsbridge.supervisor.logs import Log
+from nsbridge.supervisor.loops import Circles
 
 
 @dataclass(slots=True)
@@ -32,3 +33,4 @@ class Services:
     require: tuple[Confinement, ...] = ()  # what no agent may run without
     empty: tuple[EmptyNamespace, ...] = ()  # for agents to be in, in place of the host's
     dead: DeadLetterLimits = field(default_factory=DeadLetterLimits)
+    circles: Circles = field(default_factory=Circles)  # of routes

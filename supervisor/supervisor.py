@@ -12,6 +12,7 @@ from importlib.metadata import version
 from nsbridge.agents import emptyns
 from nsbridge.agents.loop import Loop
 from nsbridge.agents.state import journal_path
+from nsbridge.config.advice import advice
 from nsbridge.config.schema import Config, RouteConfig
 from nsbridge.supervisor.api import Api
 from nsbridge.supervisor.arrivals import Arrivals
@@ -19,6 +20,7 @@ from nsbridge.supervisor.control import ControlServer
 from nsbridge.supervisor.events import Events
 from nsbridge.supervisor.healthcheck import HealthCheck
 from nsbridge.supervisor.hostlimits import read_host, shortages
+from nsbridge.supervisor.keywatch import KeyWatch
 from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.logs import Log
 from nsbridge.supervisor.managed import Managed
@@ -65,6 +67,7 @@ class Supervisor:
         self._own_files = OwnFiles(self.loop, log, daemon.state_dir, self._journals)
         self._roster = Roster(self.loop, log, self._make_route, self._settled)
         self._health = HealthCheck(self._services, self._roster)
+        self._keys = KeyWatch(self._services, self._roster)
         self._orders = Orders(self._roster)
         self._reloader = Reloader(config, self._services, self._roster, self._orders, self._health)
 
@@ -90,6 +93,7 @@ class Supervisor:
                 self.loop.run()
         finally:
             control.close()
+            self._keys.close()
             self._roster.close()
             strays.close()
             self._services.arrivals.close()
@@ -130,7 +134,7 @@ class Supervisor:
         self._services.events.daemon("started", started)
         for kind, why in self._not_empty.items():
             self._log.warning("", f"agents stay in the host's {kind} namespace: no empty one can be made here ({why})")
-        for line in shortages(self._config, read_host()):
+        for line in (*advice(self._config), *shortages(self._config, read_host())):
             self._log.warning("", line)
         self._roster.adopt(compare(Config(self._config.daemon, ()), self._config))
         self._health.start()
@@ -153,6 +157,7 @@ class Supervisor:
         self._settled()
 
     def _settled(self) -> None:
+        self._keys.wake()
         self._orders.changed()
         if self._has_stopped():
             self.loop.stop()

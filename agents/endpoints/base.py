@@ -163,7 +163,10 @@ def put_in_parts(run: Run, put_some: Callable[[Run], int]) -> int:
 
 
 class Waiter:
-    """Says why one side waits and calls `again` after a while, ever later, until `done`."""
+    """Shows why one side waits and calls `again` after a delay that grows, until `done`.
+
+    A wait that begins soon after `done` keeps the delay that it had: a fault that returns at once is not retried fast.
+    """
 
     def __init__(self, host: Host, side: str, again: Callable[[], None]) -> None:
         self._host = host
@@ -171,21 +174,30 @@ class Waiter:
         self._again = again
         self._timer: Timer | None = None
         self._delay = _FIRST_RETRY
-        self._reason = ""
+        self._done_at = float("-inf")
+        self._is_shown = False
 
-    def wait(self, reason: object) -> None:
-        """Not now, for this reason: `again` is called later."""
-        self._reason = str(reason)
-        self._host.blocked(self._side, self._reason)
+    @property
+    def waits(self) -> bool:
+        """True if `again` is due later."""
+        return self._timer is not None
+
+    def wait(self, reason: object = None) -> None:
+        """Show the reason and call `again` later. Without a reason the host has shown it already (`Host.dead`)."""
+        if reason is not None:
+            self._host.blocked(self._side, str(reason))
+        if not self._is_shown and self._host.loop.now() - self._done_at > self._delay:
+            self._delay = _FIRST_RETRY
+        self._is_shown = True
         if self._timer is None:
             self._timer = self._host.loop.call_later(self._delay, self._due)
             self._delay = min(self._delay * 2, _LAST_RETRY)
 
     def done(self) -> None:
-        """It goes on."""
-        if self._reason:
-            self._reason = ""
-            self._delay = _FIRST_RETRY
+        """Show that the side continues."""
+        if self._is_shown:
+            self._is_shown = False
+            self._done_at = self._host.loop.now()
             self._host.blocked(self._side, "")
 
     def _due(self) -> None:

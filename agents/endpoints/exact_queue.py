@@ -6,70 +6,68 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import zlib
 from collections import deque
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints import senders
 from nsbridge.agents.endpoints.base import AFTERWARDS, Blocked, Host, Waiter, put_in_parts
 from nsbridge.agents.endpoints.queue import (
+    Denied,
     Queue,
+    QueueOwner,
+    Removals,
     has_room,
     is_there,
-    last_sender,
     no_permission,
     open_queue,
-    removed,
     shown,
     too_long,
+    try_send,
 )
-from nsbridge.agents.endpoints.queue_look import FARTHEST
+from nsbridge.agents.endpoints.queue_evidence import Evidence
+from nsbridge.agents.endpoints.queue_limits import QueueLimits
 from nsbridge.agents.endpoints.senders import FAILED, FULL, QUEUE, Outbox
 from nsbridge.agents.fork import fork, has_stopped_child
 from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.loop import READABLE
-from nsbridge.agents.sinkjournal import (
-    BASELINE,
-    IN_DOUBT,
-    INTENT,
-    LATEST,
-    NOT_DELIVERED,
-    PLACE,
-    PREDECESSOR,
-    SENDERS,
-    SinkJournal,
-)
+from nsbridge.agents.sinkjournal import SENDERS, SinkJournal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt, QueueEndpoint
 
 _LOOK_AGAIN = 0.002  # seconds until a half-full queue is looked at again: nothing tells when a message leaves it
 _LOOK_AFTER = 0.1  # seconds between looks at the senders while something is offered
 _OF_ANOTHER_LIFE = "its source has lost its journal since, and another has the numbers that it had"
-_UNKNOWN = 1 << 32  # no checksum
-_ANYBODY = 1 << 32  # no process: whoever it was may have sent
 _TELL_AFTER = 128  # messages handed over, after which the agent wants to be told, so that it can confirm them
 
 
 class ExactQueueSink:
     """Hands each message to a queue exactly once."""
 
-    def __init__(self, host: Host, config: QueueEndpoint, key: int, journal: SinkJournal, in_doubt: InDoubt) -> None:
+    def __init__(
+        self,
+        host: Host,
+        config: QueueEndpoint,
+        key: int,
+        journal: SinkJournal,
+        in_doubt: InDoubt,
+        owner: QueueOwner | None = None,
+    ) -> None:
         assert config.in_ is not None  # noqa: S101  (made only for a configured side)
         self._host = host
         self._config = config
         self._key = key
         self._type = config.in_.type
         self._journal = journal
-        self._in_doubt = in_doubt
-        self._outbox = Outbox()
+        self._owner = owner or QueueOwner(host, (key,), is_user_configured=True)
+        self._outbox = Outbox(config.max_message)
         self._queue: Queue | None = None
-        self._examined = False  # whether what the last senders left is settled
+        self._evidence = Evidence(host, key, config.in_.type, journal, in_doubt)
+        self._limits = QueueLimits(journal)
+        self._removals = Removals(host, key)
         # Where a program answers through the same queue, a queue full of questions would leave it no room to.
         self._shared = config.out is not None and config.out.key == config.in_.key
         self._looks_again = False
         self._known_limit = 0
-        self._was_alone = False  # whether nothing had been offered behind the doubtful message
-        self._doubtful = (0, 0)  # epoch and seq of the message of which nobody knows whether it was sent
         self._offered: deque[Run] = deque()
         self._looks_after = False
         self._is_full = False
@@ -131,15 +129,15 @@ class ExactQueueSink:
             return 0
         size = len(run.bodies[0])
         if run.epoch != self._journal.epoch:  # whose numbers mean others by now; it came before that source was lost
-            return not self._offered and self._host.dead(run.one(0), shown(self._key), _OF_ANOTHER_LIFE)
+            return not self._offered and self._bury(run.one(0), _OF_ANOTHER_LIFE)
         if run.first <= self._journal.handed:
             self._host.handed(run.one(0))  # found out after the greeting
             return 1
-        if (run.epoch, run.first) == self._doubtful and self._resolve_doubt(run.one(0)):
+        if self._evidence.resolve(run, self._queue):
             return 1
         fitting = self._fitting(run)
         if not fitting:
-            return not self._offered and self._bury(run.one(0), self._queue)  # in its turn
+            return not self._offered and self._cannot_fit(run.one(0), self._queue)  # in its turn
         if self._shared and not self._leaves_room(size):
             return 0
         if not self._pids and not self._offered and self._send_first(self._queue, run.one(0)):
@@ -148,7 +146,10 @@ class ExactQueueSink:
 
     def _fitting(self, run: Run) -> int:
         """How many of the first messages are not longer than the queue takes."""
-        if max(map(len, run.bodies)) <= self._known_limit:
+        longest = max(map(len, run.bodies))
+        if longest > self._limits.largest and self._queue is not None:
+            self._limits.takes(self._queue, longest)  # notes a limit that was raised
+        if longest <= self._known_limit:
             return len(run.bodies)
         sizes = map(len, run.bodies)
         return next((count for count, size in enumerate(sizes) if size > self._limit(size)), len(run.bodies))
@@ -159,10 +160,9 @@ class ExactQueueSink:
         if journal.last_sender == 0:
             return False  # it has sent one: the next is for the other sender
         mtype = self._type or one.type or 1
-        self._intend(one, mtype)
+        self._evidence.intend(one, mtype)
         journal.cells[SENDERS] = os.getpid()
-        message = bytearray(mtype.to_bytes(8, "little", signed=True) + one.bodies[0])
-        if linux.try_msgsnd(queue.id, linux.address_of(message), len(one.bodies[0])):
+        if try_send(queue.id, mtype, one.bodies[0]):
             journal.cells[SENDERS] = 0  # the senders find out what is in the way
             return False
         journal.sent(one.first, 0)
@@ -174,26 +174,17 @@ class ExactQueueSink:
         journal, outbox = self._journal, self._outbox
         if not self._offered:
             outbox.begin(journal.handed, journal.handed_cell, 1 - journal.last_sender)
-        count = outbox.place(run, mtype, journal.handed)
+        count = outbox.place(run, mtype, journal.handed)  # alone a message of max_message has room
         if not count:
-            why = f"{len(run.bodies[0])} bytes are more than any queue takes"  # if there is no room for it alone
-            return not self._offered and self._host.dead(run.one(0), shown(self._key), why)
+            return 0
         run = run.before(count)
-        self._intend(run, mtype)
+        self._evidence.intend(run, mtype)
         if not self._offered:
             self._debt.clear()
         self._offered.append(run)
         outbox.publish(run.last)
         self._watch_senders()
         return count
-
-    def _intend(self, run: Run, mtype: int) -> None:
-        """Note what is needed to look for the last message in the queue, before it may be there."""
-        cells = self._journal.cells
-        if cells[INTENT] < run.last:
-            before = _checksum(mtype, run.bodies[-2]) if len(run.bodies) > 1 else cells[LATEST]
-            cells[PREDECESSOR], cells[LATEST] = before, _checksum(mtype, run.bodies[-1])
-            cells[INTENT] = run.last
 
     def _watch_senders(self) -> None:
         """Be told when some of what is offered is handed over, and look after them meanwhile."""
@@ -215,13 +206,24 @@ class ExactQueueSink:
             self._noted()
 
     def _limit(self, size: int) -> int:
-        """The queue's own limit (msg_qbytes), looked at again before a message is called too long."""
+        """Return the bytes that the queue takes and max_message allows; looked at before a message is too long."""
         if size > self._known_limit and self._queue is not None:
-            try:
-                self._known_limit = linux.queue_status(self._queue.id).limit
-            except OSError:
-                self._known_limit = size  # may not be looked at: the kernel will say
+            self._known_limit = min(self._limits.look(self._queue), self._config.max_message)
         return self._known_limit
+
+    def _cannot_fit(self, one: Run, queue: Queue) -> bool:
+        """Return True if the message is a dead letter now; False if it waits for the queue's limit, or for space."""
+        size = len(one.bodies[0])
+        if size > self._config.max_message:
+            return self._bury(one, f"{size} bytes are more than max_message = {self._config.max_message} of this agent")
+        if why := self._limits.shrunk(queue, size):
+            self._waiter.wait(f"{shown(self._key)}: {why}")
+            return False
+        return self._bury(one, too_long(size, queue.id))
+
+    def _bury(self, one: Run, why: str) -> bool:
+        """Put the message aside; False if that cannot be done now: then the agent offers it again, unless accepted."""
+        return self._host.dead(one, shown(self._key), why)
 
     def _leaves_room(self, size: int) -> bool:
         """Whether half of the queue stays free for who answers through it; if not, `sink_ready` is called soon."""
@@ -244,16 +246,19 @@ class ExactQueueSink:
         self._host.sink_ready()
 
     def _again(self) -> None:
-        """Open the queue if there is none; then go on where it stopped."""
+        """Open the queue if there is none; then continue where it stopped."""
         try:
             if self._queue is None:
                 queue = open_queue(self._key, self._config, self._host)
-                self._examine(queue)
+                self._evidence.examine(queue)
                 self._queue = queue
                 self._known_limit = 0
+                self._limits.look(queue)
                 self._outbox.cells[QUEUE] = queue.id
         except Blocked as reason:
-            self._waiter.wait(reason)
+            self._wait(reason)
+            return
+        if self._outbox.cells[FAILED] == errno.EINVAL and self._offered and not self._put_aside(self._queue):
             return
         self._waiter.done()
         self._is_full = False  # that was another queue
@@ -263,70 +268,10 @@ class ExactQueueSink:
             self._outbox.wake(sender)
         self._host.sink_ready()
 
-    def _examine(self, queue: Queue) -> None:
-        """Settle what the last senders left, once, before the new ones note themselves. Raises Blocked."""
-        cells, journal = self._journal.cells, self._journal
-        last_pid = last_sender(queue, self._key)
-        if self._examined:
-            if cells[PLACE] != queue.id + 1:  # a new queue: nobody has sent into it
-                cells[BASELINE] = 1
-                cells[PLACE] = queue.id + 1
-            return
-        last, former = journal.last_sender, (cells[SENDERS], cells[SENDERS + 1])
-        ours = last_pid in former or last_pid + 1 == cells[BASELINE] or last_pid == 0
-        if cells[PLACE] == queue.id + 1 and cells[INTENT] > journal.handed:
-            if last_pid > 0 and last_pid == former[1 - last]:
-                journal.sent(journal.handed + 1, 1 - last)
-                self._host.log("info", f"message {journal.handed} was sent just before the agent was killed")
-            elif not ours and former[1 - last]:  # or it never came to send
-                self._doubtful = (journal.epoch, journal.handed + 1)
-                self._was_alone = cells[INTENT] == journal.handed + 1
-        cells[BASELINE] = last_pid + 1 if ours else 0
-        cells[PLACE] = queue.id + 1
-        cells[SENDERS] = cells[SENDERS + 1] = _ANYBODY if self._doubtful[1] else 0  # the doubt outlives this process
-        journal.set_last_sender(1)
-        self._examined = True
-
-    def _resolve_doubt(self, one: Run) -> bool:
-        """Whether the doubtful message is done with: it is in the queue, or is to be skipped."""
-        self._doubtful = (0, 0)
-        if self._was_alone and self._is_in_queue(one):
-            self._host.log("info", f"message {one.first} is in the queue: it was sent before the agent was killed")
-        else:
-            self._journal.cells[IN_DOUBT] += 1
-            what = "sent again" if self._in_doubt is InDoubt.RESEND else "skipped"
-            self._host.log("warning", f"nothing tells whether message {one.first} was sent before a kill: {what}")
-            if self._in_doubt is InDoubt.RESEND:
-                return False
-            self._journal.cells[NOT_DELIVERED] += 1
-            self._forget_latest()
-        self._host.handed(one)
-        return True
-
-    def _forget_latest(self) -> None:
-        """What was offered last is perhaps not in the queue: nothing can be told by what stands behind it."""
-        self._journal.cells[PREDECESSOR] = self._journal.cells[LATEST] = _UNKNOWN
-
-    def _is_in_queue(self, one: Run) -> bool:
-        buffer = bytearray(8 + max(len(one.bodies[0]) + 1, 8192))
-        address = linux.address_of(buffer)
-        wanted = (self._type or one.type or 1, one.bodies[0])
-        predecessor, found_one, is_behind = self._journal.cells[PREDECESSOR], False, False
-        if predecessor in (_UNKNOWN, _checksum(*wanted)):
-            return False  # what is found may be the message before it
-        assert self._queue is not None  # noqa: S101  (asked by put)
-        for index in range(FARTHEST):
-            length = linux.try_msgrcv(
-                self._queue.id, address, len(buffer) - 8, index, linux.MSG_COPY | linux.IPC_NOWAIT
-            )
-            if length < 0 and length != -errno.E2BIG:
-                # An equal one may be older; not where the one before this has left, and before it all of its type.
-                return found_one and (is_behind or bool(self._type))
-            found = int.from_bytes(buffer[:8], "little", signed=True), bytes(buffer[8 : 8 + length])
-            if length >= 0 and _checksum(*found) == predecessor:
-                is_behind, found_one = True, False
-            found_one = found_one or (length >= 0 and found == wanted)
-        return False
+    def _wait(self, reason: Blocked) -> None:
+        self._waiter.wait(reason)
+        if isinstance(reason, Denied):
+            self._owner.check_later()
 
     def _told(self, _events: int) -> None:
         """The senders have handed over, or one of them cannot."""
@@ -338,13 +283,21 @@ class ExactQueueSink:
         number = int(cells[FAILED])  # before it is seen how far they are: once it is set, they rest
         self._collect()
         if number:
-            self._failed(number)
+            if not self._waiter.waits:  # or it is known, and `_again` follows
+                self._failed(number)
         elif self._is_full != bool(cells[FULL]):
             self._is_full = not self._is_full
-            self._host.blocked("in", f"queue full ({shown(self._key)})" if self._is_full else "")
+            self._host.blocked("in", self._full() if self._is_full else "")
         self._host.sink_ready()
         if self._offered:
             self._watch_senders()
+
+    def _full(self) -> str:
+        """Return why the senders wait for room."""
+        why = ""
+        if self._queue is not None and self._offered:
+            why = self._limits.shrunk(self._queue, len(self._offered[0].bodies[0]))
+        return f"{shown(self._key)}: {why}" if why else f"queue full ({shown(self._key)})"
 
     def _collect(self) -> None:
         handed = self._journal.handed
@@ -361,37 +314,39 @@ class ExactQueueSink:
         """The senders rest until FAILED is 0 again."""
         if number == errno.EACCES:
             self._queue = None
-            self._waiter.wait(no_permission(self._key))
+            self._wait(Denied(no_permission(self._key)))
         elif number in (errno.EINVAL, errno.EIDRM) and not (
             self._queue is not None and is_there(self._key, self._queue.id)
         ):
             self._queue = None
-            self._waiter.wait(removed(self._key, self._host))
-        elif number == errno.EINVAL and self._offered:
-            self._put_aside(self._offered[0])
+            self._waiter.wait(self._removals.note())
+        elif number == errno.EINVAL and self._offered and not self._fits_now(self._offered[0]):
+            self._again()
         else:
             self._waiter.wait(f"{shown(self._key)}: {os.strerror(number)}")
 
-    def _put_aside(self, run: Run) -> None:
-        """Its first message can never be sent; the next is for the same sender, which did not send the one before."""
-        assert self._queue is not None  # noqa: S101  (it refused the message)
-        if not self._bury(run.one(0), self._queue):
-            self._waiter.wait("a dead letter cannot be written")
-            return
-        self._forget_latest()
+    def _fits_now(self, run: Run) -> bool:
+        """True if its first message is within the queue's limits."""
+        return self._queue is not None and self._limits.takes(self._queue, len(run.bodies[0]))
+
+    def _put_aside(self, queue: Queue) -> bool:
+        """Put aside the first message, which can never be sent; False if it waits: `_again` is called later.
+
+        The next one is for the same sender, which did not send the one before.
+        """
+        run = self._offered[0]
+        if self._fits_now(run):
+            return True
+        if not self._cannot_fit(run.one(0), queue):
+            self._waiter.wait()  # the reason is shown
+            return False
+        self._evidence.forget_latest()
         self._offered.popleft()
         if len(run.bodies) > 1:
             self._offered.appendleft(run.after(1))
         self._outbox.give_turn(run.first + 1, 1 - self._journal.last_sender)
-        self._again()
-
-    def _bury(self, one: Run, queue: Queue) -> bool:
-        return self._host.dead(one, shown(self._key), too_long(len(one.bodies[0]), queue.id))
+        return True
 
     def _sender_died(self) -> None:
         """The evidence is only read by a fresh agent. To die by the same signal says that it was done to us."""
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _checksum(mtype: int, body: bytes) -> int:
-    return zlib.crc32(body, mtype & 0xFFFFFFFF)

@@ -19,7 +19,7 @@ import os
 import stat
 from collections.abc import Callable, Collection
 
-from nsbridge.agents import linux
+from nsbridge.agents import filesystems, linux
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.entry import Gone, Surroundings
 from nsbridge.agents.walk import Place, redirector, redirects, walk
@@ -93,7 +93,7 @@ class Tree:
                         f"{shown(path)} or a directory above it was replaced by another; entering anew"
                     ) from None
                 raise blocked_by(error, shown(path)) from None
-        pseudo = linux.pseudo_filesystem(fd)
+        pseudo = filesystems.pseudo(fd)
         if pseudo:
             os.close(fd)
             raise Blocked(f"{shown(path)} leads into a {pseudo} file system, in which nothing is a message")
@@ -199,7 +199,7 @@ class Tree:
 
     def _open_mount(self, directory: int, name: bytes) -> int:
         handle = linux.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, 0, _UNSAFE_BUT_FOR_MOUNTS)
-        pseudo = linux.pseudo_filesystem(handle)
+        pseudo = filesystems.pseudo(handle)
         if name in self._mounts and not pseudo:
             return handle
         os.close(handle)

@@ -1,4 +1,4 @@
-"""The `queue` endpoint: SysV message queues, and its `in` side; the only module that uses sysv_ipc.
+"""SysV message queues as the `queue` endpoint opens and sends into them; the only module that uses sysv_ipc.
 
 Some facts about SysV queues, and what they mean here:
 * A queue has no descriptor, so nothing can poll it: a thread blocks in msgrcv for the source, and one in msgsnd for
@@ -7,33 +7,40 @@ Some facts about SysV queues, and what they mean here:
   window open: an agent that was told to stop takes none. An empty message is the exception: it lands in the journal.
 * A queue that was removed answers EINVAL, EIDRM or ENOENT depending on the call; so does sysv_ipc, in its own classes.
   A message that is too long is EINVAL too: whether the queue is still there tells them apart.
+* A message's type is a C long, but sysv_ipc takes a C int and raises OverflowError beyond it. A call by sysv_ipc takes
+  1.2 us and one by ctypes 1.7, so sysv_ipc sends what it can and the kernel call sends the rest.
 * sysv_ipc crashes after a send of anything but bytes: only bytes are ever passed.
+* msgget with no flags needs no permission, so a queue that the agent may not use has an id all the same.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import sysv_ipc
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
-from nsbridge.agents.endpoints.threads import start_thread
-from nsbridge.agents.heartbeat import Debt
-from nsbridge.agents.journalfile import seal
-from nsbridge.agents.sinkjournal import SinkJournal
-from nsbridge.agents.wire import Run
+from nsbridge.agents.endpoints.base import Blocked, Host
+from nsbridge.agents.entry import Gone
+from nsbridge.agents.wire import MAX_MESSAGE, Run
 from nsbridge.config.schema import FtokKey, QueueEndpoint
 
 Queue = sysv_ipc.MessageQueue
-LONGEST = 1 << 20  # bytes of the longest message that is taken; msgmax is 8192 unless somebody has raised it
+Send = Callable[[bytes, bool, int], None]  # a message, whether to wait, its type; raises one of SEND_ERRORS
+SEND_ERRORS = (sysv_ipc.Error, OSError, ValueError, OverflowError, MemoryError)
+_C_INT_MAX = (1 << 31) - 1
+_REPORT_EVERY = 10.0  # seconds
+
+
+class Denied(Blocked):
+    """The kernel refuses the queue to this user."""
 
 
 def shown(key: int) -> str:
-    """A key for people, as ipcs shows it."""
+    """Return a key for people, as ipcs shows it."""
     return f"queue 0x{key:x}"
 
 
@@ -53,23 +60,61 @@ def numeric_key(key: int | FtokKey, container_root: str) -> int:
 
 
 def owner(key: int) -> tuple[int, int] | None:
-    """uid and gid of the queue with this key; None if there is none. To be asked while the agent still has power."""
+    """Return uid and gid of the queue with this key; None if there is none. It need not be readable."""
     try:
-        queue = sysv_ipc.MessageQueue(key, 0, 0)
-        return queue.uid, queue.gid
+        queue_id: int = sysv_ipc.MessageQueue(key, 0, 0).id
     except (sysv_ipc.Error, OSError):
         return None
+    return linux.queue_owner(queue_id)
+
+
+def first_owner(keys: Sequence[int]) -> tuple[int, int] | None:
+    """Return the owner of the first of these queues that is there: who the agent is where no user is configured."""
+    return next((found for key in keys if key and (found := owner(key))), None)
+
+
+class QueueOwner:
+    """Notices that the endpoint's queue belongs to another user than when the agent entered.
+
+    Programs remove their queue and make it again, perhaps as another user and with mode 0600. Who the agent is was
+    decided when it entered, so it has to enter anew. It does so only if the owner has changed since: an agent that the
+    same owner refuses would be refused again.
+    """
+
+    def __init__(self, host: Host, keys: Sequence[int], *, is_user_configured: bool) -> None:
+        self._host = host
+        self._keys = keys
+        self._at_entry = None if is_user_configured else first_owner(keys)
+        self._is_user_configured = is_user_configured
+
+    def check_later(self) -> None:
+        """Have the loop look at the owner; it raises Gone, which ends the agent. Called where the kernel refused."""
+        if not self._is_user_configured:
+            self._host.loop.call_later(0, self.check)
+
+    def check(self) -> None:
+        """Raise Gone if the agent would be another user if it entered now."""
+        now = first_owner(self._keys)
+        if now not in (None, self._at_entry, (os.getuid(), os.getgid())):
+            queues = ", ".join(shown(key) for key in self._keys if key)
+            raise Gone(
+                f"{queues} now belongs to uid {now[0]} gid {now[1]}, and this agent is uid {os.getuid()} gid "
+                f"{os.getgid()}: it enters anew"
+            )
 
 
 def open_queue(key: int, config: QueueEndpoint, host: Host) -> sysv_ipc.MessageQueue:
-    """The queue with this key, made (which is logged) if it is missing and `create` says so. Raises Blocked."""
+    """Return the queue with this key, made (which is logged) if it is missing and `create` says so.
+
+    Raises Blocked; Denied if the kernel refuses it.
+    """
     try:
         try:
-            return sysv_ipc.MessageQueue(key, 0, 0, LONGEST)
+            return sysv_ipc.MessageQueue(key, 0, 0, MAX_MESSAGE)
         except sysv_ipc.ExistentialError:
             if not config.create:
                 raise Blocked(f"{shown(key)} is missing (create = true would make it)") from None
-        queue = sysv_ipc.MessageQueue(key, sysv_ipc.IPC_CREX, config.mode, LONGEST)
+        queue = sysv_ipc.MessageQueue(key, sysv_ipc.IPC_CREX, config.mode, MAX_MESSAGE)
         if config.max_bytes is not None:
             _resize(queue, config.max_bytes, key)
         host.log("info", f"{shown(key)} was missing and is made (create = true), mode {config.mode:04o}")
@@ -77,7 +122,7 @@ def open_queue(key: int, config: QueueEndpoint, host: Host) -> sysv_ipc.MessageQ
     except sysv_ipc.ExistentialError:
         raise Blocked(f"{shown(key)} appeared just now") from None
     except sysv_ipc.PermissionsError:
-        raise Blocked(no_permission(key)) from None
+        raise Denied(no_permission(key)) from None
     except (sysv_ipc.Error, OSError) as error:
         raise Blocked(f"{shown(key)}: {error}") from None
 
@@ -120,7 +165,7 @@ def last_sender(queue: sysv_ipc.MessageQueue, key: int) -> int:
         pid: int = queue.last_send_pid
         return pid or (-1 if queue.last_send_time else 0)
     except sysv_ipc.PermissionsError:
-        raise Blocked(f"{no_permission(key)}: it must be readable, to see who sent last") from None
+        raise Denied(f"{no_permission(key)}: it must be readable, to see who sent last") from None
     except (sysv_ipc.Error, OSError) as error:
         raise Blocked(f"{shown(key)}: {error}") from None
 
@@ -137,10 +182,35 @@ def too_long(size: int, queue_id: int) -> str:
     return f"{size} bytes are more than the queue takes (its msg_qbytes, or kernel.msgmax of its ipc namespace)"
 
 
-def removed(key: int, host: Host) -> str:
-    """What `status` says of a queue that is gone; logged, because the next one may be there at once."""
-    host.log("warning", f"{shown(key)} was removed, with what was in it")
-    return f"{shown(key)} was removed"
+class Removals:
+    """Logs that the queue was removed: the first time at once, then their number in one line for _REPORT_EVERY.
+
+    A container can remove its queue and make it again thousands of times a second.
+    """
+
+    def __init__(self, host: Host, key: int) -> None:
+        self._host = host
+        self._key = key
+        self._unreported = 0
+        self._is_due = False
+
+    def note(self) -> str:
+        """Return the reason for `status`. To be called with the loop's lock, once for each removal."""
+        text = f"{shown(self._key)} was removed"
+        if self._is_due:
+            self._unreported += 1
+        else:
+            self._host.log("warning", f"{text}, with what was in it")
+            self._is_due = True
+            self._host.loop.call_later(_REPORT_EVERY, self._report)
+        return text
+
+    def _report(self) -> None:
+        self._is_due = False
+        if self._unreported:
+            count, self._unreported = self._unreported, 0
+            times = "once more" if count == 1 else f"{count} times more"
+            self._host.log("warning", f"{shown(self._key)} was removed {times} in the last {_REPORT_EVERY:g} s")
 
 
 def no_permission(key: int) -> str:
@@ -148,154 +218,52 @@ def no_permission(key: int) -> str:
     return f"{shown(key)}: no permission for uid {os.getuid()} gid {os.getgid()} (set user on the agent, or its mode)"
 
 
-def _limit(queue: sysv_ipc.MessageQueue) -> int:
-    """Bytes that the queue takes (msg_qbytes); where that may not be looked at, the kernel will say."""
+def size_of(queue: Queue) -> int:
+    """Return the bytes that the queue takes (msg_qbytes); 0 where that may not be looked at."""
     try:
         return int(queue.max_size)
     except (sysv_ipc.Error, OSError):
-        return LONGEST
+        return 0
 
 
-class TooLongError(Exception):
-    """A message is longer than the queue was known to take."""
+def sender(queue: Queue, mtype: int) -> Send:
+    """Return what sends messages of that type into the queue, by sysv_ipc where that knows the type."""
+    if mtype <= _C_INT_MAX:
+        send: Send = queue.send
+        return send
+    queue_id: int = queue.id
+
+    def send_by_kernel(body: bytes, block: bool, mtype: int) -> None:
+        message = msgbuf(mtype, body)
+        call = linux.wait_msgsnd if block else linux.try_msgsnd
+        number = call(queue_id, linux.address_of(message), len(body))
+        if number:
+            raise OSError(number, os.strerror(number))
+
+    return send_by_kernel
 
 
-class QueueSink:
-    """Sends messages; while the queue is full a thread waits in msgsnd, so that the agent goes on."""
+def try_send(queue_id: int, mtype: int, body: bytes) -> int:
+    """Send one message of any type without waiting; return 0 or errno (see linux.try_msgsnd)."""
+    message = msgbuf(mtype, body)
+    return linux.try_msgsnd(queue_id, linux.address_of(message), len(body))
 
-    def __init__(self, host: Host, config: QueueEndpoint, key: int, journal: SinkJournal) -> None:
-        assert config.in_ is not None  # noqa: S101  (made only for a configured side)
-        self._host = host
-        self._config = config
-        self._key = key
-        self._journal = journal
-        self._type = config.in_.type
-        self._queue: sysv_ipc.MessageQueue | None = None
-        self._limit = 0  # bytes that the queue takes
-        self._waiter = Waiter(host, "in", self._again)
-        self._pending: Run | None = None  # the one message that the thread is sending
-        self._go = threading.Semaphore(0)
-        self._thread_runs = False
-        self._debt = Debt(host.loop.now)
 
-    def descriptor(self) -> int:
-        """See Sink: a queue is the kernel's memory."""
-        return -1
+def msgbuf(mtype: int, body: bytes) -> bytearray:
+    """Return the message as msgsnd(2) takes it."""
+    return bytearray(mtype.to_bytes(8, "little", signed=True) + body)
 
-    def start(self) -> None:
-        """Make the queue if it is missing and `create` says so, so that a program finds it before the first message."""
-        self._again()
 
-    def put(self, run: Run) -> int:
-        """Send them while there is room; then let the thread wait for room."""
-        count = 0
-        while count < len(run.bodies) and self._queue is not None and self._pending is None:
-            sent, obstacle = self._send(self._queue, run.after(count))
-            if sent:
-                self._host.handed(run.after(count).before(sent))
-                count += sent
-            if obstacle is not None:
-                past = self._pass(self._queue, run.one(count), obstacle)
-                if past is None:
-                    break
-                count += past
-        return count
-
-    def _send(self, queue: sysv_ipc.MessageQueue, run: Run) -> tuple[int, Exception | None]:
-        """How many were sent, each noted at once, and what is in the way of the next."""
-        notes, cell = self._journal.cells, self._journal.handed_cell
-        is_noted = run.epoch == self._journal.epoch
-        send, mtype, limit = queue.send, self._type or run.type or 1, self._limit
-        seq = run.first
-        try:
-            for seq, body in enumerate(run.bodies, run.first):
-                if len(body) > limit:
-                    return seq - run.first, TooLongError()
-                send(body, False, mtype)
-                if is_noted:
-                    notes[cell] = seal(seq << 1)  # a kill before this repeats the message
-        except (sysv_ipc.Error, OSError, ValueError) as error:
-            return seq - run.first, error
-        return len(run.bodies), None
-
-    def _pass(self, queue: sysv_ipc.MessageQueue, one: Run, obstacle: Exception) -> int | None:
-        """1: the message is done with, or is the thread's by now. 0: send it. None: it is offered again later."""
-        if isinstance(obstacle, sysv_ipc.BusyError | TooLongError):
-            self._limit = _limit(queue)
-            if len(one.bodies[0]) > self._limit:  # the kernel calls that busy, too
-                return 1 if self._host.dead(one, shown(self._key), too_long(len(one.bodies[0]), queue.id)) else None
-            if isinstance(obstacle, sysv_ipc.BusyError):
-                self._wait_in_thread(one)
-                return 1
-            return 0
-        return 1 if self._failed(queue, one, obstacle) else None
-
-    def _wait_in_thread(self, one: Run) -> None:
-        self._host.blocked("in", f"queue full ({shown(self._key)})")
-        self._pending = one
-        self._debt.clear()
-        if not self._thread_runs:
-            self._thread_runs = True
-            self._host.vouch(self._vouch)
-            start_thread("put", self._run)
-        self._go.release()
-
-    def _vouch(self) -> float:
-        """The thread waits in msgsnd for as long as the queue is full, and no longer."""
-        pending, queue = self._pending, self._queue
-        owes = pending is not None and queue is not None and has_room(queue.id, pending)
-        return self._debt.since(owes=owes)
-
-    def _again(self) -> None:
-        """Open the queue if there is none; then the refused message is offered again."""
-        if self._queue is None:
-            try:
-                self._queue = open_queue(self._key, self._config, self._host)
-            except Blocked as reason:
-                self._waiter.wait(reason)
-                return
-            self._limit = _limit(self._queue)
-        self._waiter.done()
-        self._host.sink_ready()
-
-    def _failed(self, queue: sysv_ipc.MessageQueue, one: Run, error: Exception) -> bool:
-        """Whether the message is done with, as a dead letter; otherwise say why it waits, and offer it again later."""
-        size = len(one.bodies[0])
-        gone = isinstance(error, sysv_ipc.ExistentialError) or getattr(error, "errno", 0) in (errno.EINVAL, errno.EIDRM)
-        if gone and is_there(self._key, queue.id) and self._host.dead(one, shown(self._key), too_long(size, queue.id)):
-            return True
-        self._queue = None
-        if isinstance(error, sysv_ipc.PermissionsError):
-            self._waiter.wait(no_permission(self._key))
-        elif gone and not is_there(self._key, queue.id):
-            self._waiter.wait(removed(self._key, self._host))
-        else:
-            self._waiter.wait(f"{shown(self._key)} does not take a message of {size} bytes: {error}")
-        return False
-
-    def _run(self) -> None:
-        while True:
-            self._go.acquire()
-            one, queue = self._pending, self._queue
-            assert one is not None and queue is not None  # noqa: S101, PT018  (set before the semaphore is released)
-            error = self._send_in_thread(queue, one)
-            with self._host.guarded():
-                self._pending = None
-                self._host.blocked("in", "")
-                if error is None:
-                    self._host.handed(one)
-                elif not self._failed(queue, one, error):
-                    self._host.put_back(one)
-                    continue
-                self._host.sink_ready()
-
-    def _send_in_thread(self, queue: sysv_ipc.MessageQueue, one: Run) -> Exception | None:
-        """Wait until there is room."""
-        while True:
-            try:
-                queue.send(one.bodies[0], True, self._type or one.type or 1)
-            except (sysv_ipc.Error, OSError, ValueError) as error:
-                if type(error) is not sysv_ipc.Error:  # the plain class is EINTR
-                    return error
-            else:
-                return None
+def number_of(error: Exception) -> int:
+    """Return the errno that stands for one of SEND_ERRORS; EINVAL for an argument that the library refuses."""
+    if isinstance(error, sysv_ipc.BusyError):
+        return errno.EAGAIN
+    if isinstance(error, sysv_ipc.PermissionsError):
+        return errno.EACCES
+    if isinstance(error, sysv_ipc.ExistentialError):
+        return errno.EIDRM
+    if isinstance(error, OSError):
+        return error.errno or errno.EIO  # EINTR too
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    return errno.EINTR if type(error) is sysv_ipc.Error else errno.EINVAL

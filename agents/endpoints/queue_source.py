@@ -15,8 +15,16 @@ from contextlib import suppress
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import AFTERWARDS, Blocked, Host
-from nsbridge.agents.endpoints.queue import Queue, no_permission, open_queue, removed, shown
-from nsbridge.agents.endpoints.queue_look import CROWDED_RETRY, CrowdedError, Look
+from nsbridge.agents.endpoints.queue import (
+    Denied,
+    Queue,
+    QueueOwner,
+    Removals,
+    no_permission,
+    open_queue,
+    shown,
+)
+from nsbridge.agents.endpoints.queue_look import CROWDED_RETRY, CrowdedError, Look, TooLongError
 from nsbridge.agents.endpoints.threads import start_thread
 from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.journal import SourceJournal
@@ -27,6 +35,11 @@ _FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other a
 _INTERRUPT = signal.SIGUSR2  # to the thread that waits in msgrcv
 _INTERRUPT_EVERY = 0.02  # seconds
 _RETRY = 0.1  # seconds between looks for a queue that is missing
+_SLOW = (CrowdedError, Denied, TooLongError)  # what passes only when somebody acts: looked at every CROWDED_RETRY
+
+
+class _RemovedError(Blocked):
+    """The queue was removed while it was used."""
 
 
 class QueueSource:
@@ -36,14 +49,18 @@ class QueueSource:
     (MSG_COPY) and noted with the landing place; then the message is received with exactly that size.
     """
 
-    def __init__(self, host: Host, config: QueueEndpoint, key: int, journal: SourceJournal) -> None:
+    def __init__(
+        self, host: Host, config: QueueEndpoint, key: int, journal: SourceJournal, owner: QueueOwner | None = None
+    ) -> None:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
         self._host = host
         self._config = config
         self._key = key
         self._type = config.out.type
         self._journal = journal
-        self._look = Look(self._type)
+        self._owner = owner or QueueOwner(host, (key,), is_user_configured=True)
+        self._removals = Removals(host, key)
+        self._look = Look(self._type, config.max_message)
         self._room = threading.Event()  # clear: the window is full, or the agent is to stop
         self._room.set()
         self._thread = 0
@@ -102,13 +119,8 @@ class QueueSource:
         self._thread = threading.get_ident()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {_INTERRUPT})
         while True:
-            queue = self._open()
-            with self._host.guarded():
-                self._host.blocked("out", "")
             try:
-                self._take_from(queue.id)
-            except CrowdedError as reason:
-                self._pause(reason, CROWDED_RETRY)
+                self._take_from(self._open().id)
             except Blocked as reason:
                 self._pause(reason)
 
@@ -119,47 +131,65 @@ class QueueSource:
             except Blocked as reason:
                 self._pause(reason)
 
-    def _pause(self, reason: Blocked, seconds: float = _RETRY) -> None:
+    def _pause(self, reason: Blocked) -> None:
         with self._host.guarded():
-            self._host.blocked("out", str(reason))
-        time.sleep(seconds)
+            text = self._removals.note() if isinstance(reason, _RemovedError) else str(reason)
+            self._host.blocked("out", text)
+            if isinstance(reason, Denied):
+                self._owner.check_later()
+        time.sleep(CROWDED_RETRY if isinstance(reason, _SLOW) else _RETRY)
 
     def _take_from(self, queue: int) -> None:
-        """Take until the queue is gone. Raises Blocked."""
+        """Take until the queue is gone. Raises Blocked.
+
+        The first look does not wait: until it is made the old reason is shown, which may turn out to be still true.
+        """
+        is_first = True
         while True:
             self._room.wait()
             with self._host.guarded():
                 self._host.retry()
                 if not self._host.has_room():  # as after a start with a full window: an empty message would land
+                    self._host.blocked("out", "")
                     self._room.clear()
                     continue
                 (place,) = self._land((0,))
                 self._queue = queue
                 self._waits = True
-            try:
-                # Waits for a message and leaves it there (E2BIG); an empty one fits, and lands in the journal.
-                length = self._landed(linux.wait_msgrcv(queue, place, 0, self._type))
-            except Blocked:
-                with self._host.guarded():
-                    self._waits = False
-                raise
+            length = self._receive(queue, place, is_first)
             with self._host.guarded():
                 self._waits = False
                 self._rounds += 1
                 if length == 0:
                     self._host.landed(self._journal.landed((0,)))
-                self._take_all(queue)
+                self._landed(length)
+                self._take_all(queue, is_awaited=length == -errno.E2BIG)
+                if is_first:
+                    self._host.blocked("out", "")
+                    is_first = False
 
-    def _take_all(self, queue: int) -> None:
-        """Take while there are messages and room. Confirmations wait for the lock meanwhile, so room only shrinks."""
+    def _receive(self, queue: int, place: int, is_first: bool) -> int:
+        """Wait for a message and leave it there (E2BIG); an empty one fits, and lands in the journal."""
+        if is_first:
+            return linux.try_msgrcv(queue, place, 0, self._type, linux.IPC_NOWAIT)
+        return linux.wait_msgrcv(queue, place, 0, self._type)
+
+    def _take_all(self, queue: int, *, is_awaited: bool = False) -> None:
+        """Take while there are messages and room. Confirmations wait for the lock meanwhile, so room only shrinks.
+
+        With `is_awaited` msgrcv has just shown one, so a look that sees none passed over it. Raises Blocked.
+        """
         host, unsent = self._host, 0
         messages, size = host.room()
         try:
             while messages > 0 and size > 0:
                 found = self._next(queue, min(messages, _AT_ONCE), size)
+                got = self._take(queue, found) if found else []
+                if not got and (found or is_awaited) and (too_long := self._look.too_long()):
+                    raise TooLongError(f"{shown(self._key)}: {too_long}")
                 if not found:
                     return
-                got = self._take(queue, found)
+                is_awaited = False
                 messages, size, unsent = messages - len(got), size - sum(got), unsent + len(got)
                 if unsent >= _FLUSH_EVERY:
                     unsent = 0
@@ -189,7 +219,7 @@ class QueueSource:
             raise Blocked(str(error.strerror)) from None
 
     def _landed(self, length: int) -> int | None:
-        """What msgrcv has answered: the length of the message; None if there was none that fits. Raises Blocked."""
+        """Return the length that msgrcv gave; None if there was no message that fits. Raises Blocked."""
         if length >= 0:
             return length
         if -length in (errno.E2BIG, errno.ENOMSG, errno.EINTR):
@@ -207,7 +237,7 @@ class QueueSource:
 
     def _gone(self, number: int) -> Blocked:
         if number == errno.EACCES:
-            return Blocked(no_permission(self._key))
+            return Denied(no_permission(self._key))
         if number in (errno.EIDRM, errno.EINVAL):
-            return Blocked(removed(self._key, self._host))
+            return _RemovedError(f"{shown(self._key)} was removed")
         return Blocked(f"{shown(self._key)}: {os.strerror(number)}")

@@ -38,7 +38,7 @@ _CELLS = 16
 _ENTRIES = 1024
 _INDEX_AT = 8 * _CELLS
 _RING_AT = _INDEX_AT + 8 * _ENTRIES
-_RING = 1 << 20
+_RING = 1 << 20  # bytes at least
 _LENGTH_AT = 32  # bits of an index entry: where the msgbuf is, above them its length
 _AT = (1 << _LENGTH_AT) - 1
 _NO_QUEUE = (1 << 64) - 1
@@ -54,8 +54,10 @@ _TELL_AT = 8  # the seq at which the agent wants to be told
 class Outbox:
     """What agent and senders share: the messages up to OFFERED, and what the senders say."""
 
-    def __init__(self) -> None:
-        self._map = mmap.mmap(-1, _RING_AT + _RING)
+    def __init__(self, longest: int = _RING // 2) -> None:
+        """Make room for messages of up to `longest` bytes; pages that no message was in cost nothing."""
+        self._ring = max(_RING, 2 * (longest + 16))
+        self._map = mmap.mmap(-1, _RING_AT + self._ring)
         view = memoryview(self._map)
         self.cells = view[: 8 * _CELLS].cast("Q")
         self.index = view[_INDEX_AT:_RING_AT].cast("Q")
@@ -81,15 +83,16 @@ class Outbox:
 
     def place(self, run: Run, mtype: int, handed: int) -> int:
         """Put the next messages into the ring, beyond what is offered; how many there was room for."""
-        head, tail, typed = self._head, self._ends[handed % _ENTRIES], mtype.to_bytes(8, "little", signed=True)
+        ring, head, tail = self._ring, self._head, self._ends[handed % _ENTRIES]
+        typed = mtype.to_bytes(8, "little", signed=True)
         for seq, body in enumerate(run.bodies, run.first):
             size = len(body) + 15 & -8
-            at = head % _RING
-            if at + size > _RING:
-                head, at = head + _RING - at, 0
+            at = head % ring
+            if at + size > ring:
+                head, at = head + ring - at, 0
             if seq == handed + 1:
                 tail = head  # nothing else is in the ring
-            if head + size - tail > _RING or seq - handed >= _ENTRIES:
+            if head + size - tail > ring or seq - handed >= _ENTRIES:
                 return seq - run.first
             start = _RING_AT + at
             self._map[start : start + 8 + len(body)] = typed + body

@@ -208,7 +208,7 @@ def _pretended(world: World) -> Iterator[None]:
         return len(body)
 
     class Queue:
-        id = 5
+        id, max_size = 5, LIMIT
         last_send_pid = last_send_time = property(lambda _self: world.last_pid)
 
     with (

@@ -53,6 +53,19 @@ def test_check_tells_of_what_the_host_lacks(tmp_path: Path, capsys: pytest.Captu
     assert f"{file}: this host: daemon.log.file: make /no/such/directory\n" in capsys.readouterr().out
 
 
+def test_check_warns_of_exact_routes_into_one_queue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is right, and probably not what is meant."""
+    route = (
+        '[route.{0}.agent.a]\ncontainer = "docker:web"\nspool = {{ out = "/{0}" }}\n'
+        '[route.{0}.agent.b]\ncontainer = "docker:legacy"\nqueue = {{ in = {{ key = 0x51 }} }}\n'
+    )
+    file = tmp_path / "nsbridge.toml"
+    file.write_text(route.format("r") + route.format("s"), encoding="utf-8")
+    assert main(["--check", "-c", str(file)]) == EXIT_OK
+    warning = f"{file}: s:b: r:b sends into queue 0x51 of docker:legacy too, and after a kill neither can tell"
+    assert warning in capsys.readouterr().out
+
+
 def test_the_installed_command_exits_2_without_a_traceback() -> None:
     """The console script, as a person calls it."""
     command = Path(sys.executable).with_name("nsbridged")

@@ -14,7 +14,7 @@ from nsbridge.agents.endpoints.queue_look import FARTHEST, CrowdedError, Look
 
 @pytest.fixture
 def queue() -> Iterator[sysv_ipc.MessageQueue]:
-    made = sysv_ipc.MessageQueue(None, sysv_ipc.IPC_CREX, 0o600)
+    made = sysv_ipc.MessageQueue(None, sysv_ipc.IPC_CREX, 0o600, 8192)
     yield made
     made.remove()
 
@@ -80,3 +80,43 @@ def test_of_too_many_lowest_types_the_first_are_compared(queue: sysv_ipc.Message
     queue.send(b"y", False, 4)
     assert Look(-5).next(queue.id, 1, 1) == [(5, 2)]
     assert queue.receive(False, 5) == (b"xx", 5)
+
+
+LONGEST = 100  # bytes
+
+
+def test_longer_message_of_any_type_ends_the_look(queue: sysv_ipc.MessageQueue) -> None:
+    """What is in front of it is found; then it is the next, whatever is behind it."""
+    for body in (b"1", bytes(LONGEST), bytes(LONGEST + 1), b"behind"):
+        queue.send(body)
+    look = Look(0, LONGEST)
+    assert look.next(queue.id, 9, 1000) == [(0, 1), (0, LONGEST)]
+    assert "longer than max_message = 100" in str(look.too_long())
+    for _ in range(2):
+        queue.receive()
+    assert look.next(queue.id, 9, 1000) == []
+    assert look.too_long()
+    queue.receive()
+    assert look.next(queue.id, 9, 1000) == [(0, 6)]
+    assert look.too_long() is None
+
+
+@pytest.mark.parametrize("mtype", [5, -5])
+def test_longer_message_is_passed_over_for_a_type(queue: sysv_ipc.MessageQueue, mtype: int) -> None:
+    """A look cannot see its type; msgrcv tells whether it is the next."""
+    queue.send(bytes(LONGEST + 1), False, 9)
+    queue.send(b"ours", False, 5)
+    look = Look(mtype, LONGEST)
+    assert look.next(queue.id, 1, 1) == [(5, 4)]
+    assert look.too_long()
+
+
+def test_length_beyond_what_is_expected_is_found(queue: sysv_ipc.MessageQueue) -> None:
+    """Short messages let the look expect short ones; the buffer grows for the others."""
+    look = Look(0)
+    for _ in range(100):
+        queue.send(b"")
+        assert look.next(queue.id, 1, 1) == [(0, 0)]
+        queue.receive()
+    queue.send(bytes(8192))
+    assert look.next(queue.id, 1, 1) == [(0, 8192)]

@@ -84,7 +84,7 @@ def test_a_sender_that_our_pid_namespace_does_not_show_is_not_taken_for_nobody(
     die_sending(tmp_path / "a.in", queue.key, after=True)
     contents(queue)
     with monkeypatch.context() as patched:
-        patched.setattr("nsbridge.agents.endpoints.exact_queue.last_sender", lambda *_: -1)
+        patched.setattr("nsbridge.agents.endpoints.queue_evidence.last_sender", lambda *_: -1)
         with live(tmp_path / "a.in", queue.key) as (host, sink):
             assert sink.put(Run(EPOCH, 1, 1, [b"one"])) == 1
             assert host.journal.cells[IN_DOUBT] == 1

@@ -1,0 +1,58 @@
+"""How long a message a queue takes, now and at any time before: what decides between a dead letter and a wait.
+
+A message that no queue of this kind ever took is a dead letter. But the queue's owner may lower msg_qbytes at any time,
+and the namespace's owner kernel.msgmax: then every message would become a dead letter, though the route worked a moment
+ago. So the sink's journal keeps the largest limit that was seen of this queue, and a message within it is waited with.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from nsbridge.agents import linux
+from nsbridge.agents.endpoints.queue import Queue, size_of, too_long
+from nsbridge.agents.sinkjournal import LARGEST, LARGEST_OF, SinkJournal
+
+UNKNOWN = 1 << 40  # bytes, of a limit that may not be looked at: the kernel decides
+
+
+class QueueLimits:
+    """The limits of one sink's queue; asked when a queue is opened and when it refuses a message."""
+
+    def __init__(self, journal: SinkJournal) -> None:
+        self._cells = journal.cells
+        self._seen = (0, 0)  # the id of the queue that was looked at last, and its limit
+        self.largest = 0  # bytes that the queue is known to have taken: for a longer message ask `takes` first
+
+    def look(self, queue: Queue) -> int:
+        """Return the bytes that the queue takes (msg_qbytes), UNKNOWN if it may not be looked at; note the largest."""
+        limit = size_of(queue) or UNKNOWN
+        if self._seen != (queue.id, limit):  # a queue that is often full is looked at as often
+            self._seen = (queue.id, limit)
+            self._note(queue.id, min(limit, _longest()))
+        return limit
+
+    def takes(self, queue: Queue, size: int) -> bool:
+        """True if a message of `size` bytes is within the limits now, that of the namespace too."""
+        limit = min(self.look(queue), _longest())
+        self._note(queue.id, limit)
+        return size <= limit
+
+    def _note(self, queue_id: int, limit: int) -> None:
+        cells = self._cells
+        if cells[LARGEST_OF] != queue_id + 1:
+            cells[LARGEST] = 0
+            cells[LARGEST_OF] = queue_id + 1
+        cells[LARGEST] = self.largest = max(cells[LARGEST], limit)
+
+    def shrunk(self, queue: Queue, size: int) -> str:
+        """Return why the queue does not take `size` bytes now, if it once did; empty if it does, or never did."""
+        if self.takes(queue, size) or size > self.largest:
+            return ""
+        return f"{too_long(size, queue.id)}; it was larger before, so the message waits: raise it again"
+
+
+def _longest() -> int:
+    with suppress(OSError):
+        return linux.longest_message()
+    return UNKNOWN

@@ -1,0 +1,37 @@
+"""What a configuration may be meant to be, but is probably not: it is warned of, and refused nowhere."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from nsbridge.config.check import same_key, shown_key
+from nsbridge.config.schema import Config, Delivery, FtokKey, QueueEndpoint
+
+
+def advice(config: Config) -> list[str]:
+    """Return what to warn of, a line each."""
+    return list(_shared_queues(config))
+
+
+def shared_queue(shown: str, other: str) -> str:
+    """Return the warning that another agent sends into the same queue, exactly once too."""
+    return (
+        f"{other} sends into {shown} too, and after a kill neither can tell whether its last message was sent "
+        '(in_doubt decides): let one route send into it, or set delivery = "at-least-once"'
+    )
+
+
+def _shared_queues(config: Config) -> Iterator[str]:
+    """Two exactly-once routes that send into one queue: each overwrites the kernel's note of who sent last."""
+    senders: dict[tuple[str, int | FtokKey], list[str]] = defaultdict(list)
+    for route in config.routes:
+        for agent in route.agents:
+            endpoint = agent.endpoint
+            if not isinstance(endpoint, QueueEndpoint) or endpoint.in_ is None:
+                continue
+            if route.delivery is Delivery.EXACTLY_ONCE:
+                senders[str(agent.container), same_key(endpoint.in_.key)].append(agent.name)
+    for (container, key), (first, *others) in senders.items():
+        for other in others:
+            yield f"{other}: " + shared_queue(f"queue {shown_key(key)} of {container}", first)

@@ -1,0 +1,138 @@
+"""Notices that the file behind a queue's key `{ path, proj }` was replaced: then the agent enters anew.
+
+ftok(3) makes the key from the file's inode, so a program that replaces the file makes another queue, and the old one
+may stay. A queue's agent cannot see that: it is in the ipc namespace, and its root is the directory of its dead
+letters. So a child of the supervisor looks every EVERY seconds, as an agent does before it enters (agents/sides.py):
+
+* It opens the path with O_PATH only, within the container's root. A path that hangs costs the child, which is killed
+  after ANSWER_LIMIT; the next look begins behind the agent that it hung at.
+* An agent that held a descriptor of the container's files could look itself, but a compromised one would have it too.
+  One that entered anew from time to time would interrupt every route that has nothing to notice.
+* A path that is missing changes nothing: the file may be on its way, and the queue is still there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from nsbridge.agents import places
+from nsbridge.agents.endpoints.queue import numeric_key
+from nsbridge.agents.sides import container_root
+from nsbridge.config.schema import FtokKey, QueueEndpoint
+from nsbridge.supervisor.lifecycle import State
+from nsbridge.supervisor.managed import Managed
+from nsbridge.supervisor.process import AgentProcess
+from nsbridge.supervisor.roster import Roster
+from nsbridge.supervisor.services import Services
+from nsbridge.supervisor.spawn import Teller
+
+EVERY = 5.0  # seconds
+ANSWER_LIMIT = 5.0  # seconds for all answers
+
+
+class Asked(NamedTuple):
+    """One key of one agent: its process while it was asked, the key, and the number that the agent uses."""
+
+    agent: Managed
+    process: AgentProcess
+    key: FtokKey
+    number: str
+
+
+class KeyWatch:
+    """Looks at the keys of all agents that run, in one child at a time, once `wake` was called."""
+
+    def __init__(self, services: Services, roster: Roster) -> None:
+        self._loop = services.loop
+        self._log = services.log
+        self._roster = roster
+        self._asked: Sequence[Asked] = ()
+        self._answered = 0
+        self._first = 0  # which is asked first
+        self._teller: Teller | None = None
+        self._is_due = False
+
+    def wake(self) -> None:
+        """Look from now on, as long as there is an agent whose key is made of a path."""
+        if not self._is_due and self._teller is None and any(_ftok_keys(agent) for agent in self._roster.agents):
+            self._is_due = True
+            self._loop.call_later(EVERY, self._look)
+
+    def close(self) -> None:
+        """End the child."""
+        if self._teller is not None:
+            self._teller.abandon()
+
+    def teller_said(self, line: bytes) -> None:
+        """See TellerListener: the number of the question, the key."""
+        which, _, number = line.partition(b" ")
+        self._answered = int(which) + 1
+        asked = self._asked[int(which)]
+        agent, now = asked.agent, number.decode("ascii")
+        if not now or now == asked.number or agent.process is not asked.process or agent.state is not State.RUNNING:
+            return
+        self._log.warning(
+            agent.config.name,
+            f"{asked.key.path} was replaced: the key made of it is {int(now):#x} now, it was {int(asked.number):#x}; "
+            "the agent enters anew",
+        )
+        agent.restart()
+
+    def teller_ended(self, code: int) -> None:  # noqa: ARG002  (whatever it is)
+        """See TellerListener."""
+        self._limit.cancel()
+        self._teller = None
+        count = len(self._asked)
+        self._first = 0 if self._answered == count else (self._first + self._answered + 1) % count
+        self.wake()
+
+    def _look(self) -> None:
+        self._is_due = False
+        asked = [question for agent in self._roster.agents for question in _questions(agent)]
+        first = self._first % len(asked) if asked else 0
+        self._asked, self._answered = [*asked[first:], *asked[:first]], 0
+        if not asked or self._roster.is_ending:
+            self.wake()
+            return
+        paths = [(container_root(question.agent.container_pid or 0), question.key) for question in self._asked]
+        try:
+            self._teller = Teller(self._loop, lambda writer: _answer(paths, writer), self)
+        except OSError:
+            self.wake()
+            return
+        self._limit = self._loop.call_later(ANSWER_LIMIT, self._teller.kill)
+
+
+def _ftok_keys(agent: Managed) -> dict[str, FtokKey]:
+    """Return the agent's keys that are made of a path, by its side."""
+    endpoint = agent.config.endpoint
+    if not isinstance(endpoint, QueueEndpoint):
+        return {}
+    ends = (("out", endpoint.out), ("in", endpoint.in_))
+    return {side: end.key for side, end in ends if end is not None and isinstance(end.key, FtokKey)}
+
+
+def _questions(agent: Managed) -> list[Asked]:
+    """Return what is to be asked of an agent that serves, and has said which numbers it uses."""
+    process, keys = agent.process, _ftok_keys(agent)
+    if not keys or process is None or agent.state is not State.RUNNING:
+        return []
+    told = places.parse(process.places)
+    return [
+        Asked(agent, process, key, told[side][0])
+        for side, key in keys.items()
+        if side in told and told[side] and told[side][0].isascii() and told[side][0].isdecimal()
+    ]
+
+
+def _answer(paths: Sequence[tuple[str, FtokKey]], writer: int) -> int:
+    """The child: a line for each, without a number where there is no file."""
+    for which, (root, key) in enumerate(paths):
+        try:
+            number = str(numeric_key(key, root))
+        except OSError:
+            number = ""
+        os.write(writer, f"{which} {number}\n".encode("ascii"))
+    return 0

@@ -1,0 +1,187 @@
+"""Flows that would hear themselves: what one hands over is what it, or another one, takes.
+
+config/check.py refuses this where two containers are written alike. Whether two containers share a namespace or a mount
+is seen only when they run: the supervisor knows each agent's namespace, and an agent says where its ends are.
+
+* Within a route it is refused: both agents are FATAL, because each message would come back for ever.
+* In a circle through several routes the agent that closes the circle is refused where the supervisor itself knows every
+  place (queues with numeric keys). Otherwise it only warns: an agent may be compromised, and what it says of its own
+  ends must stop no other route.
+* Two exactly-once routes that send into one queue overwrite each other's evidence of what was sent; that is a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from nsbridge.agents.places import parse
+from nsbridge.config.advice import shared_queue
+from nsbridge.config.check import selects, shown_key
+from nsbridge.config.schema import AgentConfig, Delivery, QueueEndpoint, QueueIn, QueueOut, RouteConfig
+
+Warn = Callable[[str, str], None]  # hears an agent's name and a line for the log
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """One agent as it serves now: its route, its configuration, the inode of its namespace, what it said itself."""
+
+    route: RouteConfig
+    config: AgentConfig
+    namespace: int
+    told: object = None  # see places.parse
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end of a flow: the identities of its place, and whether the supervisor knows them by itself."""
+
+    agent: str
+    shown: str
+    places: frozenset[str]
+    is_known: bool
+    types: QueueOut | QueueIn | None = None  # what a queue's end takes or gives
+
+    @property
+    def is_queue(self) -> bool:
+        """True for the end of a queue."""
+        return self.types is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """From one agent's `out` to the other's `in`."""
+
+    source: End
+    sink: End
+    is_exact: bool  # delivered exactly once
+
+
+def flows_of(serving: Sequence[Serving]) -> Iterator[Flow]:
+    """Return the flows of one route, as far as both of its agents are known."""
+    if len(serving) != 2:  # noqa: PLR2004
+        return
+    for one, other in (serving, tuple(reversed(serving))):
+        source, sink = _end(one, "out"), _end(other, "in")
+        if source is not None and sink is not None:
+            yield Flow(source, sink, one.route.delivery is Delivery.EXACTLY_ONCE)
+
+
+def in_route(serving: Sequence[Serving]) -> str:
+    """Return why the two agents of a route must not serve together; empty if they may."""
+    flows = list(flows_of(serving))
+    for flow in flows:
+        for other in flows:
+            if feeds(flow.sink, other.source):
+                return _hears(flow.sink, other.source)
+    return ""
+
+
+def circle(flows: Sequence[Flow], agent: str) -> Sequence[Flow]:
+    """Return flows of several routes of which each feeds the next and the last one the first; empty if there are none.
+
+    Only circles through a flow of `agent`.
+    """
+    for first in flows:
+        if agent in (first.source.agent, first.sink.agent) and (found := _way(first, first, flows, set())):
+            return found
+    return ()
+
+
+def refusal(round_: Sequence[Flow]) -> str:
+    """Return what is said of a circle."""
+    way = " → ".join(flow.source.agent for flow in (*round_, round_[0]))
+    return f"messages would go round for ever: {way}; let one of these routes use another queue, type or path"
+
+
+class Circles:
+    """What the supervisor knows of all routes that serve: it is told of each agent when that is ready."""
+
+    def __init__(self) -> None:
+        self._flows: dict[str, list[Flow]] = {}  # by route
+        self._warned: set[tuple[str, ...]] = set()
+
+    def ready(self, name: str, serving: Sequence[Serving], warn: Warn) -> str:
+        """Return why the agent of that name must not serve; empty if it may. `serving` are the agents of its route."""
+        route = serving[0].route
+        self._flows[route.name] = list(flows_of(serving))
+        flows = [flow for of_route in self._flows.values() for flow in of_route]
+        self._warn_of_shared_queue(name, route, flows, warn)
+        found = circle(flows, name)
+        if not found:
+            return ""
+        if all(end.is_known for flow in found for end in (flow.source, flow.sink)):
+            return refusal(found)
+        self._warn_once(name, refusal(found), warn)
+        return ""
+
+    def forget(self, route: str) -> None:
+        """The route has ended or is to serve anew."""
+        self._flows.pop(route, None)
+
+    def _warn_of_shared_queue(self, name: str, route: RouteConfig, flows: Sequence[Flow], warn: Warn) -> None:
+        if route.delivery is not Delivery.EXACTLY_ONCE:
+            return
+        sinks = [flow.sink for flow in flows if flow.sink.is_queue and flow.is_exact]
+        for mine in (sink for sink in sinks if sink.agent == name):
+            for other in sinks:
+                if other.agent != name and other.places & mine.places:
+                    self._warn_once(name, shared_queue(mine.shown, other.agent), warn)
+
+    def _warn_once(self, name: str, text: str, warn: Warn) -> None:
+        if (name, text) not in self._warned:
+            self._warned.add((name, text))
+            warn(name, text)
+
+
+def feeds(sink: End, source: End) -> bool:
+    """True if what is handed over at `sink` is taken at `source`."""
+    if not sink.places & source.places:
+        return False
+    if isinstance(sink.types, QueueIn) and isinstance(source.types, QueueOut) and sink.types.type is not None:
+        return selects(source.types.type, sink.types.type)
+    return True
+
+
+def _way(at: Flow, first: Flow, flows: Sequence[Flow], seen: set[Flow]) -> list[Flow]:
+    """Return the flows from `at` on of which the last one feeds `first`; `at` alone is none (see in_route)."""
+    seen.add(at)
+    for flow in flows:
+        if flow is first or flow in seen or not feeds(at.sink, flow.source):
+            continue
+        if feeds(flow.sink, first.source):
+            return [at, flow]
+        if way := _way(flow, first, flows, seen):
+            return [at, *way]
+    return []
+
+
+def _hears(sink: End, source: End) -> str:
+    who = "itself" if sink.agent == source.agent else source.agent
+    return (
+        f"{sink.agent} would put messages where {who} takes them: {sink.shown} and {source.shown} are the same, "
+        "because their containers share it; use another queue, type or path, or end the sharing"
+    )
+
+
+def _end(serving: Serving, side: str) -> End | None:
+    endpoint, name = serving.config.endpoint, serving.config.name
+    end = endpoint.out if side == "out" else endpoint.in_
+    if end is None:
+        return None
+    told = parse(serving.told).get(side, ())
+    if isinstance(end, str):
+        return End(name, f"{end} of {serving.config.container}", frozenset(f"file {text}" for text in told), False)
+    key = str(end.key) if isinstance(end.key, int) else next(iter(told), "")
+    places = frozenset((f"queue {serving.namespace} {key}",)) if key else frozenset[str]()
+    shown = f"queue {shown_key(end.key)} of {serving.config.container}"
+    return End(name, shown, places, isinstance(end.key, int), _typed(end, serving))
+
+
+def _typed(end: QueueOut | QueueIn, serving: Serving) -> QueueOut | QueueIn:
+    """A queue keeps the types that come from a queue across; all else has type 1."""
+    if isinstance(end, QueueOut) or end.type is not None:
+        return end
+    across = next(agent for agent in serving.route.agents if agent.name != serving.config.name)
+    return end if isinstance(across.endpoint, QueueEndpoint) else QueueIn(end.key, 1)

@@ -1,0 +1,127 @@
+"""The key of a queue follows its file: what a look finds, and a look that hangs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nsbridge.agents.endpoints.queue import numeric_key
+from nsbridge.agents.loop import Loop
+from nsbridge.config.schema import FtokKey, QueueEndpoint, QueueIn, QueueOut
+from nsbridge.supervisor import keywatch
+from nsbridge.supervisor.keywatch import KeyWatch
+from nsbridge.supervisor.lifecycle import State
+
+LIMIT = 20.0  # seconds
+
+
+class Watched:
+    """Agents of the host's own ipc namespace, and a watch over their keys."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.said: list[str] = []
+        self.restarted: list[str] = []
+        self.agents: list[Any] = []
+        log = SimpleNamespace(warning=lambda name, text: self.said.append(f"{name}: {text}"))
+        roster: Any = SimpleNamespace(agents=self.agents, is_ending=False)
+        services: Any = SimpleNamespace(loop=self.loop, log=log)
+        self.watch = KeyWatch(services, roster)
+
+    def add(self, name: str, path: Path, *, side: str = "out") -> Any:
+        """An agent that runs, and has said which key it uses."""
+        key = FtokKey(str(path), 1)
+        endpoint = QueueEndpoint(out=QueueOut(key)) if side == "out" else QueueEndpoint(in_=QueueIn(key))
+        told = str(numeric_key(key, "/"))
+        agent = SimpleNamespace(
+            config=SimpleNamespace(name=name, endpoint=endpoint),
+            process=SimpleNamespace(places={side: [told]}),
+            state=State.RUNNING,
+            container_pid=None,
+            restart=lambda: self.restarted.append(name),
+        )
+        self.agents.append(agent)
+        return agent
+
+    def until(self, reached: Callable[[], object]) -> None:
+        end = time.monotonic() + LIMIT
+        while not reached():
+            assert time.monotonic() < end, f"it said {self.said}"
+            self.loop.run_once(0.05)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    monkeypatch.setattr(keywatch, "EVERY", 0.01)
+    watched = Watched()
+    yield watched
+    watched.watch.close()
+    watched.loop.close()
+
+
+def replace(path: Path) -> None:
+    path.rename(path.with_suffix(".old"))
+    path.touch()
+
+
+@pytest.mark.parametrize("side", ["out", "in"])
+def test_replaced_file_has_its_agent_enter_anew(tmp_path: Path, watched: Watched, side: str) -> None:
+    """That one only. A file that is missing meanwhile changes nothing."""
+    for name in ("one", "two"):
+        (tmp_path / name).touch()
+        watched.add(name, tmp_path / name, side=side)
+    watched.watch.wake()
+    (tmp_path / "two").rename(tmp_path / "gone")
+    replace(tmp_path / "one")
+    watched.until(lambda: watched.restarted)
+    assert set(watched.restarted) == {"one"}
+    assert f"one: {tmp_path}/one was replaced: the key made of it is 0x" in watched.said[0]
+
+
+def test_agent_that_does_not_run_is_not_asked_about(tmp_path: Path, watched: Watched) -> None:
+    """Nor is one that has said nothing of its keys, or nonsense."""
+    (tmp_path / "file").touch()
+    for state, places in ((State.WAITING, None), (State.RUNNING, {}), (State.RUNNING, {"out": ["x"]})):
+        agent = watched.add("a", tmp_path / "file")
+        agent.state = state
+        agent.process.places = agent.process.places if places is None else places
+    replace(tmp_path / "file")
+    (tmp_path / "last").touch()
+    watched.add("last", tmp_path / "last")
+    replace(tmp_path / "last")
+    watched.watch.wake()
+    watched.until(lambda: watched.restarted)
+    assert set(watched.restarted) == {"last"}
+
+
+def test_path_that_hangs_keeps_no_other_from_being_seen(
+    tmp_path: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look is killed, and the next one begins behind it."""
+    monkeypatch.setattr(keywatch, "ANSWER_LIMIT", 0.2)
+    for name in ("hangs", "second", "third"):
+        (tmp_path / name).touch()
+        watched.add(name, tmp_path / name)
+
+    def look(key: FtokKey, root: str) -> int:
+        if key.path.endswith("hangs"):
+            time.sleep(LIMIT)
+        return numeric_key(key, root)
+
+    monkeypatch.setattr(keywatch, "numeric_key", look)
+    replace(tmp_path / "third")
+    watched.watch.wake()
+    watched.until(lambda: "third" in watched.restarted)
+
+
+def test_no_look_is_due_without_such_a_key(watched: Watched) -> None:
+    """An idle daemon has no timer for it."""
+    endpoint = QueueEndpoint(out=QueueOut(1))
+    watched.agents.append(SimpleNamespace(config=SimpleNamespace(endpoint=endpoint), state=State.RUNNING))
+    watched.watch.wake()
+    assert not watched.watch._is_due

@@ -1,0 +1,137 @@
+"""Which flows feed which, of agents that serve in namespaces and say where their ends are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from nsbridge.agents import places
+from nsbridge.config.advice import advice
+from nsbridge.config.schema import (
+    AgentConfig,
+    Config,
+    Container,
+    ContainerKind,
+    DaemonConfig,
+    Delivery,
+    FtokKey,
+    LogEndpoint,
+    QueueEndpoint,
+    QueueIn,
+    QueueOut,
+    RouteConfig,
+    SpoolEndpoint,
+)
+from nsbridge.supervisor import loops
+from nsbridge.supervisor.loops import Circles, Serving
+
+ONE, TWO = Container(ContainerKind.RUNC, "one"), Container(ContainerKind.RUNC, "two")
+SHARED = 7  # inode of a namespace
+FTOK = FtokKey("/key", 1)
+LOG_OUT, LOG_IN = LogEndpoint(out="/a/x"), LogEndpoint(in_="/b/x")
+
+
+def route(
+    one: object, two: object, name: str = "r", delivery: Delivery = Delivery.EXACTLY_ONCE, other: Container = TWO
+) -> RouteConfig:
+    agents = (AgentConfig(f"{name}:one", ONE, one), AgentConfig(f"{name}:two", other, two))  # type: ignore[arg-type]
+    return RouteConfig(name, agents, delivery)
+
+
+def serve(
+    of: RouteConfig, namespaces: Sequence[int] = (SHARED, SHARED), told: Sequence[object] = ({}, {})
+) -> list[Serving]:
+    return [Serving(of, agent, ns, said) for agent, ns, said in zip(of.agents, namespaces, told, strict=True)]
+
+
+def taking(key: int | FtokKey, mtype: int = 0) -> QueueEndpoint:
+    return QueueEndpoint(out=QueueOut(key, mtype))
+
+
+def putting(key: int | FtokKey, mtype: int | None = None) -> QueueEndpoint:
+    return QueueEndpoint(in_=QueueIn(key, mtype))
+
+
+@pytest.mark.parametrize(
+    ("out", "in_", "is_loop"),
+    [
+        (taking(1), putting(1), True),
+        (taking(1), putting(2), False),
+        (taking(1, 5), putting(1), True),
+        (taking(1, 5), putting(1, 5), True),
+        (taking(1, 5), putting(1, 6), False),
+        (taking(1, -5), putting(1, 5), True),
+        (taking(1, -5), putting(1, 6), False),
+    ],
+)
+def test_queue_loop_needs_the_same_key_and_type(out: QueueEndpoint, in_: QueueEndpoint, is_loop: bool) -> None:
+    """A type that is not set stays what it was, so it is taken again."""
+    assert bool(loops.in_route(serve(route(out, in_)))) == is_loop
+    assert not loops.in_route(serve(route(out, in_), (SHARED, SHARED + 1)))
+    assert not loops.in_route(serve(route(out, in_))[:1])
+
+
+def test_key_of_a_path_is_what_its_agent_says() -> None:
+    of = route(taking(FTOK), putting(0x51))
+    assert loops.in_route(serve(of, told=({"out": [str(0x51)]}, {"in": ["9"]})))
+    assert not loops.in_route(serve(of, told=({"out": [str(0x52)]}, {})))
+    assert not loops.in_route(serve(of))
+
+
+@pytest.mark.parametrize(
+    "said", [None, 7, {"out": "x"}, {"out": [1]}, {"out": ["x"] * 5}, {"out": ["x" * 65]}, {"out": [""]}]
+)
+def test_what_an_agent_says_in_another_form_is_nothing(said: object) -> None:
+    """It may be compromised."""
+    assert not places.parse(said)
+    assert not loops.in_route(serve(route(LOG_OUT, LOG_IN), told=(said, {"in": ["x"]})))
+
+
+def test_files_are_one_by_inode_or_by_name_in_a_directory() -> None:
+    of = route(LOG_OUT, LOG_IN)
+    assert loops.in_route(serve(of, (1, 2), ({"out": ["8:1/aa", "8:2"]}, {"in": ["9:1/aa", "8:2"]})))
+    assert loops.in_route(serve(of, (1, 2), ({"out": ["8:1/aa"]}, {"in": ["8:1/aa", "8:2"]})))
+    assert not loops.in_route(serve(of, (1, 2), ({"out": ["8:1/aa"]}, {"in": ["8:1/bb"]})))
+
+
+def test_agent_that_would_hear_itself_is_refused() -> None:
+    """By two keys that are written in two ways."""
+    both = QueueEndpoint(out=QueueOut(FTOK), in_=QueueIn(0x51))
+    of = route(both, SpoolEndpoint(out="/o", in_="/i"))
+    assert "takes them" in loops.in_route(serve(of, told=({"out": [str(0x51)], "in": [str(0x51)]}, {})))
+
+
+def test_circle_of_known_queues_is_refused_and_told_ones_are_warned_of() -> None:
+    """One agent that lies about its ends must stop no other route."""
+    warned: list[str] = []
+
+    def warn(_name: str, text: str) -> None:
+        warned.append(text)
+
+    circles = Circles()
+    assert circles.ready("r:one", serve(route(taking(1), putting(2))), warn) == ""
+    assert circles.ready("s:one", serve(route(taking(2), putting(3), "s")), warn) == ""
+    assert "go round for ever" in circles.ready("t:two", serve(route(taking(3), putting(1), "t")), warn)
+    circles.forget("s")
+    assert circles.ready("t:two", serve(route(taking(3), putting(1), "t")), warn) == ""
+    told: list[object] = [{"out": [str(2)]}, {}]
+    for _ in range(2):
+        assert circles.ready("s:one", serve(route(taking(FTOK), putting(3), "s"), told=told), warn) == ""
+    assert len([line for line in warned if "go round" in line]) == 1
+
+
+def test_exact_routes_into_one_queue_are_warned_of_once() -> None:
+    """Where the containers are written alike by `advice`, else when they run."""
+    warned: list[str] = []
+    circles = Circles()
+    spool = SpoolEndpoint(out="/o")
+    first, second = route(spool, putting(1)), route(spool, putting(1), "s")
+    loose = route(spool, putting(1), "l", Delivery.AT_LEAST_ONCE)
+    elsewhere = route(spool, putting(1), "e", other=ONE)
+    assert advice(Config(DaemonConfig(), (first, loose, elsewhere))) == []
+    (line,) = advice(Config(DaemonConfig(), (first, second)))
+    assert line.startswith("s:two: r:two sends into queue 0x1 of runc:two too")
+    for of in (first, loose, second, second):
+        circles.ready(of.agents[1].name, serve(of), lambda name, text: warned.append(f"{name}: {text}"))
+    assert warned == [line]
