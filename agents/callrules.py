@@ -57,7 +57,7 @@ _PROT_EXEC = 4
 _MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20  # MAP_SHARED_VALIDATE has the bit of MAP_SHARED too
 _SETUID_SETGID_STICKY = 0o7000
 _FIONBIO, _FIOCLEX = 0x5421, 0x5451
-_IPC_RMID, _IPC_SET, _IPC_STAT, _IPC_INFO = 0, 1, 2, 3
+_IPC_RMID, _IPC_SET, _IPC_STAT, _IPC_INFO, _MSG_STAT_ANY = 0, 1, 2, 3, 13
 _IPC_NOWAIT, _MSG_COPY = 0o4000, 0o40000
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _SIGKILL = 1, 15, 9
 _CLONE_VM, _CLONE_SIGHAND, _CLONE_THREAD = 0x100, 0x800, 0x1_0000
@@ -112,7 +112,7 @@ _LIMITED: dict[str, Rule] = {
     "ioctl": Rule("ioctl", "make a socket non-blocking, close a descriptor on exec",
                   _is(1, "FIONBIO, FIOCLEX", _FIONBIO, _FIOCLEX)),
     "msgctl:look": Rule("msgctl", "look at a queue's limits, fill and owner",
-                        _is(1, "IPC_STAT, IPC_INFO", _IPC_STAT, _IPC_INFO)),
+                        _is(1, "IPC_STAT, IPC_INFO, MSG_STAT_ANY", _IPC_STAT, _IPC_INFO, _MSG_STAT_ANY)),
     "msgctl:limit": Rule("msgctl", "give a queue that it makes its max_bytes, or remove it again",
                          _is(1, "IPC_SET, IPC_RMID", _IPC_SET, _IPC_RMID)),
     "msgrcv:copy": Rule("msgrcv", "look for a message without taking it",

@@ -103,7 +103,12 @@ class Circles:
         self._warned: set[tuple[str, ...]] = set()
 
     def ready(self, name: str, serving: Sequence[Serving], warn: Warn) -> str:
-        """Return why the agent of that name must not serve; empty if it may. `serving` are the agents of its route."""
+        """Return why the agent of that name must not serve; empty if it may.
+
+        `serving` are those agents of its route whose containers are known: none, if its own has just ended.
+        """
+        if not serving:
+            return ""
         route = serving[0].route
         self._flows[route.name] = list(flows_of(serving))
         flows = [flow for of_route in self._flows.values() for flow in of_route]
