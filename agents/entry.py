@@ -85,7 +85,6 @@ class Surroundings(Protocol):
 
     trusted: frozenset[int]  # users who may redirect a path (walk.py)
     mounts: frozenset[bytes]  # names of the endpoint's own files that may be mounts
-    is_root_by_guess: bool  # nothing said whose the endpoint's files should be
 
     def look(self) -> tuple[int, int]:
         """Return uid and gid that the agent becomes. Called after the join, with all power. Raises Refused, Gone."""

@@ -40,7 +40,6 @@ class Surroundings:
     def __init__(self, assignment: Assignment, ids: IdMap, memory: Memory) -> None:
         self.trusted: frozenset[int] = frozenset()  # users who may redirect a path
         self.mounts: frozenset[bytes] = frozenset()  # names of the endpoint's files that are mounts of their own
-        self.is_root_by_guess = False  # nothing said whose the endpoint's files should be
         self._agent = assignment.agent
         self._init = Ids(*assignment.init_user)
         self._ids = ids
@@ -71,7 +70,6 @@ class Surroundings:
 
     def _remember(self, who: Ids, *, is_certain: bool) -> None:
         """Keep it if an owner or the configuration said so; a guess is none."""
-        self.is_root_by_guess = self._ids.is_root(who.uid) and not (is_certain or self._memory.who)
         if is_certain:
             self._memory.keep(who, self.mounts)
         self._memory.close()

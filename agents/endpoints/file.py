@@ -52,7 +52,7 @@ class FileSource:
             self._directory = self._tree.open_directory(self._parent)
             try:
                 # Its close is not watched.
-                made = self._tree.make_file(self._directory, self._path, self._config.mode, for_program=True)
+                made = self._tree.make_file(self._directory, self._path, self._config.mode)
                 self._check_kind()
                 self._watch = watch.watch_directory(self._host, "out", self._directory, _EVENTS)
             except Blocked:
@@ -233,7 +233,7 @@ class FileSink:
 
     def _open(self) -> None:
         self._directory = self._tree.open_directory(self._parent)
-        self._tree.make_file(self._directory, self._path, self._config.mode, for_program=False)
+        self._tree.make_file(self._directory, self._path, self._config.mode)
         self._watch = watch.watch_directory(self._host, "in", self._directory, 0)
         self._host.loop.watch(self._watch.fileno(), 1, self._changed)
 

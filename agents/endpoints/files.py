@@ -25,7 +25,6 @@ from nsbridge.agents.entry import Gone, Surroundings
 from nsbridge.agents.walk import Place, redirector, redirects, walk
 
 _DIRECTORY_BITS = 0o111  # a directory made with the files' mode can also be entered
-_WRITABLE_BY_ALL = 0o002
 LEASED = "a program of the container holds a lease on it"  # fcntl(2), F_SETLEASE: open(2) would wait up to 45 s
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -72,7 +71,6 @@ class Tree:
         self._around = around
         self._trusted = frozenset({0, os.getuid(), *(around.trusted if around else ())})  # walk.py
         self._mounts = around.mounts if around else frozenset()  # names of the endpoint's own files that may be mounts
-        self._is_root_by_guess = around is not None and around.is_root_by_guess
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY)
 
     def close(self) -> None:
@@ -161,11 +159,10 @@ class Tree:
         finally:
             os.close(handle)
 
-    def make_file(self, directory: int, path: bytes, mode: int, *, for_program: bool) -> int:
+    def make_file(self, directory: int, path: bytes, mode: int) -> int:
         """Make an empty file if there is none at `path`, in `directory`. Return its mtime (ns), 0 if there was one.
 
-        `for_program`: the container's program writes to it. Where nothing says who that is, it has to make the file
-        itself: one of root's in /tmp would lock it out. Raises Blocked.
+        Raises Blocked.
         """
         name = os.path.split(path)[1]
         try:
@@ -176,11 +173,6 @@ class Tree:
             raise blocked_by(error, shown(path)) from None
         else:
             return 0
-        if for_program and self._is_root_by_guess and os.fstat(directory).st_mode & _WRITABLE_BY_ALL:
-            raise Blocked(
-                f"{shown(path)} is not there yet: its program has to make it, because its directory is everybody's (or "
-                "set user on the agent, who then makes it)"
-            )
         try:
             fd = make_file(directory, name, mode)
         except FileExistsError:

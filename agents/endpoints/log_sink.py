@@ -214,7 +214,7 @@ class LogSink:
         self._path_changed = False
 
     def _open_file(self) -> int:
-        self._tree.make_file(self._directory, self._path, self._config.mode, for_program=False)
+        self._tree.make_file(self._directory, self._path, self._config.mode)
         return self._tree.open_file(self._directory, self._name, _FLAGS)
 
     def _open(self) -> None:

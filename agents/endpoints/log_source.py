@@ -125,7 +125,7 @@ class LogSource:
         if position is None:
             if self._store.taken:
                 self._reports.no_position()
-            self._tree.make_file(self._directory, self._path, self._config.mode, for_program=True)
+            self._tree.make_file(self._directory, self._path, self._config.mode)
         while True:  # so that no arrival is counted of a file that was found by looking
             if self._ear.read().gone:
                 raise Blocked(f"{shown(self._parent)} was removed or replaced")

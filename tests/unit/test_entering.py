@@ -85,7 +85,6 @@ class Nobody:
 
     trusted: frozenset[int] = frozenset()
     mounts: frozenset[bytes] = frozenset()
-    is_root_by_guess = False
 
     def look(self) -> tuple[int, int]:
         return NOBODY, NOBODY

@@ -11,7 +11,6 @@ from nsbridge.agents import linux
 from nsbridge.agents.endpoints.files import NotAFileError, Tree
 from tests.child import in_child
 from tests.unit.test_entering import Nobody
-from tests.unit.test_files import reason
 
 # -- mounts over files
 
@@ -68,28 +67,13 @@ def test_file_of_the_kernel_is_never_opened(tmp_path: Path, source: str, kind: s
 # -- files that are made
 
 
-@pytest.mark.parametrize("is_guess", [True, False])
-@pytest.mark.parametrize("mode", [0o755, 0o1777])
-@pytest.mark.parametrize("for_program", [True, False])
-def test_file_for_an_unknown_program_in_tmp_is_awaited(
-    tmp_path: Path, is_guess: bool, mode: int, for_program: bool
-) -> None:
-    """Made by root, it would lock the program out of its own log."""
-    tmp_path.chmod(mode)
+def test_missing_file_is_made_once_and_logged_with_its_owner(tmp_path: Path) -> None:
     told: list[tuple[str, str]] = []
-    around = Nobody()
-    around.is_root_by_guess = is_guess
-    tree = Tree(-1, log=lambda *said: told.append(said), around=around)
+    tree = Tree(-1, log=lambda *said: told.append(said))
     directory = tree.open_directory(os.fsencode(tmp_path))
     path = os.fsencode(tmp_path / "app.log")
-    if is_guess and mode == 0o1777 and for_program:
-        said = reason(lambda: tree.make_file(directory, path, 0o640, for_program=True))
-        assert said.startswith(f"{tmp_path}/app.log is not there yet: its program has to make it")
-        assert not (tmp_path / "app.log").exists()
-    else:
-        made = tree.make_file(directory, path, 0o640, for_program=for_program)
-        assert made == (tmp_path / "app.log").stat().st_mtime_ns
-        assert tree.make_file(directory, path, 0o640, for_program=for_program) == 0
-        assert told == [("info", f"{tmp_path}/app.log was missing and is made, mode 0640, owner 0:0")]
+    assert tree.make_file(directory, path, 0o640) == (tmp_path / "app.log").stat().st_mtime_ns
+    assert tree.make_file(directory, path, 0o640) == 0
+    assert told == [("info", f"{tmp_path}/app.log was missing and is made, mode 0640, owner 0:0")]
     os.close(directory)
     tree.close()
