@@ -162,6 +162,7 @@ fstatfs             leave room for others where dead letters are; refuse pseudo 
 readlinkat          walk to the endpoint again, which may belong to another user by now
 renameat2           a delivered file appears whole and replaces nothing
 lseek               list a directory from its beginning; where a log ends
+statx               when a log file was made: which of two came first
 inotify_init1       hear of new files
 inotify_add_watch   hear of new files
 inotify_rm_watch    hear of new files
@@ -252,8 +253,8 @@ class KindCalls:
 
 
 KINDS: Mapping[str, KindCalls] = {
-    "spool": KindCalls(always=(*_TREE, "renameat2"), source=("fcntl:lease",)),
-    "log": KindCalls(always=_TREE, source=("fcntl:lease",)),
+    "spool": KindCalls(always=(*_TREE, "renameat2"), source=("fcntl:lease", "sched_yield")),
+    "log": KindCalls(always=_TREE, source=("fcntl:lease", "statx")),
     "file": KindCalls(always=_TREE, source=("fcntl:lease", "sched_yield")),
     "queue": KindCalls(
         always=("msgget", "msgctl:look"),

@@ -42,6 +42,7 @@ fsync                  74    82
 fdatasync              75    83
 syncfs                306   267
 lseek                   8    62
+statx                 332   291
 fstatfs               138    44
 mkdirat               258    34
 stat                    4     -
