@@ -2,8 +2,8 @@
 
     python -m tests.system.log_rotation --lines 100000 [--scheme NAME…] [--seed N]
 
-Each scheme is one configuration of logrotate. (`rotate 1000` with bursts would rename a thousand files each time, and the
-kernel would lose events: then nothing can count exactly.) Nothing that has a readable name may be lost or repeated,
+Each scheme is one configuration of logrotate. (`rotate 1000` with bursts would rename a thousand files each time, and
+the kernel would lose events: then nothing can count exactly.) Nothing that has a readable name may be lost or repeated,
 whoever is killed; without kills all that is lost must be counted exactly.
 """
 
