@@ -15,7 +15,7 @@ from nsbridge.agents.endpoints import queue
 from nsbridge.agents.endpoints.files import shown
 from nsbridge.agents.entry import Assignment, Gone
 from nsbridge.agents.identity import Evidence, IdMap, Ids, Memory
-from nsbridge.agents.walk import Place, redirector, redirects, walk
+from nsbridge.agents.walk import Place, Step, redirector, redirects, walk
 from nsbridge.config.schema import AgentConfig, SpoolEndpoint
 
 _WRITABLE_BY_ALL = 0o002
@@ -76,17 +76,31 @@ class Surroundings:
 
 
 class QueueSurroundings(Surroundings):
-    """`keys` are numbers, 0 for a side that is not configured. The queue's sides notice a new owner themselves."""
+    """`keys` are numbers, 0 for a side that is not configured. The queue's sides notice a new owner themselves.
 
-    def __init__(self, assignment: Assignment, ids: IdMap, memory: Memory, keys: Sequence[int]) -> None:
+    `made_of` are the paths of which keys were made, each with who could make it lead elsewhere: to another queue's key.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        ids: IdMap,
+        memory: Memory,
+        keys: Sequence[int],
+        made_of: Sequence[tuple[bytes, Sequence[Step]]] = (),
+    ) -> None:
         super().__init__(assignment, ids, memory)
         self._keys = [key for key in keys if key]
+        self._made_of = made_of
 
     def look(self) -> tuple[int, int]:
         """Return who owns the queue, or is to own it."""
         found = [(key, owner) for key in self._keys if (owner := queue.owner(key))]
         key, owner = found[0] if found else (self._keys[0], None)
         who = self._decide(queue.shown(key), Ids(*owner) if owner else None, self._init)
+        for path, steps in self._made_of:
+            if step := redirector(steps, self._ids.trusted | {who.uid}):
+                raise Gone(redirects(step, path))
         self._remember(who, is_certain=owner is not None or self._agent.user is not None)
         return who
 

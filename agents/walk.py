@@ -93,7 +93,7 @@ class Place:
 
 
 def walk(root: int, path: bytes, *, follow_last: bool = False) -> Place:
-    """Follow `path` from the directory `root` (a descriptor, the root of the process) as far as it leads.
+    """Follow `path` from the directory `root` (a descriptor, for this path the root) as far as it leads.
 
     A link at the end is followed only if `follow_last`. Errors of a name (ENOENT, EACCES, ENOTDIR, ELOOP) are in
     `Place.error`; raises OSError for want of descriptors.
@@ -151,7 +151,10 @@ class _Walker:
         self._enter()
         place.name = name
         place.is_parent_there = not self._names
-        place.steps.append(Step(b"/" + b"/".join(self._where), os.fstat(place.directory).st_uid))
+        here = os.fstat(place.directory)
+        place.steps.append(Step(b"/" + b"/".join(self._where), here.st_uid))
+        if name == b".." and os.path.samestat(here, os.fstat(self._root)):
+            name = b"."  # the kernel does so only at the root of the process
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
         about = os.fstat(fd)
         if stat.S_ISLNK(about.st_mode) and (self._names or self._follow_last):
@@ -163,7 +166,7 @@ class _Walker:
         place.fd = fd
         if name == b"..":
             del self._where[-1:]
-        else:
+        elif name != b".":
             self._where.append(name)
 
     def _enter(self) -> None:

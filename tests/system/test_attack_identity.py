@@ -21,11 +21,10 @@ from nsbridge.config.schema import FtokKey
 from tests.child import in_child
 from tests.system.conftest import Factory
 from tests.system.engines import RuntimeContainer
-from tests.system.identity_scene import EVIL, PEER, SECRET, USER, Scene, link, make, routes, scene_of, write
+from tests.system.identity_scene import EVIL, PEER, SECRET, USER, Scene, make, routes, scene_of, write
 from tests.system.nsbridged import Nsbridged
-from tests.system.room import tool, run, wait_until
+from tests.system.room import run, tool, wait_until
 from tests.system.stepping import next_fork
-from tests.system.test_confinement import status_of
 
 SETNS = 308  # the number of x86-64's call
 SWITCH = """
@@ -83,7 +82,7 @@ def as_user(container: RuntimeContainer, uid: int, work: Callable[[], object], g
 
 
 def key_of(container: RuntimeContainer, path: str) -> int:
-    return numeric_key(FtokKey(path=path, proj=1), str(container.rootfs))
+    return numeric_key(FtokKey(path=path, proj=1), str(container.rootfs))[0]
 
 
 @pytest.mark.parametrize("side", ["out", "in"])
