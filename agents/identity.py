@@ -165,6 +165,7 @@ class Memory:
         self._fd = fd
         self._key = key
         self._instance = instance
+        self.inode = instance[1]  # of the namespace
         self.who: Ids | None = None
         self.mounts: frozenset[bytes] | None = None  # names of files that are mounts; None before that was found out
         try:

@@ -40,10 +40,22 @@ class Surroundings:
     def __init__(self, assignment: Assignment, ids: IdMap, memory: Memory) -> None:
         self.trusted: frozenset[int] = frozenset()  # users who may redirect a path
         self.mounts: frozenset[bytes] = frozenset()  # names of the endpoint's files that are mounts of their own
+        self._assignment = assignment
         self._agent = assignment.agent
         self._init = Ids(*assignment.init_user)
         self._ids = ids
         self._memory = memory
+
+    def confirm(self, inode: int) -> None:
+        """See entry.Surroundings.
+
+        A program of no power may go into a user namespace of its own, and with it into a mount namespace in which it
+        has mounted what it likes. Such a step cannot be taken back: if init is still in its old user namespace when the
+        file of the other one is open, it was there before.
+        """
+        pid, ns_path = self._assignment.container_pid, self._assignment.ns_path
+        if inode != self._memory.inode or IdMap.of_container(pid, ns_path) != self._ids:
+            raise Gone("init went into other namespaces while the agent entered; entering anew")
 
     def look(self) -> tuple[int, int]:
         """Return uid and gid that the agent becomes. Raises Refused, Gone."""
