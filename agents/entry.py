@@ -100,6 +100,12 @@ class Surroundings(Protocol):
     def recheck(self) -> None:
         """Raise Gone if the agent should enter anew, because the endpoint belongs to another user by now."""
 
+    def check_directory(self, path: bytes, uid: int) -> None:
+        """Raise Gone if the endpoint's directory `path`, which is that user's, is none for this agent to use.
+
+        Whoever owns it could move there what he may not read, from a directory of his own.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Confined:

@@ -38,6 +38,7 @@ class Surroundings:
     """See entry.Surroundings. What all kinds of endpoints share."""
 
     def __init__(self, assignment: Assignment, ids: IdMap, memory: Memory) -> None:
+        self.uid = -1  # of the agent, once `look` has decided
         self.trusted: frozenset[int] = frozenset()  # users who may redirect a path
         self.mounts: frozenset[bytes] = frozenset()  # names of the endpoint's files that are mounts of their own
         self._assignment = assignment
@@ -67,6 +68,19 @@ class Surroundings:
 
     def recheck(self) -> None:
         """Raise Gone if the endpoint belongs to another user by now; then the agent enters anew."""
+
+    def check_directory(self, path: bytes, uid: int) -> None:
+        """See entry.Surroundings. Where `user` is configured, the operator has decided.
+
+        A user's agent may deliver into another user's directory, who lets it; root's may not.
+        """
+        if self._agent.user is not None or uid in self.trusted:
+            return
+        if self._ids.is_root(self.uid) or path in _paths(self._agent)[:1]:
+            raise Gone(
+                f"{shown(path)} belongs to uid {uid}, who could move files of others into it, and the agent is uid "
+                f"{self.uid}: chown it to that uid or to root, or set user on the agent"
+            )
 
     def _decide(self, where: str, owner: Ids | None, maker: Ids) -> Ids:
         user = self._agent.user
@@ -128,7 +142,7 @@ class FileSurroundings(Surroundings):
         """Return who owns the endpoint, or is to own it."""
         where, owner, maker = self._owner()
         who = self._decide(where, owner, maker)
-        self.trusted = self._ids.trusted | {who.uid}
+        self.uid, self.trusted = who.uid, self._ids.trusted | {who.uid}
         for _ in self._walks():
             pass  # raises Gone if the owner was found by a way that the agent must not go
         self.mounts = self._mounts() if self._memory.mounts is None else self._memory.mounts
@@ -145,6 +159,7 @@ class FileSurroundings(Surroundings):
             directories.append(os.dup(place.directory))
             if place.is_refused:
                 self._unreachable.add(path)
+        self.recheck()  # the agent has the owner's group too, which the owner who leads it elsewhere may not have
         return directories
 
     def recheck(self) -> None:
@@ -182,6 +197,8 @@ class FileSurroundings(Surroundings):
             with walk_from_root(path) as place:
                 if step := redirector(place.steps, self.trusted):
                     raise Gone(redirects(step, path))
+                if isinstance(self._agent.endpoint, SpoolEndpoint) and place.status:
+                    self.check_directory(path, place.status.st_uid)
                 yield path, place
 
     def _mounts(self) -> frozenset[bytes]:

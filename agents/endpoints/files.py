@@ -80,7 +80,7 @@ class Tree:
     def open_directory(self, path: bytes, mode: int | None = None) -> int:
         """Open a directory for reading. With `mode` it is an endpoint: made if it is missing, never a link.
 
-        Raises Blocked; Gone if its parent took the place of one that Landlock had left us.
+        Raises Blocked; Gone if its parent took the place of one that Landlock had left us, or it is a stranger's.
         """
         with self._walk(path, follow_last=mode is None) as place:
             try:
@@ -91,6 +91,8 @@ class Tree:
                         f"{shown(path)} or a directory above it was replaced by another; entering anew"
                     ) from None
                 raise blocked_by(error, shown(path)) from None
+        if mode is not None and self._around is not None:
+            self._around.check_directory(path, os.fstat(fd).st_uid)
         pseudo = filesystems.pseudo(fd)
         if pseudo:
             os.close(fd)

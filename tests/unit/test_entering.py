@@ -98,6 +98,9 @@ class Nobody:
     def recheck(self) -> None:
         pass
 
+    def check_directory(self, path: bytes, uid: int) -> None:
+        pass
+
 
 def ipc_inode(pid: int | str) -> int:
     return os.stat(f"/proc/{pid}/ns/ipc").st_ino
