@@ -31,7 +31,7 @@ from nsbridge.config import trusted
 
 ROOT = 0
 _UNMAPPED = 4294967295  # -1 as the kernel writes it: not mapped in the reader's own user namespace
-_RECORD_LIMIT = 4096  # bytes
+_RECORD_LIMIT = 1 << 16  # bytes: two paths of 4,095, each of whose characters JSON may write as six
 
 
 class Ids(NamedTuple):

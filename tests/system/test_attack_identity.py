@@ -210,8 +210,8 @@ def test_file_of_root_that_a_user_moved_is_not_read(tmp_path: Path, runc_contain
 
 
 def test_group_of_an_endpoint_is_one_of_its_owners(tmp_path: Path, runc_container: Factory) -> None:
-    """A directory takes its group from one with the setgid bit, whoever makes it there: so a user has one of a group that
-    is not his. Moved to the endpoint's place, it gave the agent that group, which may read the group's files.
+    """A directory takes its group from one with the setgid bit, whoever makes it there: so a user has one of a
+    group that is not his. Moved to the endpoint's place, it gave the agent that group, which may read the group's files.
     """
     evil, peer = runc_container(), runc_container()
     home = make(evil.rootfs / "home/app")
