@@ -46,4 +46,4 @@ def _free(directory: Path) -> int:
 
 
 def _is_stopped(daemon: Variant) -> bool:
-    return daemon.agents()["hides:rogue"]["state"] == "FATAL"
+    return bool(daemon.agents()["hides:rogue"]["state"] == "FATAL")
