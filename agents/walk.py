@@ -170,14 +170,15 @@ class _Walker:
         if name == b".." and os.path.samestat(here, os.fstat(self._root)):
             name = b"."  # the kernel does so only at the root of the process
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
+        place.fd = fd  # closed by `end` if the file system does not answer
         about = os.fstat(fd)
         if stat.S_ISLNK(about.st_mode) and (self._names or self._follow_last):
+            place.fd = -1
             try:
                 self._follow(fd, name, about.st_uid)
             finally:
                 os.close(fd)
             return
-        place.fd = fd
         if name == b"..":
             del self._where[-1:]
         elif name != b".":

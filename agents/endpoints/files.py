@@ -93,7 +93,11 @@ class Tree:
                 raise blocked_by(error, shown(path)) from None
         if mode is not None and self._around is not None:
             self._around.check_directory(path, os.fstat(fd).st_uid)
-        pseudo = filesystems.pseudo(fd)
+        try:
+            pseudo = filesystems.pseudo(fd)
+        except OSError as error:
+            os.close(fd)
+            raise blocked_by(error, shown(path)) from None
         if pseudo:
             os.close(fd)
             raise Blocked(f"{shown(path)} leads into a {pseudo} file system, in which nothing is a message")
