@@ -50,7 +50,7 @@ def queue_keys(assignment: Assignment) -> Keys:
     root = container_root(assignment.container_pid)
     keys = [side.key if side else 0 for side in (endpoint.out, endpoint.in_)]
     try:
-        (out, steps_out), (in_, steps_in) = (queue.numeric_key(key, root) for key in keys)
+        (out, steps_out), (in_, steps_in) = (queue.key_and_makers(key, root) for key in keys)
     except OSError as error:
         path = os.fsdecode(error.filename or b"")
         why = os.strerror(error.errno or 0)

@@ -45,7 +45,12 @@ def shown(key: int) -> str:
     return f"queue 0x{key:x}"
 
 
-def numeric_key(key: int | FtokKey, container_root: str) -> tuple[int, tuple[Step, ...]]:
+def numeric_key(key: int | FtokKey, container_root: str) -> int:
+    """Return the key itself, as `key_and_makers` finds it. Raises OSError."""
+    return key_and_makers(key, container_root)[0]
+
+
+def key_and_makers(key: int | FtokKey, container_root: str) -> tuple[int, tuple[Step, ...]]:
     """Return the key itself, and who could make it another one: the owners of the file and of all on the way to it.
 
     A path is found under `container_root`, as ftok(3) does it; so ask before the join. Raises OSError.

@@ -82,7 +82,7 @@ def as_user(container: RuntimeContainer, uid: int, work: Callable[[], object], g
 
 
 def key_of(container: RuntimeContainer, path: str) -> int:
-    return numeric_key(FtokKey(path=path, proj=1), str(container.rootfs))[0]
+    return numeric_key(FtokKey(path=path, proj=1), str(container.rootfs))
 
 
 @pytest.mark.parametrize("side", ["out", "in"])

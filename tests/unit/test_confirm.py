@@ -13,7 +13,7 @@ import pytest
 from nsbridge.agents import linux
 from nsbridge.agents.entry import Gone
 from nsbridge.agents.identity import IdMap
-from nsbridge.agents.surroundings import FileSurroundings, open_memory
+from nsbridge.agents.surroundings import FileSurroundings, memory
 from nsbridge.config.schema import AgentConfig, Container, ContainerKind, SpoolEndpoint
 from tests.child import fork
 from tests.unit.test_entering import assignment
@@ -61,7 +61,9 @@ def test_init_that_goes_elsewhere_is_found_out(tmp_path: Path, then: int, gone: 
     agent = AgentConfig("r:a", Container(ContainerKind.PID, "1"), SpoolEndpoint(out="/data/out"))
     with init(then) as (pid, to_init):
         given = assignment(agent=agent, container_pid=pid, state_dir=str(tmp_path))
-        around = FileSurroundings(given, IdMap.of_container(pid), open_memory(given))
+        around = FileSurroundings(
+            given, IdMap.of_container(pid), memory(given, os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT, 0o600))
+        )
         around.confirm(os.stat(f"/proc/{pid}/ns/mnt").st_ino)
         os.write(to_init, b"x")
         while os.stat(f"/proc/{pid}/ns/mnt").st_ino == around._memory.inode and _user(pid) == _user("self") and gone:

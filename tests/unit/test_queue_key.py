@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents.endpoints.queue import numeric_key
+from nsbridge.agents.endpoints.queue import key_and_makers
 from nsbridge.config.schema import FtokKey
 
 
 def made_of(root: Path, path: str) -> tuple[int, list[int]]:
-    number, steps = numeric_key(FtokKey(path=path, proj=0x12), str(root))
+    number, steps = key_and_makers(FtokKey(path=path, proj=0x12), str(root))
     return number, [step.uid for step in steps]
 
 
@@ -24,7 +24,7 @@ def test_key_is_what_ftok_makes(tmp_path: Path) -> None:
 
 
 def test_number_is_nobody_s_choice() -> None:
-    assert numeric_key(0x51, "/nowhere") == (0x51, ())
+    assert key_and_makers(0x51, "/nowhere") == (0x51, ())
 
 
 def test_owners_of_directories_links_and_the_file_are_told(tmp_path: Path) -> None:
