@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from nsbridge.agents import callrules, landlock, limits, linux, seccomp
 from nsbridge.agents.emptyns import EmptyNamespace
 from nsbridge.agents.fork import EXIT_AGAIN, has_ended
 from nsbridge.agents.scoreboard import Scoreboard
+from nsbridge.agents.walk import Step
 from nsbridge.config.schema import (
     AgentConfig,
     Confinement,
@@ -81,10 +82,13 @@ class Assignment:
 
 
 class Surroundings(Protocol):
-    """What an endpoint needs to know of its container; `enter` calls `look`, then `reach` (surroundings.py)."""
+    """What an endpoint needs to know of its container; `enter` calls `confirm`, `look`, `reach` (surroundings.py)."""
 
     trusted: frozenset[int]  # users who may redirect a path (walk.py)
     mounts: frozenset[bytes]  # names of the endpoint's own files that may be mounts
+
+    def confirm(self, inode: int) -> None:
+        """Raise Gone if init has gone to other namespaces since. Called when that of `inode` is open, to be joined."""
 
     def look(self) -> tuple[int, int]:
         """Return uid and gid that the agent becomes. Called after the join, with all power. Raises Refused, Gone."""
@@ -96,6 +100,15 @@ class Surroundings(Protocol):
 
     def recheck(self) -> None:
         """Raise Gone if the agent should enter anew, because the endpoint belongs to another user by now."""
+
+    def check_shared(self, path: bytes, steps: Iterable[Step]) -> None:
+        """Raise Gone if others could rename what is on the way to `path`, and this agent has more power than they."""
+
+    def check_directory(self, path: bytes, uid: int) -> None:
+        """Raise Gone if the endpoint's directory `path`, which is that user's, is none for this agent to use.
+
+        Whoever owns it could move there what he may not read, from a directory of his own.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +213,10 @@ def leave_host_namespaces(assignment: Assignment) -> None:
         os.close(namespace.fd)
 
 
-def join(assignment: Assignment) -> int:
+def join(assignment: Assignment, confirm: Callable[[int], None] = lambda _inode: None) -> int:
     """Join the one namespace; returns its inode. Init is proved alive after its files were opened.
+
+    `confirm` gets that inode once the files are open, and raises Gone if what was found out about init holds no more.
 
     setns leads to the root of the mount namespace; init's own root is taken, which chroot may have put elsewhere.
     """
@@ -225,6 +240,7 @@ def join(assignment: Assignment) -> int:
             f"the {namespace} namespace of {assignment.agent.container} is the host's own; "
             f'if that is what you want, write container = "host"'
         )
+    confirm(inode)
     linux.setns(fd, _CLONE_FLAG[namespace])
     os.close(fd)
     if root >= 0:
@@ -258,7 +274,7 @@ def enter(assignment: Assignment, own_fds: int, given: Sequence[int], around: Su
     forget_groups = may_set_groups()
     freeze_imports()
     leave_host_namespaces(assignment)
-    ns_inode = join(assignment)
+    ns_inode = join(assignment, around.confirm)
     if assignment.pidfd >= 0:
         os.close(assignment.pidfd)  # who holds it could signal the container's init
     if assignment.agent.namespace is Namespace.IPC and given:

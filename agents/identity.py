@@ -31,7 +31,7 @@ from nsbridge.config import trusted
 
 ROOT = 0
 _UNMAPPED = 4294967295  # -1 as the kernel writes it: not mapped in the reader's own user namespace
-_RECORD_LIMIT = 4096  # bytes
+_RECORD_LIMIT = 1 << 16  # bytes: two paths of 4,095, each of whose characters JSON may write as six
 
 
 class Ids(NamedTuple):
@@ -165,6 +165,7 @@ class Memory:
         self._fd = fd
         self._key = key
         self._instance = instance
+        self.inode = instance[1]  # of the namespace
         self.who: Ids | None = None
         self.mounts: frozenset[bytes] | None = None  # names of files that are mounts; None before that was found out
         try:

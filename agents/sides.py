@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 from nsbridge.agents import entry, places
@@ -17,7 +18,8 @@ from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.agents.state import State
 from nsbridge.agents.store import NoteStore
 from nsbridge.agents.surroundings import FileSurroundings, QueueSurroundings, Surroundings, memory
-from nsbridge.config.schema import Delivery, Endpoint, LogEndpoint, QueueEndpoint, SpoolEndpoint
+from nsbridge.agents.walk import Step
+from nsbridge.config.schema import Delivery, Endpoint, FtokKey, LogEndpoint, QueueEndpoint, SpoolEndpoint
 
 
 class Served(Host, Protocol):
@@ -29,9 +31,10 @@ class Served(Host, Protocol):
 class Keys:
     """The numeric keys of a queue endpoint, 0 where there is no such side."""
 
-    def __init__(self, out: int = 0, in_: int = 0) -> None:
+    def __init__(self, out: int = 0, in_: int = 0, made_of: Sequence[tuple[bytes, Sequence[Step]]] = ()) -> None:
         self.out = out
         self.in_ = in_
+        self.made_of = made_of  # paths of which ftok made the keys, and who could make each lead elsewhere
 
 
 def container_root(pid: int) -> str:
@@ -45,17 +48,17 @@ def queue_keys(assignment: Assignment) -> Keys:
     if not isinstance(endpoint, QueueEndpoint):
         return Keys()
     root = container_root(assignment.container_pid)
+    keys = [side.key if side else 0 for side in (endpoint.out, endpoint.in_)]
     try:
-        return Keys(
-            queue.numeric_key(endpoint.out.key, root) if endpoint.out else 0,
-            queue.numeric_key(endpoint.in_.key, root) if endpoint.in_ else 0,
-        )
+        (out, steps_out), (in_, steps_in) = (queue.key_and_makers(key, root) for key in keys)
     except OSError as error:
         path = os.fsdecode(error.filename or b"")
         why = os.strerror(error.errno or 0)
         raise entry.Gone(
             f"{path}, of which the queue's key is made: {why}; it is looked for again (make it in the container)"
         ) from None
+    paths = [os.fsencode(key.path) if isinstance(key, FtokKey) else b"" for key in keys]
+    return Keys(out, in_, tuple(zip(paths, (steps_out, steps_in), strict=True)))
 
 
 def surroundings(assignment: Assignment, keys: Keys, state: State) -> Surroundings:
@@ -63,7 +66,7 @@ def surroundings(assignment: Assignment, keys: Keys, state: State) -> Surroundin
     ids = IdMap.of_container(assignment.container_pid, assignment.ns_path)
     remembered = memory(assignment, state.identity)
     if isinstance(assignment.agent.endpoint, QueueEndpoint):
-        return QueueSurroundings(assignment, ids, remembered, (keys.out, keys.in_))
+        return QueueSurroundings(assignment, ids, remembered, (keys.out, keys.in_), keys.made_of)
     return FileSurroundings(assignment, ids, remembered)
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from nsbridge.agents import identity, linux
 from nsbridge.agents.endpoints import queue
 from nsbridge.agents.endpoints.files import shown
 from nsbridge.agents.entry import Assignment, Gone
 from nsbridge.agents.identity import Evidence, IdMap, Ids, Memory
-from nsbridge.agents.walk import Place, redirector, redirects, walk
+from nsbridge.agents.walk import Place, Step, redirector, redirects, shared, walk
 from nsbridge.config.schema import AgentConfig, SpoolEndpoint
 
 _WRITABLE_BY_ALL = 0o002
@@ -38,12 +38,25 @@ class Surroundings:
     """See entry.Surroundings. What all kinds of endpoints share."""
 
     def __init__(self, assignment: Assignment, ids: IdMap, memory: Memory) -> None:
+        self.uid = -1  # of the agent, once `look` has decided
         self.trusted: frozenset[int] = frozenset()  # users who may redirect a path
         self.mounts: frozenset[bytes] = frozenset()  # names of the endpoint's files that are mounts of their own
+        self._assignment = assignment
         self._agent = assignment.agent
         self._init = Ids(*assignment.init_user)
         self._ids = ids
         self._memory = memory
+
+    def confirm(self, inode: int) -> None:
+        """See entry.Surroundings.
+
+        A program of no power may go into a user namespace of its own, and with it into a mount namespace in which it
+        has mounted what it likes. Such a step cannot be taken back: if init is still in its old user namespace when the
+        file of the other one is open, it was there before.
+        """
+        pid, ns_path = self._assignment.container_pid, self._assignment.ns_path
+        if inode != self._memory.inode or IdMap.of_container(pid, ns_path) != self._ids:
+            raise Gone("init went into other namespaces while the agent entered; entering anew")
 
     def look(self) -> tuple[int, int]:
         """Return uid and gid that the agent becomes. Raises Refused, Gone."""
@@ -55,6 +68,30 @@ class Surroundings:
 
     def recheck(self) -> None:
         """Raise Gone if the endpoint belongs to another user by now; then the agent enters anew."""
+
+    def check_directory(self, path: bytes, uid: int) -> None:
+        """See entry.Surroundings. Where `user` is configured, the operator has decided.
+
+        A user's agent may deliver into another user's directory, who lets it; root's may not.
+        """
+        if self._agent.user is not None or uid in self.trusted:
+            return
+        if self._ids.is_root(self.uid) or path in _paths(self._agent)[:1]:
+            raise Gone(
+                f"{shown(path)} belongs to uid {uid}, who could move files of others into it, and the agent is uid "
+                f"{self.uid}: chown it to that uid or to root, or set user on the agent"
+            )
+
+    def check_shared(self, path: bytes, steps: Iterable[Step]) -> None:
+        """See entry.Surroundings. Where `user` is configured, the operator has decided."""
+        if self._agent.user is not None or not self._ids.is_root(self.uid):
+            return
+        if step := shared(steps, self._ids.trusted):
+            raise Gone(
+                f"others than root may write to {shown(step.path)} and put another directory of root's in the place of "
+                f"{shown(path)}, whose agent is uid {self.uid}: set the sticky bit (chmod +t {shown(step.path)}), or "
+                f"set user on the agent"
+            )
 
     def _decide(self, where: str, owner: Ids | None, maker: Ids) -> Ids:
         user = self._agent.user
@@ -76,17 +113,31 @@ class Surroundings:
 
 
 class QueueSurroundings(Surroundings):
-    """`keys` are numbers, 0 for a side that is not configured. The queue's sides notice a new owner themselves."""
+    """`keys` are numbers, 0 for a side that is not configured. The queue's sides notice a new owner themselves.
 
-    def __init__(self, assignment: Assignment, ids: IdMap, memory: Memory, keys: Sequence[int]) -> None:
+    `made_of` are the paths of which keys were made, each with who could make it lead elsewhere: to another queue's key.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        ids: IdMap,
+        memory: Memory,
+        keys: Sequence[int],
+        made_of: Sequence[tuple[bytes, Sequence[Step]]] = (),
+    ) -> None:
         super().__init__(assignment, ids, memory)
         self._keys = [key for key in keys if key]
+        self._made_of = made_of
 
     def look(self) -> tuple[int, int]:
         """Return who owns the queue, or is to own it."""
         found = [(key, owner) for key in self._keys if (owner := queue.owner(key))]
         key, owner = found[0] if found else (self._keys[0], None)
         who = self._decide(queue.shown(key), Ids(*owner) if owner else None, self._init)
+        for path, steps in self._made_of:
+            if step := redirector(steps, self._ids.trusted | {who.uid}):
+                raise Gone(redirects(step, path))
         self._remember(who, is_certain=owner is not None or self._agent.user is not None)
         return who
 
@@ -102,7 +153,7 @@ class FileSurroundings(Surroundings):
         """Return who owns the endpoint, or is to own it."""
         where, owner, maker = self._owner()
         who = self._decide(where, owner, maker)
-        self.trusted = self._ids.trusted | {who.uid}
+        self.uid, self.trusted = who.uid, self._ids.trusted | {who.uid}
         for _ in self._walks():
             pass  # raises Gone if the owner was found by a way that the agent must not go
         self.mounts = self._mounts() if self._memory.mounts is None else self._memory.mounts
@@ -119,6 +170,7 @@ class FileSurroundings(Surroundings):
             directories.append(os.dup(place.directory))
             if place.is_refused:
                 self._unreachable.add(path)
+        self.recheck()  # the agent has the owner's group too, which the owner who leads it elsewhere may not have
         return directories
 
     def recheck(self) -> None:
@@ -156,6 +208,9 @@ class FileSurroundings(Surroundings):
             with walk_from_root(path) as place:
                 if step := redirector(place.steps, self.trusted):
                     raise Gone(redirects(step, path))
+                self.check_shared(path, place.steps)
+                if isinstance(self._agent.endpoint, SpoolEndpoint) and place.status:
+                    self.check_directory(path, place.status.st_uid)
                 yield path, place
 
     def _mounts(self) -> frozenset[bytes]:

@@ -3,7 +3,9 @@
 Facts:
 * The owner of a directory can exchange every name in it, and the owner of a link chose its target. Both redirect
   whoever follows the path afterwards. Nobody else can: in a directory that others may write to, what they put in the
-  place of a name is a link or a directory of their own, and its owner is noted as well.
+  place of a name is a link or a directory of their own, and its owner is noted as well. With one exception: what is
+  in that directory already they can rename, also what they may not enter, unless it has the sticky bit. (And a file,
+  not a directory, from a directory of their own.) That matters where root's is put in the place of root's.
 * A link that an unprivileged user made can lead to the files of root. Only who follows it with more power than that
   user has does any harm.
 * A path can be another one at the next look. So each name is opened (O_PATH, never through a link) and then asked
@@ -12,6 +14,7 @@ Facts:
 What follows from them:
 * One rule (`redirector`) decides: everybody who can redirect the path is root, the container's root, or the agent's
   own user. Then the agent is never led to anything that who leads it could not have used anyway.
+* Root's agent goes through no directory that others may write to, unless it has the sticky bit (`shared`).
 * The walk itself opens nothing but O_PATH handles, so it may be done with root's power, to find out who owns the
   endpoint. What an agent uses comes from a second walk, which it makes as the user that it has become.
 
@@ -44,6 +47,8 @@ class Step(NamedTuple):
 
     path: bytes
     uid: int
+    gid: int = 0
+    mode: int = 0  # of a directory; 0 for a link
 
 
 class Place:
@@ -93,7 +98,7 @@ class Place:
 
 
 def walk(root: int, path: bytes, *, follow_last: bool = False) -> Place:
-    """Follow `path` from the directory `root` (a descriptor, the root of the process) as far as it leads.
+    """Follow `path` from the directory `root` (a descriptor, for this path the root) as far as it leads.
 
     A link at the end is followed only if `follow_last`. Errors of a name (ENOENT, EACCES, ENOTDIR, ELOOP) are in
     `Place.error`; raises OSError for want of descriptors.
@@ -115,6 +120,15 @@ def walk(root: int, path: bytes, *, follow_last: bool = False) -> Place:
 def redirector(steps: Iterable[Step], trusted: frozenset[int]) -> Step | None:
     """Return the first step of a user who is not trusted, None if there is none. The rule at the top of this file."""
     return next((step for step in steps if step.uid not in trusted), None)
+
+
+def shared(steps: Iterable[Step], roots: frozenset[int]) -> Step | None:
+    """Return the first directory in which others than `roots` may rename what is not theirs, None if there is none."""
+    for step in steps:
+        by_others = step.mode & stat.S_IWOTH or (step.mode & stat.S_IWGRP and step.gid not in roots)
+        if by_others and not step.mode & stat.S_ISVTX:
+            return step
+    return None
 
 
 def redirects(step: Step, path: bytes) -> str:
@@ -151,19 +165,23 @@ class _Walker:
         self._enter()
         place.name = name
         place.is_parent_there = not self._names
-        place.steps.append(Step(b"/" + b"/".join(self._where), os.fstat(place.directory).st_uid))
+        here = os.fstat(place.directory)
+        place.steps.append(Step(b"/" + b"/".join(self._where), here.st_uid, here.st_gid, here.st_mode))
+        if name == b".." and os.path.samestat(here, os.fstat(self._root)):
+            name = b"."  # the kernel does so only at the root of the process
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
+        place.fd = fd  # closed by `end` if the file system does not answer
         about = os.fstat(fd)
         if stat.S_ISLNK(about.st_mode) and (self._names or self._follow_last):
+            place.fd = -1
             try:
                 self._follow(fd, name, about.st_uid)
             finally:
                 os.close(fd)
             return
-        place.fd = fd
         if name == b"..":
             del self._where[-1:]
-        else:
+        elif name != b".":
             self._where.append(name)
 
     def _enter(self) -> None:

@@ -154,6 +154,9 @@ class FileSource:
                 self._drain_events()  # the closes up to now are this content's
             status = os.fstat(fd)
             body = files.read_up_to(fd, self._config.max_message, status.st_size)
+        except OSError as error:
+            self._opening.wait(blocked_by(error, shown(self._path)))
+            return
         finally:
             os.close(fd)
         self._unread = False
@@ -161,8 +164,11 @@ class FileSource:
         if body is None:
             self._host.log("warning", f"{shown(self._path)}: more than {self._config.max_message} bytes; not taken")
             return
+        self._publish(body, status.st_mtime_ns)
+
+    def _publish(self, body: bytes, changed: int) -> None:
         # Two cells by turns: which of them counts is said by the store that publishes the message.
-        self._journal.cells[NOTE + (self._journal.taken + 1) % 2] = status.st_mtime_ns
+        self._journal.cells[NOTE + (self._journal.taken + 1) % 2] = changed
         try:
             self._host.take(Message(0, body))
         except Blocked as reason:

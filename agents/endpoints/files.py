@@ -80,7 +80,7 @@ class Tree:
     def open_directory(self, path: bytes, mode: int | None = None) -> int:
         """Open a directory for reading. With `mode` it is an endpoint: made if it is missing, never a link.
 
-        Raises Blocked; Gone if its parent took the place of one that Landlock had left us.
+        Raises Blocked; Gone if its parent took the place of one that Landlock had left us, or it is a stranger's.
         """
         with self._walk(path, follow_last=mode is None) as place:
             try:
@@ -91,7 +91,13 @@ class Tree:
                         f"{shown(path)} or a directory above it was replaced by another; entering anew"
                     ) from None
                 raise blocked_by(error, shown(path)) from None
-        pseudo = filesystems.pseudo(fd)
+        if mode is not None and self._around is not None:
+            self._around.check_directory(path, os.fstat(fd).st_uid)
+        try:
+            pseudo = filesystems.pseudo(fd)
+        except OSError as error:
+            os.close(fd)
+            raise blocked_by(error, shown(path)) from None
         if pseudo:
             os.close(fd)
             raise Blocked(f"{shown(path)} leads into a {pseudo} file system, in which nothing is a message")
@@ -113,6 +119,8 @@ class Tree:
         if step := redirector(place.steps, self._trusted):
             place.close()
             raise Blocked(redirects(step, path))
+        if self._around is not None:
+            self._around.check_shared(path, place.steps)
         return place
 
     def _is_granted(self, place: Place) -> bool:

@@ -25,6 +25,7 @@ import sysv_ipc
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked, Host
 from nsbridge.agents.entry import Gone
+from nsbridge.agents.walk import Step, walk
 from nsbridge.agents.wire import MAX_MESSAGE, Run
 from nsbridge.config.schema import FtokKey, QueueEndpoint
 
@@ -45,18 +46,28 @@ def shown(key: int) -> str:
 
 
 def numeric_key(key: int | FtokKey, container_root: str) -> int:
-    """The key itself; ftok(3) of a path under `container_root`, to be asked before the join. Raises OSError."""
+    """Return the key itself, as `key_and_makers` finds it. Raises OSError."""
+    return key_and_makers(key, container_root)[0]
+
+
+def key_and_makers(key: int | FtokKey, container_root: str) -> tuple[int, tuple[Step, ...]]:
+    """Return the key itself, and who could make it another one: the owners of the file and of all on the way to it.
+
+    A path is found under `container_root`, as ftok(3) does it; so ask before the join. Raises OSError.
+    """
     if isinstance(key, int):
-        return key
+        return key, ()
+    path = os.fsencode(key.path)
     root = os.open(container_root, os.O_PATH | os.O_DIRECTORY)
     try:
-        how = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
-        file = linux.openat2(root, os.fsencode(key.path), os.O_PATH, 0, how)
+        with walk(root, path, follow_last=True) as place:
+            if place.error is not None:
+                raise OSError(place.error.errno, os.strerror(place.error.errno or 0), path)
+            about = os.fstat(place.fd)
+            steps = (*place.steps, Step(path, about.st_uid))  # the file: in /tmp its owner may put another there
     finally:
         os.close(root)
-    status = os.fstat(file)
-    os.close(file)
-    return (key.proj & 0xFF) << 24 | (status.st_dev & 0xFF) << 16 | (status.st_ino & 0xFFFF)
+    return (key.proj & 0xFF) << 24 | (about.st_dev & 0xFF) << 16 | (about.st_ino & 0xFFFF), steps
 
 
 def owner(key: int) -> tuple[int, int] | None:

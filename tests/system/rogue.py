@@ -137,6 +137,19 @@ def _start_senders(agent: Agent) -> None:
         agent.loop.run_once(_PAUSE)
 
 
+def hides(agent: Agent) -> None:
+    """Fills the file system of the dead letters with a file that has no name."""
+    _ready(agent)
+    fd = os.open("hidden", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=agent._state.dead)
+    os.unlink("hidden", dir_fd=agent._state.dead)
+    while True:
+        agent._cells[scoreboard.BEAT] = time.monotonic_ns()
+        try:
+            os.write(fd, bytes(1 << 20))
+        except OSError:
+            time.sleep(_PAUSE)
+
+
 def tries(agent: Agent) -> None:
     """Everything in ATTACKS, and tells what came of it."""
     if isinstance(agent._sink, ExactQueueSink):
@@ -173,6 +186,7 @@ BEHAVIOURS: dict[str, Callable[[Agent], None]] = {
     "passes": passes,
     "stops": stops,
     "dies": dies,
+    "hides": hides,
     "tries": tries,
     "leaves": leaves,
 }

@@ -12,7 +12,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ import pytest
 from nsbridge.agents import entry, linux, seccomp
 from nsbridge.agents.entry import Assignment
 from nsbridge.agents.scoreboard import Scoreboard
+from nsbridge.agents.walk import Step
 from nsbridge.config.schema import (
     AgentConfig,
     Confinement,
@@ -86,6 +87,9 @@ class Nobody:
     trusted: frozenset[int] = frozenset()
     mounts: frozenset[bytes] = frozenset()
 
+    def confirm(self, inode: int) -> None:
+        pass
+
     def look(self) -> tuple[int, int]:
         return NOBODY, NOBODY
 
@@ -93,6 +97,12 @@ class Nobody:
         return []
 
     def recheck(self) -> None:
+        pass
+
+    def check_shared(self, path: bytes, steps: Iterable[Step]) -> None:
+        pass
+
+    def check_directory(self, path: bytes, uid: int) -> None:
         pass
 
 

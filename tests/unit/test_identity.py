@@ -228,3 +228,15 @@ def test_damaged_memory_remembers_nothing(tmp_path: Path, damage: bytes) -> None
     assert (memory.who, memory.mounts) == (None, None)
     memory.keep(APP, frozenset())
     memory.close()
+
+
+def test_long_paths_are_remembered(tmp_path: Path) -> None:
+    """A record that is not read again would have every entry be the first one."""
+    path = "/é" * 1365  # PATH_MAX
+    names = frozenset(("é" * 127 + end).encode() for end in "ab")
+    for _ in range(2):
+        memory = remember(tmp_path, path)
+        memory.keep(APP, names)
+        memory.close()
+    memory = remember(tmp_path, path)
+    assert (memory.who, memory.mounts) == (APP, names)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nsbridge.agents import linux
+from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.entry import Gone
 from nsbridge.agents.identity import IdMap
 from nsbridge.agents.surroundings import FileSurroundings, memory
@@ -202,3 +203,56 @@ def entered(tmp_path: Path, endpoint: LogEndpoint) -> list[str]:
     os.chroot(tmp_path / "root")
     around.look()
     return sorted(map(os.fsdecode, around.mounts))
+
+
+@pytest.mark.parametrize(
+    ("side", "agent", "other", "served"),
+    [
+        ("in", 0, OTHER, False),
+        ("done", 0, OTHER, False),
+        ("in", 0, 0, True),
+        ("in", APP, OTHER, True),
+        ("in", APP, 0, True),
+    ],
+)
+def test_root_s_agent_uses_no_directory_of_a_stranger(
+    room: Room, side: str, agent: int, other: int, *, served: bool
+) -> None:
+    """Its owner could have made it first, in /tmp, and would get what is for root. A user's agent has no such power."""
+    for name in ("out", "in", "done"):
+        room.make(f"data/{name}", other if name == side else agent)
+    said = room.inside(look)
+    assert said == agent if served else f"/data/{side} belongs to uid {other}" in said
+    assert room.inside(look, user=User(0, 0)) == 0, "the operator has decided"
+
+
+@pytest.mark.parametrize("user", [None, User(0, 0)])
+def test_directory_that_became_a_stranger_s_is_not_opened(room: Room, user: User | None) -> None:
+    """The owner of `out` may change while the agent runs, and nothing but the directory that is open tells."""
+    room.make("data/out", 0)
+
+    def opened(around: FileSurroundings) -> object:
+        around.look()
+        os.chown("/data/out", APP, APP)
+        os.close(Tree(-1, around=around).open_directory(b"/data/out", 0o660))
+        return "opened"
+
+    said = room.inside(opened, SpoolEndpoint(out="/data/out"), user)
+    assert said == "opened" if user else f"/data/out belongs to uid {APP}" in said
+
+
+def test_owner_is_compared_once_more_after_the_change_of_user(room: Room) -> None:
+    """With the owner's group the agent may search a directory that the owner may not, who led it there meanwhile."""
+    room.make("data/out", APP)
+
+    def reached(around: FileSurroundings) -> object:
+        uid, gid = around.look()
+        os.rename("/data/out", "/data/was")
+        os.mkdir("/data/out")
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+        around.reach()
+        return "reached"
+
+    assert f"/data/out belongs to 0:0 now, and the agent is {APP}:{APP}" in room.inside(reached)

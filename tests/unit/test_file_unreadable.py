@@ -1,0 +1,37 @@
+"""A file whose content cannot be read (EIO) is waited for with a reason, and read when it can be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nsbridge.agents.endpoints.files import Kept, Tree
+from tests.unit.test_blocked_reasons import Source, passes, waits
+
+
+class Unreadable(Kept):
+    """A file of which read(2) says EISDIR while it is told to fail."""
+
+    fails = True
+
+    def __init__(self, tree: Tree, name: bytes, directory: Path) -> None:
+        super().__init__(tree, name)
+        self._other = directory
+
+    def open(self, directory: int, flags: int) -> int:
+        """Open a directory instead."""
+        return os.open(self._other, os.O_RDONLY) if self.fails else super().open(directory, flags)
+
+
+def test_file_that_cannot_be_read_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    source = Source("file", tmp_path)
+    kept = source.side._file = Unreadable(source.host.tree, b"place", tmp_path)
+    source.start()
+    source.leave()
+    waits(source, "Is a directory")
+    kept.fails = False
+    passes(source)
+    source.host.lose(source.side._watch)
