@@ -27,7 +27,6 @@ from nsbridge.agents import callrules, landlock, limits, linux, seccomp
 from nsbridge.agents.emptyns import EmptyNamespace
 from nsbridge.agents.fork import EXIT_AGAIN, has_ended
 from nsbridge.agents.scoreboard import Scoreboard
-from nsbridge.agents.walk import Step
 from nsbridge.config.schema import (
     AgentConfig,
     Confinement,
@@ -100,9 +99,6 @@ class Surroundings(Protocol):
 
     def recheck(self) -> None:
         """Raise Gone if the agent should enter anew, because the endpoint belongs to another user by now."""
-
-    def check_shared(self, path: bytes, steps: Iterable[Step]) -> None:
-        """Raise Gone if others could rename what is on the way to `path`, and this agent has more power than they."""
 
     def check_directory(self, path: bytes, uid: int) -> None:
         """Raise Gone if the endpoint's directory `path`, which is that user's, is none for this agent to use.

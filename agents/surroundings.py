@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from nsbridge.agents import identity, linux
 from nsbridge.agents.endpoints import queue
 from nsbridge.agents.endpoints.files import shown
 from nsbridge.agents.entry import Assignment, Gone
 from nsbridge.agents.identity import Evidence, IdMap, Ids, Memory
-from nsbridge.agents.walk import Place, Step, redirector, redirects, shared, walk
+from nsbridge.agents.walk import Place, Step, redirector, redirects, walk
 from nsbridge.config.schema import AgentConfig, SpoolEndpoint
 
 _WRITABLE_BY_ALL = 0o002
@@ -80,17 +80,6 @@ class Surroundings:
             raise Gone(
                 f"{shown(path)} belongs to uid {uid}, who could move files of others into it, and the agent is uid "
                 f"{self.uid}: chown it to that uid or to root, or set user on the agent"
-            )
-
-    def check_shared(self, path: bytes, steps: Iterable[Step]) -> None:
-        """See entry.Surroundings. Where `user` is configured, the operator has decided."""
-        if self._agent.user is not None or not self._ids.is_root(self.uid):
-            return
-        if step := shared(steps, self._ids.trusted):
-            raise Gone(
-                f"others than root may write to {shown(step.path)} and put another directory of root's in the place of "
-                f"{shown(path)}, whose agent is uid {self.uid}: set the sticky bit (chmod +t {shown(step.path)}), or "
-                f"set user on the agent"
             )
 
     def _decide(self, where: str, owner: Ids | None, maker: Ids) -> Ids:
@@ -208,7 +197,6 @@ class FileSurroundings(Surroundings):
             with walk_from_root(path) as place:
                 if step := redirector(place.steps, self.trusted):
                     raise Gone(redirects(step, path))
-                self.check_shared(path, place.steps)
                 if isinstance(self._agent.endpoint, SpoolEndpoint) and place.status:
                     self.check_directory(path, place.status.st_uid)
                 yield path, place

@@ -3,9 +3,8 @@
 Facts:
 * The owner of a directory can exchange every name in it, and the owner of a link chose its target. Both redirect
   whoever follows the path afterwards. Nobody else can: in a directory that others may write to, what they put in the
-  place of a name is a link or a directory of their own, and its owner is noted as well. With one exception: what is
-  in that directory already they can rename, also what they may not enter, unless it has the sticky bit. (And a file,
-  not a directory, from a directory of their own.) That matters where root's is put in the place of root's.
+  place of a name is a link or a directory of their own, and its owner is noted as well. What they can still exchange
+  with each other, without the sticky bit, are root's own directories that lie in it side by side.
 * A link that an unprivileged user made can lead to the files of root. Only who follows it with more power than that
   user has does any harm.
 * A path can be another one at the next look. So each name is opened (O_PATH, never through a link) and then asked
@@ -14,7 +13,6 @@ Facts:
 What follows from them:
 * One rule (`redirector`) decides: everybody who can redirect the path is root, the container's root, or the agent's
   own user. Then the agent is never led to anything that who leads it could not have used anyway.
-* Root's agent goes through no directory that others may write to, unless it has the sticky bit (`shared`).
 * The walk itself opens nothing but O_PATH handles, so it may be done with root's power, to find out who owns the
   endpoint. What an agent uses comes from a second walk, which it makes as the user that it has become.
 
@@ -47,8 +45,6 @@ class Step(NamedTuple):
 
     path: bytes
     uid: int
-    gid: int = 0
-    mode: int = 0  # of a directory; 0 for a link
 
 
 class Place:
@@ -122,15 +118,6 @@ def redirector(steps: Iterable[Step], trusted: frozenset[int]) -> Step | None:
     return next((step for step in steps if step.uid not in trusted), None)
 
 
-def shared(steps: Iterable[Step], roots: frozenset[int]) -> Step | None:
-    """Return the first directory in which others than `roots` may rename what is not theirs, None if there is none."""
-    for step in steps:
-        by_others = step.mode & stat.S_IWOTH or (step.mode & stat.S_IWGRP and step.gid not in roots)
-        if by_others and not step.mode & stat.S_ISVTX:
-            return step
-    return None
-
-
 def redirects(step: Step, path: bytes) -> str:
     """Return the sentence for an operator about the step that `redirector` found on the way to `path`."""
     where, end = (text.decode("utf-8", "backslashreplace") for text in (step.path, path))
@@ -166,7 +153,7 @@ class _Walker:
         place.name = name
         place.is_parent_there = not self._names
         here = os.fstat(place.directory)
-        place.steps.append(Step(b"/" + b"/".join(self._where), here.st_uid, here.st_gid, here.st_mode))
+        place.steps.append(Step(b"/" + b"/".join(self._where), here.st_uid))
         if name == b".." and os.path.samestat(here, os.fstat(self._root)):
             name = b"."  # the kernel does so only at the root of the process
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)

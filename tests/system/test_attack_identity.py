@@ -176,28 +176,6 @@ def test_directory_of_another_user_is_not_used_by_root(tmp_path: Path, runc_cont
 
 
 @pytest.mark.parametrize(("mode", "group"), [(0o777, 0), (0o775, USER)])
-def test_directory_that_others_may_rename_is_not_used_by_root(
-    tmp_path: Path, runc_container: Factory, mode: int, group: int
-) -> None:
-    """Without the sticky bit they may put another directory of root's there, which they may not even enter."""
-    evil, peer = runc_container(), runc_container()
-    data = make(evil.rootfs / "data", 0, mode)
-    os.chown(data, 0, group)
-    make(data / "out", 0)
-    make(data / "private", 0, 0o700)
-    write(data / "private/secret", SECRET, 0, 0o600)
-
-    def exchange() -> None:
-        os.rename("/data/out", "/data/was")
-        os.rename("/data/private", "/data/out")
-
-    with scene_of(tmp_path, evil, peer, 'spool = { out = "/data/out" }') as scene:
-        scene.forbidden = set()
-        scene.wait_refused(lambda: scene.owner() == 0)
-        as_user(evil, USER, exchange)
-        scene.assert_harmless("/data", "sticky")
-
-
 @pytest.mark.parametrize("side", ["in", "done"])
 def test_other_directory_of_another_user_is_not_used_by_root(
     tmp_path: Path, runc_container: Factory, side: str

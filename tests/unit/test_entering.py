@@ -12,7 +12,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,6 @@ import pytest
 from nsbridge.agents import entry, linux, seccomp
 from nsbridge.agents.entry import Assignment
 from nsbridge.agents.scoreboard import Scoreboard
-from nsbridge.agents.walk import Step
 from nsbridge.config.schema import (
     AgentConfig,
     Confinement,
@@ -97,9 +96,6 @@ class Nobody:
         return []
 
     def recheck(self) -> None:
-        pass
-
-    def check_shared(self, path: bytes, steps: Iterable[Step]) -> None:
         pass
 
     def check_directory(self, path: bytes, uid: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents import linux
-from nsbridge.agents.walk import Place, Step, redirector, redirects, shared, walk
+from nsbridge.agents.walk import Place, Step, redirector, redirects, walk
 from tests.child import in_child
 
 APP, OTHER = 1000, 1001
@@ -183,18 +183,3 @@ def test_a_redirector_is_named_with_what_to_do() -> None:
         "/home/app belongs to uid 1000, who could make /home/app/spool/\\xff lead anywhere: chown it to root or to the "
         "owner of /home/app/spool/\\xff, or set user on the agent to uid 1000"
     )
-
-
-@pytest.mark.parametrize(
-    ("mode", "gid", "is_shared"),
-    [(0o755, 5, False), (0o777, 0, True), (0o1777, 0, False), (0o775, 5, True), (0o775, 0, False), (0o3775, 5, False)],
-)
-def test_directory_that_others_may_rename_in(
-    root: int, tmp_path: Path, mode: int, gid: int, *, is_shared: bool
-) -> None:
-    (tmp_path / "data/out").mkdir(parents=True)
-    os.chown(tmp_path / "data", 0, gid)
-    (tmp_path / "data").chmod(mode)
-    with walk(root, os.fsencode(tmp_path / "data/out")) as place:
-        step = shared(place.steps[-1:], frozenset({0}))
-    assert (step is not None) == is_shared
