@@ -169,6 +169,22 @@ def wait_for_tick(ticks: int = 1) -> None:
             pass
 
 
+def test_numbers_decide_where_the_clock_was_set_back(life: Life) -> None:
+    """Files that are made now count as born before the place that the journal has."""
+    life.start()
+    step(life, b"a1")
+    life.expect(b"a1")
+    cells = life.host.store.journal.cells
+    for slot in (LOG_MORE, LOG_MORE + LOG_MORE_SLOT):
+        cells[slot + 1] = time.time_ns() + 10**15
+    life.kill()
+    for body in (b"b1", b"c1", b"d1"):
+        shift(life)
+        life.append(body + b"\n")
+    life.start()
+    life.expect(b"a1", b"b1", b"c1", b"d1")
+
+
 @pytest.mark.parametrize("rest", [b"", b"a2\na3\n"])
 def test_a_dead_agent_counts_what_was_compressed(life: Life, rest: bytes) -> None:
     life.start()
