@@ -138,6 +138,7 @@ class Generations:
 
     def lost_count(self) -> None:
         """Events were lost: look at the whole directory. Raises OSError."""
+        self._warn("the kernel lost events of this directory: files that came and went meanwhile are not counted")
         self.at_path = at_path = self._siblings.at_path()
         seen = self._siblings.listing()
         self._chain.lost_count(at_path and at_path.who, self._without_copies(seen, []))
