@@ -21,7 +21,8 @@ Rejected designs:
 
 * "The next is the oldest sibling that was changed after the finished file." A late write makes the finished file the
   newest of all, and what came between was lost (issue 13, F1).
-* Order by number or date in the name alone. Numbers change while they are listed, dates repeat, and schemes differ.
+* Order by number or date in the name. Some programs count rotated files up and others count them down; numbers change
+  while they are listed, and dates repeat. Names decide only between files with equal times.
 * Follow names by the cookies of inotify's renames. Compression is no rename, and after an overflow there is nothing.
 * Read compressed files. A message that is not confirmed is read again from its place after a restart, which would mean
   to unpack from the start each time; an agent would run decompressors on hostile input; and there are many formats.
@@ -209,14 +210,11 @@ def after(position: Identity, begun: int, found: Seen | None, at_path: Seen | No
     """Return the generations after the one at `position`, without the one at the path, as a new agent sees them.
 
     `begun`: when the content at `position` began, in ns; 0 if it is not known. `found`: that file, if it has a name.
-    A file that is still at the path has none after it. Numbers that a rotation counts up decide where all files have
-    them, also if the clock was set back meanwhile; otherwise births do.
+    A file that is still at the path has none after it.
     """
     if found is not None and at_path is not None and found.who == at_path.who:
         return []
-    following = [one for one in seen if _follows(one, position, begun, found, at_path)]
-    numbered = found is not None and all(one.age for one in (found, *following))
-    return sorted(following, key=(lambda one: -one.age) if numbered else _order)
+    return sorted((one for one in seen if _follows(one, position, begun, found, at_path)), key=_order)
 
 
 def _follows(one: Seen, position: Identity, begun: int, found: Seen | None, at_path: Seen | None) -> bool:
@@ -224,8 +222,6 @@ def _follows(one: Seen, position: Identity, begun: int, found: Seen | None, at_p
         return False
     if one.form is Form.INSIDE and _may_be_foreign(one, found, at_path):
         return False
-    if found is not None and found.age and one.age and one.form is found.form:
-        return one.age < found.age
     if not one.who.born or not begun:
         return found is not None and one.changed > found.changed
     if one.who.born == begun and found is not None:

@@ -15,16 +15,17 @@ from nsbridge.agents.endpoints.log_names import Form, age, names_of
 _COMPARED = 64 << 10  # bytes in which a copy is like its original
 _PROOF = 256  # bytes that must be equal: short logs may begin alike and be no copies
 _LOOKS = 4  # at a directory in which files are being renamed
-_TICK = 10_000_000  # ns
+_CLOCK_REALTIME_COARSE = 5
 _GZIP, _GZIP_LEAST = b"\x1f\x8b", 18  # how a file begins, and the bytes of an empty one
 
 
 def now() -> int:
-    """Return a time in ns of the wall clock that no file's birth from now on is before.
+    """Return a time in ns of the wall clock that is before the birth of every file from now on.
 
-    Files are stamped with the time of the last tick of the kernel's clock (1 to 10 ms).
+    Files are stamped with the kernel's coarse clock, which stands still between ticks: 1 to 10 ms, and longer where
+    a virtual machine does not run. clock_gettime(2).
     """
-    return time.time_ns() - _TICK
+    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) - 1
 
 
 class Siblings:

@@ -137,7 +137,8 @@ class Tail:
         self._expected = b""
         self._size = at  # of the file, as it was seen last
         self._zeros = 0  # how many of these may be data all the same
-        self._is_sparse = 0 < _seek(fd, at, os.SEEK_HOLE) < os.fstat(fd).st_size
+        size = os.fstat(fd).st_size  # first: a file that grows meanwhile has no hole
+        self._is_sparse = 0 < _seek(fd, at, os.SEEK_HOLE) < size
 
     def read(self) -> Sequence[Item] | None:
         """Return what is complete after the next bytes; None if there are none. Raises TruncatedError, OSError."""

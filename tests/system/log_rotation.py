@@ -2,9 +2,9 @@
 
     python -m tests.system.log_rotation --lines 100000 [--scheme NAME…] [--seed N]
 
-Each scheme is one configuration of logrotate. (`rotate 1000` with bursts would rename a thousand files each time, and
-the kernel would lose events: then nothing can count exactly.) Nothing that has a readable name may be lost or repeated,
-whoever is killed; without kills all that is lost must be counted exactly.
+Each scheme is one configuration of logrotate. Nothing that has a readable name may be lost or repeated, whatever is
+killed; without kills all that is lost must be counted exactly. (With bursts few files are kept: a thousand renames in
+each rotation make the kernel lose events, and then nothing can be counted.)
 """
 
 from __future__ import annotations

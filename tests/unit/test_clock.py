@@ -9,11 +9,23 @@ from pathlib import Path
 import nsbridge.agents.journal
 
 ROOT = Path(nsbridge.agents.journal.__file__).parent.parent
-WALL = {"time", "time_ns", "localtime", "gmtime", "ctime", "asctime", "strftime", "now", "utcnow", "today"}
+WALL = {
+    "time",
+    "time_ns",
+    "localtime",
+    "gmtime",
+    "ctime",
+    "asctime",
+    "strftime",
+    "now",
+    "utcnow",
+    "today",
+    "clock_gettime_ns",
+}
 ALLOWED = {
     "agents/journalfile.py new_epoch": "a number that no journal had before; one that replaces another is later",
     "agents/journalfile.py move_aside": "a file's name, which a person reads",
-    "agents/endpoints/log_siblings.py now": "compared with files' births; numbers in names decide where there are some",
+    "agents/endpoints/log_siblings.py now": "compared with the births of files, which are wall time too",
     "agents/dead.py add": "shown to a person",
     "agents/dead.py _recount": "the age of a letter of an earlier life, for max_age; one from the future is young",
     "supervisor/managed.py container_ended": "shown to a person",
