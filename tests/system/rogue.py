@@ -20,16 +20,20 @@ import threading
 import time
 from collections.abc import Callable
 
-from nsbridge.agents import control, linux, runtime, scoreboard, wire
+from nsbridge.agents import control, fork, linux, runtime, scoreboard, wire
 from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
 from nsbridge.agents.runtime import Agent
 from nsbridge.agents.wire import Hello, Message
 from nsbridge.config.schema import Namespace
+from nsbridge.supervisor import process
 
 _PAUSE = 0.002  # seconds when a socket is full
 _serve = Agent.run
 _DATAGRAM = 64 << 10
 _F_SETSIG = 10  # linux/fcntl.h
+_EXIT = {"x86_64": 60, "aarch64": 93}[os.uname().machine]  # of one thread
+TAKEN = 256 << 20  # bytes of memory
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def install() -> None:
@@ -179,7 +183,47 @@ def leaves(agent: Agent) -> None:
     _serve(agent)
 
 
+def _share(agent: Agent) -> None:
+    """Say that it is ready, and that it hears itself: then it is refused, and never started again by itself."""
+    ends = {"out": ["1:1"], "in": ["1:1"]}
+    control.say(agent._channel, say="ready", ns_inode=1, uid=0, gid=0, places=ends)
+
+
+def refuses(agent: Agent) -> None:
+    """Have itself refused, and be gone by then with the exit code that says the same."""
+    for _ in range(process._AT_ONCE):
+        control.say(agent._channel)  # the supervisor rests after so many
+    _share(agent)
+    os._exit(fork.EXIT_NEVER)
+
+
+def lingers(agent: Agent) -> None:
+    """Have itself refused while it cannot be killed: its file system has taken a request and does not answer."""
+    fd = os.open("/srv/fuse/.hidden", os.O_RDONLY)
+    _share(agent)
+    os.read(fd, 1)
+    _serve(agent)
+
+
+def hollow(agent: Agent) -> None:
+    """End the first of its threads, and take memory in another."""
+
+    def grow() -> None:
+        _ready(agent)
+        taken = mmap.mmap(-1, TAKEN, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        taken.madvise(linux.MADV_POPULATE_WRITE)
+        while True:
+            agent._cells[scoreboard.BEAT] = time.monotonic_ns()
+            time.sleep(0.05)
+
+    threading.Thread(target=grow, daemon=True).start()
+    _libc.syscall(_EXIT, 0)
+
+
 BEHAVIOURS: dict[str, Callable[[Agent], None]] = {
+    "refuses": refuses,
+    "lingers": lingers,
+    "hollow": hollow,
     "frames": frames,
     "floods": floods,
     "forges": forges,
@@ -200,9 +244,6 @@ def _fork() -> None:
 def _beyond(path: str, flags: int) -> Callable[[Agent], object]:
     """A file of the host, by way of the descriptor that leads into the host's /proc."""
     return lambda agent: os.open(path, flags, dir_fd=agent._entered.own_fds)
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _call(name: str, *arguments: int) -> None:
