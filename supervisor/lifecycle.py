@@ -58,6 +58,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (S.STARTING, E.DIED): (S.BACKOFF, (A.RETRY,)),
     (S.STARTING, E.GONE): (S.WAITING, (A.KILL, A.LOOK)),
     (S.STARTING, E.REFUSED): (S.FATAL, ()),
+    (S.STARTING, E.DUE): (S.STARTING, (A.LOCATE,)),  # the process that was refused may not be reaped yet
     (S.STARTING, E.STOP): (S.STOPPING, (A.DRAIN,)),
     (S.RUNNING, E.START): (S.RUNNING, ()),
     (S.RUNNING, E.DIED): (S.BACKOFF, (A.RETRY,)),
@@ -84,7 +85,9 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (S.WAITING, E.GONE): (S.WAITING, ()),  # it was found absent before its pidfd was served
     (S.WAITING, E.STOP): (S.STOPPING, (A.DRAIN,)),  # the killed agent may not be reaped yet
     (S.FATAL, E.START): (S.STARTING, (A.LOCATE,)),
-    (S.FATAL, E.STOP): (S.STOPPED, ()),
+    (S.FATAL, E.STOP): (S.STOPPING, (A.DRAIN,)),  # the process that was refused may not be reaped yet
+    (S.FATAL, E.DIED): (S.FATAL, ()),
+    (S.FATAL, E.REFUSED): (S.FATAL, ()),  # its process has ended with the exit code that says the same
     (S.FATAL, E.GONE): (S.FATAL, ()),
 }
 

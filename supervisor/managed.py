@@ -211,7 +211,8 @@ class Managed:
 
     def _feed(self, event: Event) -> None:
         before = self.state
-        self.state, actions = lifecycle.step(self.state, event)
+        following, actions = lifecycle.step(before, event)
+        self.state = following
         if self.state is not before:
             self._cancel_deadline()
             starts_again = self.state is State.STARTING and before is State.BACKOFF  # why is still to be shown
@@ -222,7 +223,7 @@ class Managed:
                 self.neighbour.entered(self, before)
         for action in actions:
             self._do[action]()
-        if self.state is State.STOPPED and before is not State.STOPPED:
+        if following is State.STOPPED is not before:
             self.attachment.abandon()
             self._agent_log.left_behind(self.pending, str(journal_path(self._state_dir, self.config.name, "out")))
             if self.wanted and not self.held:
@@ -357,9 +358,9 @@ class Managed:
         if process is None:
             return
         self._note_exit(process, code)
-        if code == fork.EXIT_NEVER:
+        if code == fork.EXIT_NEVER and self.state is not State.FATAL:
             self.refuse(process.last_words or "it refused to run")
-        elif self.state is not State.FATAL:
+        else:
             self._served = self._loop.now() - process.ready_since if process.ready_since else None
             self._by_signal = code < 0
             self._feed(Event.DIED)

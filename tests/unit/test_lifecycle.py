@@ -18,7 +18,8 @@ from nsbridge.supervisor.lifecycle import TABLE, Action, Event, State, Unexpecte
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "lifecycle.md"
 A, E, S = Action, Event, State
-WITH_A_PROCESS = {S.STARTING, S.RUNNING, S.STOPPING, S.WAITING}  # in WAITING one that is killed and not yet reaped
+KILLED = {S.WAITING, S.FATAL}  # in which the process is killed, and perhaps not reaped yet
+WITH_A_PROCESS = {S.STARTING, S.RUNNING, S.STOPPING} | KILLED
 
 
 @pytest.mark.parametrize(("state", "event"), list(product(State, Event)))
@@ -86,7 +87,7 @@ def test_whoever_waits_has_a_deadline() -> None:
             assert A.RETRY in actions, (state, event)
         if following is S.WAITING != state:
             assert A.LOOK in actions, (state, event)
-    assert states_with(E.DUE) == {S.BACKOFF, S.WAITING, S.STOPPING}
+    assert states_with(E.DUE) == {S.STARTING, S.BACKOFF, S.WAITING, S.STOPPING}
 
 
 def test_what_only_a_person_can_mend_waits_for_a_person() -> None:
@@ -206,6 +207,13 @@ class Driver(RuleBasedStateMachine):
     @rule()
     def the_agent_is_wedged(self) -> None:
         self.process = "killed"
+
+    @precondition(lambda self: self.process and self.state in (S.STARTING, S.RUNNING))
+    @rule()
+    def the_agent_is_refused(self) -> None:
+        """For what it says, or has on the disk; the kernel may take long to end it."""
+        self.process = "killed"
+        self.feed(E.REFUSED)
 
     @precondition(lambda self: self.held)
     @rule()
