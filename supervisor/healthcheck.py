@@ -13,7 +13,7 @@ from itertools import islice
 
 from nsbridge.agents import scoreboard
 from nsbridge.config.schema import HealthConfig, RouteConfig
-from nsbridge.supervisor import usage
+from nsbridge.supervisor import procfs, usage
 from nsbridge.supervisor.deadwatch import DeadWatch
 from nsbridge.supervisor.lifecycle import State
 from nsbridge.supervisor.managed import Managed
@@ -110,8 +110,13 @@ class HealthCheck:
         process = agent.process
         if process is None or agent.state is not State.RUNNING or (agent.uptime or 0) < self._limits.deadline:
             return
+        if usage.is_hollow(process.child.pid):
+            process.last_words = HOLLOW
+            self._log.error(agent.config.name, f"pid {process.child.pid} is killed: {HOLLOW}")
+            process.child.kill()
+            return
         allowed = allowed_memory(agent.route, self._limits.max_memory)
-        for pid in (process.child.pid, *agent.senders):
+        for pid in (process.child.pid, *procfs.children(process.child.pid)):
             size = usage.at_most(pid)
             if size is None:
                 continue
@@ -147,6 +152,7 @@ class HealthCheck:
         agent.restart()
 
 
+HOLLOW = "its first thread has ended and others go on, which hides what it uses; no healthy agent does that"
 STUCK = "it is stuck in the kernel, as in a file system that does not answer; it is replaced when that lets it go"
 
 

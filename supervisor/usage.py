@@ -39,6 +39,18 @@ def at_most(pid: int) -> Usage | None:
         return None
 
 
+def is_hollow(pid: int) -> bool:
+    """True if the first thread of a process has ended and others go on.
+
+    Then /proc/PID shows none of its memory and descriptors. Only exit(2) of a thread does that, never a healthy agent.
+    """
+    try:
+        status = procfs.read_status(pid)
+        return status["State"].startswith("Z") and int(status["Threads"]) > 1
+    except (OSError, KeyError, ValueError):
+        return False
+
+
 def memory_of(status: Mapping[str, str]) -> int:
     """Return the bytes that `status` counts, see the top of this file. ValueError if a line is not the kernel's."""
     return sum(int(status[key].removesuffix("kB")) << 10 for key in _COUNTED if key in status)
