@@ -6,6 +6,8 @@ letters. So a child of the supervisor looks every EVERY seconds, as an agent doe
 
 * It opens the path with O_PATH only, within the container's root. A path that hangs costs the child, which is killed
   after ANSWER_LIMIT; the next look begins behind the agent that it hung at.
+* A file system of the container's can keep even a killed child (request_wait_answer in fs/fuse/dev.c). That child is
+  left until it ends, and its path is not asked about meanwhile: so at most one child hangs for each path.
 * An agent that held a descriptor of the container's files could look itself, but a compromised one would have it too.
   One that entered anew from time to time would interrupt every route that has nothing to notice.
 * A path that is missing changes nothing: the file may be on its way, and the queue is still there.
@@ -15,10 +17,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from nsbridge.agents import places
 from nsbridge.agents.endpoints.queue import numeric_key
+from nsbridge.agents.loop import Loop
 from nsbridge.agents.sides import container_root
 from nsbridge.config.schema import FtokKey, QueueEndpoint
 from nsbridge.supervisor.lifecycle import State
@@ -30,6 +34,7 @@ from nsbridge.supervisor.spawn import Teller
 
 EVERY = 5.0  # seconds
 ANSWER_LIMIT = 5.0  # seconds for all answers
+DIES_WITHIN = 0.2  # seconds after SIGKILL; else it hangs in the kernel
 
 
 class Asked(NamedTuple):
@@ -40,6 +45,11 @@ class Asked(NamedTuple):
     key: FtokKey
     number: str
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """The agent's name and the path."""
+        return self.agent.config.name, self.key.path
+
 
 class KeyWatch:
     """Looks at the keys of all agents that run, in one child at a time, once `wake` was called."""
@@ -48,61 +58,96 @@ class KeyWatch:
         self._loop = services.loop
         self._log = services.log
         self._roster = roster
-        self._asked: Sequence[Asked] = ()
-        self._answered = 0
         self._first = 0  # which is asked first
-        self._teller: Teller | None = None
+        self._look: _Look | None = None
+        self._hanging: dict[_Look, tuple[str, str]] = {}  # looks that cannot be killed, and the place of each
         self._is_due = False
 
     def wake(self) -> None:
         """Look from now on, as long as there is an agent whose key is made of a path."""
-        if not self._is_due and self._teller is None and any(_ftok_keys(agent) for agent in self._roster.agents):
+        if not self._is_due and self._look is None and any(_ftok_keys(agent) for agent in self._roster.agents):
             self._is_due = True
-            self._loop.call_later(EVERY, self._look)
+            self._loop.call_later(EVERY, self._begin)
 
     def close(self) -> None:
-        """End the child."""
-        if self._teller is not None:
-            self._teller.abandon()
+        """End the children."""
+        for look in (self._look, *self._hanging):
+            if look is not None:
+                look.teller.abandon()
+
+    def learn(self, asked: Asked, number: str) -> None:
+        """Only for a look: this is what the key is now; empty if there is no file."""
+        agent = asked.agent
+        if not number or number == asked.number or agent.process is not asked.process:
+            return
+        if agent.state is not State.RUNNING:
+            return
+        self._log.warning(
+            agent.config.name,
+            f"{asked.key.path} was replaced: the key made of it is {int(number):#x} now, it was "
+            f"{int(asked.number):#x}; the agent enters anew",
+        )
+        agent.restart()
+
+    def ended(self, look: _Look) -> None:
+        """Only for a look: its child is gone."""
+        self._hanging.pop(look, None)
+        if look is self._look:
+            self._go_on_behind(look)
+
+    def give_up(self, look: _Look) -> None:
+        """Only for a look: its child was killed and does not end."""
+        has_all = look.answered == len(look.asked)
+        self._hanging[look] = ("", "") if has_all else look.asked[look.answered].place
+        self._go_on_behind(look)
+
+    def _go_on_behind(self, look: _Look) -> None:
+        count = len(look.asked)
+        self._first = 0 if look.answered == count else (self._first + look.answered + 1) % count
+        self._look = None
+        self.wake()
+
+    def _begin(self) -> None:
+        self._is_due = False
+        hanging = set(self._hanging.values())
+        questions = (question for agent in self._roster.agents for question in _questions(agent))
+        asked = [question for question in questions if question.place not in hanging]
+        first = self._first % len(asked) if asked else 0
+        if not asked or self._roster.is_ending:
+            self.wake()
+            return
+        try:
+            self._look = _Look(self._loop, [*asked[first:], *asked[:first]], self)
+        except OSError:
+            self.wake()
+
+
+class _Look:
+    """One child, and what it is asked, in order."""
+
+    def __init__(self, loop: Loop, asked: Sequence[Asked], watch: KeyWatch) -> None:
+        self.asked = asked
+        self.answered = 0
+        self._loop = loop
+        self._watch = watch
+        paths = [(container_root(question.agent.container_pid or 0), question.key) for question in asked]
+        self.teller = Teller(loop, partial(_answer, paths), self)
+        self._limit = loop.call_later(ANSWER_LIMIT, self._too_late)
 
     def teller_said(self, line: bytes) -> None:
         """See TellerListener: the number of the question, the key."""
         which, _, number = line.partition(b" ")
-        self._answered = int(which) + 1
-        asked = self._asked[int(which)]
-        agent, now = asked.agent, number.decode("ascii")
-        if not now or now == asked.number or agent.process is not asked.process or agent.state is not State.RUNNING:
-            return
-        self._log.warning(
-            agent.config.name,
-            f"{asked.key.path} was replaced: the key made of it is {int(now):#x} now, it was {int(asked.number):#x}; "
-            "the agent enters anew",
-        )
-        agent.restart()
+        self.answered = int(which) + 1
+        self._watch.learn(self.asked[int(which)], number.decode("ascii"))
 
     def teller_ended(self, code: int) -> None:  # noqa: ARG002  (whatever it is)
         """See TellerListener."""
         self._limit.cancel()
-        self._teller = None
-        count = len(self._asked)
-        self._first = 0 if self._answered == count else (self._first + self._answered + 1) % count
-        self.wake()
+        self._watch.ended(self)
 
-    def _look(self) -> None:
-        self._is_due = False
-        asked = [question for agent in self._roster.agents for question in _questions(agent)]
-        first = self._first % len(asked) if asked else 0
-        self._asked, self._answered = [*asked[first:], *asked[:first]], 0
-        if not asked or self._roster.is_ending:
-            self.wake()
-            return
-        paths = [(container_root(question.agent.container_pid or 0), question.key) for question in self._asked]
-        try:
-            self._teller = Teller(self._loop, lambda writer: _answer(paths, writer), self)
-        except OSError:
-            self.wake()
-            return
-        self._limit = self._loop.call_later(ANSWER_LIMIT, self._teller.kill)
+    def _too_late(self) -> None:
+        self.teller.kill()
+        self._limit = self._loop.call_later(DIES_WITHIN, lambda: self._watch.give_up(self))
 
 
 def _ftok_keys(agent: Managed) -> dict[str, FtokKey]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from nsbridge.agents import entry
 from nsbridge.agents.endpoints.queue import numeric_key
+from nsbridge.agents.fork import Child
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import FtokKey, QueueEndpoint, QueueIn, QueueOut
 from nsbridge.supervisor import keywatch
@@ -117,6 +120,41 @@ def test_path_that_hangs_keeps_no_other_from_being_seen(
     replace(tmp_path / "third")
     watched.watch.wake()
     watched.until(lambda: "third" in watched.restarted)
+
+
+def test_path_that_hangs_in_the_kernel_keeps_no_other_from_being_seen(
+    tmp_path: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's file system has taken the request and does not answer: not even SIGKILL ends the look.
+
+    It is left there, one for a path at most, until it ends; then its path is asked about again.
+    """
+    monkeypatch.setattr(keywatch, "ANSWER_LIMIT", 0.2)
+    monkeypatch.setattr(keywatch, "DIES_WITHIN", 0.05)
+    for name in ("hangs", "second", "third"):
+        (tmp_path / name).touch()
+        watched.add(name, tmp_path / name)
+    hung: list[Child] = []
+    go_on, let_go = os.pipe()
+
+    def look(key: FtokKey, root: str) -> int:
+        if key.path.endswith("hangs"):
+            os.close(let_go)
+            os.set_blocking(go_on, True)
+            os.read(go_on, 1)
+        return numeric_key(key, root)
+
+    monkeypatch.setattr(keywatch, "numeric_key", look)
+    monkeypatch.setattr(entry, "close_all_but", lambda _kept: None)
+    monkeypatch.setattr(Child, "kill", lambda child: hung.append(child))  # noqa: PLW0108  (it is a method)
+    replace(tmp_path / "third")
+    watched.watch.wake()
+    watched.until(lambda: watched.restarted.count("third") > 3)
+    assert len(hung) == 1
+    replace(tmp_path / "hangs")
+    os.close(let_go)
+    watched.until(lambda: "hangs" in watched.restarted)
+    os.close(go_on)
 
 
 def test_no_look_is_due_without_such_a_key(watched: Watched) -> None:
