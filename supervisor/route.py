@@ -85,7 +85,12 @@ class Route:
         self._on_change(agent)
 
     def entered(self, agent: Managed, before: State) -> None:
-        """Let whoever follows the events know."""
+        """Let whoever follows the events know; what does not serve feeds nobody.
+
+        The kernel gives the number of a namespace that has gone to the next one, which may be another container's.
+        """
+        if before is State.RUNNING:
+            self._circles.forget(self.config.name)
         detail = agent.last_exit or "" if agent.state is State.BACKOFF else agent.detail
         self._events.state(agent.config.name, before.value, agent.state.value, detail)
 

@@ -32,9 +32,7 @@ def test_supervisor_survives_refused_agent_that_exits_78(tmp_path: Path, unshare
 
 
 @pytest.mark.parametrize("order", ["start", "restart", "stop"])
-def test_refused_agent_that_cannot_die_is_waited_for(
-    tmp_path: Path, runc_container: Factory, order: str
-) -> None:
+def test_refused_agent_that_cannot_die_is_waited_for(tmp_path: Path, runc_container: Factory, order: str) -> None:
     """Somebody starts, restarts or stops it meanwhile, and then the kernel lets it end."""
     evil, peer = runc_container(), runc_container()
     (peer.rootfs / "srv/h").mkdir()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from nsbridge.agents import places
+from nsbridge.agents.loop import Loop
 from nsbridge.config.advice import advice
 from nsbridge.config.schema import (
     AgentConfig,
@@ -16,6 +18,8 @@ from nsbridge.config.schema import (
     DaemonConfig,
     Delivery,
     FtokKey,
+    HealthConfig,
+    LogConfig,
     LogEndpoint,
     QueueEndpoint,
     QueueIn,
@@ -24,7 +28,13 @@ from nsbridge.config.schema import (
     SpoolEndpoint,
 )
 from nsbridge.supervisor import loops
+from nsbridge.supervisor.arrivals import Arrivals
+from nsbridge.supervisor.events import Events
+from nsbridge.supervisor.lifecycle import State
+from nsbridge.supervisor.logs import open_log
 from nsbridge.supervisor.loops import Circles, Serving
+from nsbridge.supervisor.route import Route
+from nsbridge.supervisor.services import Services
 
 ONE, TWO = Container(ContainerKind.RUNC, "one"), Container(ContainerKind.RUNC, "two")
 SHARED = 7  # inode of a namespace
@@ -135,3 +145,37 @@ def test_exact_routes_into_one_queue_are_warned_of_once() -> None:
     for of in (first, loose, second, second):
         circles.ready(of.agents[1].name, serve(of), lambda name, text: warned.append(f"{name}: {text}"))
     assert warned == [line]
+
+
+def test_route_whose_container_has_ended_feeds_nobody(tmp_path: Path) -> None:
+    """The kernel gives the number of a namespace that has gone to the next one: to that of another container."""
+    loop, log = Loop(), open_log(LogConfig(file=str(tmp_path / "log")))
+    services = Services(loop, log, Events(), str(tmp_path), Arrivals(loop, log), HealthConfig())
+    hub = Container(ContainerKind.RUNC, "hub")
+    routes = [
+        Route(services, route(putting(1), taking(2), "evil", other=hub), lambda _agent: None),
+        Route(services, route(taking(1), putting(2), "honest", other=hub), lambda _agent: None),
+    ]
+    evil, honest = routes
+    try:
+        _serve_in(evil, 7, 8)
+        evil.agents[0].state, evil.agents[0].attachment.ns_inode = State.WAITING, None
+        evil.entered(evil.agents[0], State.RUNNING)
+        _serve_in(honest, 7, 8)
+        warned: list[str] = []
+        agent = honest.agents[0].config.name
+        assert services.circles.ready(agent, honest._serving(), lambda _name, text: warned.append(text)) == ""
+        assert warned == []
+    finally:
+        for made in routes:
+            made.close()
+        loop.close()
+        log.close()
+
+
+def _serve_in(of: Route, *namespaces: int) -> None:
+    """Have both agents of a route serve in these."""
+    for agent, namespace in zip(of.agents, namespaces, strict=True):
+        agent.state, agent.attachment.ns_inode = State.RUNNING, namespace
+        of.entered(agent, State.STARTING)
+        of.changed(agent)
