@@ -3,6 +3,7 @@
 Nobody who is connected can make the supervisor wait or grow. Nothing blocks; a request, what is under way and what is
 queued are bounded (the constants below); what goes beyond costs the caller its connection, never the daemon more. A
 connection reads no further request before those that it has read had their turns (control.py says whose turn it is).
+A request has its turn only when the caller has read the answers before it, but for MAX_UNREAD bytes.
 """
 
 from __future__ import annotations
@@ -19,16 +20,15 @@ from nsbridge.config.errors import EXIT_FAILED, NotPermittedError, NsbridgeError
 from nsbridge.config.schema import ControlConfig
 from nsbridge.supervisor.access import Caller, Right
 from nsbridge.supervisor.errands import Errand, Errands, Outcome, Work, answer_line
+from nsbridge.supervisor.request import MAX_REQUEST, TOLD, TOO_LONG, parse, place, refusal, told
 
 READING_METHODS = frozenset({"status", "tail", "events", "inspect", "top", "version", "dead_list"})
 
-MAX_REQUEST = 64 << 10  # bytes of a request's line
+MAX_UNREAD = 64 << 10  # bytes of answers that wait to be read when the next request is served
 MAX_QUEUED = 4 << 20  # bytes that wait for a caller to read them
 MAX_QUEUED_STREAM = 1 << 20  # the same, when an item of a stream would come on top
 MAX_UNDER_WAY = 64  # requests of one connection that are not answered yet
 MAX_FOLLOWED = 4  # streams without end of one connection
-_TOLD = 200  # characters of a request in the log
-_TOO_LONG = UsageError(f"a request is one line of at most {MAX_REQUEST} bytes")
 
 
 class ControlApi(Protocol):
@@ -57,8 +57,8 @@ class Server(Protocol):
     def enlist(self, connection: Connection) -> None:
         """It has a request that waits for its turn."""
 
-    def may_follow(self, uid: int) -> bool:
-        """True if one more stream without end can be served to that user."""
+    def may_follow(self, caller: Caller) -> bool:
+        """True if one more stream without end can be served to that caller."""
         ...
 
 
@@ -144,6 +144,7 @@ class Connection:
         self._followed: set[Answer] = set()  # streams without end
         self._errand: Errand | None = None  # a child that has the socket for now
         self._waits_for_room: Errand | None = None  # it gets the socket when all that is queued has been written
+        self._is_enlisted = False  # its next request waits for its turn
         self._reading = True  # false: end of file, or we want no more of it
         self._mask = -1
         self._watch()
@@ -155,7 +156,8 @@ class Connection:
 
     def serve_one(self) -> None:
         """Serve the request whose turn it is; the next one gets its own turn."""
-        if self._requests and not self._has_lent and not self.closed:
+        self._is_enlisted = False
+        if self._may_serve and not self.closed:
             self._request(self._requests.popleft())
         self._go_on()
 
@@ -209,9 +211,13 @@ class Connection:
         """See Answer."""
         if len(self._followed) >= MAX_FOLLOWED:
             raise NsbridgeError(f"one connection can follow {MAX_FOLLOWED} streams at most")
-        if not self._server.may_follow(self.caller.uid):
+        if not self._server.may_follow(self.caller):
             raise NsbridgeError("nsbridged serves as many following callers as it can; end one, or try again later")
         self._followed.add(answer)
+
+    @property
+    def _may_serve(self) -> bool:
+        return bool(self._requests) and not self._has_lent and len(self._queued) <= MAX_UNREAD
 
     @property
     def _has_lent(self) -> bool:
@@ -246,10 +252,14 @@ class Connection:
         """Have the next request take its turn, or read on."""
         if self.closed:
             return
-        if self._requests and not self._has_lent:
-            self._server.enlist(self)
+        self._enlist()
         self._watch()
         self._close_if_done()
+
+    def _enlist(self) -> None:
+        if self._may_serve and not self._is_enlisted:
+            self._is_enlisted = True
+            self._server.enlist(self)
 
     def _forget(self, answer: Answer) -> None:
         self._under_way.discard(answer)
@@ -303,6 +313,7 @@ class Connection:
         del self._queued[:sent]
         if not self._queued and self._waits_for_room is not None:
             self._hand_over(self._waits_for_room)
+        self._enlist()
         self._watch()
 
     def _read(self) -> None:
@@ -322,7 +333,7 @@ class Connection:
         self._received = rest
         self._requests.extend(map(bytes, lines))
         if not self._requests and len(self._received) > MAX_REQUEST:
-            self.end_with(_TOO_LONG)
+            self.end_with(TOO_LONG)
         self._go_on()
 
     def _request(self, line: bytes) -> None:
@@ -339,56 +350,17 @@ class Connection:
         try:
             if self.caller.right < Right.CONTROL and method not in READING_METHODS:
                 why = refusal(self._server.config, self.caller, method.replace("_", " "))
-                self._server.note_refusal(why[:_TOLD])
+                self._server.note_refusal(why[:TOLD])
                 raise NotPermittedError(why)
             if method not in READING_METHODS:
-                self._server.audit(f"uid {self.caller.uid} asks to {_told(method, params)}")
+                self._server.audit(f"uid {self.caller.uid} asks to {told(method, params)}")
             self._server.api.call(method, params, answer)
         except NsbridgeError as error:
             answer.error(error)
         except Exception as bug:  # noqa: BLE001  (a request must never end the daemon, and the next one may do better)
-            self._server.notice(f"bug: {method} failed: {_place(bug)}")
+            self._server.notice(f"bug: {method} failed: {place(bug)}")
             answer.error(NsbridgeError(f"nsbridged failed in {method}: a bug, of which its log says more"))
-
-
-def parse(line: bytes) -> tuple[object, str, dict[str, object]]:
-    """Return the id, method and parameters of a request. UsageError if it is none."""
-    if len(line) > MAX_REQUEST:
-        raise _TOO_LONG
-    try:
-        request = json.loads(line.decode())
-    except (ValueError, RecursionError):
-        raise UsageError("a request is one line of JSON in UTF-8") from None
-    if not isinstance(request, dict):
-        raise UsageError("a request is a JSON object with id, method and params")
-    request_id, method, params = request.get("id"), request.get("method"), request.get("params", {})
-    if not isinstance(request_id, int | str) or not isinstance(method, str) or not isinstance(params, dict):
-        raise UsageError("a request has an id (number or string), a method (string) and params (object)")
-    return request_id, method, params
 
 
 def _error(request_id: object, error: NsbridgeError) -> dict[str, object]:
     return {"id": request_id, "error": {"code": error.exit_code or EXIT_FAILED, "message": str(error)}}
-
-
-def refusal(config: ControlConfig, caller: Caller, what: str) -> str:
-    """Return the line that refuses it."""
-    return (
-        f"uid {caller.uid} is not permitted to {what}: only root and members of group {config.group} may control, "
-        f"members of group {config.read_group} may look"
-    )
-
-
-def _told(method: str, params: dict[str, object]) -> str:
-    """A request for the log, its words cut."""
-    words = [str(value) for key in ("names", "ids", "id") if (value := params.get(key))]
-    return " ".join([method.replace("_", " "), *words, *(["(dry run)"] if params.get("dry_run") else [])])[:_TOLD]
-
-
-def _place(bug: Exception) -> str:
-    """The exception and where it was raised, in one line."""
-    trace = bug.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
-    return f"{type(bug).__name__}: {bug}{where}"

@@ -26,14 +26,16 @@ from nsbridge.agents.loop import READABLE, Loop
 from nsbridge.config.errors import NotPermittedError, NsbridgeError
 from nsbridge.config.schema import ControlConfig
 from nsbridge.supervisor import listener
-from nsbridge.supervisor.access import Access, Right
-from nsbridge.supervisor.connection import Connection, ControlApi, refusal
+from nsbridge.supervisor.access import Access, Caller, Right
+from nsbridge.supervisor.connection import Connection, ControlApi
 from nsbridge.supervisor.errands import Errands
+from nsbridge.supervisor.request import refusal
 from nsbridge.supervisor.turns import Turns
 
 MAX_CLIENTS = 256
 MAX_FOLLOWERS = 64  # streams without end, of all connections: each costs a write for every line of the log
 KEPT_FOR_ROOT = 16  # of both: so that nobody else can keep root out
+KEPT_FOR_CONTROL = 16  # of both: so that who may only look keeps nobody out who may control
 SLICE = 0.005  # seconds of requests, then the rest of the supervisor has its turn
 ACCEPT_PAUSE = 1.0  # seconds without accepting after EMFILE and its like
 REFUSAL_PAUSE = 10.0  # seconds between two lines in the log about callers who were refused
@@ -118,10 +120,10 @@ class ControlServer:
         self._turns.add(connection.caller.uid, connection)
         self._call_turns()
 
-    def may_follow(self, uid: int) -> bool:
-        """True if one more stream without end can be served to that user."""
+    def may_follow(self, caller: Caller) -> bool:
+        """True if one more stream without end can be served to that caller."""
         followed = sum(connection.followed for connection in self._connections)
-        return followed < MAX_FOLLOWERS - (KEPT_FOR_ROOT if uid else 0)
+        return followed < MAX_FOLLOWERS - _kept_from(caller)
 
     def _call_turns(self) -> None:
         if not self._turn_is_due:
@@ -170,7 +172,7 @@ class ControlServer:
         if caller.right is Right.NOTHING:
             self.note_refusal(f"refused uid {caller.uid} on the control socket: it is in neither of its groups")
             connection.end_with(NotPermittedError(refusal(self.config, caller, "use this socket")))
-        elif len(self._connections) > MAX_CLIENTS - (KEPT_FOR_ROOT if caller.uid else 0):
+        elif len(self._connections) > MAX_CLIENTS - _kept_from(caller):
             serving = len(self._connections) - 1
             connection.end_with(NsbridgeError(f"nsbridged already serves {serving} callers; try again later"))
 
@@ -180,3 +182,8 @@ class ControlServer:
         if now >= self._quiet_until:
             self._quiet_until = now + REFUSAL_PAUSE
             self.notice(line)
+
+
+def _kept_from(caller: Caller) -> int:
+    """How many places are kept for others who may do more."""
+    return (KEPT_FOR_ROOT if caller.uid else 0) + (0 if caller.right is Right.CONTROL else KEPT_FOR_CONTROL)

@@ -31,7 +31,6 @@ from nsbridge.agents.wire import Hello, Message, Run, WireError
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.load import load
 from nsbridge.config.schema import Window
-from nsbridge.supervisor import connection
 from nsbridge.supervisor.api import Api
 from nsbridge.supervisor.connection import Answer
 from nsbridge.supervisor.lifecycle import State
@@ -39,6 +38,7 @@ from nsbridge.supervisor.logs import open_log
 from nsbridge.supervisor.managed import Managed
 from nsbridge.supervisor.measuring import Learn, Measurer
 from nsbridge.supervisor.process import AgentProcess, Channel
+from nsbridge.supervisor.request import parse
 from nsbridge.supervisor.status import route_status
 from nsbridge.supervisor.supervisor import Supervisor
 from tests.memory_store import hand_over_one
@@ -248,7 +248,7 @@ class ControlTarget:
                 request["params"][key] = chance.choice(self._VALUES)
         line = json.dumps(request).encode()
         try:
-            _, method, params = connection.parse(self._mutator.change(line) if chance.randrange(2) else line)
+            _, method, params = parse(self._mutator.change(line) if chance.randrange(2) else line)
             if method in self._METHODS:
                 self._api.call(method, params, cast(Answer, _Heard()))
         except NsbridgeError as error:

@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from nsbridge.supervisor import connection, control
+from nsbridge.supervisor import connection, control, request
 from tests.control_fake import HEALTHY, Served, Wire, called
 
-GROUP, STRANGER = 51001, 51000
+GROUP, READERS, STRANGER = 51001, 51002, 51000
 
 
 # -- requests and answers
@@ -136,8 +136,8 @@ def test_what_has_been_answered_is_not_told_that_its_caller_has_gone() -> None:
         b'{"id": 1, "method": "\xff\xfe"}\n',
         b"[" * 60_000 + b"\n",
         b"9" * 60_000 + b"\n",
-        b"x" * (connection.MAX_REQUEST + 1) + b"\n",
-        b"x" * (3 * connection.MAX_REQUEST),
+        b"x" * (request.MAX_REQUEST + 1) + b"\n",
+        b"x" * (3 * request.MAX_REQUEST),
     ],
     ids=lambda garbage: garbage[:24].decode("latin-1").strip() + f"-{len(garbage)}",
 )
@@ -157,18 +157,25 @@ def test_garbage_gets_one_error_and_is_hung_up_on(garbage: bytes) -> None:
 
 def test_a_request_of_exactly_the_longest_length_is_answered() -> None:
     with Served() as served, Wire(served) as wire:
-        request = b'{"id": 1, "method": "version"'
-        wire.send(request + b" " * (connection.MAX_REQUEST - len(request) - 1) + b"}\n")
+        line = b'{"id": 1, "method": "version"'
+        wire.send(line + b" " * (request.MAX_REQUEST - len(line) - 1) + b"}\n")
         assert wire.answer()["result"]
 
 
-def test_who_never_reads_answers_loses_its_connection_and_nobody_else_does() -> None:
+def test_who_does_not_read_answers_is_not_served_on() -> None:
+    """Nothing grows: it costs the daemon one answer. Once it reads, it has them all."""
     with Served() as served, Wire(served) as wire, Wire(served) as other:
         served.api.status = {"filler": "x" * (1 << 20)}
         for _ in range(8):
             wire.request("status")
-        served.pump(lambda: _connections(served) == 1)
+        served.pump(lambda: served.api.calls)
+        for _ in range(20):
+            served.loop.run_once(0.01)
+            unread = sum(len(caller._queued) for caller in served.server._connections)
+            assert unread <= (1 << 20) + connection.MAX_UNREAD
+        assert len(served.api.calls) == 1
         assert other.ask("version")["result"]
+        assert all(wire.answer()["result"] == served.api.status for _ in range(8))
 
 
 def test_who_never_reads_a_stream_loses_its_connection_at_a_mebibyte() -> None:
@@ -214,6 +221,25 @@ def test_others_cannot_take_the_places_kept_for_root() -> None:
     with Served(group=str(GROUP)) as served:
         answer = served.as_user(0, 0, [], crowd)
         assert answer == "yes, 0.1.0, nsbridged already serves 240 callers; try again later"
+
+
+def test_who_may_only_look_cannot_take_the_places_of_who_may_control() -> None:
+    def crowd() -> str:
+        os.setegid(READERS)
+        os.seteuid(STRANGER)
+        room = control.MAX_CLIENTS - control.KEPT_FOR_ROOT - control.KEPT_FOR_CONTROL
+        held = [socket.socket(socket.AF_UNIX) for _ in range(room + 1)]
+        for end in held:
+            end.connect(served.path)
+        refused = json.loads(held.pop().recv(4096))["error"]["message"]
+        os.seteuid(0)
+        os.setegid(GROUP)
+        os.seteuid(STRANGER)
+        return f"{called(served.path, 'version')}, {refused}"
+
+    with Served(group=str(GROUP), read_group=str(READERS)) as served:
+        answer = served.as_user(0, 0, [], crowd)
+        assert answer == "yes, nsbridged already serves 224 callers; try again later"
 
 
 def test_without_descriptors_accepting_pauses_and_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
