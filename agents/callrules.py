@@ -138,7 +138,6 @@ sendto              the sockets to the other agent and to the supervisor
 recvfrom            the sockets to the other agent and to the supervisor
 getsockname         Python adopts the socket to the other agent
 getsockopt          Python adopts the socket to the other agent
-epoll_create1       the event loop
 epoll_ctl           the event loop
 epoll_wait          the event loop
 epoll_pwait         the event loop, where there is no epoll_wait
@@ -216,7 +215,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 BASE = _names(
-    "read write sendto recvfrom getsockname getsockopt epoll_create1 epoll_ctl epoll_wait epoll_pwait eventfd2 "
+    "read write sendto recvfrom getsockname getsockopt epoll_ctl epoll_wait epoll_pwait eventfd2 "
     "futex openat close fstat newfstatat stat lstat pread64 renameat unlinkat getdents64 lseek fcntl:list ioctl "
     "poll ppoll clock_gettime gettimeofday time brk clock_nanosleep nanosleep mmap munmap mremap mprotect madvise "
     "getrandom getpid gettid getuid geteuid getgid getegid rt_sigprocmask rt_sigreturn sigaltstack "

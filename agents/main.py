@@ -12,6 +12,7 @@ from nsbridge.agents import control, entry, lastwords, limits, runtime, sides
 from nsbridge.agents.entry import Assignment
 from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER, let_go_of_first
 from nsbridge.agents.journalfile import LeftAloneError
+from nsbridge.agents.loop import Loop
 from nsbridge.agents.state import bound_files, open_state
 from nsbridge.agents.wire import WireError
 from nsbridge.config.trusted import UntrustedError
@@ -33,10 +34,11 @@ def main(assignment: Assignment) -> int:
         assignment.scoreboard.begin()  # it may have waited for the earlier agent to be gone
         keys = sides.queue_keys(assignment)
         around = sides.surroundings(assignment, keys, state)
+        loop = Loop()  # its one epoll instance: an agent cannot make another
         entered = entry.enter(assignment, own_fds, state.given, around)
         threading.excepthook = lambda args: lastwords.crash(channel, args.exc_value)
         sys.unraisablehook = lambda about: lastwords.ignored(channel, about.exc_value)
-        runtime.Agent(assignment, channel, entered, keys, state).run()
+        runtime.Agent(loop, assignment, channel, entered, keys, state).run()
         return 0
     except (entry.Refused, LeftAloneError, UntrustedError) as error:
         control.say(channel, say="error", text=str(error)[:1000])

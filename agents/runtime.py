@@ -34,9 +34,9 @@ class Agent:
     """The Host of an endpoint: one socket to the other agent, one to the supervisor, one loop."""
 
     def __init__(
-        self, assignment: Assignment, channel: socket.socket, entered: Entered, keys: Keys, state: State
+        self, loop: Loop, assignment: Assignment, channel: socket.socket, entered: Entered, keys: Keys, state: State
     ) -> None:
-        self.loop = Loop()
+        self.loop = loop
         self.name = assignment.agent.name
         self._assignment = assignment
         self._entered = entered

@@ -67,7 +67,6 @@ sched_setaffinity     203   122
 prctl                 157   167
 ioctl                  16    29
 epoll_ctl             233    21
-epoll_create1         291    20
 eventfd2              290    19
 poll                    7     -
 ppoll                 271    73

@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import random
+import select
 import signal
 import socket
 import struct
@@ -285,6 +286,7 @@ ATTACKS: dict[str, Callable[[Agent], object]] = {
     "change the kernel": _beyond("../../sys/kernel/core_pattern", os.O_WRONLY),
     "execute": lambda _: os.execv("/bin/busybox", ["busybox", "true"]),
     "have executable memory": lambda _: mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_EXEC),
+    "make an event loop": lambda _: select.epoll(),
     "open a socket": lambda _: socket.socket(socket.AF_INET),
     "pass a descriptor": lambda agent: agent._channel.sendmsg(
         [b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", 0))]
