@@ -105,9 +105,8 @@ class DeadApi:
                 return
         sinks = {letter.agent for letter in batch.done}
         waiting = self._tell(sinks) if batch.work == self._give_back else {}
-        for _, agents in self._select({"names": sorted(sinks)}) if sinks else []:
-            for sink in agents:
-                sink.tell("letters")  # there is room for the letter that it may be waiting to write
+        for _, sink in self._there(sinks):
+            sink.tell("letters")  # there is room for the letter that it may be waiting to write
         done = [letter.id for letter in batch.done]
         batch.answer.result({"done": done, "failed": batch.failed, "more": batch.more, "waiting": waiting})
 
@@ -151,13 +150,16 @@ class DeadApi:
     def _tell(self, sinks: set[str]) -> dict[str, str]:
         """Let the sources take what was given back to them; the states of those that do not run."""
         waiting = {}
-        for route, agents in self._select({"names": sorted(sinks)}) if sinks else []:
-            for sink in agents:
-                source = _other(route, sink)
-                source.tell("retry")
-                if source.state is not State.RUNNING:
-                    waiting[source.config.name] = source.state.value
+        for route, sink in self._there(sinks):
+            source = _other(route, sink)
+            source.tell("retry")
+            if source.state is not State.RUNNING:
+                waiting[source.config.name] = source.state.value
         return waiting
+
+    def _there(self, sinks: set[str]) -> list[tuple[Route, Managed]]:
+        """Return those that no reload has taken away meanwhile, with their routes."""
+        return [(route, agent) for route, agents in self._select({}) for agent in agents if agent.config.name in sinks]
 
     def _flow(self, letter: Letter) -> tuple[Route, Managed, Managed]:
         """Return its route, source and sink. NsbridgeError if a reload has taken them away meanwhile."""

@@ -139,3 +139,28 @@ def test_streams_without_end_are_few(engine_base: Path, unshare_container: Facto
         for other in held[2:]:
             other.close()
         daemon.call("tail", follow=False)
+
+
+@pytest.mark.parametrize("method", ["dead_drop", "dead_retry"])
+def test_route_may_go_while_its_letters_are_worked_on(
+    engine_base: Path, unshare_container: Factory, method: str
+) -> None:
+    """They are worked on in slices, between which a reload takes the route away."""
+    here = unshare_container()
+    (here.rootfs / "srv/h").mkdir()
+    directory = engine_base / method
+    directory.mkdir()
+    daemon = Nsbridged(directory, healthy(here.spec))
+    routes = daemon.config.read_text()
+    daemon.config.write_text(routes + healthy(here.spec).replace("route.h.", "route.g.").replace("/srv/h/", "/srv/g"))
+    with daemon, socket.socket(socket.AF_UNIX) as end:
+        daemon.wait_for("RUNNING")
+        put_aside(directory / "state/dead/g/two")
+        end.connect(str(daemon.socket))
+        end.settimeout(20)
+        daemon.config.write_text(routes)
+        end.sendall(request(1, method, ids=["g"]))
+        daemon.call("reload", wait=True)
+        answer = json.loads(end.makefile("rb").readline())
+        assert answer["id"] == 1
+        assert set(daemon.agents()) == {"h:one", "h:two"}
