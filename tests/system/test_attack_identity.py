@@ -175,7 +175,6 @@ def test_directory_of_another_user_is_not_used_by_root(tmp_path: Path, runc_cont
         assert not scene.harm(), scene.daemon.said()
 
 
-@pytest.mark.parametrize(("mode", "group"), [(0o777, 0), (0o775, USER)])
 @pytest.mark.parametrize("side", ["in", "done"])
 def test_other_directory_of_another_user_is_not_used_by_root(
     tmp_path: Path, runc_container: Factory, side: str
