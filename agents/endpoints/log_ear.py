@@ -33,6 +33,11 @@ class Ear:
         self.watch = watch.watch_directory(self._host, "out", directory, _EVENTS)
         self._loop.watch(self.watch.fileno(), 1, self._changed)
 
+    @property
+    def polls(self) -> bool:
+        """True if inotify cannot be had: every look is at everything, and says that events were lost."""
+        return self.watch is not None and self.watch.polls
+
     def read(self) -> watch.Changes:
         """Return what happened since the last call."""
         assert self.watch is not None  # noqa: S101  (called only while it is watched)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from nsbridge.agents.endpoints.files import shown
 from nsbridge.agents.endpoints.log_framing import Splitter
-from nsbridge.agents.endpoints.log_model import Chain, Identity, Missed, Seen, after, compressed_after
+from nsbridge.agents.endpoints.log_model import MOST, Chain, Identity, Missed, Seen, after, compressed_after
 from nsbridge.agents.endpoints.log_names import Form
 from nsbridge.agents.endpoints.log_siblings import Siblings, now
 from nsbridge.agents.endpoints.log_tail import Position, Tail, is_at
@@ -39,6 +39,7 @@ class Generations:
         self.at_path: Seen | None = None  # the regular file at the path
         self._held: dict[Identity, int] = {}
         self._copies: set[Identity] = set()
+        self._left_out: dict[Identity, None] = {}  # of which the log has a line
         self._starts: dict[Identity, int] = {}  # byte where a copy is gone on in
         self._doubts: dict[Identity, tuple[bytes, int]] = {}  # how it must begin, or a copy was left out wrongly
         self._begun: dict[Identity, int] = {}  # of what was there before this process, or truncated; ns
@@ -136,12 +137,18 @@ class Generations:
         self._chain.look(at_path and at_path.who, arrivals, listing, moved_to)
         self._hold(seen)
 
-    def lost_count(self) -> None:
-        """Events were lost: look at the whole directory. Raises OSError."""
-        self._warn("the kernel lost events of this directory: files that came and went meanwhile are not counted")
+    def lost_count(self, originals: Sequence[int], *, is_known: bool) -> None:
+        """Events were lost, or there are none: look at the whole directory; copies of `originals` do not count.
+
+        Raises OSError.
+        """
+        if not is_known:
+            self._warn("the kernel lost events of this directory: files that came and went meanwhile are not counted")
         self.at_path = at_path = self._siblings.at_path()
         seen = self._siblings.listing()
-        self._chain.lost_count(at_path and at_path.who, self._without_copies(seen, []))
+        path = at_path and at_path.who
+        found = [one for one in self._chain.unknown(seen, path) if one.who not in self._left_out]
+        self._chain.lost_count(path, self._without_copies(found, originals))
         self._hold(seen)
 
     def is_over(self, who: Identity) -> bool:
@@ -252,15 +259,22 @@ class Generations:
         for one in seen:
             is_rotated = one.form in (Form.ROTATED, Form.INSIDE)
             head = self._siblings.copied(one, [path]) if is_rotated and path is not None else b""
-            if head and at_path is not None:
+            if head and at_path is not None and at_path.who != self._chain.current:
                 self._doubts.setdefault(at_path.who, (head, one.who.born - 1))
             if head or (is_rotated and self._siblings.copied(one, originals)):
-                self._warn(f"{shown(one.name)} begins as another file of the log does: taken for a copy, not read")
+                self._leave_out(one)
             else:
                 kept.append(one)
         if path is not None:
             os.close(path)
         return kept
+
+    def _leave_out(self, one: Seen) -> None:
+        if one.who not in self._left_out:
+            self._warn(f"{shown(one.name)} begins as another file of the log does: taken for a copy, not read")
+            self._left_out[one.who] = None
+        if len(self._left_out) > MOST:
+            del self._left_out[next(iter(self._left_out))]
 
     def _seen_as(self, who: Identity, seen: Sequence[Seen]) -> Seen | None:
         if self.at_path is not None and self.at_path.who == who:

@@ -128,9 +128,13 @@ class Chain:
         if at_path is not None:
             self._newest = at_path
 
-    def lost_count(self, at_path: Identity | None, seen: Sequence[Seen]) -> None:
-        """Events were lost: nothing is owed, and what the directory has after the newest waits."""
-        for one in self._unknown(seen, at_path, ()):
+    def unknown(self, seen: Sequence[Seen], at_path: Identity | None) -> list[Seen]:
+        """Return the files that may have been at the path since it was looked at last, oldest first."""
+        return self._unknown(seen, at_path, ())
+
+    def lost_count(self, at_path: Identity | None, found: Sequence[Seen]) -> None:
+        """Events were lost: nothing is owed, and `found`, of `unknown`, waits."""
+        for one in found:
             self._push(one.who)
         self._owed = 0
         if at_path is not None and at_path != self._newest and not self._knows(at_path):

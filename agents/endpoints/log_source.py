@@ -188,7 +188,7 @@ class LogSource:
         """Take in what is at the path, and how many files arrived there; None: that is not known."""
         try:
             if arrivals is None:
-                self._generations.lost_count()
+                self._generations.lost_count([self._tail.fd] if self._tail else [], is_known=self._ear.polls)
             else:
                 self._generations.look(arrivals, moved_to)
         except OSError as error:

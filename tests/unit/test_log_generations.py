@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nsbridge.agents.endpoints import watch
 from nsbridge.agents.endpoints.log_model import HELD
 from nsbridge.agents.journal import LOG_MORE, LOG_MORE_SLOT
 from tests.log_life import Life, Make
@@ -327,3 +328,28 @@ def test_truncated_bytes_without_a_copy_are_counted(make: Make) -> None:
     files, size = life.host.missing
     assert files == 1
     assert 0 <= 67 * len(lines) - size - 67 * len(delivered) < 67, "all but a part of a line is counted"
+
+
+def test_rotations_are_read_where_inotify_is_used_up(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look is at the whole directory then; a copy that somebody keeps there is reported once."""
+    monkeypatch.setattr(watch, "DirectoryWatch", no_watch)
+    monkeypatch.setattr(watch, "_PACE", 0.02)
+    life.start()
+    life.append(b"one" * 100 + b"\n")
+    life.expect(b"one" * 100)
+    wait_for_tick(4)
+    shutil.copy(life.log, life.directory / "app.log.2026-01-01")
+    for body in (b"two", b"three", b"four"):
+        wait_for_tick()
+        life.append(body + b"\n")
+        life.host.run_until(lambda body=body: body in life.host.bodies(), "it is read")  # type: ignore[misc]
+        shift(life)
+        life.append(body * 2 + b"\n")
+    life.expect(b"one" * 100, b"two", b"twotwo", b"three", b"threethree", b"four", b"fourfour")
+    assert life.warned("taken for a copy") <= 1
+    assert life.warned("lost events") == 0
+
+
+def no_watch(directory: int, mask: int) -> watch.DirectoryWatch:
+    """In the place of an instance of inotify."""
+    raise watch.UsedUp("inotify instances are used up")
