@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from nsbridge.agents import identity, linux
 from nsbridge.agents.endpoints import queue
@@ -166,10 +167,14 @@ class FileSurroundings(Surroundings):
         """See Surroundings. Where `user` is configured, another owner changes nothing.
 
         A path that the agent could reach when it entered, and cannot any more, may belong to another user by now: only
-        `look`, with root's power, can tell.
+        `look`, with root's power, can tell. Nothing is decided while no descriptor is left to look with.
         """
         if self._agent.user is not None:
             return
+        with suppress(OSError):
+            self._recheck()
+
+    def _recheck(self) -> None:
         where, owner, _ = self._owner()
         if owner is not None and owner.uid != os.getuid():
             raise Gone(f"{where} belongs to {owner} now, and the agent is {os.getuid()}:{os.getgid()}; entering anew")

@@ -13,7 +13,7 @@ import pytest
 from tests.system.conftest import Factory
 from tests.system.hostile import is_clean
 from tests.system.hostile_scene import Scene, scene
-from tests.system.room import LIMIT, wait_until
+from tests.system.room import LIMIT, run, wait_until
 
 NAMES = {
     b"line\n2026-01-01T00:00:00.000Z ERROR nsbridged forged": rb"line\n2026-01-01T00:00:00.000Z ERROR nsbridged forged",
@@ -43,8 +43,20 @@ def ctl(played: Scene, *words: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, capture_output=True, timeout=LIMIT, check=False)
 
 
+def everything_printed_is_clean(played: Scene) -> None:
+    for words in COMMANDS:
+        done = ctl(played, *words)
+        assert done.returncode in (0, 3), done
+        assert is_clean(done.stdout), words
+        assert is_clean(done.stderr), words
+        if "--json" in words and words[0] not in ("tail", "events"):
+            json.loads(done.stdout)
+    assert is_clean(played.daemon.log.read_bytes())
+    assert b"\n2026-01-01" not in played.daemon.log.read_bytes()
+
+
 def test_hostile_names_reach_log_and_terminal_escaped(tmp_path: Path, runc_container: Factory) -> None:
-    """Of files that are refused, and of one that cannot be read (so status names it), in all that is printed."""
+    """Of files that are refused, and of one that cannot be removed (so status names it), in all that is printed."""
     with scene(tmp_path, runc_container) as played:
         out = os.fsencode(played.evil / "s/out")
         for name in NAMES:
@@ -53,21 +65,17 @@ def test_hostile_names_reach_log_and_terminal_escaped(tmp_path: Path, runc_conta
         for name, escaped in NAMES.items():
             refused = b"/srv/s/out/" + escaped + b" is a FIFO, not a regular file"
             wait_until(lambda: refused in played.daemon.log.read_bytes(), f"{name!r} is refused")  # noqa: B023
-        unreadable = b"z\x1b[2J\n\xff"
-        fd = os.open(out + b"/." + unreadable, os.O_WRONLY | os.O_CREAT, 0o000)
-        os.close(fd)
-        os.rename(out + b"/." + unreadable, out + b"/" + unreadable)
-        wait_until(lambda: played.agent("s:evil")["phase"] == "blocked", "it cannot be read")
-        assert rb"z\x1b[2J\n\xff: Permission denied" in ctl(played, "status").stdout
-        for words in COMMANDS:
-            done = ctl(played, *words)
-            assert done.returncode in (0, 3), done
-            assert is_clean(done.stdout), words
-            assert is_clean(done.stderr), words
-            if "--json" in words and words[0] not in ("tail", "events"):
-                json.loads(done.stdout)
-        assert is_clean(played.daemon.log.read_bytes())
-        assert b"\n2026-01-01" not in played.daemon.log.read_bytes()
+        kept = b"z\x1b[2J\n\xff"
+        beside = os.fsencode(played.evil / "s") + b"/" + kept
+        os.close(os.open(beside, os.O_WRONLY | os.O_CREAT, 0o600))
+        run(["chattr", "+a", os.fsdecode(out)])  # append only: files may be added, none removed
+        try:
+            os.rename(beside, out + b"/" + kept)
+            wait_until(lambda: played.agent("s:evil")["phase"] == "blocked", "it cannot be removed")
+            assert rb"z\x1b[2J\n\xff: Operation not permitted" in ctl(played, "status").stdout
+            everything_printed_is_clean(played)
+        finally:
+            run(["chattr", "-a", os.fsdecode(out)])
         played.healthy_passes()
 
 
