@@ -35,6 +35,7 @@ _TAKEN, _ASIDE, RETRIED = -1, -2, -3  # taken; set aside; set aside, and looked 
 
 _MOST = 16384  # names that wait, as many as the kernel's events (fs.inotify.max_queued_events)
 _MOST_ASIDE = 1 << 17  # names that are remembered as set aside; about 20 MB
+_MOST_ARRIVED = 1 << 17  # names that arrive during one scan; with more of them it begins again
 _SLICE = 0.005  # seconds of a scan until the rest of the agent has its turn
 _ENTRIES = 256  # of a listing between two looks at the clock
 _FIRST_RETRY = 0.05  # seconds until a name that was set aside is looked at again; doubled each time
@@ -192,7 +193,7 @@ class Names:
 
     def _add(self, name: bytes, how: int) -> None:
         if self._scan is not None:
-            if len(self._arrived) < _MOST:
+            if len(self._arrived) < _MOST_ARRIVED:
                 self._arrived[name] = how
             else:
                 self._again = True
@@ -327,15 +328,21 @@ class Names:
     def _finish(self, scan: _Scan) -> None:
         if not self._drain() or self._scan is not scan:
             return  # the directory is another; a new scan has begun
+        if self._again:
+            # Events were lost while it ran. Of the names that it found, some came after names that events brought, and
+            # nothing tells which. Every event up to now is read, so the next scan sees what was lost.
+            self._arrived = {}
+            self._end_scan()
+            self.scan()
+            return
         arrived = self._arrived
         found = sorted(name for name in scan.found if name not in arrived and name not in self._how)
         room = max(0, _MOST - len(self._backlog))
-        self._has_more = scan.is_cut or self._again or len(found) > room
+        self._has_more = scan.is_cut or len(found) > room
         for name in found[:room]:
             self._how[name] = SCANNED
             self._backlog.append(name)
         self._arrived = {}
-        self._again = False
         self._end_scan()
         if not self._has_more:  # else they are found by the next scan, with what came before them
             for name, how in arrived.items():
