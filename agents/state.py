@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Container
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -23,6 +23,7 @@ from nsbridge.agents.sinkjournal import SinkJournal
 from nsbridge.config import trusted
 from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, FileEndpoint, LogEndpoint, QueueEndpoint, Window
 
+_IDENTITY_SIZE = 4096  # bytes that are allocated, so that a full disk keeps no agent from noting who it is
 _NOTE_SIZE = 512  # bytes that the record of a note takes at most
 _RETRIED = 256 << 10  # bytes for dead letters, which are kept whole also where files are only noted
 _RECORD = 40  # bytes of a record beside its message, at most
@@ -140,7 +141,10 @@ class _Private:
     def open_identity(self) -> int:
         """Open the file that remembers who the agent is."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(self._name, flags, 0o600, dir_fd=self._of_route["identity"])
+        fd = os.open(self._name, flags, 0o600, dir_fd=self._of_route["identity"])
+        with suppress(OSError):  # no room: the journals say so
+            os.posix_fallocate(fd, 0, _IDENTITY_SIZE)
+        return fd
 
     def _below(self, opened: ExitStack, above: int, path: Path, owners: Container[int] | None = None) -> int:
         fd = trusted.open_below(above, path.name, self._owners if owners is None else owners, str(path))
