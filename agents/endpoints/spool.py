@@ -171,7 +171,7 @@ class SpoolSource:
         for name, mask in changes.files:
             event(name, mask)
         if changes.lost:
-            self._names.scan()
+            self._names.scan(after_loss=True)
         return len(changes.files)
 
     # -- taking
