@@ -82,7 +82,7 @@ class DeadLetterKeeper:
             )
             return None
         except OSError as error:
-            self._wait(f"dead letter of {self._host.name}: {error.strerror} (in state_dir)")
+            self._wait(f"cannot write a dead letter of {self._host.name} in state_dir: {error.strerror}")
             return None
         self.clear()
         if self._ages and self._expiry is None:
@@ -145,7 +145,7 @@ class DeadLetterKeeper:
         try:
             due = self._letters.expire()
         except OSError as error:
-            self._host.log("error", f"old dead letters cannot be dropped: {error.strerror}")
+            self._host.log("error", f"cannot drop old dead letters: {error.strerror}")
             due = self._host.loop.now() + _LAST_RETRY
         if due is not None:
             self._look_at(due)

@@ -59,7 +59,7 @@ class State:
 def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Callable[[str], None]) -> State:
     """Open them, making what is missing; waits until no earlier agent holds them.
 
-    Raises OSError; UntrustedError if others than root can change what is there;
+    Raises OSError; UntrustedError if users other than root can change what is there;
     entry.Refused if what is pending was taken by another endpoint.
     """
     source, sink = None, None
@@ -135,7 +135,7 @@ class _Private:
         given = linux.detached(str(path))
         if not os.path.samestat(os.fstat(given), os.fstat(found)):
             os.close(given)
-            raise trusted.UntrustedError(f"{path} was exchanged while it was opened; remove it")
+            raise trusted.UntrustedError(f"{path} was replaced while it was opened; remove it")
         return given
 
     def open_identity(self) -> int:

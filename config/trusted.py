@@ -65,11 +65,11 @@ def fault(path: str, about: os.stat_result, parent: Parent, owners: frozenset[in
         what = f"it belongs to uid {about.st_uid}"
         if stat.S_ISDIR(kind):
             fix = f"chown root {path}, or name a place in a directory of root's"
-            return f"{path} can be changed by others than root ({what}), who could put something else there; {fix}"
-        return f"{path} can be changed by others than root ({what}); chown root {path}"
+            return f"{path} can be changed by users other than root ({what}), who could put something else there; {fix}"
+        return f"{path} can be changed by users other than root ({what}); chown root {path}"
     if (parent.everybody or parent.group) and not stat.S_ISDIR(kind) and about.st_nlink != 1:
         return (
-            f"{path} has {about.st_nlink} names, and others than root may make names there, so root need not have "
+            f"{path} has {about.st_nlink} names, and users other than root may make names there, so root need not have "
             "made this one; remove it, or name a place in a directory that only root may write"
         )
     if parent.group and stat.S_ISLNK(kind):
@@ -80,7 +80,7 @@ def fault(path: str, about: os.stat_result, parent: Parent, owners: frozenset[in
         return ""
     who = "everybody" if mode & stat.S_IWOTH else f"group {about.st_gid}"
     then = ", who could put something else there" if stat.S_ISDIR(kind) else ""
-    return f"{path} can be changed by others than root ({who} may write it){then}; chmod go-w {path}"
+    return f"{path} can be changed by users other than root ({who} may write it){then}; chmod go-w {path}"
 
 
 def pin(path: str, *, group_dir: bool = False) -> int:
@@ -110,7 +110,7 @@ def open_file(path: str, flags: int = os.O_RDONLY, *, create: int | None = None,
             return _reopen(pinned, flags, is_own=walk.is_own)
         finally:
             os.close(pinned)
-    raise FileExistsError(0, "it comes and goes while it is opened", path)
+    raise FileExistsError(0, "it keeps appearing and disappearing", path)
 
 
 def open_directory(path: str, *, make: int | None = None) -> int:

@@ -222,9 +222,9 @@ def name_pattern(value: object) -> str:
     """A shell pattern for the name of a file, which has no directory in it."""
     pattern = text(value)
     if not pattern or "/" in pattern or "\0" in pattern:
-        raise Refused(f"is no pattern for a file's name, got {shown(value)}", 'write it like "*.tmp", without a /')
+        raise Refused(f"is not a pattern for a file name, got {shown(value)}", 'write it like "*.tmp", without a /')
     if _bytes(pattern) > _LONGEST_NAME:
-        raise Refused(f"is longer than a name, got {shown(value)}", f"use at most {_LONGEST_NAME} bytes")
+        raise Refused(f"is longer than a file name, got {shown(value)}", f"use at most {_LONGEST_NAME} bytes")
     return pattern
 
 
@@ -275,8 +275,8 @@ def user(value: object) -> User | str:
         return OWNER
     parts = _USER.fullmatch(text(value))
     if parts is None:
-        mend = 'write uid and gid in digits, like "1000:1000", or "owner" for whoever owns the endpoint'
-        raise Refused(f"must be two numbers, got {shown(value)}", mend)
+        fix = 'write uid and gid in digits, like "1000:1000", or "owner" for the owner of the endpoint'
+        raise Refused(f"must be two numbers, got {shown(value)}", fix)
     if max(int(parts[1]), int(parts[2])) > ID_MAX:
         raise Refused(f"is out of range, got {shown(value)}", f"an id is at most {ID_MAX}")
     return User(uid=int(parts[1]), gid=int(parts[2]))

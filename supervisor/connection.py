@@ -242,7 +242,7 @@ class Connection:
         elif otherwise is not None:
             otherwise()
         else:
-            answer.error(NsbridgeError("there was no answer in time: too much is asked for, or something hangs"))
+            answer.error(NsbridgeError("no answer in time: the request asks for too much, or something hangs"))
         if self._errand is None:
             self._write()
             self._close_if_done()

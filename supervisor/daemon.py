@@ -59,7 +59,7 @@ def _check(config: Config) -> int:
 
 
 def _untrusted(config: Config) -> Iterator[str]:
-    """What the daemon would refuse to use, because others than root can change it."""
+    """What the daemon would refuse to use, because users other than root can change it."""
     named = {"": config.source, "daemon.state_dir: ": config.daemon.state_dir}
     if config.daemon.log.file:
         named["daemon.log.file: "] = config.daemon.log.file

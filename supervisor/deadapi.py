@@ -126,7 +126,7 @@ class DeadApi:
     def _read(self, agent: str, stem: str) -> Letter:
         letter = deadletters.letter_of(self._state_dir, agent, stem)
         if letter is None:
-            raise NsbridgeError(f"{_id(agent, stem)} is no dead letter any more; nsbridgectl dead list shows them")
+            raise NsbridgeError(f"{_id(agent, stem)} is not a dead letter any more; nsbridgectl dead list shows them")
         return letter
 
     def _give_back(self, letter: Letter) -> None:

@@ -147,14 +147,14 @@ def give_back(state_dir: str, letter: Letter, source: str, longest: int, limits:
                 "it grows with the route's window"
             )
         if full := _is_full(target, status.st_size, limits):
-            raise NsbridgeError(f"{letter.id}: what {source} is to take again is full ({full}); retry it later")
+            raise NsbridgeError(f"{letter.id}: {source} has too many letters to take again ({full}); retry it later")
         os.fchown(fd, os.geteuid(), os.getegid())
         os.fchmod(fd, 0o644)  # for whoever the source's agent is; nobody else gets into the directory
         name = f"{letter.stem}.{letter.type}"
         os.rename(f"{letter.stem}.body", name, src_dir_fd=box, dst_dir_fd=target)
         if not os.path.samestat(status, os.stat(name, dir_fd=target, follow_symlinks=False)):
             _discard(target, name)
-            raise NsbridgeError(f"{letter.id}: its file was exchanged meanwhile")
+            raise NsbridgeError(f"{letter.id}: its file was replaced meanwhile")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{letter.stem}.json", dir_fd=box)
 

@@ -113,7 +113,7 @@ class DeadWatch:
             self._limit.cancel()
         self._teller = None
         if code:
-            self._log.warning("", f"dead letters could not be measured in {PATIENCE:g} s; it is tried again")
+            self._log.warning("", f"measuring the dead letters took more than {PATIENCE:g} s; it is retried")
             self._lowest = (0, 0)
             return
         is_first = self._at_start is None
@@ -143,7 +143,7 @@ class DeadWatch:
         box, retries = _boxes(self._state_dir, agent.config.name)
         process.last_words = f"its dead letters hold {why}, which no healthy agent writes"
         process.child.kill()
-        agent.refuse(f"{process.last_words}: look into {box} and {retries}, and remove what is no dead letter")
+        agent.refuse(f"{process.last_words}: inspect {box} and {retries}, and remove all that is not a dead letter")
 
 
 def _usage(path: str) -> tuple[int, int]:
@@ -174,7 +174,7 @@ def _content(boxes: Sequence[Path], most: int) -> Content:
         except FileNotFoundError:
             continue
         except OSError as error:
-            return Content(files, size, f"something that is no directory ({error.strerror})")
+            return Content(files, size, f"something that is not a directory ({error.strerror})")
         try:
             found = _count(fd, most - files)
         finally:

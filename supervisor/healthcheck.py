@@ -137,7 +137,7 @@ class HealthCheck:
             if own is not None:
                 why = excess(Usage(own, size.descriptors), allowed, self._limits.max_descriptors)
             elif self.measurer.is_unreadable(pid):
-                why = excess(size, allowed, self._limits.max_descriptors) + ", and lets nobody measure what is its own"
+                why = excess(size, allowed, self._limits.max_descriptors) + ", and its own memory cannot be measured"
             else:
                 return  # it has ended, or there was no process to be had for measuring it
             if why:

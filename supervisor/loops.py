@@ -92,7 +92,7 @@ def circle(flows: Sequence[Flow], agent: str) -> Sequence[Flow]:
 def refusal(round_: Sequence[Flow]) -> str:
     """Return what is said of a circle."""
     way = " → ".join(flow.source.agent for flow in (*round_, round_[0]))
-    return f"messages would go round for ever: {way}; let one of these routes use another queue, type or path"
+    return f"messages would circulate forever: {way}; let one of these routes use another queue, type or path"
 
 
 class Circles:
@@ -166,7 +166,7 @@ def _hears(sink: End, source: End) -> str:
     who = "itself" if sink.agent == source.agent else source.agent
     return (
         f"{sink.agent} would put messages where {who} takes them: {sink.shown} and {source.shown} are the same, "
-        "because their containers share it; use another queue, type or path, or end the sharing"
+        "because their containers share it; use another queue, type or path, or stop sharing it"
     )
 
 

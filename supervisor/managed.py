@@ -136,7 +136,7 @@ class Managed:
     def refuse(self, reason: str) -> None:
         """Do not start it again until a person does: it can never work as things are."""
         self.detail = reason
-        self._log.error(self.config.name, f"{reason}; it is not tried again until somebody starts it")
+        self._log.error(self.config.name, f"{reason}; it stays stopped until nsbridgectl start")
         self._feed(Event.REFUSED)
 
     def tell(self, order: str, **fields: object) -> None:

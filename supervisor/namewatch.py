@@ -76,7 +76,7 @@ class NameWatch:
         """The name's new owner, if there is one that runs."""
         self._inquiry = None
         if isinstance(answer, Found) and not answer.is_same(self._found):
-            self._moved(f"is another container now (pid {answer.pid}): the one served so far is {self.serves}")
+            self._moved(f"names another container now (pid {answer.pid}): the previous one is {self.serves}")
         else:
             self._wait()
 

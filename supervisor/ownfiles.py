@@ -69,12 +69,12 @@ class OwnFiles:
         """Make again what is missing; what it cannot is returned."""
         try:
             if self._pidfile is not None and self._pidfile.restore():
-                self._log.warning("", f"{self._pidfile.path} was removed while this daemon runs: it is made again")
+                self._log.warning("", f"{self._pidfile.path} was removed while the daemon runs: created again")
             if self._control is not None and self._control.restore():
                 path = self._control.config.path
-                self._log.warning("", f"{path} was removed while this daemon runs: it is made again")
+                self._log.warning("", f"{path} was removed while the daemon runs: created again")
         except NsbridgeError as error:
-            return f"what was removed while this daemon runs cannot be made again: {error}"
+            return f"cannot create again what was removed while the daemon runs: {error}"
         return ""
 
     def _look_at_journals(self) -> None:
@@ -83,7 +83,7 @@ class OwnFiles:
             more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
             self._log.error(
                 "",
-                f"{gone[0]}{more}: removed while agents have it open; they work on, but what they hold in flight is "
-                "lost if they are killed: nsbridgectl shutdown hands it over, then start nsbridged again",
+                f"{gone[0]}{more}: removed while agents have it open; they continue, but what is in flight is lost "
+                "if they are killed: run nsbridgectl shutdown, which hands it over, then start nsbridged",
             )
         self._are_gone = bool(gone)

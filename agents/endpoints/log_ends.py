@@ -36,7 +36,7 @@ class Ends:
         try:
             if not held and not (held is None and self._is_quiet(tail)):
                 what = "was renamed and is still open for writing" if held is False else "was renamed a moment ago"
-                raise Blocked(f"{self._shown}: the file that was there {what}: the new one is read after its end")
+                raise Blocked(f"{self._shown}: the previous file {what}: the new one is read after it has ended")
             items = tail.read()
         finally:
             if held:
@@ -49,8 +49,8 @@ class Ends:
         if self._unwritten_since[0] != tail.reached:
             self._unwritten_since = (tail.reached, now)
         if now - self._unwritten_since[1] >= _PATIENCE:
-            what = f"{tail.unwritten} bytes from byte {tail.reached} on are preallocated and hold nothing yet"
-            raise Blocked(f"{self._shown}: {what}: they are read when they are written, or the file is rotated")
+            what = f"{tail.unwritten} bytes from byte {tail.reached} on are preallocated and empty"
+            raise Blocked(f"{self._shown}: {what}: they are read once written, or once the file is rotated")
         if not self._polls:
             self._polls = True
             self._loop.call_later(_POLL, self._poll)

@@ -24,19 +24,19 @@ class Reports:
 
     def no_position(self) -> None:
         """The journal has no place."""
-        self.warn(f"{self._shown}: the journal does not say how far it was read: it is read from its start")
+        self.warn(f"{self._shown}: the journal has no position for this log: it is read from its start")
 
     def gone(self, end: int) -> None:
         """The file that was read is not in the directory."""
         what = f"the file that was read up to byte {end} is no longer in its directory"
-        self.warn(f"{self._shown}: {what}: what was appended to it after that is lost; what came after it is read")
+        self.warn(f"{self._shown}: {what}: lines appended to it later are lost; reading continues with later files")
 
     def truncated(self) -> None:
         """The file was truncated."""
         cells = self._journal.cells
         cells[LOG_TRUNCATIONS] += 1
         what = f"was truncated or written anew ({cells[LOG_TRUNCATIONS]} times so far)"
-        self.warn(f"{self._shown} {what}: what was not read before is lost but for copies; it is read from its start")
+        self.warn(f"{self._shown} {what}: unread lines are lost unless a copy has them; it is read from its start")
 
     def passed_over(self, item: TooLong, at: int, longest: int) -> None:
         """Something in the file can be no message."""
@@ -50,8 +50,8 @@ class Reports:
         self._positions.miss(*missed)
         files = "1 file" if missed.files == 1 else f"{missed.files} files"
         size = f"{missed.size} bytes" if missed.size else "an unknown number of bytes"
-        what = f"{files} of this log, {size} at least, could not be read: {why}"
-        self.warn(f"{self._shown}: {what}; let the rotation keep them longer (delaycompress, rotate)")
+        what = f"{files} of this log, {size} at least, cannot be read: {why}"
+        self.warn(f"{self._shown}: {what}; make the rotation keep files longer (delaycompress, rotate)")
         self.show()
 
     def gone_messages(self, count: int, start: int, missed: Missed) -> int:
@@ -60,7 +60,7 @@ class Reports:
         That is published at once, for no place follows.
         """
         which = "the message" if count == 1 else f"{count} messages"
-        what = f"{which} at byte {start} {'was' if count == 1 else 'were'} taken, and gone before being delivered"
+        what = f"{which} at byte {start} {'was' if count == 1 else 'were'} taken, but lost before delivery"
         self.warn(f"{self._shown}: {what} (the file was truncated, moved away or deleted)")
         self._positions.miss(*missed)
         self._positions.publish_missed()

@@ -295,7 +295,7 @@ class LogSink:
         first = self._journal.handed + 1
         which = f"message {first} was" if first == intent.last else f"messages {first} to {intent.last} were"
         what = "appended again" if self._in_doubt is InDoubt.RESEND else "skipped"
-        self._host.log("warning", f"{self._shown}: {why}: nothing tells whether {which} appended before a kill: {what}")
+        self._host.log("warning", f"{self._shown}: {why}: unknown whether {which} appended before a kill: {what}")
 
     def _forget_doubt(self) -> None:
         self._doubt = None

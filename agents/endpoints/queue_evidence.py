@@ -75,7 +75,7 @@ class Evidence:
         else:
             self._journal.cells[IN_DOUBT] += 1
             what = "sent again" if self._in_doubt is InDoubt.RESEND else "skipped"
-            self._host.log("warning", f"nothing tells whether message {one.first} was sent before a kill: {what}")
+            self._host.log("warning", f"unknown whether message {one.first} was sent before a kill: {what}")
             if self._in_doubt is InDoubt.RESEND:
                 return False
             self._journal.cells[NOT_DELIVERED] += 1

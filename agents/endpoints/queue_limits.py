@@ -49,7 +49,7 @@ class QueueLimits:
         """Return why the queue does not take `size` bytes now, if it once did; empty if it does, or never did."""
         if self.takes(queue, size) or size > self.largest:
             return ""
-        return f"{too_long(size, queue.id)}; it was larger before, so the message waits: raise it again"
+        return f"{too_long(size, queue.id)}; the limit was larger before, so the message waits: raise it again"
 
 
 def _longest() -> int:

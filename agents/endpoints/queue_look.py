@@ -51,8 +51,8 @@ class Look:
         if not self._passed_over:
             return None
         return TooLongError(
-            f"the next message is longer than max_message = {self._longest} and stays there: raise max_message "
-            "(64MiB at most), or take it out"
+            f"the next message is longer than max_message = {self._longest} and stays in the queue: raise max_message "
+            "(64MiB at most), or remove the message"
         )
 
     def next(self, queue: int, most: int, size: int) -> Sequence[tuple[int, int]]:

@@ -143,7 +143,7 @@ class SpoolSource:
             self._waiter.wait(blocked_by(error, self._shown(name)))
             return None
         if body is None:
-            self._host.log("warning", f"{self._shown(name)} was taken, and is another file before it was delivered")
+            self._host.log("warning", f"{self._shown(name)} was taken, but replaced or changed before delivery")
             return _GONE
         return 0, (body,)
 

@@ -64,7 +64,7 @@ class DoneDirectory:
             except FileExistsError:
                 continue
             return
-        raise Blocked(f"{shown(self._path)} has other files of all names for {shown(name)}: remove them there")
+        raise Blocked(f"{shown(self._path)} has other files under every name for {shown(name)}: remove them")
 
     def _rename(self, source: int, where: bytes, name: bytes, target: bytes) -> None:
         try:

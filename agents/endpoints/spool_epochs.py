@@ -38,8 +38,8 @@ class NameEpochs:
         chosen = max(chosen, last + 1)
         if chosen != epoch:
             self._report(
-                f"the source's epoch {epoch:016x} is older than names that are there (was the clock set back?): new "
-                f"names begin with {chosen:016x}, so that they sort after those"
+                f"the source's epoch {epoch:016x} is older than existing names (was the clock set back?): new "
+                f"names begin with {chosen:016x}, so that they sort last"
             )
         return chosen
 

@@ -130,8 +130,8 @@ class SpoolSink:
         """Decide about a file that has the message's name. Raises Blocked unless it is the message."""
         where = shown(self._path + b"/" + name)
         if not self._is_ours(name, body):
-            raise Blocked(f"{where} is there already, and nsbridge did not make it: remove it or move it away")
-        self._host.log("warning", f"{where} is there already with the message's content: it counts as delivered")
+            raise Blocked(f"{where} already exists, and nsbridge did not create it: remove it or move it away")
+        self._host.log("warning", f"{where} already exists with the message's content: it counts as delivered")
 
     def _is_ours(self, name: bytes, body: bytes) -> bool:
         try:

@@ -123,7 +123,7 @@ def test_streams_without_end_are_few(engine_base: Path, unshare_container: Facto
             end.sendall(request(number, "events", follow=True, count=0))
         assert "can follow 4 streams at most" in json.loads(end.recv(4096))["error"]["message"]
         held = [end]
-        with pytest.raises(NsbridgeError, match="as many following callers as it can"):  # noqa: PT012
+        with pytest.raises(NsbridgeError, match="as many streams as it can"):  # noqa: PT012
             while True:
                 other = socket.socket(socket.AF_UNIX)
                 other.connect(str(daemon.socket))

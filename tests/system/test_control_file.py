@@ -132,7 +132,7 @@ def test_missing_directories_are_made_for_everybody_to_enter_whatever_the_umask(
 def test_a_directory_that_others_can_change_is_refused(tmp_path: Path, owner: int, mode: int) -> None:
     tmp_path.chmod(mode)
     os.chown(tmp_path, owner, 0)
-    assert "can be changed by others than root" in _refused(tmp_path / "control.sock")
+    assert "can be changed by users other than root" in _refused(tmp_path / "control.sock")
 
 
 @pytest.mark.parametrize("kind", ["a parent of somebody else's", "a link that somebody else can exchange"])
@@ -146,7 +146,7 @@ def test_a_directory_whose_name_others_can_lead_elsewhere_is_refused(tmp_path: P
     else:
         (theirs / "run").mkdir()
     os.chown(theirs, STRANGER, STRANGER)
-    assert f"{theirs} can be changed by others than root" in _refused(theirs / "run/control.sock")
+    assert f"{theirs} can be changed by users other than root" in _refused(theirs / "run/control.sock")
 
 
 def test_a_path_too_long_for_a_socket_says_how_long_it_may_be(tmp_path: Path) -> None:

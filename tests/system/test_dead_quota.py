@@ -133,7 +133,7 @@ def test_letters_given_back_have_the_same_quota(tmp_path: Path, unshare_containe
         wait_until(lambda: len(listed(daemon)) == 3, "the others took their place")
         done = ctl(daemon, "dead", "retry", "all")
         assert done.returncode == 1
-        assert "what r:files is to take again is full (3 letters); retry it later" in done.stdout + done.stderr
+        assert "r:files has too many letters to take again (3 letters); retry it later" in done.stdout + done.stderr
         assert seqs(daemon) == [4, 5, 6]
 
 

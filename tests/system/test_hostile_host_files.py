@@ -93,7 +93,7 @@ def test_configuration_that_others_may_write_is_refused(tmp_path: Path, mode: in
     config = configured(tmp_path / "my.toml", tmp_path / "state")
     config.chmod(mode)
     said = refused(config)
-    assert said.startswith(f"nsbridged: {config}: {config} can be changed by others than root (")
+    assert said.startswith(f"nsbridged: {config}: {config} can be changed by users other than root (")
     assert f"chmod go-w {config}" in said
     assert f"install -D -m 644 {config} /etc/nsbridge/my.toml" in said
     assert not (tmp_path / "state").exists()
@@ -103,11 +103,11 @@ def test_configuration_in_a_home_directory_is_refused(theirs: Path, tmp_path: Pa
     """As root in a checkout of uid 1000; `--check` accepts it, and says what the daemon would."""
     config = configured(theirs / "my.toml", tmp_path / "state")
     said = refused(config)
-    assert f"{theirs} can be changed by others than root (it belongs to uid {STRANGER})" in said
+    assert f"{theirs} can be changed by users other than root (it belongs to uid {STRANGER})" in said
     check = [sys.executable, "-m", "nsbridge.supervisor.daemon", "--check", "-c", str(config)]
     done = subprocess.run(check, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done
-    assert f"{config}: this host: {theirs} can be changed by others than root" in done.stdout
+    assert f"{config}: this host: {theirs} can be changed by users other than root" in done.stdout
 
 
 def test_reload_refuses_a_configuration_that_became_somebody_elses(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_reload_refuses_a_configuration_that_became_somebody_elses(tmp_path: Pat
 @pytest.mark.parametrize("below", ["", "state"])
 def test_state_dir_of_another_user_is_refused(theirs: Path, tmp_path: Path, below: str) -> None:
     config = configured(tmp_path / "my.toml", theirs / below, f'log = {{ file = "{tmp_path}/log" }}\n')
-    assert f"daemon.state_dir {theirs / below}: {theirs} can be changed by others than root" in refused(config)
+    assert f"daemon.state_dir {theirs / below}: {theirs} can be changed by users other than root" in refused(config)
     assert list(theirs.iterdir()) == []
 
 
@@ -224,7 +224,7 @@ def test_runtime_state_in_another_users_directory_is_refused(
     monkeypatch.setenv("NSBRIDGE_RUNC_ROOT", str(theirs))
     for name in ("web", "copy"):
         agent = waits_or_fails(tmp_path / name, f"runc:{name}")
-        assert f"{theirs} can be changed by others than root" in agent["detail"]
+        assert f"{theirs} can be changed by users other than root" in agent["detail"]
 
 
 # -- what goes on working

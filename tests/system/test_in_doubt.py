@@ -108,7 +108,7 @@ class Setting:
 
     def doubts(self) -> list[str]:
         """What the log says of them."""
-        return [line for line in self.daemon.said().splitlines() if "nothing tells whether" in line]
+        return [line for line in self.daemon.said().splitlines() if "unknown whether" in line]
 
     def shown(self) -> bytes:
         """What `nsbridgectl status` shows."""

@@ -86,7 +86,7 @@ def test_circle_through_two_routes_is_refused(tmp_path: Path, unshare_container:
         routes = one_way("r", one, KEY, out, OTHER) + one_way("s", back, OTHER, two, KEY)
         with Nsbridged(tmp_path, routes) as daemon:
             wait_until(lambda: "FATAL" in states(daemon), "one route is refused")
-            assert "messages would go round for ever" in daemon.said()
+            assert "messages would circulate forever" in daemon.said()
             assert "RUNNING" in states(daemon)
 
 

@@ -59,7 +59,7 @@ def test_removed_control_socket_is_made_again(tmp_path: Path, pair: tuple[Any, A
             daemon.socket.unlink()
             wait_until(daemon.answers, "it answers again", 5)
             assert connected.call("version", {})
-        assert f"{daemon.socket} was removed while this daemon runs: it is made again" in daemon.said()
+        assert f"{daemon.socket} was removed while the daemon runs: created again" in daemon.said()
         assert os.listdir(daemon.socket.parent).count("control.sock") == 1
 
 

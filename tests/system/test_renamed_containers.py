@@ -45,7 +45,7 @@ def test_renamed_container_is_named_and_the_names_new_owner_followed(
         daemon.wait_for("RUNNING")
         agent = daemon.agents()["r:files"]
         assert (agent["serves"], agent["detail"]) == (f"docker:{name}", "")
-        assert f"docker:{name} is another container now (pid {other.pid})" in daemon.said()
+        assert f"docker:{name} names another container now (pid {other.pid})" in daemon.said()
         put_into_spool(other.rootfs / "srv/out", [b"new"])
         put_into_spool(web.rootfs / "srv/out", [b"old"])
         wait_until(lambda: daemon.flow("r:files")["delivered"] == 1, "the new one's message")

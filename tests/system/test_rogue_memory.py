@@ -59,7 +59,7 @@ def test_supervisor_never_waits_for_an_agents_memory_lock(tmp_path: Path, runc_c
             daemon.wait_for("RUNNING", "maps:rogue", "h:one", "h:two")
             wait_until(lambda: "takes its mmap_lock" in daemon.said(), "it holds it")
             if health:
-                wait_until(lambda: "lets nobody measure what is its own" in daemon.said(), "it is judged all the same")
+                wait_until(lambda: "its own memory cannot be measured" in daemon.said(), "it is judged all the same")
             else:
                 _answers(daemon)
             followed = Followed(daemon)

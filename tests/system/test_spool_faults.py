@@ -119,10 +119,10 @@ def test_forged_names_lose_nothing(tmp_path: Path, unshare_container: Factory) -
         forged = inside / first.replace("1.", "2.")
         forged.write_bytes(b"forged")
         send_all(legacy, 0x52, [Sent(1, b"honest"), Sent(1, b"next")])
-        detail(daemon, f"{forged.name} is there already, and nsbridge did not make it")
+        detail(daemon, f"{forged.name} already exists, and nsbridge did not create it")
         assert daemon.flow("r:queue")["delivered"] == 1
         kill_and_wait(daemon.agents()["r:files"]["pid"])
-        detail(daemon, f"{forged.name} is there already")
+        detail(daemon, f"{forged.name} already exists")
         assert daemon.flow("r:queue")["delivered"] == 1
         forged.unlink()
         assert [file.read_bytes() for file in wait_for_files(inside, 3)] == [b"first", b"honest", b"next"]

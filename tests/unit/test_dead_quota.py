@@ -341,7 +341,7 @@ def test_full_disk_blocks_and_resumes_by_itself(tmp_path: Path, sink: SinkJourna
     os.mkdir(tmp_path / "box" / f".{stem(EPOCH, 1)}.body")
     host = Host(fd, sink, THREE)
     host.send(1)
-    assert host.keeper.reason == "dead letter of orders:web: Is a directory (in state_dir)"
+    assert host.keeper.reason == "cannot write a dead letter of orders:web in state_dir: Is a directory"
     (tmp_path / "box" / f".{stem(EPOCH, 1)}.body").rmdir()
     host.run_until(1)
     assert (host.keeper.reason, kept(tmp_path)) == ("", [1])

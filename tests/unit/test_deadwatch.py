@@ -84,9 +84,7 @@ def test_agent_with_more_files_than_its_quota_is_stopped(tmp_path: Path, scene: 
     scene.look()
     one, other = scene.agents
     assert one.killed
-    assert one.refused.startswith(
-        "its dead letters hold more than 84 files, which no healthy agent writes: look into /"
-    )
+    assert one.refused.startswith("its dead letters hold more than 84 files, which no healthy agent writes: inspect /")
     assert not other.killed
 
 

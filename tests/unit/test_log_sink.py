@@ -266,7 +266,7 @@ def test_a_file_that_is_gone_after_a_kill_leaves_it_to_in_doubt(make: Make, in_d
     life.start()
     life.finish()
     assert (life.log.read_bytes(), life.in_doubt) == (found, 2)
-    assert any("nothing tells whether messages 1 to 2 were appended" in text for text in life.host.said)
+    assert any("unknown whether messages 1 to 2 were appended" in text for text in life.host.said)
     assert life.host.journal.delivered == (3 if in_doubt is InDoubt.RESEND else 1)
 
 

@@ -281,7 +281,7 @@ def test_unconfirmed_messages_of_a_deleted_file_are_reported_and_hold_nothing_up
     life.start()
     life.expect(b"one", b"three")
     keeper.close()
-    assert life.warned("the message at byte 4 was taken, and gone before being delivered") == 1
+    assert life.warned("the message at byte 4 was taken, but lost before delivery") == 1
 
 
 def test_a_directory_that_is_replaced_is_opened_anew(life: Life) -> None:

@@ -122,7 +122,7 @@ def test_circle_of_known_queues_is_refused_and_told_ones_are_warned_of() -> None
     circles = Circles()
     assert circles.ready("r:one", serve(route(taking(1), putting(2))), warn) == ""
     assert circles.ready("s:one", serve(route(taking(2), putting(3), "s")), warn) == ""
-    assert "go round for ever" in circles.ready("t:two", serve(route(taking(3), putting(1), "t")), warn)
+    assert "circulate forever" in circles.ready("t:two", serve(route(taking(3), putting(1), "t")), warn)
     circles.forget("s")
     assert circles.ready("t:two", serve(route(taking(3), putting(1), "t")), warn) == ""
     told: list[object] = [{"out": [str(2)]}, {}]

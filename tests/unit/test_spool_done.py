@@ -28,7 +28,7 @@ def test_taken_names_in_done_are_said_and_waited_for(make_spool: Make) -> None:
     for taken in ("name.2", f"name.{epoch:016x}-2"):
         (life.done / taken).write_bytes(b"foreign")
     life.put("name", b"2")
-    life.host.run_until(lambda: "other files of all names for name" in life.host.reason, "it says why it waits")
+    life.host.run_until(lambda: "other files under every name for name" in life.host.reason, "it says why it waits")
     (life.done / "name.2").unlink()
     life.host.run_until(lambda: not os.listdir(life.out), "it is moved")
     assert (life.done / "name.2").read_bytes() == b"2"

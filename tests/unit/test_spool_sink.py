@@ -109,7 +109,7 @@ def test_forged_name_is_waited_for_and_nothing_is_lost(box: Box, forged: bytes |
     for _ in range(3):
         assert box.offer(1, b"honest") == 0
         assert box.host.journal.handed == 0
-        assert f"{name_of(1)} is there already, and nsbridge did not make it" in box.host.reason
+        assert f"{name_of(1)} already exists, and nsbridge did not create it" in box.host.reason
         box.kill()
         box.start()
     if forged is None:

@@ -67,7 +67,9 @@ def test_relative_path_begins_at_the_working_directory(root: Path, monkeypatch: 
     monkeypatch.chdir(root)
     os.close(open_file("file"))
     os.chown(root, STRANGER, STRANGER)
-    assert refusal(Path("file")).startswith(f"{root} can be changed by others than root (it belongs to uid {STRANGER})")
+    assert refusal(Path("file")).startswith(
+        f"{root} can be changed by users other than root (it belongs to uid {STRANGER})"
+    )
 
 
 @pytest.mark.parametrize("at", ["", "a", "a/b", "a/b/file"])
@@ -75,7 +77,7 @@ def test_stranger_anywhere_on_the_way_is_refused(root: Path, at: str) -> None:
     (root / "a/b").mkdir(parents=True)
     (root / "a/b/file").write_text("x")
     os.chown(root / at, STRANGER, STRANGER)
-    assert refusal(root / "a/b/file").startswith(f"{root / at} can be changed by others than root")
+    assert refusal(root / "a/b/file").startswith(f"{root / at} can be changed by users other than root")
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o777])
