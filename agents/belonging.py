@@ -61,7 +61,7 @@ def claim_source(journal: SourceJournal, endpoint: Endpoint) -> None:
 
 
 def _wipe_log(journal: SourceJournal) -> None:
-    """Wipe what a log's place has in LOG_MORE, but for what was missing in the life of the journal (log_tail.py)."""
+    """Wipe a log's position in LOG_MORE, but keep the counts of missing files (log_tail.py)."""
     cells, half = journal.cells, LOG_MORE_SLOT // 2
     last = LOG_MORE + journal.taken % 2 * LOG_MORE_SLOT
     for slot in (LOG_MORE, LOG_MORE + LOG_MORE_SLOT):

@@ -1,17 +1,17 @@
 """Which system calls an agent may make, and why: a table for each kind of endpoint, no I/O.
 
-A rule is one way to make one call: the call's name, after a colon which way where there are several, the arguments that
-it is limited to, and the reason. Everything that no rule of an agent allows is refused (seccomp.py). docs/security.md
-shows the table; `python -m tests.calls_table` writes it there.
+A rule is one way to make one call. It has the call's name (with the way after a colon, if there are several), the
+arguments that it allows, and the reason. The filter refuses everything that no rule allows (seccomp.py).
+docs/security.md shows the table; `python -m tests.calls_table` writes it there.
 
-An endpoint kind names its own rules, by side, and has those of every agent beside them. To add a kind, add its rules to
+An endpoint kind names its own rules, by side, in addition to those of every agent. To add a kind, add its rules to
 RULES, its calls to syscalls.py if they are new, and one entry to KINDS.
 
 Some facts about calls, and what they mean here:
 * A filter sees numbers, not what a pointer points to. openat2 takes its mode by pointer, so nothing can forbid it a
   setuid bit; but umask is refused, so such a file stays executable by its owner only, and fchmod may not change that.
 * fcntl can have a signal sent to any process (F_SETOWN, F_SETSIG, O_ASYNC), so it is limited to what is used.
-* The lock of a journal, its size, an agent's death signal and its children are settled before the filter is there.
+* The journal's lock and size, the agent's death signal and its children are set up before the filter is installed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nsbridge.config.schema import AgentConfig, Delivery, Endpoint, RouteConfig
 
 
 class Must(Enum):
-    """What an argument is compared by; 32 bits of it, which is all that the kernel looks at in these calls."""
+    """The comparison of an argument. It covers 32 bits, which is all that the kernel looks at in these calls."""
 
     BE_ONE_OF = "is"
     HAVE_ALL_OF = "has"
@@ -33,7 +33,7 @@ class Must(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What one argument must be; `values` are numbers, or PID for the agent's own."""
+    """A test of one argument; `values` are numbers, or PID for the agent's own."""
 
     argument: int
     must: Must
@@ -79,7 +79,7 @@ def _has(argument: int, shown: str, bits: int) -> tuple[Condition, ...]:
     return (Condition(argument, Must.HAVE_ALL_OF, (bits,), shown),)
 
 
-# A dirty shared mapping of a FUSE file makes the kernel wait for a server of the container when the agent dies.
+# With a dirty shared mapping of a FUSE file, the kernel waits for the container's server when the agent dies.
 _NO_FILE = _has(3, "MAP_ANONYMOUS", _MAP_ANONYMOUS)
 _NO_CODE = _has_no(2, "no PROT_EXEC", _PROT_EXEC)
 _THREAD = _has(0, "CLONE_THREAD", _CLONE_VM | _CLONE_SIGHAND | _CLONE_THREAD) + _has_no(
@@ -87,7 +87,7 @@ _THREAD = _has(0, "CLONE_THREAD", _CLONE_VM | _CLONE_SIGHAND | _CLONE_THREAD) + 
 )
 _OWN = _is(0, "to itself", PID)
 
-# The rules whose name is not the call's own, or that look at arguments.
+# Rules that have another name than their call, or that test arguments.
 _LIMITED: dict[str, Rule] = {
     "fcntl:list": Rule(
         "fcntl",
@@ -228,7 +228,7 @@ _TREE = _names(
     "openat2 readlinkat fstatfs mkdirat fchmod inotify_init1 inotify_add_watch inotify_rm_watch chdir fchdir"
 )
 _THREADS = _names("clone:thread set_robust_list rseq")
-# An agent with senders has these until they are there, some milliseconds after its start.
+# An agent with senders has these rules until it has forked them, some milliseconds after its start.
 FORKING = _names(
     "clone:child mmap:shared seccomp prctl:death prctl:name set_robust_list rseq rt_sigaction close_range pidfd_open "
     "wait4 getppid sched_getaffinity sched_setaffinity"
@@ -246,7 +246,7 @@ class KindCalls:
     always: tuple[str, ...] = ()
     source: tuple[str, ...] = ()
     sink: tuple[str, ...] = ()
-    exact_sink: tuple[str, ...] | None = None  # in the place of `sink` where the route promises exactly-once
+    exact_sink: tuple[str, ...] | None = None  # instead of `sink` if the route promises exactly-once
     forks: bool = False  # True if such a sink has senders
     configured: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by the endpoint's key that asks for them
 
@@ -289,6 +289,6 @@ def forks(endpoint: Endpoint, delivery: Delivery) -> bool:
 
 
 def rules_at_start(agent: AgentConfig, route: RouteConfig) -> tuple[str, ...]:
-    """Return the names of the rules for an agent when it enters: with those that its senders need to begin."""
+    """Return the names of the rules for an agent when it enters, including those for starting its senders."""
     begin = (*FORKING, *SENDER) if forks(agent.endpoint, route.delivery) else ()
     return tuple(dict.fromkeys((*rules(agent.endpoint, route.delivery, fsync=route.fsync), *begin)))

@@ -1,4 +1,4 @@
-"""What an agent and its supervisor say to each other over the control channel: JSON objects, one a datagram.
+"""The messages between an agent and its supervisor on the control channel: JSON objects, one a datagram.
 
 From the supervisor: `{"do": "drain"}`, `{"do": "exit"}`, `{"do": "retry"}` (there are dead letters to be taken again),
 `{"do": "letters"}` (dead letters were taken out of its directory), `{"do": "dead", "max_bytes": N, …}` (other limits).

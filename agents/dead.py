@@ -1,13 +1,14 @@
-"""Dead letters: messages that can never be handed over, put aside with the reason before they are confirmed.
+"""Dead letters: messages that can never be handed over, saved with the reason before they are confirmed.
 
 One message is two files in the agent's own directory `state_dir/dead/ROUTE/AGENT`: EPOCH-SEQ.body, its bytes, and then
-EPOCH-SEQ.json, which says why, when and whence, and whose presence makes it one. Writing it again changes nothing.
+EPOCH-SEQ.json, the note, with reason, time and origin. A letter exists once its note does. Writing it again changes
+nothing.
 
-What there may be of them is decided in quota.py. Here the letters are counted:
-* They are counted when the first one is to be written, not at the agent's start (20,000 files take 0.1 s), and again
-  when the directory has changed since and there is no room. So what the supervisor or a person took out makes room.
-* A letter is dropped note first. So a kill leaves a body without its note, which is no letter; whoever counts next
-  removes it, as everything else of which a kill left only a part.
+quota.py decides how many letters there may be. This module counts them:
+* It counts when the first letter is to be written, not at the agent's start (20,000 files take 0.1 s). It counts again
+  if there is no room and the directory has changed. So letters that the supervisor or a person removed make room.
+* A letter is dropped note first. So a kill leaves a body without its note, which is not a letter. The next count
+  removes such a body, like every other part that a kill left.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from nsbridge.agents.wire import Run
 from nsbridge.config.schema import DeadConfig
 
 _PART = re.compile(r"\.?([0-9a-f]{16}-[0-9]{20})\.(body|json)")
-_BLOCK = 512  # bytes; of st_blocks, whatever the file system's are
+_BLOCK = 512  # bytes in a unit of st_blocks, on every file system
 _SETTLED = 0.1  # seconds after which another change of a directory shows in its time of change
 
 Dropped = Callable[[Letter], None]
@@ -38,10 +39,10 @@ class NoRoomError(Exception):
 
 
 class DeadLetters:
-    """The directory, opened before the join, of the sink with that journal. `dropped` hears of each that was dropped.
+    """The dead letters of one sink, in a directory opened before the join. `dropped` is called for each dropped letter.
 
-    If an agent was killed between putting the next message aside and noting that, its decision stands, whatever the
-    endpoint takes by now: or the message would be delivered, and be a dead letter too.
+    If an agent was killed after it wrote a letter and before it noted that, the letter stands, even if the endpoint
+    takes the message by now. Otherwise the message would be delivered and be a dead letter too.
     """
 
     def __init__(
@@ -57,14 +58,14 @@ class DeadLetters:
         self._clock = clock
         self._dropped = dropped
         self._quota = Quota(limits)
-        self._counted_at = -1  # the directory's time of change when it was counted; -1: it is to be counted again
+        self._counted_at = -1  # the directory's mtime when it was counted; -1: count it again
         self._is_counted = False
         if journal is not None and self._has(journal.epoch, journal.handed + 1):
             self._count(journal.epoch)
             journal.hand(journal.handed + 1)
 
     def add(self, one: Run, where: str, why: str) -> bool:
-        """Put the one message aside; False if it was there already. Nothing is confirmed if this raises.
+        """Write the one message as a dead letter; False if it was one already. Nothing is confirmed if this raises.
 
         Raises NoRoomError, OSError.
         """
@@ -89,15 +90,15 @@ class DeadLetters:
         return True
 
     def adopt(self, limits: DeadConfig) -> None:
-        """Keep to other limits from now on; letters beyond them stay until a new one or their age drops them."""
+        """Use other limits from now on. Letters beyond them stay until a new letter or their age drops them."""
         self._quota.limits = limits
 
     def changed(self) -> None:
-        """Somebody took letters out: count again before there is no room for one."""
+        """Note that letters were removed: count again before refusing one for lack of room."""
         self._is_counted = False
 
     def expire(self) -> float | None:
-        """Drop the letters that are too old; returns when the next one will be, by the clock. Raises OSError."""
+        """Drop letters that are too old. Return the clock's time when the next one will be. Raises OSError."""
         if self._quota.limits.max_age is None:
             return None
         if not self._is_counted:
@@ -127,7 +128,7 @@ class DeadLetters:
         return self._quota.admit(size, room)
 
     def _has_changed(self) -> bool:
-        """True if anybody, also this agent, may have changed the directory since it was counted."""
+        """True if the directory may have changed since it was counted, also by this agent."""
         return self._counted_at != os.fstat(self._directory).st_mtime_ns
 
     def _recount(self) -> None:
@@ -136,7 +137,7 @@ class DeadLetters:
         now, wall = self._clock(), time.time()
         self._quota.replace(self._found(now, wall))
         self._is_counted = True
-        # The kernel's clock for files is coarse: a change that follows at once would have the same time.
+        # The kernel's file clock is coarse: an immediate second change would have the same time.
         self._counted_at = changed if wall - changed / 1e9 > _SETTLED else -1
 
     def _found(self, now: float, wall: float) -> Iterator[Letter]:
@@ -144,7 +145,7 @@ class DeadLetters:
         for name in names:
             found = _PART.fullmatch(name)
             if found is None:
-                continue  # nobody has put it there who should
+                continue  # neither the agent nor the supervisor made it
             note, body = f"{found[1]}.json", f"{found[1]}.body"
             if name.startswith(".") or not {note, body} <= names:
                 with suppress(OSError):
@@ -160,7 +161,7 @@ class DeadLetters:
         return min(about.st_size, about.st_blocks * _BLOCK), about.st_mtime
 
     def _drop(self, letter: Letter) -> None:
-        """Raises OSError; not if somebody else was faster."""
+        """Remove a letter, note first; harmless if it is gone already. Raises OSError."""
         self._quota.remove(letter.name)
         try:
             os.unlink(f"{letter.name}.json", dir_fd=self._directory)

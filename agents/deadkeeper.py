@@ -1,8 +1,8 @@
-"""An agent's dead letters in its loop: put aside, waited for while there is no room, dropped when they are too old.
+"""Handles an agent's dead letters in its loop: writes them, retries while there is no room, drops old ones.
 
-A sink asks `put` for the message that is next in order. If it may not be put aside now, the sink accepts no more, and
-this side offers it again: after a while, ever later, or at once when the supervisor says that letters were taken out.
-So no sink needs a timer of its own for it. The reason stays in `status` until a message is handed over or put aside.
+A sink calls `put` for the message that is next in order. If there is no room, the sink accepts no more messages, and
+this side offers the message again: with exponential backoff, or at once when the supervisor reports removed letters.
+So no sink needs its own timer. `status` shows the reason until a message is handed over or written as a letter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nsbridge.config.schema import DeadConfig
 _FIRST_RETRY = 0.05  # seconds
 _LAST_RETRY = 1.0
 _LOG_EVERY = 1.0  # seconds between two lines about letters that were dropped
-_FIRST_LOOK = 1.0  # seconds after the start: to count the letters must not delay the first message
+_FIRST_LOOK = 1.0  # seconds after the start: counting the letters must not delay the first message
 _LONGEST_SLEEP = 7 * 86400.0  # seconds: epoll takes no more than 24 days
 
 
@@ -37,14 +37,14 @@ class Host(Protocol):
         """See base.Host."""
 
     def show_blocked(self) -> None:
-        """Show `reason` with what else the sink waits for."""
+        """Show `reason` beside the sink's other reasons."""
 
     def show_counters(self) -> None:
-        """Show what the journal knows by now."""
+        """Show the counters in the journal."""
 
 
 class DeadLetterKeeper:
-    """The dead letters of one agent. `sync` puts them on the disk, where a crash of the host is provided for."""
+    """The dead letters of one agent. `sync` writes them to the disk if `fsync` is configured."""
 
     def __init__(
         self,
@@ -67,12 +67,12 @@ class DeadLetterKeeper:
         self._ages = limits.max_age is not None
 
     def start(self) -> None:
-        """Drop letters when they are too old, from now on."""
+        """Start dropping letters that are too old."""
         if self._ages:
             self._look_at(self._host.loop.now() + _FIRST_LOOK)
 
     def put(self, one: Run, where: str, why: str) -> bool | None:
-        """True: put aside now. False: it was there already. None: not now; `sink_ready` follows."""
+        """Write a letter. True: written now. False: it existed already. None: not now; `sink_ready` follows."""
         try:
             is_new = self._add(one, where, why)
         except NoRoomError as full:
@@ -90,14 +90,14 @@ class DeadLetterKeeper:
         return is_new
 
     def clear(self) -> None:
-        """A message was handed over or put aside: nothing waits for room any more."""
+        """Stop waiting for room, because a message was handed over or written as a letter."""
         self._delay = _FIRST_RETRY
         if self.reason:
             self.reason = ""
             self._host.show_blocked()
 
     def adopt(self, limits: DeadConfig) -> None:
-        """Keep to other limits from now on."""
+        """Use other limits from now on."""
         self._letters.adopt(limits)
         self._ages = limits.max_age is not None
         if self._ages:
@@ -105,12 +105,12 @@ class DeadLetterKeeper:
         self.offer_again()
 
     def changed(self) -> None:
-        """Somebody took letters out."""
+        """Note that letters were removed, so there may be room again."""
         self._letters.changed()
         self.offer_again()
 
     def offer_again(self) -> None:
-        """Have the letter that waits offered once more, now."""
+        """Offer the waiting letter again, now."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -132,7 +132,7 @@ class DeadLetterKeeper:
         self._try_later()
 
     def _try_later(self) -> None:
-        """Also if the sink has the message by itself and was not asked: what it waits for has no other end."""
+        """Retry later, even if the sink has accepted the message: no other event ends its wait."""
         if self.reason and self._retry is None:
             self._retry = self._host.loop.call_later(self._delay, self.offer_again)
             self._delay = min(self._delay * 2, _LAST_RETRY)

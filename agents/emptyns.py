@@ -1,11 +1,11 @@
-"""Namespaces with nothing in them, for agents to be in where they would be in the host's otherwise.
+"""Empty namespaces, which agents join so that they do not stay in the host's.
 
 An agent joins one namespace of its container and would keep the host's others. A file of /proc/sys acts on the
-namespaces of the process that writes to it: through `kernel/hostname`, mounted over a log, an agent would rename the
-host. In an empty namespace it renames nothing that anybody uses.
+namespaces of the process that writes to it. If `kernel/hostname` is mounted over a log, the agent would rename the
+host. In an empty namespace it renames nothing that is in use.
 
-The supervisor makes one of each kind at its start, by a child that makes them and ends, and all agents share them:
-joining costs an agent some 0.1 ms, a network namespace of its own would cost 0.6 ms and 100 KB.
+The supervisor makes one of each kind at its start, by a short-lived child, and all agents share them. Joining costs an
+agent about 0.1 ms; its own network namespace would cost 0.6 ms and 100 KB.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class EmptyNamespace(NamedTuple):
 
 
 def make() -> tuple[tuple[EmptyNamespace, ...], dict[str, str]]:
-    """Return one of each kind, and the reason for each kind that cannot be had. Raises OSError (no process)."""
+    """Return one of each kind, and the reason for each kind that cannot be made. Raises OSError (no process)."""
     from_child, to_parent = os.pipe2(os.O_CLOEXEC)
     from_parent, to_child = os.pipe2(os.O_CLOEXEC)
 
@@ -66,7 +66,7 @@ def make() -> tuple[tuple[EmptyNamespace, ...], dict[str, str]]:
 
 
 def _unshared(flag: int) -> str:
-    """Make such a namespace; return why it cannot be had, empty if it can."""
+    """Make such a namespace; return the reason if that fails, else an empty string."""
     try:
         linux.unshare(flag)
     except OSError as error:

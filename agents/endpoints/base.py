@@ -68,7 +68,7 @@ class Host(Protocol):
         """Send what can be sent."""
 
     def missed(self, files: int, size: int) -> None:
-        """Show how many files, and bytes of them at least, the source could not read in the life of its journal."""
+        """Show how many files, and at least how many bytes, the source could not read since its journal was made."""
 
     def handed(self, run: Run) -> None:
         """The sink has handed them over."""
@@ -87,24 +87,24 @@ class Host(Protocol):
         """The `out` or `in` side waits, for this reason; empty when it goes on."""
 
     def notice(self, side: str, text: str) -> None:
-        """Have status show what a person should know of the `out` or `in` side, which goes on; empty: nothing."""
+        """Show a notice about the `out` or `in` side in status, while the side continues; empty: none."""
 
     def refused(self, count: int) -> None:
-        """Have status show how many files stand at the source that cannot be taken."""
+        """Show in status how many files at the source cannot be taken."""
 
     def dead(self, one: Run, where: str, why: str) -> bool:
-        """Put aside the one message that can never be handed over, and count it as handed.
+        """Write the one message that can never be handed over as a dead letter, and count it as handed.
 
-        False: not now. The agent says why, and `sink_ready` follows, so the sink needs neither a reason nor a timer
-        unless it has accepted the message.
+        False: not now. The agent shows the reason and calls `sink_ready` later. So the sink needs neither a reason
+        nor a timer, unless it has accepted the message.
         """
         ...
 
     def senders(self, pids: tuple[int, ...]) -> None:
-        """Note the processes that send for this agent, for `status`. From now on it may not fork any more."""
+        """Note the processes that send for this agent, for `status`. The agent may not fork from now on."""
 
     def confine_sender(self) -> None:
-        """Have the kernel refuse this process, a new sender, everything but to send."""
+        """Confine this process, a new sender: the kernel allows it nothing but to send."""
 
     def vouch(self, voucher: Voucher) -> None:
         """Ask `voucher` at every heartbeat since when what runs beside the loop for this side has hung (heartbeat.py).
@@ -163,9 +163,9 @@ def put_in_parts(run: Run, put_some: Callable[[Run], int]) -> int:
 
 
 class Waiter:
-    """Shows why one side waits and calls `again` after a delay that grows, until `done`.
+    """Shows why one side waits and calls `again` with exponential backoff, until `done`.
 
-    A wait that begins soon after `done` keeps the delay that it had: a fault that returns at once is not retried fast.
+    A wait that begins soon after `done` keeps the former delay, so a fault that returns at once is not retried fast.
     """
 
     def __init__(self, host: Host, side: str, again: Callable[[], None]) -> None:

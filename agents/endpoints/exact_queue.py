@@ -174,7 +174,7 @@ class ExactQueueSink:
         journal, outbox = self._journal, self._outbox
         if not self._offered:
             outbox.begin(journal.handed, journal.handed_cell, 1 - journal.last_sender)
-        count = outbox.place(run, mtype, journal.handed)  # alone a message of max_message has room
+        count = outbox.place(run, mtype, journal.handed)  # a single message of max_message always fits
         if not count:
             return 0
         run = run.before(count)
@@ -206,7 +206,7 @@ class ExactQueueSink:
             self._noted()
 
     def _limit(self, size: int) -> int:
-        """Return the bytes that the queue takes and max_message allows; looked at before a message is too long."""
+        """Return the longest message in bytes that both the queue and max_message allow."""
         if size > self._known_limit and self._queue is not None:
             self._known_limit = min(self._limits.look(self._queue), self._config.max_message)
         return self._known_limit
@@ -222,7 +222,7 @@ class ExactQueueSink:
         return self._bury(one, too_long(size, queue.id))
 
     def _bury(self, one: Run, why: str) -> bool:
-        """Put the message aside; False if that cannot be done now: then the agent offers it again, unless accepted."""
+        """Write the message as a dead letter. False: not now; the agent offers it again unless it was accepted."""
         return self._host.dead(one, shown(self._key), why)
 
     def _leaves_room(self, size: int) -> bool:
@@ -330,9 +330,9 @@ class ExactQueueSink:
         return self._queue is not None and self._limits.takes(self._queue, len(run.bodies[0]))
 
     def _put_aside(self, queue: Queue) -> bool:
-        """Put aside the first message, which can never be sent; False if it waits: `_again` is called later.
+        """Write the first message, which can never be sent, as a dead letter. False: it waits, and `_again` is called.
 
-        The next one is for the same sender, which did not send the one before.
+        The same sender gets the next message, because it did not send this one.
         """
         run = self._offered[0]
         if self._fits_now(run):

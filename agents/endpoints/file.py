@@ -120,7 +120,7 @@ class FileSource:
             self._take()
 
     def _drain_events(self) -> bool:
-        """True if the file was closed or replaced since the last look, as far as that is told."""
+        """True if the file was closed or replaced since the last look, as far as inotify reports it."""
         assert self._watch is not None  # noqa: S101  (called only while it is watched)
         changes = self._watch.read()
         if changes.gone:

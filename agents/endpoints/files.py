@@ -1,13 +1,13 @@
-"""How an agent touches files of a hostile container: by descriptor, regular files only, nothing that blocks.
+"""Opens files of a hostile container: by descriptor, regular files only, nothing that blocks.
 
 Some facts about paths, and what they mean here:
 * A path that was checked may be another thing when it is used, so a directory is opened once and files are opened
   beneath its descriptor, by one name, without following a link. Links among the parents of a directory are followed
-  (`/var/run` is one nearly everywhere), if those made them who may lead the agent (walk.py).
-* A file can be mounted over another one. So no file is opened across a mount but the endpoint's own, if it was a mount
-  when the agent first entered.
-* Opening a FIFO or a device can block or act. O_PATH opens nothing; fstat then says what it is, and the descriptor of
-  a regular file is opened again through the host's /proc/self/fd, which was opened before the join.
+  (`/var/run` is one nearly everywhere), if a trusted user made them (walk.py).
+* A file can be mounted over another one. So no file is opened across a mount. The one exception is the endpoint's own
+  file, if it was a mount when the agent first entered.
+* Opening a FIFO or a device can block or have effects. O_PATH opens nothing; fstat then shows the kind. A regular file
+  is opened again by its descriptor through the host's /proc/self/fd, which was opened before the join.
 * Names are bytes: a container may use any.
 """
 
@@ -56,7 +56,7 @@ def blocked_by(error: OSError, what: str) -> Blocked:
 
 
 class Tree:
-    """The container's files, seen from its root. Made after the join, and used as the agent's user only."""
+    """The container's files, seen from its root. Create it after the join, and use it as the agent's user only."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Tree:
         return fd
 
     def leads_to(self, path: bytes, directory: int) -> bool:
-        """True if `path` still leads to that open directory, or if there is no descriptor left to find out."""
+        """True if `path` still leads to that open directory, or if no descriptor is free to check it."""
         try:
             with walk(self._root, path, follow_last=True) as place:
                 return place.status is not None and os.path.samestat(place.status, os.fstat(directory))
@@ -144,14 +144,14 @@ class Tree:
     def open_file(self, directory: int, name: bytes, flags: int) -> int:
         """Open the regular file `name` without blocking. Raises OSError; NotAFileError also for a link or a mount.
 
-        A file that is mounted over another one is none of this directory's: a container may mount files of the kernel
+        A file that is mounted over another one does not belong to this directory: a container may mount kernel files
         there. Only an endpoint's own file may be a mount, if it was one when the agent first entered.
         """
         try:
             handle = linux.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, 0, _UNSAFE_ELSEWHERE)
         except OSError as error:
             if error.errno == errno.EACCES and self._around is not None:
-                self._around.recheck()  # the directory may not be searched any more: is it another user's by now?
+                self._around.recheck()  # the directory may not be searched any more: its owner may have changed
             if error.errno != errno.EXDEV:
                 raise
             handle = self._open_mount(directory, name)

@@ -1,4 +1,4 @@
-"""How many files arrived at a log's path, as inotify reports it. Pure: no I/O."""
+"""Counts the files that arrive at a log's path, from inotify's events. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _FORMER = 64  # names that are remembered
 
 
 class News(NamedTuple):
-    """What some changes mean for the log."""
+    """The meaning of some changes for the log."""
 
     concerns_path: bool
     arrivals: int
-    moved_to: frozenset[bytes]  # names that files which were at the path got
+    moved_to: frozenset[bytes]  # new names of files that were at the path
     concerns_file: bool  # the open file itself changed
 
 
@@ -24,7 +24,7 @@ _WRITTEN = News(False, 0, frozenset(), True)
 
 
 class Arrivals:
-    """Counts them. A file that was renamed away and comes back under the log's name does not count."""
+    """Counts arrivals. A file that was renamed away and comes back under the log's name does not count."""
 
     def __init__(self, name: bytes) -> None:
         self._name = name

@@ -1,4 +1,4 @@
-"""How a log's source hears of changes: of its directory, and of the file that is read; and when it stops listening."""
+"""Watches a log's directory and the file that is read, and pauses the watch when changes are too frequent."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from nsbridge.agents.loop import EventCallback
 
 _EVENTS = watch.CREATED | watch.MOVED_IN | watch.MOVED_OUT | watch.DELETED
 _FILE_EVENTS = watch.MODIFIED | watch.CLOSED
-_STALLED = 0.05  # seconds without room after which single writes are not heard of any more
+_STALLED = 0.05  # seconds without room after which single writes are no longer watched
 _NOTHING = -1
 
 
 class Ear:
-    """One inotify instance while the directory is open. `changed` is called when there is something to `read`."""
+    """One inotify instance while the directory is open. Calls `changed` when there is something to `read`."""
 
     def __init__(self, host: Host, own_fds: int, changed: EventCallback) -> None:
         self._host = host
@@ -39,25 +39,25 @@ class Ear:
         return self.watch is not None and self.watch.polls
 
     def read(self) -> watch.Changes:
-        """Return what happened since the last call."""
+        """Return the changes since the last call."""
         assert self.watch is not None  # noqa: S101  (called only while it is watched)
         return self.watch.read()
 
     def follow(self, fd: int) -> None:
-        """Hear of what is written into the open file. Raises Blocked."""
+        """Watch for writes into the open file. Raises Blocked."""
         assert self.watch is not None  # noqa: S101  (a file is opened in its directory)
         self.turn_away()
         self._file = self.watch.add_file(self._own_fds, fd, _FILE_EVENTS)
         self._fd = fd
 
     def turn_away(self) -> None:
-        """Do not hear of the file any more."""
+        """Stop watching the file."""
         if self.watch is not None and self._file != _NOTHING:
             self.watch.drop(self._file)
         self._file = _NOTHING
 
     def stall(self) -> None:
-        """There is no room. After a while single writes are not heard of; what becomes of names always is."""
+        """Note that there is no room. After a while, stop watching single writes; names are always watched."""
         now = self._loop.now()
         if not self._stalled_since:
             self._stalled_since = now
@@ -65,13 +65,13 @@ class Ear:
             self.turn_away()
 
     def resume(self) -> None:
-        """There is room again. Raises Blocked."""
+        """Note that there is room again, and watch writes. Raises Blocked."""
         self._stalled_since = 0.0
         if self._file == _NOTHING and self._fd >= 0 and self.watch is not None:
             self.follow(self._fd)
 
     def rest(self, begun: float) -> None:
-        """Work since `begun` brought no message: if there was too much of that, be deaf for a while."""
+        """Note that work since `begun` brought no message. After too much such work, pause the watch for a while."""
         seconds = self.pace.pause(begun, self._loop.now())
         if seconds and self.watch is not None and not self._rests:
             self._rests = True

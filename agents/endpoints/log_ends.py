@@ -1,4 +1,4 @@
-"""Whether a log that was read to its end has ended for good, and what it waits for if not."""
+"""Decides whether a log file that was read to its end is finished, or what it waits for."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from nsbridge.agents.endpoints.log_framing import Item, Unended
 from nsbridge.agents.endpoints.log_tail import Tail
 from nsbridge.agents.loop import Loop
 
-_QUIET = 5.0  # seconds without a write after which a renamed file has ended, where no lease can tell
-_PATIENCE = 5.0  # seconds after which status says that a preallocated file is waited for
-_POLL = 0.5  # seconds between looks at such a file: what is written through a mapping is no event
+_QUIET = 5.0  # seconds without a write after which a renamed file has ended, if leases do not work
+_PATIENCE = 5.0  # seconds after which status shows the wait for a preallocated file
+_POLL = 0.5  # seconds between looks at such a file: a write through a mapping causes no event
 
 
 class Ends:
-    """Of one log, `shown` to people by its path. `again` is called when it is time to look once more."""
+    """The ends of one log's files; messages name the log as `shown`. Calls `again` when it is time to look again."""
 
     def __init__(self, loop: Loop, shown: str, again: Callable[[], None]) -> None:
         self._loop = loop
@@ -28,9 +28,9 @@ class Ends:
         self._polls = False
 
     def finish(self, tail: Tail) -> tuple[Sequence[Item | Unended], bool]:
-        """Return what is left of a file that is no longer at the path, and True if it has ended with that.
+        """Return the rest of a file that is no longer at the path, and True if it has ended with that.
 
-        Raises Blocked while somebody has it open for writing; TruncatedError, OSError.
+        Raises Blocked while a process has it open for writing; TruncatedError, OSError.
         """
         held = files.lease(tail.fd)
         try:
@@ -44,7 +44,7 @@ class Ends:
         return (tail.end(), True) if items is None else (items, False)
 
     def await_writing(self, tail: Tail) -> None:
-        """The rest of the file is room for what is still to be written. Raises Blocked after a while, for status."""
+        """Wait for writes into the preallocated rest of the file. Raises Blocked after a while, for status."""
         now = self._loop.now()
         if self._unwritten_since[0] != tail.reached:
             self._unwritten_since = (tail.reached, now)

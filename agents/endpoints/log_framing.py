@@ -34,9 +34,9 @@ Item = bytes | TooLong
 
 
 class Splitter(Protocol):
-    """Knows the framing; `overhead` is how many bytes of the file a message takes beside its own.
+    """Splits bytes into messages; `overhead` is how many bytes of the file a message takes in addition to its own.
 
-    `holds_zeros`: zeros at the end of a file complete no message, so they may wait for what replaces or follows them.
+    `holds_zeros`: zeros at the end of a file complete no message, so they may wait for later data.
     """
 
     overhead: int
@@ -52,7 +52,7 @@ class Splitter(Protocol):
         ...
 
     def skip(self, count: int) -> Sequence[Item]:
-        """Return what is complete after `count` zeros of a hole, which may be very many."""
+        """Return the items that are complete after `count` zeros of a hole; `count` may be very large."""
         ...
 
     def body_of(self, extent: bytes) -> bytes | None:
@@ -172,7 +172,7 @@ class LengthSplitter:
         return items
 
     def skip(self, count: int) -> Sequence[Item]:
-        """See Splitter: between records a hole is passed over whole, it is no row of empty messages."""
+        """See Splitter. A hole between records is skipped as a whole; it is not a series of empty messages."""
         items: list[Item] = []
         while count:
             if self._size:
