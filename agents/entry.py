@@ -90,15 +90,15 @@ class Surroundings(Protocol):
         """Raise Gone if init has gone to other namespaces since. Called when that of `inode` is open, to be joined."""
 
     def look(self) -> tuple[int, int]:
-        """Return uid and gid that the agent becomes. Called after the join, with all power. Raises Refused, Gone."""
+        """Return the agent's future uid and gid. Called after the join, with root's power. Raises Refused, Gone."""
         ...
 
     def reach(self) -> Sequence[int]:
-        """Open the directories beneath which the agent needs files. Called as that user. Raises Gone, OSError."""
+        """Open the directories of the agent's files. Called as that user. Raises Gone, OSError."""
         ...
 
     def recheck(self) -> None:
-        """Raise Gone if the agent should enter anew, because the endpoint belongs to another user by now."""
+        """Raise Gone if the agent should enter again, because the endpoint belongs to another user now."""
 
     def check_directory(self, path: bytes, uid: int) -> None:
         """Raise Gone if the endpoint's directory `path`, which is that user's, is none for this agent to use.
@@ -199,9 +199,9 @@ class _NoImports:
 
 
 def leave_host_namespaces(assignment: Assignment) -> None:
-    """Join the empty namespaces, so that "the host's" is nothing that an agent could touch by accident.
+    """Join the empty namespaces, so that an agent cannot change the host's by accident.
 
-    A file of /proc/sys that a container mounts over the endpoint would act on the namespaces of who writes to it.
+    A file of /proc/sys that a container mounts over the endpoint would act on the namespaces of its writer.
     """
     for namespace in assignment.empty:
         if namespace.flag != _CLONE_FLAG[assignment.agent.namespace]:
@@ -264,7 +264,7 @@ def drop_privileges(uid: int, gid: int) -> None:
 def enter(assignment: Assignment, own_fds: int, given: Sequence[int], around: Surroundings) -> Entered:
     """Enter the container, in the order that docs/security.md gives.
 
-    Call it after `leave_the_supervisor`, and after everything of the host that is needed was opened; `given` are
+    Call it after `leave_the_supervisor`, and after opening everything that is needed of the host. `given` are
     directories of the host that will belong to the agent's user. Raises Refused, Gone, or OSError.
     """
     forget_groups = may_set_groups()
@@ -284,7 +284,7 @@ def enter(assignment: Assignment, own_fds: int, given: Sequence[int], around: Su
         os.setgroups([])
     drop_privileges(uid, gid)
     die_with_the_supervisor(assignment.supervisor_pid)  # a change of user has cleared it
-    directories = around.reach()  # nothing that was opened with power is used
+    directories = around.reach()  # nothing that was opened with root's power is used
     confined = confine(assignment, [*directories, *given])
     for fd in directories:
         os.close(fd)
@@ -326,9 +326,9 @@ def restrict_files(agent: AgentConfig, directories: Sequence[int]) -> int:
 
 
 def filter_system_calls(rules: Iterable[str]) -> None:
-    """Have the kernel refuse all but these rules (callrules.py) to every thread, and to every child forked from now on.
+    """Install a filter that allows only these rules (callrules.py), in every thread and every future child.
 
-    A second filter adds to the first: both must allow a call. Raises OSError if there is no filter to be had.
+    A second filter adds to the first: both must allow a call. Raises OSError if no filter can be installed.
     """
     machine = seccomp.MACHINES.get(_MACHINE)
     if machine is None:
@@ -337,13 +337,13 @@ def filter_system_calls(rules: Iterable[str]) -> None:
 
 
 def forbid_forks(assignment: Assignment, confined: Confined) -> None:
-    """Have the kernel refuse an agent what it needed to fork its senders. Raises OSError."""
+    """Install a filter without the calls that an agent needed to fork its senders. Raises OSError."""
     if confined.seccomp:
         route = assignment.route
         filter_system_calls(callrules.rules(assignment.agent.endpoint, route.delivery, fsync=route.fsync))
 
 
 def confine_sender(confined: Confined) -> None:
-    """Have the kernel refuse a sender, in which this is called, everything but to send. Raises OSError."""
+    """Install the filter of a sender in this process: it may only send. Raises OSError."""
     if confined.seccomp:
         filter_system_calls(callrules.SENDER)

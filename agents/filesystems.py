@@ -1,4 +1,4 @@
-"""Which file systems are the kernel's own: their files are no files, and what is written there acts on the kernel."""
+"""Recognises the kernel's own file systems, whose files have no content of their own and act on the kernel."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ _NAMES = {
 
 
 def pseudo(fd: int) -> str:
-    """Return the name of the kernel's own file system that `fd` is on, empty if it is on one with files. fstatfs(2)."""
+    """Return the name of the kernel's own file system that `fd` is on; empty for an ordinary one. fstatfs(2)."""
     return _NAMES.get(linux.filesystem(fd), "")

@@ -43,7 +43,7 @@ class Child:
 
 
 def is_own_child(pid: int) -> bool:
-    """True if this process has forked that child; another child of it was given to it by the kernel (subreaper)."""
+    """True if this process has forked that child. The kernel gives a subreaper other children too."""
     return pid in _OWN
 
 
@@ -65,8 +65,9 @@ def has_stopped_child() -> bool:
 def let_go_of_first(fd: int) -> int:
     """Move a descriptor to a number beyond all others, the first that the kernel closes when the process dies.
 
-    Its successor waits for it; and for whatever goes before it, where an inotify instance takes some 16 ms. Where the
-    limit of descriptors is lower (EINVAL), it gets the number that is free. Raises OSError (EMFILE), and it is closed.
+    The agent's successor waits for this descriptor, and so for all that the kernel closes before it; an inotify
+    instance takes some 16 ms. If the limit of descriptors is lower (EINVAL), the descriptor gets any free number.
+    Raises OSError (EMFILE) after closing it.
     """
     try:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH)

@@ -2,19 +2,19 @@
 
 Facts:
 * The container chooses the owner of everything in it: by chown, and by mounting something of the host over it.
-* An agent is outside of the container's user namespace. With a user id that the container does not map it has rights
-  that no process of the container has; as the host's root it may write to files of /proc/sys without any capability.
+* An agent is outside the container's user namespace. With a user id that the container does not map, it has rights
+  that no process of the container has. As the host's root it may write to files of /proc/sys without any capability.
 * Images are often unpacked as root, and their entrypoint gives the volume to the program's user after the start.
 
 The rules, in this order (each is a branch of `decide`):
 1. `user` in the configuration decides.
-2. Otherwise it is the owner of the endpoint: of the directory, file or queue that is there.
-3. If that is another one than in an earlier life of the route, it must have less power: root may give the endpoint
-   to an unprivileged user (the entrypoint above). From one unprivileged user to another needs `user = "owner"`. To
-   root, never: only the operator may say so.
-4. Where there is no endpoint yet, it is who it was before, else who owns the directory that the endpoint will be in.
-   A directory of root that everybody may write to (/tmp) says nothing: there it is the container's init.
-5. Whoever it is must be mapped in the container's user namespace, and is never the host's root where there is one.
+2. Otherwise it is the owner of the endpoint: of the existing directory, file or queue.
+3. If the owner is another user than before, it must have less power: root may give the endpoint to an unprivileged
+   user (the entrypoint above). A change between unprivileged users needs `user = "owner"`. A change to root is never
+   followed: only the operator may configure that.
+4. If there is no endpoint yet, it is the former user, else the owner of the directory that the endpoint will be in.
+   A directory of root that everybody may write to (/tmp) is no evidence: there it is the user of the container's init.
+5. The user must be mapped in the container's user namespace. If there is one, it is never the host's root.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ class Ids(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class IdMap:
-    """What a container's user namespace maps. `uids` and `gids` are None where there is no such namespace: all."""
+    """The ids that a container's user namespace maps. `uids` and `gids` are None (all) if it has no such namespace."""
 
     uids: tuple[range, ...] | None = None
     gids: tuple[range, ...] | None = None
     root: int = ROOT  # the user who is 0 inside
-    above: int = ROOT  # as whom the files of users above this process's own user namespace appear
+    above: int = ROOT  # the uid shown for files of users outside this process's own user namespace
 
     @classmethod
     def of_container(cls, pid: int, ns_path: str = "") -> IdMap:
-        """Read that of a container's init; user_namespaces(7). Raises Gone.
+        """Read the map of a container's init; user_namespaces(7). Raises Gone.
 
-        Without a process (pid 0) it is the host's, or for the namespace file `ns_path` that of the user namespace that
-        it belongs to: if that is not this process's own, nothing is known of it, and nobody is mapped.
+        Without a process (pid 0) it is the host's. For the namespace file `ns_path` it is that of the owning user
+        namespace. If that is not this process's own, its map is unknown, and no user is mapped.
         """
         above = ROOT if trusted.is_real_root() else trusted.overflow_uid()
         try:
@@ -76,7 +76,7 @@ class IdMap:
 
     @property
     def trusted(self) -> frozenset[int]:
-        """Return who may redirect an agent's path besides its own user: root, and the container's root."""
+        """Return the users besides its own that may redirect an agent's path: root, and the container's root."""
         return frozenset((ROOT, self.root, self.above))
 
     def maps(self, who: Ids) -> bool:
@@ -105,18 +105,18 @@ def _own_user_namespace() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of who an agent should be."""
+    """The evidence for the user that an agent should become."""
 
     where: str  # the endpoint, for people
     owner: Ids | None  # of the endpoint, None if it is not there
-    maker: Ids  # who should own it where it is not there yet
+    maker: Ids  # who should own it if it does not exist yet
     configured: Ids | None = None  # `user` of the configuration
     follows_owner: bool = False  # user = "owner"
-    remembered: Ids | None = None  # who the agent was in an earlier life of the route
+    remembered: Ids | None = None  # the agent's user before, on this route
 
 
 def decide(evidence: Evidence, ids: IdMap) -> Ids:
-    """Return who the agent becomes, by the rules at the top. Raises Refused, Gone (it may be right later)."""
+    """Return the agent's user, by the rules at the top. Raises Refused; Gone if a later try may succeed."""
     configured, owner = evidence.configured, evidence.owner
     if configured is not None:
         if not ids.maps(configured):
@@ -155,10 +155,10 @@ def _check_change(evidence: Evidence, owner: Ids, ids: IdMap) -> None:
 
 
 class Memory:
-    """Who an agent was, kept in an open file of the state directory, which it closes before it gives up its power.
+    """Remembers an agent's user in an open file of the state directory. The agent closes it before it drops its power.
 
-    `key` names the container and endpoint: of another one nothing is remembered. `instance` names one life of the
-    container's namespace: which of the endpoint's files are mounts of their own holds for that only.
+    `key` names the container and endpoint; a record of another one is ignored. `instance` names one life of the
+    container's namespace; the list of files that are mounts is valid only for that one.
     """
 
     def __init__(self, fd: int, key: list[str], instance: list[int]) -> None:
@@ -167,17 +167,17 @@ class Memory:
         self._instance = instance
         self.inode = instance[1]  # of the namespace
         self.who: Ids | None = None
-        self.mounts: frozenset[bytes] | None = None  # names of files that are mounts; None before that was found out
+        self.mounts: frozenset[bytes] | None = None  # names of files that are mounts; None: not known yet
         try:
             self._read()
         except (ValueError, KeyError, TypeError):
-            pass  # it is empty or damaged: nothing is remembered
+            pass  # empty or damaged: as if there was no record
 
     def keep(self, who: Ids, mounts: frozenset[bytes]) -> None:
-        """Remember, in one write. Raises OSError."""
+        """Write the record, in one write. Raises OSError."""
         names = sorted(map(os.fsdecode, mounts))
         record = {"key": self._key, "who": who, "instance": self._instance, "mounts": names}
-        line = json.dumps(record).encode() + b"\n"  # what an older, longer record leaves behind it is not read
+        line = json.dumps(record).encode() + b"\n"  # the rest of an older, longer record is not read
         if not os.pread(self._fd, _RECORD_LIMIT, 0).startswith(line):
             os.pwrite(self._fd, line, 0)
 

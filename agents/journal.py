@@ -74,7 +74,7 @@ def checksum(mtype: int, body: bytes | memoryview) -> int:
 
 
 def checksum_of_none(mtype: int, length: int) -> int:
-    """Return what zlib.crc32 goes on from for the body of a record of that type and length."""
+    """Return the value from which zlib.crc32 continues with the body of a record of that type and length."""
     return (mtype ^ mtype >> 32 ^ length ^ _SEED) & 0xFFFFFFFF
 
 

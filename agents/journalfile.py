@@ -5,8 +5,8 @@
 * A journal is data. It is checked when it is opened; a damaged one is moved aside and reported, one of a newer version
   is refused and left alone.
 * A new journal appears whole, by rename.
-* The agent that had it before may have been taken over, and could write whatever it liked into it. So every number is
-  checked before it is used: sizes against the configuration (`check_size`) before anything is mapped.
+* A former agent may have been compromised and could write anything into the file. So every number is checked before
+  use: sizes against the configuration (`check_size`) before anything is mapped.
 
 The file: a header of one page, then for a source the index and the ring. Numbers are little-endian.
 """
@@ -48,7 +48,7 @@ class DamagedError(Exception):
 
 
 class LeftAloneError(Exception):
-    """The file may be all right, and cannot be used; it is left alone, for a person to decide."""
+    """The file may be correct, but cannot be used. It is left alone, and the operator decides."""
 
 
 class NewerVersionError(LeftAloneError):
@@ -56,7 +56,7 @@ class NewerVersionError(LeftAloneError):
 
 
 class TooLargeError(LeftAloneError):
-    """The file is for a far larger window than the configured one: an agent, which may write it, may have lied."""
+    """The file has a far larger window than the configured one. A compromised agent may have written that."""
 
 
 class FullError(OSError):
@@ -77,7 +77,7 @@ class Header(NamedTuple):
 
 
 def new_epoch() -> int:
-    """A number that no earlier journal of this host had and that orders after theirs: nanoseconds of wall time."""
+    """Return a number greater than that of every earlier journal of this host: nanoseconds of wall time."""
     return time.time_ns()
 
 
@@ -117,9 +117,9 @@ def parse_header(data: bytes) -> Header:
 
 
 def check_size(header: Header, wanted: Header) -> None:
-    """Check what the file says of itself before it is mapped. Raises DamagedError, TooLargeError.
+    """Check the header's sizes before the file is mapped. Raises DamagedError, TooLargeError.
 
-    It may be for another window than the configured one, after a change of the configuration; but not for any.
+    After a change of the configuration the file may have another window, but only up to a limit.
     """
     if header.kind != wanted.kind:
         raise DamagedError("it is of the other kind")
@@ -200,7 +200,7 @@ def create(path: str, header: Header, patience: float, *, publish: bool = True) 
 
 
 def _resize(fd: int, size: int, path: str) -> None:
-    """Set its length, which RLIMIT_FSIZE may forbid. Raises FullError."""
+    """Set the file's length, which RLIMIT_FSIZE may forbid. Raises FullError."""
     try:
         os.ftruncate(fd, size)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What an agent says of a failure of its own, by its control channel and nothing else."""
+"""Reports an agent's own failure, by its control channel and nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nsbridge.agents.fork import EXIT_AGAIN
 
 
 def crash(channel: socket.socket, error: BaseException | None) -> NoReturn:
-    """End the process at once; the supervisor hears why."""
+    """Report the reason to the supervisor, and end the process at once."""
     control.say(channel, say="error", text=f"internal error: {described(error)}"[:1000])
     os._exit(EXIT_AGAIN)
 
@@ -33,5 +33,5 @@ def report(channel: socket.socket, text: str) -> None:
 
 
 def ignored(channel: socket.socket, error: BaseException | None) -> None:
-    """Have the supervisor log an exception that nobody could catch."""
+    """Have the supervisor log an exception that could not be caught."""
     report(channel, f"ignored: {described(error)}"[:1000])

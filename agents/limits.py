@@ -1,4 +1,4 @@
-"""Which limit of a process an error came from: the kernel's numbers alone (EMFILE, EFBIG, EAGAIN) do not say.
+"""Finds the process limit behind an error: the kernel's numbers alone (EMFILE, EFBIG, EAGAIN) do not show it.
 
 An agent inherits the daemon's limits (getrlimit(2)). It may not ask once it is confined, so it reads them before.
 """
@@ -35,7 +35,7 @@ _known: dict[int, int] = {}  # soft limits, as this agent had them before it was
 
 
 def explained(error: Exception) -> str:
-    """Return what failed, where, and the limit that it ran into, if there is one: one line."""
+    """Return one line: what failed, where, and the limit that caused it, if there is one."""
     if not isinstance(error, OSError):
         return str(error)
     where = f": {os.fsdecode(error.filename)}" if error.filename is not None else ""
@@ -51,7 +51,7 @@ def explained(error: Exception) -> str:
 
 
 def lower_descriptors(most: int) -> None:
-    """Let this agent have at most so many descriptors; a hard limit that is lower stays. Note all its limits."""
+    """Limit this agent to `most` descriptors, or to a lower hard limit. Note all its limits."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != _INFINITE:
         most = min(most, hard)

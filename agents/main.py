@@ -1,4 +1,4 @@
-"""What a forked child does to be an agent: it leaves the supervisor, enters its container, and serves until the end."""
+"""The main function of an agent, a forked child: leave the supervisor, enter the container, serve until the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main(assignment: Assignment) -> int:
         window = assignment.route.window
         state = open_state(assignment.state_dir, assignment.agent, window, lambda text: lastwords.report(channel, text))
         bound_files(assignment.agent)
-        assignment.scoreboard.begin()  # it may have waited for the earlier agent to be gone
+        assignment.scoreboard.begin()  # it may have waited for the earlier agent to exit
         keys = sides.queue_keys(assignment)
         around = sides.surroundings(assignment, keys, state)
         loop = Loop()  # its one epoll instance: an agent cannot make another
@@ -49,5 +49,5 @@ def main(assignment: Assignment) -> int:
     except (WireError, OSError) as error:
         control.say(channel, say="error", text=f"{type(error).__name__}: {limits.explained(error)}"[:1000])
         return EXIT_AGAIN
-    except BaseException as error:  # noqa: BLE001  (an agent has nobody to raise to)
+    except BaseException as error:  # noqa: BLE001  (an agent has no caller)
         lastwords.crash(channel, error)

@@ -1,7 +1,8 @@
-"""Where the ends of an endpoint are, told so that two agents can be compared (supervisor/loops.py).
+"""Identifies the ends of an endpoint, so that the supervisor can compare two agents (supervisor/loops.py).
 
-A queue is its key: its namespace is known to the supervisor. A file or directory is its device and inode, and its name
-in the directory that holds it, for the case that it is not there yet. Only equality counts, so a name is a checksum.
+A queue is identified by its key; the supervisor knows its namespace. A file or directory is identified by device and
+inode, and by its name in its directory, in case it does not exist yet. Only equality counts, so a checksum stands for
+the name.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ def of_queues(out: int, in_: int) -> dict[str, list[str]]:
 
 
 def of_files(endpoint: Endpoint) -> dict[str, list[str]]:
-    """Return the ends of an endpoint of files, as this process sees them from its root; nothing of what is not there.
+    """Return the ends of an endpoint of files, as this process sees them from its root. Missing ones are left out.
 
-    Nothing is opened but directories by O_PATH, so links may be followed. Raises OSError for want of descriptors.
+    It opens only directories, by O_PATH, so it may follow links. Raises OSError if no descriptor is free.
     """
     paths = (("out", endpoint.out), ("in", endpoint.in_))
     root = os.open("/", os.O_PATH | os.O_DIRECTORY)
@@ -37,15 +38,15 @@ def of_files(endpoint: Endpoint) -> dict[str, list[str]]:
         os.close(root)
 
 
-def parse(said: object) -> Mapping[str, Sequence[str]]:
-    """Return what an agent says of its ends, as far as it has the form of the above: the agent may be compromised."""
-    if not isinstance(said, dict):
+def parse(report: object) -> Mapping[str, Sequence[str]]:
+    """Return the valid part of an agent's report of its ends. The agent may be compromised."""
+    if not isinstance(report, dict):
         return {}
     ends: dict[str, Sequence[str]] = {}
     for side in ("out", "in"):
-        told = said.get(side)
-        if isinstance(told, list) and len(told) <= MOST and all(map(_is_identity, told)):
-            ends[side] = told
+        end = report.get(side)
+        if isinstance(end, list) and len(end) <= MOST and all(map(_is_identity, end)):
+            ends[side] = end
     return ends
 
 

@@ -1,23 +1,22 @@
-"""How many dead letters one agent may keep on the host: the decision about the next letter. No I/O, no clock.
+"""Decides whether an agent may keep one more dead letter on the host. No I/O, no clock.
 
 Why there is a quota: a container can make its messages undeliverable as fast as it can write them (newlines for a log
 of lines: 64 MB in 0.4 s). Without a limit its letters fill `state_dir`, and then no route can keep a journal there.
 
 The rules:
-* A letter counts with the bytes of its two files, body and note. What the file system adds to each (a block) is not
-  counted; `max_letters` bounds it.
-* A letter fits while the agent would then have at most `max_letters` letters and `max_bytes` bytes. The only letter
-  of an agent fits whatever its size: or a message that is longer than `max_bytes` would block its route until somebody
-  changes the configuration.
+* A letter counts with the bytes of its two files, body and note. The file system's overhead (a block for each file) is
+  not counted; `max_letters` bounds it.
+* A letter fits if the agent then has at most `max_letters` letters and `max_bytes` bytes. The only letter of an agent
+  always fits. Otherwise a message longer than `max_bytes` would block its route until the configuration changes.
 * Letters never take the last eighth of the file system (64 MB of it, at most), nor of its inodes: a quota that is
   larger than `state_dir` would otherwise keep journals from being made.
 * Full and `block`: the letter waits, and so does the route. Nothing is lost; `dead drop` and `dead retry` make room.
-* Full and `drop-oldest`: as many of the oldest letters go as the new one needs. If all of them would not be enough
-  (something else fills the file system), none goes and the letter waits.
-* Older than `max_age`: the letter goes. Age is counted by the caller's clock, from when the letter was put aside.
+* Full and `drop-oldest`: as many of the oldest letters are dropped as the new one needs. If dropping all would not
+  suffice (other files fill the file system), none is dropped and the letter waits.
+* Older than `max_age`: the letter is dropped. Its age is measured by the caller's clock, from when it was written.
 
-Letters that were given back (`dead retry`) are not the sink's any more. They wait in a directory of the source's agent,
-for which the supervisor asks the same quota before it gives one back (supervisor/deadletters.py).
+Letters that were given back (`dead retry`) no longer belong to the sink. They wait in a directory of the source's
+agent. The supervisor checks the same quota there before it gives one back (supervisor/deadletters.py).
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from nsbridge.config.schema import DeadConfig, WhenFull
 _KEPT_FREE = 64_000_000  # bytes of the file system, at most
 _INODES_KEPT_FREE = 4096
 _SHARE = 8  # an eighth is kept free
-_INODES = 2  # of a letter
+_INODES = 2  # inodes of a letter
 _UNITS = (("GB", 10**9), ("GiB", 1 << 30), ("MB", 10**6), ("MiB", 1 << 20), ("kB", 10**3), ("KiB", 1 << 10))
 
 
 class FileSystem(NamedTuple):
-    """What the file system of the letters has: bytes and inodes. Some file systems count no inodes: both are 0."""
+    """Bytes and inodes of the letters' file system. Some file systems count no inodes: both are 0."""
 
     free: int
     size: int
@@ -45,7 +44,7 @@ class FileSystem(NamedTuple):
 
 
 class Letter(NamedTuple):
-    """One that is kept. `born` is when it was put aside, by the clock that the caller asks `expired` with."""
+    """A letter that is kept. `born` is the time when it was written, by the clock that `expired` is called with."""
 
     name: str
     bytes: int
@@ -60,7 +59,7 @@ class Admission(NamedTuple):
 
 
 class Quota:
-    """The letters of one agent, oldest first, and what it may have."""
+    """The letters of one agent, oldest first, and its limits."""
 
     def __init__(self, limits: DeadConfig) -> None:
         self.limits = limits
@@ -69,22 +68,22 @@ class Quota:
 
     @property
     def count(self) -> int:
-        """How many letters there are."""
+        """The number of letters."""
         return len(self._letters)
 
     def replace(self, letters: Iterable[Letter]) -> None:
-        """Begin anew with what was found."""
+        """Replace all letters by these."""
         self._letters = {letter.name: letter for letter in sorted(letters, key=lambda one: (one.born, one.name))}
         self.bytes = sum(letter.bytes for letter in self._letters.values())
 
     def add(self, letter: Letter) -> None:
-        """Count one that was written; it is the youngest."""
+        """Add a letter that was written; it is the youngest."""
         self.remove(letter.name)
         self._letters[letter.name] = letter
         self.bytes += letter.bytes
 
     def remove(self, name: str) -> None:
-        """Forget one that is gone; harmless if it is not known."""
+        """Forget a letter that is gone; harmless if it is unknown."""
         letter = self._letters.pop(name, None)
         if letter is not None:
             self.bytes -= letter.bytes
@@ -103,7 +102,7 @@ class Quota:
         return Admission(full=full)
 
     def expired(self, now: float) -> Iterator[Letter]:
-        """The letters that are older than `max_age`, oldest first."""
+        """Yield the letters that are older than `max_age`, oldest first."""
         if self.limits.max_age is not None:
             for letter in tuple(self._letters.values()):
                 if letter.born + self.limits.max_age > now:
@@ -111,12 +110,12 @@ class Quota:
                 yield letter
 
     def next_expiry(self) -> float | None:
-        """When the oldest is too old; None if none ever is."""
+        """Return the time when the oldest letter will be too old; None if there is none or no limit."""
         oldest = next(iter(self._letters.values()), None)
         return None if oldest is None or self.limits.max_age is None else oldest.born + self.limits.max_age
 
     def _obstacle(self, fewer: int, freed: int, size: int, room: FileSystem) -> str:
-        """What is full for a new letter once the `fewer` oldest, of `freed` bytes, are gone; empty if it fits."""
+        """Return what would be full after dropping the `fewer` oldest, of `freed` bytes; empty if the letter fits."""
         limits, count = self.limits, self.count - fewer
         if count >= limits.max_letters:
             return f"{limits.max_letters:,} letters"
@@ -132,7 +131,7 @@ class Quota:
 
 
 def shown_size(size: int) -> str:
-    """A number of bytes for people, as it may stand in a configuration: 64 MB, 4 MiB, 1.5 MB."""
+    """Return a number of bytes in the form of a configuration: 64 MB, 4 MiB, 1.5 MB."""
     for unit, factor in _UNITS:
         if size >= factor and size % factor == 0:
             return f"{size // factor} {unit}"

@@ -35,7 +35,7 @@ class Retries:
         self._store = store
         self._host = host
         self.due = True  # whether there may be some
-        self._lend: Callable[[], bool] = lambda: False  # as it was asked last
+        self._lend: Callable[[], bool] = lambda: False  # the last caller's
         self._waiter = Waiter(host, "out", self._again)
 
     def settle(self) -> None:

@@ -1,4 +1,4 @@
-"""An agent that has entered its container: it relays between its endpoint and the other agent until told to exit.
+"""Runs an agent that has entered its container: it relays between its endpoint and the other agent until it exits.
 
 The runtime joins the parts and has no policy of its own: the session decides about messages, the endpoint about its
 container, the supervisor about life and death.
@@ -243,7 +243,7 @@ class Agent:
         self._say_if_drained()
 
     def blocked(self, side: str, reason: str) -> None:
-        """See Host. A reason may be that the endpoint belongs to another user by now."""
+        """See Host. The reason may be that the endpoint belongs to another user now."""
         if reason:
             self._entered.around.recheck()
         if side == "in":
@@ -253,7 +253,7 @@ class Agent:
             self._assignment.scoreboard.set_reason(side, reason)
 
     def show_blocked(self) -> None:
-        """Show what the sink waits for: room for a dead letter, or what it said itself."""
+        """Show what the sink waits for: room for a dead letter, or its own reason."""
         self._assignment.scoreboard.set_reason("in", "; ".join(filter(None, (self._dead.reason, self._blocked_in))))
 
     def _recheck(self) -> float:
@@ -345,7 +345,7 @@ class Agent:
 
     def _read_control(self, _events: int) -> None:
         fields = control.parse(self._channel.recv(control.MAX_SIZE))
-        order = fields.get("do", "exit")  # end of file: nobody is there
+        order = fields.get("do", "exit")  # end of file: the supervisor is gone
         if order == "drain":
             self._draining = True
             self._say_if_drained()

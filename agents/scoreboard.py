@@ -3,9 +3,9 @@
 Made before the fork, so it outlives the agent and its successor counts on. Reading it wakes nobody, and `status` is
 always fresh. The agent may be compromised: the reader takes numbers as they are and texts as hostile bytes.
 
-The page is shared, so whoever inherits it can write into it. The kernel keeps it out of every child (MADV_DONTFORK),
-but for the one agent that it belongs to: `lent` lets that fork have it, and its own children (the senders) after it.
-In any other child the page's address is no memory at all, or the child's own.
+The page is shared, so every process that inherits it can write into it. The kernel keeps it out of children
+(MADV_DONTFORK). `lent` makes one exception: the agent that owns the page, and its children (the senders). In any other
+child the page's address is unmapped, or maps the child's own memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ IN_DOUBT = 6
 DEAD = 7
 SENDERS = 8  # two cells: pids of the processes that send into a queue, 0 where there are none
 GOES_ON = 10  # when what runs beside the loop last owed nothing, in ns of CLOCK_MONOTONIC; 0: there is nothing
-REFUSED = 11  # files that stand in a spool and cannot be taken
+REFUSED = 11  # files in a spool that cannot be taken
 MISSED = 12  # files that a source could not read, or not whole
 MISSED_BYTES = 13  # of these, at least
 DEAD_DROPPED = 15  # of the dead letters, those that the agent has dropped itself
@@ -56,7 +56,7 @@ class Scoreboard:
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Let the child that is forked meanwhile have the page."""
+        """Let a child that is forked in this context inherit the page."""
         self._page.madvise(mmap.MADV_DOFORK)
         try:
             yield
@@ -77,11 +77,11 @@ class Scoreboard:
         return self._text(_REASON_AT[side], _REASON_SIZE)
 
     def set_notice(self, side: str, text: str) -> None:
-        """Say what a person should know of the `out` or `in` side, which does not wait; empty if there is nothing."""
+        """Publish a notice about the `out` or `in` side, which does not wait; empty for none."""
         self._set_text(_NOTICE_AT[side], _NOTICE_SIZE, text)
 
     def notices(self) -> list[str]:
-        """Return what `set_notice` last said, each text once."""
+        """Return the last notices, each text once."""
         return list(dict.fromkeys(text for at in _NOTICE_AT.values() if (text := self._text(at, _NOTICE_SIZE))))
 
     def _set_text(self, start: int, size: int, text: str) -> None:

@@ -1,13 +1,13 @@
-"""The BPF program that the kernel is given, made of a table of rules (callrules.py): no I/O.
+"""Compiles a table of rules (callrules.py) into the BPF program for the kernel: no I/O.
 
-It allows what is listed, so what the next kernel brings is refused until somebody has thought about it. Everything else
-gives EPERM, which the agent's last words then show. It does not kill: a C library that tries something new continues
-without it. For that, what is newer than the table, and clone3, whose flags no filter can see, give ENOSYS.
+The program allows only listed calls, so calls of newer kernels are refused until a rule is added. Other calls give
+EPERM, which the agent's last words then show. The program does not kill: a C library that tries a new call continues
+without it. So calls newer than the table give ENOSYS, and so does clone3, whose flags no filter can see.
 
 Some facts about filters, and what they mean here:
 * A program sees the call's number and arguments, never what a pointer points to. So paths are left to Landlock.
 * Numbers belong to an architecture; a process of x86_64 can also make i386's and x32's calls. Both are refused.
-* Filters add up: a later one can only refuse more, and the kernel asks all of them.
+* Filters add up: a later one can only refuse more, and the kernel runs all of them.
 * Since Linux 5.11 a call that is allowed by its number alone costs nothing: the kernel remembers it in a bitmap. On an
   older one the program is run each time, so the calls that move a message stand first.
 
@@ -38,7 +38,7 @@ _Instruction = tuple[int, int, int, int]  # code, steps over the next ones if it
 
 
 def program(machine: Machine, names: Iterable[str], pid: int) -> bytes:
-    """Return the filter that these rules make, as an array of struct sock_filter. `pid` is the agent's own."""
+    """Return the filter for these rules, as an array of struct sock_filter. `pid` is the agent's own."""
     allowed: dict[str, list[Rule]] = {}
     for name in names:
         allowed.setdefault(RULES[name].call, []).append(RULES[name])
@@ -88,7 +88,7 @@ def _attempt(tests: Sequence[list[_Instruction]]) -> list[_Instruction]:
 
 
 def _test(test: Condition, pid: int) -> list[_Instruction]:
-    """Return a load and comparisons; the last one has 1 where it leads on if the test does not hold."""
+    """Return a load and comparisons; the last one jumps over 1 instruction if the test does not hold."""
     load = (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * test.argument)
     values = [pid if value == PID else value for value in test.values]
     if test.must is Must.HAVE_NONE_OF:

@@ -63,7 +63,7 @@ class Outgoing:
         self._under_way: deque[tuple[int, int]] = deque()  # of each frame that was sent and not confirmed: last, bytes
         self._bytes_under_way = 0
         self._offset = 0  # how much of the next one was
-        self._cut: Run | None = None  # that one: a store copies it, and it may take a thousand packets
+        self._cut: Run | None = None  # that message: a store copies it, and it may take a thousand packets
 
     def has_room(self) -> bool:
         """Whether one more message may be taken; always while none is pending, so any message gets through."""

@@ -38,7 +38,7 @@ class Keys:
 
 
 def container_root(pid: int) -> str:
-    """Return the path of a container's root, by its init; without one that of the host's."""
+    """Return the path of a container's root, by its init; of the host's root if `pid` is 0."""
     return f"/proc/{pid}/root" if pid else "/"
 
 
@@ -62,7 +62,7 @@ def queue_keys(assignment: Assignment) -> Keys:
 
 
 def surroundings(assignment: Assignment, keys: Keys, state: State) -> Surroundings:
-    """Return what finds out about the container. It reads files of the host: call it before the join. Raises Gone."""
+    """Return the agent's Surroundings. It reads files of the host: call it before the join. Raises Gone."""
     ids = IdMap.of_container(assignment.container_pid, assignment.ns_path)
     remembered = memory(assignment, state.identity)
     if isinstance(assignment.agent.endpoint, QueueEndpoint):

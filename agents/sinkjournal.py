@@ -30,9 +30,9 @@ _SLOTS = (1, 5)
 _SLOT_CHECKS = (30, 31)  # of a slot's three numbers that do not change
 INTENT, BYTES, REPEATS, IN_DOUBT, DEAD, NOT_DELIVERED, PLACE, SENDERS, BASELINE = 9, 10, 11, 12, 13, 14, 15, 16, 18
 PREDECESSOR, LATEST = 19, 20  # of a queue: checksums of the message before the one that was offered last, and of it
-LARGEST, LARGEST_OF = 21, 22  # of a queue: the largest limit that was seen, and of which queue (its id + 1)
+LARGEST, LARGEST_OF = 21, 22  # of a queue: the largest limit that was seen, and that queue's id + 1
 KIND = 32  # which kind of endpoint it was used by (belonging.py)
-DEAD_DROPPED = 33  # dead letters that the agent has dropped, for want of room or for their age
+DEAD_DROPPED = 33  # dead letters that the agent has dropped, for lack of room or for their age
 HIDDEN, NAMED, NAMED_FOR = 36, 37, 38  # of a spool: its hidden name, and the epoch in its names (spool_sink.py)
 LOG_APPEND = 19  # of a log: eleven cells (endpoints/log_sink.py)
 

@@ -1,10 +1,10 @@
-"""What an agent opens of the state directory before it joins a namespace: its journals, and the place of dead letters.
+"""Opens an agent's files in the state directory before it joins a namespace: journals and dead letters.
 
-STATE_DIR/journal/ROUTE/AGENT.out    what it has taken (if it has a source)
-STATE_DIR/journal/ROUTE/AGENT.in     what it has handed over (if it has a sink)
-STATE_DIR/identity/ROUTE/AGENT       who it is in its container (identity.py)
-STATE_DIR/dead/ROUTE/AGENT/          what it could never hand over
-STATE_DIR/dead/ROUTE/.retry/AGENT/   what it is to take again, because the other agent could not (if it has a source)
+STATE_DIR/journal/ROUTE/AGENT.out    messages that it has taken (if it has a source)
+STATE_DIR/journal/ROUTE/AGENT.in     messages that it has handed over (if it has a sink)
+STATE_DIR/identity/ROUTE/AGENT       its user in its container (identity.py)
+STATE_DIR/dead/ROUTE/AGENT/          messages that it could never hand over
+STATE_DIR/dead/ROUTE/.retry/AGENT/   dead letters of the other agent that it takes again (if it has a source)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _IDENTITY_SIZE = 4096  # bytes that are allocated, so that a full disk keeps no 
 _NOTE_SIZE = 512  # bytes that the record of a note takes at most
 _RETRIED = 256 << 10  # bytes for dead letters, which are kept whole also where files are only noted
 _RECORD = 40  # bytes of a record beside its message, at most
-_ANYBODY = range(1 << 32)  # owners of what is given to agents
+_ANYBODY = range(1 << 32)  # owners of files that are given to agents
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class State:
     sink: SinkJournal | None
     dead: int  # descriptor of the dead letters' directory
     retry: int  # of the directory of those that are to be taken again, -1 without a source
-    identity: int  # of the file that remembers who the agent is
+    identity: int  # the file that remembers the agent's user
 
     @property
     def given(self) -> list[int]:
@@ -57,10 +57,10 @@ class State:
 
 
 def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Callable[[str], None]) -> State:
-    """Open them, making what is missing; waits until no earlier agent holds them.
+    """Open the files, and make missing ones. Wait until no earlier agent holds them.
 
-    Raises OSError; UntrustedError if users other than root can change what is there;
-    entry.Refused if what is pending was taken by another endpoint.
+    Raises OSError; UntrustedError if users other than root can change the files;
+    entry.Refused if pending messages were taken by another endpoint.
     """
     source, sink = None, None
     with _Private(state_dir, agent.name) as private:
@@ -79,11 +79,11 @@ def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Calla
 
 
 def bound_files(agent: AgentConfig) -> None:
-    """Let no file that the agent writes grow beyond the longest message, once its journals are there.
+    """Limit the size of files that the agent writes to the longest message, after its journals exist.
 
-    It writes dead letters, and what its endpoint is: a log that it appends to may have any length, so its agent has no
-    limit. Beyond it a write fails with EFBIG (Python ignores SIGXFSZ). So a compromised agent fills less of `state_dir`
-    with one file, and cannot make its journal longer.
+    The agent writes dead letters and its endpoint's files. A log may have any length, so an agent that appends to one
+    has no limit. Beyond the limit a write fails with EFBIG (Python ignores SIGXFSZ). So a compromised agent fills less
+    of `state_dir` with one file, and cannot make its journal longer.
     """
     if not (isinstance(agent.endpoint, LogEndpoint) and agent.endpoint.in_):
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -98,9 +98,9 @@ def journal_path(state_dir: str, agent: str, side: str) -> Path:
 
 
 class _Private:
-    """The directories below state_dir that belong to root, made if they are missing. So no name in them is exchanged.
+    """The directories below state_dir that belong to root, made if missing. So no other user can replace a name.
 
-    One walk to state_dir, and then by descriptor: an agent that was killed is to be back soon.
+    It walks to state_dir once, and then uses descriptors, so that a killed agent restarts quickly.
     """
 
     def __init__(self, state_dir: str, agent: str) -> None:
@@ -123,9 +123,9 @@ class _Private:
         self._opened.close()
 
     def open_given(self, within: str = "") -> int:
-        """Open a directory of dead/ROUTE that is to belong to the agent.
+        """Open a directory of dead/ROUTE that will belong to the agent.
 
-        No path leads out of it: a descriptor of the host in hostile hands reaches nothing but this.
+        No path leads out of it, so a compromised agent reaches nothing else of the host by this descriptor.
         """
         above = self._of_route["dead"]
         if within:
@@ -139,7 +139,7 @@ class _Private:
         return given
 
     def open_identity(self) -> int:
-        """Open the file that remembers who the agent is."""
+        """Open the file that remembers the agent's user."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(self._name, flags, 0o600, dir_fd=self._of_route["identity"])
         with suppress(OSError):  # no room: the journals say so

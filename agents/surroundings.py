@@ -1,7 +1,7 @@
-"""What an agent finds out about its container before it is confined: who it becomes, and where its files are.
+"""Examines an agent's container before the agent is confined: which user it becomes, and where its files are.
 
-The order is the point. `look` is done with root's power and opens nothing but O_PATH handles; `reach` walks the same
-paths again as the user that the agent has become, and only what that walk opened is used (walk.py, identity.py).
+The order matters. `look` runs with root's power and opens only O_PATH handles. `reach` walks the same paths again as
+the user that the agent has become, and the agent uses only files that this walk opened (walk.py, identity.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WRITABLE_BY_ALL = 0o002
 
 
 def memory(assignment: Assignment, fd: int) -> Memory:
-    """Return what is remembered in the open file of who the agent was. To be called before the join. Raises Gone."""
+    """Return the record of the agent's user in the open file. Call it before the join. Raises Gone."""
     agent = assignment.agent
     key = [str(agent.container), agent.endpoint.name, repr(agent.endpoint.out), repr(agent.endpoint.in_)]
     pid = assignment.container_pid
@@ -36,7 +36,7 @@ def memory(assignment: Assignment, fd: int) -> Memory:
 
 
 class Surroundings:
-    """See entry.Surroundings. What all kinds of endpoints share."""
+    """Common base of all endpoint kinds; see entry.Surroundings."""
 
     def __init__(self, assignment: Assignment, ids: IdMap, memory: Memory) -> None:
         self.uid = -1  # of the agent, once `look` has decided
@@ -60,7 +60,7 @@ class Surroundings:
             raise Gone("init went into other namespaces while the agent entered; entering anew")
 
     def look(self) -> tuple[int, int]:
-        """Return uid and gid that the agent becomes. Raises Refused, Gone."""
+        """Return the agent's future uid and gid. Raises Refused, Gone."""
         raise NotImplementedError
 
     def reach(self) -> Sequence[int]:
@@ -68,7 +68,7 @@ class Surroundings:
         return ()
 
     def recheck(self) -> None:
-        """Raise Gone if the endpoint belongs to another user by now; then the agent enters anew."""
+        """Raise Gone if the endpoint belongs to another user now; then the agent enters again."""
 
     def check_directory(self, path: bytes, uid: int) -> None:
         """See entry.Surroundings. Where `user` is configured, the operator has decided.
@@ -96,7 +96,7 @@ class Surroundings:
         return identity.decide(evidence, self._ids)
 
     def _remember(self, who: Ids, *, is_certain: bool) -> None:
-        """Keep it if an owner or the configuration said so; a guess is none."""
+        """Record the user if an owner or the configuration decided it; never record a guess."""
         if is_certain:
             self._memory.keep(who, self.mounts)
         self._memory.close()
@@ -121,7 +121,7 @@ class QueueSurroundings(Surroundings):
         self._made_of = made_of
 
     def look(self) -> tuple[int, int]:
-        """Return who owns the queue, or is to own it."""
+        """Return the owner of the queue, or its future owner."""
         found = [(key, owner) for key in self._keys if (owner := queue.owner(key))]
         key, owner = found[0] if found else (self._keys[0], None)
         who = self._decide(queue.shown(key), Ids(*owner) if owner else None, self._init)
@@ -140,18 +140,18 @@ class FileSurroundings(Surroundings):
         self._unreachable: set[bytes] = set()  # paths that the agent's user may not follow to their end
 
     def look(self) -> tuple[int, int]:
-        """Return who owns the endpoint, or is to own it."""
+        """Return the owner of the endpoint, or its future owner."""
         where, owner, maker = self._owner()
         who = self._decide(where, owner, maker)
         self.uid, self.trusted = who.uid, self._ids.trusted | {who.uid}
         for _ in self._walks():
-            pass  # raises Gone if the owner was found by a way that the agent must not go
+            pass  # raises Gone if the agent must not follow the path to the owner
         self.mounts = self._mounts() if self._memory.mounts is None else self._memory.mounts
         self._remember(who, is_certain=owner is not None or self._agent.user is not None)
         return who
 
     def reach(self) -> Sequence[int]:
-        """Open, for each path, the directory that holds it; where that is missing, the nearest one above it.
+        """Open the directory that holds each path; if it is missing, the nearest one above it.
 
         A directory that is missing is made in its parent, and may be removed and made again there.
         """
@@ -183,7 +183,7 @@ class FileSurroundings(Surroundings):
                 raise Gone(f"{shown(path)} cannot be reached by uid {os.getuid()} any more; entering anew")
 
     def _owner(self) -> tuple[str, Ids | None, Ids]:
-        """Return the endpoint, who owns it, and who should if it is missing."""
+        """Return the endpoint's path, its owner, and the owner that it should get if it is missing."""
         maker: Ids | None = None
         paths = _paths(self._agent)
         for path in paths:
@@ -197,7 +197,7 @@ class FileSurroundings(Surroundings):
         return shown(paths[0]), None, maker or self._init
 
     def _walks(self) -> Iterator[tuple[bytes, Place]]:
-        """Walk each path, as the user that the agent is now. Raises Gone if a stranger could redirect it."""
+        """Walk each path as the agent's present user. Raises Gone if another user could redirect it."""
         for path in (*_paths(self._agent), *_done(self._agent)):
             with walk_from_root(path) as place:
                 if step := redirector(place.steps, self.trusted):

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# name, number on x86_64, number on aarch64 (- where it has none). The filter tests them in this order: what moves
-# messages stands first, then what is looked at by argument, because an old kernel runs the program for each call.
+# name, number on x86_64, number on aarch64 (- if it has none). The filter tests them in this order: calls that move
+# messages first, then calls with tested arguments, because an old kernel runs the program for each call.
 _TABLE = """
 read                    0    63
 write                   1    64

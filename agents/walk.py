@@ -1,4 +1,4 @@
-"""Walk a path of a hostile container one name at a time, and note who could have made it lead elsewhere.
+"""Walk a path of a hostile container one name at a time, and note which users could redirect it.
 
 Facts:
 * The owner of a directory can exchange every name in it, and the owner of a link chose its target. Both redirect
@@ -11,16 +11,16 @@ Facts:
   who it belongs to: owner and object are always of the same moment.
 
 What follows from them:
-* One rule (`redirector`) decides: everybody who can redirect the path is root, the container's root, or the agent's
-  own user. Then the agent is never led to anything that who leads it could not have used anyway.
+* One rule (`redirector`) decides: each user who can redirect the path is root, the container's root, or the agent's
+  own user. So the path leads only to objects that this user could have used anyway.
 * The walk itself opens nothing but O_PATH handles, so it may be done with root's power, to find out who owns the
   endpoint. What an agent uses comes from a second walk, which it makes as the user that it has become.
 
 Rejected:
-* openat2(2) with RESOLVE_IN_ROOT alone, as before. It stays in the container but does not tell whose links it followed,
+* openat2(2) with RESOLVE_IN_ROOT alone, as before. It stays in the container, but does not report the owners of links,
   and it fails (EAGAIN) at ".." when anything on the machine is renamed meanwhile.
 * RESOLVE_NO_SYMLINKS. It refuses /var/run, which is a link of root's nearly everywhere.
-* To refuse each step from a user's directory to one of root's (systemd's CHASE_SAFE). It refuses absolute links, which
+* Refusing each step from a user's directory to one of root's (systemd's CHASE_SAFE). It refuses absolute links, which
   programs make for their own files ("/home/app/current"); here only the end of the path has to be the user's own.
 """
 
@@ -48,19 +48,19 @@ class Step(NamedTuple):
 
 
 class Place:
-    """Where a walk ended. Holds O_PATH descriptors: to be closed, or used as a context manager."""
+    """The end of a walk. It holds O_PATH descriptors: close it, or use it as a context manager."""
 
     def __init__(self, root: int) -> None:
         self.directory = os.open(".", os.O_PATH | os.O_DIRECTORY, dir_fd=root)  # holds the last name that was looked up
         self.name = b"."  # in `directory`
-        self.fd = -1  # of what is there, which may be a link; -1 if the walk ended before
+        self.fd = -1  # the object at the end, which may be a link; -1 if the walk ended before
         self.error: OSError | None = None  # why it ended before
         self.is_parent_there = True  # nothing but the last name is missing
         self.steps: list[Step] = []
 
     @property
     def status(self) -> os.stat_result | None:
-        """Of what is at the end of the path; None if the walk ended before."""
+        """The status of the object at the end of the path; None if the walk ended before."""
         return os.fstat(self.fd) if self.fd >= 0 else None
 
     @property
@@ -114,7 +114,7 @@ def walk(root: int, path: bytes, *, follow_last: bool = False) -> Place:
 
 
 def redirector(steps: Iterable[Step], trusted: frozenset[int]) -> Step | None:
-    """Return the first step of a user who is not trusted, None if there is none. The rule at the top of this file."""
+    """Return the first step of an untrusted user, None if there is none. This is the rule at the top of this file."""
     return next((step for step in steps if step.uid not in trusted), None)
 
 
@@ -172,7 +172,7 @@ class _Walker:
             self._where.append(name)
 
     def _enter(self) -> None:
-        """Go on from what was found: it must be a directory."""
+        """Continue in the object that was found, which must be a directory."""
         place = self._place
         if not stat.S_ISDIR(os.fstat(place.fd).st_mode):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))

@@ -1,4 +1,4 @@
-"""What a configuration may be meant to be, but is probably not: it is warned of, and refused nowhere."""
+"""Warns of configurations that are valid but probably a mistake."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from nsbridge.config.schema import Config, Delivery, FtokKey, QueueEndpoint
 
 
 def advice(config: Config) -> list[str]:
-    """Return what to warn of, a line each."""
+    """Return the warnings, one line each."""
     return list(_shared_queues(config))
 
 
 def shared_queue(shown: str, other: str) -> str:
-    """Return the warning that another agent sends into the same queue, exactly once too."""
+    """Return the warning that another exactly-once agent sends into the same queue."""
     return (
         f"{other} sends into {shown} too, and after a kill neither can tell whether its last message was sent "
         '(in_doubt decides): let one route send into it, or set delivery = "at-least-once"'
@@ -23,7 +23,7 @@ def shared_queue(shown: str, other: str) -> str:
 
 
 def _shared_queues(config: Config) -> Iterator[str]:
-    """Two exactly-once routes that send into one queue: each overwrites the kernel's note of who sent last."""
+    """Find exactly-once routes that send into one queue: each overwrites the kernel's note of the last sender."""
     senders: dict[tuple[str, int | FtokKey], list[str]] = defaultdict(list)
     for route in config.routes:
         for agent in route.agents:

@@ -27,9 +27,9 @@ Table = dict[str, object]
 
 
 def read_text(path: str, *, by_root: bool = False) -> tuple[str, list[Problem]]:
-    """Return the text of the file at `path`, or what keeps it from being read.
+    """Return the text of the file at `path`, or the problems that prevent reading it.
 
-    With `by_root` a file that users other than root can change is refused (trusted.py).
+    With `by_root`, refuse a file that users other than root can change (trusted.py).
     """
     try:
         with open(path, "rb", opener=trusted.open_file if by_root else None) as file:

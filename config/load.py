@@ -94,14 +94,14 @@ _ESSENTIAL = frozenset((*_ENDPOINTS, "container", "out", "in", "key", "path", "p
 
 
 def load_trusted(path: str) -> Config:
-    """As `load`, for whoever does as root what the file says: one that others can change is refused."""
+    """Load a configuration that root acts on: like `load`, but refuse a file that other users can change."""
     return load(path, by_root=True)
 
 
 def load(path: str, *, by_root: bool = False) -> Config:
     """Return the configuration in the file at `path`.
 
-    Raises ConfigError with everything that is wrong, one line each, if it cannot be read or must not be used.
+    Raises ConfigError with all problems, one line each, if it cannot be read or must not be used.
     """
     text, problems = read_text(path, by_root=by_root)
     if problems:

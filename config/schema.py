@@ -41,7 +41,7 @@ class InDoubt(StrEnum):
 
 
 class WhenFull(StrEnum):
-    """What happens to the next dead letter when its agent has as many as it may."""
+    """The action for a new dead letter when its agent's quota is full."""
 
     BLOCK = "block"
     DROP_OLDEST = "drop-oldest"
@@ -192,7 +192,7 @@ class AgentConfig:
     container: Container
     endpoint: Endpoint
     user: User | None = None  # None: the owner of the endpoint's directory, file or queue
-    follows_owner: bool = False  # user = "owner": also where one unprivileged owner follows another
+    follows_owner: bool = False  # user = "owner": also from one unprivileged owner to another
 
     @property
     def namespace(self) -> Namespace:
@@ -263,7 +263,7 @@ class HealthConfig:
 
 @dataclass(frozen=True, slots=True)
 class DeadConfig:
-    """How many dead letters each agent may keep on the host (agents/quota.py). Bytes, and seconds."""
+    """The quota of dead letters of each agent (agents/quota.py). Bytes, and seconds."""
 
     max_bytes: int = 64_000_000
     max_letters: int = 10_000

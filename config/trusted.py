@@ -1,24 +1,24 @@
-"""Paths that the operator names, opened only if nobody but root (or our own user) decides what they lead to.
+"""Opens paths that the operator names, only if root (or our own user) alone decides what they lead to.
 
 The configuration, state_dir, the log file, pid files, runtimes' state files, `ns:` files and the control socket's
-directory all go through the one walk below. The daemon is root: whoever can exchange one of these files chooses what
+directory all go through the one walk below. The daemon is root: a user who can replace one of these files chooses what
 root reads, writes or enters.
 
 The rules, for each component from / to the end (`fault` is all of them but the fourth and fifth):
-1. It belongs to root or to our own user. Any other owner could change it, or exchange what is below it.
-2. Neither its group nor everybody may write it. An ACL's grants show there too: its mask is the mode's group bits.
-3. Everybody may write a sticky directory (/tmp), but nobody can exchange what another user has in it. What everybody
-   can do there is to add a hard link to root's file (the kernel's default of fs.protected_hardlinks is 0). So a file or
-   a link directly in such a directory has one name only.
-4. A link follows rules 1 and 3, and is followed by its text, whose components follow these rules. /var/run is one.
+1. It belongs to root or to our own user. Any other owner could change it, or replace what is below it.
+2. Neither its group nor others may write it. This covers ACLs too: an ACL's mask is the mode's group bits.
+3. Everybody may write a sticky directory (/tmp), but cannot replace another user's files in it. Everybody can add a
+   hard link to root's file there (the kernel's default of fs.protected_hardlinks is 0). So a file or a link directly in
+   such a directory must have one name only.
+4. A link must satisfy rules 1 and 3. Then the walk continues with its text under the same rules. /var/run is a link.
 5. The files of our own /proc are the kernel's: rules 1 and 2 do not apply there. Its links below a process's directory
    lead to what that process chose (root, cwd, fd). They are refused, except our own descriptors and a namespace.
 
-Each component is opened with O_NOFOLLOW relative to the one before, and what was opened is checked, so no time passes
-between the check and the use. `..` leads to a directory that is checked like any other.
+Each component is opened with O_NOFOLLOW relative to the one before, and the opened object is checked. So nothing can
+change between the check and the use. `..` leads to a directory that is checked like any other.
 
-What does not work: `realpath` and then stat, for the path may change between; RESOLVE_NO_SYMLINKS, for /var/run is a
-link on every host; checking the last component alone, for its directory may be exchanged.
+Rejected: `realpath` and then stat, because the path may change in between; RESOLVE_NO_SYMLINKS, because /var/run is a
+link on every host; checking the last component alone, because its directory may be replaced.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PROC_ROOT = 1  # inode number of the root of a proc file system (PROC_ROOT_INO 
 
 
 class UntrustedError(Exception):
-    """Somebody else decides what a path leads to; `str()` says which component, who, and how to fix it: one line."""
+    """An untrusted user decides what a path leads to; `str()` is one line with component, user and fix."""
 
     def __init__(self, what: str) -> None:
         super().__init__(printable(what))
@@ -50,14 +50,14 @@ class UntrustedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """What the rules ask of the directory that a component is in."""
+    """The properties of a component's directory that the rules need."""
 
-    everybody: bool = False  # everybody may make names in it: it is sticky
-    group: bool = False  # a group may, and the caller bears it
+    everybody: bool = False  # everybody may add names: it is sticky
+    group: bool = False  # a group may, and the caller accepts that
 
 
 def fault(path: str, about: os.stat_result, parent: Parent, owners: frozenset[int]) -> str:
-    """Return which rule the component at `path` breaks, and how to fix it; empty if none. `owners` are trusted."""
+    """Return how the component at `path` breaks a rule, and the fix; empty if it breaks none. `owners` are trusted."""
     kind, mode = about.st_mode, stat.S_IMODE(about.st_mode)
     if about.st_uid not in owners:
         if stat.S_ISLNK(kind):
@@ -90,10 +90,10 @@ def pin(path: str, *, group_dir: bool = False) -> int:
 
 
 def open_file(path: str, flags: int = os.O_RDONLY, *, create: int | None = None, group_dir: bool = False) -> int:
-    """Open what `path` leads to; `create` is the mode of a file that is made if there is none, under any umask.
+    """Open what `path` leads to. `create` is the mode of a file that is made if there is none, under any umask.
 
-    With `group_dir` its directory may be writable for a group, as /var/log is on Ubuntu: members can then exchange the
-    file by another one of root's that they can move there. Raises UntrustedError, OSError; ValueError if it is no file.
+    With `group_dir` a group may write the directory, as with /var/log on Ubuntu. Members can then replace the file by
+    another file of root's that they move there. Raises UntrustedError, OSError; ValueError if it is not a file.
     """
     for _ in range(_TRIES):
         with _Walk(path, group_dir=group_dir) as walk:
@@ -105,7 +105,7 @@ def open_file(path: str, flags: int = os.O_RDONLY, *, create: int | None = None,
                 try:
                     return walk.create(flags, create)
                 except FileExistsError:
-                    continue  # it has come meanwhile, and is looked at like any other
+                    continue  # it has appeared meanwhile, and is checked like any other
         try:
             return _reopen(pinned, flags, is_own=walk.is_own)
         finally:
@@ -127,9 +127,9 @@ def open_directory(path: str, *, make: int | None = None) -> int:
 
 
 def open_below(directory: int, name: str, owners: Container[int], path: str) -> int:
-    """Open the directory `name` of an open directory, made if it is missing; its mode is 0700 from then on.
+    """Open the directory `name` of an open directory; make it if it is missing. Set its mode to 0700.
 
-    `path` is what messages call it. Raises UntrustedError if it is a link or belongs to none of `owners`, OSError.
+    Messages call it `path`. Raises UntrustedError if it is a link or belongs to none of `owners`; OSError.
     """
     try:
         os.mkdir(name, stat.S_IRWXU, dir_fd=directory)
@@ -152,7 +152,7 @@ def open_below(directory: int, name: str, owners: Container[int], path: str) -> 
 
 
 def trusted_owners() -> frozenset[int]:
-    """Return who may decide: root, our own user, and in a user namespace the uid that stands for the host's root."""
+    """Return the trusted users: root, our own, and in a user namespace the uid that stands for the host's root."""
     ours = {0, os.geteuid()}
     return frozenset(ours if is_real_root() else {*ours, overflow_uid()})
 
@@ -165,7 +165,7 @@ def is_real_root() -> bool:
 
 
 def overflow_uid() -> int:
-    """Return the uid of all that a user namespace has not mapped; 65534 where /proc does not say."""
+    """Return the uid that stands for unmapped users in a user namespace; 65534 if /proc does not show it."""
     try:
         return int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
     except OSError:
@@ -173,7 +173,7 @@ def overflow_uid() -> int:
 
 
 def _reopen(pinned: int, flags: int, *, is_own: bool) -> int:
-    """Open what is pinned. A FIFO that lies somewhere is refused: it would wait for its other end, or for a reader."""
+    """Open the pinned object. Refuse a FIFO unless it is our own descriptor: opening it could block."""
     kind = os.fstat(pinned).st_mode
     if is_own and stat.S_ISFIFO(kind):
         return os.open(f"/proc/self/fd/{pinned}", flags | os.O_CLOEXEC)
@@ -183,7 +183,7 @@ def _reopen(pinned: int, flags: int, *, is_own: bool) -> int:
 
 
 class _Walk:
-    """One walk from / along a path; a context manager that gives back how far it is."""
+    """One walk from / along a path; a context manager that closes its descriptors."""
 
     def __init__(self, path: str, *, make: int | None = None, group_dir: bool = False) -> None:
         self._make = make
@@ -228,7 +228,7 @@ class _Walk:
         return end
 
     def create(self, flags: int, mode: int) -> int:
-        """Make the file that is missing. Raises FileExistsError if it has come meanwhile, OSError."""
+        """Make the missing file. Raises FileExistsError if it has appeared meanwhile, OSError."""
         flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(self._missing, flags, mode, dir_fd=self._here)
         os.fchmod(fd, mode)
@@ -252,7 +252,7 @@ class _Walk:
         return os.open(name, pinned, dir_fd=self._here)
 
     def _step(self, name: str, fd: int) -> int:
-        """Check a component; return the descriptor to go on from, which may be `fd`, or -1 after a link."""
+        """Check a component; return the descriptor to continue from (maybe `fd`), or -1 after a link."""
         about = os.fstat(fd)
         self._check(name, about)
         if stat.S_ISLNK(about.st_mode):
@@ -271,7 +271,7 @@ class _Walk:
         return opened
 
     def _mounted(self, name: str, fd: int) -> int:
-        """Open a directory so that an automount is mounted, which O_PATH does not do; -1 if it is mounted already."""
+        """Open a directory to trigger its automount, which O_PATH does not do; -1 if it is mounted already."""
         try:
             opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._here)
         except OSError:
@@ -299,7 +299,7 @@ class _Walk:
         return is_bearable and writers == stat.S_IWGRP
 
     def _follow(self, name: str, fd: int, about: os.stat_result) -> int:
-        """Put a link's text in the place of the link; a magic link's object is opened and returned."""
+        """Replace a link by its text in the rest of the path. Open and return the object of a magic link."""
         is_magic = about.st_dev == self._proc and self._about is not None and self._about.st_ino != _PROC_ROOT
         try:
             text = os.readlink("", dir_fd=fd)
@@ -347,7 +347,7 @@ def _components(path: str) -> list[str]:
 
 
 def _device(path: str) -> int:
-    """Return which file system is there; -1 if nothing is."""
+    """Return the device number at `path`; -1 if nothing is there."""
     try:
         return os.lstat(path).st_dev
     except OSError:

@@ -131,7 +131,7 @@ def size(value: object) -> int:
 
 
 def queue_size(value: object) -> int:
-    """A size that a SysV queue may have: kernel.msgmnb, its limit, is a C int."""
+    """Read a size that a SysV queue may have: kernel.msgmnb, its limit, is a C int."""
     number = size(value)
     if number > _C_INT_MAX:
         raise Refused(f"is out of range, got {shown(value)}", f"a queue has at most {_C_INT_MAX} bytes")
@@ -219,7 +219,7 @@ def socket_path(value: object) -> str:
 
 
 def name_pattern(value: object) -> str:
-    """A shell pattern for the name of a file, which has no directory in it."""
+    """Read a shell pattern for a file name without a directory."""
     pattern = text(value)
     if not pattern or "/" in pattern or "\0" in pattern:
         raise Refused(f"is not a pattern for a file name, got {shown(value)}", 'write it like "*.tmp", without a /')

@@ -37,7 +37,7 @@ class AgentLog:
         log.get(str(fields.get("level")), self._log.error)(self._name, text)
 
     def ready(self, pid: int, config: AgentConfig, fields: dict[str, object]) -> None:
-        """Log that it serves, as who, and where."""
+        """Log that the agent serves, its user, and its namespace."""
         where = f"in the {config.namespace} namespace of {config.container}"
         self._log.info(self._name, f"ready: pid {pid} {where} as {fields.get('uid')}:{fields.get('gid')}")
 

@@ -85,7 +85,7 @@ class Api:
         }
 
     def _top(self, params: dict[str, object], answer: Answer) -> None:
-        """Answer when the own memory of a few agents is measured, which takes some milliseconds (measuring.py)."""
+        """Answer after measuring the own memory of a few agents, which takes some milliseconds (measuring.py)."""
         agents = self._agents(params)
 
         def tell(found: Found) -> None:
@@ -135,7 +135,7 @@ class Api:
         answer.on_close(ring.subscribe(follow, name))
 
     def _inspect(self, params: dict[str, object], answer: Answer) -> None:
-        """Have a child look; if it hangs in reading the processes' memory, another one looks at all but that."""
+        """Let a child inspect the agents. If it hangs at the processes' memory, a second one omits that."""
         known = [_known(agent) for agent in self._agents({"names": [params.get("name")]})]
         pids = [pid for agent in known for pid in agent.pids]
 
@@ -143,7 +143,7 @@ class Api:
             return [_inspected(agent, memory=memory) for agent in known]
 
         def without_memory() -> None:
-            self._health.measurer.ask(pids, _nothing)  # so that the next inspect knows which of them cannot be read
+            self._health.measurer.ask(pids, _nothing)  # so that the next inspect knows which of them are unreadable
             answer.by_child(partial(look, memory=False))
 
         if any(map(self._health.measurer.is_unreadable, pids)):
@@ -162,7 +162,7 @@ def _nothing(_found: Found) -> None:
 
 
 class _Known(NamedTuple):
-    """What the supervisor knows of an agent that is inspected: no child has its scoreboard."""
+    """The supervisor's data about an inspected agent, for a child, which has no scoreboard."""
 
     about: dict[str, object]
     pids: list[int]  # its own, if it has a process, and those that send for it
@@ -179,7 +179,7 @@ def _known(agent: Managed) -> _Known:
 
 
 def _inspected(agent: _Known, *, memory: bool) -> dict[str, object]:
-    """Describe its process and those that send for it; if there is none, why, and when the next is tried, in seconds.
+    """Describe an agent's process and its senders; without a process, the reason, and the seconds until the next start.
 
     Runs in a child: see health.py.
     """

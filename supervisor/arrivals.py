@@ -66,7 +66,7 @@ class Arrivals:
         return _AtPlaces(places)
 
     def watch(self, path: str, callback: Callable[[], None]) -> bool:
-        """Be called when something happens to `path`, from now on for good; false if that cannot be told."""
+        """Call `callback` whenever `path` changes, from now on; return False if it cannot be watched."""
         try:
             place = self._places.expect(*os.path.split(path), callback)
         except Blocked as blocked:

@@ -45,7 +45,7 @@ class Listener(Protocol):
         """It must not be entered, or cannot be as things are."""
 
     def container_ended(self, how: str) -> None:
-        """It is not to be served any more, after it was found: its init "has ended", or its name is another's."""
+        """Stop serving a container that was found: `how` it ended, or that another one now has its name."""
 
     def container_may_have_come(self) -> None:
         """It is waited for, and this is a reason to look."""

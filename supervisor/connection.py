@@ -1,4 +1,4 @@
-"""One caller of the control socket: what it has asked and was not answered, what it has not read, what it waits for.
+"""One connection of the control socket: its unanswered requests, its unread answers, its streams.
 
 Nobody who is connected can make the supervisor wait or grow. Nothing blocks; a request, what is under way and what is
 queued are bounded (the constants below); what goes beyond costs the caller its connection, never the daemon more. A
@@ -32,14 +32,14 @@ MAX_FOLLOWED = 4  # streams without end of one connection
 
 
 class ControlApi(Protocol):
-    """What the supervisor does for callers. The server has checked that the caller may call `method`."""
+    """The supervisor's methods for callers. The server has checked that the caller may call `method`."""
 
     def call(self, method: str, params: dict[str, object], answer: Answer) -> None:
-        """Do `method` and give `answer` its result or error, now or later. A raised NsbridgeError is the error."""
+        """Run `method` and give `answer` its result or error, now or later. A raised NsbridgeError is the error."""
 
 
 class Server(Protocol):
-    """What a connection uses of the ControlServer."""
+    """The part of the ControlServer that a connection uses."""
 
     loop: Loop
     config: ControlConfig
@@ -52,10 +52,10 @@ class Server(Protocol):
         """It has closed."""
 
     def note_refusal(self, line: str) -> None:
-        """Give the log a line about a caller who was refused."""
+        """Log a line about a refused caller."""
 
     def enlist(self, connection: Connection) -> None:
-        """It has a request that waits for its turn."""
+        """Note that the connection has a request that waits for its turn."""
 
     def may_follow(self, caller: Caller) -> bool:
         """True if one more stream without end can be served to that caller."""
@@ -63,7 +63,7 @@ class Server(Protocol):
 
 
 class Answer:
-    """Where the answer to one request goes. Harmless when the caller has gone or all has been said."""
+    """The answer to one request. Its methods do nothing after the end of the answer or of the connection."""
 
     def __init__(self, connection: Connection, request_id: object) -> None:
         self._connection = connection
@@ -74,49 +74,49 @@ class Answer:
 
     @property
     def is_open(self) -> bool:
-        """False once it is answered or the caller is gone: what is worked out now, nobody will read."""
+        """False once the request is answered or the caller is gone: further work would be wasted."""
         return self._open
 
     def item(self, value: object) -> None:
-        """Send one more item of a stream; `value` is anything that JSON can say."""
+        """Send one more item of a stream; `value` is any JSON value."""
         if self._open:
             self._connection.send({"id": self._id, "item": value}, MAX_QUEUED_STREAM)
 
     def result(self, value: object) -> None:
-        """Answer, and end it."""
+        """Send the result, and end the answer."""
         self._finish({"id": self._id, "result": value})
 
     def error(self, error: NsbridgeError) -> None:
-        """Answer that it cannot be done, and end it."""
+        """Send the error, and end the answer."""
         self._finish(_error(self._id, error))
 
     def by_child(self, work: Work, otherwise: Callable[[], None] | None = None) -> None:
         """Answer with the result of `work`, or its NsbridgeError, from a child with a time limit (errands.py).
 
-        `otherwise` is called if the child had no answer in time; it answers then. Without it that is an error.
+        If the child has no answer in time, `otherwise` is called and answers. Without `otherwise` that is an error.
         """
         if self._open:
             self._connection.lend(self, self._id, work, otherwise)
 
     def follow(self) -> None:
-        """Count as a stream without end from now on. Raises NsbridgeError if there are too many."""
+        """Count as an endless stream from now on. Raises NsbridgeError if there are too many."""
         if self._open:
             self._connection.follow(self)
 
     def was_sent(self) -> None:
-        """The child has sent the answer; only the connection calls this."""
+        """Note that the child has sent the answer; only the connection calls this."""
         self._open = False
         self._callbacks.clear()
 
     def on_close(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once if the caller goes away before it is answered (at once if it already has)."""
+        """Call `callback` once if the caller disconnects before the answer (at once if it already has)."""
         if self._open:
             self._callbacks.append(callback)
         elif self._abandoned:
             callback()
 
     def abandon(self) -> None:
-        """The caller has gone; only its connection calls this."""
+        """Note that the caller has disconnected; only its connection calls this."""
         callbacks, self._callbacks = self._callbacks, []
         self._open, self._abandoned = False, True
         for callback in callbacks:
@@ -130,7 +130,7 @@ class Answer:
 
 
 class Connection:
-    """One caller: what it has sent and not ended, what it has not read, what it waits for."""
+    """One caller: its unserved requests, its unread answers, its streams."""
 
     def __init__(self, server: Server, peer: socket.socket, caller: Caller) -> None:
         self.closed = False
@@ -141,7 +141,7 @@ class Connection:
         self._requests: deque[bytes] = deque()  # whole lines that wait for their turns
         self._queued = bytearray()
         self._under_way: set[Answer] = set()
-        self._followed: set[Answer] = set()  # streams without end
+        self._followed: set[Answer] = set()  # endless streams
         self._errand: Errand | None = None  # a child that has the socket for now
         self._waits_for_room: Errand | None = None  # it gets the socket when all that is queued has been written
         self._is_enlisted = False  # its next request waits for its turn
@@ -151,7 +151,7 @@ class Connection:
 
     @property
     def followed(self) -> int:
-        """Streams without end that it is sent."""
+        """The number of endless streams to this caller."""
         return len(self._followed)
 
     def serve_one(self) -> None:
@@ -162,7 +162,7 @@ class Connection:
         self._go_on()
 
     def send(self, message: dict[str, object], limit: int = MAX_QUEUED) -> None:
-        """Queue `message`; with more than `limit` bytes waiting the caller is given up."""
+        """Queue `message`; with more than `limit` bytes waiting, close the connection."""
         if self.closed:
             return
         self._queued += json.dumps(message, separators=(",", ":")).encode() + b"\n"
@@ -172,13 +172,13 @@ class Connection:
             self.close()
 
     def finish(self, answer: Answer, message: dict[str, object]) -> None:
-        """Send what ends `answer`."""
+        """Send the last message of `answer`."""
         self._forget(answer)
         self.send(message)
         self._close_if_done()
 
     def end_with(self, error: NsbridgeError) -> None:
-        """Report `error` about the connection itself, read no more, and close when that has been read."""
+        """Report `error` about the connection itself, read no more, and close once the error has been read."""
         self._reading = False
         self._received.clear()
         self._requests.clear()
@@ -188,7 +188,7 @@ class Connection:
         self._close_if_done()
 
     def close(self) -> None:
-        """End it now, whatever is unsaid."""
+        """Close the connection now, without flushing."""
         if self.closed:
             return
         self.closed = True
@@ -198,7 +198,7 @@ class Connection:
         self._abandon()
 
     def lend(self, answer: Answer, request_id: object, work: Work, otherwise: Callable[[], None] | None) -> None:
-        """Let a child answer: it gets the socket once all that is queued was read, and nothing else is sent then."""
+        """Let a child answer: it gets the socket once the queue is empty, and nothing else is sent meanwhile."""
         line = partial(answer_line, request_id, "this request", work)
         end = partial(self._returned, answer, otherwise)
         errand = Errand(self._server.errands, self.caller.uid, self._peer.fileno(), line, end)
@@ -229,7 +229,7 @@ class Connection:
         self._server.errands.add(errand)
 
     def _returned(self, answer: Answer, otherwise: Callable[[], None] | None, outcome: Outcome) -> None:
-        """The child has ended, or hangs and will never run again."""
+        """Continue after the child has ended, or hangs and will never run again."""
         self._errand = None
         if self.closed:
             return
@@ -249,7 +249,7 @@ class Connection:
         self._go_on()
 
     def _go_on(self) -> None:
-        """Have the next request take its turn, or read on."""
+        """Schedule the next request, or continue to read."""
         if self.closed:
             return
         self._enlist()
@@ -295,7 +295,7 @@ class Connection:
             self._write()
         if not self.closed and self._reading and not self._requests and events & (READABLE | HUNG_UP):
             self._read()
-        elif events & HUNG_UP and self._requests:  # they are done although nobody reads the answers
+        elif events & HUNG_UP and self._requests:  # serve them although the answers cannot be read
             self._drop_errand()
             self._go_on()
         elif events & HUNG_UP:
@@ -307,7 +307,7 @@ class Connection:
             sent = self._peer.send(self._queued) if self._queued else 0
         except BlockingIOError:
             sent = 0
-        except OSError:  # it has gone
+        except OSError:  # the caller has gone
             self.close()
             return
         del self._queued[:sent]

@@ -2,11 +2,11 @@
 
 A request is `{"id": 1, "method": "status", "params": {}}`. It is answered by `{"id": 1, "result": ...}` or
 `{"id": 1, "error": {"code": 5, "message": "..."}}`; before that, a stream sends `{"id": 1, "item": ...}` any number of
-times. `code` is the exit code of config/errors.py. What is wrong with a connection itself is an error with id null, and
-the end of it. One connection's requests are served one after the other (connection.py).
+times. `code` is the exit code of config/errors.py. An error of the connection itself has id null and ends it. One
+connection's requests are served one after the other (connection.py).
 
-Who asks without end delays nobody else: users take turns, each with one request, and after SLICE the loop first serves
-agents and timers again. What is long or may hang is worked out by a child (errands.py).
+A user with many requests does not delay other users: users take turns, one request each, and after SLICE the loop
+serves agents and timers first. A child answers requests that are long or may hang (errands.py).
 
 Some facts about AF_UNIX and what they mean here:
 * A caller may shut down only its writing side (nc, socat) and still read: end of file is not the end of the
@@ -85,9 +85,9 @@ class ControlServer:
         self._watch_listener()
 
     def restore(self) -> bool:
-        """Make the socket again if somebody has removed it, or put something in its place; True if that was so.
+        """Make the socket again if it was removed or replaced; return True then.
 
-        Who is connected stays. NsbridgeError if there is no way, or another daemon listens there by now.
+        Callers stay connected. Raises NsbridgeError if it cannot be made, or another daemon listens there now.
         """
         if self._listener is None or listener.is_at(self.config.path, self._inode):
             return False
@@ -116,7 +116,7 @@ class ControlServer:
         self._connections.discard(connection)
 
     def enlist(self, connection: Connection) -> None:
-        """It has a request that waits for its turn; only the connection itself calls this."""
+        """Note that a connection has a request that waits for its turn; only the connection itself calls this."""
         self._turns.add(connection.caller.uid, connection)
         self._call_turns()
 
@@ -131,7 +131,7 @@ class ControlServer:
             self.loop.call_later(0, self._take_turns)
 
     def _take_turns(self) -> None:
-        """Serve requests for SLICE at most; then it is the turn of agents and timers."""
+        """Serve requests for at most SLICE; then agents and timers have their turn."""
         self._turn_is_due = False
         end = self.loop.now() + SLICE
         while (connection := self._turns.next()) is not None:

@@ -59,7 +59,7 @@ def _check(config: Config) -> int:
 
 
 def _untrusted(config: Config) -> Iterator[str]:
-    """What the daemon would refuse to use, because users other than root can change it."""
+    """Find files that the daemon would refuse to use, because users other than root can change them."""
     named = {"": config.source, "daemon.state_dir: ": config.daemon.state_dir}
     if config.daemon.log.file:
         named["daemon.log.file: "] = config.daemon.log.file
@@ -69,12 +69,12 @@ def _untrusted(config: Config) -> Iterator[str]:
         except trusted.UntrustedError as error:
             yield f"{key}{error}"
         except OSError:
-            pass  # what is missing is made, or was complained of
+            pass  # missing files are made, or were reported
 
 
 def _serve(file: str, *, detached: bool) -> int:
     if os.geteuid() != 0:
-        load(file)  # what is wrong with it is said first
+        load(file)  # its own problems are reported first
         raise NotPermittedError(
             "must be root to enter containers' namespaces: run it with sudo, or as a system service"
         )

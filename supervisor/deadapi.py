@@ -20,7 +20,7 @@ from nsbridge.supervisor.services import Services
 
 MAX_AT_ONCE = 1000  # letters that one call lists, gives back or removes
 MAX_BODY = 64 << 10  # bytes of a message that `show` sends
-SLICE = 0.005  # seconds of giving back or removing letters, then the rest of the supervisor has its turn
+SLICE = 0.005  # seconds of giving back or removing letters; then the rest of the supervisor has its turn
 
 Select = Callable[[dict[str, object]], list[tuple[Route, list[Managed]]]]
 Method = Callable[[dict[str, object], Answer], None]
@@ -69,7 +69,7 @@ class DeadApi:
         answer.by_child(lambda: self._shown_with_body(word))
 
     def _shown_with_body(self, word: str) -> dict[str, object]:
-        """Run in a child: the supervisor never has the body of a message in its memory, which agents inherit."""
+        """Run in a child, because agents inherit the supervisor's memory: no message body may be in it."""
         ((agent, stem),) = self._named(word, {})
         letter = self._read(agent, stem)
         body = deadletters.body_of(self._state_dir, letter, MAX_BODY)
@@ -96,7 +96,7 @@ class DeadApi:
         self._go_through(_Batch(deque(chosen[:MAX_AT_ONCE]), frozenset(named), work, answer, more))
 
     def _go_through(self, batch: _Batch) -> None:
-        """Work on letters for SLICE at most, then let the rest of the supervisor have its turn."""
+        """Work on letters for at most SLICE, then let the rest of the supervisor run."""
         end = self._loop.now() + SLICE
         while batch.left:
             self._do_one(batch, *batch.left.popleft())
@@ -162,7 +162,7 @@ class DeadApi:
         return [(route, agent) for route, agents in self._select({}) for agent in agents if agent.config.name in sinks]
 
     def _flow(self, letter: Letter) -> tuple[Route, Managed, Managed]:
-        """Return its route, source and sink. NsbridgeError if a reload has taken them away meanwhile."""
+        """Return its route, source and sink. Raises NsbridgeError if a reload has removed them meanwhile."""
         ((route, (sink,)),) = self._select({"names": [letter.agent]})
         return route, _other(route, sink), sink
 
@@ -172,7 +172,7 @@ class DeadApi:
     def _named(self, word: str, boxes: dict[str, list[str]]) -> list[tuple[str, str]]:
         """Return (agent, EPOCH-SEQ) of the one letter that ROUTE:AGENT/EPOCH-SEQ or ROUTE:AGENT/SEQ means.
 
-        `boxes` has the names in those directories that were looked into. Raises NsbridgeError, NoSuchNameError.
+        `boxes` has the names in the directories that were listed. Raises NsbridgeError, NoSuchNameError.
         """
         name, slash, number = word.partition("/")
         if not slash:
@@ -193,16 +193,16 @@ class _Batch:
     """Letters that are given back or dropped for one request."""
 
     left: deque[tuple[str, str]]  # agent and EPOCH-SEQ
-    named: frozenset[tuple[str, str]]  # those of them that were asked for one by one
+    named: frozenset[tuple[str, str]]  # those that were named one by one
     work: Callable[[Letter], None]
     answer: Answer
-    more: bool  # there are more than are done at once
+    more: bool  # there are more letters than one request handles
     done: list[Letter] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
 
 
 def _numbers(stem: str) -> tuple[str, str]:
-    """Return what may stand behind the slash for that letter: SEQ, or EPOCH-SEQ without zeros before SEQ."""
+    """Return the two forms of a letter's name behind the slash: SEQ, and EPOCH-SEQ without zeros before SEQ."""
     epoch, _, seq = stem.partition("-")
     return str(int(seq)), f"{epoch}-{int(seq)}"
 

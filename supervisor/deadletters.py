@@ -114,9 +114,9 @@ def path_of(state_dir: str, letter: Letter) -> str:
 
 
 def body_of(state_dir: str, letter: Letter, most: int) -> bytes:
-    """Return its first bytes, `most` of them. NsbridgeError if it has gone, or is no regular file.
+    """Return its first `most` bytes. Raises NsbridgeError if it is gone, or not a regular file.
 
-    Only a child calls this: what the supervisor has had in its memory, every agent that it forks later may find there.
+    Only a child calls this: every agent that is forked later inherits the supervisor's memory.
     """
     with _box_of(state_dir, letter) as box, _body(box, letter) as fd:
         return os.read(fd, most)
@@ -131,9 +131,9 @@ def drop(state_dir: str, letter: Letter) -> None:
 
 
 def give_back(state_dir: str, letter: Letter, source: str, longest: int, limits: DeadConfig) -> None:
-    """Let `source` take it again, if it has at most `longest` bytes. NsbridgeError if that is not to be.
+    """Let `source` take it again, if it has at most `longest` bytes. Raises NsbridgeError if that is not possible.
 
-    What waits there counts too, against the same limits: it is on the host as before, and its sink may write others.
+    Letters that wait there count against the same limits: they stay on the host, while the sink may write others.
     """
     if letter.type is None:
         raise NsbridgeError(f"{letter.id}: {letter.why}; it can only be dropped")
@@ -160,7 +160,7 @@ def give_back(state_dir: str, letter: Letter, source: str, longest: int, limits:
 
 
 def _is_full(box: int, size: int, limits: DeadConfig) -> str:
-    """What is full for one more letter in an agent's directory of those to be taken again; empty if it fits."""
+    """Return what is full in an agent's directory of letters to take again; empty if one more fits."""
     waiting = Quota(limits)
     with os.scandir(box) as entries:
         for entry in itertools.islice(entries, limits.max_letters):

@@ -1,17 +1,17 @@
 """Notices an agent that fills `state_dir` through its directories of dead letters, and stops it.
 
-An honest agent keeps to its quota (agents/quota.py). One that was taken over holds the same descriptors and may write
-there what it likes. It cannot reach beyond them; so what it can do is to fill the file system. What is done about that:
-* The supervisor looks at the file system's usage with one statvfs, whenever the agents' health is looked at. Only if
-  that has grown by GROWN bytes or inodes, and some agent has any file there, does it have the directories measured. So
-  an idle daemon measures nothing, nor does one without dead letters whose disk others fill.
-* A child measures, because a directory can be made so large that listing it takes minutes. It counts no further than
-  an agent could be forgiven, and has a time limit.
-* What an agent has beyond its quota, and beyond what it had when the daemon started (the quota may have been larger),
-  is no letter of an honest one: it is killed and FATAL. A person looks, removes what is there, and starts it.
+An honest agent keeps to its quota (agents/quota.py). A compromised agent holds the same descriptors and may write there
+without limit. It cannot reach beyond them, but it can fill the file system. So:
+* The supervisor reads the file system's usage with one statvfs at each health check. It measures the directories only
+  if the usage has grown by GROWN bytes or inodes, and some agent has a file there. So an idle daemon measures nothing,
+  and neither does a daemon without dead letters when other programs fill its disk.
+* A child measures, because a directory can be so large that listing it takes minutes. It stops counting beyond any
+  allowed number, and has a time limit.
+* An honest agent never exceeds both its quota and the content at the daemon's start (the quota may have been larger).
+  An agent that does is killed and FATAL. The operator inspects and removes the files, and starts it.
 
-What this does not see: a file that was unlinked while the agent holds it open. It has 1,024 descriptors at most, and of
-an agent with queues RLIMIT_FSIZE bounds each such file (agents/state.py). They are gone when it is killed.
+It does not detect a file that was unlinked while the agent holds it open. An agent has at most 1,024 descriptors, and
+for an agent with queues RLIMIT_FSIZE bounds each such file (agents/state.py). Killing the agent frees them.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from nsbridge.supervisor.spawn import Teller
 GROWN = (16 << 20, 1024)  # bytes and inodes of the file system
 PATIENCE = 30.0  # seconds for the child
 _LARGE = 1 << 20  # bytes of a directory in which it takes long to find the first name
-_SPARE_FILES = 64  # beyond two for each letter: parts that kills left, whatever a person put there
+_SPARE_FILES = 64  # beyond two for each letter: parts that kills left, files of the operator
 
 
 class Content(NamedTuple):
-    """What one agent has in its directories: files, their bytes, and what no agent makes there."""
+    """The content of one agent's directories: number of files, their bytes, and an entry that no agent makes."""
 
     files: int
     bytes: int
@@ -50,7 +50,7 @@ class Content(NamedTuple):
 
 
 class DeadWatch:
-    """One for a daemon; `look` is called again and again."""
+    """The watch of a daemon; call `look` regularly."""
 
     def __init__(self, services: Services, roster: Roster) -> None:
         self._loop = services.loop
@@ -61,13 +61,13 @@ class DeadWatch:
         self._lowest: tuple[int, ...] = ()  # usage of the file system: the lowest since it was measured
         self._files, self._bytes = 0, 0  # the largest limits that this daemon had
         self._at_start: dict[str, Content] | None = None  # more than the limits, as the first look found it
-        self._stopped: set[str] = set()  # agents that are looked at again if somebody starts them
+        self._stopped: set[str] = set()  # stopped agents; watched again after a start
         self._teller: Teller | None = None
         self._limit: Timer | None = None
         self._found: dict[str, Content] = {}
 
     def look(self) -> None:
-        """Have the directories measured if they may have grown."""
+        """Start to measure the directories if they may have grown."""
         self._note_limits(self._limits.limits)
         try:
             usage = _usage(self._state_dir)
@@ -125,7 +125,7 @@ class DeadWatch:
                 self._stop(agent, why)
 
     def _excess(self, name: str, found: Content) -> str:
-        """Return what the agent has too much of; empty if nothing."""
+        """Return how the agent exceeds its limits; empty if it does not."""
         before = (self._at_start or {}).get(name, Content(0, 0))
         if found.odd and not before.odd:
             return found.odd
@@ -147,13 +147,13 @@ class DeadWatch:
 
 
 def _usage(path: str) -> tuple[int, int]:
-    """Bytes and inodes in use on the file system. Raises OSError."""
+    """Return the bytes and inodes in use on the file system. Raises OSError."""
     found = os.statvfs(path)
     return (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_files - found.f_ffree
 
 
 def _measure(state_dir: str, names: Sequence[str], most: int, writer: int) -> int:
-    """Tell, as the child, what each agent has; an agent that has nothing is left out."""
+    """Report, as the child, the content of each agent's directories; omit agents without files."""
     os.nice(10)
     for name in names:
         found = _content(_boxes(state_dir, name), most)
@@ -165,7 +165,7 @@ def _measure(state_dir: str, names: Sequence[str], most: int, writer: int) -> in
 
 
 def _content(boxes: Sequence[Path], most: int) -> Content:
-    """Count what is in these directories, no further than `most` files. Names are never read, links never followed."""
+    """Count the files in these directories, up to `most`. Names are never read, links never followed."""
     files = size = 0
     odd = ""
     for box in boxes:
@@ -197,7 +197,7 @@ def _count(box: int, most: int) -> Content:
 
 
 def _has_any(state_dir: str, names: Sequence[str]) -> bool:
-    """True if some agent may have something."""
+    """True if some agent may have a file."""
     for box in itertools.chain.from_iterable(_boxes(state_dir, name) for name in names):
         try:
             if box.lstat().st_size > _LARGE:

@@ -1,11 +1,11 @@
-"""Answers that a child works out and writes to the caller itself: bodies of messages, long listings, what may hang.
+"""Answers a request in a child, which writes to the caller itself: message bodies, long listings, reads that may hang.
 
-The child has the caller's socket and nothing else; what it reads never comes into the supervisor's memory, which every
-agent inherits. It dies with the supervisor, and is killed after LIMIT. Until it ends, the supervisor writes nothing to
-that connection, so their lines do not mix.
+The child has the caller's socket and nothing else. The data that it reads never enters the supervisor's memory, which
+every agent inherits. It dies with the supervisor, and is killed after LIMIT. Until it ends, the supervisor writes
+nothing to that connection, so their lines do not mix.
 
-A child that hangs in the kernel does not die when it is killed, and never runs again: then its caller is answered
-without it. Users take turns, and each has PER_USER children at most, so who asks for much delays only himself.
+A child that hangs in the kernel does not die when it is killed, and never runs again. Then the supervisor answers its
+caller. Users take turns, and each has at most PER_USER children, so a user with many requests delays no other user.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ LIMIT = 5.0  # seconds
 DIES_WITHIN = 0.2  # seconds after SIGKILL; else it hangs in the kernel
 AT_ONCE = 16  # children
 PER_USER = 2
-_WAIT = 1000  # ms between two looks whether the caller reads on
+_WAIT = 1000  # ms between two checks whether the caller still reads
 
 Work = Callable[[], object]
 
 
 class Outcome(Enum):
-    """What came of an errand."""
+    """The result of an errand."""
 
     DONE = "the caller has its answer"
     NOTHING = "the caller was sent nothing"
@@ -41,12 +41,12 @@ class Outcome(Enum):
 
 
 class Errands:
-    """All of a daemon."""
+    """All errands of a daemon."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self._waiting: Turns[Errand] = Turns()
-        self._running: dict[Errand, int] = {}  # and for which user
+        self._running: dict[Errand, int] = {}  # and the uid of each
 
     def add(self, errand: Errand) -> None:
         """Run it when its turn comes."""
@@ -54,11 +54,11 @@ class Errands:
         self.loop.call_later(0, self._start)
 
     def discard(self, errand: Errand) -> None:
-        """Forget one that does not run yet."""
+        """Forget an errand that does not run yet."""
         self._waiting.discard(errand.uid, errand)
 
     def ended(self, errand: Errand) -> None:
-        """Only for an errand: its child is gone, or hangs."""
+        """Note that the child of a running errand is gone, or hangs; only the errand calls this."""
         if self._running.pop(errand, None) is not None:
             self.loop.call_later(0, self._start)
 
@@ -72,7 +72,7 @@ class Errands:
 
 
 class Errand:
-    """One answer. `socket` is the caller's, and `end` is called once with what came of it, unless it is abandoned."""
+    """One answer. `socket` is the caller's. `end` is called once with the outcome, unless the errand is abandoned."""
 
     def __init__(
         self, errands: Errands, uid: int, socket: int, line: Callable[[], bytes], end: Callable[[Outcome], None]
@@ -101,7 +101,7 @@ class Errand:
         self._limit = self._errands.loop.call_later(LIMIT, self._too_late)
 
     def abandon(self) -> None:
-        """The caller has gone: end it."""
+        """End the errand, because the caller is gone."""
         self._end = None
         self._errands.discard(self)
         if self._child is not None:
@@ -128,7 +128,7 @@ class Errand:
         try:
             begun = os.read(self._begun, 1)
         except BlockingIOError:
-            begun = b""  # it lives, and hangs
+            begun = b""  # the child lives, and hangs
         return Outcome.BROKEN if begun else Outcome.NOTHING
 
     def _tell(self, outcome: Outcome) -> None:
@@ -139,13 +139,13 @@ class Errand:
 
 
 def answer_line(request_id: object, method: str, work: Work) -> bytes:
-    """Return the line that answers a request: the result of `work`, or why there is none. Runs in the child."""
+    """Return the line that answers a request: the result of `work`, or its error. Runs in the child."""
     message: dict[str, object]
     try:
         message = {"id": request_id, "result": work()}
     except NsbridgeError as error:
         message = {"id": request_id, "error": {"code": error.exit_code or EXIT_FAILED, "message": str(error)}}
-    except Exception as bug:  # noqa: BLE001  (the caller hears of it; the supervisor has no part in it)
+    except Exception as bug:  # noqa: BLE001  (reported to the caller; the supervisor is not affected)
         text = f"nsbridged failed in {method}: a bug: {type(bug).__name__}: {bug}"
         message = {"id": request_id, "error": {"code": EXIT_FAILED, "message": text}}
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"

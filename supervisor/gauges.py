@@ -1,8 +1,8 @@
-"""What the agents' processes use, for `nsbridgectl top`: measured for whoever asks, never by itself.
+"""Measures the agents' processes for `nsbridgectl top`: on request, never by itself.
 
-Whoever may look may ask as often as they like, so what that costs is bounded: a process is measured again only after
-MIN_AGE, and the expensive part, its own memory, only for OWN_AT_ONCE agents at a time, those first that have waited
-longest. That part may hang (measuring.py): `due` says whose turn it is, a child measures, `learn` is told.
+Callers may ask as often as they like, so the cost is bounded. A process is measured again only after MIN_AGE. The
+expensive part, its own memory, is measured only for OWN_AT_ONCE agents at a time, longest waiting first. That part may
+hang (measuring.py): `due` returns the agents whose turn it is, a child measures, and `learn` gets the results.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Gauges:
         self._daemon = _Gauge((os.getpid(),), meter)
 
     def due(self, agents: Iterable[Managed]) -> list[int]:
-        """Return the processes whose own memory is to be measured now, and count them as measured."""
+        """Return the processes whose own memory should be measured now, and count them as measured."""
         now = self._now()
         waiting = [gauge for gauge in self._everyone(agents) if now - gauge.own_at >= OWN_MIN_AGE]
         chosen = sorted(waiting, key=lambda gauge: gauge.own_at)[:OWN_AT_ONCE]
@@ -55,7 +55,7 @@ class Gauges:
         return [pid for gauge in chosen for pid in gauge.pids]
 
     def learn(self, agents: Iterable[Managed], found: Found) -> None:
-        """Note what was measured of these agents."""
+        """Note the measurements of these agents."""
         for gauge in self._everyone(agents):
             gauge.learn(found)
 

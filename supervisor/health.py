@@ -1,8 +1,8 @@
 """Describes a process for `nsbridgectl inspect`, and measures its own memory. The only user of psutil.
 
-Everything is read from the host's /proc: inside a container there is no /proc to be trusted. `inspect` and `own_memory`
-read files that take the process's mmap_lock. A hostile process can hold that for ever, and whoever reads such a file
-then hangs and cannot even be killed. So only bounded children call them (errands.py, measuring.py), never the loop.
+Everything is read from the host's /proc, because a container's /proc cannot be trusted. `inspect` and `own_memory` read
+files that take the process's mmap_lock. A hostile process can hold that lock forever; then the reader hangs and cannot
+even be killed. So only bounded children call them (errands.py, measuring.py), never the loop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nsbridge.config.errors import NsbridgeError
 from nsbridge.supervisor import procfs
 
 MAX_DESCRIPTORS = 256  # listed; all are counted
-MAX_TARGET = 1000  # characters of what one refers to
+MAX_TARGET = 1000  # characters of a descriptor's target
 _SAME_PROCESS = 0.02  # seconds by which two readings of one start time may differ (two clock ticks)
 _SECCOMP = {"0": "off", "1": "strict", "2": "filter"}  # proc_pid_status(5)
 _SETS = {
@@ -40,9 +40,9 @@ _CAPABILITIES = _CAPABILITY_NAMES.split()
 def inspect(
     pid: int, create_time: float | None = None, container_pid: int | None = None, *, memory: bool = True
 ) -> dict[str, object]:
-    """Return what there is to know about process `pid`, as JSON has it; memory in bytes, times in seconds.
+    """Describe process `pid` as JSON values; memory in bytes, times in seconds.
 
-    Without `memory` nothing is read that takes the process's mmap_lock; what only such a file tells is null.
+    Without `memory`, read no file that takes the process's mmap_lock; values from such files are null.
 
     `create_time` (psutil's, seconds since the epoch) guards against a reused pid. Namespaces are compared with our own,
     which are the host's, and with those of `container_pid` if it is given. NsbridgeError if the process has gone or
@@ -72,10 +72,10 @@ def inspect(
 
 
 def confinement(pid: int, landlock: object) -> dict[str, object] | None:
-    """Return what the kernel holds the process to, for `status`; None if it has gone.
+    """Return the process's confinement by the kernel, for `status`; None if it is gone.
 
-    Nothing shows from outside whether Landlock is in force: `landlock` is the ABI that the process itself reported.
-    To be asked when an agent is ready for the first time: it has not read anything of its container by then.
+    The kernel does not show Landlock from outside: `landlock` is the ABI that the process itself reported. Call this
+    when an agent is ready for the first time: it has not read anything of its container by then.
     """
     try:
         status = procfs.read_status(pid)

@@ -127,7 +127,7 @@ class HealthCheck:
                 return
 
     def _measure(self, agent: Managed, process: AgentProcess, pid: int, size: Usage) -> None:
-        """Find out whether it has too much; what cannot be read in time is judged by its upper bound."""
+        """Measure a process's own memory and judge it; if that takes too long, its upper bound decides."""
 
         def judge(found: Found) -> None:
             own = found[pid]
@@ -139,7 +139,7 @@ class HealthCheck:
             elif self.measurer.is_unreadable(pid):
                 why = excess(size, allowed, self._limits.max_descriptors) + ", and its own memory cannot be measured"
             else:
-                return  # it has ended, or there was no process to be had for measuring it
+                return  # it has ended, or no measuring child could be forked
             if why:
                 self._restart(agent, process, f"pid {pid} had {why}")
 

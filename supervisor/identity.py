@@ -58,8 +58,8 @@ class Found:
     pid: int  # of init, in this process's pid namespace; 0 for a bare namespace file and for the host
     start_time: int  # clock ticks since boot, field 22 of /proc/PID/stat (proc_pid_stat(5)); 0 likewise
     ns_path: str  # the namespace file that was configured, else empty
-    engine_id: str = field(default="", compare=False)  # as Docker or Podman has it, else empty
-    engine_name: str = field(default="", compare=False)  # at that time: a container may be renamed
+    engine_id: str = field(default="", compare=False)  # Docker's or Podman's, else empty
+    engine_name: str = field(default="", compare=False)  # when it was found: a container may be renamed
 
     def is_same(self, other: Found) -> bool:
         """True if it is the same process."""
@@ -151,12 +151,12 @@ def found_by_pid(pid: int, ns_path: str = "") -> Found:
 
 
 def read_stat(pid: int) -> ProcessStat:
-    """Return what /proc/PID/stat says; NotRunning if there is no such process."""
+    """Read /proc/PID/stat. Raises NotRunning if there is no such process."""
     return _of_process(pid, lambda: procfs.read_stat(pid))
 
 
 def is_init_of_its_own(pid: int) -> bool:
-    """True if the process is number 1 of a pid namespace below this process's own; NotRunning if it is gone."""
+    """True if the process is pid 1 of a pid namespace below this process's own. Raises NotRunning if it is gone."""
     return procfs.parse_is_init(_read_status(pid))
 
 
@@ -167,7 +167,7 @@ def pid_named_by(ns_path: str) -> int:
 
 
 def read_bounded(path: str, limit: int) -> bytes:
-    """Return the content of a file that says what is entered, so only root may have written it (config/trusted.py).
+    """Return the content of a file that decides what is entered, so only root may write it (config/trusted.py).
 
     Raises UntrustedError, OSError; ValueError if it is no regular file, or longer than `limit` bytes.
     """

@@ -1,12 +1,12 @@
-"""A journal read for a person, while whoever it belongs to may be writing into it: `nsbridge journal`.
+"""Reads a journal for a person, while its agent may be writing into it: `nsbridge journal`.
 
-Nothing is locked or mapped, only read, so a running agent is not disturbed. Its crash rules (agents/journal.py) make
-what is read true: what is published is whole, and a record stays as it is until its message is confirmed. So a record
-that is not as it should be is damaged only if its message is still not confirmed when that is asked again.
+It only reads, without lock or mapping, so a running agent is not disturbed. The journal's crash rules
+(agents/journal.py) guarantee that published data is complete, and that a record stays unchanged until its message is
+confirmed. So a bad record is damaged only if its message is still unconfirmed at a second look.
 
-The agent may have been taken over, and can write what it likes: a length, a number of entries, a record that is a hole.
-So a reader needs little memory and time whatever the file says: it reads lengths before bodies, bodies in chunks, and
-MOST_CHECKED bytes of MOST_LISTED messages at most.
+A compromised agent can write any length, any number of entries, or a record that is a hole. So the reader needs little
+memory and time for any content: it reads lengths before bodies, bodies in chunks, and at most MOST_CHECKED bytes of
+MOST_LISTED messages.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ from nsbridge.supervisor import render
 _FIRST_BYTES = 60  # of a message that are shown
 _READ = 4096  # bytes of a message that are kept; a note has less
 _CHUNK = 1 << 20  # bytes read at a time to check a message
-MOST_CHECKED = 256 << 20  # bytes of messages whose checksums are checked; of those that follow only the lengths are
-MOST_LISTED = 1 << 20  # messages that are looked at; those that follow are only counted
+MOST_CHECKED = 256 << 20  # bytes of messages whose checksums are checked; of later messages only the length is
+MOST_LISTED = 1 << 20  # messages that are examined; later ones are only counted
 _ATTEMPTS = 5  # at a look that a running agent has overtaken
 
 _DESCRIBED: dict[int, Callable[[bytes, int], tuple[int, str]]] = {
@@ -229,7 +229,7 @@ class _Reader:
         raise DamagedError(f"it says that {taken} were taken and {confirmed} confirmed")
 
     def _record(self, seq: int, *, check: bool) -> _Record | None:
-        """Read a record; None if it was confirmed while we looked: a later message may be in its place."""
+        """Read a record; None if it was confirmed meanwhile, so that a later message may be in its place."""
         found, problem = None, ""
         for _ in range(_ATTEMPTS):
             try:
@@ -256,7 +256,7 @@ class _Reader:
         return _Record(mtype, length, start)
 
     def _checksum(self, mtype: int, length: int, at: int) -> int:
-        """Compute it a chunk at a time: a long message is never in memory as a whole."""
+        """Compute a checksum in chunks: a long message is never in memory as a whole."""
         crc, left = journal.checksum_of_none(mtype, length), length
         while left:
             chunk = os.pread(self._fd, min(left, _CHUNK), at)
@@ -275,7 +275,7 @@ class _Record(NamedTuple):
 
 
 def _shown(seq: int, record: _Record, kind: int) -> Facts:
-    """Describe a pending message: by its first bytes, or by where it is to be found."""
+    """Describe a pending message by its first bytes, or by where its content is."""
     mtype, length, body = record
     if kind != journal.MESSAGES and mtype in (store.NOTE, store.BODY):
         describe = _DESCRIBED.get(kind) if mtype == store.NOTE else None

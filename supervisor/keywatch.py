@@ -1,4 +1,4 @@
-"""Notices that the file behind a queue's key `{ path, proj }` was replaced: then the agent enters anew.
+"""Notices that the file behind a queue's key `{ path, proj }` was replaced; then the agent enters again.
 
 ftok(3) makes the key from the file's inode, so a program that replaces the file makes another queue, and the old one
 may stay. A queue's agent cannot see that: it is in the ipc namespace, and its root is the directory of its dead
@@ -140,7 +140,7 @@ class _Look:
         self.answered = int(which) + 1
         self._watch.learn(self.asked[int(which)], number.decode("ascii"))
 
-    def teller_ended(self, code: int) -> None:  # noqa: ARG002  (whatever it is)
+    def teller_ended(self, code: int) -> None:  # noqa: ARG002  (any code)
         """See TellerListener."""
         self._limit.cancel()
         self._watch.ended(self)
@@ -151,7 +151,7 @@ class _Look:
 
 
 def _ftok_keys(agent: Managed) -> dict[str, FtokKey]:
-    """Return the agent's keys that are made of a path, by its side."""
+    """Return the agent's keys that are made of a path, by side."""
     endpoint = agent.config.endpoint
     if not isinstance(endpoint, QueueEndpoint):
         return {}
@@ -160,7 +160,7 @@ def _ftok_keys(agent: Managed) -> dict[str, FtokKey]:
 
 
 def _questions(agent: Managed) -> list[Asked]:
-    """Return what is to be asked of an agent that serves, and has said which numbers it uses."""
+    """Return the questions about an agent that serves and has reported its numbers."""
     process, keys = agent.process, _ftok_keys(agent)
     if not keys or process is None or agent.state is not State.RUNNING:
         return []
@@ -173,7 +173,7 @@ def _questions(agent: Managed) -> list[Asked]:
 
 
 def _answer(paths: Sequence[tuple[str, FtokKey]], writer: int) -> int:
-    """The child: a line for each, without a number where there is no file."""
+    """Report, as the child, one line for each path; without a number if there is no file."""
     for which, (root, key) in enumerate(paths):
         try:
             number = str(numeric_key(key, root))

@@ -1,10 +1,10 @@
-"""The control socket's file: it never exists with a wrong mode, and a live one is never stolen.
+"""Makes the control socket's file: it never exists with a wrong mode, and never replaces a live one.
 
 Some facts about AF_UNIX and what they mean here:
 * bind(2) makes the file before it can have its owner and mode, so it is bound under another name, is given all of
   that, and gets its own name by rename(2), which also replaces a stale socket without a gap.
-* The file outlives a SIGKILLed daemon; only a connect tells whether somebody listens.
-* Owner and mode are set by name, so nobody but root may change the directory or one above it (config/trusted.py).
+* The file outlives a SIGKILLed daemon; only a connect shows whether a process listens.
+* Owner and mode are set by name, so only root may change the directory or one above it (config/trusted.py).
 """
 
 from __future__ import annotations

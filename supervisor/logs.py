@@ -83,7 +83,7 @@ class Log:
         self._write(logging.ERROR, name, message)
 
     def attach(self, loop: Loop | None) -> None:
-        """Let this loop write out what had to wait, from now on; None before it is closed."""
+        """Let this loop flush the backlog from now on; None before the loop is closed."""
         self._loop = loop
         self._sink.attach(loop)
 

@@ -1,13 +1,14 @@
-"""Where log records go: stderr, or a rotated file. Nothing here raises, and nothing waits for who reads it.
+"""Writes log records to stderr or a rotated file. Nothing here raises, and nothing waits for a reader.
 
 Some facts about stderr, and what they mean here:
 * O_NONBLOCK belongs to the open file description, which the shell and other programs share. So a pipe and a terminal
   are opened again through /proc, and a socket (systemd's journal) is asked with MSG_DONTWAIT.
 * Where it cannot be opened again (a terminal of another user, after su), poll(2) is asked first: a pipe that is
   writable takes PIPE_BUF bytes at once, a terminal that was stopped (Ctrl-S) is not writable.
-* A pipe takes up to PIPE_BUF bytes whole or not; of more it may take a part, whose rest goes before anything else.
+* A pipe takes up to PIPE_BUF bytes whole or not at all. It may take a part of a longer record; then the rest must be
+  written before any other record.
 
-What is not taken waits in a bounded backlog, which the loop writes out as soon as it can. What finds no room there is
+Records that are not taken wait in a bounded backlog, which the loop flushes as soon as it can. Records without room are
 dropped and counted, and the count is logged when writing works again.
 """
 
@@ -29,19 +30,19 @@ from nsbridge.agents.loop import WRITABLE, Loop
 from nsbridge.config import trusted
 
 BACKLOG = 256 << 10  # bytes that wait for a reader
-AT_END = 0.2  # seconds that the last records are waited for
-_MODE = 0o640  # of a log file, under any umask: who talks to whom is not everybody's business
+AT_END = 0.2  # seconds to wait at the end for the last records
+_MODE = 0o640  # of a log file, under any umask: not everybody may read who talks to whom
 
 
 class LogSink(logging.Handler):
-    """Counts what it cannot write, instead of raising, or complaining to a stderr that may be what is broken."""
+    """Counts the records that it cannot write. It does not raise, or complain to a stderr that may be broken."""
 
     lost = 0  # records since one could last be written
     reason = ""  # why
-    recovered: Callable[[int, str], None] = staticmethod(lambda _lost, _reason: None)  # writing works, by itself
+    recovered: Callable[[int, str], None] = staticmethod(lambda _lost, _reason: None)  # called when writing works again
 
     def attach(self, loop: Loop | None) -> None:
-        """Be served by this loop from now on, or by none."""
+        """Use this loop from now on, or none."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802  (logging's name)
         """Count it."""
@@ -51,13 +52,13 @@ class LogSink(logging.Handler):
 
 
 class FileSink(LogSink, RotatingFileHandler):
-    """To a file that is rotated by size, opened as config/trusted.py has it."""
+    """Writes to a file that is rotated by size, opened by config/trusted.py."""
 
     def __init__(self, path: str, max_bytes: int, backups: int) -> None:
         super().__init__(path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it, after rotating if it is time to."""
+        """Write the record, after a rotation if one is due."""
         before = self.lost
         super().emit(record)
         if self.lost == before:
@@ -77,7 +78,7 @@ class FileSink(LogSink, RotatingFileHandler):
 
 
 class StreamSink(LogSink):
-    """To whoever started the daemon, by stderr's descriptor."""
+    """Writes to stderr's descriptor."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class StreamSink(LogSink):
         self._watch()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it, or put it into the backlog, or drop it."""
+        """Write the record, or put it into the backlog, or drop it."""
         try:
             line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
             if len(self._backlog) + len(line) > BACKLOG:
@@ -104,12 +105,12 @@ class StreamSink(LogSink):
             self._write_out()
             if not self._backlog:
                 self.lost = 0
-        except Exception:  # noqa: BLE001  (whatever it is, it costs a record)
+        except Exception:  # noqa: BLE001  (any failure costs only this record)
             self.handleError(record)
         self._watch()
 
     def close(self) -> None:
-        """Write out what is still to be read, if somebody reads it soon."""
+        """Flush the backlog, if it is read soon."""
         self.attach(None)
         try:
             while self._backlog and self._writer.is_writable(AT_END):
@@ -152,17 +153,17 @@ class StreamSink(LogSink):
 
 
 class _Writer:
-    """Writes to a descriptor of its own that never blocks, or is a file's."""
+    """Writes to its own non-blocking descriptor, or to a file's."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
     def write(self, data: bytes) -> int:
-        """Write some of it. Raises BlockingIOError if nothing is taken now, OSError."""
+        """Write a part of `data`. Raises BlockingIOError if nothing is taken now, OSError."""
         return os.write(self.fd, data)
 
     def is_writable(self, timeout: float) -> bool:
-        """True if it takes something within so many seconds."""
+        """True if it takes data within `timeout` seconds."""
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
         return bool(poll.poll(timeout * 1000))
@@ -173,7 +174,7 @@ class _Writer:
 
 
 class _SocketWriter(_Writer):
-    """To a socket, which cannot be opened again."""
+    """Writes to a socket, which cannot be opened again."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
@@ -190,7 +191,7 @@ class _SocketWriter(_Writer):
 
 
 class _AskingWriter(_Writer):
-    """To a pipe or a terminal that cannot be opened again: asked whether it takes something before each write."""
+    """Writes to a pipe or terminal that cannot be opened again: polls it before each write."""
 
     def write(self, data: bytes) -> int:
         """See _Writer."""
@@ -200,7 +201,7 @@ class _AskingWriter(_Writer):
 
 
 def _writer(fd: int) -> _Writer:
-    """Return how to write to what `fd` is, which stays as it is."""
+    """Return the writer for `fd`, whose own flags stay unchanged."""
     kind = os.fstat(fd).st_mode
     if stat.S_ISSOCK(kind):
         return _SocketWriter(_duplicate(fd))
@@ -219,7 +220,7 @@ def _duplicate(fd: int) -> int:
 
 
 class TextSink(LogSink):
-    """To a stream that has no descriptor, as a test runner's."""
+    """Writes to a stream without a descriptor, as a test runner's."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write it."""

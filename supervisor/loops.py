@@ -1,12 +1,12 @@
-"""Flows that would hear themselves: what one hands over is what it, or another one, takes.
+"""Detects loops: a message that one flow hands over is taken again by the same flow, or by a chain of others.
 
-config/check.py refuses this where two containers are written alike. Whether two containers share a namespace or a mount
-is seen only when they run: the supervisor knows each agent's namespace, and an agent says where its ends are.
+config/check.py refuses loops between containers that are written alike. Two containers may also share a namespace or a
+mount, which shows only when they run. The supervisor knows each agent's namespace, and an agent reports its ends.
 
-* Within a route it is refused: both agents are FATAL, because each message would come back for ever.
-* In a circle through several routes the agent that closes the circle is refused where the supervisor itself knows every
-  place (queues with numeric keys). Otherwise it only warns: an agent may be compromised, and what it says of its own
-  ends must stop no other route.
+* A loop within a route is refused: both agents are FATAL, because each message would come back forever.
+* A circle through several routes is refused if the supervisor itself knows every place (queues with numeric keys): the
+  agent that closes the circle is FATAL. Otherwise the supervisor only warns: an agent may be compromised, and its
+  report must not stop other routes.
 * Two exactly-once routes that send into one queue overwrite each other's evidence of what was sent; that is a warning.
 """
 
@@ -20,12 +20,12 @@ from nsbridge.config.advice import shared_queue
 from nsbridge.config.check import selects, shown_key
 from nsbridge.config.schema import AgentConfig, Delivery, QueueEndpoint, QueueIn, QueueOut, RouteConfig
 
-Warn = Callable[[str, str], None]  # hears an agent's name and a line for the log
+Warn = Callable[[str, str], None]  # takes an agent's name and a line for the log
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """One agent as it serves now: its route, its configuration, the inode of its namespace, what it said itself."""
+    """One serving agent: its route, its configuration, the inode of its namespace, and its own report."""
 
     route: RouteConfig
     config: AgentConfig
@@ -35,13 +35,13 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """One end of a flow: the identities of its place, and whether the supervisor knows them by itself."""
+    """One end of a flow: the identities of its place, and if the supervisor knows them by itself."""
 
     agent: str
     shown: str
     places: frozenset[str]
     is_known: bool
-    types: QueueOut | QueueIn | None = None  # what a queue's end takes or gives
+    types: QueueOut | QueueIn | None = None  # the types that a queue's end takes or gives
 
     @property
     def is_queue(self) -> bool:
@@ -69,7 +69,7 @@ def flows_of(serving: Sequence[Serving]) -> Iterator[Flow]:
 
 
 def in_route(serving: Sequence[Serving]) -> str:
-    """Return why the two agents of a route must not serve together; empty if they may."""
+    """Return the reason why the two agents of a route must not serve together; empty if they may."""
     flows = list(flows_of(serving))
     for flow in flows:
         for other in flows:
@@ -79,10 +79,7 @@ def in_route(serving: Sequence[Serving]) -> str:
 
 
 def circle(flows: Sequence[Flow], agent: str) -> Sequence[Flow]:
-    """Return flows of several routes of which each feeds the next and the last one the first; empty if there are none.
-
-    Only circles through a flow of `agent`.
-    """
+    """Return a circle of flows through one of `agent`: each feeds the next, the last one the first. Empty if none."""
     for first in flows:
         if agent in (first.source.agent, first.sink.agent) and (found := _way(first, first, flows, set())):
             return found
@@ -90,22 +87,22 @@ def circle(flows: Sequence[Flow], agent: str) -> Sequence[Flow]:
 
 
 def refusal(round_: Sequence[Flow]) -> str:
-    """Return what is said of a circle."""
+    """Describe a circle to the operator."""
     way = " → ".join(flow.source.agent for flow in (*round_, round_[0]))
     return f"messages would circulate forever: {way}; let one of these routes use another queue, type or path"
 
 
 class Circles:
-    """What the supervisor knows of all routes that serve: it is told of each agent when that is ready."""
+    """Knows the flows of all serving routes; the supervisor reports each agent that becomes ready."""
 
     def __init__(self) -> None:
         self._flows: dict[str, list[Flow]] = {}  # by route
         self._warned: set[tuple[str, ...]] = set()
 
     def ready(self, name: str, serving: Sequence[Serving], warn: Warn) -> str:
-        """Return why the agent of that name must not serve; empty if it may.
+        """Return the reason why the agent `name` must not serve; empty if it may.
 
-        `serving` are those agents of its route whose containers are known: none, if its own has just ended.
+        `serving` has the agents of its route whose containers are known; it is empty if its own has just ended.
         """
         if not serving:
             return ""
@@ -122,7 +119,7 @@ class Circles:
         return ""
 
     def forget(self, route: str) -> None:
-        """The route has ended or is to serve anew."""
+        """Forget a route that has ended or will start again."""
         self._flows.pop(route, None)
 
     def _warn_of_shared_queue(self, name: str, route: RouteConfig, flows: Sequence[Flow], warn: Warn) -> None:
@@ -141,7 +138,7 @@ class Circles:
 
 
 def feeds(sink: End, source: End) -> bool:
-    """True if what is handed over at `sink` is taken at `source`."""
+    """True if messages handed over at `sink` are taken at `source`."""
     if not sink.places & source.places:
         return False
     if isinstance(sink.types, QueueIn) and isinstance(source.types, QueueOut) and sink.types.type is not None:
@@ -150,7 +147,7 @@ def feeds(sink: End, source: End) -> bool:
 
 
 def _way(at: Flow, first: Flow, flows: Sequence[Flow], seen: set[Flow]) -> list[Flow]:
-    """Return the flows from `at` on of which the last one feeds `first`; `at` alone is none (see in_route)."""
+    """Return a chain from `at` whose last flow feeds `first`; `at` alone does not count (see in_route)."""
     seen.add(at)
     for flow in flows:
         if flow is first or flow in seen or not feeds(at.sink, flow.source):
@@ -185,7 +182,7 @@ def _end(serving: Serving, side: str) -> End | None:
 
 
 def _typed(end: QueueOut | QueueIn, serving: Serving) -> QueueOut | QueueIn:
-    """A queue keeps the types that come from a queue across; all else has type 1."""
+    """Return the end with its effective types: a sink keeps the types of a queue across; others have type 1."""
     if isinstance(end, QueueOut) or end.type is not None:
         return end
     across = next(agent for agent in serving.route.agents if agent.name != serving.config.name)

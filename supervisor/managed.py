@@ -38,7 +38,7 @@ class Neighbour(Protocol):
     """The route, as one of its agents sees it."""
 
     def forbids(self, agent: Managed) -> str:
-        """Return why it must not serve beside the others; empty if it may."""
+        """Return the reason why the agent must not serve beside the others; empty if it may."""
         ...
 
     def drained(self) -> None:
@@ -134,13 +134,13 @@ class Managed:
             self._deadline(EXIT_LIMIT)
 
     def refuse(self, reason: str) -> None:
-        """Do not start it again until a person does: it can never work as things are."""
+        """Stop the agent until the operator starts it, because a restart cannot help."""
         self.detail = reason
         self._log.error(self.config.name, f"{reason}; it stays stopped until nsbridgectl start")
         self._feed(Event.REFUSED)
 
     def tell(self, order: str, **fields: object) -> None:
-        """Give its process an order (agents/control.py). Without a process, what the order is about waits for one."""
+        """Send its process an order (agents/control.py). Without a process, the next one reads the state instead."""
         if self._process is not None:
             self._process.channel.say(order, **fields)
 
@@ -215,7 +215,7 @@ class Managed:
         self.state = following
         if self.state is not before:
             self._cancel_deadline()
-            starts_again = self.state is State.STARTING and before is State.BACKOFF  # why is still to be shown
+            starts_again = self.state is State.STARTING and before is State.BACKOFF  # the reason is still shown
             if self.state in (State.STARTING, State.RUNNING, State.STOPPED) and not starts_again:
                 self.detail = ""
             self._log.debug(self.config.name, f"{before} → {self.state} ({event})")

@@ -1,10 +1,10 @@
-"""Measures the own memory of processes in a child with a deadline: a hostile process can make its reader hang.
+"""Measures processes' own memory in a child with a deadline, because a hostile process can make its reader hang.
 
 /proc/PID/smaps_rollup takes the process's mmap_lock. A process that holds it (an mmap(MAP_FIXED) over a dirty mapping
 of a FUSE file, whose server does not answer) makes the reader wait in state D, where not even SIGKILL ends it. So:
 * One child measures several processes and reports each on a line. If a line does not come within LIMIT, the child is
-  killed and the process that it was at counts as unreadable. The others are measured by another child.
-* An unreadable process is not measured again while that child is still there: at most one child hangs for each.
+  killed and the process that it was reading counts as unreadable. Another child measures the others.
+* An unreadable process is not measured again while that child still exists: at most one child hangs for each.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class Measurer:
         self._reading: set[_Reading] = set()
 
     def ask(self, pids: Iterable[int], learn: Learn) -> None:
-        """Measure these processes, then call `learn` once with what was found; never before this returns."""
+        """Measure these processes, then call `learn` once with the results; never before this returns."""
         wanted = list(dict.fromkeys(pids))
         found: Found = {pid: None for pid in wanted if pid in self._unreadable}
         self._begin([pid for pid in wanted if pid not in found], found, learn)
 
     def is_unreadable(self, pid: int) -> bool:
-        """True if a child still hangs in reading it."""
+        """True if a child still hangs while reading the process."""
         return pid in self._unreadable
 
     def close(self) -> None:
-        """End the children; nobody learns anything any more."""
+        """End the children; `learn` is not called any more."""
         for reading in tuple(self._reading):
             reading.abandon()
         self._reading.clear()
@@ -53,28 +53,28 @@ class Measurer:
         if pids:
             try:
                 self._reading.add(_Reading(self, pids, found, learn))
-            except OSError:  # no process or descriptor is to be had: it is measured another time
+            except OSError:  # no process or descriptor is free: it is measured another time
                 found |= dict.fromkeys(pids)
             else:
                 return
         self._loop.call_later(0, lambda: learn(found))
 
     def start_child(self, pids: Sequence[int], reading: _Reading) -> Teller:
-        """Only for a reading. Raises OSError."""
+        """Start the child of a reading; only a reading calls this. Raises OSError."""
         return Teller(self._loop, partial(_measure, self._own_memory, tuple(pids)), reading)
 
     def deadline(self, callback: Callable[[], None]) -> Timer:
-        """Only for a reading."""
+        """Set the deadline of a reading; only a reading calls this."""
         return self._loop.call_later(LIMIT, callback)
 
     def give_up(self, suspect: int, rest: Sequence[int], found: Found, learn: Learn) -> None:
-        """Only for a reading: its child does not get on with `suspect`; go on with the `rest`."""
+        """Give up `suspect`, at which the child hangs, and continue with the `rest`; only a reading calls this."""
         self._unreadable.add(suspect)
         found[suspect] = None
         self._begin(rest, found, learn)
 
     def ended(self, reading: _Reading, suspect: int | None) -> None:
-        """Only for a reading: its child is gone."""
+        """Note that the child of a reading is gone; only a reading calls this."""
         self._reading.discard(reading)
         if suspect is not None:
             self._unreadable.discard(suspect)
@@ -106,7 +106,7 @@ class _Reading:
         self._found[self._left.pop(0)] = int(line) if line.isdigit() else None
         self._limit = self._measurer.deadline(self._too_late)
 
-    def teller_ended(self, code: int) -> None:  # noqa: ARG002  (whatever it is)
+    def teller_ended(self, code: int) -> None:  # noqa: ARG002  (any code)
         """See TellerListener."""
         self._limit.cancel()
         self._measurer.ended(self, self._suspect)
@@ -122,7 +122,7 @@ class _Reading:
         if self._left:
             self._suspect, *rest = self._left
             self._measurer.give_up(self._suspect, rest, self._found, learn)
-        else:  # it has said all, and does not end
+        else:  # it has reported everything, and does not end
             learn(self._found)
 
 

@@ -1,11 +1,11 @@
-"""A container of an engine that is renamed while it is served: status says so, and the name's new owner is followed.
+"""Notices that an engine's container was renamed: status shows it, and the agent follows the name's new owner.
 
 A configuration names a container, and an engine may give that name to another one (`docker rename web old; docker run
---name web`). The rule: the agent serves the container that it has entered, under whatever name, until another *running*
-container has the configured name. Then it leaves the one and enters the other, as after a restart of a container.
+--name web`). The agent serves the container that it has entered, under any name, until another *running* container has
+the configured name. Then it leaves the one and enters the other, as after a restart of a container.
 
-An engine's events would tell at once, but need a child all the time. So the engine is asked every so often, by the
-container's id; by the name only if that has changed. All questions of one moment share a child (asker.py).
+An engine's events would be faster, but need a permanent child. So the engine is polled by the container's id, and by
+the name only if it has changed. Questions that are due at the same time share a child (asker.py).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ EVERY = {ContainerKind.DOCKER: 10.0, ContainerKind.PODMAN: 60.0}  # seconds; pod
 
 
 class NameWatch:
-    """Of one container that is served; `moved` is called with the reason once another one has its name."""
+    """Watches the name of one served container; calls `moved` with the reason once another one has the name."""
 
     def __init__(
         self, loop: Loop, arrivals: Arrivals, container: Container, found: Found, moved: Callable[[str], None]
     ) -> None:
-        self.serves = ""  # what the container is called now, as a configuration would; empty: as it is configured
+        self.serves = ""  # the container's present name, in the form of a configuration; empty: as configured
         self._loop = loop
         self._arrivals = arrivals
         self._container = container
@@ -39,7 +39,7 @@ class NameWatch:
 
     @property
     def note(self) -> str:
-        """What status says of it; empty if there is nothing to say."""
+        """Return the note for status; empty if the name is unchanged."""
         if not self.serves:
             return ""
         return f"serves {self.serves}, which was {self._container}; no other container of that name runs"
@@ -52,7 +52,7 @@ class NameWatch:
             self._inquiry.cancel()
 
     def _wait(self) -> None:
-        """Ask when others ask as well: at the multiples of the period."""
+        """Set a timer for the next multiple of the period, so that all watches ask together."""
         period = EVERY[self._container.kind]
         self._timer = self._loop.call_at((self._loop.now() // period + 1) * period, self._ask)
 
@@ -61,7 +61,7 @@ class NameWatch:
         self._inquiry = self._arrivals.ask(served, self._named, seen=False)
 
     def _named(self, answer: Answer) -> None:
-        """It has that name now; an engine that does not answer says nothing."""
+        """Handle the answer by id: the container's present name. Ignore an engine that does not answer."""
         self._inquiry = None
         if not isinstance(answer, Found) or not answer.is_same(self._found):
             self._wait()
@@ -73,7 +73,7 @@ class NameWatch:
             self._inquiry = self._arrivals.ask(self._container, self._owned, seen=False)
 
     def _owned(self, answer: Answer) -> None:
-        """The name's new owner, if there is one that runs."""
+        """Handle the answer by name: the name's new owner, if there is one that runs."""
         self._inquiry = None
         if isinstance(answer, Found) and not answer.is_same(self._found):
             self._moved(f"names another container now (pid {answer.pid}): the previous one is {self.serves}")
@@ -84,7 +84,7 @@ class NameWatch:
 def watch_name(
     loop: Loop, arrivals: Arrivals, container: Container, found: Found, moved: Callable[[str], None]
 ) -> NameWatch | None:
-    """Return a watch where a container can lose its name: one of an engine, that is not configured by its id."""
+    """Return a watch if the container can lose its name: it is an engine's, and not configured by its id."""
     if container.kind not in EVERY or not found.engine_id or found.engine_name != container.name:
         return None
     return NameWatch(loop, arrivals, container, found, moved)

@@ -1,8 +1,8 @@
-"""What a running daemon has on the host by name, and somebody may remove: control socket, pid file, journals.
+"""Notices the removal of a running daemon's files: control socket, pid file, journals.
 
-inotify tells when one of these names changes (places.py); where that is not to be had, they are looked at every
-LOOK_EVERY seconds. The control socket and the pid file are made again. Journals cannot be: the agents hold the removed
-files open and work on, so the log says what to do before they end.
+inotify reports a change of these names (places.py); without inotify they are polled every LOOK_EVERY seconds. The
+control socket and the pid file are made again. Journals cannot be: the agents hold the removed files open and continue,
+so the log explains what to do before they end.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from nsbridge.supervisor.control import ControlServer
 from nsbridge.supervisor.logs import Log
 from nsbridge.supervisor.pidfile import PidFile
 
-LOOK_EVERY = 5.0  # seconds, where nothing tells, and until what could not be made again can
-GAP = 0.1  # seconds for whoever removes many files
+LOOK_EVERY = 5.0  # seconds between polls without inotify, and between retries
+GAP = 0.1  # seconds, to let a removal of many files finish
 
 
 class OwnFiles:
-    """Serves itself in the daemon's loop from `start` on. `journals` are the paths of those that agents have open."""
+    """Runs in the daemon's loop from `start` on. `journals` returns the paths of the journals that agents have open."""
 
     def __init__(self, loop: Loop, log: Log, state_dir: str, journals: Callable[[], Iterable[str]]) -> None:
         self._loop = loop
@@ -35,10 +35,10 @@ class OwnFiles:
         self._timer: Timer | None = None
         self._is_watched = True
         self._complaint = ""
-        self._are_gone = False  # journals, as the log has it
+        self._are_gone = False  # journals are gone, and the log has it
 
     def start(self, arrivals: Arrivals, pidfile: PidFile | None, control: ControlServer | None) -> None:
-        """Begin, for those that there are; to be called once."""
+        """Start to watch the files that exist; call it once."""
         self._pidfile, self._control = pidfile, control
         names = [str(Path(self._state_dir, "journal"))]
         names += [pidfile.path] if pidfile else []
@@ -66,7 +66,7 @@ class OwnFiles:
             self._again(LOOK_EVERY)
 
     def _restored(self) -> str:
-        """Make again what is missing; what it cannot is returned."""
+        """Make missing files again; return the problem if that fails, else an empty string."""
         try:
             if self._pidfile is not None and self._pidfile.restore():
                 self._log.warning("", f"{self._pidfile.path} was removed while the daemon runs: created again")

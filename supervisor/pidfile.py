@@ -1,16 +1,16 @@
-"""One daemon for each state_dir: a lock on a file that also says who holds it, and one on the directory itself.
+"""Allows one daemon for each state_dir, by a lock on a file with the holder's pid, and one on the directory itself.
 
 Some facts about POSIX locks (fcntl_locking(2)) and what they mean here:
 * The lock belongs to the process: it vanishes with a SIGKILLed daemon and is not inherited by its agents, so it is
   taken after detaching, and an agent that outlives the daemon for a moment does not keep the next daemon out.
 * *Any* close of the file by the process drops its lock: nothing else in the daemon may open this file.
-* A file that is unlinked while locked can still be locked by whoever had opened it before: the one who gets the lock
-  looks whether its file still has the name, and starts again if not.
+* A process that opened the file earlier can lock it even after it was unlinked. So the process that gets the lock
+  checks that its file still has the name, and starts again if not.
 
-And about the lock of the directory (flock(2)), which holds when somebody has removed the pid file:
-* A forked child shares it until it closes its descriptors, which each does first. So it is waited for a little.
-* Whoever may read a directory may lock it. A lock counts only if the process that took it lives and is a trusted
-  user's (/proc/locks, config/trusted.py): anybody else's could only keep the daemon from starting.
+And about the lock of the directory (flock(2)), which works even if the pid file was removed:
+* A forked child shares it until it closes its descriptors, which it does first. So a new daemon waits a little.
+* Any user who may read a directory may lock it. A lock counts only if its process lives and belongs to a trusted user
+  (/proc/locks, config/trusted.py). Otherwise any user could keep the daemon from starting.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PidFile:
         self._pid = 0
 
     def acquire(self) -> None:
-        """Lock both and write our pid. NsbridgeError if another daemon has one, or they cannot be made."""
+        """Lock both and write our pid. Raises NsbridgeError if another daemon has one, or they cannot be made."""
         try:
             self._take()
         except BaseException:
@@ -59,9 +59,9 @@ class PidFile:
             self._forget()
 
     def restore(self) -> bool:
-        """Make again what somebody has removed while it was held; True if that was so.
+        """Make the file and directory again if they were removed while locked; return True then.
 
-        NsbridgeError if it cannot be made, or another daemon has come: then both run with this state_dir.
+        Raises NsbridgeError if that fails, or another daemon runs by now: then both use this state_dir.
         """
         if self._fd < 0 or (self._is_there() and self._is_named()):
             return False
@@ -90,7 +90,7 @@ class PidFile:
         self.release()
 
     def _take(self, make: int | None = None) -> None:
-        """Lock what is not locked yet, and write our pid; `make` is a new directory's mode. Raises NsbridgeError."""
+        """Take the missing locks, and write our pid; `make` is a new directory's mode. Raises NsbridgeError."""
         try:
             if self._directory < 0:
                 self._directory = trusted.open_directory(str(Path(self.path).parent), make=make)
@@ -125,7 +125,7 @@ class PidFile:
         return -1
 
     def _lock_directory(self) -> None:
-        """Lock it, unless somebody who is not trusted has. NsbridgeError if another daemon has it."""
+        """Lock the directory; ignore an untrusted user's lock. Raises NsbridgeError if another daemon has it."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -136,7 +136,7 @@ class PidFile:
                     if not _is_daemons(holder):
                         return
                     raise NsbridgeError(f"{self._taken(holder)}; its pid file was removed") from None
-                time.sleep(0.01)  # there is no event for another's lock with a limit
+                time.sleep(0.01)  # no event reports the release of another's lock
             else:
                 return
 
@@ -171,14 +171,14 @@ def _is_at(fd: int, path: str) -> bool:
 
 
 def _holder(fd: int) -> int:
-    """Return who holds the lock on `fd`; 0 if it is in another pid namespace, or has just released it."""
+    """Return the pid of the lock's holder; 0 if it is in another pid namespace, or has just released the lock."""
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
     return int(pid) if kind != fcntl.F_UNLCK else 0
 
 
 def _directory_holder(fd: int) -> int:
-    """Return who has the flock on `fd`; 0 if that is not to be seen. proc_locks(5)."""
+    """Return the pid of the flock's holder; 0 if it is not visible. proc_locks(5)."""
     inode = os.fstat(fd).st_ino
     for line in Path("/proc/locks").read_text(encoding="ascii").split("\n"):
         match line.split():
@@ -188,7 +188,7 @@ def _directory_holder(fd: int) -> int:
 
 
 def _is_daemons(pid: int) -> bool:
-    """True if a daemon may have locked the directory: it lives, and is a trusted user's; 0 is another namespace's."""
+    """True if `pid` may be a daemon: it lives and belongs to a trusted user. 0 is of another pid namespace."""
     try:
         return not pid or os.stat(f"/proc/{pid}").st_uid in trusted.trusted_owners()  # noqa: PTH116
     except OSError:

@@ -105,7 +105,7 @@ class AgentProcess:
     ready_since: float | None = None
     last_words: str = ""
     confinement: dict[str, object] | None = None  # known when it is ready: none of it can be undone
-    places: object = None  # where it says that its ends are (agents/places.py)
+    places: object = None  # its own report of its ends (agents/places.py)
     wedged: str = ""  # why it was given up and killed; empty if it was not
     given_up_at: float = 0.0
     stuck: bool = False  # it was killed, and the kernel does not let it die

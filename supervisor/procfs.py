@@ -23,7 +23,7 @@ import os
 from dataclasses import dataclass
 from itertools import islice
 
-MAX_THREADS = 64  # whose children are looked for
+MAX_THREADS = 64  # threads whose children are read
 STAT_LIMIT = 16 << 10  # bytes read of /proc/PID/stat, which has a few hundred
 STATUS_LIMIT = 1 << 20  # bytes read of /proc/PID/status: 65,536 groups of ten digits fit
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD, include/linux/sched.h
@@ -36,15 +36,15 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class ProcessStat:
     """One line of /proc/PID/stat."""
 
-    comm: str  # as the process chose it: hostile, escape it before showing
+    comm: str  # chosen by the process: hostile, escape it before showing
     state: str  # one letter; Z and X are dead
     parent: int
     flags: int  # PF_… of include/linux/sched.h
-    faults: int  # pages that it was given since it was forked, without those of a disk; a fork begins with 0
+    faults: int  # minor page faults since its fork
     cpu_ticks: int  # clock ticks spent in user and kernel mode
     start_time: int  # clock ticks since boot
     resident: int  # bytes of memory, of files too
-    exit_status: int | None  # as waitpid(2) has it, once the process is exiting; None if the caller may not know it
+    exit_status: int | None  # as in waitpid(2), once the process is exiting; None if the caller may not read it
 
     @property
     def is_dead(self) -> bool:
@@ -82,7 +82,7 @@ def read_status(pid: int) -> dict[str, str]:
 def children(pid: int) -> set[int]:
     """Return the children of the process's threads; none if it has ended.
 
-    Where the kernel has no such files (CONFIG_PROC_CHILDREN) the answer is none, too. proc_pid_task_tid_children(5).
+    Also none if the kernel has no such files (CONFIG_PROC_CHILDREN). proc_pid_task_tid_children(5).
     """
     found: set[int] = set()
     try:
@@ -100,12 +100,12 @@ def has_left_user_space(pid: int) -> bool:
     except FileNotFoundError:
         return True
     except OSError:
-        pass  # ESRCH: it is reaped; EACCES: not for us to know
+        pass  # ESRCH: it is reaped; EACCES: we may not read it
     return False
 
 
 def parse_stat(text: bytes) -> ProcessStat:
-    """Parse the line of /proc/PID/stat; ValueError if it is none."""
+    """Parse the line of /proc/PID/stat. Raises ValueError if it is malformed."""
     opening, closing = text.find(b"("), text.rfind(b")")
     fields = text[closing + 1 :].split()  # field 3 and those after it
     if opening < 0 or closing < opening or len(fields) < _STAT_FIELDS:
@@ -134,7 +134,7 @@ def parse_status(text: bytes) -> dict[str, str]:
 
 
 def parse_effective_ids(text: bytes) -> tuple[int, int]:
-    """Return the effective (uid, gid) from /proc/PID/status; ValueError if the text is no such file.
+    """Return the effective (uid, gid) from /proc/PID/status. Raises ValueError if the text is malformed.
 
     The columns of `Uid` and `Gid` are real, effective, saved, file system.
     """

@@ -73,7 +73,7 @@ class Reloader:
         return plan
 
     def _adopt_dead(self, limits: DeadConfig) -> None:
-        """Tell the agents, if their dead letters have other limits from now on."""
+        """Send new limits of dead letters to the agents, if they have changed."""
         if limits != self._dead.limits:
             self._dead.limits = limits
             for agent in self._roster.agents:

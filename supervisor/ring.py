@@ -1,8 +1,8 @@
-"""Keeps the last records of the log, or the last events, and calls whoever wants to hear of the next.
+"""Keeps the last records of the log, or the last events, and calls subscribers for each new one.
 
-They are about all routes, and an agent is a fork of the supervisor. So they are kept as bytes in memory that the kernel
-wipes in every child (MADV_WIPEONFORK, Linux 4.14), not as Python's objects: an agent that somebody has taken over does
-not find in its memory what happened to another route.
+The records concern all routes, and an agent is a fork of the supervisor. So they are bytes in memory that the kernel
+wipes in every child (MADV_WIPEONFORK, Linux 4.14), not Python objects. A compromised agent does not find the records of
+other routes in its memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WIPEONFORK = 18  # MADV_WIPEONFORK, asm-generic/mman-common.h; Python has no na
 
 
 class Named(Protocol):
-    """What a ring keeps: a dataclass of numbers and texts."""
+    """An entry of a ring: a dataclass of numbers and texts."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -43,9 +43,9 @@ def concerns(about: str, name: str) -> bool:
 
 
 class Ring(Generic[T]):
-    """The last `kept` of all, in order; fewer if they are so long that `_SIZE` bytes do not hold them.
+    """The last `kept` entries in order; fewer if they need more than `_SIZE` bytes.
 
-    `make` makes one again from its fields, as dataclasses.astuple gives them.
+    `make` restores an entry from its fields, as dataclasses.astuple returns them.
     """
 
     def __init__(self, kept: int, make: Callable[..., T]) -> None:
@@ -78,7 +78,7 @@ class Ring(Generic[T]):
             return
         start = self._next if self._next + len(data) <= _SIZE else 0
         end = start + len(data)
-        if start < self._next:  # what lies behind the last one is the oldest
+        if start < self._next:  # the oldest entries are behind the last one
             self._forget(self._next, _SIZE)
         self._forget(start, end)
         if len(self._places) == self._kept:
@@ -88,12 +88,12 @@ class Ring(Generic[T]):
         self._next = end
 
     def _forget(self, start: int, end: int) -> None:
-        """Drop the oldest as long as they begin there."""
+        """Drop the oldest entries that begin between `start` and `end`."""
         while self._places and start <= self._places[0][0] < end:
             self._places.popleft()
 
     def subscribe(self, subscriber: Callable[[T], None], name: str = "") -> Callable[[], None]:
-        """Call `subscriber` with everything new about `name`; what is returned ends that."""
+        """Call `subscriber` for each new entry about `name`; return a function that ends this."""
         key = object()
         self._subscribers[key] = (name, subscriber)
 

@@ -47,7 +47,7 @@ class Route:
                 other.exit()
 
     def forbids(self, agent: Managed) -> str:
-        """Return why the two agents must not serve together (loops.py); then the other one ends too."""
+        """Return the reason why the two agents must not serve together (loops.py); then the other one ends too."""
         reason = loops.in_route(self._serving())
         if reason:
             self._refuse_others(agent, reason)
@@ -70,7 +70,7 @@ class Route:
                 other.refuse(reason)
 
     def _check_circles(self, agent: Managed) -> None:
-        """Look at where its messages go, now that it has said where its ends are."""
+        """Look for circles through this agent, after it has reported its ends."""
         serving = self._serving()
         if reason := loops.in_route(serving) or self._circles.ready(agent.config.name, serving, self._log.warning):
             self._refuse_others(None, reason)

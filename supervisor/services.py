@@ -15,7 +15,7 @@ from nsbridge.supervisor.loops import Circles
 
 @dataclass(slots=True)
 class DeadLetterLimits:
-    """What every agent may keep of dead letters; a reload changes it for agents that are there and to come."""
+    """The quota of dead letters for every agent; a reload changes it for present and future agents."""
 
     limits: DeadConfig = field(default_factory=DeadConfig)
 
@@ -31,6 +31,6 @@ class Services:
     arrivals: Arrivals
     health: HealthConfig
     require: tuple[Confinement, ...] = ()  # what no agent may run without
-    empty: tuple[EmptyNamespace, ...] = ()  # for agents to be in, in place of the host's
+    empty: tuple[EmptyNamespace, ...] = ()  # namespaces that agents join instead of staying in the host's
     dead: DeadLetterLimits = field(default_factory=DeadLetterLimits)
     circles: Circles = field(default_factory=Circles)  # of routes

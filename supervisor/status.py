@@ -49,7 +49,7 @@ def agent_status(agent: Managed) -> dict[str, object]:
 
 
 def _serves(agent: Managed) -> str:
-    """The container that it is in; another than is configured if that one was renamed."""
+    """Return the container's name; another than the configured one if the container was renamed."""
     watch = agent.attachment.name_watch
     return (watch.serves if watch is not None else "") or str(agent.config.container)
 

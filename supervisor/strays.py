@@ -1,4 +1,4 @@
-"""Ends what an agent leaves behind when it dies.
+"""Kills processes that an agent leaves behind when it dies.
 
 No agent forks once it serves: the filter of system calls refuses that (agents/callrules.py). Where the kernel has no
 such filter, or in the milliseconds in which an agent forks its senders, a compromised agent can leave a process that
@@ -7,11 +7,11 @@ outlives it and holds the lock of its journal. Every successor would wait for th
 Some facts about orphans, and what they mean here:
 * The supervisor is a child subreaper: when a process below it dies, the kernel gives it that process's children. It
   does so before it sends SIGCHLD for the death, so SIGCHLD is when to look.
-* Each child that the supervisor has made itself is noted in agents/fork.py. Every other child was given to it.
-* An agent has an empty bounding set and no_new_privs, and no process gets rid of these, nor does a child of it. So an
+* agents/fork.py notes each child that the supervisor has forked itself. The kernel gave it every other child.
+* An agent has an empty bounding set and no_new_privs, and neither a process nor its children can undo these. So an
   orphan that has both was an agent's, and is killed. Others are a container engine's helpers, and are only reaped.
 * An agent's senders are killed with it, by their death signal. They are orphans that have SIGKILL pending already.
-* A supervisor that is killed leaves such a process to init. Its successor cannot tell whose it is.
+* If the supervisor is killed, such a process goes to init. The next supervisor cannot identify it.
 
 Sources: PR_SET_CHILD_SUBREAPER of prctl(2), proc(5), capabilities(7).
 """
@@ -29,7 +29,7 @@ from nsbridge.supervisor.logs import Log
 
 _AGENT_S = {b"NoNewPrivs:\t1", b"CapBnd:\t" + b"0" * 16}  # lines of /proc/PID/status
 
-_SIGKILL_BIT = 1 << signal.SIGKILL - 1  # of the signals that are pending
+_SIGKILL_BIT = 1 << signal.SIGKILL - 1  # in the mask of pending signals
 
 
 class Strays:
@@ -46,13 +46,13 @@ class Strays:
         self._loop.on_signal(signal.SIGCHLD, self.look)
 
     def look(self) -> None:
-        """Kill those that an agent has left, and wait for the end of each without blocking."""
+        """Kill the orphans that an agent has left, and wait for the end of each without blocking."""
         for pid in _children():
             if not fork.is_own_child(pid) and pid not in self._held:
                 self._hold(pid)
 
     def close(self) -> None:
-        """Kill what is left; to be called when no agent lives any more."""
+        """Kill the remaining orphans; call it when no agent lives any more."""
         self.look()
         for pidfd in self._held.values():
             self._loop.unwatch(pidfd)
@@ -61,7 +61,7 @@ class Strays:
 
     def _hold(self, pid: int) -> None:
         try:
-            pidfd = os.pidfd_open(pid)  # it is our child, so nobody else gets its number before we reap it
+            pidfd = os.pidfd_open(pid)  # it is our child, so its number is not reused before we reap it
         except OSError as error:  # EMFILE: the next look finds it again
             self._log.error("", f"orphan process {pid} cannot be watched: {error.strerror}")
             return
@@ -76,11 +76,11 @@ class Strays:
         self._loop.unwatch(pidfd)
         os.waitpid(pid, 0)
         os.close(pidfd)
-        self.look()  # its own children are ours now
+        self.look()  # we have its children now
 
 
 def _was_an_agent_s(pid: int) -> bool:
-    """True for a process that has what every agent has for good, unless it is dying."""
+    """True if the process has an agent's permanent marks and is not dying already."""
     try:
         lines = Path(f"/proc/{pid}/status").read_bytes().split(b"\n")
     except OSError:
@@ -100,7 +100,7 @@ def _children() -> list[int]:
 
 
 def _scan() -> list[int]:
-    """Return the same by a look at each process of the host."""
+    """Return the same by reading each process of the host."""
     me = os.getpid()
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent(int(name)) == me]  # noqa: PTH208
 

@@ -140,7 +140,7 @@ class Supervisor:
         self._health.start()
 
     def _journals(self) -> Iterator[str]:
-        """Yield the paths of the journals that agents have open: of those that have been ready."""
+        """Yield the paths of the journals that agents have open, for agents that have been ready."""
         for agent in self._roster.agents:
             if agent.uptime is None:
                 continue

@@ -1,4 +1,4 @@
-"""Callers take turns: what one asks for delays another by one item at most, however much it has asked for."""
+"""Lets users take turns: one user delays another by one item at most, however many it has queued."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Turns(Generic[T]):
         self._queues.setdefault(uid, deque()).append(item)
 
     def next(self, may: Callable[[int], bool] = lambda _uid: True) -> T | None:
-        """Take the first item of the user whose turn it is, of those who `may`; None if there is none."""
+        """Take the first item of the user whose turn it is, skipping users for whom `may` is False; None if none."""
         for uid, queue in self._queues.items():
             if may(uid):
                 del self._queues[uid]

@@ -1,14 +1,14 @@
-"""What a process takes of the host, read without its mmap_lock: the supervisor's loop never waits for an agent.
+"""Reads a process's memory and descriptors without its mmap_lock: the supervisor's loop never waits for an agent.
 
-A fork shares nearly all of its memory with its parent, and only the kernel's walk through its page tables tells what is
-its own (smaps_rollup). That walk takes the process's mmap_lock, which a hostile process can hold for ever. So the loop
-reads `at_most`: all that the process has mapped and may have to itself. Where that is enough to judge, nothing else is
-read; where it is not, a bounded child measures (measuring.py).
+A fork shares nearly all of its memory with its parent. Only a walk through its page tables shows its own part
+(smaps_rollup). That walk takes the process's mmap_lock, which a hostile process can hold forever. So the loop reads
+`at_most`, an upper bound. If the bound is below the limit, nothing else is read. Otherwise a bounded child measures
+(measuring.py).
 
-Counted are, from /proc/PID/status: anonymous memory (RssAnon, with what a fork shares), shared memory (RssShmem:
-MAP_SHARED without a file, and files of a tmpfs such as a journal), what of it was swapped out (VmSwap), page tables
-(VmPTE, which sparse mappings fill without any resident memory) and huge pages. Not counted are pages of files on a
-disk: the kernel drops these when it needs room.
+From /proc/PID/status it counts anonymous memory (RssAnon, including pages shared with the parent), shared memory
+(RssShmem: MAP_SHARED without a file, and files of a tmpfs such as a journal), swapped memory (VmSwap), page tables
+(VmPTE, which sparse mappings fill without resident memory) and huge pages. It does not count pages of files on a disk:
+the kernel drops these when it needs room.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")  # a second
 
 
 class Usage(NamedTuple):
-    """What a process takes of the host."""
+    """A process's use of the host."""
 
     memory: int  # bytes
     descriptors: int
@@ -52,15 +52,15 @@ def is_hollow(pid: int) -> bool:
 
 
 def memory_of(status: Mapping[str, str]) -> int:
-    """Return the bytes that `status` counts, see the top of this file. ValueError if a line is not the kernel's."""
+    """Return the bytes in `status`, see the top of this file. Raises ValueError if a line is malformed."""
     return sum(int(status[key].removesuffix("kB")) << 10 for key in _COUNTED if key in status)
 
 
 def about(pids: tuple[int, ...]) -> Usage | None:
-    """Return about what these have together of their own, and the first of descriptors; None if that has ended.
+    """Estimate the own memory of these together, and the descriptors of the first; None if the first has ended.
 
-    For a person: a fork has at most as many pages of its own as it has had page faults, but for huge pages, and pages
-    that its parent has let go of. `inspect` and `top` measure exactly (measuring.py).
+    This is for status. A fork has at most as many pages of its own as it has had page faults, except for huge pages and
+    pages that its parent has released. `inspect` and `top` measure exactly (measuring.py).
     """
     first = at_most(pids[0])
     if first is None:
@@ -76,9 +76,9 @@ def about(pids: tuple[int, ...]) -> Usage | None:
 
 
 class Meter:
-    """CPU time and memory of a few processes together, read again and again at little cost.
+    """Reads the CPU time and memory of a few processes together, repeatedly and cheaply.
 
-    The caller has not reaped them, so their numbers are still theirs. One that is gone counts nothing.
+    The caller has not reaped them, so their pids are not reused. A process that is gone counts as 0.
     """
 
     def __init__(self, pids: tuple[int, ...]) -> None:
@@ -97,7 +97,7 @@ class Meter:
 
 
 def children_among(pid: int, named: list[int]) -> list[int]:
-    """Return those of the `named` processes that really are children of `pid`; any number may be named."""
+    """Return the `named` pids that really are children of `pid`; `named` may be wrong and of any length."""
     wanted = [number for number in named if number]
     if not wanted:
         return []
@@ -114,7 +114,7 @@ def exit_code(pid: int) -> int | None:
         return None
     try:
         about = procfs.read_stat(pid)
-    except OSError:  # there is no descriptor to be had
+    except OSError:  # no descriptor is free
         return None
     if not about.is_exiting or about.exit_status is None:
         return None

@@ -1,4 +1,4 @@
-"""The generations of a log as open files: what log_model.py decides about, looked at, opened and kept open.
+"""The generations of a log as open files: finds, opens and keeps the files that log_model.py decides about.
 
 A descriptor is kept for the first generations that wait: compression, deletion and odd names do not matter for them.
 """
@@ -17,11 +17,11 @@ from nsbridge.agents.endpoints.log_siblings import Siblings, now
 from nsbridge.agents.endpoints.log_tail import Position, Tail, is_at
 
 _NOTHING = Missed(0)
-_PROOF = 16  # bytes of a beginning that tell two files apart
+_PROOF = 16  # first bytes of a file that distinguish two files
 
 
 class Start(NamedTuple):
-    """Where a new agent goes on: in an open file, at byte `at`; `is_anew`: it was truncated, so its start is meant."""
+    """Where a new agent continues: in an open file, at byte `at`; `is_anew`: at the start, because it was truncated."""
 
     fd: int
     who: Identity
@@ -61,7 +61,7 @@ class Generations:
         self._hold(())
 
     def resume(self, position: Position, splitter: Callable[[], Splitter]) -> Start | None:
-        """Find the place that an earlier agent noted, and what came after it. None: it is gone. Raises OSError."""
+        """Find the position that an earlier agent noted, and the later files. None: it is gone. Raises OSError."""
         self.at_path = at_path = self._siblings.at_path()
         seen = self._siblings.listing()
         start = self._find(position, splitter, seen)
@@ -84,7 +84,7 @@ class Generations:
         self._hold(seen)
 
     def _find(self, position: Position, splitter: Callable[[], Splitter], seen: Sequence[Seen]) -> Start | None:
-        """The file of the position; its copy, if it was truncated and copied before."""
+        """Return the file of the position, or its copy if it was copied and truncated."""
         fd = self._siblings.find(position.inode)
         if fd is not None:
             who = self._siblings.identify(fd)
@@ -112,7 +112,7 @@ class Generations:
         return None
 
     def _packed(self, position: Position, found: Seen | None, seen: Sequence[Seen], *, is_gone: bool) -> Missed:
-        """How much of the log was compressed, or deleted, while no agent ran."""
+        """Return how much of the log was compressed or deleted while no agent ran."""
         packed = compressed_after(position.begun, found, self.at_path, seen)
         sizes = [self._siblings.unpacked_size(one) for one in packed]
         if is_gone and sizes and sizes[0] >= position.end:
@@ -126,7 +126,7 @@ class Generations:
     # Looking
 
     def look(self, arrivals: int, moved_to: Collection[bytes] = ()) -> None:
-        """Take in what is at the path; so many files arrived there. Raises OSError."""
+        """Look at the path, where `arrivals` files have arrived since the last look. Raises OSError."""
         seen: list[Seen] = []
 
         def listing() -> list[Seen]:
@@ -152,13 +152,13 @@ class Generations:
         self._hold(seen)
 
     def is_over(self, who: Identity) -> bool:
-        """True if the generation that is read is no longer at the path, and another one is there or was."""
+        """True if the generation that is read has left the path, and another one is or was there."""
         return bool(self._chain) and (self.at_path is None or self.at_path.who != who)
 
     # Going on
 
     def open_next(self) -> tuple[int, Identity] | Missed | None:
-        """Return the next generation, open until `advance` or `close`; or what is missing there. Raises OSError."""
+        """Return the next generation, open until `advance` or `close`; or Missed in its place. Raises OSError."""
         self._find_more_copies()
         one = self._chain.next()
         if one is None or isinstance(one, Missed):
@@ -180,7 +180,7 @@ class Generations:
         return self._starts.get(who, 0), begun, head
 
     def advance(self) -> None:
-        """`open_next` was taken: its descriptor belongs to the caller."""
+        """Move to the generation that `open_next` returned; its descriptor now belongs to the caller."""
         one = self._chain.next()
         self._chain.advance()
         if isinstance(one, Identity):
@@ -190,9 +190,10 @@ class Generations:
             self._hold_more()
 
     def begin_again(self, tail: Tail, at: int) -> Missed | None:
-        """The file that is read was truncated. None: its old content is in copies, which `open_next` gives first.
+        """Handle a truncation of the file that is read; its next message would have begun at byte `at`.
 
-        Otherwise it is to be read from its start, and what is missing is returned. `at`: where its next message begins.
+        Return None if copies have its old content; `open_next` returns these first. Otherwise return what is missing:
+        the caller reads the file from its start.
         """
         seen = self._siblings.listing()
         found = [one for one in self._rotated(seen, tail.begun) if not self._chain.knows(one.who)]
@@ -218,7 +219,7 @@ class Generations:
         return None
 
     def precedes(self, tail: Tail) -> bool:
-        """True if the file was copied and truncated once more before it was read: the copies are read first."""
+        """True if the file was copied and truncated again before it was read. Then the copies are read first."""
         if self.at_path is None or self.at_path.who != tail.who:
             return False
         seen = self._rotated(self._siblings.listing(), tail.begun)
@@ -233,7 +234,7 @@ class Generations:
         return bool(found)
 
     def _find_more_copies(self) -> None:
-        """While a copy was read, the original may have been copied and truncated once more."""
+        """Find copies that were made while a copy was read: the original may have been truncated again."""
         current, at_path = self._chain.current, self.at_path
         if current is None or at_path is None or current not in self._copies:
             return
@@ -245,14 +246,14 @@ class Generations:
     # Files
 
     def _rotated(self, seen: Sequence[Seen], begun: int) -> list[Seen]:
-        """Rotated files that were made after `begun`, oldest first."""
+        """Return the rotated files that were made after `begun`, oldest first."""
         path = self.at_path.who if self.at_path else None
         forms = (Form.ROTATED, Form.INSIDE)
         found = [one for one in seen if one.form in forms and one.who != path and one.who.born > begun and one.size]
         return sorted(found, key=lambda one: (one.who.born, one.changed, -one.age))
 
     def _without_copies(self, seen: Sequence[Seen], originals: Sequence[int]) -> list[Seen]:
-        """Leave out what begins as one of these open files, or as the file at the path."""
+        """Leave out files that begin like one of these open files, or like the file at the path."""
         at_path = self.at_path if seen else None
         path = self._siblings.open_seen(at_path) if at_path is not None else None
         kept = []
@@ -282,7 +283,7 @@ class Generations:
         return next((one for one in seen if one.who == who), None)
 
     def _hold(self, seen: Sequence[Seen]) -> None:
-        """Open what waits, where its name is known; what cannot be opened is tried again when it is its turn."""
+        """Open the waiting files whose names are known. Retry a failed open when the file's turn comes."""
         names = {one.who: one for one in (*seen, *([self.at_path] if self.at_path else []))}
         for who in self._chain.held():
             if who not in self._held and who in names:

@@ -1,20 +1,18 @@
-"""Which file of a log is read after which: a model without I/O. It is told what is seen and says what comes next.
+"""Decides the order in which the files of a log are read. No I/O: callers report what they see and get the next file.
 
-A log is a chain of *generations*: files that were at the log's path, one after the other. Facts, and what they mean:
+A log is a chain of *generations*: files that were at the log's path, one after the other. Facts, and what follows:
 
-* Only being at the path makes a file a generation. So the order is the order of arrival at the path. inotify reports
-  each arrival, also of a file that is renamed away before anybody looks: arrivals are counted, files are identified by
-  looking at the path, and the difference is looked for in the directory. What is not found there is missing, and the
-  number is exact.
-* A generation is known by its inode and its time of birth. The birth is needed because a deleted file's inode is used
-  again. It does not change: neither by rename nor by late writes. `changed` (mtime) does.
-* A generation ends when another file is at the path and nobody has it open for writing. Until then late writes are
-  read, and all that arrives meanwhile waits in the order of its arrival.
-* A descriptor reads a file whatever becomes of its name. The first HELD that wait are therefore kept open. A file that
-  waits beyond them is found again by inode under whatever name it has; if it has none, or was compressed, it is
-  missing.
-* Descriptors do not survive a kill. A new agent knows one generation, the one that was being read, and finds those
-  after it by their names: born after it, and not at the path. If that one is still at the path, none came after it.
+* A file is a generation only if it was at the path. So the order is the order of arrival there. inotify reports each
+  arrival, even if the file is renamed away before anyone looks. So arrivals are counted, files are identified by
+  looking at the path, and the others are searched for in the directory. The rest is missing, and the number is exact.
+* A generation is identified by inode and birth time. The birth time is needed because inodes of deleted files are
+  reused. Neither rename nor late writes change it; they change `changed` (mtime).
+* A generation ends when another file is at the path and no process has it open for writing. Until then late writes are
+  read, and later arrivals wait in order.
+* A descriptor reads a file under any name. So the first HELD waiting generations are kept open. Those beyond are found
+  again by inode, under any name. Without a name, or if it was compressed, such a file is missing.
+* Descriptors do not survive a kill. A new agent knows one generation, the one that was being read. It finds later ones
+  by their names: born later, and not at the path. If the known one is still at the path, there are none.
 * A truncated file begins a new generation with the same inode. The old content may be in a copy (copytruncate).
 
 Rejected designs:
@@ -24,11 +22,11 @@ Rejected designs:
 * Order by number or date in the name. Some programs count rotated files up and others count them down; numbers change
   while they are listed, and dates repeat. Names decide only between files with equal times.
 * Follow names by the cookies of inotify's renames. Compression is no rename, and after an overflow there is nothing.
-* Read compressed files. A message that is not confirmed is read again from its place after a restart, which would mean
-  to unpack from the start each time; an agent would run decompressors on hostile input; and there are many formats.
-  While an agent runs nothing that is compressed has to be read, and with `delaycompress` nothing of one rotation that
-  it did not see. What is compressed all the same is counted.
-* Keep all descriptors. A container could exhaust them; and a deleted file takes its disk space as long as it is open.
+* Read compressed files. After a restart an unconfirmed message is read again from its position, so each restart would
+  unpack from the start. An agent would run decompressors on hostile input, and there are many formats. A running agent
+  need not read compressed files; with `delaycompress`, neither need one that missed a single rotation. The others are
+  counted.
+* Keep all descriptors. A container could exhaust them, and a deleted file keeps its disk space while it is open.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ from typing import NamedTuple
 from nsbridge.agents.endpoints.log_names import Form
 
 HELD = 32  # generations that wait with an open descriptor
-MOST = 4096  # generations that wait at all; what arrives beyond them is missing
+MOST = 4096  # generations that wait in all; later arrivals are missing
 _REMEMBERED = 1024  # finished generations that a look at the directory may still meet
 
 
@@ -58,12 +56,12 @@ class Seen(NamedTuple):
     changed: int  # mtime, ns
     size: int
     form: Form
-    age: int  # what its name counts: the higher the older
+    age: int  # the number in its name: the higher, the older
     name: bytes
 
 
 class Missed(NamedTuple):
-    """In the place of generations that cannot be read: how many, and how many bytes at least."""
+    """Stands for generations that cannot be read: how many, and at least how many bytes."""
 
     files: int
     size: int = 0
@@ -74,7 +72,7 @@ def _order(one: Seen) -> tuple[int, int, int, bytes]:
 
 
 class Chain:
-    """The generation that is read, and those that wait."""
+    """The generation that is being read, and those that wait."""
 
     def __init__(self) -> None:
         self.current: Identity | None = None
@@ -93,7 +91,7 @@ class Chain:
         return (one for one, _ in zip(found, range(HELD), strict=False))
 
     def begin(self, current: Identity | None, at_path: Identity | None, missed: Missed, after: Sequence[Seen]) -> None:
-        """Start with `current`, or without one; then come `after`, and what is at the path last."""
+        """Start with `current`, or without one; `after` follow, and the file at the path is last."""
         self.current, self._owed, self._newest = current, 0, at_path or current
         self._waiting.clear()
         if missed.files:
@@ -109,9 +107,10 @@ class Chain:
         seen: Callable[[], Sequence[Seen]],
         moved_to: Collection[bytes] = (),
     ) -> None:
-        """Take in what is at the path now, and how many files arrived there since the last look.
+        """Note the file that is at the path now, and how many files arrived there since the last look.
 
-        `seen` lists the directory; it is called only if a file is owed. `moved_to`: names that files left the path for.
+        `seen` lists the directory; it is called only if an arrival has no known file. `moved_to`: new names of files
+        that left the path.
         """
         self._owed += arrivals
         fresh = at_path is not None and at_path != self._newest and not self._knows(at_path)
@@ -142,11 +141,11 @@ class Chain:
         self._newest = at_path or self._newest
 
     def next(self) -> Identity | Missed | None:
-        """Return what comes after the current generation; `advance` takes it."""
+        """Return the generation after the current one, or Missed; `advance` takes it."""
         return self._waiting[0] if self._waiting else None
 
     def advance(self) -> None:
-        """The current generation is finished, and `next` begins; or what `next` says is missing is noted."""
+        """Finish the current generation and begin `next`; if `next` is Missed, only remove it."""
         one = self._waiting.popleft()
         if isinstance(one, Missed):
             return
@@ -157,26 +156,26 @@ class Chain:
         self.current = one
 
     def give_up(self) -> None:
-        """`next`, a generation, is nowhere any more."""
+        """Note that the generation `next` no longer exists."""
         assert isinstance(self._waiting[0], Identity)  # noqa: S101  (asked by the caller)
         self._waiting[0] = Missed(1)
 
     def begin_again(self, missed: Missed, copies: Sequence[Identity]) -> None:
-        """The current file was truncated. `copies` have the old content, as far as it is not `missed`; oldest first.
+        """Handle a truncation of the current file. `copies`, oldest first, have the old content that is not `missed`.
 
-        It is read from its start after them.
+        After them the file is read from its start.
         """
         assert self.current is not None  # noqa: S101  (asked by the caller)
         self._waiting.extendleft(reversed([*([missed] if missed.files else []), *copies, self.current]))
 
     def insert_copies(self, copies: Sequence[Identity], original: Identity) -> None:
-        """More copies were made of `original`, which waits: they are read before it."""
+        """Insert further copies of the waiting file `original`, to be read before it."""
         if original in self._waiting:
             for one in copies:
                 self._waiting.insert(self._waiting.index(original), one)
 
     def knows(self, who: Identity) -> bool:
-        """True if that generation is read, waits, or is finished."""
+        """True if that generation is being read, waits, or is finished."""
         return self._knows(who) or who in self._done
 
     def _knows(self, who: Identity) -> bool:
@@ -196,7 +195,7 @@ class Chain:
             self._waiting.append(Missed(files))
 
     def _unknown(self, seen: Sequence[Seen], at_path: Identity | None, moved_to: Collection[bytes]) -> list[Seen]:
-        """Files that were at the path since the newest known one was, oldest first."""
+        """Return the files that were at the path after the newest known one, oldest first."""
         since = self._newest.born if self._newest else 0
         found = [
             one
@@ -236,7 +235,7 @@ def _follows(one: Seen, position: Identity, begun: int, found: Seen | None, at_p
 def _may_be_foreign(one: Seen, found: Seen | None, at_path: Seen | None) -> bool:
     """True if a name with a number before its suffix may be another program's log ("worker-1.log").
 
-    The name that the last file got tells how this log is rotated. Without it, a file that was written after the last
+    The new name of the last file shows how this log is rotated. Without it, a file that was written after the last
     rotation is not taken.
     """
     if found is not None:
@@ -245,7 +244,7 @@ def _may_be_foreign(one: Seen, found: Seen | None, at_path: Seen | None) -> bool
 
 
 def compressed_after(begun: int, found: Seen | None, at_path: Seen | None, seen: Sequence[Seen]) -> list[Seen]:
-    """Return the compressed files that were the generation which began at `begun`, or came after it; oldest first.
+    """Return the compressed files of the generation that began at `begun`, and of later ones; oldest first.
 
     A compressed file keeps the time of its last message. `found`, `at_path`: see `after`.
     """

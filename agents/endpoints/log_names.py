@@ -1,4 +1,4 @@
-"""Which names in a log's directory belong to its rotated files, and in which order such names go. Pure: no I/O.
+"""Recognises and orders the names of a log's rotated files. Pure: no I/O.
 
     app.log     app.log.1  app.log-20261128  app.log.2026-11-28T10   rotated: they begin with the log's name
                 app-1.log  app.2026-11-28.log                        inside: the number stands before the suffix
@@ -21,7 +21,7 @@ _COUNT = re.compile(rb"[^0-9]*[.\-_]([0-9]{1,4})")
 
 
 class Form(Enum):
-    """What a name says of its file."""
+    """The kind of file that a name stands for."""
 
     ROTATED = 1
     INSIDE = 2

@@ -1,7 +1,7 @@
-"""How much of its time an agent spends on a container that makes work without messages. Pure: no I/O.
+"""Limits the time that an agent spends on events without messages. Pure: no I/O.
 
-A program can rename, truncate or create files as fast as it likes, and each time there is something to look at. What
-brings no message may take a tenth of the time on average; a short burst is free, so an honest program never waits.
+A program can rename, truncate or create files as fast as it likes, and the agent must look each time. Looks without a
+message may take a tenth of the time on average. A short burst is free, so an honest program never waits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the operator hears of a log: lines for the daemon's log, and the count of what is missing."""
+"""Reports about a log to the operator: lines in the daemon's log, and the count of missing files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nsbridge.agents.journal import LOG_TRUNCATIONS, SourceJournal
 
 
 class Reports:
-    """Of one log, `shown` to people by its path."""
+    """The reports of one log; messages name it as `shown`."""
 
     def __init__(self, host: Host, shown: str, journal: SourceJournal, positions: Positions) -> None:
         self._host = host
@@ -19,32 +19,32 @@ class Reports:
         self._positions = positions
 
     def show(self) -> None:
-        """Show how much is missing in `status`."""
+        """Show the count of missing files in `status`."""
         self._host.missed(self._positions.missed, self._positions.missed_bytes)
 
     def no_position(self) -> None:
-        """The journal has no place."""
+        """Warn that the journal has no position."""
         self.warn(f"{self._shown}: the journal has no position for this log: it is read from its start")
 
     def gone(self, end: int) -> None:
-        """The file that was read is not in the directory."""
+        """Warn that the file that was read is not in the directory."""
         what = f"the file that was read up to byte {end} is no longer in its directory"
         self.warn(f"{self._shown}: {what}: lines appended to it later are lost; reading continues with later files")
 
     def truncated(self) -> None:
-        """The file was truncated."""
+        """Warn that the file was truncated, and count that."""
         cells = self._journal.cells
         cells[LOG_TRUNCATIONS] += 1
         what = f"was truncated or written anew ({cells[LOG_TRUNCATIONS]} times so far)"
         self.warn(f"{self._shown} {what}: unread lines are lost unless a copy has them; it is read from its start")
 
     def passed_over(self, item: TooLong, at: int, longest: int) -> None:
-        """Something in the file can be no message."""
+        """Warn that bytes of the file were skipped because they cannot be a message."""
         what = f"{item.size} bytes at byte {at} are passed over and left there: more than max_message"
         self.warn(f"{self._shown}: {what} = {longest}, a hole, or the incomplete end of a file")
 
     def missed(self, missed: Missed, why: str) -> None:
-        """Count what cannot be read; it is published with the next place."""
+        """Warn of files that cannot be read, and count them; the count is published with the next position."""
         if not missed.files:
             return
         self._positions.miss(*missed)
@@ -55,9 +55,9 @@ class Reports:
         self.show()
 
     def gone_messages(self, count: int, start: int, missed: Missed) -> int:
-        """Messages that were taken and not delivered cannot be read again: count them, and return how many.
+        """Count messages that were taken, not delivered and cannot be read again; return how many.
 
-        That is published at once, for no place follows.
+        The count is published at once, because no position follows.
         """
         which = "the message" if count == 1 else f"{count} messages"
         what = f"{which} at byte {start} {'was' if count == 1 else 'were'} taken, but lost before delivery"
@@ -68,5 +68,5 @@ class Reports:
         return count
 
     def warn(self, text: str) -> None:
-        """Put a warning into the log."""
+        """Log a warning."""
         self._host.log("warning", text)

@@ -1,4 +1,4 @@
-"""Messages of a log that an earlier life took and nobody confirmed, read again from their places."""
+"""Reads unconfirmed messages of an earlier agent again, from their positions in the log."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from nsbridge.config.schema import Framing
 
 
 class Reread:
-    """Reads messages again that an earlier life noted; one file is open at a time.
+    """Reads messages again that an earlier agent noted; one file is open at a time.
 
-    Where the log was truncated or rewritten since, a copy of it may have them (copytruncate).
+    If the log was truncated or rewritten since, a copy of it may have them (copytruncate).
     """
 
     def __init__(self) -> None:
         self._fd = -1
-        self._inode = 0  # that the notes say; the open file may be a copy of it
+        self._inode = 0  # the inode in the notes; the open file may be a copy of it
         self._splitter: Splitter = splitter(Framing.LINE, 0)  # of the last note
         self._missing: set[int] = set()  # inodes that were looked for: a directory may have very many names
         self._counted: set[int] = set()  # inodes of which something was missing
 
     def bodies(self, note: Note, seq: int, siblings: Siblings, framing: Splitter) -> list[bytes]:
-        """Return the messages from `seq` on as far as they are there; none if the first is not. Raises OSError."""
+        """Return the messages from `seq` on, up to the first that is missing. Raises OSError."""
         extents = note.extents(seq)
         if note.inode in self._missing:
             return []
@@ -43,7 +43,7 @@ class Reread:
         return [body for body in takewhile(lambda body: body is not None, found) if body is not None]
 
     def gone(self, note: Note, seq: int) -> tuple[int, int, Missed]:
-        """Return how many messages from `seq` on are not there, at which byte they were, and what to count."""
+        """Return how many messages from `seq` on are missing, at which byte they were, and what to count."""
         extents = note.extents(seq)
         count = len(extents)
         if self._fd >= 0:
@@ -61,7 +61,7 @@ class Reread:
         self._open(None, 0)
 
     def forget(self) -> None:
-        """Look for what was missing again: the directory is another."""
+        """Forget which files were missing, because the directory has changed."""
         self.close()
         self._missing.clear()
 

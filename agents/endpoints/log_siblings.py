@@ -1,4 +1,4 @@
-"""A log among the files of its directory, which its rotations leave there: found and opened."""
+"""Finds and opens a log and its rotated files in their directory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Siblings:
         self._names = names_of(name)
 
     def inode(self) -> int:
-        """Return that of what is at the log's path; 0 if nothing is there."""
+        """Return the inode at the log's path; 0 if nothing is there."""
         status = self._status(self._name)
         return status.st_ino if status else 0
 
@@ -47,7 +47,7 @@ class Siblings:
         return self._seen(self._name)
 
     def listing(self, moved_to: Collection[bytes] = ()) -> list[Seen]:
-        """Return the files whose names are of this log, or among `moved_to`, each once. Raises OSError."""
+        """Return the files whose names belong to this log or are in `moved_to`, each once. Raises OSError."""
         form = self._names.form
         found: dict[Identity, Seen] = {}
         for names in self._looks():
@@ -56,7 +56,7 @@ class Siblings:
         return list(found.values())
 
     def identify(self, fd: int) -> Identity:
-        """Return who an open file is."""
+        """Return the identity of an open file."""
         return Identity(*linux.birth(fd, b""))
 
     def open(self, name: bytes, flags: int = os.O_RDONLY) -> int:
@@ -64,7 +64,7 @@ class Siblings:
         return self._tree.open_file(self._directory, name, flags)
 
     def open_seen(self, one: Seen) -> int | None:
-        """Open that very file, also if it has another name by now; None if it cannot be opened."""
+        """Open that same file, even if it has another name by now; None if it cannot be opened."""
         try:
             fd = self.open(one.name)
             if self.identify(fd) == one.who:
@@ -82,7 +82,7 @@ class Siblings:
         return found
 
     def find(self, inode: int, flags: int = os.O_RDONLY) -> int | None:
-        """Open the file with that inode, by whatever name it goes. Raises OSError."""
+        """Open the file with that inode, under any name. Raises OSError."""
         form = self._names.form
         for names in self._looks():
             for name in (self._name, *sorted(names, key=lambda name: form(name) is Form.OTHER)):
@@ -112,7 +112,7 @@ class Siblings:
                 os.close(fd)
 
     def copied(self, one: Seen, originals: Sequence[int]) -> bytes:
-        """Return how the file begins, if one of the open `originals` begins so: it is a copy. Otherwise nothing."""
+        """Return the file's first bytes if it is a copy: one of the open `originals` has the same. Otherwise empty."""
         if one.size < _PROOF:
             return b""
         fd = self.open_seen(one)
@@ -126,7 +126,7 @@ class Siblings:
             os.close(fd)
 
     def unpacked_size(self, one: Seen) -> int:
-        """Return how many bytes a compressed file had before, 0 if that is not known. gzip: RFC 1952, ISIZE."""
+        """Return the size of a compressed file's content, 0 if unknown. gzip: RFC 1952, ISIZE."""
         fd = self.open_seen(one)
         if fd is None:
             return 0
@@ -151,7 +151,7 @@ class Siblings:
         return Seen(who, status.st_mtime_ns, status.st_size, form, number, name)
 
     def _looks(self) -> Iterator[list[bytes]]:
-        """Yield the directory's names until two looks are alike: one may miss a file that is renamed meanwhile."""
+        """Yield the directory's names until two listings are equal: one may miss a file that is renamed meanwhile."""
         before: list[bytes] = []
         for _ in range(_LOOKS):
             names = [os.fsencode(name) for name in os.listdir(self._directory)]  # noqa: PTH208  (a descriptor)

@@ -1,12 +1,12 @@
 """The `out` side of the `log` endpoint: takes messages as they are appended to a file.
 
-* The file is the journal. The place after each message is noted with the message, so a restart goes on there, and an
-  unconfirmed message is read again from its place, under the number that it had.
-* A move to another place without a message (a new file, a truncation, something too long) takes a number too, for a
-  message that is none (VOID): so it is noted in the same way, once.
-* Rotation: the file that was renamed is read to its end first, as long as somebody has it open for writing. Then its
-  last line is a message even without a newline, and the next file is begun (log_model.py says which).
-* What is incomplete waits, also across a restart. What is missing is counted with the place after it, so once.
+* The file is the journal. The position after each message is noted with the message, so a restart continues there. An
+  unconfirmed message is read again from its position, under its former number.
+* A move to another position without a message (a new file, a truncation, something too long) takes a number too, for
+  an empty record (VOID). So it is noted in the same way, once.
+* Rotation: a renamed file is read to its end first, while a process has it open for writing. Then its last line is a
+  message even without a newline, and the next file begins (log_model.py decides which).
+* Incomplete lines wait, also across a restart. Missing files are counted together with the next position, so only once.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class LogSource:
         self._at = 0  # where the first of the items begins
         self._ends = Ends(host.loop, self._shown, self._go_on_if_open)
         self._goes_on = False
-        self._took = 0  # messages, to tell work that brings some from work that does not
+        self._took = 0  # messages, to distinguish work that brings some from work that does not
         self._waiter = Waiter(host, "out", self._again)
         watch.keep_place(host, lambda fd: tree.leads_to(self._parent, fd), lambda: self._ear.watch, self._changed)
 
@@ -126,7 +126,7 @@ class LogSource:
             if self._store.taken:
                 self._reports.no_position()
             self._tree.make_file(self._directory, self._path, self._config.mode)
-        while True:  # so that no arrival is counted of a file that was found by looking
+        while True:  # so that a file that was found by looking does not count as an arrival too
             if self._ear.read().gone:
                 raise Blocked(f"{shown(self._parent)} was removed or replaced")
             self._begin(position)
@@ -154,7 +154,7 @@ class LogSource:
             self._items.append(_Step.AGAIN)
 
     def _follow(self, tail: Tail, at: int) -> None:
-        """Go on in another file; its descriptor belongs to us from now on."""
+        """Continue in another file; its descriptor belongs to us from now on."""
         if self._tail is not None:
             os.close(self._tail.fd)
         self._tail, self._at = tail, at
@@ -185,7 +185,7 @@ class LogSource:
             self._ear.rest(begun)
 
     def _look(self, arrivals: int | None, moved_to: frozenset[bytes] = frozenset()) -> None:
-        """Take in what is at the path, and how many files arrived there; None: that is not known."""
+        """Look at the path, and note how many files arrived there; None: unknown."""
         try:
             if arrivals is None:
                 self._generations.lost_count([self._tail.fd] if self._tail else [], is_known=self._ear.polls)
@@ -226,7 +226,7 @@ class LogSource:
             self._take()
 
     def _take_items(self) -> bool:
-        """Take what was read; True if there was room for all of it."""
+        """Take the items that were read; True if there was room for all of them."""
         items = self._items
         while items:
             item = items[0]
@@ -282,7 +282,7 @@ class LogSource:
         self._move(self._tail, self._at + item.size)
 
     def _begin_again(self) -> None:
-        """Read the truncated file from its start; or first the copies that have its old content."""
+        """Read the truncated file from its start, or first the copies that have its old content."""
         assert self._tail is not None  # noqa: S101  (it was truncated)
         missed = self._generations.begin_again(self._tail, self._at)
         if missed is None:
@@ -319,7 +319,7 @@ class LogSource:
         return True
 
     def _look_at_path(self) -> None:
-        """See what is at the path though nothing told of it. Raises OSError if it is no file, or none is there."""
+        """Look at the path without an event. Raises OSError if nothing is there, or something else than a file."""
         os.close(self._siblings.open(self._name))
         self._generations.look(0)
 
@@ -350,13 +350,13 @@ class LogSource:
                 self._items.extend(item for item in group if not isinstance(item, bytes))
 
     def _look_for_next(self) -> bool:
-        """At the end of the file: True if it has ended for good, or has more. Raises Blocked while that is unknown."""
+        """Decide at the end of the file: True if it has ended or has more. Raises Blocked while that is unknown."""
         tail = self._tail
         assert tail is not None  # noqa: S101  (asked by _read)
         if not self._generations.is_over(tail.who):
             if self._generations.at_path is None:
                 with suppress(FileNotFoundError):
-                    self._look_at_path()  # something that is no file may be there
+                    self._look_at_path()  # something else than a file may be there
             elif tail.unwritten:
                 self._ends.await_writing(tail)
             return False
@@ -386,7 +386,7 @@ class LogSource:
         return splitter(self._config.framing, self._config.max_message)
 
     def _forget(self) -> None:
-        """Look at the directory anew."""
+        """Forget the directory, so that it is examined again."""
         self._let_go()
         self._items.clear()
         self._generations.close()

@@ -1,13 +1,13 @@
 """A log as its reader sees it: how far one open file was read, and whether it is still the same.
 
 Some facts about logs, and what they mean here:
-* A file is known by its inode, and because an inode is used again, by what was read of it: its first bytes and its last
-  message. (The device's number says nothing: a container's overlay has another one each time it is mounted.)
-* Whatever was read can only change if the file was truncated or written anew; so each read begins a little before the
-  place that was reached, and compares. Nothing tells where a file is written anew with exactly the same bytes.
-* A hole has no bytes that anybody wrote. At the end of a file it is room that a program made beforehand (fallocate,
-  truncate, mmap): what is missing there is still to come, so reading stops before it, and before the zeros that fill
-  its block. Before other data it is passed over in one step: a hole may have 2^63 bytes; to read it would take years.
+* A file is identified by its inode and, because inodes are reused, by its first bytes and its last message. (The device
+  number does not help: a container's overlay has another one each time it is mounted.)
+* Bytes that were read change only if the file was truncated or rewritten. So each read begins a little before the
+  current position, and compares. A rewrite with exactly the same bytes cannot be detected.
+* A hole has no written bytes. At the end of a file it is room that a program made beforehand (fallocate, truncate,
+  mmap) and will fill later. So reading stops before it, and before the zeros that fill its block. A hole before other
+  data is skipped in one step: it may have 2^63 bytes, and reading it would take years.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHUNK = 256 << 10  # bytes read at a time, more inside a long message
 _LONGEST_CHUNK = 16 << 20
 _HEAD = 256  # bytes of the beginning that are compared
 _OVERLAP = 64  # bytes before the place that are read again
-_ROOM = 512  # zeros at the end of a file that are room, even where nothing else tells so
+_ROOM = 512  # this many zeros at the end of a file count as room, even without other evidence
 _SLOT = 5  # cells of a Position at LOG_POSITION
 
 
@@ -35,7 +35,7 @@ class TruncatedError(Exception):
 
 
 class Position(NamedTuple):
-    """Where to go on, and what proves that the file is the same: its last message is from `start` to `end`.
+    """Where to continue, and the proof that the file is the same: its last message is from `start` to `end`.
 
     The last four are 0 in a journal of an earlier version.
     """
@@ -47,7 +47,7 @@ class Position(NamedTuple):
     check: int  # CRC-32 of the last message; nothing is said where `start` is `end`
     born: int = 0  # the file's time of birth, ns
     begun: int = 0  # when its content began: its birth, or the truncation; ns
-    missed: int = 0  # how many generations could not be read, or not whole, in the life of this journal
+    missed: int = 0  # generations that could not be read, or not whole, since this journal was made
     missed_bytes: int = 0  # bytes of these, at least
 
     @property
@@ -60,15 +60,15 @@ _NOTHING: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
 
 
 class Positions:
-    """The position in the journal: two slots by turns, of which the store that publishes a message says which counts.
+    """The position in the journal: two alternating slots. The store that publishes a message also selects the slot.
 
-    So a message and the place after it are one fact, whatever is killed when. What is missing is counted there too, so
-    it is counted once.
+    So a message and the position after it are published atomically, even if a kill interrupts. The counts of missing
+    files are there too, so each file is counted once.
     """
 
     def __init__(self, journal: SourceJournal) -> None:
         self._journal = journal
-        self._slots = [_NOTHING, _NOTHING]  # what this process has put there and seldom changes
+        self._slots = [_NOTHING, _NOTHING]  # the fields that this process wrote last; they seldom change
         last = self.last()
         self.missed, self.missed_bytes = last.missed, last.missed_bytes
 
@@ -89,7 +89,7 @@ class Positions:
         self.prepare(last, (last.missed, last.missed_bytes))
 
     def prepare(self, position: Position, missed: tuple[int, int] | None = None) -> None:
-        """It counts once the next message is taken, with what `miss` counted, or with `missed`."""
+        """Write the position that takes effect with the next message, and the counts of `miss`, or `missed`."""
         which = (self._journal.taken + 1) % 2
         cells = self._journal.cells
         at = LOG_POSITION + which * _SLOT
@@ -102,25 +102,25 @@ class Positions:
             self._slots[which] = rest
 
     def miss(self, files: int, size: int) -> None:
-        """Count what is missing; it is published with the next position."""
+        """Count missing files; the count is published with the next position."""
         self.missed += files
         self.missed_bytes += size
 
     def publish_missed(self) -> None:
-        """Publish what `miss` counted where no position follows."""
+        """Publish the counts of `miss` now, because no position follows."""
         start = LOG_MORE + self._journal.taken % 2 * LOG_MORE_SLOT
         self._journal.cells[start + 2], self._journal.cells[start + 3] = self.missed, self.missed_bytes
         self._slots[self._journal.taken % 2] = _NOTHING
 
 
 def missed(cells: Sequence[int], taken: int) -> tuple[int, int]:
-    """Return what a journal's cells say is missing: files, and bytes at least."""
+    """Return the counts in a journal's cells: missing files, and at least how many bytes."""
     start = LOG_MORE + taken % 2 * LOG_MORE_SLOT + 2
     return cells[start], cells[start + 1]
 
 
 class Tail:
-    """An open file that is followed from byte `at` on. `begun`: see Position; by default the file's birth."""
+    """An open file that is followed from byte `at` on. `begun`: see Position; by default the file's birth time."""
 
     def __init__(self, fd: int, who: Identity, splitter: Splitter, at: int = 0, begun: int = 0) -> None:
         self.fd = fd
@@ -141,7 +141,7 @@ class Tail:
         self._is_sparse = 0 < _seek(fd, at, os.SEEK_HOLE) < size
 
     def read(self) -> Sequence[Item] | None:
-        """Return what is complete after the next bytes; None if there are none. Raises TruncatedError, OSError."""
+        """Return the items completed by the next bytes; None if there are none. Raises TruncatedError, OSError."""
         before = self._before
         size = min(max(_CHUNK, self.splitter.kept), _LONGEST_CHUNK)
         if self._is_sparse:
@@ -166,7 +166,7 @@ class Tail:
         return self._feed(fresh)
 
     def expect(self, head: bytes) -> None:
-        """Take the file for truncated if it does not begin so at the first look: a copy that does was left out."""
+        """Treat the file as truncated unless it begins with `head` at the first look: such a copy was skipped."""
         self._expected = head
 
     def _feed(self, fresh: bytes) -> Sequence[Item]:
@@ -179,10 +179,10 @@ class Tail:
         return self.splitter.feed(fresh)
 
     def _read_zeros(self, fresh: bytes) -> Sequence[Item] | None:
-        """Take in bytes that end with zeros: data, or room for data that comes later.
+        """Handle bytes that end with zeros: data, or room for later data.
 
-        Reading such room makes its pages, and then the kernel calls them data: so what was read proves nothing, only
-        what comes after it does.
+        Reading such room creates its pages, and then the kernel reports them as data. So only bytes after the zeros
+        prove that the zeros are data.
         """
         end, size = self.reached + len(fresh), os.fstat(self.fd).st_size
         hole = _seek(self.fd, end, os.SEEK_HOLE) or size
@@ -201,13 +201,13 @@ class Tail:
         return items
 
     def _is_zero_from(self, start: int, end: int) -> bool:
-        """True if there are only zeros between; False also if that is too much to look at."""
+        """True if there are only zeros between; False also if there are too many bytes to check."""
         if end - start > _LONGEST_CHUNK:
             return False
         return all(not os.pread(self.fd, min(_CHUNK, end - at), at).strip(b"\x00") for at in range(start, end, _CHUNK))
 
     def _at_hole(self) -> Sequence[Item] | None:
-        """Pass over a hole, or stop before the one at the end. Raises TruncatedError."""
+        """Skip a hole, or stop before the one at the end. Raises TruncatedError."""
         size = os.fstat(self.fd).st_size
         if size < self.reached:
             raise TruncatedError
@@ -225,16 +225,16 @@ class Tail:
         return items
 
     def is_anew(self) -> bool:
-        """True if the file was truncated before, and now has something that was not read yet."""
+        """True if the file was truncated before, and now has unread bytes."""
         return not self.reached and self.begun > self.who.born and os.fstat(self.fd).st_size > 0
 
     def grows(self) -> None:
-        """Note the file's size, so that a truncation can say what it took."""
+        """Note the file's size, so that the loss by a truncation is known."""
         self._size = max(self._size, os.fstat(self.fd).st_size)
 
     @property
     def unread(self) -> int:
-        """Return how many bytes the file had beyond what was read."""
+        """Return how many unread bytes the file had."""
         return self._size - self.reached
 
     def has_changed(self) -> bool:
@@ -242,7 +242,7 @@ class Tail:
         return os.fstat(self.fd).st_size != self.reached + self.unwritten
 
     def end(self) -> Sequence[Item | Unended]:
-        """Return what is after the last message, if nothing will follow it."""
+        """Return the rest after the last message, if nothing will follow it."""
         items: list[Item | Unended] = []
         if 0 < self._zeros < _ROOM:
             items += self._feed(bytes(self._zeros))
@@ -252,7 +252,7 @@ class Tail:
         return [*items, last] if last else items
 
     def continues_in(self, fd: int) -> bool:
-        """True if the open file `fd` has all that was read of this one: it is a copy from before a truncation."""
+        """True if the open file `fd` has all bytes read so far: it is a copy from before a truncation."""
         if not self.reached or os.fstat(fd).st_size < self.reached:
             return False
         at = self.reached - len(self._before)
@@ -260,13 +260,13 @@ class Tail:
         return same and os.pread(fd, len(self._head), 0) == self._head
 
     def has_all_of(self, fd: int) -> bool:
-        """True if the open file `fd` is a part of what was read of this one, as its beginning says."""
+        """True if the open file `fd` begins like this one and is shorter than what was read."""
         size = os.fstat(fd).st_size
         head = os.pread(fd, len(self._head), 0)
         return size < self.reached and self._head.startswith(head)
 
     def position(self, start: int, end: int, check: int) -> Position:
-        """Return the place after the message from `start` to `end`."""
+        """Return the position after the message from `start` to `end`."""
         head = self._full_head if end >= _HEAD else self._head_of(end)
         return Position(self.who.inode, head, start, end, check, self.who.born, self.begun)
 
@@ -278,7 +278,7 @@ class Tail:
 def _seek(fd: int, start: int, what: int) -> int:
     """Return where the next data or hole from `start` on begins, 0 if there is none. lseek(2). Raises OSError.
 
-    A file system that knows no holes says that all is data up to the end.
+    A file system without holes reports everything as data.
     """
     try:
         return os.lseek(fd, start, what)

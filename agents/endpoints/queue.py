@@ -1,8 +1,8 @@
 """SysV message queues as the `queue` endpoint opens and sends into them; the only module that uses sysv_ipc.
 
 Some facts about SysV queues, and what they mean here:
-* A queue has no descriptor, so nothing can poll it: a thread blocks in msgrcv for the source, and one in msgsnd for
-  the sink while the queue is full. Both serve what they got under the loop's lock, as a callback would.
+* A queue has no descriptor to poll. So a thread blocks in msgrcv for the source, and one in msgsnd for the sink while
+  the queue is full. Both handle their results under the loop's lock, as a callback would.
 * msgrcv of size 0 waits for a message and leaves it there (E2BIG), so a message is taken only under the lock, with the
   window open: an agent that was told to stop takes none. An empty message is the exception: it lands in the journal.
 * A queue that was removed answers EINVAL, EIDRM or ENOENT depending on the call; so does sysv_ipc, in its own classes.
@@ -30,7 +30,7 @@ from nsbridge.agents.wire import MAX_MESSAGE, Run
 from nsbridge.config.schema import FtokKey, QueueEndpoint
 
 Queue = sysv_ipc.MessageQueue
-Send = Callable[[bytes, bool, int], None]  # a message, whether to wait, its type; raises one of SEND_ERRORS
+Send = Callable[[bytes, bool, int], None]  # (message, wait?, type); raises one of SEND_ERRORS
 SEND_ERRORS = (sysv_ipc.Error, OSError, ValueError, OverflowError, MemoryError)
 _C_INT_MAX = (1 << 31) - 1
 _REPORT_EVERY = 10.0  # seconds
@@ -80,16 +80,16 @@ def owner(key: int) -> tuple[int, int] | None:
 
 
 def first_owner(keys: Sequence[int]) -> tuple[int, int] | None:
-    """Return the owner of the first of these queues that is there: who the agent is where no user is configured."""
+    """Return the owner of the first of these queues that exists. It is the agent's user if none is configured."""
     return next((found for key in keys if key and (found := owner(key))), None)
 
 
 class QueueOwner:
     """Notices that the endpoint's queue belongs to another user than when the agent entered.
 
-    Programs remove their queue and make it again, perhaps as another user and with mode 0600. Who the agent is was
-    decided when it entered, so it has to enter anew. It does so only if the owner has changed since: an agent that the
-    same owner refuses would be refused again.
+    Programs remove their queue and make it again, perhaps as another user and with mode 0600. The agent's user was
+    decided when it entered, so it has to enter again. It does so only if the owner has changed since: otherwise it
+    would be refused again.
     """
 
     def __init__(self, host: Host, keys: Sequence[int], *, is_user_configured: bool) -> None:
@@ -99,12 +99,12 @@ class QueueOwner:
         self._is_user_configured = is_user_configured
 
     def check_later(self) -> None:
-        """Have the loop look at the owner; it raises Gone, which ends the agent. Called where the kernel refused."""
+        """Schedule a `check` in the loop, after the kernel refused; its Gone ends the agent."""
         if not self._is_user_configured:
             self._host.loop.call_later(0, self.check)
 
     def check(self) -> None:
-        """Raise Gone if the agent would be another user if it entered now."""
+        """Raise Gone if the agent would enter as another user now."""
         now = first_owner(self._keys)
         if now not in (None, self._at_entry, (os.getuid(), os.getgid())):
             queues = ", ".join(shown(key) for key in self._keys if key)
@@ -115,7 +115,7 @@ class QueueOwner:
 
 
 def open_queue(key: int, config: QueueEndpoint, host: Host) -> sysv_ipc.MessageQueue:
-    """Return the queue with this key, made (which is logged) if it is missing and `create` says so.
+    """Return the queue with this key. If it is missing and `create` is set, make it and log that.
 
     Raises Blocked; Denied if the kernel refuses it.
     """
@@ -206,7 +206,7 @@ class Removals:
         self._is_due = False
 
     def note(self) -> str:
-        """Return the reason for `status`. To be called with the loop's lock, once for each removal."""
+        """Count a removal; return the reason for `status`. Call it with the loop's lock, once for each removal."""
         text = f"{shown(self._key)} was removed"
         if self._is_due:
             self._unreported += 1
@@ -238,7 +238,7 @@ def size_of(queue: Queue) -> int:
 
 
 def sender(queue: Queue, mtype: int) -> Send:
-    """Return what sends messages of that type into the queue, by sysv_ipc where that knows the type."""
+    """Return a function that sends messages of that type, by sysv_ipc if it supports the type."""
     if mtype <= _C_INT_MAX:
         send: Send = queue.send
         return send

@@ -1,4 +1,4 @@
-"""What tells after a kill whether the last senders had sent a message into their queue (see senders.py)."""
+"""Determines after a kill whether the last senders had sent a message into their queue (see senders.py)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt
 
 _UNKNOWN = 1 << 32  # no checksum
-_ANYBODY = 1 << 32  # no process: whoever it was may have sent
+_ANYBODY = 1 << 32  # not a pid: any process may have sent
 
 
 class Evidence:
-    """Settles what the last senders of one sink left, and keeps what its successor will need for that."""
+    """Resolves the last message of a sink's former senders, and keeps the evidence for the sink's successor."""
 
     def __init__(self, host: Host, key: int, mtype: int | None, journal: SinkJournal, in_doubt: InDoubt) -> None:
         self._host = host
@@ -36,16 +36,16 @@ class Evidence:
         self._type = mtype
         self._journal = journal
         self._in_doubt = in_doubt
-        self._examined = False  # whether what the last senders left is settled
-        self._was_alone = False  # whether nothing had been offered behind the doubtful message
-        self._doubtful = (0, 0)  # epoch and seq of the message of which nobody knows whether it was sent
+        self._examined = False  # the former senders' last message is resolved
+        self._was_alone = False  # nothing had been offered behind the doubtful message
+        self._doubtful = (0, 0)  # epoch and seq of the message that may or may not have been sent
 
     def examine(self, queue: Queue) -> None:
-        """Settle what the last senders left, once, before the new ones note themselves. Raises Blocked."""
+        """Resolve the former senders' last message, once, before the new senders note themselves. Raises Blocked."""
         cells, journal = self._journal.cells, self._journal
         last_pid = last_sender(queue, self._key)
         if self._examined:
-            if cells[PLACE] != queue.id + 1:  # a new queue: nobody has sent into it
+            if cells[PLACE] != queue.id + 1:  # a new queue: no sender has sent into it
                 cells[BASELINE] = 1
                 cells[PLACE] = queue.id + 1
             return
@@ -55,17 +55,17 @@ class Evidence:
             if last_pid > 0 and last_pid == former[1 - last]:
                 journal.sent(journal.handed + 1, 1 - last)
                 self._host.log("info", f"message {journal.handed} was sent just before the agent was killed")
-            elif not ours and former[1 - last]:  # or it never came to send
+            elif not ours and former[1 - last]:  # or it never began to send
                 self._doubtful = (journal.epoch, journal.handed + 1)
                 self._was_alone = cells[INTENT] == journal.handed + 1
         cells[BASELINE] = last_pid + 1 if ours else 0
         cells[PLACE] = queue.id + 1
-        cells[SENDERS] = cells[SENDERS + 1] = _ANYBODY if self._doubtful[1] else 0  # the doubt outlives this process
+        cells[SENDERS] = cells[SENDERS + 1] = _ANYBODY if self._doubtful[1] else 0  # keep the doubt for the successor
         journal.set_last_sender(1)
         self._examined = True
 
     def resolve(self, run: Run, queue: Queue) -> bool:
-        """True if its first message was in doubt and is done with: it is in the queue, or is to be skipped."""
+        """True if the first message was in doubt and is finished: it is in the queue, or is to be skipped."""
         if (run.epoch, run.first) != self._doubtful:
             return False
         self._doubtful = (0, 0)
@@ -84,7 +84,7 @@ class Evidence:
         return True
 
     def intend(self, run: Run, mtype: int) -> None:
-        """Note what is needed to look for the last message in the queue, before it may be there."""
+        """Note how to find the last message in the queue, before it may be there."""
         cells = self._journal.cells
         if cells[INTENT] < run.last:
             before = _checksum(mtype, run.bodies[-2]) if len(run.bodies) > 1 else cells[LATEST]
@@ -92,7 +92,7 @@ class Evidence:
             cells[INTENT] = run.last
 
     def forget_latest(self) -> None:
-        """Note that the message offered last may not be in the queue: what stands behind it proves nothing."""
+        """Note that the message offered last may not be in the queue, so the next one is no proof for it."""
         self._journal.cells[PREDECESSOR] = self._journal.cells[LATEST] = _UNKNOWN
 
     def _is_in_queue(self, one: Run, queue: Queue) -> bool:

@@ -1,8 +1,8 @@
-"""How long a message a queue takes, now and at any time before: what decides between a dead letter and a wait.
+"""Knows the longest message that a queue takes, now and formerly: a longer one waits or becomes a dead letter.
 
-A message that no queue of this kind ever took is a dead letter. But the queue's owner may lower msg_qbytes at any time,
-and the namespace's owner kernel.msgmax: then every message would become a dead letter, though the route worked a moment
-ago. So the sink's journal keeps the largest limit that was seen of this queue, and a message within it is waited with.
+A message that was always too long is a dead letter. But the queue's owner may lower msg_qbytes at any time, and the
+namespace's owner kernel.msgmax. Then every message would become a dead letter, though the route worked a moment ago. So
+the sink's journal keeps the largest limit of this queue, and a message within that limit waits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from nsbridge.agents import linux
 from nsbridge.agents.endpoints.queue import Queue, size_of, too_long
 from nsbridge.agents.sinkjournal import LARGEST, LARGEST_OF, SinkJournal
 
-UNKNOWN = 1 << 40  # bytes, of a limit that may not be looked at: the kernel decides
+UNKNOWN = 1 << 40  # bytes: stands for a limit that we may not read; the kernel decides
 
 
 class QueueLimits:
@@ -22,12 +22,12 @@ class QueueLimits:
     def __init__(self, journal: SinkJournal) -> None:
         self._cells = journal.cells
         self._seen = (0, 0)  # the id of the queue that was looked at last, and its limit
-        self.largest = 0  # bytes that the queue is known to have taken: for a longer message ask `takes` first
+        self.largest = 0  # bytes known to fit: for a longer message ask `takes` first
 
     def look(self, queue: Queue) -> int:
-        """Return the bytes that the queue takes (msg_qbytes), UNKNOWN if it may not be looked at; note the largest."""
+        """Return the queue's limit in bytes (msg_qbytes), UNKNOWN if we may not read it; note the largest."""
         limit = size_of(queue) or UNKNOWN
-        if self._seen != (queue.id, limit):  # a queue that is often full is looked at as often
+        if self._seen != (queue.id, limit):  # write only on change: a full queue is read often
             self._seen = (queue.id, limit)
             self._note(queue.id, min(limit, _longest()))
         return limit

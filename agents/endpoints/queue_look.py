@@ -1,11 +1,11 @@
 """Looking at a SysV queue's messages without taking them (MSG_COPY of msgrcv(2)).
 
 The kernel goes to the n-th message by passing the n-1 before it, so a look past all of them costs their number squared:
-14 s at 16,384 empty messages, as many as a queue of the default size takes. Whoever may send into the queue could put
-those there, of a type that nobody takes. So a look ends after FARTHEST messages (0.05 s).
+14 s at 16,384 empty messages, as many as a queue of the default size takes. Any sender could put those there, with a
+type that no reader takes. So a look ends after FARTHEST messages (0.05 s).
 
 A message that is longer than the buffer shows nothing, not even its type (E2BIG, and EINVAL with MSG_NOERROR). So the
-look passes over it and remembers that; whether it is the next one is told by msgrcv, which also fails with E2BIG.
+look skips it and remembers that. If it is the next message, msgrcv fails with E2BIG too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Look:
         self._passed_over = False
 
     def too_long(self) -> TooLongError | None:
-        """Return the error for a message that msgrcv shows and the last look did not, if that one passed one over."""
+        """Return the error for a message that msgrcv reports and the last look skipped; None if it skipped none."""
         if not self._passed_over:
             return None
         return TooLongError(

@@ -31,7 +31,7 @@ from nsbridge.agents.wire import Run
 from nsbridge.config.schema import QueueEndpoint
 
 _GONE = (errno.EINVAL, errno.EIDRM, errno.ENOENT)
-_TOO_LONG = errno.EMSGSIZE  # which msgsnd never returns: the message is longer than the queue was known to take
+_TOO_LONG = errno.EMSGSIZE  # never returned by msgsnd: the message is longer than the known limit
 
 
 class QueueSink:
@@ -62,7 +62,7 @@ class QueueSink:
         return -1
 
     def start(self) -> None:
-        """Make the queue if it is missing and `create` says so, so that a program finds it before the first message."""
+        """Make the queue if it is missing and `create` is set, so that programs find it before the first message."""
         self._again()
 
     def put(self, run: Run) -> int:
@@ -81,7 +81,7 @@ class QueueSink:
         return count
 
     def _send(self, queue: Queue, run: Run) -> tuple[int, int]:
-        """Return how many were sent, each noted at once, and the errno of the next, 0 if all were."""
+        """Return how many messages were sent (each is noted at once), and the errno of the next; 0 if all were sent."""
         notes, cell = self._journal.cells, self._journal.handed_cell
         is_noted = run.epoch == self._journal.epoch
         mtype, limit = self._type_of(run), min(self._limit, self._limits.largest)
@@ -102,7 +102,7 @@ class QueueSink:
         return self._type or run.type or 1
 
     def _pass(self, queue: Queue, one: Run, number: int) -> int | None:
-        """1: the message is done with, or is the thread's by now. 0: send it. None: it is offered again later."""
+        """Decide about a message. 1: finished, or given to the thread. 0: send it. None: it is offered again later."""
         if number not in (errno.EAGAIN, _TOO_LONG):
             return 1 if self._failed(queue, one, number) else None
         self._look_at_limit(queue)
@@ -129,7 +129,7 @@ class QueueSink:
         return self._bury(one, too_long(size, queue.id))
 
     def _bury(self, one: Run, why: str) -> bool:
-        """Put the message aside; False if that cannot be done now: then the agent offers it again."""
+        """Write the message as a dead letter. False: not now; the agent offers it again."""
         return self._host.dead(one, shown(self._key), why)
 
     def _wait_in_thread(self, one: Run) -> None:
@@ -143,7 +143,7 @@ class QueueSink:
         self._go.release()
 
     def _vouch(self) -> float:
-        """The thread waits in msgsnd for as long as the queue is full, and no longer."""
+        """Vouch for the thread, which waits in msgsnd only while the queue is full."""
         pending, queue = self._pending, self._queue
         owes = pending is not None and queue is not None and has_room(queue.id, pending)
         return self._debt.since(owes=owes)
@@ -166,7 +166,7 @@ class QueueSink:
             self._owner.check_later()
 
     def _failed(self, queue: Queue, one: Run, number: int) -> bool:
-        """Return True if the message is done with, as a dead letter; otherwise it is offered again later."""
+        """Return True if the message is finished, as a dead letter; otherwise it is offered again later."""
         size = len(one.bodies[0])
         is_gone = number in _GONE and not is_there(self._key, queue.id)
         if number == errno.EINVAL and not is_gone and not self._limits.takes(queue, size):

@@ -35,7 +35,7 @@ _FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other a
 _INTERRUPT = signal.SIGUSR2  # to the thread that waits in msgrcv
 _INTERRUPT_EVERY = 0.02  # seconds
 _RETRY = 0.1  # seconds between looks for a queue that is missing
-_SLOW = (CrowdedError, Denied, TooLongError)  # what passes only when somebody acts: looked at every CROWDED_RETRY
+_SLOW = (CrowdedError, Denied, TooLongError)  # these need a person: retried every CROWDED_RETRY
 
 
 class _RemovedError(Blocked):
@@ -142,7 +142,7 @@ class QueueSource:
     def _take_from(self, queue: int) -> None:
         """Take until the queue is gone. Raises Blocked.
 
-        The first look does not wait: until it is made the old reason is shown, which may turn out to be still true.
+        The first look does not wait: until then the old reason is shown, which may still be true.
         """
         is_first = True
         while True:
@@ -169,7 +169,7 @@ class QueueSource:
                     is_first = False
 
     def _receive(self, queue: int, place: int, is_first: bool) -> int:
-        """Wait for a message and leave it there (E2BIG); an empty one fits, and lands in the journal."""
+        """Wait for a message and leave it in the queue (E2BIG). An empty one fits, and is received into the journal."""
         if is_first:
             return linux.try_msgrcv(queue, place, 0, self._type, linux.IPC_NOWAIT)
         return linux.wait_msgrcv(queue, place, 0, self._type)
@@ -177,7 +177,7 @@ class QueueSource:
     def _take_all(self, queue: int, *, is_awaited: bool = False) -> None:
         """Take while there are messages and room. Confirmations wait for the lock meanwhile, so room only shrinks.
 
-        With `is_awaited` msgrcv has just shown one, so a look that sees none passed over it. Raises Blocked.
+        With `is_awaited` msgrcv has just reported one, so a look that sees none skipped it. Raises Blocked.
         """
         host, unsent = self._host, 0
         messages, size = host.room()
@@ -219,7 +219,7 @@ class QueueSource:
             raise Blocked(str(error.strerror)) from None
 
     def _landed(self, length: int) -> int | None:
-        """Return the length that msgrcv gave; None if there was no message that fits. Raises Blocked."""
+        """Return the length that msgrcv returned; None if there was no message that fits. Raises Blocked."""
         if length >= 0:
             return length
         if -length in (errno.E2BIG, errno.ENOMSG, errno.EINTR):

@@ -1,13 +1,13 @@
 """The `out` side of the `spool` endpoint: each file of a directory is one message.
 
-A file counts when it is in the directory under a name of its own and nobody has it open for writing. It is removed
+A file counts when it is in the directory under a message's name and no process has it open for writing. It is removed
 (deleted, or moved to `done`) only when the other side has confirmed it, so the directory is the journal.
-spool_whole.py says how that is told, spool_names.py in which order names wait.
+spool_whole.py decides when a file is complete, spool_names.py in which order names wait.
 
-The same file under a new name is the same message: its inode tells. So a program may rename a file that was taken.
+The same file (by inode) under a new name is the same message. So a program may rename a file that was taken.
 
-The container may put there what it likes, as much as it likes. A file that cannot be taken now (it belongs to somebody
-else, its disk has an error, a program holds a lease on it) is set aside and keeps no other waiting.
+The container may put anything there, in any amount. A file that cannot be taken now (another user owns it, its disk has
+an error, a program holds a lease on it) is set aside and does not delay others.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _GONE = VOID.type, (VOID.body,)
 
 
 class _NotYet(Exception):
-    """The next file was closed, and its writer is not counted out yet."""
+    """The next file was closed, but the kernel still counts its writer."""
 
 
 class SpoolSource:
@@ -59,7 +59,7 @@ class SpoolSource:
         self._config = config
         self._path = os.fsencode(config.out)
         self._directory = -1
-        self._foreign_files_stay = False  # in a sticky directory of somebody else: only a file's owner may remove it
+        self._foreign_files_stay = False  # in another user's sticky directory: only a file's owner may remove it
         self._watch: watch.AnyWatch | None = None
         self._waiter = Waiter(host, "out", self._again)
         self._names = Names(host.loop, message_names(config.ignore), self._drain, self._take, self._odd)
@@ -70,7 +70,7 @@ class SpoolSource:
         watch.keep_place(host, lambda fd: tree.leads_to(self._path, fd), lambda: self._watch, self._changed)
 
     def start(self) -> None:
-        """Open the directory, watch it, send what is not confirmed, then scan: every file is seen by watch or scan."""
+        """Open and watch the directory, resend unconfirmed files, then scan: watch or scan finds every file."""
         try:
             self._open()
         except Blocked as reason:
@@ -122,7 +122,7 @@ class SpoolSource:
         self._resume()
 
     def _resume(self) -> None:
-        """Know again what was taken: it is removed if it was confirmed, and not taken twice if it was not."""
+        """Recognise the taken files: remove the confirmed ones, and do not take the others twice."""
         store = self._store
         for seq in range(store.journal.released + 1, store.taken + 1):
             if note := store.note_of(seq):
@@ -130,7 +130,7 @@ class SpoolSource:
                 self._taken.add(Taken(seq, name, identity))
 
     def _load(self, note: bytes, _seq: int) -> tuple[int, tuple[bytes]] | None:
-        """Return the message again, by the note that an earlier life made."""
+        """Read the message again, by the note of an earlier agent; None if that fails."""
         if self._watch is None:
             return None
         identity, name = unpack(note)
@@ -152,7 +152,7 @@ class SpoolSource:
             self._take()
 
     def _drain(self) -> bool:
-        """Read every event up to now; False if the directory is another by now."""
+        """Read every event up to now; False if the directory was replaced."""
         for _ in range(_READS):
             count = self._read_events()
             if not count:
@@ -160,7 +160,7 @@ class SpoolSource:
         return True
 
     def _read_events(self) -> int | None:
-        """Read some events; returns how many, None if the directory was gone and is opened anew."""
+        """Read some events; return how many, None if the directory was gone and is opened again."""
         assert self._watch is not None  # noqa: S101  (called only while it is watched)
         changes = self._watch.read()
         if changes.gone:
@@ -210,7 +210,7 @@ class SpoolSource:
         host.loop.call_later(0, self._take)
 
     def _read(self, name: bytes) -> tuple[bytes, Identity] | None:
-        """Return the file's content; None if it is not to be taken (now). Raises Blocked, _NotYet."""
+        """Return the file's content; None if it cannot be taken (now). Raises Blocked, _NotYet."""
         try:
             fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
         except OSError as error:
@@ -233,7 +233,7 @@ class SpoolSource:
         return body, identity
 
     def _not_opened(self, name: bytes, error: OSError) -> None:
-        """Decide what becomes of a name whose file cannot be opened. Raises Blocked if it is not the file's fault."""
+        """Handle a name whose file cannot be opened. Raises Blocked if the file is not the cause."""
         if isinstance(error, NotAFileError):
             self._refuse(name, _what_it_is(error))
         elif isinstance(error, FileNotFoundError):
@@ -255,21 +255,21 @@ class SpoolSource:
             self._refuse(name, str(blocked_by(error, "cannot be opened")))
 
     def _odd(self, name: bytes) -> None:
-        """Refuse what a scan found to be no regular file."""
+        """Refuse a name that is not a regular file, as a scan found."""
         try:
             os.close(self._tree.open_file(self._directory, name, os.O_RDONLY))
         except NotAFileError as error:
             self._refuse(name, _what_it_is(error))
         except OSError:
-            pass  # it is gone, or an event tells what it is by now
+            pass  # it is gone, or an event will follow
 
     def _refuse(self, name: bytes, why: str, delay: float = _REFUSED) -> None:
-        """Set a file aside for a reason that a person should know; it is logged once."""
+        """Set a file aside for a reason that the operator should know; it is logged once."""
         if self._names.set_aside(name, why, delay):
             self._refusals.log(name, why)
 
     def _is_whole(self, fd: int, name: bytes, status: os.stat_result) -> bool:
-        """True if nobody is writing the file, and it could be removed later. Otherwise it is set aside.
+        """True if no process is writing the file, and it can be removed later. Otherwise it is set aside.
 
         Raises _NotYet.
         """
@@ -285,7 +285,7 @@ class SpoolSource:
             return True
         if verdict is Verdict.NEARLY and self._patience < _PATIENCE:
             raise _NotYet
-        self._names.set_aside(name, delay=_EMPTY if verdict is Verdict.EMPTY else 0.0)  # its close brings it again
+        self._names.set_aside(name, delay=_EMPTY if verdict is Verdict.EMPTY else 0.0)  # its close queues it
         return False
 
     def _shown(self, name: bytes) -> str:
@@ -305,6 +305,6 @@ class SpoolSource:
 
 
 def _what_it_is(error: NotAFileError) -> str:
-    """Return why it is no file of this directory: its kind, or what is mounted over it."""
+    """Return why it cannot be a message: its kind, or what is mounted over it."""
     is_kind = str(error.strerror).endswith("not a regular file")
     return f"is {error.strerror}" if is_kind else f"is not taken: {error.strerror}"

@@ -1,7 +1,7 @@
 """Where a spool's source moves its delivered files: the `done` directory.
 
 A file keeps its name if that is free. Otherwise its number is added, and then its journal's epoch, so that a number
-that comes again after a lost journal does not block. A name that would be too long is cut before what is added.
+that is reused after a lost journal does not block. A name that would be too long is cut before the suffix.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class DoneDirectory:
         self._directory = -1
 
     def open(self, source: int, where: bytes) -> None:
-        """Open it for files of the open directory `source`, which is at `where`. Raises Blocked."""
+        """Open the directory, for files of the open directory `source`, whose path is `where`. Raises Blocked."""
         self.close()
         self._directory = self._tree.open_directory(self._path, self._mode)
         try:
-            # The kernel compares the mounts before it looks for the file, and says so about a file that is not there.
+            # The kernel compares the mounts before it looks up the file, so a missing file gives EXDEV too.
             linux.rename_noreplace(source, _PROBE, _PROBE, self._directory)
         except FileNotFoundError:
             return
@@ -70,7 +70,7 @@ class DoneDirectory:
         try:
             linux.rename_noreplace(source, name, target, self._directory)
         except FileNotFoundError:
-            os.stat(name, dir_fd=source, follow_symlinks=False)  # it is the file that is gone, not the directory
+            os.stat(name, dir_fd=source, follow_symlinks=False)  # raises if the file is gone, not the directory
             self.open(source, where)
             linux.rename_noreplace(source, name, target, self._directory)
 
@@ -78,6 +78,6 @@ class DoneDirectory:
 def _fitting(name: bytes, suffix: bytes) -> bytes:
     """Return both together, the name cut at a character's beginning if it would be too long."""
     length = min(len(name), _NAME_MAX - len(suffix))
-    while length < len(name) and name[length] & 0xC0 == 0x80:  # noqa: PLR2004  (a UTF-8 character goes on here)
+    while length < len(name) and name[length] & 0xC0 == 0x80:  # noqa: PLR2004  (inside a UTF-8 character)
         length -= 1
     return name[:length] + suffix

@@ -1,8 +1,8 @@
-"""Which epoch the names in a spool's `in` begin with: the source's own, unless later names are there already.
+"""Chooses the epoch of the names in a spool's `in`: the source's own, unless later names exist already.
 
-A source's epoch is the time at which its journal was begun. If the journals are lost and the clock has gone back, that
-is earlier than the epoch of the names that are there, and new names would sort before old ones. So at each new epoch
-the names in the directory are looked at, and the last one that the sink's journal knows.
+A source's epoch is the time at which its journal was made. If the journals are lost and the clock was set back, it is
+earlier than the epoch of existing names, and new names would sort before old ones. So each new epoch is compared with
+the names in the directory, and with the last one in the sink's journal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BEYOND = 1 << 63  # ns: the year 2262; a name beyond it is not ours, and nothin
 
 
 class NameEpochs:
-    """Keeps in the sink's journal which epoch the names have that belong to the source's epoch."""
+    """Keeps the epoch of the names for each source's epoch, in the sink's journal."""
 
     def __init__(self, cells: memoryview[int], report: Callable[[str], None]) -> None:
         self._cells = cells

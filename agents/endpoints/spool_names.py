@@ -1,6 +1,7 @@
-"""Which names of a spool's directory wait to be taken, and in which order. Reads no file.
+"""Keeps the names of a spool's directory that wait to be taken, in order. Reads no file.
 
-Order is arrival, as the events report it; what a scan finds goes by name, before what arrived during the scan.
+Names wait in order of arrival, as events report it. Names that a scan finds are sorted, and precede those that arrived
+during the scan.
 
 Some facts about listings and events, and what they mean here:
 * A listing of a directory may miss a file that came before another one which it has (ext4 lists by a hash of the name).
@@ -9,9 +10,9 @@ Some facts about listings and events, and what they mean here:
   listing decides about the older names only, and the events about the newer ones. One listing is enough.
 * A directory may be very large, so a scan runs in slices, and the rest of the agent runs between them.
 * At most _MOST names wait, as many as the kernel keeps events. The first by name are kept, and another scan finds the
-  rest. Until then events are dropped: what the next scan finds came before them.
+  rest. Until then events are dropped: the files of the next scan came before them.
 
-A name may be set aside: its file cannot be taken now. It is looked at again later, ever more rarely, and at once when
+A name may be set aside, because its file cannot be taken now. It is retried with exponential backoff, and at once when
 an event names it.
 """
 
@@ -29,15 +30,15 @@ from itertools import islice
 from nsbridge.agents.endpoints import watch
 from nsbridge.agents.loop import Loop, Timer
 
-CLOSED, MOVED_IN, CREATED = watch.CLOSED, watch.MOVED_IN, watch.CREATED  # how a name came: by which event
-SCANNED = 0  # no event told: its writer may not be done
+CLOSED, MOVED_IN, CREATED = watch.CLOSED, watch.MOVED_IN, watch.CREATED  # the event that brought a name
+SCANNED = 0  # without an event: its writer may not have finished
 _TAKEN, _ASIDE, RETRIED = -1, -2, -3  # taken; set aside; set aside, and looked at again
 
 _MOST = 16384  # names that wait, as many as the kernel's events (fs.inotify.max_queued_events)
 _MOST_ASIDE = 1 << 17  # names that are remembered as set aside; about 20 MB
 _MOST_ARRIVED = 1 << 17  # names that arrive during one scan; with more of them it begins again
 _SLICE = 0.005  # seconds of a scan until the rest of the agent has its turn
-_ENTRIES = 256  # of a listing between two looks at the clock
+_ENTRIES = 256  # entries of a listing between two reads of the clock
 _FIRST_RETRY = 0.05  # seconds until a name that was set aside is looked at again; doubled each time
 _LAST_RETRY = 0.5
 _RETRIES = 1000.0  # names that were set aside and are looked at again in a second, at most
@@ -100,20 +101,20 @@ class Names:
         self._more = more
         self._odd = odd
         self._directory = -1
-        self._how: dict[bytes, int] = {}  # every name that must not be added: how it came, _TAKEN or _ASIDE
+        self._how: dict[bytes, int] = {}  # every known name: the event that brought it, _TAKEN or _ASIDE
         self._backlog: deque[bytes] = deque()  # to be taken, in this order
         self._has_more = False  # there are more, which a scan will find
         self._scan: _Scan | None = None
         self._arrived: dict[bytes, int] = {}  # during the scan
-        self._again = False  # the scan that runs does not see all: another one must follow
+        self._again = False  # the running scan is incomplete: another one must follow
         self._aside: dict[bytes, _Aside] = {}
-        self._refused = 0  # of these, for a reason that a person should know
+        self._refused = 0  # of these, for a reason that the operator should know
         self._beyond = 0  # entries that are no regular file, and too many to be remembered
         self._due: list[tuple[float, bytes]] = []  # a heap: when names that were set aside are looked at again
         self._timer: Timer | None = None
 
     def open(self, directory: int) -> None:
-        """Begin with what is in this directory, which must be watched by now. The first slice runs at once."""
+        """Begin to scan this directory, which must be watched already. The first slice runs at once."""
         self._directory = directory
         self.scan()
 
@@ -144,7 +145,7 @@ class Names:
         return bool(self._backlog) or self._has_more
 
     def how(self, name: bytes) -> int:
-        """Return how a name that waits came."""
+        """Return the event that brought a waiting name, or SCANNED."""
         return self._how.get(name, SCANNED)
 
     def take(self, name: bytes) -> None:
@@ -159,14 +160,14 @@ class Names:
         return self._how.get(name) == _TAKEN
 
     def forget(self, name: bytes) -> None:
-        """Forget a name: nothing is there any more, or what is there is new."""
+        """Forget a name, because its file is gone or is a new one."""
         self._remove(name)
         self._how.pop(name, None)
         if self._aside:
             self._drop_aside(name)
 
     def _drop_aside(self, name: bytes) -> str:
-        """Forget that the name was set aside; returns why it was."""
+        """Forget that the name was set aside; return the reason it was."""
         aside = self._aside.pop(name, None)
         if aside is None:
             return ""
@@ -207,7 +208,7 @@ class Names:
     # -- names that cannot be taken now
 
     def set_aside(self, name: bytes, why: str = "", delay: float = 0.0) -> bool:
-        """Leave a name out for a while, `delay` seconds at least; returns True if this reason is new for it."""
+        """Set a name aside for at least `delay` seconds; return True if this reason is new for it."""
         self._remove(name)
         before = self._aside.get(name)
         known_why = self._drop_aside(name)
@@ -224,7 +225,7 @@ class Names:
         return known_why != why
 
     def refused(self) -> int:
-        """Return how many names stand aside for a reason that a person should know."""
+        """Return how many names are set aside for a reason that the operator should know."""
         return self._refused + self._beyond
 
     def look_again(self) -> None:

@@ -1,4 +1,4 @@
-"""What a spool's source keeps of each file that it took: the note in its journal, and the same in memory."""
+"""Describes a file that a spool's source took: the note in its journal, and the same in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NOTE = struct.Struct("<QqQ")  # an Identity; the name follows
 
 
 class Identity(NamedTuple):
-    """What makes it the same file with the same content."""
+    """Identifies a file and its content."""
 
     inode: int
     mtime_ns: int
@@ -29,7 +29,7 @@ class Taken(NamedTuple):
 
 
 def identity_of(status: os.stat_result) -> Identity:
-    """Return what `status` says about the file."""
+    """Return the identity in a file's `status`."""
     return Identity(status.st_ino, status.st_mtime_ns, status.st_size)
 
 
@@ -44,6 +44,6 @@ def unpack(note: bytes) -> tuple[Identity, bytes]:
 
 
 def described(note: bytes, _seq: int) -> tuple[int, str]:
-    """Return a note for a person: the message's bytes, and which file it is."""
+    """Describe a note to a person: return the message's bytes, and the name of its file."""
     identity, name = unpack(note)
     return identity.size, f"file {shown(name)}"

@@ -1,4 +1,4 @@
-"""What a spool's source says about files that it does not take: a few lines at once, then how many more there were."""
+"""Reports files that a spool's source refuses: a few log lines at once, then the number of the others."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Refusals:
     def __init__(self, host: Host, path: bytes) -> None:
         self._host = host
         self._path = path
-        self._shown = 0  # what status says
+        self._shown = 0  # the count in status
         self._lines = 0  # in this window
         self._more = 0  # files that were not logged in it
 
     def log(self, name: bytes, why: str) -> None:
-        """Log that a file is refused, unless there were many just now; these are counted."""
+        """Log that a file is refused. After too many in a short time, only count it."""
         if not self._lines:
             self._host.loop.call_later(_WINDOW, self._end_window)
         self._lines += 1
@@ -35,7 +35,7 @@ class Refusals:
             self._host.log("warning", f"{shown(self._path)}: {more} more files were refused, and left where they are")
 
     def show(self, count: int) -> None:
-        """Have status show how many files stand there that cannot be taken."""
+        """Show in status how many files cannot be taken."""
         if count != self._shown:
             self._shown = count
             self._host.refused(count)

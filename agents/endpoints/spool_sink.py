@@ -1,15 +1,15 @@
 """The `in` side of the `spool` endpoint: each message becomes a file that appears whole.
 
-A hidden temporary name is written, the intent noted, then the file renamed. After a kill the hidden name tells: still
-there, it was not handed over; gone, it was, even if the reader has taken and deleted the file since.
+The sink writes a hidden temporary file, notes the intent, then renames the file. After a kill the hidden name decides.
+If it exists, the message was not handed over. If it is gone, it was, even if the reader has deleted the file since.
 
-Other programs may make files of the same names, and what they make decides nothing:
-* A final name that is taken is waited for, and said; it is never overwritten. It counts as this message only if it is a
-  file of our user with exactly the message's content, as an earlier life leaves it whose journal is lost.
-* Where a hidden name is taken by something that cannot be removed, another one is used, which nobody can guess.
+Other programs may make files of the same names. Such files are no evidence:
+* If a final name is taken, the sink waits and reports it; it never overwrites a file. A file counts as this message
+  only if it belongs to our user and has exactly its content, as an earlier agent with a lost journal leaves it.
+* If a hidden name is taken by something that cannot be removed, the sink uses another one that cannot be guessed.
 
-The names begin with the source's epoch, so that they sort in the order of the messages. If an epoch is older than the
-names that are there, as after a clock that went back, the names go on from those (spool_epochs.py).
+The names begin with the source's epoch, so that they sort in the order of the messages. If an epoch is older than
+existing names, as after the clock was set back, the names continue after those (spool_epochs.py).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class SpoolSink:
         return len(run.bodies)
 
     def _write(self, one: Run) -> None:
-        """Raises Blocked; no intent is left then."""
+        """Write and publish the one message. Raises Blocked; then no intent is left."""
         journal = self._journal
         try:
             name = b"%016x-%020d.%d" % (self._epochs.named(one.epoch, self._directory), one.first, one.type)
@@ -94,25 +94,25 @@ class SpoolSink:
             if not self._rename(hidden, name):
                 self._settle_taken_name(name, one.bodies[0])
         except OSError as error:
-            journal.intent = 0  # or it would count as handed over if somebody has removed the hidden name
+            journal.intent = 0  # else it would count as handed over if the hidden name was removed
             raise blocked_by(error, shown(self._path)) from None
 
     def _rename(self, hidden: bytes, name: bytes) -> bool:
-        """Publish the file; False if the name is taken: then neither the hidden name nor the intent is left."""
+        """Publish the file; False if the name is taken. Then neither the hidden name nor the intent is left."""
         try:
             linux.rename_noreplace(self._directory, hidden, name)
         except FileExistsError:
-            self._journal.intent = 0  # before the hidden name goes, or it would count as handed over after a kill
+            self._journal.intent = 0  # before the removal, else it would count as handed over after a kill
             os.unlink(hidden, dir_fd=self._directory)
             return False
         return True
 
     def _make_hidden(self, one: Run) -> tuple[int, bytes]:
-        """Make the hidden file, and note which name it has. Raises OSError."""
+        """Make the hidden file, and note its name first. Raises OSError."""
         for token in (0, int.from_bytes(os.urandom(4)) | 1):
             hidden = _hidden(one.epoch, one.first, token)
             if self._journal.cells[HIDDEN] != token:
-                self._journal.cells[HIDDEN] = token  # first: so a killed agent's file is found and removed
+                self._journal.cells[HIDDEN] = token  # first, so that a killed agent's file can be found and removed
             try:
                 try:
                     fd = files.make_file(self._directory, hidden, self._config.mode)
@@ -127,7 +127,7 @@ class SpoolSink:
         raise AssertionError("not reached")
 
     def _settle_taken_name(self, name: bytes, body: bytes) -> None:
-        """Decide about a file that has the message's name. Raises Blocked unless it is the message."""
+        """Check a file that has the message's name. Raises Blocked unless it is the message."""
         where = shown(self._path + b"/" + name)
         if not self._is_ours(name, body):
             raise Blocked(f"{where} already exists, and nsbridge did not create it: remove it or move it away")
@@ -157,11 +157,11 @@ class SpoolSink:
         if cells[PLACE] == place and journal.intent == journal.handed + 1 and not self._has_file(hidden):
             journal.hand(journal.intent)
             self._host.log("info", f"message {journal.handed} was handed over just before the agent was killed")
-        journal.intent = 0  # before the hidden name goes, or the message would count as handed over after a kill
+        journal.intent = 0  # before the removal, else the message would count as handed over after a kill
         cells[PLACE] = place
         if cells[HIDDEN]:
             with suppress(OSError):
-                os.unlink(hidden, dir_fd=self._directory)  # the next one has another name, so this one would stay
+                os.unlink(hidden, dir_fd=self._directory)  # the next one has another name
 
     def _has_file(self, name: bytes) -> bool:
         """True if a regular file has this name; anything else is not ours."""

@@ -1,7 +1,7 @@
-"""The files that a spool's source has taken and not yet removed; how they are found again, and removed.
+"""Finds and removes the files that a spool's source has taken and not yet removed.
 
-A file is known by its inode, its time of change and its size. Its program may rename it while it waits to be
-confirmed: it is the same message under its new name, also for the agent's next life, whose notes have the old name.
+A file is identified by its inode, its mtime and its size. Its program may rename it while it waits for confirmation. It
+stays the same message under its new name, also for the next agent, whose notes have the old name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nsbridge.config.schema import SpoolEndpoint
 
 
 class TakenFiles:
-    """Those of one directory at a time, between `open` and `close`, in the order in which they were taken."""
+    """The taken files of one directory at a time, between `open` and `close`, in the order in which they were taken."""
 
     def __init__(self, tree: Tree, config: SpoolEndpoint, store: NoteStore, names: Names) -> None:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
@@ -57,7 +57,7 @@ class TakenFiles:
         self._inodes.add(taken.identity.inode)
 
     def has_up_to(self, seq: int) -> bool:
-        """True if a file of a message up to `seq` is still to be removed."""
+        """True if a message up to `seq` still has a file to remove."""
         return bool(self._taken) and self._taken[0].seq <= seq
 
     def remove_up_to(self, seq: int) -> None:
@@ -101,7 +101,7 @@ class TakenFiles:
         return False
 
     def load(self, identity: Identity, name: bytes) -> bytes | None:
-        """Return a file's content, by whatever name it goes now; None if it has changed. Raises OSError."""
+        """Return a file's content, under any name; None if it has changed. Raises OSError."""
         try:
             fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
         except FileNotFoundError:
@@ -114,7 +114,7 @@ class TakenFiles:
             os.close(fd)
 
     def _remove(self, taken: Taken) -> None:
-        """Remove the file, unless its program has put another message there meanwhile. Raises OSError, Blocked."""
+        """Remove the file, unless its program has replaced it by another message. Raises OSError, Blocked."""
         _, name, identity, _ = taken
         now = identity_of(os.stat(name, dir_fd=self._directory, follow_symlinks=False))
         is_same = now == identity or self._has_same_content(taken, now)
@@ -140,7 +140,7 @@ class TakenFiles:
     def _renamed(self) -> dict[Identity, bytes]:
         """Return the new names of files that were taken under another name. Raises OSError.
 
-        An inode's number is used again at once (ext4), so it is only a hint that saves looking at all files.
+        ext4 reuses inode numbers at once, so a number is only a hint that saves examining all files.
         """
         names, found = self._names, {}
         fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)

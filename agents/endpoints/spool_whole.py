@@ -1,13 +1,13 @@
-"""How to tell that nobody is writing a file of a spool any more.
+"""Decides whether a file of a spool is complete: no process writes to it any more.
 
-A read lease is refused while anybody has the file open for writing (fcntl(2), F_SETLEASE), mapped into memory for
-writing too. Three things that a lease does not tell, and what is done about them:
-* Only the file's owner may take one, and some file systems have none. There an event is believed: the file was closed,
-  or renamed into the directory. Without an event, a file counts that has not changed for _QUIET seconds.
-* The kernel tells of a close just before it counts the writer out. So after a close a refused lease is asked for again
-  at once, and the files behind it wait: otherwise a program's files would be taken in another order.
-* A program that creates a file is counted as its writer just after the event. So an empty file that was created is
-  left alone for a while; its close brings it. A file with content, or with a second link, was complete before.
+The kernel refuses a read lease while a process has the file open for writing, or mapped for writing (fcntl(2),
+F_SETLEASE). A lease has three limits:
+* Only the file's owner may take one, and some file systems have none. There an event is trusted: the file was closed,
+  or renamed into the directory. Without an event, a file counts once it has not changed for _QUIET seconds.
+* The kernel reports a close just before it stops counting the writer. So after a close a refused lease is retried at
+  once, and later files wait. Otherwise a program's files would be taken in another order.
+* The kernel counts the creator of a file as its writer just after the event. So a new empty file is left alone for a
+  while, and its close queues it again. A file with content, or with a second link, was complete before.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ _ATTEMPTS = 4  # in a row
 
 
 class Verdict(Enum):
-    """What a look at a file says."""
+    """The result of a look at a file."""
 
     WHOLE = 1
-    NEARLY = 2  # its writer has closed it, and is about to be counted out
-    WRITTEN = 3  # somebody has it open for writing, or may have
+    NEARLY = 2  # its writer has closed it, but still counts for an instant
+    WRITTEN = 3  # a process has it open for writing, or may have
     EMPTY = 4  # it was just created
 
 
 class Completeness:
-    """Remembers since when the files did not change of which no lease tells."""
+    """Judges files. Without leases, remembers since when a file has not changed."""
 
     def __init__(self, clock: Clock) -> None:
         self._now = clock
         self._unchanged: dict[bytes, tuple[Identity, float]] = {}
 
     def judge(self, fd: int, name: bytes, how: int, status: os.stat_result) -> Verdict:
-        """Judge an open file by how its name came (spool_names.py). A lease that is taken ends when `fd` is closed."""
+        """Judge an open file; `how` is the event of its name (spool_names.py). The lease ends when `fd` is closed."""
         held = files.lease(fd)
         if held and how != CREATED:
             return Verdict.WHOLE

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 
 def start_thread(name: str, run: Callable[[], None]) -> None:
-    """Start a thread that takes no signals and ends only with the process; it is to be vouched for (base.Host).
+    """Start a thread that takes no signals and ends only with the process. The caller must vouch for it (base.Host).
 
-    Raises OSError: EAGAIN where no more processes and threads are to be had.
+    Raises OSError: EAGAIN at the limit of processes and threads.
     """
     before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     try:

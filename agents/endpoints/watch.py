@@ -2,15 +2,15 @@
 
 Some facts about inotify, and what they mean here:
 * Identical events that follow each other come as one, so an event says "look", never "how often".
-* When the kernel's queue overflows, events are lost: whoever reads must look at the whole directory again.
-* A removed directory that somebody has open, as its agent does, tells nothing. So its parent is watched too, if it may
-  be read: whatever is removed there is a reason to ask the directory how many links it has left.
-* A watch is added by path; the path "." of a directory that was opened before cannot be exchanged for another.
+* When the kernel's queue overflows, events are lost: the reader must scan the whole directory again.
+* A removed directory that is still open, as in its agent, sends no event. So its parent is watched too, if it is
+  readable. Each removal there is a reason to check how many links the directory has left.
+* A watch is added by path. The path "." of an open directory cannot be replaced by another.
 * Instances are limited for each user (128 by default), and all agents of one user share that. So the supervisor has
   one for all that it waits for, by PathWatch; an agent has one for its directory, by DirectoryWatch.
-* A watch's number is not used again: what is still read for a watch that was dropped belongs to nobody.
-* Whoever is the same user can use up all instances, or all watches. Then an agent looks every _PACE seconds instead
-  (PollingWatch), says so in log and status, and returns to inotify when it can.
+* A watch's number is not reused: events that are still read for a dropped watch are ignored.
+* Other processes of the same user can use up all instances, or all watches. Then an agent polls every _PACE seconds
+  (PollingWatch), reports that in log and status, and returns to inotify when it can.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _EVENT = struct.Struct("iIII")
 _EVENT_SIZE = _EVENT.size
 _BUFFER = 1 << 16
 _PACE = 1.0  # seconds from one look to the next, without inotify
-_RETURN = 10  # looks until inotify is asked for again
+_RETURN = 10  # looks until inotify is retried
 _NO_WATCH = -1  # what an overflow belongs to
 
 
@@ -177,7 +177,7 @@ class DirectoryWatch(_Watch):
 
 
 class PollingWatch:
-    """Stands in for a DirectoryWatch where inotify cannot be had: says every _PACE seconds to look at everything."""
+    """Replaces a DirectoryWatch if inotify is used up: reports every _PACE seconds that everything may have changed."""
 
     polls = True
 
@@ -210,7 +210,7 @@ class PollingWatch:
         self._host.notice(self._side, "")
 
     def add_file(self, own_fds: int, fd: int, mask: int) -> int:  # noqa: ARG002  (as DirectoryWatch's)
-        """Do nothing: every look is at the files too."""
+        """Do nothing: every look includes the files."""
         return _NO_WATCH
 
     def drop(self, watch: int) -> None:
@@ -222,7 +222,7 @@ class PollingWatch:
         return self._is_elsewhere
 
     def read(self) -> Changes:
-        """Return `lost` once for each tick. `gone` also when inotify can be had again: it is opened anew with it."""
+        """Return `lost` once for each tick; also `gone` when inotify works again, to open the directory anew."""
         try:
             os.eventfd_read(self._event)
         except BlockingIOError:
@@ -245,7 +245,7 @@ AnyWatch = DirectoryWatch | PollingWatch
 
 
 def watch_directory(host: Host, side: str, directory: int, mask: int) -> AnyWatch:
-    """Watch a directory for the `out` or `in` side; by looking at it now and then if inotify is used up.
+    """Watch a directory for the `out` or `in` side; poll it if inotify is used up.
 
     Raises Blocked.
     """
@@ -253,7 +253,7 @@ def watch_directory(host: Host, side: str, directory: int, mask: int) -> AnyWatc
         return DirectoryWatch(directory, mask)
     except UsedUp as reason:
         polling = PollingWatch(host, side, directory, mask)
-        text = f"{reason}; meanwhile looks every {_PACE:g} s"
+        text = f"{reason}; meanwhile polls every {_PACE:g} s"
         host.log("warning", f"{side}: {text}")
         host.notice(side, text)
         return polling

@@ -210,7 +210,7 @@ def test_agents_serve_without_inotify_and_return_to_it(tmp_path: Path, unshare_c
             wait_until(lambda: not daemon.agents()["r:files"]["detail"], "it returns to inotify")
             put_owned(web.rootfs / "srv/out", messages)
             assert [message.body for message in receiver.messages()] == messages * 2
-        assert "meanwhile looks every 1 s" in daemon.said()
+        assert "meanwhile polls every 1 s" in daemon.said()
 
 
 def put_owned(directory: Path, messages: list[bytes]) -> None:

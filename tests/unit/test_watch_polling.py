@@ -49,7 +49,7 @@ def test_spool_is_scanned_until_inotify_can_be_had(make_spool: Make, exhaustion:
     life = make_spool()
     assert isinstance(life.source._watch, PollingWatch)
     assert life.host.notices["out"].startswith(USED_UP)
-    assert "meanwhile looks every" in life.host.notices["out"]
+    assert "meanwhile polls every" in life.host.notices["out"]
     assert life.host.reason == ""
     bodies = [b"%d" % number for number in range(20)]
     for body in bodies[:10]:
