@@ -1,4 +1,4 @@
-"""The rules of system calls for each agent that there can be, by what it does."""
+"""The system call rules of every possible agent, by its task."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ END = "<!-- to here -->\n"
 
 
 def _groups() -> dict[str, tuple[str, ...]]:
-    """Return the names of the rules, by who has them."""
+    """Return the names of the rules for each group of agents."""
     groups = {
         "every agent": callrules.BASE,
         "every source": callrules.SOURCE,
@@ -40,7 +40,7 @@ def _groups_of(name: str, kind: KindCalls) -> dict[str, tuple[str, ...]]:
 
 
 def table() -> str:
-    """Return it as Markdown: who has which calls, then what each is for."""
+    """Return the table as Markdown: the calls of each group, then the reason for each call."""
     lines = ["| who | calls |", "|---|---|"]
     lines += [f"| {group} | {', '.join(map(_shown, names))} |" for group, names in _groups().items()]
     lines += ["", "| call | only with | for |", "|---|---|---|"]

@@ -1,4 +1,4 @@
-"""A spool's source under test, with its directory: what it takes, what it says, and how it is killed."""
+"""Runs a spool's source under test in its directory: shows what it takes and logs, and kills it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The chain of generations as a model: any order of rotations, late writes, compression, looks, stalls and kills.
 
-The world below knows what truly happened. The reader knows what the model tells, and what the world lets it open.
+The world below knows what truly happened. The reader knows what the model reports, and what the world lets it open.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NOTHING = Missed(0)
 
 @dataclass
 class File:
-    """A generation as it truly is. An empty name: it is gone; a compressed one cannot be read by its name."""
+    """A real generation. With an empty name it is gone; a compressed one cannot be read by its name."""
 
     who: Identity
     changed: int
@@ -30,14 +30,14 @@ class File:
 
 
 class ChainMachine(RuleBasedStateMachine):
-    """Files are read whole when it is their turn: what is read of one file is not the chain's matter."""
+    """Reads each file whole when it is its turn: partial reads are not the chain's concern."""
 
     @initialize()
     def begin(self) -> None:
         self.clock = 1
         self.files: list[File] = []  # all there ever were, in the order of their arrival
         self.free: list[int] = []  # inodes of deleted files, which are used again
-        self.arrivals = 0  # that were not told yet
+        self.arrivals = 0  # not reported yet
         self.read: list[Identity] = []
         self.missed = 0
         self.is_exact = True

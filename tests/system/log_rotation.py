@@ -60,7 +60,7 @@ SCHEMES = {
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one scheme."""
+    """The result of one scheme."""
 
     written: int = 0
     delivered: int = 0
@@ -76,7 +76,7 @@ Generation = tuple[int, tuple[int, int]]  # its number, and the file's inode and
 
 
 class Program:
-    """Writes numbered lines, and goes on with the old file for a while after a rotation, as late writers do."""
+    """Writes numbered lines, and continues in the old file for a while after a rotation, as late writers do."""
 
     def __init__(self, log: Path, chance: random.Random) -> None:
         self.log = log
@@ -101,7 +101,7 @@ class Program:
         os.write(fd, b"".join(line + b"\n" for line in lines))
 
     def reopen(self) -> None:
-        """After a rotation: go on with a new file if there was one, and close old ones, each some time."""
+        """Switch to the new file after a rotation, if there was one, and close each old file some time later."""
         inode = self._files[-1][1][0]
         if not self.log.exists() or self.log.stat().st_ino != inode:
             self._open()

@@ -1,4 +1,4 @@
-"""Agents that somebody has taken over, and what they do by memory: to each other, to their supervisor, to the host.
+"""Compromised agents that attack by memory: each other, their supervisor, the host.
 
 More behaviours of rogue.py's rogues. What an agent needs to know of the others it finds in what it inherits; here it is
 noted before the fork, which makes nothing possible that is not so anyway.
@@ -28,7 +28,7 @@ _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ct
 
 
 def install() -> None:
-    """Exchange what such agents do."""
+    """Replace the behaviours of such agents."""
     make = Scoreboard.__init__
 
     def noted(self: Scoreboard) -> None:
@@ -58,7 +58,7 @@ def silences(agent: Agent) -> None:
 
 
 def maps(agent: Agent) -> None:
-    """Hold its mmap_lock for ever, and go on beating."""
+    """Hold its mmap_lock forever, and continue the heartbeat."""
     fd = os.open(FUSE, os.O_RDWR)
     mapped = mmap.mmap(fd, os.fstat(fd).st_size)
     taken = mmap.mmap(-1, TAKEN, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # so that somebody wants to measure it
@@ -77,7 +77,7 @@ def maps(agent: Agent) -> None:
 
 
 def shares(agent: Agent) -> None:
-    """Take memory that is shared with nobody."""
+    """Allocate shared memory that no other process maps."""
     rogue._ready(agent)
     taken = mmap.mmap(-1, TAKEN)
     taken.madvise(linux.MADV_POPULATE_WRITE)

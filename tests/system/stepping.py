@@ -93,7 +93,7 @@ class Stepper:
                 delivered = os.WSTOPSIG(status)
 
     def let_go(self) -> None:
-        """Let the child go on by itself; its parent too, if it has not forked."""
+        """Release the child; its parent too, if it has not forked."""
         for pid in [self.child] if self.child else self._threads:
             with suppress(OSError):
                 _ptrace(_DETACH, pid)

@@ -1,4 +1,4 @@
-"""Whatever any source can take, any sink hands over or puts aside; nothing is offered for ever (issue 13, F17's kind).
+"""Each message of any source is handed over or becomes a dead letter at any sink (issue 13, F17's kind).
 
 To the kind belong: a message that is longer than the window, than a packet, than the sink's queue, than the quota of
 dead letters; an empty one; one that the sink's framing cannot hold; the longest name of a file; the largest type.
@@ -51,7 +51,7 @@ def names() -> list[str]:
 
 
 def flow(daemon: Nsbridged, name: str) -> dict[str, Any]:
-    """What status says of its only one."""
+    """Return the status of the route's only flow."""
     return daemon.flow(f"{name}:out")
 
 
@@ -91,7 +91,7 @@ def handled(daemon: Nsbridged, name: str) -> int:
 
 
 def cannot(sink: str, messages: list[bytes]) -> int:
-    """How many of them it can never hand over."""
+    """Return how many of the messages the sink can never hand over."""
     if sink == "line":
         return sum(b"\n" in body for body in messages)
     return sum(len(body) > 8192 for body in messages) if sink == "queue" else 0

@@ -1,4 +1,4 @@
-"""Callers who may only look, and ask for all that they can, delay neither agents nor other callers.
+"""Callers with read permission who ask for all that they can delay neither agents nor other callers.
 
 The kind: work whose amount a caller chooses, done by the loop that restarts agents: pipelined requests, long listings,
 streams without end.
@@ -40,7 +40,7 @@ def put_aside(box: Path) -> None:
 
 
 def crowding(path: str) -> int:
-    """Be a stranger who may look; who asks for everything, over and over again, and reads all."""
+    """Run as an unprivileged caller with read permission: ask for everything repeatedly, and read all answers."""
     os.setgroups([])
     os.setresgid(STRANGER, STRANGER, STRANGER)
     os.setresuid(STRANGER, STRANGER, STRANGER)

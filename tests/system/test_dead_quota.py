@@ -1,4 +1,4 @@
-"""Dead letters have a quota: a container cannot fill the host's disk with messages that nobody can deliver."""
+"""Dead letters have a quota: a container cannot fill the host's disk with undeliverable messages."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ FULL = "blocked: dead letters of r:queue are full (3 letters): "
 
 
 def limits(**keys: Any) -> str:
-    """The key of [daemon]."""
+    """Return the key of [daemon]."""
     return "dead = { " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in keys.items()) + " }\n"
 
 
 def detail(daemon: Nsbridged, agent: str = "r:queue") -> str:
-    """What status says of it."""
+    """Return the agent's detail in status."""
     return str(daemon.agents()[agent]["detail"])
 
 
@@ -72,7 +72,7 @@ def test_newlines_into_a_line_log_do_not_fill_state_dir(tmp_path: Path, unshare_
         run(["umount", "-l", str(state)])
 
 
-def test_full_box_loses_nothing_whoever_is_killed(tmp_path: Path, unshare_container: Factory) -> None:
+def test_full_box_loses_nothing_at_any_kill(tmp_path: Path, unshare_container: Factory) -> None:
     """Never more than three letters, also after kills; each of forty is a letter once, in its order."""
     web, legacy = unshare_container(), unshare_container()
     bodies = [b"%02d" % number + TOO_LONG for number in range(40)]
@@ -175,7 +175,7 @@ def test_drop_oldest_keeps_the_route_going_and_counts(tmp_path: Path, unshare_co
 
 
 def test_letters_are_dropped_when_they_are_too_old(tmp_path: Path, unshare_container: Factory) -> None:
-    """Also those that the agent's predecessor has put aside, and where none comes any more."""
+    """Also letters of the agent's predecessor, and without a new letter."""
     web, legacy = unshare_container(), unshare_container()
     with Nsbridged(tmp_path, route(web.spec, legacy.spec), limits(max_age="5s")) as daemon:
         daemon.wait_for("RUNNING")
@@ -220,7 +220,7 @@ def test_full_state_dir_resumes_by_itself(tmp_path: Path, unshare_container: Fac
 
 @pytest.mark.parametrize("evil", ["files", "bytes", "directory"])
 def test_agent_that_fills_its_directory_is_stopped(tmp_path: Path, unshare_container: Factory, evil: str) -> None:
-    """A compromised agent may write there what it likes. Here the test does what it could; its route alone stops."""
+    """A compromised agent may write anything there. Here the test does so; only that agent's route stops."""
     web, legacy, other = unshare_container(), unshare_container(), unshare_container()
     routes = route(web.spec, legacy.spec) + route(other.spec, legacy.spec).replace("route.r", "route.s").replace(
         "0x5", "0x6"

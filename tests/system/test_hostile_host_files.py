@@ -1,6 +1,6 @@
 """Files on the host that the operator names, where another user can change what they lead to; and a hostile comm.
 
-The kind: a path that root follows, of which somebody else decides a part. config/trusted.py has the one check, and
+The kind: a path that root follows, and of which another user decides a part. config/trusted.py has the one check, and
 tests/unit/test_trusted.py its rules. Here each place that uses it is attacked: configuration (also at a reload),
 state_dir and what is below it, log file, pid file, namespace file, a runtime's state.
 """
@@ -29,7 +29,7 @@ RENAME = "printf '\\rUid: 0 0' > /proc/self/comm; trap 'exit 0' TERM; while :; d
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
-    """A directory of another user's."""
+    """Return a directory of another user."""
     tmp_path.chmod(0o755)
     directory = tmp_path / "theirs"
     directory.mkdir()
@@ -38,7 +38,7 @@ def theirs(tmp_path: Path) -> Path:
 
 
 def refused(config: Path) -> str:
-    """What a daemon says that refuses to start: one line."""
+    """Return the error of a daemon that refuses to start: one line."""
     command = [sys.executable, "-m", "nsbridge.supervisor.daemon", "-c", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode in (1, 2), done
@@ -62,7 +62,7 @@ def one_route(container: str) -> str:
 
 
 def test_comm_of_init_cannot_forge_its_user(tmp_path: Path, runc_container: Factory) -> None:
-    """A carriage return, and what Python takes for ends of lines, in /proc/PID/status: one parser, on bytes."""
+    """The name of a process has a carriage return and other line ends of Python: one parser, on bytes."""
     web: EngineContainer = runc_container(["/bin/busybox", "sh", "-c", RENAME], id_base=300000, user=(7, 7))
     wait_until(lambda: "Uid: 0 0" in Path(f"/proc/{web.pid}/comm").read_text(), "its name is set")
     srv = web.rootfs / "srv"
@@ -100,7 +100,7 @@ def test_configuration_that_others_may_write_is_refused(tmp_path: Path, mode: in
 
 
 def test_configuration_in_a_home_directory_is_refused(theirs: Path, tmp_path: Path) -> None:
-    """As root in a checkout of uid 1000; `--check` accepts it, and says what the daemon would."""
+    """Root runs it in a checkout of uid 1000. `--check` accepts it, and prints the daemon's error."""
     config = configured(theirs / "my.toml", tmp_path / "state")
     said = refused(config)
     assert f"{theirs} can be changed by users other than root (it belongs to uid {STRANGER})" in said
@@ -227,7 +227,7 @@ def test_runtime_state_in_another_users_directory_is_refused(
         assert f"{theirs} can be changed by users other than root" in agent["detail"]
 
 
-# -- what goes on working
+# -- what continues to work
 
 
 def test_root_owned_links_and_sticky_directories_are_fine(tmp_path: Path, unshare_container: Factory) -> None:

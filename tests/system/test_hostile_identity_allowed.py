@@ -25,7 +25,7 @@ BOTH = {  # endpoints with both sides, below a directory DIR
 
 
 def messages_pass(scene: Scene, directory: Path, kind: str, owner: int) -> None:
-    """One in each direction, written by a program of that user; what the agent makes belongs to the same user."""
+    """Pass one message in each direction, by a program of that user; the agent's files belong to the same user."""
     scene.daemon.wait_for("RUNNING")
     assert scene.agent()["phase"] != "blocked", scene.agent()["detail"]
     match kind:
@@ -78,7 +78,7 @@ def test_roots_link_in_the_path_is_followed(tmp_path: Path, runc_container: Fact
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_roots_link_to_a_users_directory_is_followed(tmp_path: Path, runc_container: Factory, kind: str) -> None:
-    """Whoever sets up the container chose it: root's link in root's directory. Today too, but for a last link (F15)."""
+    """Root's link in root's directory: the container's administrator chose it. Today too, but for a last link (F15)."""
     evil, peer = runc_container(), runc_container()
     directory = make(evil.rootfs / "home/app")
     link(evil.rootfs / "srv/app", "/home/app", 0)
@@ -194,7 +194,7 @@ def test_missing_out_belongs_to_the_containers_program(
 
 
 def in_queues(container: RuntimeContainer, user: int, work: str) -> str:
-    """Make, remove or fill the queue as that user of the container; return what came of it."""
+    """Make, remove or fill the queue as that user of the container; return the result."""
 
     def child() -> str:
         fd = os.open(f"/proc/{container.pid}/ns/ipc", os.O_RDONLY)

@@ -91,7 +91,7 @@ def test_group_that_is_not_mapped_is_refused(tmp_path: Path, runc_container: Fac
 
 
 def test_configured_host_root_is_refused_in_a_user_namespace(tmp_path: Path, runc_container: Factory) -> None:
-    """Whatever is configured, the host's root is never an id of such a container. Today the agent is it."""
+    """With any configuration, the host's root is never an id of such a container. Today the agent becomes it."""
     evil, peer = runc_container(id_base=BASE), runc_container()
     make(evil.rootfs / "data", BASE)
     with scene_of(tmp_path, evil, peer, endpoint("spool in", "/data"), 'user = "0:0"') as scene:
@@ -163,7 +163,7 @@ def test_owner_with_less_power_is_followed(tmp_path: Path, runc_container: Facto
 
 
 def test_changed_owner_is_served_when_user_says_so(tmp_path: Path, runc_container: Factory) -> None:
-    """What the reason asks for helps: `user`, and a reload. Today too."""
+    """The fix in the error works: set `user`, and reload. Today too."""
     evil, peer = runc_container(), runc_container()
     spool = make(evil.rootfs / "data", 0)
     populate(spool, 0)

@@ -30,7 +30,7 @@ HOST = (
 
 @contextmanager
 def kept(path: Path) -> Iterator[bytes]:
-    """Put back what a file of the host had, whatever happens meanwhile; yield it."""
+    """Yield the content of a host's file, and restore it at the end."""
     before = path.read_bytes()
     try:
         yield before
@@ -63,7 +63,7 @@ def sh(container: RuntimeContainer, command: str) -> str:
 
 
 def bind(container: RuntimeContainer, source: str, name: str) -> None:
-    """As the issue does it: a new directory in the place of the old, with a file of the kernel over the endpoint's."""
+    """Replace the directory by a new one, and mount a file of the kernel over the endpoint's, as in the issue."""
     sh(
         container,
         f"busybox mv /data/d /data/e; busybox mkdir /data/d; busybox touch /data/d/{name}; "
@@ -124,7 +124,7 @@ def test_kernel_files_are_not_written_by_the_first_agent(
 def test_containers_own_kernel_files_are_not_written(
     tmp_path: Path, runc_container: Factory, id_base: int, source: str, value: str
 ) -> None:
-    """What the container's root may set itself is no message's place either. Today the agent writes it."""
+    """A setting of the container's own root is not a place for messages either. Today the agent writes it."""
     evil, peer = hostile(runc_container, id_base), runc_container()
     with attack(tmp_path, evil, peer, IN["file"]) as scene:
         scene.daemon.wait_for("RUNNING")
@@ -138,7 +138,7 @@ def test_containers_own_kernel_files_are_not_written(
 def test_control_groups_files_are_not_written(
     tmp_path: Path, runc_container: Factory, room: Room, request: pytest.FixtureRequest
 ) -> None:
-    """Of another control group than the container's. Today the agent writes into it as the host's root."""
+    """A file of another control group than the container's. Today the agent writes into it as the host's root."""
     group = f"nsb-of-{tmp_path.name}"
     run(room.command(["mkdir", f"/sys/fs/cgroup/{group}"]))
     request.addfinalizer(lambda: room.remove_cgroup(group))

@@ -59,7 +59,7 @@ ENOUGH = 20  # lines of what went wrong
 
 
 class Attack:
-    """A scene with two names that can be exchanged, and all that tells what an agent did."""
+    """A scene with two names that can be exchanged, and all evidence of an agent's actions."""
 
     def __init__(self, scene: Scene, kind: str, victim: Victim, inotify: INotify) -> None:
         self.scene = scene
@@ -78,11 +78,11 @@ class Attack:
         self.is_link = not self.is_link
 
     def own(self) -> Path:
-        """The user's own directory, under whatever name it has."""
+        """Return the user's own directory, under its present name."""
         return self.scene.evil.rootfs / "home/app" / ("other" if self.is_link else "spool")
 
     def touched(self) -> list[str]:
-        """What was done to the victim since the last call, or done by an agent that is root."""
+        """Return changes of the victim since the last call, and actions of an agent that is root."""
         self._notice()
         harm = [
             *self._noticed,

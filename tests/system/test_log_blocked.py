@@ -1,4 +1,4 @@
-"""Whoever gets the daemon's log does not read it: the daemon serves all the same, counts what it drops, and reports it.
+"""The reader of the daemon's log does not read: the daemon continues, and counts and reports the dropped records.
 
 The kind: a write of the supervisor that waits for somebody. stderr may be a pipe, a terminal that was stopped with
 Ctrl-S, a socket, or a file; a log file may be on a file system that does not answer (below, and test_logs.py).
@@ -69,7 +69,7 @@ def _terminal() -> tuple[int, int]:
 
 
 def _socket() -> tuple[int, int]:
-    """As systemd's journal has it."""
+    """Make a socket like that of systemd's journal."""
     ours, theirs = socket.socketpair()
     return ours.detach(), theirs.detach()
 
@@ -108,7 +108,7 @@ def test_unread_stderr_does_not_stop_the_daemon(tmp_path: Path, make: Callable[.
         assert daemon.end() == 0
 
 
-def test_daemon_ends_while_nobody_reads_its_stderr(tmp_path: Path) -> None:
+def test_daemon_ends_while_its_stderr_is_not_read(tmp_path: Path) -> None:
     """TERM is answered, and the last records are not waited for."""
     reader, writer = os.pipe()
     daemon = Daemon(tmp_path, writer)
@@ -122,7 +122,7 @@ def test_daemon_ends_while_nobody_reads_its_stderr(tmp_path: Path) -> None:
 
 
 def test_stderr_of_others_stays_blocking(tmp_path: Path) -> None:
-    """O_NONBLOCK would be seen by the shell and by whatever else writes there."""
+    """O_NONBLOCK would affect the shell and every other writer."""
     reader, writer = os.pipe()
     daemon = Daemon(tmp_path, writer)
     try:

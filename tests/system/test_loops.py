@@ -1,4 +1,4 @@
-"""What one agent hands over is what another takes: refused where containers share a namespace or a mount unseen."""
+"""One agent hands over what another takes: refused if containers share a namespace or a mount."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def two_of_one(one: EngineContainer) -> Iterator[tuple[str, str]]:
 def test_shared_ipc_namespace_with_one_queue_is_fatal(
     tmp_path: Path, unshare_container: Factory, types: tuple[str, str]
 ) -> None:
-    """Each message would come back for ever. Nothing is taken: the supervisor knows it before an agent is there."""
+    """Each message would come back forever. The supervisor detects the loop before an agent takes anything."""
     with two_of_one(unshare_container()) as (one, two):
         routes = "[route.r]\n" + agent("one", one, f"queue = {{ out = {{ key = {KEY}{types[0]} }}, create = true }}")
         routes += agent("two", two, f"queue = {{ in = {{ key = {KEY}{types[1]} }}, create = true }}")
@@ -95,7 +95,7 @@ def states(daemon: Nsbridged) -> set[str]:
 
 
 def test_two_exact_routes_into_one_queue_are_warned_of(tmp_path: Path, unshare_container: Factory) -> None:
-    """By --check and at the start where the names are the same, else when they run. The kind: evidence overwritten."""
+    """--check and the start warn if the names are equal, else the log does later. The kind: evidence overwritten."""
     with two_of_one(unshare_container()) as (one, two):
         files = unshare_container()
         routes = from_spool("r", files, one) + from_spool("s", files, two)

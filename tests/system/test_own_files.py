@@ -1,4 +1,4 @@
-"""What a running daemon has on the host by name is removed under it: it notices, makes it again, keeps others out.
+"""The files of a running daemon are removed: it notices, makes them again, and keeps a second daemon out.
 
 The kind: a name that outlives or dies before what it stands for. Control socket, pid file and journals belong to it;
 the log file is opened anew on USR1 (test_logs.py), and endpoints' directories are the agents' (test_faults.py).
@@ -39,7 +39,7 @@ def second(daemon: Nsbridged, control: str = "") -> subprocess.CompletedProcess[
 
 
 def empty(directory: Path) -> None:
-    """As `rm -rf DIRECTORY/*` does."""
+    """Remove everything in a directory, like `rm -rf DIRECTORY/*`."""
     for path in directory.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -64,7 +64,7 @@ def test_removed_control_socket_is_made_again(tmp_path: Path, pair: tuple[Any, A
 
 
 def test_second_daemon_refuses_after_state_was_removed(tmp_path: Path, pair: tuple[Any, Any]) -> None:
-    """With a control socket of its own, so that only the lock can tell."""
+    """It has its own control socket, so that only the lock shows the first daemon."""
     with Nsbridged(tmp_path, route(pair[0].spec, pair[1].spec)) as daemon:
         daemon.wait_for("RUNNING")
         os.kill(daemon.pid, 19)  # it cannot make its pid file again meanwhile
@@ -80,7 +80,7 @@ def test_second_daemon_refuses_after_state_was_removed(tmp_path: Path, pair: tup
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_daemon_says_that_its_state_was_removed(tmp_path: Path, pair: tuple[Any, Any], whole: bool) -> None:
+def test_removal_of_state_is_logged(tmp_path: Path, pair: tuple[Any, Any], whole: bool) -> None:
     """The agents hold their journals open and work on; the directory itself may be gone too."""
     with Nsbridged(tmp_path, route(pair[0].spec, pair[1].spec)) as daemon:
         daemon.wait_for("RUNNING")
@@ -99,7 +99,7 @@ def test_daemon_says_that_its_state_was_removed(tmp_path: Path, pair: tuple[Any,
 
 
 def test_lock_of_an_untrusted_user_does_not_keep_the_daemon_out(tmp_path: Path, pair: tuple[Any, Any]) -> None:
-    """Whoever may read state_dir may flock it."""
+    """Every user who may read state_dir may flock it."""
     state = tmp_path / "state"
     state.mkdir(mode=0o755)
     state.chmod(0o755)

@@ -40,7 +40,7 @@ def in_ipc(container: EngineContainer, then: Callable[[], object]) -> object:
 
 
 def send(key: int, mtype: int, body: bytes) -> None:
-    """By the kernel's call: sysv_ipc knows no type beyond a C int."""
+    """Send by the kernel's call: sysv_ipc knows no type beyond a C int."""
     message = bytearray(mtype.to_bytes(8, "little") + body)
     assert linux.try_msgsnd(Queue(key, 0, 0).id, linux.address_of(message), len(body)) == 0
 
@@ -186,7 +186,7 @@ def test_lowered_limits_bury_no_message(tmp_path: Path, unshare_container: Facto
 def test_limit_raised_and_lowered_while_used_buries_nothing(
     tmp_path: Path, unshare_container: Factory, delivery: str
 ) -> None:
-    """What passed once may pass again: a larger limit that came after the queue was opened counts too."""
+    """A message within a former limit waits; a limit that was raised after the queue was opened counts too."""
     one, two = unshare_container(), unshare_container()
     raise_limits(one, 65536)
     with Nsbridged(tmp_path, queue_to_queue(one, two, delivery)) as daemon:

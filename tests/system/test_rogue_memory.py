@@ -1,4 +1,4 @@
-"""An agent that somebody has taken over reaches neither others nor the supervisor nor the host by memory.
+"""A compromised agent reaches neither other agents nor the supervisor nor the host by memory.
 
 The kinds: what it inherits is only its own (pages, text of other routes, bodies); the supervisor never waits on
 anything that an agent can hold (its mmap_lock); what it takes of the host is seen whatever kind of memory it is.
@@ -45,7 +45,7 @@ def test_agent_cannot_write_into_others_scoreboards(tmp_path: Path, unshare_cont
 
 @pytest.mark.parametrize("health", ["", HEALTH], ids=["asked", "measured"])
 def test_supervisor_never_waits_for_an_agents_memory_lock(tmp_path: Path, runc_container: Factory, health: str) -> None:
-    """Whoever asks is answered, and a killed agent is back, while an agent holds its own mmap_lock for ever."""
+    """An agent holds its own mmap_lock forever. Callers still get answers, and a killed agent restarts."""
     evil, peer = runc_container(), runc_container()
     for name in ("h", "fuse"):
         (peer.rootfs / "srv" / name).mkdir()
@@ -122,7 +122,7 @@ def _dead_end(web: Any, other: Any) -> str:
 
 
 def test_no_body_of_a_message_is_ever_in_the_supervisor(tmp_path: Path, unshare_container: Factory) -> None:
-    """Nor in an agent of another route, which is forked after somebody has looked at a dead letter."""
+    """Nor in an agent of another route that is forked after a dead letter was shown."""
     web, other = unshare_container(), unshare_container()
     (other.rootfs / "srv/h").mkdir()
     with Nsbridged(tmp_path, _dead_end(web, other)) as daemon:

@@ -1,4 +1,4 @@
-"""A spool whose container does what it may: its files, names and directories hold nobody up, and nothing is lost.
+"""A container uses all its power over its spool: no file, name or directory blocks the route or loses a message.
 
 The rows of the table "How programs write into a spool" are in tests/unit/test_spool_writers.py, one by one; here some
 of them as shells do it, through a real daemon.
@@ -69,7 +69,7 @@ def test_what_shells_do_gives_each_message_once(tmp_path: Path, unshare_containe
 
 
 def test_unreadable_files_hold_nothing_up(tmp_path: Path, unshare_container: Factory) -> None:
-    """Of another user in a shared spool; one whose read fails, as a bound file of /proc does; one that nobody may open.
+    """A file of another user; one whose read fails, like a bound file of /proc; one without any permission.
 
     They are counted; the agent lives; what can be read by and by is taken. The kind: any error that a file has, not the
     agent or the directory. Which errors are the agent's is in test_faults_room.py.
@@ -130,7 +130,7 @@ def test_forged_names_lose_nothing(tmp_path: Path, unshare_container: Factory) -
 
 
 def test_done_on_another_mount_is_refused_at_the_start(tmp_path: Path, unshare_container: Factory) -> None:
-    """Before a message is taken; it goes on when the directory is on the same one."""
+    """It is refused before a message is taken. It continues when the directory is on the same mount."""
     web, legacy = unshare_container(), unshare_container()
     done = web.rootfs / "srv/done"
     done.mkdir()

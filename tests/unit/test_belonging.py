@@ -135,7 +135,7 @@ def test_a_journal_from_before_this_was_kept_is_believed(tmp_path: Path) -> None
     close(state)
 
 
-def test_what_a_log_misses_is_counted_on_after_its_place_has_changed(tmp_path: Path) -> None:
+def test_missed_count_survives_a_change_of_position(tmp_path: Path) -> None:
     lived(tmp_path, "log", pending=0)
     state = opened(tmp_path, ENDPOINTS["log"])
     assert state.source is not None

@@ -48,7 +48,7 @@ class Taking(SourceHost):
     full = False
 
     def take(self, message: Message, note: bytes = b"") -> int:
-        """As an agent does whose state_dir is full."""
+        """Fail like an agent whose state_dir is full."""
         if self.full:
             raise Blocked(FULL)
         return super().take(message, note)
@@ -177,7 +177,7 @@ def waits(side: Side, *reasons: str) -> None:
 
 
 def passes(side: Side) -> None:
-    """It goes on by itself."""
+    """Check that the side continues by itself."""
     side.host.run_until(side.has_arrived, "the message arrives")
     side.host.run_until(lambda: not side.host.reason, "the reason is gone")
 

@@ -54,7 +54,7 @@ def kept(tmp_path: Path) -> list[int]:
 
 
 def take_out(tmp_path: Path, seq: int) -> None:
-    """As `dead drop` does, or a person."""
+    """Remove a letter, like `dead drop` or a person."""
     for suffix in ("json", "body"):
         (tmp_path / "box" / f"{stem(EPOCH, seq)}.{suffix}").unlink()
 
@@ -105,7 +105,7 @@ def test_start_does_not_read_the_directory(tmp_path: Path, box: int, sink: SinkJ
 
 
 def test_letter_taken_out_by_hand_makes_room(tmp_path: Path, box: int, sink: SinkJournal) -> None:
-    """Nobody tells the agent: it sees that the directory has changed."""
+    """The agent gets no order: it sees that the directory has changed."""
     letters = DeadLetters(box, sink, THREE)
     put(letters, 1, 2, 3)
     for seq in (4, 5, 6):
@@ -191,7 +191,7 @@ def test_letter_that_somebody_else_dropped_is_not_counted_as_dropped(
 
 
 def test_letters_older_than_max_age_are_dropped(tmp_path: Path, box: int, sink: SinkJournal) -> None:
-    """By the monotonic clock in the agent's life, by the note's time from life to life."""
+    """A running agent uses the monotonic clock; the next agent uses the note's time."""
     clock, aging = Clock(), DeadConfig(max_age=60.0)
     letters = DeadLetters(box, sink, aging, clock)
     put(letters, 1)
@@ -213,7 +213,7 @@ def test_letters_older_than_max_age_are_dropped(tmp_path: Path, box: int, sink: 
 
 
 def test_letter_from_the_future_is_young(tmp_path: Path, box: int, sink: SinkJournal) -> None:
-    """The wall clock was put back: the letter lives max_age from now on, not for ever and not for nothing."""
+    """The wall clock was set back: the letter lives max_age from now on, neither forever nor shorter."""
     clock, aging = Clock(), DeadConfig(max_age=60.0)
     put(DeadLetters(box, sink, aging, clock), 1)
     later = os.stat(tmp_path / "box").st_mtime + 1e6
@@ -257,7 +257,7 @@ def test_no_kill_breaks_the_quota_or_loses_a_letter(tmp_path: Path, sink: SinkJo
 
 
 class Host:
-    """Of an agent with one message that its sink cannot hand over, and what it shows."""
+    """The host of an agent with one undeliverable message; records what it shows."""
 
     def __init__(self, box: int, journal: SinkJournal, limits: DeadConfig) -> None:
         self.loop = Loop()
@@ -293,7 +293,7 @@ class Host:
 
 
 def test_full_box_blocks_with_the_reason_and_resumes_by_itself(tmp_path: Path, box: int, sink: SinkJournal) -> None:
-    """Nobody tells it: a person has removed the files."""
+    """The agent gets no order: a person has removed the files."""
     host = Host(box, sink, THREE)
     host.send(5)
     (shown,) = host.shown

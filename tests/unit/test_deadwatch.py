@@ -1,4 +1,4 @@
-"""What an agent may have in its directories, and what is seen of one that was taken over. The kill is a system test."""
+"""The allowed content of an agent's directories, and the detection of more. The kill is a system test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGE = (1 << 20) + (64 << 20)
 
 
 class Agent:
-    """Of a managed one, what is asked here."""
+    """The part of a managed agent that the watch uses."""
 
     def __init__(self, name: str) -> None:
         self.config = SimpleNamespace(name=name)
@@ -104,7 +104,7 @@ def _made(path: Path) -> Path:
 
 
 def test_directory_among_the_letters_stops_the_agent(tmp_path: Path, scene: Scene) -> None:
-    """What lies deeper is not counted, so there must not be any."""
+    """Files in subdirectories are not counted, so subdirectories are not allowed."""
     scene.look()
     (tmp_path / "dead/r/a/x").mkdir()
     scene.look()
@@ -122,7 +122,7 @@ def test_what_was_there_before_the_daemon_is_forgiven(tmp_path: Path, scene: Sce
     assert scene.agents[0].killed
 
 
-def test_lower_limits_after_a_reload_stop_nobody(tmp_path: Path, scene: Scene) -> None:
+def test_lower_limits_after_a_reload_stop_no_agent(tmp_path: Path, scene: Scene) -> None:
     scene.look()
     fill(tmp_path / "dead/r/a", MANY)
     scene.limits.limits = DeadConfig(max_letters=1, max_bytes=1)

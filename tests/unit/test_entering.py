@@ -81,7 +81,7 @@ def container() -> Iterator[int]:
 
 
 class Nobody:
-    """See entry.Surroundings. Needs nothing of a container, and is nobody there."""
+    """See entry.Surroundings. It needs nothing of a container, and its user is `nobody`."""
 
     trusted: frozenset[int] = frozenset()
     mounts: frozenset[bytes] = frozenset()

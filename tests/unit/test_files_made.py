@@ -16,7 +16,7 @@ from tests.unit.test_entering import Nobody
 
 
 def mounted_over(tmp_path: Path, source: str, *, allowed: bool) -> str:
-    """What opening a file says over which `source` was mounted."""
+    """Return the error of opening a file over which `source` was mounted."""
     (tmp_path / "x").write_bytes(b"covered")
     (tmp_path / "other").write_bytes(b"other")
 
@@ -44,7 +44,7 @@ def test_file_with_another_one_mounted_over_it_is_not_opened(tmp_path: Path) -> 
 
 
 def test_file_that_was_a_mount_at_the_entry_is_opened(tmp_path: Path) -> None:
-    """As with docker run -v /host/app.log:/var/log/app.log."""
+    """The same happens with docker run -v /host/app.log:/var/log/app.log."""
     assert mounted_over(tmp_path, "TMP/other", allowed=True) == "other"
 
 

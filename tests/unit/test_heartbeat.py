@@ -277,7 +277,7 @@ def test_own_memory_is_measured_apart_from_what_a_fork_shares() -> None:
 
 @pytest.mark.parametrize("flags", [mmap.MAP_SHARED, mmap.MAP_PRIVATE], ids=["shared", "private"])
 def test_every_kind_of_memory_counts(flags: int) -> None:
-    """Shared memory without a file is resident, and nobody else's, though `resident - shared` does not show it."""
+    """Shared memory without a file belongs to the process alone, though `resident - shared` does not show it."""
     size = 64 << 20
     reader, writer = os.pipe()
 
@@ -312,8 +312,8 @@ def test_page_tables_and_swap_count_too() -> None:
     assert usage.memory_of({**status, "HugetlbPages": "16 kB"}) == 31 << 10
 
 
-def test_status_is_told_about_one_agent_after_the_other(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look reads whoever was read longest ago, with the processes that send for it. No child is forked for it."""
+def test_status_reads_one_agent_after_the_other(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look reads the agent that was read longest ago, with its senders. It forks no child."""
     asked: list[tuple[int, ...]] = []
 
     def about(pids: tuple[int, ...]) -> Usage:

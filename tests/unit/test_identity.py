@@ -76,7 +76,7 @@ def test_configured_user_must_be_one_of_the_container(ids: IdMap, configured: Id
 
 @pytest.mark.parametrize("maker", [APP, ROOT])
 @pytest.mark.parametrize("remembered", [None, OTHER])
-def test_without_endpoint_agent_is_who_it_was(maker: Ids, remembered: Ids | None) -> None:
+def test_agent_without_endpoint_keeps_its_user(maker: Ids, remembered: Ids | None) -> None:
     assert decided(PLAIN, maker=maker, remembered=remembered) == (remembered or maker)
 
 
@@ -109,7 +109,7 @@ def test_another_group_of_the_same_user_is_followed() -> None:
     assert decided(PLAIN, owner=Ids(1000, 5), remembered=APP) == Ids(1000, 5)
 
 
-def test_change_says_what_to_set() -> None:
+def test_error_of_an_owner_change_names_the_fix() -> None:
     with pytest.raises(Refused) as refused:
         decide(Evidence("/data/out", OTHER, ROOT, remembered=APP), PLAIN)
     assert str(refused.value) == (
@@ -178,8 +178,8 @@ def test_map_of_a_container_is_read(container: int) -> None:
     assert str(ids) == "100000-100999, 7-7"
 
 
-def test_namespace_file_of_a_user_namespace_maps_nobody(container: int) -> None:
-    """Without a process nothing tells whom it maps: `user` has to be set, and is refused then, too."""
+def test_namespace_file_of_a_user_namespace_maps_no_user(container: int) -> None:
+    """Without a process the map is unknown: `user` is required, and is refused as well."""
     assert not IdMap.of_container(0, f"/proc/{container}/ns/mnt").maps(Ids(BASE, BASE))
 
 

@@ -87,7 +87,7 @@ def test_replaced_file_has_its_agent_enter_anew(tmp_path: Path, watched: Watched
 
 
 def test_agent_that_does_not_run_is_not_asked_about(tmp_path: Path, watched: Watched) -> None:
-    """Nor is one that has said nothing of its keys, or nonsense."""
+    """Neither is an agent that has reported no keys, or nonsense."""
     (tmp_path / "file").touch()
     for state, places in ((State.WAITING, None), (State.RUNNING, {}), (State.RUNNING, {"out": ["x"]})):
         agent = watched.add("a", tmp_path / "file")

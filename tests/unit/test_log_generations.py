@@ -19,7 +19,7 @@ CLOCK_REALTIME_COARSE = 5
 
 
 def packed(path: Path) -> None:
-    """As gzip(1): the packed file keeps the times."""
+    """Compress a file like gzip(1): the packed file keeps the times."""
     about = path.stat()
     path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
     os.utime(path.with_name(path.name + ".gz"), ns=(about.st_atime_ns, about.st_mtime_ns))
@@ -143,7 +143,7 @@ def test_generations_beyond_the_held_ones_are_read_or_counted(life: Life) -> Non
     assert life.host.missing == (lost, 0)
 
 
-def test_a_dead_agent_finds_what_it_was_reading_deleted_and_the_rest_by_name(life: Life) -> None:
+def test_deleted_current_file_is_counted_and_later_ones_found(life: Life) -> None:
     """Its own file went by `rotate 3`; those after it still have names, also dates and numbers before the suffix."""
     life.start()
     step(life, b"a1")

@@ -60,7 +60,7 @@ def cpu_share(life: Life, work: Callable[[], object]) -> float:
 
 
 def test_a_log_that_is_made_huge_costs_nothing(shm_life: Life) -> None:
-    """Issue 12, section 3. The kind: whatever makes a file look long that has no data."""
+    """Issue 12, section 3. The kind: everything that makes a file without data look long."""
     life = shm_life
     life.start()
     step(life, b"one")

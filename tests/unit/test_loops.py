@@ -92,7 +92,7 @@ def test_key_of_a_path_is_what_its_agent_says() -> None:
 @pytest.mark.parametrize(
     "said", [None, 7, {"out": "x"}, {"out": [1]}, {"out": ["x"] * 5}, {"out": ["x" * 65]}, {"out": [""]}]
 )
-def test_what_an_agent_says_in_another_form_is_nothing(said: object) -> None:
+def test_malformed_report_of_an_agent_is_ignored(said: object) -> None:
     """It may be compromised."""
     assert not places.parse(said)
     assert not loops.in_route(serve(route(LOG_OUT, LOG_IN), told=(said, {"in": ["x"]})))
@@ -105,14 +105,14 @@ def test_files_are_one_by_inode_or_by_name_in_a_directory() -> None:
     assert not loops.in_route(serve(of, (1, 2), ({"out": ["8:1/aa"]}, {"in": ["8:1/bb"]})))
 
 
-def test_agent_that_would_hear_itself_is_refused() -> None:
-    """By two keys that are written in two ways."""
+def test_agent_that_would_receive_its_own_messages_is_refused() -> None:
+    """Two keys are equal but written in two ways."""
     both = QueueEndpoint(out=QueueOut(FTOK), in_=QueueIn(0x51))
     of = route(both, SpoolEndpoint(out="/o", in_="/i"))
     assert "takes them" in loops.in_route(serve(of, told=({"out": [str(0x51)], "in": [str(0x51)]}, {})))
 
 
-def test_circle_of_known_queues_is_refused_and_told_ones_are_warned_of() -> None:
+def test_known_circle_is_refused_and_reported_one_is_warned_of() -> None:
     """One agent that lies about its ends must stop no other route."""
     warned: list[str] = []
 

@@ -38,7 +38,7 @@ def pump(loop: Loop, until: Callable[[], object]) -> None:
 
 
 def stand_still() -> None:
-    """As a process in state D; but a signal ends it, so that the test leaves nothing behind."""
+    """Hang like a process in state D, but end at a signal, so that the test leaves nothing behind."""
     signal.pause()
 
 
@@ -157,7 +157,7 @@ def test_child_answers_the_caller_itself(
     assert json.loads(theirs.recv(1 << 16)) == answer
 
 
-def test_child_that_hangs_is_no_answer(
+def test_hanging_child_gives_an_error(
     loop: Loop, caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(errands, "LIMIT", 0.1)
@@ -179,7 +179,7 @@ def test_caller_that_does_not_read_is_given_up(
 def test_each_user_has_a_few_children_at_most(
     loop: Loop, caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody whose children hang delays himself."""
+    """A user whose children hang delays no other user."""
     monkeypatch.setattr(errands, "LIMIT", 0.5)
     ours, theirs = caller
     outcomes: list[tuple[int, Outcome]] = []
@@ -197,7 +197,7 @@ def test_each_user_has_a_few_children_at_most(
     assert set(outcomes[1:]) == {(1000, Outcome.NOTHING)}
 
 
-def test_who_asks_for_much_does_not_delay_others() -> None:
+def test_user_with_many_requests_delays_no_other() -> None:
     turns: Turns[str] = Turns()
     for number in range(3):
         turns.add(1000, f"a{number}")

@@ -86,7 +86,7 @@ LONGEST = 100  # bytes
 
 
 def test_longer_message_of_any_type_ends_the_look(queue: sysv_ipc.MessageQueue) -> None:
-    """What is in front of it is found; then it is the next, whatever is behind it."""
+    """Messages in front of it are found; then it is the next, with any messages behind it."""
     for body in (b"1", bytes(LONGEST), bytes(LONGEST + 1), b"behind"):
         queue.send(body)
     look = Look(0, LONGEST)
@@ -103,7 +103,7 @@ def test_longer_message_of_any_type_ends_the_look(queue: sysv_ipc.MessageQueue) 
 
 @pytest.mark.parametrize("mtype", [5, -5])
 def test_longer_message_is_passed_over_for_a_type(queue: sysv_ipc.MessageQueue, mtype: int) -> None:
-    """A look cannot see its type; msgrcv tells whether it is the next."""
+    """A look cannot see its type; msgrcv shows if it is the next."""
     queue.send(bytes(LONGEST + 1), False, 9)
     queue.send(b"ours", False, 5)
     look = Look(mtype, LONGEST)

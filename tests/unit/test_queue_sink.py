@@ -32,7 +32,7 @@ class SinkHost(Host):
         self.letter = ""  # why one waits
 
     def offer(self, run: Run | None = None) -> None:
-        """As an agent does when messages have come, and when the sink is ready again."""
+        """Offer messages like an agent: when they arrive, and when the sink is ready again."""
         assert self.sink is not None
         self.offered += [] if run is None else [run]
         while self.offered:
@@ -110,7 +110,7 @@ def serve(host: SinkHost, seconds: float) -> None:
 def test_message_of_any_type_is_sent(
     tmp_path: Path, queue: sysv_ipc.MessageQueue, mtype: int, is_configured: bool, is_exact: bool
 ) -> None:
-    """Whoever chooses the type, a program or the configuration; empty messages and the longest ones too.
+    """A program or the configuration chooses the type; empty messages and the longest ones pass too.
 
     The kind: sysv_ipc raises what is no answer of the kernel (OverflowError for a type beyond a C int).
     """
@@ -176,7 +176,7 @@ def test_dead_letter_is_written_when_there_is_space(
 
 
 def test_dead_letter_of_a_lost_source_waits_for_space(tmp_path: Path, queue: sysv_ipc.MessageQueue) -> None:
-    """What came before that source lost its journal, and was not offered to the queue."""
+    """The message arrived before that source lost its journal, and was not offered to the queue."""
     with life(tmp_path, queue.key, is_exact=True) as host:
         host.has_space = False
         host.offer(Run(EPOCH - 1, 1, 1, [b"old"]))

@@ -30,7 +30,7 @@ def names(letters: tuple[Letter, ...]) -> str:
 def test_admission_keeps_both_limits_and_drops_no_more_than_needed(
     max_letters: int, max_bytes: int, size: int, when_full: WhenFull
 ) -> None:
-    """Whatever there is already, also more than the limits: they may have been larger."""
+    """With any number of letters, also beyond the limits, which may have been larger."""
     for count in range(5):
         for sizes in itertools.product([0, 5, 12], repeat=count):
             found = quota(list(sizes), max_letters=max_letters, max_bytes=max_bytes, when_full=when_full)
@@ -49,7 +49,7 @@ def test_admission_keeps_both_limits_and_drops_no_more_than_needed(
 
 
 def test_only_letter_fits_whatever_its_size() -> None:
-    """Or a message longer than max_bytes would block its route until somebody changes the configuration."""
+    """Otherwise a message longer than max_bytes would block its route until the configuration changes."""
     for when_full in WhenFull:
         assert not quota([], max_bytes=1, when_full=when_full).admit(1 << 26, LARGE).full
     assert names(quota([1, 1], max_bytes=3, when_full=DROP).admit(1 << 26, LARGE).drop) == "01"

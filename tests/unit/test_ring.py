@@ -17,7 +17,7 @@ from tests.child import in_child
 @given(st.lists(st.integers(0, 400), max_size=200))
 @settings(max_examples=50)
 def test_last_records_are_kept_in_order_in_bounded_memory(lengths: list[int]) -> None:
-    """Whatever lengths they have: what is kept are the last ones, without a gap."""
+    """The last records of any length are kept, without a gap."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ring, "_SIZE", 4096)
         patch.setattr(ring, "_LONGEST", 512)
@@ -42,7 +42,7 @@ def test_record_that_is_far_too_long_is_not_kept() -> None:
 
 
 def test_child_does_not_have_the_records() -> None:
-    """An agent is a fork of the supervisor, and somebody may have taken it over."""
+    """An agent is a fork of the supervisor, and may be compromised."""
     kept: Ring[Entry] = Ring(1000, Entry)
     for number in range(1000):
         kept.add(Entry(1.0, "INFO", "other:route", f"mark{number:06}of-another-route"))

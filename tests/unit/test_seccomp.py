@@ -215,7 +215,7 @@ FSYNC: dict[str, tuple[Any, ...]] = {"syncfs": ("syncfs", -1), "fsync": ("fsync"
 
 @each_agent
 def test_arguments_that_would_do_something_else_are_refused(rules: tuple[str, ...]) -> None:
-    """Whatever of a call an agent needs, it gets no more of it: signals, locks, children, modes, holes."""
+    """Each call is limited to the agent's need: signals, locks, children, modes, holes."""
     anonymous = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     code = mmap.PROT_READ | mmap.PROT_EXEC
     address = linux.address_of(memoryview(mmap.mmap(-1, mmap.PAGESIZE)))
@@ -243,7 +243,7 @@ def test_no_agent_makes_shared_memory_once_it_serves(name: str, kind: int) -> No
 
 @pytest.mark.parametrize("name", [name for name in AGENTS if "start" not in name])
 def test_no_agent_forks_once_it_serves(name: str) -> None:
-    """Nor does a sender; only the agent that is about to fork its senders may, and afterwards it may not either."""
+    """Neither does a sender. Only an agent that has not yet forked its senders may fork."""
 
     def forks() -> list[str]:
         return [call("clone", flags, 0, 0, 0, 0) for flags in (signal.SIGCHLD, 0x1200011)]

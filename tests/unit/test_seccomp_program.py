@@ -18,7 +18,7 @@ each_agent = pytest.mark.parametrize("rules", AGENTS.values(), ids=AGENTS.keys()
 
 
 def run(program: bytes, arch: int, number: int, *arguments: int) -> int:
-    """What the kernel would: the verdict on one call."""
+    """Return the kernel's verdict on one call."""
     data = struct.pack("<IIQ6Q", number, arch, 0, *(*arguments, *[0] * (6 - len(arguments))))
     at = accumulator = 0
     while True:

@@ -19,7 +19,7 @@ def test_names_of_255_bytes_are_moved_to_done_twice(make_spool: Make) -> None:
     assert all("\udcc3" not in path.name for path in life.done.iterdir()), "no character is cut in two"
 
 
-def test_taken_names_in_done_are_said_and_waited_for(make_spool: Make) -> None:
+def test_taken_names_in_done_block_with_a_reason(make_spool: Make) -> None:
     """Also the ones with the number: a journal that was begun anew counts from 1 again."""
     life = make_spool(move=True)
     life.put("name", b"1")

@@ -55,7 +55,7 @@ def life_killed_at(directory: Path, program: str, line: int, move: bool) -> int:
 @pytest.mark.parametrize("move", [False, True])
 @pytest.mark.parametrize("program", ["waits", "renames", "links"])
 def test_every_kill_of_a_source_whose_program_acts(monkeypatch: pytest.MonkeyPatch, program: str, move: bool) -> None:
-    """Each message comes once, whatever name its file has by then, and no file is left.
+    """Each message comes once, under any name of its file, and no file is left.
 
     Every seventh line; which ones differs for each of the six.
     """

@@ -36,7 +36,7 @@ MANY = 20_000
     ],
 )
 def test_patterns_match_as_a_shell_s(pattern: str, name: bytes, matches: bool) -> None:
-    """On bytes, whatever their encoding; a hidden name is never a message."""
+    """Patterns match bytes in any encoding; a hidden name is never a message."""
     assert message_names([pattern])(name) is (not matches)
     assert message_names([pattern, "*.other"])(name) is (not matches)
 
@@ -109,7 +109,7 @@ def test_unconfirmed_files_are_sent_before_the_scan(make_spool: Make, monkeypatc
     assert life.host.bodies() == [b"0", b"1", b"2", b"3"]
 
 
-def test_a_name_aside_is_looked_at_ever_more_rarely(make_spool: Make) -> None:
+def test_refused_name_is_retried_with_backoff(make_spool: Make) -> None:
     """And a kind of event for it is no further clock: of many events for one name there is one retry."""
     life = make_spool()
     with (life.out / "name").open("wb") as _writer:

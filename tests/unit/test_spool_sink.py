@@ -131,7 +131,7 @@ def test_forged_name_of_another_user_is_not_the_message(box: Box) -> None:
 
 
 def test_message_that_is_there_already_counts_as_delivered(box: Box, tmp_path: Path) -> None:
-    """As an earlier life left it, whose journal is lost."""
+    """An earlier agent with a lost journal leaves such a file."""
     assert box.offer(1, b"body") == 1
     box.kill()
     (tmp_path / "a.in").unlink()
@@ -143,7 +143,7 @@ def test_message_that_is_there_already_counts_as_delivered(box: Box, tmp_path: P
 
 @pytest.mark.parametrize("kind", ["directory", "file", "link"])
 def test_taken_hidden_name_blocks_nothing(box: Box, kind: str) -> None:
-    """Nor does it make a message count that a killed agent was handing over."""
+    """It is also no evidence for a message that a killed agent was handing over."""
     taken = box.path / hidden_name_of(1)
     match kind:
         case "directory":

@@ -48,7 +48,7 @@ class Listing:
         return next(self._entries)
 
     def close(self) -> None:
-        """As scandir's has it."""
+        """Do nothing; scandir's iterator has this method."""
 
 
 def test_listing_that_misses_earlier_files_keeps_order(make_spool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ def test_what_is_no_file_is_named_once_and_the_others_are_taken(make_spool: Make
     assert life.said("0 bait") == life.said(f"a {kind}") == 1
 
 
-def test_a_leased_file_keeps_no_other_waiting_and_is_taken_when_the_lease_is_gone(make_spool: Make) -> None:
+def test_leased_file_delays_no_other_and_is_taken_later(make_spool: Make) -> None:
     """open(2) would wait for up to 45 seconds; it is named once."""
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     life = make_spool()

@@ -1,4 +1,4 @@
-"""How programs write into a spool, and what becomes of it: the rows of the table in docs/delivery.md.
+"""Programs that write into a spool, and the resulting messages: the rows of the table in docs/delivery.md.
 
 The kind of all these faults: a file is taken too early, too late, twice or never, because an event was believed to say
 more than it does. So each row checks that every message comes once and whole, that the program's own calls succeed,
@@ -255,7 +255,7 @@ def test_hard_links_are_messages_of_their_own(make_spool: Make) -> None:
 
 
 def test_file_that_is_open_for_writing_is_not_taken(make_spool: Make) -> None:
-    """Whatever event names it: touch(1) closes it, another name is renamed over or linked to it (F7)."""
+    """No event changes that: touch(1) closes it, another name is renamed over or linked to it (F7)."""
     life = make_spool()
     with (life.out / "big").open("wb", buffering=0) as writer:
         writer.write(FIRST)
@@ -287,7 +287,7 @@ def test_linked_tmpfile_is_taken_at_its_close(make_spool: Make) -> None:
 
 
 def test_empty_file_that_was_just_created_waits_for_its_writer(make_spool: Make) -> None:
-    """For an instant after its creation nothing tells that somebody has it open. mknod(2) leaves one so for good."""
+    """For an instant after its creation the writer is not visible. With mknod(2) there never is one."""
     life = make_spool()
     os.mknod(life.out / "name")
     settled(life, 0.3)
@@ -352,7 +352,7 @@ def test_file_deleted_before_delivery_holds_nothing_up(make_spool: Make, taken: 
 
 
 def test_order_is_kept_while_writers_are_counted_out(make_spool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A close is told just before the lease can be had: the file behind it does not overtake."""
+    """The kernel reports a close just before it grants the lease: the next file must not overtake."""
     from nsbridge.agents.endpoints import files  # noqa: PLC0415  (the module under test has it by this name)
 
     refused = [False] * 6
@@ -368,7 +368,7 @@ def test_order_is_kept_while_writers_are_counted_out(make_spool: Make, monkeypat
 def test_unreadable_file_is_counted_and_taken_when_it_can_be_read(
     make_spool: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As read(2) fails with EIO on a bad disk. The agent lives, and the others pass. Sibling: open(2) fails."""
+    """read(2) fails with EIO, like on a bad disk. The agent lives, and other files pass. Sibling: open(2) fails."""
     read, broken = os.read, [True]
 
     def failing(fd: int, size: int) -> bytes:

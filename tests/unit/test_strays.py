@@ -22,7 +22,7 @@ NOBODY = 65534
 
 
 class Log:
-    """What was logged."""
+    """Collects the log lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -111,7 +111,7 @@ def test_a_chain_of_processes_is_killed_to_its_end() -> None:
 
 
 def test_another_s_orphan_is_only_reaped() -> None:
-    """As a helper that a container engine's program leaves running."""
+    """A container engine's program leaves such a helper running."""
 
     def body(watched: Watched) -> list[object]:
         pid = leave_orphan(agent=False)

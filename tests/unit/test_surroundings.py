@@ -1,4 +1,4 @@
-"""What an agent finds out before it is confined, in a root directory of its own, as real root and then as the user."""
+"""An agent's examination before it is confined, in its own root directory, as real root and then as the user."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Room:
     def inside(
         self, then: Callable[[FileSurroundings], object], endpoint: Any = SPOOL, user: User | None = None
     ) -> Any:
-        """What `then` says of the surroundings, or what was raised."""
+        """Return the result of `then` for the surroundings, or the error."""
         agent = AgentConfig("r:a", Container(ContainerKind.HOST, ""), endpoint, user)
         given = assignment(agent=agent, container_pid=0, state_dir=str(self._state), init_user=(INIT, INIT))
 
@@ -132,7 +132,7 @@ def test_link_that_the_agent_s_own_user_made_is_followed(room: Room) -> None:
 
 
 def test_path_is_walked_again_as_the_user(room: Room) -> None:
-    """What was exchanged in between is found out; what the user may not reach is not reached."""
+    """A change in between is detected; a path that the user may not follow is not reached."""
     room.make("data/out", APP)
 
     def swap(around: FileSurroundings) -> object:

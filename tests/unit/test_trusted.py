@@ -131,7 +131,7 @@ def test_view_of_a_process_is_refused_but_for_a_namespace() -> None:
 
 
 def test_own_pipe_may_be_read() -> None:
-    """`nsbridged -c /dev/stdin`: whoever started it opened that."""
+    """`nsbridged -c /dev/stdin`: the user who started it opened that."""
     reader, writer = os.pipe()
     os.write(writer, b"x")
     os.close(writer)
@@ -166,7 +166,7 @@ def test_missing_file_is_made_with_its_mode_whatever_the_umask(root: Path) -> No
 
 
 def test_group_may_write_a_logs_directory_and_nothing_else(root: Path) -> None:
-    """As /var/log on Ubuntu. A link there might be any that a member moved to that name."""
+    """/var/log is such a directory on Ubuntu. A group member could move any link to that name."""
     logs = root / "log"
     logs.mkdir()
     logs.chmod(0o775)

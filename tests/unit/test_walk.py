@@ -77,7 +77,7 @@ PATHS = [
 @pytest.mark.parametrize("follow_last", [True, False])
 @pytest.mark.parametrize("path", PATHS)
 def test_walk_ends_where_the_kernel_ends(root: int, tree: Path, path: str, *, follow_last: bool) -> None:
-    """By openat2(2), which knows nothing of owners. A trailing slash does not make the last link be followed here."""
+    """Compare with openat2(2), which ignores owners. A trailing slash does not make the walk follow the last link."""
     whole = os.fsencode(tree / path) if not path.endswith(("/", "/.")) else os.fsencode(f"{tree}/{path}").rstrip(b"/.")
     expected, number = kernel_walk(root, whole, os.O_PATH | (0 if follow_last else os.O_NOFOLLOW))
     with walk(root, whole, follow_last=follow_last) as place:
@@ -164,7 +164,7 @@ def test_steps_are_directories_and_links_but_not_the_end(root: int, tmp_path: Pa
 @pytest.mark.parametrize("link", [0, APP, OTHER])
 @pytest.mark.parametrize("parent", [0, APP, OTHER])
 def test_only_root_and_the_agent_may_redirect(root: int, tmp_path: Path, parent: int, link: int, end: int) -> None:
-    """The agent is who owns the end: whoever made it lead there must not have less than that user has."""
+    """The agent is the owner of the end: a user who can redirect the path must not have less power."""
     (tmp_path / "real").mkdir()
     (tmp_path / "parent").mkdir()
     (tmp_path / "parent/link").symlink_to(tmp_path / "real")

@@ -1,4 +1,4 @@
-"""Where inotify is used up: endpoints look now and then, say so, and return to inotify when they can."""
+"""If inotify is used up, endpoints poll, report that, and return to inotify when they can."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ USED_UP = "inotify instances of uid 0 are used up"
 
 
 class Exhaustion:
-    """Whether another program has all of inotify."""
+    """Switches another program's use of all inotify instances on and off."""
 
     def __init__(self) -> None:
         self.is_on = True
@@ -45,7 +45,7 @@ def exhaustion(monkeypatch: pytest.MonkeyPatch) -> Exhaustion:
 
 
 def test_spool_is_scanned_until_inotify_can_be_had(make_spool: Make, exhaustion: Exhaustion) -> None:
-    """Nothing is lost or repeated at the change, which status and log tell."""
+    """Nothing is lost or repeated at the change, which status and log report."""
     life = make_spool()
     assert isinstance(life.source._watch, PollingWatch)
     assert life.host.notices["out"].startswith(USED_UP)
