@@ -208,7 +208,7 @@ def test_link_to_another_container_is_refused(
         os.chown(theirs, 0, 0)
         theirs.chmod(0o1777)
     agent = waits_or_fails(tmp_path / "daemon", f"{kind}:{link}")
-    expected = f"{link} is a link of uid {STRANGER}" if attack == "link" else f"{theirs} can be changed by others"
+    expected = f"{link} is a link of uid {STRANGER}" if attack == "link" else f"{theirs} can be changed by users other"
     assert expected in agent["detail"]
     assert agent["pid"] is None
     assert not (victim.rootfs / "srv/in").exists()

@@ -177,5 +177,5 @@ def test_hostile_names_and_kinds_are_only_counted(tmp_path: Path) -> None:
     fill(tmp_path / "box", 2)
     assert deadwatch._content([tmp_path / "box", tmp_path / "missing"], 100)[::2] == (4, "")
     os.symlink(tmp_path / "box", tmp_path / "other")
-    assert "no directory" in deadwatch._content([tmp_path / "other"], 100).odd
+    assert "not a directory" in deadwatch._content([tmp_path / "other"], 100).odd
     assert Content(0, 0) == deadwatch._content([], 5)

@@ -128,7 +128,7 @@ def test_known_circle_is_refused_and_reported_one_is_warned_of() -> None:
     told: list[object] = [{"out": [str(2)]}, {}]
     for _ in range(2):
         assert circles.ready("s:one", serve(route(taking(FTOK), putting(3), "s"), told=told), warn) == ""
-    assert len([line for line in warned if "go round" in line]) == 1
+    assert len([line for line in warned if "circulate" in line]) == 1
 
 
 def test_exact_routes_into_one_queue_are_warned_of_once() -> None:
