@@ -166,8 +166,8 @@ class FileSurroundings(Surroundings):
     def recheck(self) -> None:
         """See Surroundings. Where `user` is configured, another owner changes nothing.
 
-        A path that the agent could reach when it entered, and cannot any more, may belong to another user by now: only
-        `look`, with root's power, can tell. Nothing is decided while no descriptor is left to look with.
+        If the agent could reach a path when it entered, and cannot now, the path may belong to another user. Only
+        `look`, with root's power, can check that. Nothing is decided while no descriptor is left to look with.
         """
         if self._agent.user is not None:
             return

@@ -25,10 +25,10 @@ from nsbridge.supervisor.request import MAX_REQUEST, TOLD, TOO_LONG, parse, plac
 READING_METHODS = frozenset({"status", "tail", "events", "inspect", "top", "version", "dead_list"})
 
 MAX_UNREAD = 64 << 10  # bytes of answers that wait to be read when the next request is served
-MAX_QUEUED = 4 << 20  # bytes that wait for a caller to read them
-MAX_QUEUED_STREAM = 1 << 20  # the same, when an item of a stream would come on top
+MAX_QUEUED = 4 << 20  # bytes that wait to be read by a caller
+MAX_QUEUED_STREAM = 1 << 20  # the same, for adding an item of a stream
 MAX_UNDER_WAY = 64  # requests of one connection that are not answered yet
-MAX_FOLLOWED = 4  # streams without end of one connection
+MAX_FOLLOWED = 4  # endless streams of one connection
 
 
 class ControlApi(Protocol):
@@ -143,9 +143,9 @@ class Connection:
         self._under_way: set[Answer] = set()
         self._followed: set[Answer] = set()  # endless streams
         self._errand: Errand | None = None  # a child that has the socket for now
-        self._waits_for_room: Errand | None = None  # it gets the socket when all that is queued has been written
+        self._waits_for_room: Errand | None = None  # it gets the socket when the queue has been written
         self._is_enlisted = False  # its next request waits for its turn
-        self._reading = True  # false: end of file, or we want no more of it
+        self._reading = True  # False: end of file, or no more requests are accepted
         self._mask = -1
         self._watch()
 
@@ -212,7 +212,7 @@ class Connection:
         if len(self._followed) >= MAX_FOLLOWED:
             raise NsbridgeError(f"one connection can follow {MAX_FOLLOWED} streams at most")
         if not self._server.may_follow(self.caller):
-            raise NsbridgeError("nsbridged serves as many following callers as it can; end one, or try again later")
+            raise NsbridgeError("nsbridged serves as many streams as it can; end one, or try again later")
         self._followed.add(answer)
 
     @property
@@ -359,7 +359,7 @@ class Connection:
             answer.error(error)
         except Exception as bug:  # noqa: BLE001  (a request must never end the daemon, and the next one may do better)
             self._server.notice(f"bug: {method} failed: {place(bug)}")
-            answer.error(NsbridgeError(f"nsbridged failed in {method}: a bug, of which its log says more"))
+            answer.error(NsbridgeError(f"nsbridged failed in {method}: this is a bug; its log has the details"))
 
 
 def _error(request_id: object, error: NsbridgeError) -> dict[str, object]:

@@ -33,8 +33,8 @@ from nsbridge.supervisor.request import refusal
 from nsbridge.supervisor.turns import Turns
 
 MAX_CLIENTS = 256
-MAX_FOLLOWERS = 64  # streams without end, of all connections: each costs a write for every line of the log
-KEPT_FOR_ROOT = 16  # of both: so that nobody else can keep root out
+MAX_FOLLOWERS = 64  # endless streams of all connections: each costs a write for every line of the log
+KEPT_FOR_ROOT = 16  # of both, so that other users cannot keep root out
 KEPT_FOR_CONTROL = 16  # of both: so that who may only look keeps nobody out who may control
 SLICE = 0.005  # seconds of requests, then the rest of the supervisor has its turn
 ACCEPT_PAUSE = 1.0  # seconds without accepting after EMFILE and its like

@@ -106,7 +106,7 @@ class DeadApi:
         sinks = {letter.agent for letter in batch.done}
         waiting = self._tell(sinks) if batch.work == self._give_back else {}
         for _, sink in self._there(sinks):
-            sink.tell("letters")  # there is room for the letter that it may be waiting to write
+            sink.tell("letters")  # it may be waiting for room to write a letter
         done = [letter.id for letter in batch.done]
         batch.answer.result({"done": done, "failed": batch.failed, "more": batch.more, "waiting": waiting})
 

@@ -64,7 +64,7 @@ class KeyWatch:
         self._is_due = False
 
     def wake(self) -> None:
-        """Look from now on, as long as there is an agent whose key is made of a path."""
+        """Start to look, until no agent has a key that is made of a path."""
         if not self._is_due and self._look is None and any(_ftok_keys(agent) for agent in self._roster.agents):
             self._is_due = True
             self._loop.call_later(EVERY, self._begin)

@@ -14,7 +14,7 @@ TOLD = 200  # characters of a request in the log
 
 
 def parse(line: bytes) -> tuple[object, str, dict[str, object]]:
-    """Return the id, method and parameters of a request. UsageError if it is none."""
+    """Return the id, method and parameters of a request. Raises UsageError if it is malformed."""
     if len(line) > MAX_REQUEST:
         raise TOO_LONG
     try:
@@ -38,13 +38,13 @@ def refusal(config: ControlConfig, caller: Caller, what: str) -> str:
 
 
 def told(method: str, params: dict[str, object]) -> str:
-    """A request for the log, its words cut."""
+    """Describe a request for the log, shortened."""
     words = [str(value) for key in ("names", "ids", "id") if (value := params.get(key))]
     return " ".join([method.replace("_", " "), *words, *(["(dry run)"] if params.get("dry_run") else [])])[:TOLD]
 
 
 def place(bug: Exception) -> str:
-    """The exception and where it was raised, in one line."""
+    """Return the exception and where it was raised, in one line."""
     trace = bug.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

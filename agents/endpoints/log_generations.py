@@ -40,8 +40,8 @@ class Generations:
         self._held: dict[Identity, int] = {}
         self._copies: set[Identity] = set()
         self._left_out: dict[Identity, None] = {}  # of which the log has a line
-        self._starts: dict[Identity, int] = {}  # byte where a copy is gone on in
-        self._doubts: dict[Identity, tuple[bytes, int]] = {}  # how it must begin, or a copy was left out wrongly
+        self._starts: dict[Identity, int] = {}  # byte at which reading continues in a copy
+        self._doubts: dict[Identity, tuple[bytes, int]] = {}  # how it must begin, else a copy was skipped wrongly
         self._begun: dict[Identity, int] = {}  # of what was there before this process, or truncated; ns
 
     def close(self) -> None:
@@ -272,7 +272,7 @@ class Generations:
 
     def _leave_out(self, one: Seen) -> None:
         if one.who not in self._left_out:
-            self._warn(f"{shown(one.name)} begins as another file of the log does: taken for a copy, not read")
+            self._warn(f"{shown(one.name)} begins like another file of the log: taken for a copy, not read")
             self._left_out[one.who] = None
         if len(self._left_out) > MOST:
             del self._left_out[next(iter(self._left_out))]

@@ -18,7 +18,7 @@ A log is a chain of *generations*: files that were at the log's path, one after 
 Rejected designs:
 
 * "The next is the oldest sibling that was changed after the finished file." A late write makes the finished file the
-  newest of all, and what came between was lost (issue 13, F1).
+  newest of all, and the files between were lost (issue 13, F1).
 * Order by number or date in the name. Some programs count rotated files up and others count them down; numbers change
   while they are listed, and dates repeat. Names decide only between files with equal times.
 * Follow names by the cookies of inotify's renames. Compression is no rename, and after an overflow there is nothing.
