@@ -81,13 +81,13 @@ class Assignment:
 
 
 class Surroundings(Protocol):
-    """What an endpoint needs to know of its container; `enter` calls `confirm`, `look`, `reach` (surroundings.py)."""
+    """An endpoint's view of its container; `enter` calls `confirm`, `look`, `reach` (surroundings.py)."""
 
     trusted: frozenset[int]  # users who may redirect a path (walk.py)
     mounts: frozenset[bytes]  # names of the endpoint's own files that may be mounts
 
     def confirm(self, inode: int) -> None:
-        """Raise Gone if init has gone to other namespaces since. Called when that of `inode` is open, to be joined."""
+        """Raise Gone if init has moved to other namespaces. Called after opening the one with `inode`, before the join."""
 
     def look(self) -> tuple[int, int]:
         """Return the agent's future uid and gid. Called after the join, with root's power. Raises Refused, Gone."""
@@ -101,9 +101,9 @@ class Surroundings(Protocol):
         """Raise Gone if the agent should enter again, because the endpoint belongs to another user now."""
 
     def check_directory(self, path: bytes, uid: int) -> None:
-        """Raise Gone if the endpoint's directory `path`, which is that user's, is none for this agent to use.
+        """Raise Gone if this agent must not use the endpoint's directory `path`, which belongs to user `uid`.
 
-        Whoever owns it could move there what he may not read, from a directory of his own.
+        The owner could move files there that the owner may not read, from another directory of the owner.
         """
 
 

@@ -1,14 +1,14 @@
 """Walk a path of a hostile container one name at a time, and note which users could redirect it.
 
 Facts:
-* The owner of a directory can exchange every name in it, and the owner of a link chose its target. Both redirect
-  whoever follows the path afterwards. Nobody else can: in a directory that others may write to, what they put in the
-  place of a name is a link or a directory of their own, and its owner is noted as well. What they can still exchange
-  with each other, without the sticky bit, are root's own directories that lie in it side by side.
-* A link that an unprivileged user made can lead to the files of root. Only who follows it with more power than that
-  user has does any harm.
-* A path can be another one at the next look. So each name is opened (O_PATH, never through a link) and then asked
-  who it belongs to: owner and object are always of the same moment.
+* The owner of a directory can replace every name in it, and the owner of a link chose its target. Both can redirect a
+  later walk. No other user can: in a directory that others may write to, they can only add links or directories of
+  their own, and the walk notes these owners as well. Without the sticky bit they can also swap root's own directories
+  that lie in it side by side.
+* A link that an unprivileged user made can lead to the files of root. It harms only a process with more power than
+  that user has.
+* A path can change before the next look. So the walk opens each name (O_PATH, never through a link), and then reads
+  the owner of the opened object.
 
 What follows from them:
 * One rule (`redirector`) decides: each user who can redirect the path is root, the container's root, or the agent's

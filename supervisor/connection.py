@@ -1,9 +1,9 @@
 """One connection of the control socket: its unanswered requests, its unread answers, its streams.
 
-Nobody who is connected can make the supervisor wait or grow. Nothing blocks; a request, what is under way and what is
-queued are bounded (the constants below); what goes beyond costs the caller its connection, never the daemon more. A
-connection reads no further request before those that it has read had their turns (control.py says whose turn it is).
-A request has its turn only when the caller has read the answers before it, but for MAX_UNREAD bytes.
+No caller can make the supervisor wait or grow. Nothing blocks. The constants below bound a request, the requests in
+flight and the queued bytes; a caller beyond these bounds loses its connection. A connection reads no further request
+before those that it has read had their turns (control.py decides the turns). A request has its turn only when at most
+MAX_UNREAD bytes of earlier answers are unread.
 """
 
 from __future__ import annotations
