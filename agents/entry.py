@@ -87,7 +87,7 @@ class Surroundings(Protocol):
     mounts: frozenset[bytes]  # names of the endpoint's own files that may be mounts
 
     def confirm(self, inode: int) -> None:
-        """Raise Gone if init has moved to other namespaces. Called after opening the one with `inode`, before the join."""
+        """Raise Gone if init has moved to other namespaces. Called when the one of `inode` is open, before the join."""
 
     def look(self) -> tuple[int, int]:
         """Return the agent's future uid and gid. Called after the join, with root's power. Raises Refused, Gone."""
