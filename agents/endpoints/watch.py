@@ -2,7 +2,9 @@
 
 Some facts about inotify, and what they mean here:
 * Identical events that follow each other come as one, so an event says "look", never "how often".
-* When the kernel's queue overflows, events are lost: whoever reads must look at the whole directory again.
+* When the kernel's queue overflows, events are lost: whoever reads must look at the whole directory again. The kernel
+  queues one overflow event at a time. Until that is read, it drops further events without another one, so what stands
+  behind it has gaps. All of it is read and dropped at once: it came before the look that follows.
 * A removed directory that somebody has open, as its agent does, tells nothing. So its parent is watched too, if it may
   be read: whatever is removed there is a reason to ask the directory how many links it has left.
 * A watch is added by path; the path "." of a directory that was opened before cannot be exchanged for another.
@@ -39,6 +41,7 @@ _NO_FILE = _SELF_GONE | _OVERFLOW | int(flags.ISDIR)
 _EVENT = struct.Struct("iIII")
 _EVENT_SIZE = _EVENT.size
 _BUFFER = 1 << 16
+_MOST_READS = 1000  # in a row behind a loss
 _PACE = 1.0  # seconds from one look to the next, without inotify
 _RETURN = 10  # looks until inotify is asked for again
 _NO_WATCH = -1  # what an overflow belongs to
@@ -156,9 +159,18 @@ class DirectoryWatch(_Watch):
 
     def read(self) -> Changes:
         """All that happened since the last read; nothing if nothing did."""
+        changes = self._parse(self._read())
+        for _ in range(_MOST_READS if changes.lost else 0):
+            data = self._read()
+            if not data:
+                break
+            changes = changes._replace(gone=self._parse(data).gone or changes.gone)
+        return changes
+
+    def _parse(self, data: bytes) -> Changes:
         files: list[Change] = []
         gone, lost = self._is_elsewhere, False
-        data, at, directory = self._read(), 0, self._directory
+        at, directory = 0, self._directory
         while at < len(data):
             wd, mask, _, length = _EVENT.unpack_from(data, at)
             at += _EVENT_SIZE + length
