@@ -171,7 +171,7 @@ class SpoolSource:
         for name, mask in changes.files:
             event(name, mask)
         if changes.lost:
-            self._names.scan(after_loss=True)
+            self._names.scan()
         return len(changes.files)
 
     # -- taking
