@@ -40,6 +40,7 @@ _NO_FILE = _SELF_GONE | _OVERFLOW | int(flags.ISDIR)
 # struct inotify_event of inotify(7), and its name's bytes, read here: the library would make text of each name.
 _EVENT = struct.Struct("iIII")
 _EVENT_SIZE = _EVENT.size
+_LONGEST_EVENT = 512  # bytes at least: NAME_MAX and the rest
 _BUFFER = 1 << 16
 _MOST_READS = 1000  # in a row behind a loss
 _PACE = 1.0  # seconds from one look to the next, without inotify
@@ -115,6 +116,7 @@ class DirectoryWatch(_Watch):
         super().__init__()
         self._fd = directory
         self._is_elsewhere = False
+        self.is_drained = True  # the last read took every event there was
         try:
             os.fchdir(directory)
             self._parent = self._watch_parent()  # first, for the root's parent is the root
@@ -157,17 +159,19 @@ class DirectoryWatch(_Watch):
         self._is_elsewhere = not is_there(self._fd)
         return self._is_elsewhere
 
-    def read(self) -> Changes:
-        """All that happened since the last read; nothing if nothing did."""
-        changes = self._parse(self._read())
+    def read(self, *, hidden: bool = True) -> Changes:
+        """Return all that happened since the last read; without `hidden`, nothing of files whose name begins so."""
+        data = self._read()
+        changes = self._parse(data, hidden)
+        self.is_drained = changes.lost or len(data) <= _BUFFER - _LONGEST_EVENT
         for _ in range(_MOST_READS if changes.lost else 0):
             data = self._read()
             if not data:
                 break
-            changes = changes._replace(gone=self._parse(data).gone or changes.gone)
+            changes = changes._replace(gone=self._parse(data, hidden).gone or changes.gone)
         return changes
 
-    def _parse(self, data: bytes) -> Changes:
+    def _parse(self, data: bytes, hidden: bool) -> Changes:
         files: list[Change] = []
         gone, lost = self._is_elsewhere, False
         at, directory = 0, self._directory
@@ -175,7 +179,7 @@ class DirectoryWatch(_Watch):
             wd, mask, _, length = _EVENT.unpack_from(data, at)
             at += _EVENT_SIZE + length
             if wd == directory and not mask & _NO_FILE:
-                if not lost:
+                if not lost and (hidden or not data.startswith(b".", at - length)):
                     files.append(Change(data[at - length : at].rstrip(b"\0"), mask))
             elif wd not in (directory, self._parent, _NO_WATCH):
                 files.append(Change(b"", mask))
@@ -192,6 +196,7 @@ class PollingWatch:
     """Stands in for a DirectoryWatch where inotify cannot be had: says every _PACE seconds to look at everything."""
 
     polls = True
+    is_drained = True
 
     def __init__(self, host: Host, side: str, directory: int, mask: int) -> None:
         self._host = host
@@ -233,7 +238,7 @@ class PollingWatch:
         self._is_elsewhere = not is_there(self._fd)
         return self._is_elsewhere
 
-    def read(self) -> Changes:
+    def read(self, *, hidden: bool = True) -> Changes:  # noqa: ARG002  (as DirectoryWatch's)
         """Return `lost` once for each tick. `gone` also when inotify can be had again: it is opened anew with it."""
         try:
             os.eventfd_read(self._event)
