@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
@@ -35,7 +36,7 @@ def memory(assignment: Assignment, fd: int) -> Memory:
     return Memory(fd, key, instance)
 
 
-class Surroundings:
+class Surroundings(ABC):
     """Common base of all endpoint kinds; see entry.Surroundings."""
 
     def __init__(self, assignment: Assignment, ids: IdMap, memory: Memory) -> None:
@@ -59,14 +60,15 @@ class Surroundings:
         if inode != self._memory.inode or IdMap.of_container(pid, ns_path) != self._ids:
             raise Gone("init went into other namespaces while the agent entered; entering anew")
 
+    @abstractmethod
     def look(self) -> tuple[int, int]:
         """Return the agent's future uid and gid. Raises Refused, Gone."""
-        raise NotImplementedError
 
     def reach(self) -> Sequence[int]:
         """Open the directories beneath which the agent needs files: none."""
         return ()
 
+    @abstractmethod
     def recheck(self) -> None:
         """Raise Gone if the endpoint belongs to another user now; then the agent enters again."""
 
@@ -130,6 +132,9 @@ class QueueSurroundings(Surroundings):
                 raise Gone(redirects(step, path))
         self._remember(who, is_certain=owner is not None or self._agent.user is not None)
         return who
+
+    def recheck(self) -> None:
+        """Do nothing: the queue's sides notice a new owner themselves."""
 
 
 class FileSurroundings(Surroundings):

@@ -219,6 +219,10 @@ class SourceHost(FakeHost):
         """See Host."""
         return self.store.taken - self.store.confirmed < self._window
 
+    def room(self) -> tuple[int, int]:
+        """See Host."""
+        return self._window - (self.store.taken - self.store.confirmed), RING
+
     def take(self, message: Message, note: bytes = b"") -> int:
         """As the agent does."""
         try:

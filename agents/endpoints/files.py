@@ -249,11 +249,14 @@ def read_up_to(fd: int, limit: int, size: int | None = None) -> bytes | None:
 
     Of what is larger nothing is read: a sparse file of a terabyte costs as much as any. `size`: its bytes, if known.
     """
-    if (os.fstat(fd).st_size if size is None else size) > limit:
+    if size is None:
+        size = os.fstat(fd).st_size
+    if size > limit:
         return None
-    data = os.read(fd, limit + 1 if limit < 1 << 16 else 1 << 16)
-    if len(data) < 1 << 16:
-        return data if len(data) <= limit else None
+    first = size + 1 if size < 1 << 16 else 1 << 16  # the byte more shows that this is all
+    data = os.read(fd, first)
+    if len(data) < first:
+        return data
     chunks, size = [data], len(data)
     while data and size <= limit:
         data = os.read(fd, 1 << 20)

@@ -51,6 +51,14 @@ class QueueLimits:
             return ""
         return f"{too_long(size, queue.id)}; the limit was larger before, so the message waits: raise it again"
 
+    def refusal(self, queue: Queue, size: int, max_message: int) -> tuple[str, bool]:
+        """Return why the queue does not take a message of `size` bytes, and whether it may take it later."""
+        if size > max_message:
+            return f"{size} bytes are more than max_message = {max_message} of this agent", False
+        if why := self.shrunk(queue, size):
+            return why, True
+        return too_long(size, queue.id), False
+
 
 def _longest() -> int:
     with suppress(OSError):

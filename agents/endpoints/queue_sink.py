@@ -20,7 +20,6 @@ from nsbridge.agents.endpoints.queue import (
     open_queue,
     sender,
     shown,
-    too_long,
 )
 from nsbridge.agents.endpoints.queue_limits import QueueLimits
 from nsbridge.agents.endpoints.threads import start_thread
@@ -120,13 +119,11 @@ class QueueSink:
 
     def _cannot_fit(self, queue: Queue, one: Run) -> bool:
         """Return True if the message is a dead letter now; False if it waits for the queue's limit, or for space."""
-        size = len(one.bodies[0])
-        if size > self._config.max_message:
-            return self._bury(one, f"{size} bytes are more than max_message = {self._config.max_message} of this agent")
-        if why := self._limits.shrunk(queue, size):
-            self._waiter.wait(f"{shown(self._key)}: {why}")
-            return False
-        return self._bury(one, too_long(size, queue.id))
+        why, may_fit_later = self._limits.refusal(queue, len(one.bodies[0]), self._config.max_message)
+        if not may_fit_later:
+            return self._bury(one, why)
+        self._waiter.wait(f"{shown(self._key)}: {why}")
+        return False
 
     def _bury(self, one: Run, why: str) -> bool:
         """Write the message as a dead letter. False: not now; the agent offers it again."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import zlib
 
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
@@ -65,6 +64,7 @@ class SpoolSource:
         self._names = Names(host.loop, message_names(config.ignore), self._drain, self._take, self._odd)
         self._refusals = Refusals(host, self._path)
         self._patience = 0  # how often the next file's lease was refused
+        self._pauses = False  # until it is asked for again
         self._completeness = Completeness(host.loop.now)
         self._taken = TakenFiles(tree, config, store, self._names)
         watch.keep_place(host, lambda fd: tree.leads_to(self._path, fd), lambda: self._watch, self._changed)
@@ -148,42 +148,44 @@ class SpoolSource:
         return 0, (body,)
 
     def _changed(self, _events: int) -> None:
-        if self._read_events() is not None:
+        if self._read_events():
             self._take()
 
     def _drain(self) -> bool:
         """Read every event up to now; False if the directory was replaced."""
         for _ in range(_READS):
-            count = self._read_events()
-            if not count:
-                return count is not None
+            if not self._read_events():
+                return False
+            if self._watch is None or self._watch.is_drained:
+                break
         return True
 
-    def _read_events(self) -> int | None:
-        """Read some events; return how many, None if the directory was gone and is opened again."""
+    def _read_events(self) -> bool:
+        """Read some events; False if the directory was gone and is opened again."""
         assert self._watch is not None  # noqa: S101  (called only while it is watched)
-        changes = self._watch.read()
+        changes = self._watch.read(hidden=False)
         if changes.gone:
             self._close()
             self.start()
-            return None
+            return False
         event = self._names.event
         for name, mask in changes.files:
             event(name, mask)
         if changes.lost:
-            self._names.scan(after_loss=True)
-        return len(changes.files)
+            self._names.scan()
+        return True
 
     # -- taking
 
     def _take(self) -> None:
-        if self._watch is None or self._taken.has_up_to(self._store.confirmed):
+        if self._watch is None or self._pauses or self._taken.has_up_to(self._store.confirmed):
             return  # what was delivered is still there: `confirmed` says why, and comes again
         self._host.retry()
         try:
             self._take_some()
         except _NotYet:
-            self._host.loop.call_later(_SOON * 2**self._patience, self._take)
+            self._pauses = True  # whatever event comes meanwhile
+            self._host.loop.call_later(_SOON * 2**self._patience, self._after_pause)
             self._patience += 1
         except Blocked as reason:
             self._waiter.wait(reason)
@@ -192,11 +194,16 @@ class SpoolSource:
         self._refusals.show(self._names.refused())
         self._host.flush()
 
+    def _after_pause(self) -> None:
+        self._pauses = False
+        self._take()
+
     def _take_some(self) -> None:
         """Take files while there is room. Raises Blocked, _NotYet."""
         names, host = self._names, self._host
+        messages, size = host.room()
         for _ in range(_AT_ONCE):
-            if not host.has_room():
+            if messages <= 0 or size <= 0:
                 return
             name = names.first()
             if name is None:
@@ -206,7 +213,9 @@ class SpoolSource:
             if message is not None:
                 body, identity = message
                 seq = host.take(Message(0, body), pack(identity, name))
-                self._taken.add(Taken(seq, name, identity, zlib.crc32(body)))
+                self._taken.add(Taken(seq, name, identity, body))
+                messages -= 1
+                size -= len(body)
         host.loop.call_later(0, self._take)
 
     def _read(self, name: bytes) -> tuple[bytes, Identity] | None:
@@ -278,6 +287,9 @@ class SpoolSource:
             self._refuse(name, f"belongs to uid {status.st_uid} and {why}")
             return False
         how = self._names.how(name)
+        held = files.lease(fd)
+        if held and how in (CLOSED, MOVED_IN):
+            return True
         if how == SCANNED and self._watch is not None and self._watch.polls:
             how = CREATED  # it may be as new as that
         verdict = self._completeness.judge(fd, name, how, status)

@@ -77,7 +77,6 @@ class _Scan:
     found: list[bytes]
     limit: bytes | None = None  # names beyond it are not kept
     is_cut: bool = False  # some were not kept
-    after_loss: bool = False  # it is made because events were lost
 
 
 class Names:
@@ -257,8 +256,8 @@ class Names:
 
     # -- scans
 
-    def scan(self, *, after_loss: bool = False) -> None:
-        """Look at the whole directory: there were no events, or they were lost."""
+    def scan(self) -> None:
+        """Look at the whole directory: events were lost, or there are none."""
         if self._scan is not None:
             self._again = True
             return
@@ -271,7 +270,7 @@ class Names:
             self._failed()
             return
         try:
-            self._scan = _Scan(os.scandir(fd), [], after_loss=after_loss)
+            self._scan = _Scan(os.scandir(fd), [])
         finally:
             os.close(fd)
         self._step()
@@ -335,13 +334,8 @@ class Names:
             # nothing tells which. Every event up to now is read, so the next scan sees what was lost.
             self._arrived = {}
             self._end_scan()
-            self.scan(after_loss=True)
+            self.scan()
             return
-        if scan.after_loss:
-            # Events may have come in another order than files since the loss: all go by name.
-            if not scan.is_cut:  # else the next scan finds them, with what came before them
-                scan.found = list({*scan.found, *self._arrived})
-            self._arrived = {}
         arrived = self._arrived
         found = sorted(name for name in scan.found if name not in arrived and name not in self._how)
         room = max(0, _MOST - len(self._backlog))

@@ -20,12 +20,12 @@ class Identity(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A file that was taken and not yet removed. `check`: the CRC-32 of its content, -1 if an earlier life took it."""
+    """A file that was taken and not yet removed. `body`: its content, None if an earlier life took it."""
 
     seq: int
     name: bytes
     identity: Identity
-    check: int = -1
+    body: bytes | None = None
 
 
 def identity_of(status: os.stat_result) -> Identity:

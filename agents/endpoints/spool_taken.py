@@ -7,7 +7,6 @@ stays the same message under its new name, also for the next agent, whose notes 
 from __future__ import annotations
 
 import os
-import zlib
 from collections import deque
 from contextlib import suppress
 
@@ -128,14 +127,13 @@ class TakenFiles:
 
     def _has_same_content(self, taken: Taken, now: Identity) -> bool:
         """True if only the file's time has changed, as by touch(1)."""
-        if (now.inode, now.size) != (taken.identity.inode, taken.identity.size) or taken.check < 0:
+        if taken.body is None or (now.inode, now.size) != (taken.identity.inode, taken.identity.size):
             return False
         fd = self._tree.open_file(self._directory, taken.name, os.O_RDONLY)
         try:
-            body = files.read_up_to(fd, self._max_message)
+            return files.read_up_to(fd, self._max_message) == taken.body
         finally:
             os.close(fd)
-        return body is not None and zlib.crc32(body) == taken.check
 
     def _renamed(self) -> dict[Identity, bytes]:
         """Return the new names of files that were taken under another name. Raises OSError.

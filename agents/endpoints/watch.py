@@ -2,7 +2,9 @@
 
 Some facts about inotify, and what they mean here:
 * Identical events that follow each other come as one, so an event says "look", never "how often".
-* When the kernel's queue overflows, events are lost: the reader must scan the whole directory again.
+* When the kernel's queue overflows, events are lost: the reader must scan the whole directory again. The kernel queues
+  one overflow event at a time. Until a reader has read it, the kernel drops further events silently, so the events
+  behind it have gaps. The reader discards all of them at once: they are older than the scan that follows.
 * A removed directory that is still open, as in its agent, sends no event. So its parent is watched too, if it is
   readable. Each removal there is a reason to check how many links the directory has left.
 * A watch is added by path. The path "." of an open directory cannot be replaced by another.
@@ -38,7 +40,9 @@ _NO_FILE = _SELF_GONE | _OVERFLOW | int(flags.ISDIR)
 # struct inotify_event of inotify(7), and its name's bytes, read here: the library would make text of each name.
 _EVENT = struct.Struct("iIII")
 _EVENT_SIZE = _EVENT.size
+_LONGEST_EVENT = 512  # bytes at least: NAME_MAX and the rest
 _BUFFER = 1 << 16
+_MOST_READS = 1000  # in a row behind a loss
 _PACE = 1.0  # seconds from one look to the next, without inotify
 _RETURN = 10  # looks until inotify is retried
 _NO_WATCH = -1  # what an overflow belongs to
@@ -112,6 +116,7 @@ class DirectoryWatch(_Watch):
         super().__init__()
         self._fd = directory
         self._is_elsewhere = False
+        self.is_drained = True  # the last read took every event there was
         try:
             os.fchdir(directory)
             self._parent = self._watch_parent()  # first, for the root's parent is the root
@@ -154,16 +159,27 @@ class DirectoryWatch(_Watch):
         self._is_elsewhere = not is_there(self._fd)
         return self._is_elsewhere
 
-    def read(self) -> Changes:
-        """All that happened since the last read; nothing if nothing did."""
+    def read(self, *, hidden: bool = True) -> Changes:
+        """Return all that happened since the last read; without `hidden`, nothing of files whose name begins so."""
+        data = self._read()
+        changes = self._parse(data, hidden)
+        self.is_drained = changes.lost or len(data) <= _BUFFER - _LONGEST_EVENT
+        for _ in range(_MOST_READS if changes.lost else 0):
+            data = self._read()
+            if not data:
+                break
+            changes = changes._replace(gone=self._parse(data, hidden).gone or changes.gone)
+        return changes
+
+    def _parse(self, data: bytes, hidden: bool) -> Changes:
         files: list[Change] = []
         gone, lost = self._is_elsewhere, False
-        data, at, directory = self._read(), 0, self._directory
+        at, directory = 0, self._directory
         while at < len(data):
             wd, mask, _, length = _EVENT.unpack_from(data, at)
             at += _EVENT_SIZE + length
             if wd == directory and not mask & _NO_FILE:
-                if not lost:
+                if not lost and (hidden or not data.startswith(b".", at - length)):
                     files.append(Change(data[at - length : at].rstrip(b"\0"), mask))
             elif wd not in (directory, self._parent, _NO_WATCH):
                 files.append(Change(b"", mask))
@@ -180,6 +196,7 @@ class PollingWatch:
     """Replaces a DirectoryWatch if inotify is used up: reports every _PACE seconds that everything may have changed."""
 
     polls = True
+    is_drained = True
 
     def __init__(self, host: Host, side: str, directory: int, mask: int) -> None:
         self._host = host
@@ -221,7 +238,7 @@ class PollingWatch:
         self._is_elsewhere = not is_there(self._fd)
         return self._is_elsewhere
 
-    def read(self) -> Changes:
+    def read(self, *, hidden: bool = True) -> Changes:  # noqa: ARG002  (as DirectoryWatch's)
         """Return `lost` once for each tick; also `gone` when inotify works again, to open the directory anew."""
         try:
             os.eventfd_read(self._event)

@@ -267,3 +267,14 @@ def test_value_is_shown_short() -> None:
 def test_nearest_key_is_found_in_spite_of_case_and_nothing_far_off_is() -> None:
     assert nearest("Delivery", ("delivery", "window")) == "delivery"
     assert nearest("colour", ("delivery", "window")) is None
+
+
+@pytest.mark.parametrize("pattern", ["*.tmp", "draft-?", "[a-z]*", "ä*", "*", " "])
+def test_patterns_of_names_are_taken_as_they_are(pattern: str) -> None:
+    assert values.name_pattern(pattern) == pattern
+
+
+@pytest.mark.parametrize("wrong", ["", "a/b", "a\0b", "x" * 256, 5, None])
+def test_what_is_no_pattern_of_a_name_is_refused(wrong: object) -> None:
+    with pytest.raises(Refused):
+        values.name_pattern(wrong)

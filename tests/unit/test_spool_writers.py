@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from nsbridge.agents.endpoints import files
 from tests.spool_life import Life, Make
 
 FIRST, SECOND = b"first\n", b"second\n"
@@ -352,15 +353,16 @@ def test_file_deleted_before_delivery_holds_nothing_up(make_spool: Make, taken: 
 
 
 def test_order_is_kept_while_writers_are_counted_out(make_spool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel reports a close just before it grants the lease: the next file must not overtake."""
-    from nsbridge.agents.endpoints import files  # noqa: PLC0415  (the module under test has it by this name)
-
-    refused = [False] * 6
+    """The kernel reports a close just before it grants the lease: the next file must not overtake, whatever happens."""
+    refused = [False] * 30
     lease = files.lease
     monkeypatch.setattr(files, "lease", lambda fd: refused.pop() if refused else lease(fd))
     life = make_spool()
     for number in range(5):
         (life.out / f"{9 - number}").write_bytes(b"%d" % number)
+        for _ in range(5):
+            (life.out / ".noise").write_bytes(b"")
+            life.host.settle()
     life.expect(*[b"%d" % number for number in range(5)])
     assert life.host.bodies() == [b"%d" % number for number in range(5)]
 

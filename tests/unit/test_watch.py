@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import signal
@@ -272,3 +273,28 @@ def test_a_watch_does_not_hang(watched: Make) -> None:
     signal.alarm(10)
     assert watched().read() == NOTHING
     signal.alarm(0)
+
+
+def test_nothing_queued_behind_a_loss_is_believed(tmp_path: Path) -> None:
+    """The kernel has one overflow event: while that waits, it drops later events without another one."""
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))
+    numbers = itertools.count()
+
+    def make(count: int) -> None:
+        for number in itertools.islice(numbers, count):
+            (tmp_path / f"{number:08d}").touch()
+
+    directory = os.open(tmp_path, os.O_RDONLY)
+    watched = watch.DirectoryWatch(directory, watch.CREATED)
+    make(limit + 10)
+    first = [watched.read() for _ in range(3)]
+    assert not any(changes.lost for changes in first)
+    make(sum(len(changes.files) for changes in first) + 50)  # they are queued behind the loss; the last are dropped too
+    later = [watched.read() for _ in range(limit)]
+    assert sum(changes.lost for changes in later) == 1
+    at = next(at for at, changes in enumerate(later) if changes.lost)
+    assert [changes.files for changes in later[at + 1 :] if changes.files] == []
+    make(1)
+    assert [os.fsdecode(change.name) for change in watched.read().files] == [f"{next(numbers) - 1:08d}"]
+    watched.close()
+    os.close(directory)
