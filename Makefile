@@ -27,7 +27,7 @@ comings:         ## 240 restarts of containers under load, into docs/comings.md;
 	$(CMD) python -m tests.system.comings --restarts 240 --report docs/comings.md
 
 man:             ## man pages and shell completion, into build/share
-	$(CMD) python -m nsbridge.supervisor.commands.share build/share
+	$(CMD) python -m nsbridge.supervisor.cli.commands.share build/share
 
 health:          ## 50 SIGSTOPs, 50 kills of the supervisor, 10 minutes of full load without a false alarm (as root)
 	$(CMD) python -m tests.system.health_storm --stops 50 --deadline 5 --supervisor-kills 50 --calm 600

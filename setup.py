@@ -10,8 +10,11 @@ from types import ModuleType
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-PACKAGES = ["supervisor", "supervisor.commands", "supervisor.demo", "agents", "agents.endpoints", "config"]
 HERE = Path(__file__).parent
+TOPS = ("supervisor", "agents", "config")
+PACKAGES = sorted(
+    ".".join(found.parent.relative_to(HERE).parts) for top in TOPS for found in (HERE / top).rglob("__init__.py")
+)
 MADE = Path("build") / "share"
 
 
@@ -32,7 +35,7 @@ class BuildWithPages(build_py):
         package = ModuleType("nsbridge")
         package.__path__ = [str(HERE)]
         sys.modules["nsbridge"] = package
-        from nsbridge.supervisor.commands import share  # noqa: PLC0415
+        from nsbridge.supervisor.cli.commands import share  # noqa: PLC0415
 
         return share.write(HERE / MADE, self.distribution.get_version())
 

@@ -1,8 +1,8 @@
 """Linux system calls that Python does not offer: the only module that uses ctypes.
 
 Each wrapper is one call; a failure raises OSError that names the call (and the path where there is one). Policy is
-elsewhere (entry.py). Everything here must have been imported before an agent joins a namespace: ctypes loads nothing
-later on, and `oserror` needs no file.
+elsewhere (confinement/entry.py). Import this module before an agent joins a namespace: ctypes then loads nothing later
+on, and `oserror` needs no file.
 
 Sources: the man page named in each docstring (section 2 unless said otherwise) and linux/*.h for the numbers.
 """
@@ -244,7 +244,7 @@ def landlock_abi() -> int:
 
 
 def landlock_restrict(ruleset: bytes, rules: Iterable[bytes]) -> None:
-    """Restrict this thread, and what it starts, to what the rules grant (agents/landlock.py). Raises OSError.
+    """Restrict this thread, and what it starts, to what the rules grant (confinement/landlock.py). Raises OSError.
 
     landlock_create_ruleset(2), landlock_add_rule(2), landlock_restrict_self(2); needs no_new_privs.
     """

@@ -8,12 +8,13 @@ import sys
 import threading
 from dataclasses import replace
 
-from nsbridge.agents import control, entry, lastwords, limits, runtime, sides
-from nsbridge.agents.entry import Assignment
+from nsbridge.agents import control, lastwords, limits, runtime, sides
+from nsbridge.agents.confinement import entry
+from nsbridge.agents.confinement.entry import Assignment
 from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER, let_go_of_first
-from nsbridge.agents.journalfile import LeftAloneError
+from nsbridge.agents.journal.journalfile import LeftAloneError
+from nsbridge.agents.journal.state import bound_files, open_state
 from nsbridge.agents.loop import Loop
-from nsbridge.agents.state import bound_files, open_state
 from nsbridge.agents.wire import WireError
 from nsbridge.config.trusted import UntrustedError
 
@@ -40,7 +41,7 @@ def main(assignment: Assignment) -> int:
         sys.unraisablehook = lambda about: lastwords.ignored(channel, about.exc_value)
         runtime.Agent(loop, assignment, channel, entered, keys, state).run()
         return 0
-    except (entry.Refused, LeftAloneError, UntrustedError) as error:
+    except (entry.RefusedForGood, LeftAloneError, UntrustedError) as error:
         control.say(channel, say="error", text=str(error)[:1000])
         return EXIT_NEVER
     except entry.Gone as error:

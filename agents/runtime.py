@@ -12,17 +12,19 @@ import socket
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from nsbridge.agents import control, entry, linux, scoreboard, sides, sinkjournal
-from nsbridge.agents.deadkeeper import DeadLetterKeeper
+from nsbridge.agents import control, linux, scoreboard, sides
+from nsbridge.agents.confinement import entry
+from nsbridge.agents.confinement.entry import Assignment, Entered
+from nsbridge.agents.dead.keeper import DeadLetterKeeper
+from nsbridge.agents.dead.retries import DeadLetterRetries
 from nsbridge.agents.endpoints.base import Blocked
-from nsbridge.agents.entry import Assignment, Entered
 from nsbridge.agents.heartbeat import Heart, Voucher
+from nsbridge.agents.journal import sinkjournal
+from nsbridge.agents.journal.state import AgentFiles
+from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.loop import READABLE, WRITABLE, Loop
-from nsbridge.agents.retries import Retries
 from nsbridge.agents.session import Incoming, Outgoing, Session
 from nsbridge.agents.sides import Keys
-from nsbridge.agents.state import State
-from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import MAX_PACKET, VOID, Message, Run
 
 _ACK_DELAY = 0.001  # seconds that a confirmation may wait for a message to travel with: a packet and a wake-up less
@@ -34,7 +36,13 @@ class Agent:
     """The Host of an endpoint: one socket to the other agent, one to the supervisor, one loop."""
 
     def __init__(
-        self, loop: Loop, assignment: Assignment, channel: socket.socket, entered: Entered, keys: Keys, state: State
+        self,
+        loop: Loop,
+        assignment: Assignment,
+        channel: socket.socket,
+        entered: Entered,
+        keys: Keys,
+        state: AgentFiles,
     ) -> None:
         self.loop = loop
         self.name = assignment.agent.name
@@ -64,10 +72,10 @@ class Agent:
         incoming = Incoming(state.sink, window) if state.sink is not None else None
         self._session = Session(int.from_bytes(os.urandom(8)) | 1, outgoing, incoming)
         self._source, self._sink = sides.make(self, assignment, entered, keys, state)
-        self._retries: Retries | None = None
+        self._retries: DeadLetterRetries | None = None
         if self.store is not None:
             fsync = self._sync if assignment.route.fsync else None
-            self._retries = Retries(state.retry, self.store, self, fsync=fsync)
+            self._retries = DeadLetterRetries(state.retry, self.store, self, fsync=fsync)
 
     def run(self) -> None:
         """Serve until the supervisor says exit, or is gone."""

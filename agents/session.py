@@ -12,7 +12,7 @@ The law of this file, for each direction:
 * Nothing is dropped to make room: beyond the window the source stops taking. Only after a source has lost its store
   may the sink still be full of what it sent before; then what comes is dropped, and asked for by a greeting later.
 
-Stores (store.py) hold what must outlive a process; this file only decides.
+Stores (journal/store.py) hold what must outlive a process; this file only decides.
 """
 
 from __future__ import annotations

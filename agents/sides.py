@@ -6,23 +6,32 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
-from nsbridge.agents import entry, places
-from nsbridge.agents.endpoints import file, log_sink, log_source, queue, queue_sink, queue_source, spool, spool_sink
-from nsbridge.agents.endpoints.base import Host, Sink, Source
-from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
+from nsbridge.agents import places
+from nsbridge.agents.confinement import entry
+from nsbridge.agents.confinement.entry import Assignment, Entered
+from nsbridge.agents.endpoints import file
+from nsbridge.agents.endpoints.base import AgentApi, Sink, Source
 from nsbridge.agents.endpoints.files import Tree
-from nsbridge.agents.entry import Assignment, Entered
-from nsbridge.agents.identity import IdMap
-from nsbridge.agents.journal import SourceJournal
-from nsbridge.agents.sinkjournal import SinkJournal
-from nsbridge.agents.state import State
-from nsbridge.agents.store import NoteStore
-from nsbridge.agents.surroundings import FileSurroundings, QueueSurroundings, Surroundings, memory
-from nsbridge.agents.walk import Step
+from nsbridge.agents.endpoints.log import sink as log_sink
+from nsbridge.agents.endpoints.log import source as log_source
+from nsbridge.agents.endpoints.queue import queue
+from nsbridge.agents.endpoints.queue import sink as queue_sink
+from nsbridge.agents.endpoints.queue import source as queue_source
+from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
+from nsbridge.agents.endpoints.queue.surroundings import QueueSurroundings
+from nsbridge.agents.endpoints.spool import sink as spool_sink
+from nsbridge.agents.endpoints.spool import source as spool
+from nsbridge.agents.identity.identity import IdMap
+from nsbridge.agents.identity.surroundings import FileSurroundings, Surroundings, memory
+from nsbridge.agents.identity.walk import Step
+from nsbridge.agents.journal.sinkjournal import SinkJournal
+from nsbridge.agents.journal.sourcejournal import SourceJournal
+from nsbridge.agents.journal.state import AgentFiles
+from nsbridge.agents.journal.store import NoteStore
 from nsbridge.config.schema import Delivery, Endpoint, FtokKey, LogEndpoint, QueueEndpoint, SpoolEndpoint
 
 
-class Served(Host, Protocol):
+class Served(AgentApi, Protocol):
     """The agent, with its source's store."""
 
     store: SourceJournal | NoteStore | None
@@ -61,7 +70,7 @@ def queue_keys(assignment: Assignment) -> Keys:
     return Keys(out, in_, tuple(zip(paths, (steps_out, steps_in), strict=True)))
 
 
-def surroundings(assignment: Assignment, keys: Keys, state: State) -> Surroundings:
+def surroundings(assignment: Assignment, keys: Keys, state: AgentFiles) -> Surroundings:
     """Return the agent's Surroundings. It reads files of the host: call it before the join. Raises Gone."""
     ids = IdMap.of_container(assignment.container_pid, assignment.ns_path)
     remembered = memory(assignment, state.identity)
@@ -71,7 +80,7 @@ def surroundings(assignment: Assignment, keys: Keys, state: State) -> Surroundin
 
 
 def ends(endpoint: Endpoint, keys: Keys) -> dict[str, list[str]]:
-    """Return where the endpoint's ends are, for the supervisor (places.py)."""
+    """Return where the endpoint's ends are, for the supervisor (supervisor/containers/places.py)."""
     if isinstance(endpoint, QueueEndpoint):
         return places.of_queues(keys.out, keys.in_)
     return places.of_files(endpoint)
@@ -87,7 +96,7 @@ def make(
     assignment: Assignment,
     entered: Entered,
     keys: Keys,
-    state: State,
+    state: AgentFiles,
 ) -> tuple[Source | None, Sink | None]:
     """The endpoint's two sides, each if it is configured."""
     endpoint = assignment.agent.endpoint

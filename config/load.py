@@ -19,7 +19,7 @@ from cattrs.gen import make_dict_structure_fn
 from nsbridge.config import check, values
 from nsbridge.config.document import Table, read_tables, read_text
 from nsbridge.config.errors import ConfigError
-from nsbridge.config.problems import KeyPath, Problem, Refused, dotted, nearest, quoted, shown, unknown_key
+from nsbridge.config.problems import InvalidValue, KeyPath, Problem, dotted, nearest, quoted, shown, unknown_key
 from nsbridge.config.schema import (
     AgentConfig,
     Config,
@@ -189,7 +189,7 @@ def _read_agent(path: KeyPath, raw: object) -> tuple[check.Side, list[Problem]]:
 def _name_problems(reader: values.Reader[str], path: KeyPath) -> list[Problem]:
     try:
         reader(path[-1])
-    except Refused as refused:
+    except InvalidValue as refused:
         return [Problem(path, refused.what, refused.mend)]
     return []
 
@@ -255,13 +255,13 @@ def _structure(raw: object, cls: type[T], path: KeyPath) -> tuple[T | None, list
     """An instance of `cls` from the table at `path`, or None and what is wrong."""
     try:
         return _CONVERTER.structure(raw, cls), []
-    except (BaseValidationError, Refused) as error:
+    except (BaseValidationError, InvalidValue) as error:
         return None, list(_problems(error, path))
 
 
 def _problems(error: Exception, path: KeyPath) -> Iterator[Problem]:
     """The problems in cattrs' tree of exceptions, in the order of the dataclass's fields, unknown keys last."""
-    if isinstance(error, Refused):
+    if isinstance(error, InvalidValue):
         yield Problem(path, error.what, error.mend)
         return
     if not isinstance(error, ClassValidationError):
@@ -302,7 +302,7 @@ def _keys(cls: type) -> list[str]:
 
 def _table(value: object) -> Table:
     if not isinstance(value, dict):
-        raise Refused(f"must be a table, got {shown(value)}", "write it as [table] or as { key = value }")
+        raise InvalidValue(f"must be a table, got {shown(value)}", "write it as [table] or as { key = value }")
     return value
 
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nsbridge.config.text import escape
+
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # what TOML lets stand without quotes
 _LONGEST_SHOWN = 80  # characters of a value
 _HUGE = 1 << 64  # str() of an int refuses thousands of digits; from here on they are shown in base 16
@@ -18,7 +20,7 @@ _HUGE = 1 << 64  # str() of an int refuses thousands of digits; from here on the
 KeyPath = tuple[str, ...]
 
 
-class Refused(ValueError):
+class InvalidValue(ValueError):
     """One value is not what its key takes; `what` is wrong with it, `mend` says what would be right."""
 
     def __init__(self, what: str, mend: str) -> None:
@@ -38,12 +40,7 @@ class Problem:
     def line(self, source: str) -> str:
         """The whole line, without a newline, for the file that the person knows as `source`."""
         where = f"{dotted(self.path)}: " if self.path else ""
-        return printable(f"{source or 'configuration'}: {where}{self.what}; {self.mend}")
-
-
-def printable(text: str) -> str:
-    """`text` with everything escaped that could break a line or speak to a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+        return escape(f"{source or 'configuration'}: {where}{self.what}; {self.mend}")
 
 
 def dotted(path: KeyPath) -> str:
@@ -54,7 +51,7 @@ def dotted(path: KeyPath) -> str:
 def quoted(text: str) -> str:
     """`text` in double quotes, escaped, and shortened if it is long."""
     start = text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
-    return '"' + printable(start.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+    return '"' + escape(start.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
 def shown(value: object) -> str:

@@ -263,7 +263,7 @@ class HealthConfig:
 
 @dataclass(frozen=True, slots=True)
 class DeadConfig:
-    """The quota of dead letters of each agent (agents/quota.py). Bytes, and seconds."""
+    """The quota of dead letters of each agent (agents/dead/quota.py). Bytes, and seconds."""
 
     max_bytes: int = 64_000_000
     max_letters: int = 10_000

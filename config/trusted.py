@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from nsbridge.config.problems import printable
+from nsbridge.config.text import escape
 
 _MOST_LINKS = 40  # as the kernel's own walk has it (path_resolution(7))
 _TRIES = 8  # at a file that comes and goes while it is opened
@@ -45,7 +45,7 @@ class UntrustedError(Exception):
     """An untrusted user decides what a path leads to; `str()` is one line with component, user and fix."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(printable(what))
+        super().__init__(escape(what))
 
 
 @dataclass(frozen=True, slots=True)

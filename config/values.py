@@ -1,4 +1,4 @@
-"""The readers of single values: each takes what TOML gave and returns what schema.py holds, or raises Refused.
+"""The readers of single values: each takes what TOML gave and returns what schema.py holds, or raises InvalidValue.
 
 Nothing is coerced: "5" is not a number, true is not 1, 5.0 is not 5. A reader looks at its own value and at nothing
 else; what several keys must agree on is in check.py.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar
 
-from nsbridge.config.problems import Refused, nearest, quoted, shown
+from nsbridge.config.problems import InvalidValue, nearest, quoted, shown
 from nsbridge.config.schema import MAX_MESSAGE, Container, ContainerKind, User
 
 T = TypeVar("T")
@@ -52,21 +52,21 @@ _USER = re.compile(r"([0-9]{1,10}):([0-9]{1,10})")
 def text(value: object) -> str:
     """Any string."""
     if not isinstance(value, str):
-        raise Refused(f"must be a string, got {shown(value)}", "put it in quotes")
+        raise InvalidValue(f"must be a string, got {shown(value)}", "put it in quotes")
     return value
 
 
 def boolean(value: object) -> bool:
     """True or false, and nothing that only looks like it."""
     if not isinstance(value, bool):
-        raise Refused(f"must be true or false, got {shown(value)}", "write true or false, without quotes")
+        raise InvalidValue(f"must be true or false, got {shown(value)}", "write true or false, without quotes")
     return value
 
 
 def whole_number(value: object) -> int:
     """Any TOML integer."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise Refused(f"must be an integer, got {shown(value)}", "write digits, without quotes")
+        raise InvalidValue(f"must be an integer, got {shown(value)}", "write digits, without quotes")
     return value
 
 
@@ -76,7 +76,7 @@ def integer(low: int, high: int) -> Reader[int]:
     def read(value: object) -> int:
         number = whole_number(value)
         if not low <= number <= high:
-            raise Refused(f"is out of range, got {shown(value)}", f"write an integer from {low} to {high}")
+            raise InvalidValue(f"is out of range, got {shown(value)}", f"write an integer from {low} to {high}")
         return number
 
     return read
@@ -90,7 +90,9 @@ def choice(*known: str) -> Reader[str]:
         if word not in known:
             meant = nearest(word, known)
             guess = f"did you mean {quoted(meant)}? " if meant else ""
-            raise Refused(f"is not known, got {shown(value)}", f"{guess}known here: {', '.join(map(quoted, known))}")
+            raise InvalidValue(
+                f"is not known, got {shown(value)}", f"{guess}known here: {', '.join(map(quoted, known))}"
+            )
         return word
 
     return read
@@ -107,7 +109,7 @@ def listed(reader: Reader[T]) -> Reader[tuple[T, ...]]:
 
     def read(value: object) -> tuple[T, ...]:
         if not isinstance(value, list):
-            raise Refused(f"must be an array, got {shown(value)}", "put it in brackets, like [value]")
+            raise InvalidValue(f"must be an array, got {shown(value)}", "put it in brackets, like [value]")
         return tuple(map(reader, value))
 
     return read
@@ -119,14 +121,14 @@ def size(value: object) -> int:
     if isinstance(value, str):
         parts = _SIZE.fullmatch(value)
         if parts is None or parts[2] not in _UNITS:
-            raise Refused(f"is not a size, got {shown(value)}", f"{mend}; units: {', '.join(_UNITS)}")
+            raise InvalidValue(f"is not a size, got {shown(value)}", f"{mend}; units: {', '.join(_UNITS)}")
         number = int(parts[1]) * _UNITS[parts[2]]
     elif isinstance(value, int) and not isinstance(value, bool):
         number = value
     else:
-        raise Refused(f"must be a size, got {shown(value)}", mend)
+        raise InvalidValue(f"must be a size, got {shown(value)}", mend)
     if not 1 <= number <= I64_MAX:
-        raise Refused(f"is out of range, got {shown(value)}", "a size is at least 1 byte and below 2^63")
+        raise InvalidValue(f"is out of range, got {shown(value)}", "a size is at least 1 byte and below 2^63")
     return number
 
 
@@ -134,7 +136,7 @@ def queue_size(value: object) -> int:
     """Read a size that a SysV queue may have: kernel.msgmnb, its limit, is a C int."""
     number = size(value)
     if number > _C_INT_MAX:
-        raise Refused(f"is out of range, got {shown(value)}", f"a queue has at most {_C_INT_MAX} bytes")
+        raise InvalidValue(f"is out of range, got {shown(value)}", f"a queue has at most {_C_INT_MAX} bytes")
     return number
 
 
@@ -142,7 +144,7 @@ def message_size(value: object) -> int:
     """A size that a message may have."""
     number = size(value)
     if number > MAX_MESSAGE:
-        raise Refused(f"is out of range, got {shown(value)}", f"a message has at most {MAX_MESSAGE >> 20} MiB")
+        raise InvalidValue(f"is out of range, got {shown(value)}", f"a message has at most {MAX_MESSAGE >> 20} MiB")
     return number
 
 
@@ -153,12 +155,14 @@ def duration(low: str, high: str) -> Reader[float]:
 
     def read(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | str):
-            raise Refused(f"must be a time, got {shown(value)}", mend)
+            raise InvalidValue(f"must be a time, got {shown(value)}", mend)
         seconds = _seconds(value) if isinstance(value, str) else float(value)
         if seconds is None:
-            raise Refused(f"is not a time, got {shown(value)}", f"{mend}; units: {', '.join(_SECONDS)}")
+            raise InvalidValue(f"is not a time, got {shown(value)}", f"{mend}; units: {', '.join(_SECONDS)}")
         if least is not None and most is not None and not least <= seconds <= most:
-            raise Refused(f"is out of range, got {shown(value)}", f"write a time from {quoted(low)} to {quoted(high)}")
+            raise InvalidValue(
+                f"is out of range, got {shown(value)}", f"write a time from {quoted(low)} to {quoted(high)}"
+            )
         return seconds
 
     return read
@@ -173,12 +177,14 @@ def mode(value: object) -> int:
     """Permission bits from an octal string: `"0660"` or `"660"`."""
     if isinstance(value, int) and not isinstance(value, bool):
         mend = 'TOML reads numbers as decimal, so put the mode in quotes, like "0660"'
-        raise Refused(f"must be an octal string, got the number {shown(value)}", mend)
+        raise InvalidValue(f"must be an octal string, got the number {shown(value)}", mend)
     if not isinstance(value, str) or not _MODE.fullmatch(value):
-        raise Refused(f"must be an octal string, got {shown(value)}", 'write three octal digits after a 0, like "0660"')
+        raise InvalidValue(
+            f"must be an octal string, got {shown(value)}", 'write three octal digits after a 0, like "0660"'
+        )
     bits = int(value, 8)
     if bits > PERMISSIONS:
-        raise Refused(f"has more than permission bits, got {shown(value)}", 'write at most "0777"')
+        raise InvalidValue(f"has more than permission bits, got {shown(value)}", 'write at most "0777"')
     return bits
 
 
@@ -189,14 +195,14 @@ def path_like(example: str) -> Reader[str]:
         name = text(value)
         if not name.startswith("/"):
             mend = f"write it from the root, like {quoted(example)}"
-            raise Refused(f"must be an absolute path, got {shown(value)}", mend)
+            raise InvalidValue(f"must be an absolute path, got {shown(value)}", mend)
         if "\0" in name:
-            raise Refused(f"has a NUL in it, got {shown(value)}", "no file can have such a name: take the NUL out")
+            raise InvalidValue(f"has a NUL in it, got {shown(value)}", "no file can have such a name: take the NUL out")
         if ".." in name.split("/"):
             mend = f"write where it leads, perhaps {quoted(posixpath.normpath(name))}"
-            raise Refused(f'must not go up by "..", got {shown(value)}', mend)
+            raise InvalidValue(f'must not go up by "..", got {shown(value)}', mend)
         if _bytes(name) > _LONGEST_PATH:
-            raise Refused(f"is longer than Linux takes, got {shown(value)}", f"use at most {_LONGEST_PATH} bytes")
+            raise InvalidValue(f"is longer than Linux takes, got {shown(value)}", f"use at most {_LONGEST_PATH} bytes")
         return name
 
     return read
@@ -214,7 +220,7 @@ def socket_path(value: object) -> str:
     length = _bytes(name)
     if length > SUN_PATH:
         mend = f"a socket's path has at most {SUN_PATH} bytes: choose a shorter directory"
-        raise Refused(f"is {length} bytes long, got {shown(value)}", mend)
+        raise InvalidValue(f"is {length} bytes long, got {shown(value)}", mend)
     return name
 
 
@@ -222,9 +228,11 @@ def name_pattern(value: object) -> str:
     """Read a shell pattern for a file name without a directory."""
     pattern = text(value)
     if not pattern or "/" in pattern or "\0" in pattern:
-        raise Refused(f"is not a pattern for a file name, got {shown(value)}", 'write it like "*.tmp", without a /')
+        raise InvalidValue(
+            f"is not a pattern for a file name, got {shown(value)}", 'write it like "*.tmp", without a /'
+        )
     if _bytes(pattern) > _LONGEST_NAME:
-        raise Refused(f"is longer than a file name, got {shown(value)}", f"use at most {_LONGEST_NAME} bytes")
+        raise InvalidValue(f"is longer than a file name, got {shown(value)}", f"use at most {_LONGEST_NAME} bytes")
     return pattern
 
 
@@ -232,15 +240,15 @@ def queue_key(value: object) -> int:
     """A SysV key given as a number, 1 to 2^32-1 (the other way, ftok's, is a table)."""
     number = whole_number(value)
     if number == 0:
-        raise Refused(
+        raise InvalidValue(
             "is 0, which is IPC_PRIVATE: it makes a new queue at each use, and none can be found by it",
             "write the key that the container's program uses, like 0x4d2",
         )
     if number < 0:
         mend = f"write the same 32 bits as {number & KEY_MAX:#x}" if number >= -(1 << 31) else "keys have 32 bits"
-        raise Refused(f"must not be negative, got {shown(value)}", mend)
+        raise InvalidValue(f"must not be negative, got {shown(value)}", mend)
     if number > KEY_MAX:
-        raise Refused(f"is too large, got {shown(value)}", "a key has 32 bits: at most 0xffffffff")
+        raise InvalidValue(f"is too large, got {shown(value)}", "a key has 32 bits: at most 0xffffffff")
     return number
 
 
@@ -248,7 +256,7 @@ def route_name(value: object) -> str:
     """The name of a route: `all` is taken, by nsbridgectl."""
     name = agent_name(value)
     if name == "all":
-        raise Refused('must not be named "all"', "nsbridgectl calls every route that: choose another name")
+        raise InvalidValue('must not be named "all"', "nsbridgectl calls every route that: choose another name")
     return name
 
 
@@ -257,7 +265,7 @@ def agent_name(value: object) -> str:
     name = text(value)
     if not _NAME.fullmatch(name):
         mend = "use at most 64 letters, digits, -, _ and ., not beginning with . or -"
-        raise Refused(f"is not a name that can be used, got {shown(value)}", mend)
+        raise InvalidValue(f"is not a name that can be used, got {shown(value)}", mend)
     return name
 
 
@@ -265,7 +273,7 @@ def group(value: object) -> str:
     """The name of a group, or its number in digits; whether it exists is seen when it is looked up."""
     name = text(value)
     if not _GROUP.fullmatch(name):
-        raise Refused(f"is no group name, got {shown(value)}", "write it as in /etc/group")
+        raise InvalidValue(f"is no group name, got {shown(value)}", "write it as in /etc/group")
     return name
 
 
@@ -276,9 +284,9 @@ def user(value: object) -> User | str:
     parts = _USER.fullmatch(text(value))
     if parts is None:
         fix = 'write uid and gid in digits, like "1000:1000", or "owner" for the owner of the endpoint'
-        raise Refused(f"must be two numbers, got {shown(value)}", fix)
+        raise InvalidValue(f"must be two numbers, got {shown(value)}", fix)
     if max(int(parts[1]), int(parts[2])) > ID_MAX:
-        raise Refused(f"is out of range, got {shown(value)}", f"an id is at most {ID_MAX}")
+        raise InvalidValue(f"is out of range, got {shown(value)}", f"an id is at most {ID_MAX}")
     return User(uid=int(parts[1]), gid=int(parts[2]))
 
 
@@ -287,22 +295,22 @@ def container(value: object) -> Container:
     word, colon, name = text(value).partition(":")
     if word == ContainerKind.HOST:
         if colon:
-            raise Refused(f"has more than it can, got {shown(value)}", 'the host has no name: write "host"')
+            raise InvalidValue(f"has more than it can, got {shown(value)}", 'the host has no name: write "host"')
         return Container(ContainerKind.HOST, "")
     kinds = tuple(kind.value for kind in ContainerKind)
     if not colon:
         mend = f'write KIND:NAME, like "docker:web"; kinds: {", ".join(kinds)}'
-        raise Refused(f"does not say which kind of container it is, got {shown(value)}", mend)
+        raise InvalidValue(f"does not say which kind of container it is, got {shown(value)}", mend)
     if word not in kinds:
         meant = nearest(word, kinds)
         guess = f"did you mean {quoted(f'{meant}:{name}')}? " if meant else ""
-        raise Refused(f"is of no known kind, got {shown(value)}", f"{guess}kinds: {', '.join(kinds)}")
+        raise InvalidValue(f"is of no known kind, got {shown(value)}", f"{guess}kinds: {', '.join(kinds)}")
     kind = ContainerKind(word)
     if kind in (ContainerKind.PIDFILE, ContainerKind.NS):
         return Container(kind, _path_of(kind, name))
     pattern, mend = _CONTAINER_NAMES[kind]
     if not pattern.fullmatch(name):
-        raise Refused(f"is no {kind} name, got {shown(value)}", mend)
+        raise InvalidValue(f"is no {kind} name, got {shown(value)}", mend)
     return Container(kind, name)
 
 
@@ -339,6 +347,6 @@ def _bytes(name: str) -> int:
 def _path_of(kind: ContainerKind, name: str) -> str:
     try:
         return path(name)
-    except Refused as refused:
+    except InvalidValue as refused:
         example = "/run/web.pid" if kind is ContainerKind.PIDFILE else "/run/netns/web/ipc"
-        raise Refused(f"what follows {kind}: {refused.what}", f'write a path, like "{kind}:{example}"') from None
+        raise InvalidValue(f"what follows {kind}: {refused.what}", f'write a path, like "{kind}:{example}"') from None

@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 
 from nsbridge.agents.loop import Loop
-from nsbridge.supervisor.events import Events, Happening
-from nsbridge.supervisor.lifecycle import State
+from nsbridge.supervisor.lifecycle.table import State
+from nsbridge.supervisor.log.events import Events, Happening
 
 SETTLE = 0.25  # seconds between a change and the sentence about it: at a start there are hundreds at once
 _AGAIN = 0.1  # seconds until what the manager had no room for is sent again

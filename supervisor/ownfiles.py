@@ -1,8 +1,8 @@
 """Notices the removal of a running daemon's files: control socket, pid file, journals.
 
-inotify reports a change of these names (places.py); without inotify they are polled every LOOK_EVERY seconds. The
-control socket and the pid file are made again. Journals cannot be: the agents hold the removed files open and continue,
-so the log explains what to do before they end.
+inotify reports a change of these names (containers/places.py); without inotify they are polled every LOOK_EVERY
+seconds. The control socket and the pid file are made again. Journals cannot be: the agents hold the removed files open
+and continue, so the log explains what to do before they end.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 
 from nsbridge.agents.loop import Loop, Timer
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.supervisor.arrivals import Arrivals
-from nsbridge.supervisor.control import ControlServer
-from nsbridge.supervisor.logs import Log
-from nsbridge.supervisor.pidfile import PidFile
+from nsbridge.supervisor.containers.arrivals import Arrivals
+from nsbridge.supervisor.control.server import ControlServer
+from nsbridge.supervisor.host.pidfile import PidFile
+from nsbridge.supervisor.log.log import Log
 
 LOOK_EVERY = 5.0  # seconds between polls without inotify, and between retries
 GAP = 0.1  # seconds, to let a removal of many files finish

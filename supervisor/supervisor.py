@@ -1,4 +1,4 @@
-"""The supervisor: one thread, one loop. Its routes are in roster.py; what it may be asked is in api.py."""
+"""The supervisor: one thread, one loop. routes/roster.py has its routes; control/api.py answers the control socket."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 
-from nsbridge.agents import emptyns
+from nsbridge.agents.confinement import emptyns
+from nsbridge.agents.journal.state import journal_path
 from nsbridge.agents.loop import Loop
-from nsbridge.agents.state import journal_path
 from nsbridge.config.advice import advice
 from nsbridge.config.schema import Config, RouteConfig
-from nsbridge.supervisor.api import Api
-from nsbridge.supervisor.arrivals import Arrivals
-from nsbridge.supervisor.control import ControlServer
-from nsbridge.supervisor.events import Events
-from nsbridge.supervisor.healthcheck import HealthCheck
-from nsbridge.supervisor.hostlimits import read_host, shortages
-from nsbridge.supervisor.keywatch import KeyWatch
-from nsbridge.supervisor.lifecycle import State
-from nsbridge.supervisor.logs import Log
-from nsbridge.supervisor.managed import Managed
-from nsbridge.supervisor.orders import Orders
+from nsbridge.supervisor.containers.arrivals import Arrivals
+from nsbridge.supervisor.control.api import Api
+from nsbridge.supervisor.control.orders import Orders
+from nsbridge.supervisor.control.reloading import Reloader
+from nsbridge.supervisor.control.server import ControlServer
+from nsbridge.supervisor.health.check import HealthCheck
+from nsbridge.supervisor.host.limits import read_host, shortages
+from nsbridge.supervisor.host.pidfile import PidFile
+from nsbridge.supervisor.host.strays import Strays
+from nsbridge.supervisor.lifecycle.agent import ManagedAgent
+from nsbridge.supervisor.lifecycle.services import DeadLetterLimits, Services
+from nsbridge.supervisor.lifecycle.table import State
+from nsbridge.supervisor.log.events import Events
+from nsbridge.supervisor.log.log import Log
 from nsbridge.supervisor.ownfiles import OwnFiles
-from nsbridge.supervisor.pidfile import PidFile
-from nsbridge.supervisor.plan import compare
-from nsbridge.supervisor.reloading import Reloader
-from nsbridge.supervisor.roster import Roster
-from nsbridge.supervisor.route import Route
-from nsbridge.supervisor.services import DeadLetterLimits, Services
-from nsbridge.supervisor.strays import Strays
+from nsbridge.supervisor.routes.keywatch import KeyWatch
+from nsbridge.supervisor.routes.loops import Circles
+from nsbridge.supervisor.routes.plan import compare
+from nsbridge.supervisor.routes.roster import Roster
+from nsbridge.supervisor.routes.route import Route
 
 
 class Supervisor:
@@ -42,7 +43,7 @@ class Supervisor:
         self,
         config: Config,
         log: Log,
-        observer: Callable[[Managed], None] = lambda _agent: None,
+        observer: Callable[[ManagedAgent], None] = lambda _agent: None,
         pidfile: PidFile | None = None,
     ) -> None:
         self.loop = Loop()
@@ -51,6 +52,7 @@ class Supervisor:
         self._log = log
         arrivals, daemon = Arrivals(self.loop, log), config.daemon
         self._empty, self._not_empty = emptyns.make()
+        self._circles = Circles()
         self._services = Services(
             self.loop,
             log,
@@ -149,9 +151,9 @@ class Supervisor:
                     yield str(journal_path(self._services.state_dir, agent.config.name, side))
 
     def _make_route(self, config: RouteConfig) -> Route:
-        return Route(self._services, config, self._changed)
+        return Route(self._services, config, self._circles, self._changed)
 
-    def _changed(self, agent: Managed) -> None:
+    def _changed(self, agent: ManagedAgent) -> None:
         self._observer(agent)
         self._roster.changed()
         self._settled()

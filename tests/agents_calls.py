@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nsbridge.agents import callrules
+from nsbridge.agents.confinement import callrules
 from nsbridge.config.schema import (
     Delivery,
     Endpoint,

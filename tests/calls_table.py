@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nsbridge.agents import callrules
-from nsbridge.agents.callrules import KindCalls, Rule
+from nsbridge.agents.confinement import callrules
+from nsbridge.agents.confinement.callrules import KindCalls, Rule
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "security.md"
 BEGIN = "<!-- from here `make calls` writes -->\n"

@@ -20,9 +20,9 @@ from typing import Any
 from nsbridge.agents.loop import Loop
 from nsbridge.config.errors import NoSuchNameError, NsbridgeError, UsageError
 from nsbridge.config.schema import ControlConfig
-from nsbridge.supervisor.client import Client
-from nsbridge.supervisor.connection import Answer
-from nsbridge.supervisor.control import ControlServer
+from nsbridge.supervisor.cli.client import ControlClient
+from nsbridge.supervisor.control.connection import Answer
+from nsbridge.supervisor.control.server import ControlServer
 
 _COUNTERS = ("delivered", "bytes", "pending", "repeats_dropped", "in_doubt")
 NO_ANSWER = object()  # as a method's result: it never comes
@@ -270,7 +270,7 @@ def called(path: str, *methods: str) -> str:
     answers = []
     for method in methods:
         try:
-            with Client(path) as client:
+            with ControlClient(path) as client:
                 client.call(method)
             answers.append("yes")
         except NsbridgeError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 import sysv_ipc
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
+from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
 from nsbridge.agents.fork import fork
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt, QueueEndpoint, QueueIn

@@ -15,14 +15,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nsbridge.agents import journal, sinkjournal
 from nsbridge.agents.endpoints.base import Blocked, Sink, Source
 from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.endpoints.watch import AnyWatch
 from nsbridge.agents.heartbeat import Voucher
+from nsbridge.agents.journal import sinkjournal
+from nsbridge.agents.journal import sourcejournal as journal
+from nsbridge.agents.journal.sinkjournal import SinkJournal
+from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.loop import Loop
-from nsbridge.agents.sinkjournal import SinkJournal
-from nsbridge.agents.store import NoteStore
 from nsbridge.agents.wire import VOID, Message, Run
 
 LIMIT = 10.0  # seconds for anything that is waited for

@@ -24,22 +24,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from nsbridge.agents import control, journal, sinkjournal, wire
+from nsbridge.agents import control, wire
 from nsbridge.agents.fork import Child
+from nsbridge.agents.journal import sinkjournal
+from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.session import Incoming, Outgoing, Session
 from nsbridge.agents.wire import Hello, Message, Run, WireError
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.load import load
 from nsbridge.config.schema import Window
-from nsbridge.supervisor.api import Api
-from nsbridge.supervisor.connection import Answer
-from nsbridge.supervisor.lifecycle import State
-from nsbridge.supervisor.logs import open_log
-from nsbridge.supervisor.managed import Managed
-from nsbridge.supervisor.measuring import Learn, Measurer
-from nsbridge.supervisor.process import AgentProcess, Channel
-from nsbridge.supervisor.request import parse
-from nsbridge.supervisor.status import route_status
+from nsbridge.supervisor.control.api import Api
+from nsbridge.supervisor.control.connection import Answer
+from nsbridge.supervisor.control.request import parse
+from nsbridge.supervisor.control.status import route_status
+from nsbridge.supervisor.health.measuring import Learn, Measurer
+from nsbridge.supervisor.lifecycle.agent import ManagedAgent
+from nsbridge.supervisor.lifecycle.process import AgentProcess, Channel
+from nsbridge.supervisor.lifecycle.table import State
+from nsbridge.supervisor.log.log import open_log
 from nsbridge.supervisor.supervisor import Supervisor
 from tests.memory_store import hand_over_one
 
@@ -180,7 +182,7 @@ class SupervisorTarget:
 
     def run(self) -> None:
         """One datagram, and now and then a page that is shown."""
-        agent: Managed = self._mutator.chance.choice(self._route.agents)
+        agent: ManagedAgent = self._mutator.chance.choice(self._route.agents)
         assert agent._process is not None
         agent.state = self._mutator.chance.choice((State.STARTING, State.RUNNING, State.STOPPING))
         agent._process.ready_since = None

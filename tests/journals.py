@@ -17,9 +17,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nsbridge.agents import journal, journalfile, sinkjournal
-from nsbridge.agents.journal import SourceJournal
-from nsbridge.agents.sinkjournal import SinkJournal
+from nsbridge.agents.journal import journalfile, sinkjournal
+from nsbridge.agents.journal import sourcejournal as journal
+from nsbridge.agents.journal.sinkjournal import SinkJournal
+from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.wire import Message
 
 Files = dict[tuple[str, int], bytes]  # by name and inode: a rename changes what a name stands for, and tears nothing

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents.endpoints.log_source import LogSource
+from nsbridge.agents.endpoints.log.source import LogSource
 from nsbridge.agents.wire import Message
 from nsbridge.config.schema import Framing, LogEndpoint
 from tests.fake_host import SourceHost
 
-PARTS = ("endpoints/log_", "agents/journal.py", "agents/store.py")
+PARTS = ("endpoints/log_", "agents/journal/sourcejournal.py", "agents/journal/store.py")
 
 
 class Life:

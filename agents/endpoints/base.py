@@ -26,7 +26,7 @@ class Blocked(Exception):
     """A side cannot go on now, for a reason that may pass; `str()` says what and where, for `status`."""
 
 
-class Host(Protocol):
+class AgentApi(Protocol):
     """The agent, as its endpoint sees it."""
 
     loop: Loop
@@ -168,7 +168,7 @@ class Waiter:
     A wait that begins soon after `done` keeps the former delay, so a fault that returns at once is not retried fast.
     """
 
-    def __init__(self, host: Host, side: str, again: Callable[[], None]) -> None:
+    def __init__(self, host: AgentApi, side: str, again: Callable[[], None]) -> None:
         self._host = host
         self._side = side
         self._again = again

@@ -14,9 +14,9 @@ from __future__ import annotations
 import os
 
 from nsbridge.agents.endpoints import files, watch
-from nsbridge.agents.endpoints.base import Blocked, Host, Waiter
-from nsbridge.agents.endpoints.files import Kept, NotAFileError, Tree, blocked_by, shown
-from nsbridge.agents.journal import NOTE, SourceJournal
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
+from nsbridge.agents.endpoints.files import CachedFile, NotAFileError, Tree, blocked_by, shown
+from nsbridge.agents.journal.sourcejournal import NOTE, SourceJournal
 from nsbridge.agents.wire import Message, Run
 from nsbridge.config.schema import FileEndpoint
 
@@ -30,7 +30,7 @@ _NOTHING = 1  # the time of no content: the file was looked for and not there
 class FileSource:
     """Takes the content of a file whenever it is closed after writing or another file is renamed over it."""
 
-    def __init__(self, host: Host, tree: Tree, config: FileEndpoint, journal: SourceJournal) -> None:
+    def __init__(self, host: AgentApi, tree: Tree, config: FileEndpoint, journal: SourceJournal) -> None:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
         self._journal = journal
         self._host = host
@@ -38,7 +38,7 @@ class FileSource:
         self._config = config
         self._path = os.fsencode(config.out)
         self._parent, self._name = os.path.split(self._path)
-        self._file = Kept(tree, self._name)
+        self._file = CachedFile(tree, self._name)
         self._directory = -1
         self._watch: watch.AnyWatch | None = None
         self._opening = Waiter(host, "out", self._again)
@@ -190,14 +190,14 @@ class FileSource:
 class FileSink:
     """Writes each message into a file in place and closes it, so that a watcher sees one close for each."""
 
-    def __init__(self, host: Host, tree: Tree, config: FileEndpoint) -> None:
+    def __init__(self, host: AgentApi, tree: Tree, config: FileEndpoint) -> None:
         assert config.in_ is not None  # noqa: S101  (made only for a configured side)
         self._host = host
         self._tree = tree
         self._config = config
         self._path = os.fsencode(config.in_)
         self._parent, self._name = os.path.split(self._path)
-        self._file = Kept(tree, self._name)
+        self._file = CachedFile(tree, self._name)
         self._directory = -1
         self._watch: watch.AnyWatch | None = None
         self._waiter = Waiter(host, "in", self._again)

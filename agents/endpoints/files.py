@@ -3,7 +3,7 @@
 Some facts about paths, and what they mean here:
 * A path that was checked may be another thing when it is used, so a directory is opened once and files are opened
   beneath its descriptor, by one name, without following a link. Links among the parents of a directory are followed
-  (`/var/run` is one nearly everywhere), if a trusted user made them (walk.py).
+  (`/var/run` is one nearly everywhere), if a trusted user made them (identity/walk.py).
 * A file can be mounted over another one. So no file is opened across a mount. The one exception is the endpoint's own
   file, if it was a mount when the agent first entered.
 * Opening a FIFO or a device can block or have effects. O_PATH opens nothing; fstat then shows the kind. A regular file
@@ -19,10 +19,11 @@ import os
 import stat
 from collections.abc import Callable, Collection
 
-from nsbridge.agents import filesystems, linux
+from nsbridge.agents import linux
+from nsbridge.agents.confinement.entry import Gone, Surroundings
 from nsbridge.agents.endpoints.base import Blocked
-from nsbridge.agents.entry import Gone, Surroundings
-from nsbridge.agents.walk import Place, redirector, redirects, walk
+from nsbridge.agents.identity import filesystems
+from nsbridge.agents.identity.walk import WalkEnd, redirector, redirects, shown, walk
 
 _DIRECTORY_BITS = 0o111  # a directory made with the files' mode can also be entered
 LEASED = "a program of the container holds a lease on it"  # fcntl(2), F_SETLEASE: open(2) would wait up to 45 s
@@ -35,11 +36,6 @@ _KINDS = {
 }
 _UNSAFE_BUT_FOR_MOUNTS = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
 _UNSAFE_ELSEWHERE = _UNSAFE_BUT_FOR_MOUNTS | linux.RESOLVE_NO_XDEV
-
-
-def shown(path: bytes) -> str:
-    """A path for people; bytes that are no UTF-8 come as escapes (control characters are escaped by the log)."""
-    return path.decode("utf-8", "backslashreplace")
 
 
 def blocked_by(error: OSError, what: str) -> Blocked:
@@ -69,7 +65,7 @@ class Tree:
         self._granted = granted  # the directories that Landlock leaves us, by device and inode
         self._log = log  # hears, with a level, of what was made
         self._around = around
-        self._trusted = frozenset({0, os.getuid(), *(around.trusted if around else ())})  # walk.py
+        self._trusted = frozenset({0, os.getuid(), *(around.trusted if around else ())})  # identity/walk.py
         self._mounts = around.mounts if around else frozenset()  # names of the endpoint's own files that may be mounts
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY)
 
@@ -111,7 +107,7 @@ class Tree:
         except OSError:
             return True  # for want of descriptors
 
-    def _walk(self, path: bytes, *, follow_last: bool) -> Place:
+    def _walk(self, path: bytes, *, follow_last: bool) -> WalkEnd:
         try:
             place = walk(self._root, path, follow_last=follow_last)
         except OSError as error:
@@ -121,11 +117,11 @@ class Tree:
             raise Blocked(redirects(step, path))
         return place
 
-    def _is_granted(self, place: Place) -> bool:
+    def _is_granted(self, place: WalkEnd) -> bool:
         about = os.fstat(place.directory)
         return (about.st_dev, about.st_ino) in self._granted
 
-    def _open_or_make(self, place: Place, path: bytes, mode: int | None) -> int:
+    def _open_or_make(self, place: WalkEnd, path: bytes, mode: int | None) -> int:
         if place.error is not None and not (place.is_missing and mode is not None):
             if place.error.errno == errno.ENOENT and not place.is_missing:
                 where = shown(os.path.split(path.rstrip(b"/"))[0])
@@ -205,7 +201,7 @@ class Tree:
         raise NotAFileError(errno.EINVAL, f"{what} mounted over it", name)
 
 
-class Kept:
+class CachedFile:
     """A file of one name that is opened again and again: it is looked up once for as long as the name leads to it.
 
     Its handle (O_PATH) is kept, so its inode's number cannot be given to another file and tells that it is the same.

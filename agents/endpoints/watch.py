@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from inotify_simple import INotify, flags, parse_events
 
-from nsbridge.agents.endpoints.base import Blocked, Host
+from nsbridge.agents.endpoints.base import AgentApi, Blocked
 from nsbridge.agents.loop import EventCallback
 
 CLOSED = int(flags.CLOSE_WRITE)
@@ -198,7 +198,7 @@ class PollingWatch:
     polls = True
     is_drained = True
 
-    def __init__(self, host: Host, side: str, directory: int, mask: int) -> None:
+    def __init__(self, host: AgentApi, side: str, directory: int, mask: int) -> None:
         self._host = host
         self._side = side
         self._fd = directory
@@ -261,7 +261,7 @@ class PollingWatch:
 AnyWatch = DirectoryWatch | PollingWatch
 
 
-def watch_directory(host: Host, side: str, directory: int, mask: int) -> AnyWatch:
+def watch_directory(host: AgentApi, side: str, directory: int, mask: int) -> AnyWatch:
     """Watch a directory for the `out` or `in` side; poll it if inotify is used up.
 
     Raises Blocked.
@@ -277,7 +277,7 @@ def watch_directory(host: Host, side: str, directory: int, mask: int) -> AnyWatc
 
 
 def keep_place(
-    host: Host, is_there: Callable[[int], bool], watch: Callable[[], AnyWatch | None], changed: EventCallback
+    host: AgentApi, is_there: Callable[[int], bool], watch: Callable[[], AnyWatch | None], changed: EventCallback
 ) -> None:
     """See at every heartbeat whether the path still leads to what is watched: that a directory above it was moved tells
     nobody. If not, `changed` is called, as if the directory itself were gone.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nsbridge.config import values
 from nsbridge.config.errors import ConfigError
 from nsbridge.config.load import parse
-from nsbridge.config.problems import Refused
+from nsbridge.config.problems import InvalidValue
 from nsbridge.config.schema import Config
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -35,7 +35,7 @@ def test_size_with_a_unit_is_their_product(number: int, unit: str) -> None:
 def test_size_is_itself_or_refused_as_out_of_range(number: int) -> None:
     try:
         assert values.size(number) == number
-    except Refused:
+    except InvalidValue:
         assert not 1 <= number < 1 << 63
 
 
@@ -49,7 +49,7 @@ def test_mode_is_read_back_from_its_octal_digits(bits: int) -> None:
 def test_key_is_itself_or_refused_as_out_of_range(number: int) -> None:
     try:
         assert values.queue_key(number) == number
-    except Refused:
+    except InvalidValue:
         assert not 1 <= number < 1 << 32
 
 
@@ -60,7 +60,7 @@ READERS = (values.size, values.mode, values.queue_key, values.path, values.socke
 def test_reader_gives_a_value_or_refuses_whatever_it_is_given(reader: values.Reader[object], value: object) -> None:
     try:
         assert reader(value) is not None
-    except Refused:
+    except InvalidValue:
         pass  # any other exception is what this looks for
 
 

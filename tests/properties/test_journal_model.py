@@ -12,10 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nsbridge.agents import journal, sinkjournal
-from nsbridge.agents.journal import CONFIRMED, TAKEN, SourceJournal
-from nsbridge.agents.journalfile import FullError, seal
-from nsbridge.agents.sinkjournal import SinkJournal
+from nsbridge.agents.journal import sinkjournal
+from nsbridge.agents.journal import sourcejournal as journal
+from nsbridge.agents.journal.journalfile import FullError, seal
+from nsbridge.agents.journal.sinkjournal import SinkJournal
+from nsbridge.agents.journal.sourcejournal import CONFIRMED, TAKEN, SourceJournal
 from nsbridge.agents.wire import Message
 from tests.journals import Files, read_all, receive_into, states_of_a_kill, write_all
 

@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nsbridge.agents.endpoints.log_model import HELD, Chain, Identity, Missed, Seen, after
-from nsbridge.agents.endpoints.log_names import Form, age, names_of
+from nsbridge.agents.endpoints.log.model import HELD, Chain, LogFile, LogFileId, Missed, after
+from nsbridge.agents.endpoints.log.names import Form, age, names_of
 
 NAMES = names_of(b"app.log")
 NOTHING = Missed(0)
@@ -22,7 +22,7 @@ NOTHING = Missed(0)
 class File:
     """A real generation. With an empty name it is gone; a compressed one cannot be read by its name."""
 
-    who: Identity
+    who: LogFileId
     changed: int
     name: bytes
     size: int = 1
@@ -38,11 +38,11 @@ class ChainMachine(RuleBasedStateMachine):
         self.files: list[File] = []  # all there ever were, in the order of their arrival
         self.free: list[int] = []  # inodes of deleted files, which are used again
         self.arrivals = 0  # not reported yet
-        self.read: list[Identity] = []
+        self.read: list[LogFileId] = []
         self.missed = 0
         self.is_exact = True
         self.chain = Chain()
-        self.held: set[Identity] = set()
+        self.held: set[LogFileId] = set()
         self.arrive()
         self.arrivals = 0
         self.chain.begin(None, self.path(), NOTHING, ())
@@ -54,20 +54,20 @@ class ChainMachine(RuleBasedStateMachine):
 
     def arrive(self) -> None:
         inode = self.free.pop() if self.free else 100 + len(self.files)
-        self.files.append(File(Identity(inode, self.tick()), self.clock, b"app.log"))
+        self.files.append(File(LogFileId(inode, self.tick()), self.clock, b"app.log"))
         self.arrivals += 1
 
-    def path(self) -> Identity | None:
+    def path(self) -> LogFileId | None:
         return next((file.who for file in self.files if file.name == b"app.log"), None)
 
-    def seen(self) -> list[Seen]:
+    def seen(self) -> list[LogFile]:
         return [
-            Seen(file.who, file.changed, file.size, NAMES.form(file.name), age(b"app.log", file.name), file.name)
+            LogFile(file.who, file.changed, file.size, NAMES.form(file.name), age(b"app.log", file.name), file.name)
             for file in self.files
             if file.name and NAMES.form(file.name) is not Form.OTHER
         ]
 
-    def of(self, who: Identity) -> File:
+    def of(self, who: LogFileId) -> File:
         return next(file for file in self.files if file.who == who)
 
     # What the container does
@@ -118,7 +118,7 @@ class ChainMachine(RuleBasedStateMachine):
             if who not in self.held and self.is_readable(who):
                 self.held.add(who)
 
-    def is_readable(self, who: Identity) -> bool:
+    def is_readable(self, who: LogFileId) -> bool:
         return self.of(who).name != b"" and b"gz" not in self.of(who).name
 
     @rule()
@@ -126,7 +126,7 @@ class ChainMachine(RuleBasedStateMachine):
         """Read what can be read, as long as the file that is read is not at the path."""
         while self.chain and (self.chain.current is None or self.chain.current != self.path()):
             one = self.chain.next()
-            if isinstance(one, Identity) and one not in self.held and not self.is_readable(one):
+            if isinstance(one, LogFileId) and one not in self.held and not self.is_readable(one):
                 self.chain.give_up()
                 one = self.chain.next()
             if isinstance(one, Missed):
@@ -167,9 +167,9 @@ class ChainMachine(RuleBasedStateMachine):
                 self.files[-1 - back].changed = self.tick()
         self.kill()
 
-    def seen_with_path(self) -> list[Seen]:
+    def seen_with_path(self) -> list[LogFile]:
         return [
-            Seen(file.who, file.changed, file.size, NAMES.form(file.name), age(b"app.log", file.name), file.name)
+            LogFile(file.who, file.changed, file.size, NAMES.form(file.name), age(b"app.log", file.name), file.name)
             for file in self.files
             if file.name
         ]

@@ -11,13 +11,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nsbridge.agents.endpoints.log_sink import LogSink
-from nsbridge.agents.endpoints.log_source import LogSource
+from nsbridge.agents.endpoints.log.sink import LogSink
+from nsbridge.agents.endpoints.log.source import LogSource
 from nsbridge.agents.wire import Message
 from nsbridge.config.schema import Framing, InDoubt, LogEndpoint
 from tests.fake_host import SinkHost, SourceHost, killed_at
 
-PARTS = ("endpoints/log_", "agents/journal.py", "agents/store.py")
+PARTS = ("endpoints/log_", "agents/journal/sourcejournal.py", "agents/journal/store.py")
 FILLER = st.binary(max_size=40).map(lambda data: data.replace(b"\n", b"-"))
 
 

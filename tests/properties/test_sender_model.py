@@ -22,11 +22,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints import exact_queue, senders
-from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
-from nsbridge.agents.endpoints.senders import Outbox
-from nsbridge.agents.journalfile import seal
-from nsbridge.agents.sinkjournal import IN_DOUBT, WHICH, SinkJournal
+from nsbridge.agents.endpoints.queue import exact_sink as exact_queue
+from nsbridge.agents.endpoints.queue import senders
+from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
+from nsbridge.agents.endpoints.queue.senders import Outbox
+from nsbridge.agents.journal.journalfile import seal
+from nsbridge.agents.journal.sinkjournal import IN_DOUBT, WHICH, SinkJournal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt, QueueEndpoint, QueueIn
 

@@ -28,10 +28,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nsbridge.agents import entry, fork
+from nsbridge.agents import fork
+from nsbridge.agents.confinement import entry
 from nsbridge.agents.endpoints import files
-from nsbridge.agents.endpoints.spool import SpoolSource
-from nsbridge.supervisor import daemon
+from nsbridge.agents.endpoints.spool.source import SpoolSource
+from nsbridge.supervisor.cli import nsbridged as daemon
 from tests.system import rogue, rogue_memory
 
 PREFIX = b"provoke-"

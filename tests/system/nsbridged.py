@@ -18,7 +18,7 @@ from typing import Any, Self
 import psutil
 
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.supervisor.client import Client
+from nsbridge.supervisor.cli.client import ControlClient
 from tests.system.room import LIMIT, wait_dead, wait_until
 
 SENDERS = 2  # of an exactly-once queue
@@ -31,7 +31,9 @@ class Nsbridged:
     `through` is a command that it is started by, such as strace. A context manager: it is stopped at the end.
     """
 
-    program: tuple[str, ...] = ("nsbridge.supervisor.daemon",)  # a module, and words for it before the daemon's own
+    program: tuple[str, ...] = (
+        "nsbridge.supervisor.cli.nsbridged",
+    )  # a module, and words for it before the daemon's own
 
     def __init__(self, directory: Path, routes: str, more: str = "", through: Sequence[str] = ()) -> None:
         self._through = through
@@ -90,7 +92,7 @@ class Nsbridged:
 
     def call(self, method: str, **params: object) -> Any:
         """Ask over the control socket. NsbridgeError is its answer when it cannot."""
-        with Client(str(self.socket), LIMIT) as client:
+        with ControlClient(str(self.socket), LIMIT) as client:
             return client.call(method, params)
 
     def agents(self) -> dict[str, dict[str, Any]]:
@@ -141,7 +143,7 @@ class Followed:
 
     def __init__(self, daemon: Nsbridged) -> None:
         self._items: queue.Queue[dict[str, str]] = queue.Queue()
-        self._client = Client(str(daemon.socket), LIMIT)
+        self._client = ControlClient(str(daemon.socket), LIMIT)
         began = threading.Event()
         threading.Thread(target=self._follow, args=[began], daemon=True).start()
         assert began.wait(LIMIT)

@@ -36,7 +36,7 @@ class UnderRunner(Nsbridged):
         wait_until(self._another_answers, f"another nsbridged answers; its log:\n{self.said()[-3000:]}")
 
     def _command(self) -> list[str]:
-        nsbridged = [sys.executable, "-m", "nsbridge.supervisor.daemon", "-c", str(self.config)]
+        nsbridged = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridged", "-c", str(self.config)]
         if not self._runit:
             return ["sh", "-c", _LOOP, "runner", *nsbridged]
         service = self.directory / "service"

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nsbridge.supervisor.client import Client
+from nsbridge.supervisor.cli.client import ControlClient
 from tests.system import queue_program
 from tests.system.engines import EngineContainer
 from tests.system.nsbridged import Nsbridged
@@ -54,13 +54,13 @@ class Reloadable(Nsbridged):
 
     def events(self, name: str = "") -> list[dict[str, str]]:
         """All that are kept, about `name`."""
-        with Client(str(self.socket), LIMIT) as client:
+        with ControlClient(str(self.socket), LIMIT) as client:
             return list(client.stream("events", {"count": 10_000, "name": name}))
 
     @contextmanager
     def following(self, name: str) -> Iterator[Iterator[dict[str, str]]]:
         """Events about `name` from now on, as they come; the daemon has heard of the wish."""
-        with Client(str(self.socket), LIMIT) as client:
+        with ControlClient(str(self.socket), LIMIT) as client:
             stream = client.stream("events", {"count": 1, "name": name, "follow": True}, follow=True)
             next(stream)  # one of the past: it is subscribed in the same moment
             yield stream

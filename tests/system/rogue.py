@@ -22,11 +22,11 @@ import time
 from collections.abc import Callable
 
 from nsbridge.agents import control, fork, linux, runtime, scoreboard, wire
-from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
+from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
 from nsbridge.agents.runtime import Agent
 from nsbridge.agents.wire import Hello, Message
 from nsbridge.config.schema import Namespace
-from nsbridge.supervisor import process
+from nsbridge.supervisor.lifecycle import process
 
 _PAUSE = 0.002  # seconds when a socket is full
 _serve = Agent.run

@@ -16,7 +16,7 @@ import pytest
 from sysv_ipc import IPC_CREX, MessageQueue
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints.queue import numeric_key
+from nsbridge.agents.endpoints.queue.queue import numeric_key
 from nsbridge.config.schema import FtokKey
 from tests.child import in_child
 from tests.system.conftest import Factory

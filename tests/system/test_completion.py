@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.supervisor.commands import completion, share
+from nsbridge.supervisor.cli.commands import completion, share
 from tests.control_fake import DEADLINE, LETTER, FakeApi, Served, agent, ctl, daemon, status_document
 from tests.system.terminal import Terminal
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from nsbridge.config.schema import Container, ContainerKind, Namespace
-from nsbridge.supervisor import containers, engines, listing
-from nsbridge.supervisor.containers import ContainerProcess, Found, NotRunning, Refused
-from nsbridge.supervisor.identity import read_stat
+from nsbridge.supervisor.containers import engines, listing
+from nsbridge.supervisor.containers import locate as containers
+from nsbridge.supervisor.containers.identity import read_stat
+from nsbridge.supervisor.containers.locate import ContainerProcess, Found, NotRunning, Refused
 from tests.system.engines import BUSYBOX
 from tests.system.room import run
 

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from nsbridge.supervisor import connection, control, request
+from nsbridge.supervisor.control import connection, request
+from nsbridge.supervisor.control import server as control
 from tests.control_fake import HEALTHY, Served, Wire, called
 
 GROUP, READERS, STRANGER = 51001, 51002, 51000

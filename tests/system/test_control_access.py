@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nsbridge.config.errors import NotPermittedError
-from nsbridge.supervisor.client import Client
+from nsbridge.supervisor.cli.client import ControlClient
 from tests import fuzz
 from tests.control_fake import Served, Wire, called
 
@@ -67,7 +67,7 @@ def test_the_read_group_may_nothing_but_look(method: str) -> None:
 
 def test_who_asks_for_a_change_is_told_with_what_was_asked_and_so_is_who_was_refused() -> None:
     def ask() -> str:
-        with Client(served.path) as client:
+        with ControlClient(served.path) as client:
             try:
                 client.call("dead_drop", {"ids": ["orders:legacy/1"]})
             except NotPermittedError:
@@ -87,7 +87,7 @@ def test_who_asks_for_a_change_is_told_with_what_was_asked_and_so_is_who_was_ref
 def test_a_refusal_says_who_was_refused_what_and_who_may() -> None:
     def told() -> str:
         try:
-            with Client(served.path) as client:
+            with ControlClient(served.path) as client:
                 client.call("stop")
         except NotPermittedError as error:
             return str(error)

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.supervisor import connection, control
+from nsbridge.supervisor.control import connection
+from nsbridge.supervisor.control import server as control
 from tests.system.conftest import Factory
 from tests.system.hostile_scene import crowd, healthy
 from tests.system.nsbridged import Followed, Nsbridged, kill_and_wait

@@ -15,7 +15,7 @@ from inotify_simple import INotify, flags
 from nsbridge.agents.loop import Loop
 from nsbridge.config.errors import ConfigError, NsbridgeError
 from nsbridge.config.schema import ControlConfig
-from nsbridge.supervisor.control import ControlServer
+from nsbridge.supervisor.control.server import ControlServer
 from tests.control_fake import FakeApi, Served, Wire
 
 STRANGER = 51000
@@ -169,7 +169,7 @@ def test_a_minimal_system_without_the_default_groups_will_do(tmp_path: Path) -> 
 import sys
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import ControlConfig
-from nsbridge.supervisor.control import ControlServer
+from nsbridge.supervisor.control.server import ControlServer
 server = ControlServer(Loop(), ControlConfig(path=sys.argv[1]), None)
 server.open(); server.close(); print("served")
 """

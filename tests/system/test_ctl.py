@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.supervisor.ctl import main
+from nsbridge.supervisor.cli.nsbridgectl import main
 from tests.control_fake import DEADLINE, HEALTHY, NO_ANSWER, Served, agent, ctl, status_document
 
 RECORD = {"time": "2026-11-23T19:00:00.123Z", "level": "INFO", "name": "orders:web", "message": "up\x1b[2J"}

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.supervisor.client import Client
+from nsbridge.supervisor.cli.client import ControlClient
 from tests.system.conftest import Factory
 from tests.system.faults import TO_LEGACY, TO_WEB
 from tests.system.nsbridged import Nsbridged, kill_and_wait
@@ -95,7 +95,7 @@ def test_without_descriptors_the_daemon_goes_on_and_starts_what_it_could_not_whe
     """EMFILE for callers and for a dead agent's successor; who is connected is still served, and is told why."""
     with (
         Nsbridged(tmp_path, route(pair[0].spec, pair[1].spec)) as daemon,
-        Client(str(daemon.socket), LIMIT) as connected,
+        ControlClient(str(daemon.socket), LIMIT) as connected,
         ExitStack() as others,
     ):
         daemon.wait_for("RUNNING")
@@ -118,7 +118,7 @@ def test_without_descriptors_the_daemon_goes_on_and_starts_what_it_could_not_whe
         assert "no connections for" in daemon.said()
 
 
-def _agent(client: Client, name: str) -> dict[str, Any]:
+def _agent(client: ControlClient, name: str) -> dict[str, Any]:
     routes = client.call("status")["routes"]
     found: dict[str, Any] = next(agent for route in routes for agent in route["agents"] if agent["name"] == name)
     return found
@@ -206,7 +206,7 @@ def test_a_full_disk_under_the_log_costs_lines_which_are_counted_and_nothing_els
 
 def _tail(daemon: Nsbridged) -> int:
     """How many records it has in memory."""
-    with Client(str(daemon.socket), LIMIT) as client:
+    with ControlClient(str(daemon.socket), LIMIT) as client:
         return len(list(client.stream("tail", {"count": 1000})))
 
 
@@ -251,8 +251,8 @@ def test_a_hundred_callers_at_once_are_all_answered(tmp_path: Path, pair: tuple[
         daemon.wait_for("RUNNING")
         since = time.monotonic()
 
-        def ask(_number: int) -> tuple[Client, str]:
-            client = Client(str(daemon.socket), LIMIT)
+        def ask(_number: int) -> tuple[ControlClient, str]:
+            client = ControlClient(str(daemon.socket), LIMIT)
             return client, client.call("status")["routes"][0]["name"]
 
         with ThreadPoolExecutor(CLIENTS) as pool:

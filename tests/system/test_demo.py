@@ -20,7 +20,7 @@ from nsbridge.agents import linux
 from tests.system.room import LIMIT, wait_dead
 from tests.system.terminal import Terminal
 
-DEMO = (sys.executable, "-P", "-m", "nsbridge.supervisor.cli", "demo")
+DEMO = (sys.executable, "-P", "-m", "nsbridge.supervisor.cli.nsbridge", "demo")
 NOBODY = 65534
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 RUNTIMES = ("runc", "unshare")

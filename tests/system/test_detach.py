@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.supervisor.pidfile import PidFile
+from nsbridge.supervisor.host.pidfile import PidFile
 
 DEADLINE = 20.0
 
 PREAMBLE = """
 import json, os, resource, signal, sys, time
 from nsbridge.config.errors import ConfigError, NsbridgeError, NotPermittedError
-from nsbridge.supervisor.detach import run_detached
-from nsbridge.supervisor.pidfile import PidFile
+from nsbridge.supervisor.host.detach import run_detached
+from nsbridge.supervisor.host.pidfile import PidFile
 
 STATE = sys.argv[1]
 PIDFILE = PidFile(STATE + "/nsbridged.pid")
@@ -280,7 +280,7 @@ def test_the_pid_file_names_its_holder_and_goes_with_it(tmp_path: Path) -> None:
 
 HOLD = """
 import sys, time
-from nsbridge.supervisor.pidfile import PidFile
+from nsbridge.supervisor.host.pidfile import PidFile
 PidFile(sys.argv[1]).acquire()
 print("held", flush=True)
 time.sleep(1000)
@@ -332,7 +332,7 @@ def test_of_many_that_start_at_once_exactly_one_wins(tmp_path: Path) -> None:
     race = """
 import os, sys, time
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.supervisor.pidfile import PidFile
+from nsbridge.supervisor.host.pidfile import PidFile
 end = time.monotonic() + 1
 while time.monotonic() < end:
     try:

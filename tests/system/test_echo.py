@@ -48,7 +48,7 @@ def assert_all_come_back(client: EngineContainer) -> None:
 @contextmanager
 def bridge(server: EngineContainer, client: EngineContainer) -> Iterator[subprocess.Popen[bytes]]:
     """`nsbridge bridge`, in the foreground."""
-    command = [sys.executable, "-m", "nsbridge.supervisor.cli", "bridge"]
+    command = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridge", "bridge"]
     paths = [f"/proc/{server.pid}/ns/ipc", f"/proc/{client.pid}/ns/mnt", "--out", FILES[0], "--in", FILES[1]]
     with subprocess.Popen([*command, *paths], stderr=subprocess.PIPE) as program:
         try:
@@ -108,7 +108,7 @@ def test_nsbridge_bridge_with_a_wrong_path_ends_with_one_reason(
     """It does not wait for what cannot come."""
     there = unshare_container()
     named = [path if path.startswith("/") else f"/proc/{there.pid}/ns/{path}" for path in paths]
-    done = run([sys.executable, "-m", "nsbridge.supervisor.cli", "bridge", *named], check=False, timeout=10)
+    done = run([sys.executable, "-m", "nsbridge.supervisor.cli.nsbridge", "bridge", *named], check=False, timeout=10)
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if line.startswith(b"nsbridge: ")] != []
     assert b"Traceback" not in done.stderr

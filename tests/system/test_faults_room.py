@@ -226,5 +226,5 @@ def test_the_daemon_starts_also_when_its_own_user_has_no_inotify_instance_left()
     """It needs none itself: in a user namespace that allows none, the program prints its version."""
     in_namespace = ["unshare", "--user", "--map-root-user", "sh", "-ec"]
     script = 'echo 0 > /proc/sys/user/max_inotify_instances; exec "$@"'
-    said = run([*in_namespace, script, "sh", sys.executable, "-m", "nsbridge.supervisor.daemon", "--version"])
+    said = run([*in_namespace, script, "sh", sys.executable, "-m", "nsbridge.supervisor.cli.nsbridged", "--version"])
     assert said.stdout.startswith(b"nsbridged ")

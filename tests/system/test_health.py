@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.supervisor import health
+from nsbridge.supervisor.health import processes as health
 
 DEADLINE = 20.0  # seconds
 

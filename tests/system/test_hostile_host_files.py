@@ -39,7 +39,7 @@ def theirs(tmp_path: Path) -> Path:
 
 def refused(config: Path) -> str:
     """Return the error of a daemon that refuses to start: one line."""
-    command = [sys.executable, "-m", "nsbridge.supervisor.daemon", "-c", str(config)]
+    command = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridged", "-c", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode in (1, 2), done
     assert done.stderr.count("\n") == 1, done.stderr
@@ -71,7 +71,7 @@ def test_comm_of_init_cannot_forge_its_user(tmp_path: Path, runc_container: Fact
         os.chown(srv / name, 300007, 300007)
     status = Path(f"/proc/{web.pid}/status").read_bytes()
     assert b"\rUid: 0 0" in status, "the kernel does not escape it"
-    from nsbridge.supervisor.identity import ContainerProcess, found_by_pid  # noqa: PLC0415
+    from nsbridge.supervisor.containers.identity import ContainerProcess, found_by_pid  # noqa: PLC0415
 
     process = ContainerProcess.open(found_by_pid(web.pid))
     try:
@@ -104,7 +104,7 @@ def test_configuration_in_a_home_directory_is_refused(theirs: Path, tmp_path: Pa
     config = configured(theirs / "my.toml", tmp_path / "state")
     said = refused(config)
     assert f"{theirs} can be changed by users other than root (it belongs to uid {STRANGER})" in said
-    check = [sys.executable, "-m", "nsbridge.supervisor.daemon", "--check", "-c", str(config)]
+    check = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridged", "--check", "-c", str(config)]
     done = subprocess.run(check, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done
     assert f"{config}: this host: {theirs} can be changed by users other than root" in done.stdout

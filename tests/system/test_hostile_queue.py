@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints.queue import Queue
+from nsbridge.agents.endpoints.queue.queue import Queue
 from tests.child import in_child
 from tests.system.conftest import Factory
 from tests.system.engines import EngineContainer

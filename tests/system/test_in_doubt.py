@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from nsbridge.agents.journalfile import CELLS
-from nsbridge.agents.sinkjournal import INTENT
+from nsbridge.agents.journal.journalfile import CELLS
+from nsbridge.agents.journal.sinkjournal import INTENT
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged, kill_and_wait
 from tests.system.room import run, wait_until
@@ -112,7 +112,7 @@ class Setting:
 
     def shown(self) -> bytes:
         """What `nsbridgectl status` shows."""
-        command = [sys.executable, "-m", "nsbridge.supervisor.ctl", "-s", str(self.daemon.socket), "status"]
+        command = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridgectl", "-s", str(self.daemon.socket), "status"]
         return run(command, check=False).stdout
 
 

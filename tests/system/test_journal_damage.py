@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents.journal import CONFIRMED
-from nsbridge.agents.journalfile import PAGE
+from nsbridge.agents.journal.journalfile import PAGE
+from nsbridge.agents.journal.sourcejournal import CONFIRMED
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged
 from tests.system.room import wait_dead, wait_until

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.supervisor.client import Client
+from nsbridge.supervisor.cli.client import ControlClient
 from tests.system.room import wait_until
 
 FLOOD = 3000  # requests that the daemon logs, of some 100 bytes each
@@ -34,13 +34,13 @@ class Daemon:
         config.write_text(
             f'[daemon]\nstate_dir = "{directory}/state"\ncontrol = {{ path = "{self.socket}" }}\n', encoding="utf-8"
         )
-        command = [sys.executable, "-m", "nsbridge.supervisor.daemon", "-c", str(config)]
+        command = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridged", "-c", str(config)]
         self.process = subprocess.Popen(command, stderr=fd)
         wait_until(self.socket.exists, "the control socket")
 
     def flood(self) -> None:
         """Let it log more than any pipe holds; each text is another, so none is held back as a repeat."""
-        with Client(str(self.socket), 5.0) as client:
+        with ControlClient(str(self.socket), 5.0) as client:
             for number in range(FLOOD):
                 with pytest.raises(NsbridgeError):
                     client.call("start", {"names": [f"nothing-{number:060}"]})

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.supervisor.commands import share
-from nsbridge.supervisor.commands.completion import PROGRAMS
-from nsbridge.supervisor.commands.model import Program
+from nsbridge.supervisor.cli.commands import share
+from nsbridge.supervisor.cli.commands.completion import PROGRAMS
+from nsbridge.supervisor.cli.commands.model import Program
 
 PAGES = {Path(name).name: text for name, text in share.files("0.1.0").items() if name.startswith("man/")}
 EXAMPLE = Path(__file__).parents[2] / "config" / "example.toml"
@@ -71,7 +71,7 @@ def test_the_page_of_the_configuration_shows_the_example_as_it_is() -> None:
 
 
 def test_a_command_writes_them_where_man_and_the_shells_look(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-m", "nsbridge.supervisor.commands.share", str(tmp_path)]
+    command = [sys.executable, "-P", "-m", "nsbridge.supervisor.cli.commands.share", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert written == set(share.files("0.1.0"))
@@ -80,7 +80,7 @@ def test_a_command_writes_them_where_man_and_the_shells_look(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 2), (["/proc/nowhere"], 1)])
 def test_a_wrong_directory_costs_one_line(arguments: list[str], code: int) -> None:
-    command = [sys.executable, "-P", "-m", "nsbridge.supervisor.commands.share", *arguments]
+    command = [sys.executable, "-P", "-m", "nsbridge.supervisor.cli.commands.share", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1)
 

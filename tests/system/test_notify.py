@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.supervisor.lifecycle import State
+from nsbridge.supervisor.lifecycle.table import State
 from nsbridge.supervisor.notify import Wanted, summary, take_from
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged
@@ -71,7 +71,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServiceM
 @contextmanager
 def started(daemon: Nsbridged, manager: ServiceManager, **env: str) -> Iterator[int]:
     """The daemon as systemd starts it; gives its pid."""
-    command = [sys.executable, "-m", "nsbridge.supervisor.daemon", "-c", str(daemon.config)]
+    command = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridged", "-c", str(daemon.config)]
     given = os.environ | {"NOTIFY_SOCKET": manager.address} | env
     with subprocess.Popen(["sh", "-c", 'WATCHDOG_PID=$$ exec "$@"', "sh", *command], env=given) as process:
         try:
@@ -123,7 +123,7 @@ def test_the_watchdog_is_fed_by_the_main_loop_and_hungers_when_that_is_stopped(
 def test_a_detached_daemon_says_that_it_is_the_main_process_now(tmp_path: Path, manager: ServiceManager) -> None:
     """The one that the manager started has ended."""
     daemon = Nsbridged(tmp_path, "")
-    command = [sys.executable, "-m", "nsbridge.supervisor.daemon", "--daemon", "-c", str(daemon.config)]
+    command = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridged", "--daemon", "-c", str(daemon.config)]
     assert subprocess.run(command, env=os.environ | {"NOTIFY_SOCKET": manager.address}, check=False).returncode == 0
     pid = int((tmp_path / "state/nsbridged.pid").read_text(encoding="ascii"))
     try:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from nsbridge.supervisor.client import Client
+from nsbridge.supervisor.cli.client import ControlClient
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged
 from tests.system.room import LIMIT, wait_until
@@ -34,7 +34,7 @@ def second(daemon: Nsbridged, control: str = "") -> subprocess.CompletedProcess[
     config = daemon.directory / "second.toml"
     control = control or str(daemon.socket)
     config.write_text(f'[daemon]\nstate_dir = "{daemon.directory}/state"\ncontrol = {{ path = "{control}" }}\n')
-    command = [sys.executable, "-m", "nsbridge.supervisor.daemon", "-c", str(config)]
+    command = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridged", "-c", str(config)]
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
 
 
@@ -51,7 +51,7 @@ def test_removed_control_socket_is_made_again(tmp_path: Path, pair: tuple[Any, A
     """Also a second time, and when something else took its name; callers that are connected stay."""
     with Nsbridged(tmp_path, route(pair[0].spec, pair[1].spec)) as daemon:
         daemon.wait_for("RUNNING")
-        with Client(str(daemon.socket), LIMIT) as connected:
+        with ControlClient(str(daemon.socket), LIMIT) as connected:
             for _ in range(2):
                 daemon.socket.unlink()
                 wait_until(daemon.answers, "it answers again", 5)

@@ -126,7 +126,7 @@ def test_no_process_outlives_a_killed_supervisor_and_the_next_start_works(
 def test_a_second_daemon_on_the_same_state_directory_refuses_to_start(tmp_path: Path) -> None:
     """It names the first, which is not disturbed."""
     with Nsbridged(tmp_path, "") as daemon:
-        second = run([sys.executable, "-m", "nsbridge.supervisor.daemon", "-c", daemon.config], check=False)
+        second = run([sys.executable, "-m", "nsbridge.supervisor.cli.nsbridged", "-c", daemon.config], check=False)
         assert second.returncode == 1
         assert str(daemon.pid).encode() in second.stderr
         assert second.stderr.count(b"\n") == 1

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from nsbridge.supervisor.topscreen import _ENTER, _LEAVE
+from nsbridge.supervisor.cli.topscreen import _ENTER, _LEAVE
 from tests.control_fake import (
     DEADLINE,
     FakeApi,

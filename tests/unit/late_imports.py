@@ -18,7 +18,7 @@ _AGENTS = str(Path(nsbridge.agents.__file__).parent)
 @cache
 def loaded_by_an_agent() -> frozenset[str]:
     """What the supervisor has loaded when it forks one."""
-    program = "import sys, nsbridge.supervisor.daemon; print(*sys.modules)"
+    program = "import sys, nsbridge.supervisor.cli.nsbridged; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return frozenset(done.stdout.split())
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from nsbridge.config.schema import LogConfig
-from nsbridge.supervisor.agentlog import AgentLog, LineBudget
-from nsbridge.supervisor.events import Events
-from nsbridge.supervisor.logs import Log, open_log
+from nsbridge.supervisor.lifecycle.agentlog import AgentLog, LineBudget
+from nsbridge.supervisor.log.events import Events
+from nsbridge.supervisor.log.log import Log, open_log
 
 
 def _agent_log() -> tuple[AgentLog, Log, Events]:

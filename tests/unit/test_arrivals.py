@@ -11,8 +11,8 @@ from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.endpoints.watch import PathWatch
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import Container, ContainerKind, LogConfig
-from nsbridge.supervisor.arrivals import Arrivals, places_of
-from nsbridge.supervisor.logs import open_log
+from nsbridge.supervisor.containers.arrivals import Arrivals, places_of
+from nsbridge.supervisor.log.log import open_log
 from tests.child import in_child
 
 

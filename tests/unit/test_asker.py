@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import Container, ContainerKind
-from nsbridge.supervisor import asker
-from nsbridge.supervisor.asker import BATCH, Answer, Asker, parse_answer
-from nsbridge.supervisor.engines import NoAnswer
-from nsbridge.supervisor.identity import Found, NotRunning, Refused
+from nsbridge.supervisor.containers import asker
+from nsbridge.supervisor.containers.asker import BATCH, Asker, Located, parse_answer
+from nsbridge.supervisor.containers.engines import NoAnswer
+from nsbridge.supervisor.containers.identity import ContainerRefused, Found, NotRunning
 
 LIMIT = 20.0
 
@@ -26,7 +26,7 @@ class Engine:
 
     def __init__(self, locate: Callable[[Container], Found]) -> None:
         self.loop = Loop()
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, Located] = {}
         self.asker = Asker(self.loop, ContainerKind.DOCKER, locate)
         self.most_children = 0
 
@@ -40,8 +40,8 @@ class Engine:
             self.most_children = max(self.most_children, len(self.asker._batches))
             assert self.loop.now() < deadline
 
-    def _keep(self, name: str) -> Callable[[Answer], None]:
-        def keep(answer: Answer) -> None:
+    def _keep(self, name: str) -> Callable[[Located], None]:
+        def keep(answer: Located) -> None:
             assert name not in self.answers, "answered twice"
             self.answers[name] = answer
 
@@ -90,7 +90,7 @@ def test_each_gets_its_own_answer(engine: Make) -> None:
             case "gone":
                 raise NotRunning('container "gönè" is exited')
             case "odd":
-                raise Refused("cannot be")
+                raise ContainerRefused("cannot be")
         return by_name(container)
 
     asked = engine(locate)
@@ -99,7 +99,7 @@ def test_each_gets_its_own_answer(engine: Make) -> None:
     assert (asked.answers["7"], asked.answers["8"]) == (Found(7, 34, ""), Found(8, 34, ""))
     assert isinstance(asked.answers["gone"], NotRunning)
     assert str(asked.answers["gone"]) == 'container "gönè" is exited'
-    assert isinstance(asked.answers["odd"], Refused)
+    assert isinstance(asked.answers["odd"], ContainerRefused)
 
 
 def test_400_agents_that_ask_at_once_do_not_make_400_children(engine: Make) -> None:

@@ -9,13 +9,13 @@ import pytest
 
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import Container, ContainerKind, HealthConfig, LogConfig, Namespace
-from nsbridge.supervisor.arrivals import Arrivals, Expectation
-from nsbridge.supervisor.asker import Answer, Inquiry
-from nsbridge.supervisor.attachment import LOOK_AT_LEAST_EVERY, LOOK_FIRST, Attachment
-from nsbridge.supervisor.events import Events
-from nsbridge.supervisor.identity import NotRunning, Refused
-from nsbridge.supervisor.logs import open_log
-from nsbridge.supervisor.services import Services
+from nsbridge.supervisor.containers.arrivals import Arrivals, Expectation
+from nsbridge.supervisor.containers.asker import Inquiry, Located
+from nsbridge.supervisor.containers.attachment import LOOK_AT_LEAST_EVERY, LOOK_FIRST, Attachment
+from nsbridge.supervisor.containers.identity import ContainerRefused, NotRunning
+from nsbridge.supervisor.lifecycle.services import Services
+from nsbridge.supervisor.log.events import Events
+from nsbridge.supervisor.log.log import open_log
 
 WEB = Container(ContainerKind.DOCKER, "web")
 
@@ -44,7 +44,7 @@ class ByHand(Arrivals):
         self.expected.append(Told(callback, is_watched=self.is_watched))
         return self.expected[-1]
 
-    def ask(self, container: Container, on_answer: Callable[[Answer], None], *, seen: bool) -> Inquiry:
+    def ask(self, container: Container, on_answer: Callable[[Located], None], *, seen: bool) -> Inquiry:
         self.asked.append((Inquiry(container, on_answer), seen))
         return self.asked[-1][0]
 
@@ -183,7 +183,7 @@ def test_nothing_is_expected_any_more_when_nobody_waits(agent: Agent, arrivals: 
     agent.attachment.locate()
     arrivals.expected[0].hint()
     if end == "refused":
-        arrivals.asked[-1][0].answer(Refused("no"))
+        arrivals.asked[-1][0].answer(ContainerRefused("no"))
     else:
         getattr(agent.attachment, end)()
     arrivals.expected[0].hint()

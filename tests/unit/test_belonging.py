@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents.entry import Refused
-from nsbridge.agents.journal import LOG_MORE, LOG_MORE_SLOT, LOG_POSITION, NOTE, RECORDS
-from nsbridge.agents.sinkjournal import BASELINE, INTENT, LATEST, PLACE, SENDERS
-from nsbridge.agents.state import State, open_state
+from nsbridge.agents.confinement.entry import RefusedForGood
+from nsbridge.agents.journal.sinkjournal import BASELINE, INTENT, LATEST, PLACE, SENDERS
+from nsbridge.agents.journal.sourcejournal import LOG_MORE, LOG_MORE_SLOT, LOG_POSITION, NOTE, RECORDS
+from nsbridge.agents.journal.state import AgentFiles, open_state
 from nsbridge.agents.wire import Message
 from nsbridge.config.schema import (
     AgentConfig,
@@ -41,7 +41,7 @@ KEEPS_MESSAGES = ("file", "file elsewhere", "queue", "queue elsewhere")
 KIND = {"spool": 1, "log": 2, "file": 0, "queue": 0}  # of the records
 
 
-def opened(tmp_path: Path, endpoint: Endpoint) -> State:
+def opened(tmp_path: Path, endpoint: Endpoint) -> AgentFiles:
     agent = AgentConfig("orders:web", Container(ContainerKind.HOST, ""), endpoint)
     said: list[str] = []
     state = open_state(str(tmp_path), agent, Window(), said.append)
@@ -49,7 +49,7 @@ def opened(tmp_path: Path, endpoint: Endpoint) -> State:
     return state
 
 
-def close(state: State) -> None:
+def close(state: AgentFiles) -> None:
     for fd in state.given:
         os.close(fd)
     assert state.source is not None
@@ -87,7 +87,7 @@ def test_what_is_pending_is_kept_for_who_can_read_it(tmp_path: Path, before: str
         close(state)
         return
     for _ in range(2):
-        with pytest.raises(Refused, match="2 messages that were taken by an endpoint of another kind or place"):
+        with pytest.raises(RefusedForGood, match="2 messages that were taken by an endpoint of another kind or place"):
             opened(tmp_path, ENDPOINTS[after])
     state = opened(tmp_path, ENDPOINTS[before])
     assert state.source is not None

@@ -23,10 +23,10 @@ import pytest
 from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.endpoints.file import FileSink, FileSource
-from nsbridge.agents.endpoints.log_sink import LogSink
-from nsbridge.agents.endpoints.log_source import LogSource
-from nsbridge.agents.endpoints.spool import SpoolSource
-from nsbridge.agents.endpoints.spool_sink import SpoolSink
+from nsbridge.agents.endpoints.log.sink import LogSink
+from nsbridge.agents.endpoints.log.source import LogSource
+from nsbridge.agents.endpoints.spool.sink import SpoolSink
+from nsbridge.agents.endpoints.spool.source import SpoolSource
 from nsbridge.agents.endpoints.watch import DirectoryWatch
 from nsbridge.agents.wire import Message, Run
 from nsbridge.config.schema import FileEndpoint, Framing, InDoubt, LogEndpoint, SpoolEndpoint

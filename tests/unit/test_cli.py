@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from nsbridge.config.errors import UsageError
-from nsbridge.supervisor import cli
+from nsbridge.supervisor.cli import nsbridge as cli
 
 PATHS = ["/proc/1/ns/ipc", "/proc/2/ns/mnt"]
-CLI = [sys.executable, "-P", "-m", "nsbridge.supervisor.cli"]
+CLI = [sys.executable, "-P", "-m", "nsbridge.supervisor.cli.nsbridge"]
 
 
 def _bridge(*arguments: str) -> dict[str, object]:
@@ -105,14 +105,14 @@ def test_demo_takes_messages_as_they_are() -> None:
 
 
 def test_help_imports_nothing_that_only_a_subcommand_needs() -> None:
-    show = "import sys, nsbridge.supervisor.cli as c\nc.main(['--help'])\nprint(*sys.modules)"
+    show = "import sys, nsbridge.supervisor.cli.nsbridge as c\nc.main(['--help'])\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", show], capture_output=True, text=True, timeout=30, check=True)
     loaded = {name for name in done.stdout.splitlines()[-1].split() if name.startswith("nsbridge.")}
-    assert {name for name in loaded if not name.startswith("nsbridge.supervisor.commands")} == {
+    assert {name for name in loaded if not name.startswith("nsbridge.supervisor.cli.commands")} == {
         "nsbridge.config",
         "nsbridge.config.errors",
         "nsbridge.supervisor",
-        "nsbridge.supervisor.cli",
+        "nsbridge.supervisor.cli.nsbridge",
     }
 
 

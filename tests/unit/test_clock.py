@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import nsbridge.agents.journal
+import nsbridge.agents.journal.sourcejournal
 
 ROOT = Path(nsbridge.agents.journal.__file__).parent.parent
 WALL = {
@@ -23,15 +23,15 @@ WALL = {
     "clock_gettime_ns",
 }
 ALLOWED = {
-    "agents/journalfile.py new_epoch": "a number that no journal had before; one that replaces another is later",
-    "agents/journalfile.py move_aside": "a file's name, which a person reads",
-    "agents/endpoints/log_siblings.py now": "compared with the births of files, which are wall time too",
-    "agents/dead.py add": "shown to a person",
-    "agents/dead.py _recount": "the age of a letter of an earlier life, for max_age; one from the future is young",
-    "supervisor/managed.py container_ended": "shown to a person",
-    "supervisor/events.py __init__": "when something happened, shown to a person",
-    "supervisor/commands/share.py _day": "the date of a man page, which a person reads",
-    "supervisor/journalview.py _time": "an epoch, shown to a person",
+    "agents/journal/journalfile.py new_epoch": "a number that no journal had before; a later journal has a later one",
+    "agents/journal/journalfile.py move_aside": "a file's name, which a person reads",
+    "agents/endpoints/log/siblings.py now": "compared with the births of files, which are wall time too",
+    "agents/dead/letters.py add": "shown to a person",
+    "agents/dead/letters.py _recount": "the age of an earlier life's letter, for max_age; one from the future is young",
+    "supervisor/lifecycle/agent.py container_ended": "shown to a person",
+    "supervisor/log/events.py __init__": "when something happened, shown to a person",
+    "supervisor/cli/commands/share.py _day": "the date of a man page, which a person reads",
+    "agents/journalreader.py _time": "an epoch, shown to a person",
 }
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from nsbridge.config.errors import UsageError
-from nsbridge.supervisor import ctl
-from nsbridge.supervisor.commands import helptext, nsbridge, nsbridgectl, nsbridged
-from nsbridge.supervisor.commands.model import Command, Operand, Program, Value
-from nsbridge.supervisor.commands.parse import Parsed, parse
+from nsbridge.supervisor.cli import nsbridgectl as ctl
+from nsbridge.supervisor.cli.commands import helptext, nsbridge, nsbridgectl, nsbridged
+from nsbridge.supervisor.cli.commands.model import Command, Operand, Program, Value
+from nsbridge.supervisor.cli.commands.parse import Parsed, parse
 
 PROGRAMS = (nsbridgectl.PROGRAM, nsbridge.PROGRAM, nsbridged.PROGRAM)
 PATHS = [(program, path) for program in PROGRAMS for path in program.command.walk()]

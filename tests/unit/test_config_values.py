@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from nsbridge.config import values
-from nsbridge.config.problems import Problem, Refused, dotted, nearest, quoted, shown
+from nsbridge.config.problems import InvalidValue, Problem, dotted, nearest, quoted, shown
 from nsbridge.config.schema import Container, ContainerKind, Delivery, User
 
 
 def refused(reader: Callable[[object], object], value: object) -> str:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidValue) as caught:
         reader(value)
     return f"{caught.value.what}; {caught.value.mend}"
 
@@ -276,5 +276,5 @@ def test_patterns_of_names_are_taken_as_they_are(pattern: str) -> None:
 
 @pytest.mark.parametrize("wrong", ["", "a/b", "a\0b", "x" * 256, 5, None])
 def test_what_is_no_pattern_of_a_name_is_refused(wrong: object) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidValue):
         values.name_pattern(wrong)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents import linux
-from nsbridge.agents.entry import Gone
-from nsbridge.agents.identity import IdMap
-from nsbridge.agents.surroundings import FileSurroundings, memory
+from nsbridge.agents.confinement.entry import Gone
+from nsbridge.agents.identity.identity import IdMap
+from nsbridge.agents.identity.surroundings import FileSurroundings, memory
 from nsbridge.config.schema import AgentConfig, Container, ContainerKind, SpoolEndpoint
 from tests.child import fork
 from tests.unit.test_entering import assignment

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from nsbridge.config.schema import Container, ContainerKind
-from nsbridge.supervisor import containers, engines, identity
-from nsbridge.supervisor.containers import NotRunning, Refused
+from nsbridge.supervisor.containers import engines, identity
+from nsbridge.supervisor.containers import locate as containers
+from nsbridge.supervisor.containers.locate import NotRunning, Refused
 
 SLACK = 1.0  # seconds
 WEB = Container(ContainerKind.DOCKER, "web")

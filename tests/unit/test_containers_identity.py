@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsbridge.config.schema import Container, ContainerKind
-from nsbridge.supervisor import containers, identity
-from nsbridge.supervisor.containers import NotRunning, Refused
+from nsbridge.supervisor.containers import identity
+from nsbridge.supervisor.containers import locate as containers
+from nsbridge.supervisor.containers.locate import NotRunning, Refused
 
 
 @given(st.text())

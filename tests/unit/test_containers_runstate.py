@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from nsbridge.config.schema import Container, ContainerKind
-from nsbridge.supervisor import containers, identity, listing, runstate
-from nsbridge.supervisor.containers import NotRunning, Refused
+from nsbridge.supervisor.containers import identity, listing
+from nsbridge.supervisor.containers import locate as containers
+from nsbridge.supervisor.containers import runtimes as runstate
+from nsbridge.supervisor.containers.locate import NotRunning, Refused
 
 RUNC = '{"id":"t1","init_process_pid":15685,"init_process_start":104284,"created":"2026-11-23T19:17:56Z","config":{}}'
 CRUN = '{"pid": 15880, "process-start-time": 104370, "cgroup-path": "", "bundle": "/b", "owner": "root"}'

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsbridge.supervisor import render
+from nsbridge.config.text import escape
+from nsbridge.supervisor.cli import render
 from tests.control_fake import agent, flow, status_document
 
 
@@ -93,17 +94,20 @@ def test_a_duration_is_readable(seconds: float, shown: str) -> None:
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_nothing_escaped_can_move_a_cursor_or_break_a_line(text: str) -> None:
-    escaped = render.escape(text)
+    escaped = escape(text)
     assert not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in escaped)
-    assert render.escape(escaped) == escaped
+    assert escape(escaped) == escaped
 
 
 def test_escapes_are_spelled_as_python_spells_them() -> None:
-    assert render.escape("a\x1b[2J\n\udc80\u202eü\x9b") == r"a\x1b[2J\n\udc80\u202eü\x9b"
+    assert escape("a\x1b[2J\n\udc80\u202eü\x9b") == r"a\x1b[2J\n\udc80\u202eü\x9b"
 
 
 def test_starting_loads_nothing_that_status_does_not_need() -> None:
-    program = "import sys; before = set(sys.modules); import nsbridge.supervisor.ctl; print(*set(sys.modules) - before)"
+    program = (
+        "import sys; before = set(sys.modules); import nsbridge.supervisor.cli.nsbridgectl; "
+        "print(*set(sys.modules) - before)"
+    )
     loaded = subprocess.run(
         [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {_search()!r}; {program}"],
         capture_output=True,

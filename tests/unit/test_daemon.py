@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nsbridge.config.errors import EXIT_NOT_PERMITTED, EXIT_OK, EXIT_USAGE
-from nsbridge.supervisor.daemon import main
+from nsbridge.supervisor.cli.nsbridged import main
 
 MALFORMED = sorted((Path(__file__).parent / "malformed").glob("*.toml"))
 EXAMPLE = Path(__file__).parents[2] / "config" / "example.toml"

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from nsbridge.agents.dead import DeadLetters
+from nsbridge.agents.dead.letters import DeadLetters
+from nsbridge.agents.dead.retries import DeadLetterRetries
 from nsbridge.agents.endpoints.base import Blocked
-from nsbridge.agents.journal import SourceJournal, open_source
+from nsbridge.agents.journal.sinkjournal import DEAD, NOT_DELIVERED, SinkJournal, open_sink
+from nsbridge.agents.journal.sourcejournal import SourceJournal, open_source
 from nsbridge.agents.loop import Loop
-from nsbridge.agents.retries import Retries
-from nsbridge.agents.sinkjournal import DEAD, NOT_DELIVERED, SinkJournal, open_sink
 from nsbridge.agents.wire import Message, Run
 
 STEM = f"{0xABC:016x}-{7:020d}"
@@ -159,8 +159,8 @@ class Host:
         self.said.append(text)
 
 
-def retries(box: int, host: Any) -> Retries:
-    return Retries(box, host.journal, host, fsync=None)
+def retries(box: int, host: Any) -> DeadLetterRetries:
+    return DeadLetterRetries(box, host.journal, host, fsync=None)
 
 
 def given(tmp_path: Path, seq: int, mtype: int, body: bytes, claim: str = "") -> str:

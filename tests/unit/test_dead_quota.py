@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from nsbridge.agents.dead import DeadLetters, NoRoomError, stem
-from nsbridge.agents.deadkeeper import DeadLetterKeeper
+from nsbridge.agents.dead.keeper import DeadLetterKeeper
+from nsbridge.agents.dead.letters import DeadLetters, NoRoomError, stem
+from nsbridge.agents.journal.sinkjournal import DEAD, DEAD_DROPPED, SinkJournal, open_sink
 from nsbridge.agents.loop import Loop
-from nsbridge.agents.sinkjournal import DEAD, DEAD_DROPPED, SinkJournal, open_sink
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import DeadConfig, WhenFull
 from tests.fake_host import killed_at
@@ -232,7 +232,7 @@ def test_no_kill_breaks_the_quota_or_loses_a_letter(tmp_path: Path, sink: SinkJo
         put(DeadLetters(fd, sink, OLDEST), 1, 2, 3)
         before = sink.handed
         sink.sent(3, 0)
-        with killed_at(line, "agents/dead.py", "agents/quota.py") as ran:
+        with killed_at(line, "agents/dead/letters.py", "agents/dead/quota.py") as ran:
             DeadLetters(fd, sink, OLDEST).add(message(4), "here", "why")
         sys.settrace(None)
         finished = ran[0] < line

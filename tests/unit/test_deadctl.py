@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 from typing import Any, cast
 
-from nsbridge.supervisor import deadctl
-from nsbridge.supervisor.client import Client
+from nsbridge.supervisor.cli import dead as deadctl
+from nsbridge.supervisor.cli.client import ControlClient
 
 
 class Answering:
@@ -36,7 +36,7 @@ def letter(seq: int, **facts: object) -> dict[str, object]:
 
 
 def run(result: dict[str, Any], *words: str, as_json: bool = False) -> tuple[list[str], int]:
-    return deadctl.run(cast("Client", Answering(result)), words[0], list(words[1:]), as_json=as_json)
+    return deadctl.run(cast(ControlClient, Answering(result)), words[0], list(words[1:]), as_json=as_json)
 
 
 def test_the_list_names_each_as_shortly_as_it_can_be_named() -> None:
@@ -97,5 +97,5 @@ def test_each_is_asked_of_its_own_method() -> None:
     ):
         answers = letter(1) | {"letters": [], "to_be_retried": {}, "more": False, "body": "", "cut": False}
         client = Answering(answers | {"done": [], "failed": [], "waiting": {}})
-        deadctl.run(cast("Client", client), words[0], words[1:], as_json=False)
+        deadctl.run(cast(ControlClient, client), words[0], words[1:], as_json=False)
         assert client.asked == asked

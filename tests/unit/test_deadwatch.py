@@ -11,9 +11,9 @@ import pytest
 
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import DeadConfig
-from nsbridge.supervisor import deadwatch
-from nsbridge.supervisor.deadwatch import Content, DeadWatch
-from nsbridge.supervisor.lifecycle import State
+from nsbridge.supervisor.health import deadwatch
+from nsbridge.supervisor.health.deadwatch import Content, DeadWatch
+from nsbridge.supervisor.lifecycle.table import State
 
 MANY = 84  # files that ten letters are forgiven
 LARGE = (1 << 20) + (64 << 20)

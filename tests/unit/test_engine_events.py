@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsbridge.supervisor import engine_events
-from nsbridge.supervisor.engine_events import EVENT_LIMIT, SOMETHING, Events, parse_event, parse_started
+from nsbridge.supervisor.containers import engine_events
+from nsbridge.supervisor.containers.engine_events import EVENT_LIMIT, SOMETHING, EventParser, parse_event, parse_started
 
 ID = "5203" * 16
 # As dockerd 20.10 and podman 4.3 said it.
@@ -78,7 +78,7 @@ def test_no_bytes_break_the_reading_of_a_line(line: bytes) -> None:
 @given(st.lists(st.sampled_from([DOCKER, PODMAN, ""]), max_size=5), st.lists(st.integers(0, 2000), max_size=20))
 def test_events_are_the_same_however_they_are_cut(said: list[str], cuts: list[int]) -> None:
     stream = "".join(line + "\n" for line in said).encode()
-    events, told = Events(), []
+    events, told = EventParser(), []
     places = sorted({0, *(min(cut, len(stream)) for cut in cuts), len(stream)})
     for start, end in itertools.pairwise(places):
         told += events.feed(stream[start:end])
@@ -87,7 +87,7 @@ def test_events_are_the_same_however_they_are_cut(said: list[str], cuts: list[in
 
 def test_an_event_that_is_too_long_is_not_kept_and_does_not_hide_the_next() -> None:
     """A container's labels may be of any length."""
-    events = Events()
+    events = EventParser()
     piece = b"x" * 60_000
     for _ in range(EVENT_LIMIT // len(piece) + 5):
         assert events.feed(piece) == []
@@ -96,7 +96,7 @@ def test_an_event_that_is_too_long_is_not_kept_and_does_not_hide_the_next() -> N
 
 
 def test_an_event_without_end_is_an_error() -> None:
-    events = Events()
+    events = EventParser()
     piece = b"x" * 1_000_000
     for _ in range(engine_events.ENDLESS // len(piece)):
         events.feed(piece)

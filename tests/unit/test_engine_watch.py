@@ -12,9 +12,9 @@ import pytest
 
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import ContainerKind, LogConfig
-from nsbridge.supervisor import engine_watch
-from nsbridge.supervisor.engine_watch import EngineWatch
-from nsbridge.supervisor.logs import Log, open_log
+from nsbridge.supervisor.containers import engine_watch
+from nsbridge.supervisor.containers.engine_watch import EngineWatch
+from nsbridge.supervisor.log.log import Log, open_log
 
 LIMIT = 20.0  # seconds for anything to happen
 ID = "5203" * 16

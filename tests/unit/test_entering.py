@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents import entry, linux, seccomp
-from nsbridge.agents.entry import Assignment
+from nsbridge.agents import linux
+from nsbridge.agents.confinement import entry, seccomp
+from nsbridge.agents.confinement.entry import Assignment
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import (
     AgentConfig,
@@ -117,7 +118,9 @@ def test_an_agent_joins_a_namespace_by_its_file(container: int) -> None:
 
 
 def test_the_host_s_own_namespace_is_refused() -> None:
-    with pytest.raises(entry.Refused, match=r"the ipc namespace of pid:1 is the host's own; .* container = \"host\""):
+    with pytest.raises(
+        entry.RefusedForGood, match=r"the ipc namespace of pid:1 is the host's own; .* container = \"host\""
+    ):
         entry.join(assignment())
 
 

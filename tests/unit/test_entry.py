@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents import entry, linux
+from nsbridge.agents import linux
+from nsbridge.agents.confinement import entry
 from nsbridge.agents.fork import EXIT_AGAIN
 from tests.child import Family, be_subreaper, exit_code, in_child
 

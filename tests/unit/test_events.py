@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nsbridge.supervisor.events import KEPT, Events, Happening
+from nsbridge.supervisor.log.events import KEPT, Events, Happening
 
 
 def test_an_event_has_time_name_kind_before_after_and_detail() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents.endpoints.files import Kept, Tree
+from nsbridge.agents.endpoints.files import CachedFile, Tree
 from tests.unit.test_blocked_reasons import Source, passes, waits
 
 
-class Unreadable(Kept):
+class Unreadable(CachedFile):
     """A file of which read(2) says EISDIR while it is told to fail."""
 
     fails = True

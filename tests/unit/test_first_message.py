@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sysv_ipc
 
-from nsbridge.agents.sinkjournal import IN_DOUBT, SENDERS
+from nsbridge.agents.journal.sinkjournal import IN_DOUBT, SENDERS
 from nsbridge.agents.wire import Run
 from tests.exact_life import EPOCH, Foreigner, a_queue, contents, die_sending, live
 

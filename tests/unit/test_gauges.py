@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from nsbridge.supervisor import health
-from nsbridge.supervisor.gauges import MIN_AGE, OWN_AT_ONCE, OWN_MIN_AGE, Gauges
-from nsbridge.supervisor.managed import Managed
-from nsbridge.supervisor.usage import Meter
+from nsbridge.supervisor.health import processes as health
+from nsbridge.supervisor.health.gauges import MIN_AGE, OWN_AT_ONCE, OWN_MIN_AGE, Gauges
+from nsbridge.supervisor.host.usage import Meter
+from nsbridge.supervisor.lifecycle.agent import ManagedAgent
 
 
 class Config:
@@ -56,7 +56,7 @@ def clock() -> Clock:
 
 def _of(measured: Gauges, agents: list[Agent]) -> dict[str, Any]:
     """Ask as Api does, with a child that measures 100 bytes for each process; how many it measured is `owns`."""
-    managed = cast("list[Managed]", agents)
+    managed = cast(list[ManagedAgent], agents)
     due = measured.due(managed)
     measured.learn(managed, dict.fromkeys(due, 100))
     return measured.of(managed) | {"owns": len(due)}
@@ -122,7 +122,7 @@ def test_an_agent_that_is_gone_is_not_remembered(clock: Clock) -> None:
 def test_what_cannot_be_measured_keeps_what_was_known(clock: Clock) -> None:
     measured, agent = Gauges(clock, CountingMeter), Agent("a:b", 1)
     assert _of(measured, [agent])["processes"]["a:b"]["own"] == 100
-    measured.learn(cast("list[Managed]", [agent]), {1: None})
+    measured.learn(cast(list[ManagedAgent], [agent]), {1: None})
     assert _of(measured, [agent])["processes"]["a:b"]["own"] == 100
 
 

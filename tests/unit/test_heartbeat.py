@@ -19,13 +19,15 @@ from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import (
     HealthConfig,
 )
-from nsbridge.supervisor import health, healthcheck, usage
-from nsbridge.supervisor.events import Events
-from nsbridge.supervisor.healthcheck import HealthCheck
-from nsbridge.supervisor.lifecycle import State
-from nsbridge.supervisor.process import AgentProcess
-from nsbridge.supervisor.services import Services
-from nsbridge.supervisor.usage import Usage
+from nsbridge.supervisor.health import check as healthcheck
+from nsbridge.supervisor.health import processes as health
+from nsbridge.supervisor.health.check import HealthCheck
+from nsbridge.supervisor.host import usage
+from nsbridge.supervisor.host.usage import Usage
+from nsbridge.supervisor.lifecycle.process import AgentProcess
+from nsbridge.supervisor.lifecycle.services import Services
+from nsbridge.supervisor.lifecycle.table import State
+from nsbridge.supervisor.log.events import Events
 
 HEALTH = HealthConfig(deadline=15.0)
 

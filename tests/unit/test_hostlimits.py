@@ -18,9 +18,9 @@ from nsbridge.config.schema import (
     SpoolEndpoint,
     User,
 )
-from nsbridge.supervisor.hostlimits import Host, read_host, shortages
+from nsbridge.supervisor.host.limits import HostLimits, read_host, shortages
 
-AMPLE = Host(instances=100_000, watches=1_000_000, descriptors=100_000, pids=1_000_000, tasks=1_000_000)
+AMPLE = HostLimits(instances=100_000, watches=1_000_000, descriptors=100_000, pids=1_000_000, tasks=1_000_000)
 
 
 def config(routes: int, delivery: Delivery = Delivery.EXACTLY_ONCE, uids: int = 0) -> Config:
@@ -44,7 +44,7 @@ def test_a_host_with_ample_limits_is_not_complained_of() -> None:
 
 
 def test_debian_s_limits_are_enough_for_a_few_routes() -> None:
-    assert shortages(config(10), Host(128, 65536, 1024, 32768, 4096)) == []
+    assert shortages(config(10), HostLimits(128, 65536, 1024, 32768, 4096)) == []
 
 
 def test_two_hundred_routes_of_one_user_need_more_inotify_instances_than_there_are_by_default() -> None:

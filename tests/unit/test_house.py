@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.supervisor.commands import share
+from nsbridge.supervisor.cli.commands import share
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("config", "agents", "supervisor")  # each may import itself and those before it
@@ -32,12 +32,12 @@ HOMES = {
     "cattrs": "config/load.py",
     "ctypes": "agents/linux.py",
     "inotify_simple": "agents/endpoints/watch.py",
-    "sysv_ipc": "agents/endpoints/queue.py",
-    "daemon": "supervisor/detach.py",
-    "lockfile": "supervisor/detach.py",
-    "psutil": "supervisor/health.py",
+    "sysv_ipc": "agents/endpoints/queue/queue.py",
+    "daemon": "supervisor/host/detach.py",
+    "lockfile": "supervisor/host/detach.py",
+    "psutil": "supervisor/health/processes.py",
 }
-CONTAINER_PROGRAMS = "supervisor/demo/echo_*.py"
+CONTAINER_PROGRAMS = "supervisor/cli/demo/echo_*.py"
 DISTRIBUTIONS = {  # import name → what pip installs, for those that are declared
     "cattrs": "cattrs",
     "inotify_simple": "inotify_simple",
@@ -165,7 +165,7 @@ def test_there_is_one_fork() -> None:
     forks = [
         f"{_name(path)}:{line}"
         for path in PRODUCT
-        if not path.match("supervisor/demo/*.py")
+        if not path.match("supervisor/cli/demo/*.py")
         for line, name in [*_imports(path), *_calls(path)]
         if name.split(".")[0] == "multiprocessing" or name in {"os.fork", "os.forkpty", "pty.fork"}
     ]

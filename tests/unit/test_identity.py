@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents import linux
-from nsbridge.agents.entry import Gone, Refused
-from nsbridge.agents.identity import Evidence, IdMap, Ids, Memory, decide, parse_map
+from nsbridge.agents.confinement.entry import Gone, RefusedForGood
+from nsbridge.agents.identity.identity import IdMap, Ids, Memory, UserEvidence, decide, parse_map
 from tests.child import fork
 
 ROOT, APP, OTHER = Ids(0, 0), Ids(1000, 1000), Ids(1001, 1001)
@@ -28,8 +28,8 @@ def decided(ids: IdMap, **about: object) -> Ids | str:
     """The user, or the name of what was raised."""
     fields = {"where": "/data/out", "owner": None, "maker": ROOT} | about
     try:
-        return decide(Evidence(**fields), ids)  # type: ignore[arg-type]
-    except (Gone, Refused) as error:
+        return decide(UserEvidence(**fields), ids)  # type: ignore[arg-type]
+    except (Gone, RefusedForGood) as error:
         return type(error).__name__
 
 
@@ -110,8 +110,8 @@ def test_another_group_of_the_same_user_is_followed() -> None:
 
 
 def test_error_of_an_owner_change_names_the_fix() -> None:
-    with pytest.raises(Refused) as refused:
-        decide(Evidence("/data/out", OTHER, ROOT, remembered=APP), PLAIN)
+    with pytest.raises(RefusedForGood) as refused:
+        decide(UserEvidence("/data/out", OTHER, ROOT, remembered=APP), PLAIN)
     assert str(refused.value) == (
         'the owner of /data/out has changed from 1000:1000 to 1001:1001: set user = "1001:1001" on the agent if that '
         'is right, or user = "owner" to follow each change of the owner'

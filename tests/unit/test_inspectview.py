@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nsbridge.supervisor import inspectview
+from nsbridge.supervisor.cli import inspect as inspectview
 from tests.control_fake import inspected
 
 

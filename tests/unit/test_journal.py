@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
-from nsbridge.agents import journal, journalfile, linux, sinkjournal
-from nsbridge.agents.journal import NOTE
-from nsbridge.agents.journalfile import PAGE, FullError, NewerVersionError
-from nsbridge.agents.sinkjournal import SinkJournal
-from nsbridge.agents.store import NoteStore
+from nsbridge.agents import linux
+from nsbridge.agents.journal import journalfile, sinkjournal
+from nsbridge.agents.journal import sourcejournal as journal
+from nsbridge.agents.journal.journalfile import PAGE, FullError, NewerVersionError
+from nsbridge.agents.journal.sinkjournal import SinkJournal
+from nsbridge.agents.journal.sourcejournal import NOTE
+from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.wire import Message
 from tests import child
 from tests.journals import ENTRIES, ONE, RING, THREE, TWO, content, hear, receive_into, sink, source, used

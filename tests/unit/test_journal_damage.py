@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nsbridge.agents import journal, linux
-from nsbridge.agents.journalfile import PAGE
-from nsbridge.agents.sinkjournal import SinkJournal
+from nsbridge.agents import linux
+from nsbridge.agents.journal import sourcejournal as journal
+from nsbridge.agents.journal.journalfile import PAGE
+from nsbridge.agents.journal.sinkjournal import SinkJournal
 from tests.journals import ENTRIES, ONE, THREE, aside, content, sink, source, used, was_moved_aside
 
 HEADER = 52  # bytes: the fields and their checksum

@@ -16,14 +16,15 @@ from typing import Any
 
 import pytest
 
-from nsbridge.agents import journal, journalfile, sinkjournal, state
-from nsbridge.agents.journal import RECORD, checksum, open_source
-from nsbridge.agents.journalfile import PAGE, SINK, SOURCE, Header, LeftAloneError, TooLargeError, seal
-from nsbridge.agents.sinkjournal import open_sink
+from nsbridge.agents import journalreader
+from nsbridge.agents.journal import journalfile, sinkjournal, state
+from nsbridge.agents.journal import sourcejournal as journal
+from nsbridge.agents.journal.journalfile import PAGE, SINK, SOURCE, Header, LeftAloneError, TooLargeError, seal
+from nsbridge.agents.journal.sinkjournal import open_sink
+from nsbridge.agents.journal.sourcejournal import RECORD, checksum, open_source
 from nsbridge.agents.wire import Message
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, Container, ContainerKind, FileEndpoint, LogEndpoint
-from nsbridge.supervisor import journalview
 from tests.child import in_child
 
 ENTRIES, RING = 103, 64 << 10
@@ -154,15 +155,15 @@ def test_cut_sink_journal_is_no_bug_of_the_supervisor(tmp_path: Path, length: in
     path = tmp_path / "a.in"
     open_sink(str(path)).close()
     os.truncate(path, length)
-    assert journalview.handed(str(path)) is None
+    assert journalreader.handed(str(path)) is None
     with pytest.raises(NsbridgeError, match=r"is no nsbridge journal|is damaged"):
-        journalview.read(str(path), None)
+        journalreader.read(str(path), None)
 
 
 def test_viewer_reads_a_journal_of_many_entries_in_bounded_time(tmp_path: Path) -> None:
     path = tmp_path / "a.out"
     forge(path, 1 << 30, RING, (1 << 30) - 1)
-    assert "is outside the ring" in bounded(lambda: journalview.read(str(path), None))
+    assert "is outside the ring" in bounded(lambda: journalreader.read(str(path), None))
 
 
 def test_viewer_counts_what_it_does_not_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,8 +172,8 @@ def test_viewer_counts_what_it_does_not_look_at(tmp_path: Path, monkeypatch: pyt
     for number in range(900):
         made.append(Message(1, b"%d" % number))
     made.close()
-    monkeypatch.setattr(journalview, "MOST_LISTED", 100)
-    facts = journalview.read(str(path), 5)
+    monkeypatch.setattr(journalreader, "MOST_LISTED", 100)
+    facts = journalreader.read(str(path), 5)
     assert (facts["pending"], facts["confirmed"], facts["omitted"]) == (900, 0, 895)
 
 
@@ -180,10 +181,10 @@ def test_viewer_reads_long_messages_in_little_memory(tmp_path: Path) -> None:
     """Twenty of 60 MB each that share a hole, then one that is longer than any message."""
     path = tmp_path / "a.out"
     forge(path, ENTRIES, 70 << 20, 40, 60 << 20)
-    facts = bounded(lambda: journalview.read(str(path), None))
+    facts = bounded(lambda: journalreader.read(str(path), None))
     assert (facts["pending"], facts["pending_bytes"]) == (40, 20 * (60 << 20))
     forge_long(path)
-    assert "which cannot be" in bounded(lambda: journalview.read(str(path), None))
+    assert "which cannot be" in bounded(lambda: journalreader.read(str(path), None))
 
 
 # -- what an agent can make of its files
@@ -193,7 +194,7 @@ def test_agent_cannot_make_its_journal_longer(tmp_path: Path) -> None:
     """EFBIG, and no signal that kills. A log that an agent appends to may have any length."""
     made = open_source(str(tmp_path / "a.out"), ENTRIES, RING)
     sink = sinkjournal.open_sink(str(tmp_path / "a.in"))
-    opened = state.State(made, sink, -1, -1, -1)
+    opened = state.AgentFiles(made, sink, -1, -1, -1)
 
     def grow(endpoint: Any) -> list[str]:
         state.bound_files(AgentConfig("r:a", Container(ContainerKind.HOST, ""), endpoint))

@@ -14,7 +14,7 @@ from pathlib import Path
 import sysv_ipc
 
 from nsbridge.agents import linux
-from nsbridge.agents.journalfile import PAGE, FullError
+from nsbridge.agents.journal.journalfile import PAGE, FullError
 from nsbridge.agents.wire import Message
 from tests import child
 from tests.journals import content, source

@@ -16,15 +16,17 @@ from typing import Any
 
 import pytest
 
-from nsbridge.agents import journal, sinkjournal
-from nsbridge.agents.endpoints import spool_notes
-from nsbridge.agents.endpoints.log_notes import Note
-from nsbridge.agents.journal import SourceJournal, open_source
-from nsbridge.agents.journalfile import PAGE
-from nsbridge.agents.sinkjournal import SinkJournal, open_sink
-from nsbridge.agents.store import NoteStore
+from nsbridge.agents import journalreader
+from nsbridge.agents.endpoints.log.notes import Note
+from nsbridge.agents.endpoints.spool import notes as spool_notes
+from nsbridge.agents.journal import sinkjournal
+from nsbridge.agents.journal import sourcejournal as journal
+from nsbridge.agents.journal.journalfile import PAGE
+from nsbridge.agents.journal.sinkjournal import SinkJournal, open_sink
+from nsbridge.agents.journal.sourcejournal import SourceJournal, open_source
+from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.wire import Message
-from nsbridge.supervisor import cli, journalview
+from nsbridge.supervisor.cli import nsbridge as cli
 
 _ENTRIES = 103  # of a window of 100 messages
 _RING = 1 << 16
@@ -236,7 +238,7 @@ def test_a_journal_that_is_being_written_is_never_called_damaged(tmp_path: Path)
     path = tmp_path / "a.out"
     writer = (
         "import sys\n"
-        "from nsbridge.agents.journal import open_source\n"
+        "from nsbridge.agents.journal.sourcejournal import open_source\n"
         "from nsbridge.agents.wire import Message\n"
         f"journal = open_source(sys.argv[1], {_ENTRIES}, 4096)\n"
         "print('begun', flush=True)\n"
@@ -253,7 +255,7 @@ def test_a_journal_that_is_being_written_is_never_called_damaged(tmp_path: Path)
             deadline = time.monotonic() + 60
             while len({look["taken"] for look in looks}) < 100:
                 assert time.monotonic() < deadline, "the writer does not get on"
-                looks.append(journalview.read(str(path), None))
+                looks.append(journalreader.read(str(path), None))
             with path.open("rb") as file, pytest.raises(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         finally:

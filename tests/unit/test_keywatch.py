@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from nsbridge.agents import entry
-from nsbridge.agents.endpoints.queue import numeric_key
+from nsbridge.agents.confinement import entry
+from nsbridge.agents.endpoints.queue.queue import numeric_key
 from nsbridge.agents.fork import Child
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import FtokKey, QueueEndpoint, QueueIn, QueueOut
-from nsbridge.supervisor import keywatch
-from nsbridge.supervisor.keywatch import KeyWatch
-from nsbridge.supervisor.lifecycle import State
+from nsbridge.supervisor.lifecycle.table import State
+from nsbridge.supervisor.routes import keywatch
+from nsbridge.supervisor.routes.keywatch import KeyWatch
 
 LIMIT = 20.0  # seconds
 

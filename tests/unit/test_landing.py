@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents import journal
-from nsbridge.agents.journal import SourceJournal
-from nsbridge.agents.journalfile import PAGE
+from nsbridge.agents.journal import sourcejournal as journal
+from nsbridge.agents.journal.journalfile import PAGE
+from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.wire import Message
 
 ENTRIES, RING = 8, 4096

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents import entry, landlock, linux
+from nsbridge.agents import linux
+from nsbridge.agents.confinement import entry, landlock
 from nsbridge.config.schema import AgentConfig, Container, ContainerKind, SpoolEndpoint
 from tests.child import in_child
 

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from nsbridge.supervisor.lifecycle import TABLE, Action, Event, State, UnexpectedEventError, step
+from nsbridge.supervisor.lifecycle.table import TABLE, Action, Event, State, UnexpectedEventError, step
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "lifecycle.md"
 A, E, S = Action, Event, State
@@ -277,7 +277,7 @@ def _cell(state: State, event: Event) -> str:
 
 _HEAD = """# The life of an agent
 
-Drawn from `TABLE` in supervisor/lifecycle.py by `python tests/unit/test_lifecycle.py > docs/lifecycle.md`; a test
+Drawn from `TABLE` in supervisor/lifecycle/table.py by `python tests/unit/test_lifecycle.py > docs/lifecycle.md`; a test
 compares. An arrow says *event / actions*; what an event or an action means stands beside its name in that file. Events
 that change nothing are in the table below only.
 """

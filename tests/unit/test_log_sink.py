@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents import sinkjournal
-from nsbridge.agents.endpoints.log_sink import LogSink
+from nsbridge.agents.endpoints.log.sink import LogSink
+from nsbridge.agents.journal import sinkjournal
 from nsbridge.config.schema import Framing, InDoubt, LogEndpoint
 from tests.fake_host import Killed, SinkHost, killed_at
 
-PARTS = ("endpoints/log_", "agents/journal.py")
+PARTS = ("endpoints/log_", "agents/journal/sourcejournal.py")
 
 
 class Life:

@@ -15,8 +15,8 @@ import pytest
 
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import LogConfig
-from nsbridge.supervisor.logs import KEPT, Entry, Log, open_log
-from nsbridge.supervisor.repeats import BURST, REMEMBERED, WINDOW, Repeats, Said
+from nsbridge.supervisor.log.log import KEPT, Entry, Log, open_log
+from nsbridge.supervisor.log.repeats import BURST, REMEMBERED, WINDOW, Repeats, Said
 
 HOSTILE = "a\x1b[2J\r\nfake line\x00\u202e\udc80\x9b"
 ESCAPED = r"a\x1b[2J\r\nfake line\x00\u202e\udc80\x9b"
@@ -101,7 +101,7 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
 def test_stderr_is_where_it_goes_without_a_file() -> None:
     program = """
 from nsbridge.config.schema import LogConfig
-from nsbridge.supervisor.logs import open_log
+from nsbridge.supervisor.log.log import open_log
 log = open_log(LogConfig()); log.info("a:b", "on stderr"); log.close()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -113,7 +113,7 @@ def test_a_broken_stderr_is_survived_and_counted() -> None:
     program = """
 import os, sys
 from nsbridge.config.schema import LogConfig
-from nsbridge.supervisor.logs import open_log
+from nsbridge.supervisor.log.log import open_log
 reader, writer = os.pipe(); os.dup2(writer, 2); os.close(reader)
 log = open_log(LogConfig()); log.info("", "one"); log.info("", "two"); print(log.lost)
 os.dup2(os.open("/dev/null", os.O_WRONLY), 2); log.close()

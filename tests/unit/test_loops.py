@@ -27,14 +27,14 @@ from nsbridge.config.schema import (
     RouteConfig,
     SpoolEndpoint,
 )
-from nsbridge.supervisor import loops
-from nsbridge.supervisor.arrivals import Arrivals
-from nsbridge.supervisor.events import Events
-from nsbridge.supervisor.lifecycle import State
-from nsbridge.supervisor.logs import open_log
-from nsbridge.supervisor.loops import Circles, Serving
-from nsbridge.supervisor.route import Route
-from nsbridge.supervisor.services import Services
+from nsbridge.supervisor.containers.arrivals import Arrivals
+from nsbridge.supervisor.lifecycle.services import Services
+from nsbridge.supervisor.lifecycle.table import State
+from nsbridge.supervisor.log.events import Events
+from nsbridge.supervisor.log.log import open_log
+from nsbridge.supervisor.routes import loops
+from nsbridge.supervisor.routes.loops import Circles, Serving
+from nsbridge.supervisor.routes.route import Route
 
 ONE, TWO = Container(ContainerKind.RUNC, "one"), Container(ContainerKind.RUNC, "two")
 SHARED = 7  # inode of a namespace
@@ -151,10 +151,10 @@ def test_route_whose_container_has_ended_feeds_nobody(tmp_path: Path) -> None:
     """The kernel gives the number of a namespace that has gone to the next one: to that of another container."""
     loop, log = Loop(), open_log(LogConfig(file=str(tmp_path / "log")))
     services = Services(loop, log, Events(), str(tmp_path), Arrivals(loop, log), HealthConfig())
-    hub = Container(ContainerKind.RUNC, "hub")
+    hub, circles = Container(ContainerKind.RUNC, "hub"), Circles()
     routes = [
-        Route(services, route(putting(1), taking(2), "evil", other=hub), lambda _agent: None),
-        Route(services, route(taking(1), putting(2), "honest", other=hub), lambda _agent: None),
+        Route(services, route(putting(1), taking(2), "evil", other=hub), circles, lambda _agent: None),
+        Route(services, route(taking(1), putting(2), "honest", other=hub), circles, lambda _agent: None),
     ]
     evil, honest = routes
     try:
@@ -164,7 +164,7 @@ def test_route_whose_container_has_ended_feeds_nobody(tmp_path: Path) -> None:
         _serve_in(honest, 7, 8)
         warned: list[str] = []
         agent = honest.agents[0].config.name
-        assert services.circles.ready(agent, honest._serving(), lambda _name, text: warned.append(text)) == ""
+        assert circles.ready(agent, honest._serving(), lambda _name, text: warned.append(text)) == ""
         assert warned == []
     finally:
         for made in routes:

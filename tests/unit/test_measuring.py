@@ -13,10 +13,11 @@ import pytest
 
 from nsbridge.agents.loop import Loop
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.supervisor import errands, measuring
-from nsbridge.supervisor.errands import Errand, Errands, Outcome, answer_line
-from nsbridge.supervisor.measuring import Found, Measurer
-from nsbridge.supervisor.turns import Turns
+from nsbridge.supervisor.control import errands
+from nsbridge.supervisor.control.errands import Errand, Errands, Outcome, answer_line
+from nsbridge.supervisor.control.turns import Turns
+from nsbridge.supervisor.health import measuring
+from nsbridge.supervisor.health.measuring import Found, Measurer
 
 DEADLINE = 20.0  # seconds
 

@@ -11,8 +11,8 @@ import pytest
 
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.loop import Loop
-from nsbridge.supervisor import places
-from nsbridge.supervisor.places import Place, Places
+from nsbridge.supervisor.containers import places
+from nsbridge.supervisor.containers.places import Places, WatchedPlace
 from tests.child import in_child
 
 LIMIT = 20.0  # seconds for an event to come
@@ -26,7 +26,7 @@ class Waiting:
         self.places = Places(self.loop)
         self.told = 0
 
-    def expect(self, directory: Path, name: str = "") -> Place:
+    def expect(self, directory: Path, name: str = "") -> WatchedPlace:
         return self.places.expect(str(directory), name, self.tell)
 
     def tell(self) -> None:
@@ -157,7 +157,7 @@ def test_many_may_wait_in_one_directory_and_one_that_is_cancelled_is_told_nothin
 
 
 def test_one_may_be_cancelled_by_another_s_callback(waiting: Waiting, tmp_path: Path) -> None:
-    made: list[Place] = []
+    made: list[WatchedPlace] = []
 
     def cancel_all() -> None:
         waiting.tell()

@@ -31,8 +31,8 @@ from nsbridge.config.schema import (
     User,
     Window,
 )
-from nsbridge.supervisor import plan
-from nsbridge.supervisor.plan import compare, may_meet
+from nsbridge.supervisor.routes import plan
+from nsbridge.supervisor.routes.plan import compare, may_meet
 
 WEB = Container(ContainerKind.DOCKER, "web")
 LEGACY = Container(ContainerKind.RUNC, "legacy")

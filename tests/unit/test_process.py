@@ -14,11 +14,11 @@ from typing import cast
 import pytest
 from inotify_simple import INotify, flags
 
-from nsbridge.agents.entry import Assignment, close_all_but
+from nsbridge.agents.confinement.entry import Assignment, close_all_but
 from nsbridge.agents.fork import fork, let_go_of_first
 from nsbridge.agents.loop import Loop
-from nsbridge.supervisor import spawn
-from nsbridge.supervisor.process import AgentProcess, Channel, signal_name
+from nsbridge.supervisor.host import spawn
+from nsbridge.supervisor.lifecycle.process import AgentProcess, Channel, signal_name
 
 LIMIT = 10.0  # seconds
 PASSES_A_SECOND = 200  # of a loop that nothing else keeps busy, at most, while one agent floods

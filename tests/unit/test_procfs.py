@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsbridge.agents import linux
-from nsbridge.supervisor import health, identity, procfs, usage
+from nsbridge.supervisor.containers import identity
+from nsbridge.supervisor.host import procfs, usage
 from tests import child
 
 # proc_pid_stat(5): fields 3 to 22
@@ -133,7 +134,7 @@ def test_real_process_cannot_forge_who_it_is(name: bytes) -> None:
         held.close()
         assert not identity.is_init_of_its_own(pid)
         assert usage.children_among(os.getpid(), [0, 1, pid, 1 << 63]) == [pid]
-        assert health.confinement(pid, 0) == {"seccomp": False, "landlock": 0, "no_new_privs": False}
+        assert procfs.confinement(pid, 0) == {"seccomp": False, "landlock": 0, "no_new_privs": False}
 
 
 def test_many_groups_do_not_hide_what_comes_after_them() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents.endpoints.queue import key_and_makers
+from nsbridge.agents.endpoints.queue.queue import key_and_makers
 from nsbridge.config.schema import FtokKey
 
 

@@ -9,7 +9,7 @@ import pytest
 import sysv_ipc
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints.queue_look import FARTHEST, CrowdedError, Look
+from nsbridge.agents.endpoints.queue.look import FARTHEST, CrowdedError, QueuePeek
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_the_messages_are_those_that_msgrcv_gives(
 ) -> None:
     for kind, body in ((5, b"333"), (2, b"1"), (2, b"4444"), (4, b"22")):
         queue.send(body, False, kind)
-    assert Look(mtype).next(queue.id, 9, 100) == found
+    assert QueuePeek(mtype).next(queue.id, 9, 100) == found
     for kind, length in found:
         assert len(queue.receive(False, kind)[0]) == length
 
@@ -53,7 +53,7 @@ def test_no_more_are_looked_at_than_there_is_room_for(
     """Where one message more than fits is allowed for, as when they are taken one by one."""
     for body in (b"333", b"1", b"4444", b"22"):
         queue.send(body)
-    assert len(Look(0).next(queue.id, most, size)) == count
+    assert len(QueuePeek(0).next(queue.id, most, size)) == count
 
 
 def test_a_queue_full_of_others_messages_costs_a_moment(queue: sysv_ipc.MessageQueue) -> None:
@@ -62,14 +62,14 @@ def test_a_queue_full_of_others_messages_costs_a_moment(queue: sysv_ipc.MessageQ
     queue.send(b"x", False, 5)
     started = time.process_time()
     with pytest.raises(CrowdedError, match="1024 messages of other types are in front"):
-        Look(5).next(queue.id, 1, 1)
+        QueuePeek(5).next(queue.id, 1, 1)
     assert time.process_time() - started < 1.0
 
 
 def test_what_is_just_near_enough_is_found(queue: sysv_ipc.MessageQueue) -> None:
     fill(queue, 9, FARTHEST - 1)
     queue.send(b"x", False, 5)
-    assert Look(5).next(queue.id, 1, 1) == [(5, 1)]
+    assert QueuePeek(5).next(queue.id, 1, 1) == [(5, 1)]
     assert linux.queue_status(queue.id).used == 1, "it is still there"
 
 
@@ -78,7 +78,7 @@ def test_of_too_many_lowest_types_the_first_are_compared(queue: sysv_ipc.Message
     fill(queue, 9, FARTHEST - 1)
     queue.send(b"xx", False, 5)
     queue.send(b"y", False, 4)
-    assert Look(-5).next(queue.id, 1, 1) == [(5, 2)]
+    assert QueuePeek(-5).next(queue.id, 1, 1) == [(5, 2)]
     assert queue.receive(False, 5) == (b"xx", 5)
 
 
@@ -89,7 +89,7 @@ def test_longer_message_of_any_type_ends_the_look(queue: sysv_ipc.MessageQueue) 
     """Messages in front of it are found; then it is the next, with any messages behind it."""
     for body in (b"1", bytes(LONGEST), bytes(LONGEST + 1), b"behind"):
         queue.send(body)
-    look = Look(0, LONGEST)
+    look = QueuePeek(0, LONGEST)
     assert look.next(queue.id, 9, 1000) == [(0, 1), (0, LONGEST)]
     assert "longer than max_message = 100" in str(look.too_long())
     for _ in range(2):
@@ -106,14 +106,14 @@ def test_longer_message_is_passed_over_for_a_type(queue: sysv_ipc.MessageQueue, 
     """A look cannot see its type; msgrcv shows if it is the next."""
     queue.send(bytes(LONGEST + 1), False, 9)
     queue.send(b"ours", False, 5)
-    look = Look(mtype, LONGEST)
+    look = QueuePeek(mtype, LONGEST)
     assert look.next(queue.id, 1, 1) == [(5, 4)]
     assert look.too_long()
 
 
 def test_length_beyond_what_is_expected_is_found(queue: sysv_ipc.MessageQueue) -> None:
     """Short messages let the look expect short ones; the buffer grows for the others."""
-    look = Look(0)
+    look = QueuePeek(0)
     for _ in range(100):
         queue.send(b"")
         assert look.next(queue.id, 1, 1) == [(0, 0)]

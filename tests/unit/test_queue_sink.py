@@ -11,9 +11,9 @@ import pytest
 import sysv_ipc
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints.exact_queue import ExactQueueSink
-from nsbridge.agents.endpoints.queue import Removals
-from nsbridge.agents.endpoints.queue_sink import QueueSink
+from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
+from nsbridge.agents.endpoints.queue.queue import Removals
+from nsbridge.agents.endpoints.queue.sink import QueueSink
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt, QueueEndpoint, QueueIn
 from tests.exact_life import EPOCH, Host, a_queue

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from nsbridge.agents.quota import FileSystem, Letter, Quota, shown_size
+from nsbridge.agents.dead.quota import FileSystem, KeptLetter, Quota, shown_size
 from nsbridge.config.schema import DeadConfig, WhenFull
 
 LARGE = FileSystem(1 << 40, 1 << 40, 1 << 20, 1 << 20)
@@ -15,11 +15,11 @@ BLOCK, DROP = WhenFull.BLOCK, WhenFull.DROP_OLDEST
 
 def quota(sizes: list[int], *, age: float | None = None, **limits: object) -> Quota:
     made = Quota(DeadConfig(max_age=age, **limits))  # type: ignore[arg-type]
-    made.replace(Letter(f"{number}", size, float(number)) for number, size in enumerate(sizes))
+    made.replace(KeptLetter(f"{number}", size, float(number)) for number, size in enumerate(sizes))
     return made
 
 
-def names(letters: tuple[Letter, ...]) -> str:
+def names(letters: tuple[KeptLetter, ...]) -> str:
     return "".join(letter.name for letter in letters)
 
 
@@ -97,8 +97,8 @@ def test_drop_oldest_drops_nothing_in_vain() -> None:
 def test_letters_are_counted_as_they_come_and_go() -> None:
     found = quota([5, 6])
     assert (found.count, found.bytes) == (2, 11)
-    found.add(Letter("x", 7, 9.0))
-    found.add(Letter("x", 8, 9.0))
+    found.add(KeptLetter("x", 7, 9.0))
+    found.add(KeptLetter("x", 8, 9.0))
     assert (found.count, found.bytes) == (3, 19)
     for _ in range(2):
         found.remove("0")
@@ -109,7 +109,7 @@ def test_letters_are_counted_as_they_come_and_go() -> None:
 
 def test_letters_found_are_ordered_by_age_then_by_name() -> None:
     found = Quota(DeadConfig(max_letters=1, when_full=DROP))
-    found.replace([Letter("b", 1, 5.0), Letter("c", 1, 4.0), Letter("a", 1, 5.0)])
+    found.replace([KeptLetter("b", 1, 5.0), KeptLetter("c", 1, 4.0), KeptLetter("a", 1, 5.0)])
     assert names(found.admit(1, LARGE).drop) == "cab"
 
 

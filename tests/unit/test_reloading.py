@@ -11,16 +11,17 @@ import pytest
 from nsbridge.agents.loop import Loop
 from nsbridge.config.errors import ConfigError, NsbridgeError
 from nsbridge.config.schema import Config, DaemonConfig, HealthConfig, LogConfig, RouteConfig
-from nsbridge.supervisor import render
-from nsbridge.supervisor.arrivals import Arrivals
-from nsbridge.supervisor.events import Events
-from nsbridge.supervisor.healthcheck import HealthCheck
-from nsbridge.supervisor.logs import open_log
-from nsbridge.supervisor.orders import Orders
-from nsbridge.supervisor.reloading import Reloader
-from nsbridge.supervisor.roster import Roster
-from nsbridge.supervisor.route import Route
-from nsbridge.supervisor.services import Services
+from nsbridge.supervisor.cli import render
+from nsbridge.supervisor.containers.arrivals import Arrivals
+from nsbridge.supervisor.control.orders import Orders
+from nsbridge.supervisor.control.reloading import Reloader
+from nsbridge.supervisor.health.check import HealthCheck
+from nsbridge.supervisor.lifecycle.services import Services
+from nsbridge.supervisor.log.events import Events
+from nsbridge.supervisor.log.log import open_log
+from nsbridge.supervisor.routes.loops import Circles
+from nsbridge.supervisor.routes.roster import Roster
+from nsbridge.supervisor.routes.route import Route
 
 HEAD = '[daemon]\nlog = {{ file = "{}"{} }}\n'
 ROUTE = """
@@ -50,7 +51,7 @@ class Daemon:
         self.reloader = Reloader(config, self.services, self.roster, Orders(self.roster), self.health)
 
     def _make(self, config: RouteConfig) -> Route:
-        return Route(self.services, config, lambda _agent: self.roster.changed())
+        return Route(self.services, config, Circles(), lambda _agent: self.roster.changed())
 
     def write(self, *routes: str, log: Path | None = None, more: str = "") -> None:
         text = HEAD.format(log or self.log_file, more) + "".join(

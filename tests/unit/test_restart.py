@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsbridge.supervisor.restart import BUDGET, FIRST, JITTER, LAST, REFILL, STABLE, RestartPolicy
+from nsbridge.supervisor.lifecycle.restart import BUDGET, FIRST, JITTER, LAST, REFILL, STABLE, RestartPolicy
 
 NOW = 1000.0
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsbridge.supervisor import ring
-from nsbridge.supervisor.logs import Entry
-from nsbridge.supervisor.ring import Ring
+from nsbridge.supervisor.log import ring
+from nsbridge.supervisor.log.log import Entry
+from nsbridge.supervisor.log.ring import Ring
 from tests.child import in_child
 
 

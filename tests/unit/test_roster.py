@@ -27,15 +27,16 @@ from nsbridge.config.schema import (
     RouteConfig,
     Window,
 )
-from nsbridge.supervisor.arrivals import Arrivals
-from nsbridge.supervisor.events import Events
-from nsbridge.supervisor.lifecycle import State
-from nsbridge.supervisor.logs import open_log
-from nsbridge.supervisor.managed import Managed
-from nsbridge.supervisor.plan import compare, may_meet
-from nsbridge.supervisor.roster import Roster
-from nsbridge.supervisor.route import Route
-from nsbridge.supervisor.services import Services
+from nsbridge.supervisor.containers.arrivals import Arrivals
+from nsbridge.supervisor.lifecycle.agent import ManagedAgent
+from nsbridge.supervisor.lifecycle.services import Services
+from nsbridge.supervisor.lifecycle.table import State
+from nsbridge.supervisor.log.events import Events
+from nsbridge.supervisor.log.log import open_log
+from nsbridge.supervisor.routes.loops import Circles
+from nsbridge.supervisor.routes.plan import compare, may_meet
+from nsbridge.supervisor.routes.roster import Roster
+from nsbridge.supervisor.routes.route import Route
 
 
 def route(name: str, key: int, messages: int = 1, *, autostart: bool = True) -> RouteConfig:
@@ -52,8 +53,8 @@ def route(name: str, key: int, messages: int = 1, *, autostart: bool = True) -> 
 class SlowRoute(Route):
     """Hands over until the test says that it is done; its agents have no process, so they have stopped already."""
 
-    def __init__(self, services: Services, config: RouteConfig, on_change: Callable[[Managed], None]) -> None:
-        super().__init__(services, config, on_change)
+    def __init__(self, services: Services, config: RouteConfig, on_change: Callable[[ManagedAgent], None]) -> None:
+        super().__init__(services, config, Circles(), on_change)
         self.started = False
         self.done = False
         self.closed = 0
@@ -133,7 +134,7 @@ class Daemon:
     def states(self) -> dict[str, State]:
         return {agent.config.name: agent.state for agent in self.roster.agents}
 
-    def agent(self, name: str) -> Managed:
+    def agent(self, name: str) -> ManagedAgent:
         return next(agent for agent in self.roster.agents if agent.config.name == name)
 
     def close(self) -> None:

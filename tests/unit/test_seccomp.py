@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from nsbridge.agents import callrules, entry, linux, seccomp, syscalls
-from nsbridge.agents.endpoints.queue import Queue
+from nsbridge.agents import linux
+from nsbridge.agents.confinement import callrules, entry, seccomp, syscalls
+from nsbridge.agents.endpoints.queue.queue import Queue
 from nsbridge.agents.fork import fork as agents_fork
 from tests.agents_calls import AGENTS
 from tests.child import exit_code, in_child

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from nsbridge.agents import callrules, seccomp
+from nsbridge.agents.confinement import callrules, seccomp
 from tests.agents_calls import AGENTS
 
 ALLOW, REFUSE, UNKNOWN, KILL = 0x7FFF0000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS, 0x80000000

@@ -15,10 +15,10 @@ import sysv_ipc
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked
-from nsbridge.agents.endpoints.queue import last_sender
-from nsbridge.agents.endpoints.senders import FAILED
+from nsbridge.agents.endpoints.queue.queue import last_sender
+from nsbridge.agents.endpoints.queue.senders import FAILED
 from nsbridge.agents.fork import fork
-from nsbridge.agents.sinkjournal import IN_DOUBT
+from nsbridge.agents.journal.sinkjournal import IN_DOUBT
 from nsbridge.agents.wire import Run
 from tests.exact_life import EPOCH, Foreigner, a_queue, contents, die_sending, killed, live
 
@@ -84,7 +84,7 @@ def test_a_sender_that_our_pid_namespace_does_not_show_is_not_taken_for_nobody(
     die_sending(tmp_path / "a.in", queue.key, after=True)
     contents(queue)
     with monkeypatch.context() as patched:
-        patched.setattr("nsbridge.agents.endpoints.queue_evidence.last_sender", lambda *_: -1)
+        patched.setattr("nsbridge.agents.endpoints.queue.evidence.last_sender", lambda *_: -1)
         with live(tmp_path / "a.in", queue.key) as (host, sink):
             assert sink.put(Run(EPOCH, 1, 1, [b"one"])) == 1
             assert host.journal.cells[IN_DOUBT] == 1

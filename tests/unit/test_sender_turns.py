@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints import senders
-from nsbridge.agents.endpoints.senders import Outbox
-from nsbridge.agents.journalfile import seal
+from nsbridge.agents.endpoints.queue import senders
+from nsbridge.agents.endpoints.queue.senders import Outbox
+from nsbridge.agents.journal.journalfile import seal
 from nsbridge.agents.wire import Run
 
 CELL, OTHER_CELL = 5, 6  # of the journal: what was noted last, before and after a new epoch

@@ -15,7 +15,7 @@ import pytest
 
 from nsbridge.agents.fork import EXIT_AGAIN, fork
 from nsbridge.agents.loop import Loop
-from nsbridge.supervisor.spawn import LINE_LIMIT, Teller
+from nsbridge.supervisor.host.spawn import LINE_LIMIT, LineChild
 from tests.child import LIMIT, be_subreaper, ended, exit_code
 
 NOTHING: list[object] = []
@@ -203,10 +203,10 @@ def says(*chunks: bytes, code: int = 0) -> Callable[[int], int]:
     return main
 
 
-def hear(loop: Loop, main: Callable[[int], int], meanwhile: Callable[[Teller, Heard], None] | None = None) -> Heard:
+def hear(loop: Loop, main: Callable[[int], int], meanwhile: Callable[[LineChild, Heard], None] | None = None) -> Heard:
     """All that it tells, when it has ended."""
     heard = Heard()
-    teller = Teller(loop, main, heard)
+    teller = LineChild(loop, main, heard)
     deadline = time.monotonic() + 2 * LIMIT
     while heard.code is None:
         loop.run_once(1)
@@ -248,7 +248,7 @@ def test_a_teller_that_dies_is_told_of_with_what_it_said(loop: Loop) -> None:
 
 
 def test_a_teller_that_hangs_can_be_killed(loop: Loop) -> None:
-    def kill_it(teller: Teller, heard: Heard) -> None:
+    def kill_it(teller: LineChild, heard: Heard) -> None:
         if heard.lines:
             teller.kill()
 
@@ -270,7 +270,7 @@ def test_a_teller_that_closes_its_pipe_and_goes_on_is_not_waited_for(loop: Loop)
 
 def test_an_abandoned_teller_tells_nothing_and_is_killed_and_reaped(loop: Loop) -> None:
     heard, had = Heard(), children()
-    Teller(loop, lambda writer: says(b"x\n")(writer) or hang(), heard).abandon()
+    LineChild(loop, lambda writer: says(b"x\n")(writer) or hang(), heard).abandon()
     while children() != had:
         loop.run_once(LIMIT)
     assert (heard.lines, heard.code) == ([], None)
@@ -293,7 +293,7 @@ def test_a_teller_that_cannot_be_made_leaves_nothing_behind(loop: Loop, spare: i
     restore = few_descriptors(spare)
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            Teller(loop, lambda _writer: hang(), Heard())
+            LineChild(loop, lambda _writer: hang(), Heard())
     finally:
         restore()
 
@@ -309,7 +309,7 @@ def test_a_teller_dies_with_the_supervisor() -> None:
             return hang()
 
         os.dup2(writer, 1)  # a teller keeps the first three
-        Teller(Loop(), say_and_hang, Heard())
+        LineChild(Loop(), say_and_hang, Heard())
         return hang()
 
     parent = fork(supervisor)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nsbridge.agents.endpoints import spool_names
-from nsbridge.agents.endpoints.spool_names import CLOSED, Names, message_names
+from nsbridge.agents.endpoints.spool import names as spool_names
+from nsbridge.agents.endpoints.spool.names import CLOSED, SpoolNames, message_names
 from nsbridge.agents.loop import Loop
 from tests.spool_life import Make
 
@@ -59,13 +59,13 @@ def test_scan_of_a_huge_directory_leaves_the_loop_its_turns(
         else:
             os.close(os.open(life.out / f"{number:06d}", os.O_CREAT | os.O_WRONLY))
     (life.out / "last").write_bytes(b"last")
-    sift, slices = Names._sift, [0]
+    sift, slices = SpoolNames._sift, [0]
 
-    def counted(names: Names, scan: Any, entries: Any) -> None:
+    def counted(names: SpoolNames, scan: Any, entries: Any) -> None:
         slices[-1] += 1
         sift(names, scan, entries)
 
-    monkeypatch.setattr(Names, "_sift", counted)
+    monkeypatch.setattr(SpoolNames, "_sift", counted)
     monkeypatch.setattr(spool_names, "_SLICE", 0.0)
     life.start()
     expected = 1 if kind == "FIFO" else MANY + 1
@@ -124,7 +124,7 @@ def test_refused_name_is_retried_with_backoff(make_spool: Make) -> None:
 def test_name_that_was_forgotten_and_came_again_waits_once() -> None:
     """Taken twice it would be two messages: a storm found 2,000 of them."""
     loop = Loop()
-    names = Names(loop, message_names([]), lambda: True, lambda: None, lambda _name: None)
+    names = SpoolNames(loop, message_names([]), lambda: True, lambda: None, lambda _name: None)
     for name in (b"a", b"b"):
         names.event(name, CLOSED)
     names.forget(b"b")

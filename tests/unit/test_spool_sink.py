@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints.spool_sink import SpoolSink
+from nsbridge.agents.endpoints.spool.sink import SpoolSink
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import SpoolEndpoint
 from tests.fake_host import OfferedSinkHost, killed_at
@@ -158,7 +158,7 @@ def test_taken_hidden_name_blocks_nothing(box: Box, kind: str) -> None:
 
 
 STEP = 8  # lines: the end of an inotify instance takes the kernel some 20 ms
-KILLED_IN = ("endpoints/spool_sink.py", "agents/sinkjournal.py", "endpoints/spool_epochs.py")
+KILLED_IN = ("endpoints/spool_sink.py", "agents/journal/sinkjournal.py", "endpoints/spool_epochs.py")
 
 
 def life_killed_at(directory: Path, taken: bool, lines: tuple[int, int]) -> tuple[int, int]:

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints import spool, spool_names, spool_refusals
+from nsbridge.agents.endpoints.spool import names as spool_names
+from nsbridge.agents.endpoints.spool import refusals as spool_refusals
+from nsbridge.agents.endpoints.spool import source as spool
 from tests.spool_life import Make
 
 MANY = 1000

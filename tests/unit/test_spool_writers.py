@@ -379,7 +379,7 @@ def test_unreadable_file_is_counted_and_taken_when_it_can_be_read(
         return read(fd, size)
 
     monkeypatch.setattr(os, "read", failing)
-    monkeypatch.setattr("nsbridge.agents.endpoints.spool._REFUSED", 0.1)
+    monkeypatch.setattr("nsbridge.agents.endpoints.spool.source._REFUSED", 0.1)
     life = make_spool()
     life.put("bad", FIRST)
     life.put("good", b"good")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents.journalfile import FullError
-from nsbridge.agents.state import State, longest, open_state
+from nsbridge.agents.journal.journalfile import FullError
+from nsbridge.agents.journal.state import AgentFiles, longest, open_state
 from nsbridge.agents.wire import Message
 from nsbridge.config.schema import (
     MAX_MESSAGE,
@@ -37,14 +37,14 @@ def agent(endpoint: Endpoint) -> AgentConfig:
     return AgentConfig("orders:web", Container(ContainerKind.HOST, ""), endpoint)
 
 
-def opened(tmp_path: Path, endpoint: Endpoint, window: Window = Window()) -> State:  # noqa: B008  (it is frozen)
+def opened(tmp_path: Path, endpoint: Endpoint, window: Window = Window()) -> AgentFiles:  # noqa: B008  (it is frozen)
     said: list[str] = []
     state = open_state(str(tmp_path / "state"), agent(endpoint), window, said.append)
     assert said == []
     return state
 
 
-def close(state: State) -> None:
+def close(state: AgentFiles) -> None:
     for fd in state.given:
         os.close(fd)
     for journal in (state.source, state.sink):

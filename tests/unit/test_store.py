@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents.journal import LOG_NOTES, RECORDS, TAKEN, open_source
-from nsbridge.agents.store import NoteStore
+from nsbridge.agents.journal.sourcejournal import LOG_NOTES, RECORDS, TAKEN, open_source
+from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.wire import VOID, Message, Run
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from nsbridge.agents import entry
+from nsbridge.agents.confinement import entry
 from nsbridge.agents.fork import fork as own_fork
 from nsbridge.agents.fork import is_own_child
 from nsbridge.agents.loop import Loop
-from nsbridge.supervisor import strays
-from nsbridge.supervisor.strays import Strays
+from nsbridge.supervisor.host import strays
+from nsbridge.supervisor.host.strays import Strays
 from tests.child import LIMIT, in_child
 
 NOBODY = 65534

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from nsbridge.agents import linux
+from nsbridge.agents.confinement.entry import Gone
 from nsbridge.agents.endpoints.files import Tree
-from nsbridge.agents.entry import Gone
-from nsbridge.agents.identity import IdMap
-from nsbridge.agents.surroundings import FileSurroundings, memory
+from nsbridge.agents.identity.identity import IdMap
+from nsbridge.agents.identity.surroundings import FileSurroundings, memory
 from nsbridge.config.schema import AgentConfig, Container, ContainerKind, LogEndpoint, SpoolEndpoint, User
 from tests.child import in_child
 from tests.unit.test_entering import assignment

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsbridge.supervisor.commands.nsbridgectl import TOP_KEYS
-from nsbridge.supervisor.top import Answer, look, ordered
-from nsbridge.supervisor.topview import View, amount, size, summary, table
+from nsbridge.supervisor.cli.commands.nsbridgectl import TOP_KEYS
+from nsbridge.supervisor.cli.top import TopAnswer, look, ordered
+from nsbridge.supervisor.cli.topview import View, amount, size, summary, table
 from tests.control_fake import agent, flow, process, top_answer
 
 MB = 1 << 20
 
 
-def answer(clock: float, delivered: int = 0, **facts: float) -> Answer:
+def answer(clock: float, delivered: int = 0, **facts: float) -> TopAnswer:
     """orders:web has sent `delivered` messages of 100 bytes to orders:legacy."""
     return top_answer(
         clock,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents import linux
-from nsbridge.agents.walk import Place, Step, redirector, redirects, walk
+from nsbridge.agents.identity.walk import Step, WalkEnd, redirector, redirects, walk
 from tests.child import in_child
 
 APP, OTHER = 1000, 1001
@@ -48,7 +48,7 @@ LINKS = {
 }
 
 
-def inode(place: Place) -> int | None:
+def inode(place: WalkEnd) -> int | None:
     return place.status.st_ino if place.status else None
 
 

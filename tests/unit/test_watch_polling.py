@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents import journal
 from nsbridge.agents.endpoints import watch
 from nsbridge.agents.endpoints.file import FileSink, FileSource
-from nsbridge.agents.endpoints.spool_sink import SpoolSink
+from nsbridge.agents.endpoints.spool.sink import SpoolSink
 from nsbridge.agents.endpoints.watch import DirectoryWatch, PollingWatch, UsedUp
+from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import FileEndpoint, SpoolEndpoint
 from tests.fake_host import OfferedSinkHost, SourceHost

@@ -1,0 +1,1 @@
+"""A SysV message queue."""

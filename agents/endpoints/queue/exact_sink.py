@@ -1,0 +1,349 @@
+"""The sink of a queue with `exactly-once`: offers messages to two sender processes, and after a kill finds out what
+they had sent (senders.py says by what evidence)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections import deque
+
+from nsbridge.agents import linux
+from nsbridge.agents.endpoints.base import AFTERWARDS, AgentApi, Blocked, Waiter, put_in_parts
+from nsbridge.agents.endpoints.queue import senders
+from nsbridge.agents.endpoints.queue.evidence import QueueEvidence
+from nsbridge.agents.endpoints.queue.limits import QueueLimits
+from nsbridge.agents.endpoints.queue.queue import (
+    Denied,
+    Queue,
+    QueueOwner,
+    Removals,
+    has_room,
+    is_there,
+    no_permission,
+    open_queue,
+    shown,
+    try_send,
+)
+from nsbridge.agents.endpoints.queue.senders import FAILED, FULL, QUEUE, Outbox
+from nsbridge.agents.fork import fork, has_stopped_child
+from nsbridge.agents.heartbeat import Debt
+from nsbridge.agents.journal.sinkjournal import SENDERS, SinkJournal
+from nsbridge.agents.loop import READABLE
+from nsbridge.agents.wire import Run
+from nsbridge.config.schema import InDoubt, QueueEndpoint
+
+_LOOK_AGAIN = 0.002  # seconds until a half-full queue is looked at again: nothing tells when a message leaves it
+_LOOK_AFTER = 0.1  # seconds between looks at the senders while something is offered
+_OF_ANOTHER_LIFE = "its source has lost its journal since, and another has the numbers that it had"
+_TELL_AFTER = 128  # messages handed over, after which the agent wants to be told, so that it can confirm them
+
+
+class ExactQueueSink:
+    """Hands each message to a queue exactly once."""
+
+    def __init__(
+        self,
+        host: AgentApi,
+        config: QueueEndpoint,
+        key: int,
+        journal: SinkJournal,
+        in_doubt: InDoubt,
+        owner: QueueOwner | None = None,
+    ) -> None:
+        assert config.in_ is not None  # noqa: S101  (made only for a configured side)
+        self._host = host
+        self._config = config
+        self._key = key
+        self._type = config.in_.type
+        self._journal = journal
+        self._owner = owner or QueueOwner(host, (key,), is_user_configured=True)
+        self._outbox = Outbox(config.max_message)
+        self._queue: Queue | None = None
+        self._evidence = QueueEvidence(host, key, config.in_.type, journal, in_doubt)
+        self._limits = QueueLimits(journal)
+        self._removals = Removals(host, key)
+        # Where a program answers through the same queue, a queue full of questions would leave it no room to.
+        self._shared = config.out is not None and config.out.key == config.in_.key
+        self._looks_again = False
+        self._known_limit = 0
+        self._offered: deque[Run] = deque()
+        self._looks_after = False
+        self._is_full = False
+        self._waiter = Waiter(host, "in", self._again)
+        self._pids: tuple[int, ...] = ()
+        self._debt = Debt(host.loop.now)
+        journal.may_adopt = lambda: not self._offered
+
+    def descriptor(self) -> int:
+        """See Sink: a queue is the kernel's memory."""
+        return -1
+
+    def start(self) -> None:
+        """Open the queue. The senders are forked a little later: the first message need not wait for them."""
+        self._host.vouch(self._vouch)
+        self._host.loop.watch(self._outbox.to_agent, READABLE, self._told)
+        self._host.loop.call_later(AFTERWARDS, self._fork_senders)
+        self._again()
+
+    def _fork_senders(self) -> None:
+        me, processor = os.getpid(), senders.choose_processor()
+        keep = {0, 1, 2, self._journal.fd, self._outbox.to_agent, *self._outbox.to_sender}
+        pids = []
+        for which in (0, 1):
+            child = fork(lambda which=which: self._be_sender(which, me, processor, keep))  # type: ignore[misc]
+            pids.append(child.pid)
+            self._host.loop.watch(child.pidfd, READABLE, lambda _events: self._sender_died())
+        self._pids = tuple(pids)
+        self._host.senders(self._pids)
+
+    def _be_sender(self, which: int, agent_pid: int, processor: int, keep: set[int]) -> int:
+        linux.set_name(f"{self._host.name}/{which}")
+        senders.begin(agent_pid, processor, keep)
+        self._host.confine_sender()
+        senders.run(which, self._outbox, self._journal)
+        return 0
+
+    def _vouch(self) -> float:
+        """A sender has to send what is offered; an excuse is a queue that is really full, and that this side waits.
+
+        A sender may have been stopped after it had said that the queue is full, so its word is not enough.
+        """
+        cells = self._outbox.cells
+        if has_stopped_child():
+            owes = True
+        elif not self._offered or self._queue is None or cells[FAILED]:
+            owes = False
+        else:
+            owes = not cells[FULL] or has_room(self._queue.id, self._offered[0])
+        return self._debt.since(owes=owes)
+
+    def put(self, run: Run) -> int:
+        """Offer them to the senders, which take turns."""
+        return put_in_parts(run, self._put_some)
+
+    def _put_some(self, run: Run) -> int:
+        """How many of the first messages are accepted; none if it is not the time."""
+        if self._queue is None or self._outbox.cells[FAILED]:
+            return 0
+        size = len(run.bodies[0])
+        if run.epoch != self._journal.epoch:  # whose numbers mean others by now; it came before that source was lost
+            return not self._offered and self._bury(run.one(0), _OF_ANOTHER_LIFE)
+        if run.first <= self._journal.handed:
+            self._host.handed(run.one(0))  # found out after the greeting
+            return 1
+        if self._evidence.resolve(run, self._queue):
+            return 1
+        fitting = self._fitting(run)
+        if not fitting:
+            return not self._offered and self._cannot_fit(run.one(0), self._queue)  # in its turn
+        if self._shared and not self._leaves_room(size):
+            return 0
+        if not self._pids and not self._offered and self._send_first(self._queue, run.one(0)):
+            return 1
+        return self._offer(run.before(1 if self._shared else fitting))
+
+    def _fitting(self, run: Run) -> int:
+        """How many of the first messages are not longer than the queue takes."""
+        longest = max(map(len, run.bodies))
+        if longest > self._limits.largest and self._queue is not None:
+            self._limits.takes(self._queue, longest)  # notes a limit that was raised
+        if longest <= self._known_limit:
+            return len(run.bodies)
+        sizes = map(len, run.bodies)
+        return next((count for count, size in enumerate(sizes) if size > self._limit(size)), len(run.bodies))
+
+    def _send_first(self, queue: Queue, one: Run) -> bool:
+        """Whether the agent itself has sent it, as the sender 0 that is still to come: 6 ms sooner after a start."""
+        journal = self._journal
+        if journal.last_sender == 0:
+            return False  # it has sent one: the next is for the other sender
+        mtype = self._type or one.type or 1
+        self._evidence.intend(one, mtype)
+        journal.cells[SENDERS] = os.getpid()
+        if try_send(queue.id, mtype, one.bodies[0]):
+            journal.cells[SENDERS] = 0  # the senders find out what is in the way
+            return False
+        journal.sent(one.first, 0)
+        self._host.handed(one)
+        return True
+
+    def _offer(self, run: Run) -> int:
+        mtype = self._type or run.type or 1
+        journal, outbox = self._journal, self._outbox
+        if not self._offered:
+            outbox.begin(journal.handed, journal.handed_cell, 1 - journal.last_sender)
+        count = outbox.place(run, mtype, journal.handed)  # a single message of max_message always fits
+        if not count:
+            return 0
+        run = run.before(count)
+        self._evidence.intend(run, mtype)
+        if not self._offered:
+            self._debt.clear()
+        self._offered.append(run)
+        outbox.publish(run.last)
+        self._watch_senders()
+        return count
+
+    def _watch_senders(self) -> None:
+        """Be told when some of what is offered is handed over, and look after them meanwhile."""
+        handed, outbox = self._journal.handed, self._outbox
+        upto = min(self._offered[-1].last, handed + _TELL_AFTER)
+        outbox.tell_at(upto)
+        if self._journal.handed >= upto:
+            os.eventfd_write(outbox.to_agent, 1)  # it was handed over before that could be asked for
+        for sender in (0, 1):
+            outbox.wake(sender)
+        if not self._looks_after:
+            self._looks_after = True
+            self._host.loop.call_later(_LOOK_AFTER, self._look_after)
+
+    def _look_after(self) -> None:
+        """Now and then while something is offered: whether the queue is full, and that no wake-up was missed."""
+        self._looks_after = False
+        if self._offered:
+            self._noted()
+
+    def _limit(self, size: int) -> int:
+        """Return the longest message in bytes that both the queue and max_message allow."""
+        if size > self._known_limit and self._queue is not None:
+            self._known_limit = min(self._limits.look(self._queue), self._config.max_message)
+        return self._known_limit
+
+    def _cannot_fit(self, one: Run, queue: Queue) -> bool:
+        """Return True if the message is a dead letter now; False if it waits for the queue's limit, or for space."""
+        why, may_fit_later = self._limits.refusal(queue, len(one.bodies[0]), self._config.max_message)
+        if not may_fit_later:
+            return self._bury(one, why)
+        self._waiter.wait(f"{shown(self._key)}: {why}")
+        return False
+
+    def _bury(self, one: Run, why: str) -> bool:
+        """Write the message as a dead letter. False: not now; the agent offers it again unless it was accepted."""
+        return self._host.dead(one, shown(self._key), why)
+
+    def _leaves_room(self, size: int) -> bool:
+        """Whether half of the queue stays free for who answers through it; if not, `sink_ready` is called soon."""
+        assert self._queue is not None  # noqa: S101  (asked by put)
+        try:
+            status = linux.queue_status(self._queue.id)
+        except OSError:
+            return True
+        if not status.used + size <= status.limit // 2 and (status.used or self._offered):
+            self._host.blocked("in", f"{shown(self._key)} is half full, the rest is for its answers")
+            if not self._looks_again:
+                self._looks_again = True
+                self._host.loop.call_later(_LOOK_AGAIN, self._look_again)
+            return False
+        return not self._offered
+
+    def _look_again(self) -> None:
+        self._looks_again = False
+        self._host.blocked("in", "")
+        self._host.sink_ready()
+
+    def _again(self) -> None:
+        """Open the queue if there is none; then continue where it stopped."""
+        try:
+            if self._queue is None:
+                queue = open_queue(self._key, self._config, self._host)
+                self._evidence.examine(queue)
+                self._queue = queue
+                self._known_limit = 0
+                self._limits.look(queue)
+                self._outbox.cells[QUEUE] = queue.id
+        except Blocked as reason:
+            self._wait(reason)
+            return
+        if self._outbox.cells[FAILED] == errno.EINVAL and self._offered and not self._put_aside(self._queue):
+            return
+        self._waiter.done()
+        self._is_full = False  # that was another queue
+        self._debt.clear()
+        self._outbox.cells[FAILED] = 0
+        for sender in (0, 1):
+            self._outbox.wake(sender)
+        self._host.sink_ready()
+
+    def _wait(self, reason: Blocked) -> None:
+        self._waiter.wait(reason)
+        if isinstance(reason, Denied):
+            self._owner.check_later()
+
+    def _told(self, _events: int) -> None:
+        """The senders have handed over, or one of them cannot."""
+        os.eventfd_read(self._outbox.to_agent)
+        self._noted()
+
+    def _noted(self) -> None:
+        cells = self._outbox.cells
+        number = int(cells[FAILED])  # before it is seen how far they are: once it is set, they rest
+        self._collect()
+        if number:
+            if not self._waiter.waits:  # or it is known, and `_again` follows
+                self._failed(number)
+        elif self._is_full != bool(cells[FULL]):
+            self._is_full = not self._is_full
+            self._host.blocked("in", self._full() if self._is_full else "")
+        self._host.sink_ready()
+        if self._offered:
+            self._watch_senders()
+
+    def _full(self) -> str:
+        """Return why the senders wait for room."""
+        why = ""
+        if self._queue is not None and self._offered:
+            why = self._limits.shrunk(self._queue, len(self._offered[0].bodies[0]))
+        return f"{shown(self._key)}: {why}" if why else f"queue full ({shown(self._key)})"
+
+    def _collect(self) -> None:
+        handed = self._journal.handed
+        while self._offered and self._offered[0].first <= handed:
+            run = self._offered.popleft()
+            count = handed - run.first + 1
+            if count < len(run.bodies):
+                self._offered.appendleft(run.after(count))
+                run = run.before(count)
+            self._debt.clear()
+            self._host.handed(run)
+
+    def _failed(self, number: int) -> None:
+        """The senders rest until FAILED is 0 again."""
+        if number == errno.EACCES:
+            self._queue = None
+            self._wait(Denied(no_permission(self._key)))
+        elif number in (errno.EINVAL, errno.EIDRM) and not (
+            self._queue is not None and is_there(self._key, self._queue.id)
+        ):
+            self._queue = None
+            self._waiter.wait(self._removals.note())
+        elif number == errno.EINVAL and self._offered and not self._fits_now(self._offered[0]):
+            self._again()
+        else:
+            self._waiter.wait(f"{shown(self._key)}: {os.strerror(number)}")
+
+    def _fits_now(self, run: Run) -> bool:
+        """True if its first message is within the queue's limits."""
+        return self._queue is not None and self._limits.takes(self._queue, len(run.bodies[0]))
+
+    def _put_aside(self, queue: Queue) -> bool:
+        """Write the first message, which can never be sent, as a dead letter. False: it waits, and `_again` is called.
+
+        The same sender gets the next message, because it did not send this one.
+        """
+        run = self._offered[0]
+        if self._fits_now(run):
+            return True
+        if not self._cannot_fit(run.one(0), queue):
+            self._waiter.wait()  # the reason is shown
+            return False
+        self._evidence.forget_latest()
+        self._offered.popleft()
+        if len(run.bodies) > 1:
+            self._offered.appendleft(run.after(1))
+        self._outbox.give_turn(run.first + 1, 1 - self._journal.last_sender)
+        return True
+
+    def _sender_died(self) -> None:
+        """The evidence is only read by a fresh agent. To die by the same signal says that it was done to us."""
+        os.kill(os.getpid(), signal.SIGKILL)

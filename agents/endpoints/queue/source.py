@@ -1,0 +1,235 @@
+"""The `out` side of the `queue` endpoint: each message goes straight into the journal, where the kernel puts it.
+
+queue.py says what is to be known about SysV queues.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from nsbridge.agents import linux
+from nsbridge.agents.endpoints.base import AFTERWARDS, AgentApi, Blocked
+from nsbridge.agents.endpoints.queue.look import CROWDED_RETRY, CrowdedError, QueuePeek, TooLongError
+from nsbridge.agents.endpoints.queue.queue import Denied, Queue, QueueOwner, Removals, no_permission, open_queue, shown
+from nsbridge.agents.endpoints.queue.threads import start_thread
+from nsbridge.agents.heartbeat import Debt
+from nsbridge.agents.journal.sourcejournal import SourceJournal
+from nsbridge.config.schema import QueueEndpoint
+
+_AT_ONCE = 32  # messages looked at, then taken, in one go
+_FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other agent works meanwhile
+_INTERRUPT = signal.SIGUSR2  # to the thread that waits in msgrcv
+_INTERRUPT_EVERY = 0.02  # seconds
+_RETRY = 0.1  # seconds between looks for a queue that is missing
+_SLOW = (CrowdedError, Denied, TooLongError)  # these need a person: retried every CROWDED_RETRY
+
+
+class _RemovedError(Blocked):
+    """The queue was removed while it was used."""
+
+
+class QueueSource:
+    """Takes messages of one type selection, each straight into the journal: the kernel writes it there.
+
+    msgrcv tells a message's length only in a register, which dies with the process. So the length is looked at first
+    (MSG_COPY) and noted with the landing place; then the message is received with exactly that size.
+    """
+
+    def __init__(
+        self, host: AgentApi, config: QueueEndpoint, key: int, journal: SourceJournal, owner: QueueOwner | None = None
+    ) -> None:
+        assert config.out is not None  # noqa: S101  (made only for a configured side)
+        self._host = host
+        self._config = config
+        self._key = key
+        self._type = config.out.type
+        self._journal = journal
+        self._owner = owner or QueueOwner(host, (key,), is_user_configured=True)
+        self._removals = Removals(host, key)
+        self._look = QueuePeek(self._type, config.max_message)
+        self._room = threading.Event()  # clear: the window is full, or the agent is to stop
+        self._room.set()
+        self._thread = 0
+        self._waits = False  # in msgrcv, with a landing place in the journal
+        self._queue = 0  # its id, where the thread waits
+        self._rounds = 0  # how often the thread has come out of msgrcv
+        self._rounds_seen = 0
+        self._debt = Debt(host.loop.now)
+        self._interrupts = False
+
+    def start(self) -> None:
+        """Take what is there; a little later start the thread that waits in msgrcv, which nothing else can do."""
+        if self._journal.recovered:
+            what = f"{self._journal.recovered} message{'s' if self._journal.recovered > 1 else ''}"
+            self._host.log("info", f"recovered {what} that had just left the queue when the agent was killed")
+        signal.signal(_INTERRUPT, lambda _signum, _frame: None)
+        self._host.vouch(self._vouch)
+        self._host.loop.call_later(AFTERWARDS, lambda: start_thread("take", self._run))
+        with suppress(Blocked):  # the thread says it, if it lasts
+            self._take_all(open_queue(self._key, self._config, self._host).id)
+
+    def _vouch(self) -> float:
+        """The thread, which waits in msgrcv for as long as it likes, has to come out when there is a message for it."""
+        owes = self._waits and self._rounds == self._rounds_seen and self._host.has_room() and self._message_waits()
+        self._rounds_seen = self._rounds
+        return self._debt.since(owes=owes)
+
+    def _message_waits(self) -> bool:
+        try:
+            return bool(self._next(self._queue, 1, 1))
+        except Blocked:
+            return False
+
+    def room_again(self) -> None:
+        """Wake the thread."""
+        if not self._room.is_set():
+            self._room.set()
+
+    def confirmed(self, seq: int) -> None:
+        """Nothing is left of it here: taking removed it."""
+
+    def lend(self) -> bool:
+        """See Source: not while the kernel may put a message into the journal; the thread is called back from there."""
+        if self._waits and not self._interrupts:
+            self._interrupt()
+        return not self._waits
+
+    def _interrupt(self) -> None:
+        """End the wait, which nothing else can. It may be just about to begin, so that is done until it is heard."""
+        self._interrupts = self._waits
+        if self._waits:
+            signal.pthread_kill(self._thread, _INTERRUPT)
+            self._host.loop.call_later(_INTERRUPT_EVERY, self._interrupt)
+
+    def _run(self) -> None:
+        self._thread = threading.get_ident()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {_INTERRUPT})
+        while True:
+            try:
+                self._take_from(self._open().id)
+            except Blocked as reason:
+                self._pause(reason)
+
+    def _open(self) -> Queue:
+        while True:
+            try:
+                return open_queue(self._key, self._config, self._host)
+            except Blocked as reason:
+                self._pause(reason)
+
+    def _pause(self, reason: Blocked) -> None:
+        with self._host.guarded():
+            text = self._removals.note() if isinstance(reason, _RemovedError) else str(reason)
+            self._host.blocked("out", text)
+            if isinstance(reason, Denied):
+                self._owner.check_later()
+        time.sleep(CROWDED_RETRY if isinstance(reason, _SLOW) else _RETRY)
+
+    def _take_from(self, queue: int) -> None:
+        """Take until the queue is gone. Raises Blocked.
+
+        The first look does not wait: until then the old reason is shown, which may still be true.
+        """
+        is_first = True
+        while True:
+            self._room.wait()
+            with self._host.guarded():
+                self._host.retry()
+                if not self._host.has_room():  # as after a start with a full window: an empty message would land
+                    self._host.blocked("out", "")
+                    self._room.clear()
+                    continue
+                (place,) = self._land((0,))
+                self._queue = queue
+                self._waits = True
+            length = self._receive(queue, place, is_first)
+            with self._host.guarded():
+                self._waits = False
+                self._rounds += 1
+                if length == 0:
+                    self._host.landed(self._journal.landed((0,)))
+                self._landed(length)
+                self._take_all(queue, is_awaited=length == -errno.E2BIG)
+                if is_first:
+                    self._host.blocked("out", "")
+                    is_first = False
+
+    def _receive(self, queue: int, place: int, is_first: bool) -> int:
+        """Wait for a message and leave it in the queue (E2BIG). An empty one fits, and is received into the journal."""
+        if is_first:
+            return linux.try_msgrcv(queue, place, 0, self._type, linux.IPC_NOWAIT)
+        return linux.wait_msgrcv(queue, place, 0, self._type)
+
+    def _take_all(self, queue: int, *, is_awaited: bool = False) -> None:
+        """Take while there are messages and room. Confirmations wait for the lock meanwhile, so room only shrinks.
+
+        With `is_awaited` msgrcv has just reported one, so a look that sees none skipped it. Raises Blocked.
+        """
+        host, unsent = self._host, 0
+        messages, size = host.room()
+        try:
+            while messages > 0 and size > 0:
+                found = self._next(queue, min(messages, _AT_ONCE), size)
+                got = self._take(queue, found) if found else []
+                if not got and (found or is_awaited) and (too_long := self._look.too_long()):
+                    raise TooLongError(f"{shown(self._key)}: {too_long}")
+                if not found:
+                    return
+                is_awaited = False
+                messages, size, unsent = messages - len(got), size - sum(got), unsent + len(got)
+                if unsent >= _FLUSH_EVERY:
+                    unsent = 0
+                    host.flush()
+            self._room.clear()
+        finally:
+            host.flush()
+
+    def _take(self, queue: int, found: Sequence[tuple[int, int]]) -> list[int]:
+        """Take these, as far as there is room and no other reader is faster; the lengths of those that came."""
+        got: list[int] = []
+        try:
+            for place, (mtype, length) in zip(self._land([length for _, length in found]), found, strict=False):
+                came = linux.try_msgrcv(queue, place, length, mtype, linux.IPC_NOWAIT)
+                if came < 0 and self._landed(came) is None:
+                    break
+                got.append(came)
+        finally:
+            if got:
+                self._host.landed(self._journal.landed(got))
+        return got
+
+    def _land(self, lengths: Sequence[int]) -> list[int]:
+        try:
+            return self._journal.land(lengths)
+        except OSError as error:
+            raise Blocked(str(error.strerror)) from None
+
+    def _landed(self, length: int) -> int | None:
+        """Return the length that msgrcv returned; None if there was no message that fits. Raises Blocked."""
+        if length >= 0:
+            return length
+        if -length in (errno.E2BIG, errno.ENOMSG, errno.EINTR):
+            return None
+        raise self._gone(-length)
+
+    def _next(self, queue: int, most: int, size: int) -> Sequence[tuple[int, int]]:
+        """See QueuePeek. Raises Blocked."""
+        try:
+            return self._look.next(queue, most, size)
+        except CrowdedError as error:
+            raise CrowdedError(f"{shown(self._key)}: {error}") from None
+        except OSError as error:
+            raise self._gone(error.errno or 0) from None
+
+    def _gone(self, number: int) -> Blocked:
+        if number == errno.EACCES:
+            return Denied(no_permission(self._key))
+        if number in (errno.EIDRM, errno.EINVAL):
+            return _RemovedError(f"{shown(self._key)} was removed")
+        return Blocked(f"{shown(self._key)}: {os.strerror(number)}")

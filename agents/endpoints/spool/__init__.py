@@ -1,0 +1,1 @@
+"""A directory of files, one message each."""

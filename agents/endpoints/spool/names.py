@@ -1,0 +1,351 @@
+"""Keeps the names of a spool's directory that wait to be taken, in order. Reads no file.
+
+Names wait in order of arrival, as events report it. Names that a scan finds are sorted, and precede those that arrived
+during the scan.
+
+Some facts about listings and events, and what they mean here:
+* A listing of a directory may miss a file that came before another one which it has (ext4 lists by a hash of the name).
+  But the kernel queues a file's event (created, renamed into) while it holds the directory's lock, and a listing takes
+  that lock. So every name that came after the watch began has its event by the time that a listing shows it: the
+  listing decides about the older names only, and the events about the newer ones. One listing is enough.
+* A directory may be very large, so a scan runs in slices, and the rest of the agent runs between them.
+* At most _MOST names wait, as many as the kernel keeps events. The first by name are kept, and another scan finds the
+  rest. Until then events are dropped: the files of the next scan came before them.
+
+A name may be set aside, because its file cannot be taken now. It is retried with exponential backoff, and at once when
+an event names it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import heapq
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from nsbridge.agents.endpoints import watch
+from nsbridge.agents.loop import Loop, Timer
+
+CLOSED, MOVED_IN, CREATED = watch.CLOSED, watch.MOVED_IN, watch.CREATED  # the event that brought a name
+SCANNED = 0  # without an event: its writer may not have finished
+_TAKEN, _ASIDE, RETRIED = -1, -2, -3  # taken; set aside; set aside, and looked at again
+
+_MOST = 16384  # names that wait, as many as the kernel's events (fs.inotify.max_queued_events)
+_MOST_ASIDE = 1 << 17  # names that are remembered as set aside; about 20 MB
+_MOST_ARRIVED = 1 << 17  # names that arrive during one scan; with more of them it begins again
+_SLICE = 0.005  # seconds of a scan until the rest of the agent has its turn
+_ENTRIES = 256  # entries of a listing between two reads of the clock
+_FIRST_RETRY = 0.05  # seconds until a name that was set aside is looked at again; doubled each time
+_LAST_RETRY = 0.5
+_RETRIES = 1000.0  # names that were set aside and are looked at again in a second, at most
+_AGAIN_AFTER_ERROR = 1.0  # seconds until another scan, if a listing failed
+
+
+def message_names(ignore: Sequence[str]) -> Callable[[bytes], bool]:
+    """Return a function that is True for the name of a message: not hidden, and no pattern of `ignore` matches it.
+
+    A `?` or a range matches one byte.
+    """
+    patterns = [os.fsencode(pattern).decode("latin-1") for pattern in ignore]
+    plain = [pattern for pattern in patterns if pattern[:1] == "*" and not re.search(r"[*?\[]", pattern[1:])]
+    suffixes = tuple(pattern[1:].encode("latin-1") for pattern in plain)  # compared much faster than an expression
+    others = "|".join(fnmatch.translate(pattern) for pattern in patterns if pattern not in plain)
+    ignored = re.compile(others.encode("latin-1")).match if others else None
+
+    def is_message(name: bytes) -> bool:
+        if name.startswith(b".") or name.endswith(suffixes):
+            return False
+        return ignored is None or not ignored(name)
+
+    return is_message
+
+
+@dataclass(slots=True)
+class _Aside:
+    why: str  # empty if it only has to become ready
+    retry: float  # seconds from one look to the next
+    due: float
+
+
+@dataclass(slots=True)
+class _Scan:
+    listing: Iterator[os.DirEntry[str]]
+    found: list[bytes]
+    limit: bytes | None = None  # names beyond it are not kept
+    is_cut: bool = False  # some were not kept
+
+
+class SpoolNames:
+    """The names of one directory at a time, between `open` and `close`."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        is_message: Callable[[bytes], bool],
+        drain: Callable[[], bool],
+        more: Callable[[], None],
+        odd: Callable[[bytes], None],
+    ) -> None:
+        """Call `more` when names wait, and `odd` for an entry that is no regular file.
+
+        `drain` reads every event there is (`event` gets them); it returns False if the directory is another by now.
+        """
+        self._loop = loop
+        self.is_message = is_message
+        self._drain = drain
+        self._more = more
+        self._odd = odd
+        self._directory = -1
+        self._how: dict[bytes, int] = {}  # every known name: the event that brought it, _TAKEN or _ASIDE
+        self._backlog: deque[bytes] = deque()  # to be taken, in this order
+        self._has_more = False  # there are more, which a scan will find
+        self._scan: _Scan | None = None
+        self._arrived: dict[bytes, int] = {}  # during the scan
+        self._again = False  # the running scan is incomplete: another one must follow
+        self._aside: dict[bytes, _Aside] = {}
+        self._refused = 0  # of these, for a reason that the operator should know
+        self._beyond = 0  # entries that are no regular file, and too many to be remembered
+        self._due: list[tuple[float, bytes]] = []  # a heap: when names that were set aside are looked at again
+        self._timer: Timer | None = None
+
+    def open(self, directory: int) -> None:
+        """Begin to scan this directory, which must be watched already. The first slice runs at once."""
+        self._directory = directory
+        self.scan()
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._end_scan()
+        self._directory = -1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for names in (self._how, self._backlog, self._arrived, self._aside, self._due):
+            names.clear()
+        self._has_more = self._again = False
+        self._refused = self._beyond = 0
+
+    def first(self) -> bytes | None:
+        """Return the name whose turn it is; None if none waits now (a scan may still bring some)."""
+        while self._backlog:
+            if self._how.get(self._backlog[0], _ASIDE) not in (_TAKEN, _ASIDE):
+                return self._backlog[0]
+            self._backlog.popleft()  # it was forgotten, or came again, while it waited
+        if self._has_more and self._scan is None:
+            self._loop.call_later(0, self._scan_for_more)
+        return None
+
+    def may_have_more(self) -> bool:
+        """True if names wait, or a scan would find some."""
+        return bool(self._backlog) or self._has_more
+
+    def how(self, name: bytes) -> int:
+        """Return the event that brought a waiting name, or SCANNED."""
+        return self._how.get(name, SCANNED)
+
+    def take(self, name: bytes) -> None:
+        """Note that the file was taken: its name does not wait again until `forget`."""
+        self._remove(name)
+        if self._aside:
+            self._drop_aside(name)
+        self._how[name] = _TAKEN
+
+    def is_taken(self, name: bytes) -> bool:
+        """True if the file of that name was taken and the name not forgotten since."""
+        return self._how.get(name) == _TAKEN
+
+    def forget(self, name: bytes) -> None:
+        """Forget a name, because its file is gone or is a new one."""
+        self._remove(name)
+        self._how.pop(name, None)
+        if self._aside:
+            self._drop_aside(name)
+
+    def _drop_aside(self, name: bytes) -> str:
+        """Forget that the name was set aside; return the reason it was."""
+        aside = self._aside.pop(name, None)
+        if aside is None:
+            return ""
+        self._refused -= bool(aside.why)
+        return aside.why
+
+    def _remove(self, name: bytes) -> None:
+        if self._backlog and self._backlog[0] == name:
+            self._backlog.popleft()
+
+    def event(self, name: bytes, how: int) -> None:
+        """Add a name that an event brought; it may be another file by now."""
+        if not self.is_message(name):
+            return
+        known = self._how.get(name)
+        if known == _TAKEN:
+            return
+        if known is not None and known != _ASIDE:
+            self._how[name] = how
+            return
+        if known is not None:
+            del self._how[name]
+            self._drop_aside(name)
+        self._add(name, how)
+
+    def _add(self, name: bytes, how: int) -> None:
+        if self._scan is not None:
+            if len(self._arrived) < _MOST_ARRIVED:
+                self._arrived[name] = how
+            else:
+                self._again = True
+        elif self._has_more or len(self._backlog) >= _MOST:
+            self._has_more = True
+        else:
+            self._how[name] = how
+            self._backlog.append(name)
+
+    # -- names that cannot be taken now
+
+    def set_aside(self, name: bytes, why: str = "", delay: float = 0.0) -> bool:
+        """Set a name aside for at least `delay` seconds; return True if this reason is new for it."""
+        self._remove(name)
+        before = self._aside.get(name)
+        known_why = self._drop_aside(name)
+        if before is None and len(self._aside) >= _MOST_ASIDE:
+            self.forget(next(iter(self._aside)))
+        slowest = max(_LAST_RETRY, len(self._aside) / _RETRIES)
+        retry = max(delay, _FIRST_RETRY if before is None else min(2 * before.retry, slowest))
+        due = self._loop.now() + retry
+        self._aside[name] = _Aside(why, retry, due)
+        self._refused += bool(why)
+        self._how[name] = _ASIDE
+        heapq.heappush(self._due, (due, name))
+        self._arm()
+        return known_why != why
+
+    def refused(self) -> int:
+        """Return how many names are set aside for a reason that the operator should know."""
+        return self._refused + self._beyond
+
+    def look_again(self) -> None:
+        """Look again at every name that only has to become ready."""
+        waiting = [name for name, aside in self._aside.items() if not aside.why and self._how.get(name) == _ASIDE]
+        for name in waiting:
+            self._return(name)
+
+    def _arm(self) -> None:
+        due = self._due[0][0]
+        if self._timer is None or self._timer.callback is None or self._timer.due > due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(due, self._retry)
+
+    def _retry(self) -> None:
+        now = self._loop.now()
+        while self._due and self._due[0][0] <= now:
+            due, name = heapq.heappop(self._due)
+            if self._how.get(name) == _ASIDE and self._aside[name].due == due:
+                self._return(name)
+        if self._due:
+            self._arm()
+        self._more()
+
+    def _return(self, name: bytes) -> None:
+        self._how[name] = RETRIED
+        self._backlog.append(name)
+
+    # -- scans
+
+    def scan(self) -> None:
+        """Look at the whole directory: events were lost, or there are none."""
+        if self._scan is not None:
+            self._again = True
+            return
+        self._has_more = self._again = False
+        self._beyond = 0
+        try:
+            # A descriptor of its own: two listings of one descriptor would share their place.
+            fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
+        except OSError:
+            self._failed()
+            return
+        try:
+            self._scan = _Scan(os.scandir(fd), [])
+        finally:
+            os.close(fd)
+        self._step()
+
+    def _scan_for_more(self) -> None:
+        if self._directory >= 0 and self._has_more and not self._backlog and self._scan is None:
+            self.scan()
+
+    def _failed(self) -> None:
+        """Scan again later: no descriptor was free, or the directory could not be read."""
+        self._end_scan()
+        self._has_more = True
+        self._loop.call_later(_AGAIN_AFTER_ERROR, self._scan_for_more)
+
+    def _end_scan(self) -> None:
+        if self._scan is not None:
+            self._scan.listing.close()  # type: ignore[attr-defined]  # scandir's iterator has it
+            self._scan = None
+
+    def _step(self) -> None:
+        scan = self._scan
+        if scan is None:
+            return  # the directory was closed meanwhile
+        until = self._loop.now() + _SLICE
+        try:
+            while entries := list(islice(scan.listing, _ENTRIES)):
+                self._sift(scan, entries)
+                if self._loop.now() >= until:
+                    self._loop.call_later(0, self._step)
+                    return
+        except OSError:
+            self._failed()
+            return
+        self._finish(scan)
+
+    def _sift(self, scan: _Scan, entries: list[os.DirEntry[str]]) -> None:
+        how, is_message, limit = self._how, self.is_message, scan.limit
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            if name in how or not is_message(name):
+                continue
+            if not entry.is_file(follow_symlinks=False):
+                if len(self._aside) < _MOST:
+                    self._odd(name)
+                else:
+                    self._beyond += 1
+            elif limit is not None and name > limit:
+                scan.is_cut = True
+            else:
+                scan.found.append(name)
+        if len(scan.found) > 2 * _MOST:
+            scan.found.sort()
+            del scan.found[_MOST:]
+            scan.limit, scan.is_cut = scan.found[-1], True
+
+    def _finish(self, scan: _Scan) -> None:
+        if not self._drain() or self._scan is not scan:
+            return  # the directory is another; a new scan has begun
+        if self._again:
+            # Events were lost while it ran. Of the names that it found, some came after names that events brought, and
+            # nothing tells which. Every event up to now is read, so the next scan sees what was lost.
+            self._arrived = {}
+            self._end_scan()
+            self.scan()
+            return
+        arrived = self._arrived
+        found = sorted(name for name in scan.found if name not in arrived and name not in self._how)
+        room = max(0, _MOST - len(self._backlog))
+        self._has_more = scan.is_cut or len(found) > room
+        for name in found[:room]:
+            self._how[name] = SCANNED
+            self._backlog.append(name)
+        self._arrived = {}
+        self._end_scan()
+        if not self._has_more:  # else they are found by the next scan, with what came before them
+            for name, how in arrived.items():
+                self._add(name, how)
+        self._more()

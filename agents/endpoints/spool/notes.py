@@ -1,0 +1,49 @@
+"""Describes a file that a spool's source took: the note in its journal, and the same in memory."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import NamedTuple
+
+from nsbridge.agents.endpoints.files import shown
+
+_NOTE = struct.Struct("<QqQ")  # an Identity; the name follows
+
+
+class SpoolFileId(NamedTuple):
+    """Identifies a file and its content."""
+
+    inode: int
+    mtime_ns: int
+    size: int
+
+
+class Taken(NamedTuple):
+    """A file that was taken and not yet removed. `body`: its content, None if an earlier life took it."""
+
+    seq: int
+    name: bytes
+    identity: SpoolFileId
+    body: bytes | None = None
+
+
+def identity_of(status: os.stat_result) -> SpoolFileId:
+    """Return the identity in a file's `status`."""
+    return SpoolFileId(status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def pack(identity: SpoolFileId, name: bytes) -> bytes:
+    """Return the note for the journal."""
+    return _NOTE.pack(*identity) + name
+
+
+def unpack(note: bytes) -> tuple[SpoolFileId, bytes]:
+    """Return the file's identity and name."""
+    return SpoolFileId(*_NOTE.unpack_from(note)), note[_NOTE.size :]
+
+
+def described(note: bytes, _seq: int) -> tuple[int, str]:
+    """Describe a note to a person: return the message's bytes, and the name of its file."""
+    identity, name = unpack(note)
+    return identity.size, f"file {shown(name)}"

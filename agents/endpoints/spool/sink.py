@@ -1,0 +1,192 @@
+"""The `in` side of the `spool` endpoint: each message becomes a file that appears whole.
+
+The sink writes a hidden temporary file, notes the intent, then renames the file. After a kill the hidden name decides.
+If it exists, the message was not handed over. If it is gone, it was, even if the reader has deleted the file since.
+
+Other programs may make files of the same names. Such files are no evidence:
+* If a final name is taken, the sink waits and reports it; it never overwrites a file. A file counts as this message
+  only if it belongs to our user and has exactly its content, as an earlier agent with a lost journal leaves it.
+* If a hidden name is taken by something that cannot be removed, the sink uses another one that cannot be guessed.
+
+The names begin with the source's epoch, so that they sort in the order of the messages. If an epoch is older than
+existing names, as after the clock was set back, the names continue after those (epochs.py).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+
+from nsbridge.agents import linux
+from nsbridge.agents.endpoints import files, watch
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
+from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
+from nsbridge.agents.endpoints.spool.epochs import NameEpochs
+from nsbridge.agents.journal.sinkjournal import HIDDEN, PLACE, SinkJournal
+from nsbridge.agents.wire import Run
+from nsbridge.config.schema import SpoolEndpoint
+
+
+class SpoolSink:
+    """Puts each message into a file of its own, named EPOCH-SEQ.TYPE, whose order by name is the messages' order."""
+
+    def __init__(self, host: AgentApi, tree: Tree, config: SpoolEndpoint, journal: SinkJournal) -> None:
+        assert config.in_ is not None  # noqa: S101  (made only for a configured side)
+        self._journal = journal
+        self._host = host
+        self._tree = tree
+        self._config = config
+        self._path = os.fsencode(config.in_)
+        self._epochs = NameEpochs(journal.cells, lambda text: host.log("warning", f"{shown(self._path)}: {text}"))
+        self._directory = -1
+        self._watch: watch.AnyWatch | None = None
+        self._waiter = Waiter(host, "in", self._again)
+        watch.keep_place(host, lambda fd: tree.leads_to(self._path, fd), lambda: self._watch, self._changed)
+
+    def descriptor(self) -> int:
+        """See Sink."""
+        return self._directory
+
+    def start(self) -> None:
+        """Make the directory if it is missing, so that a program can watch it before the first message."""
+        try:
+            self._open()
+        except Blocked as reason:
+            self._close()
+            self._waiter.wait(reason)
+        else:
+            self._waiter.done()
+
+    def _again(self) -> None:
+        if self._watch is None:
+            self.start()
+        self._host.sink_ready()
+
+    def put(self, run: Run) -> int:
+        """Write each as a file under a hidden name and rename it."""
+        for count in range(len(run.bodies)):
+            one = run.one(count)
+            try:
+                if self._watch is None:
+                    self._open()
+                if one.epoch != self._journal.epoch or one.first > self._journal.handed:
+                    self._write(one)
+            except Blocked as reason:
+                self._close()
+                self._waiter.wait(reason)
+                return count
+            self._waiter.done()
+            self._host.handed(one)
+        return len(run.bodies)
+
+    def _write(self, one: Run) -> None:
+        """Write and publish the one message. Raises Blocked; then no intent is left."""
+        journal = self._journal
+        try:
+            name = b"%016x-%020d.%d" % (self._epochs.named(one.epoch, self._directory), one.first, one.type)
+            fd, hidden = self._make_hidden(one)
+            try:
+                files.write_all(fd, one.bodies[0])
+            finally:
+                os.close(fd)
+            journal.intent = one.first if one.epoch == journal.epoch else 0
+            if not self._rename(hidden, name):
+                self._settle_taken_name(name, one.bodies[0])
+        except OSError as error:
+            journal.intent = 0  # else it would count as handed over if the hidden name was removed
+            raise blocked_by(error, shown(self._path)) from None
+
+    def _rename(self, hidden: bytes, name: bytes) -> bool:
+        """Publish the file; False if the name is taken. Then neither the hidden name nor the intent is left."""
+        try:
+            linux.rename_noreplace(self._directory, hidden, name)
+        except FileExistsError:
+            self._journal.intent = 0  # before the removal, else it would count as handed over after a kill
+            os.unlink(hidden, dir_fd=self._directory)
+            return False
+        return True
+
+    def _make_hidden(self, one: Run) -> tuple[int, bytes]:
+        """Make the hidden file, and note its name first. Raises OSError."""
+        for token in (0, int.from_bytes(os.urandom(4)) | 1):
+            hidden = _hidden(one.epoch, one.first, token)
+            if self._journal.cells[HIDDEN] != token:
+                self._journal.cells[HIDDEN] = token  # first, so that a killed agent's file can be found and removed
+            try:
+                try:
+                    fd = files.make_file(self._directory, hidden, self._config.mode)
+                except FileExistsError:  # left by an agent that was killed here
+                    os.unlink(hidden, dir_fd=self._directory)
+                    fd = files.make_file(self._directory, hidden, self._config.mode)
+            except (FileExistsError, IsADirectoryError, PermissionError):
+                if token:
+                    raise
+                continue
+            return fd, hidden
+        raise AssertionError("not reached")
+
+    def _settle_taken_name(self, name: bytes, body: bytes) -> None:
+        """Check a file that has the message's name. Raises Blocked unless it is the message."""
+        where = shown(self._path + b"/" + name)
+        if not self._is_ours(name, body):
+            raise Blocked(f"{where} already exists, and nsbridge did not create it: remove it or move it away")
+        self._host.log("warning", f"{where} already exists with the message's content: it counts as delivered")
+
+    def _is_ours(self, name: bytes, body: bytes) -> bool:
+        try:
+            fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
+            try:
+                return os.fstat(fd).st_uid == os.geteuid() and files.read_up_to(fd, len(body)) == body
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
+
+    def _open(self) -> None:
+        self._directory = self._tree.open_directory(self._path, self._config.mode)
+        self._watch = watch.watch_directory(self._host, "in", self._directory, 0)
+        self._host.loop.watch(self._watch.fileno(), 1, self._changed)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Find out whether the message that a killed agent was handing over into this directory has been."""
+        cells, journal = self._journal.cells, self._journal
+        place = os.fstat(self._directory).st_ino + 1
+        hidden = _hidden(journal.epoch, journal.handed + 1, cells[HIDDEN])
+        if cells[PLACE] == place and journal.intent == journal.handed + 1 and not self._has_file(hidden):
+            journal.hand(journal.intent)
+            self._host.log("info", f"message {journal.handed} was handed over just before the agent was killed")
+        journal.intent = 0  # before the removal, else the message would count as handed over after a kill
+        cells[PLACE] = place
+        if cells[HIDDEN]:
+            with suppress(OSError):
+                os.unlink(hidden, dir_fd=self._directory)  # the next one has another name
+
+    def _has_file(self, name: bytes) -> bool:
+        """True if a regular file has this name; anything else is not ours."""
+        try:
+            about = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return stat.S_ISREG(about.st_mode)
+
+    def _changed(self, _events: int) -> None:
+        """The directory itself was removed or replaced: open what is at its path now, before the next message."""
+        assert self._watch is not None  # noqa: S101  (called only while it is watched)
+        if self._watch.read().gone:
+            self._close()
+            self.start()
+
+    def _close(self) -> None:
+        if self._watch is not None:
+            self._host.loop.unwatch(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+
+
+def _hidden(epoch: int, seq: int, token: int) -> bytes:
+    return b".%016x-%020d%s.part" % (epoch, seq, b".%08x" % token if token else b"")

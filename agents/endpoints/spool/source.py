@@ -1,0 +1,322 @@
+"""The `out` side of the `spool` endpoint: each file of a directory is one message.
+
+A file counts when it is in the directory under a message's name and no process has it open for writing. It is removed
+(deleted, or moved to `done`) only when the other side has confirmed it, so the directory is the journal.
+whole.py decides when a file is complete, names.py in which order names wait.
+
+The same file (by inode) under a new name is the same message. So a program may rename a file that was taken.
+
+The container may put anything there, in any amount. A file that cannot be taken now (another user owns it, its disk has
+an error, a program holds a lease on it) is set aside and does not delay others.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from nsbridge.agents.endpoints import files, watch
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
+from nsbridge.agents.endpoints.files import LEASED, NotAFileError, Tree, blocked_by, shown
+from nsbridge.agents.endpoints.spool.names import CLOSED, CREATED, MOVED_IN, SCANNED, SpoolNames, message_names
+from nsbridge.agents.endpoints.spool.notes import SpoolFileId, Taken, identity_of, pack, unpack
+from nsbridge.agents.endpoints.spool.refusals import Refusals
+from nsbridge.agents.endpoints.spool.taken import TakenFiles
+from nsbridge.agents.endpoints.spool.whole import Completeness, Verdict
+from nsbridge.agents.journal.sourcejournal import RECORDS, SPOOL_NOTES
+from nsbridge.agents.journal.store import NoteStore
+from nsbridge.agents.wire import VOID, Message
+from nsbridge.config.schema import SpoolEndpoint
+
+_EVENTS = CLOSED | MOVED_IN | CREATED
+_EMPTY = 2.0  # seconds until an empty file counts that was created and not closed
+_REFUSED = 10.0  # seconds until a file that was refused is looked at again
+_SOON = 0.001  # seconds until a closed file's lease is asked for again; doubled each time
+_PATIENCE = 7  # times, 0.13 s in all
+_AT_ONCE = 512  # names; then the rest of the agent has its turn
+_READS = 1000  # of events in a row, 64 KiB each
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # these say nothing about the file
+
+_GONE = VOID.type, (VOID.body,)
+
+
+class _NotYet(Exception):
+    """The next file was closed, but the kernel still counts its writer."""
+
+
+class SpoolSource:
+    """Takes the files of a directory."""
+
+    def __init__(self, host: AgentApi, tree: Tree, config: SpoolEndpoint, store: NoteStore) -> None:
+        assert config.out is not None  # noqa: S101  (made only for a configured side)
+        self._store = store
+        store.load = self._load
+        store.journal.cells[RECORDS] = SPOOL_NOTES
+        self._host = host
+        self._tree = tree
+        self._config = config
+        self._path = os.fsencode(config.out)
+        self._directory = -1
+        self._foreign_files_stay = False  # in another user's sticky directory: only a file's owner may remove it
+        self._watch: watch.AnyWatch | None = None
+        self._waiter = Waiter(host, "out", self._again)
+        self._names = SpoolNames(host.loop, message_names(config.ignore), self._drain, self._take, self._odd)
+        self._refusals = Refusals(host, self._path)
+        self._patience = 0  # how often the next file's lease was refused
+        self._pauses = False  # until it is asked for again
+        self._completeness = Completeness(host.loop.now)
+        self._taken = TakenFiles(tree, config, store, self._names)
+        watch.keep_place(host, lambda fd: tree.leads_to(self._path, fd), lambda: self._watch, self._changed)
+
+    def start(self) -> None:
+        """Open and watch the directory, resend unconfirmed files, then scan: watch or scan finds every file."""
+        try:
+            self._open()
+        except Blocked as reason:
+            self._close()
+            self._waiter.wait(reason)
+            return
+        self._waiter.done()
+        self.confirmed(self._store.confirmed)
+        self._host.flush()
+        self._names.open(self._directory)
+
+    def room_again(self) -> None:
+        """Take what was left."""
+        if self._names.may_have_more():
+            self._take()
+
+    def confirmed(self, seq: int) -> None:
+        """Delete the files, or move them to `done`. Nothing more is taken while that cannot be done."""
+        if self._watch is None:
+            return
+        try:
+            self._taken.remove_up_to(seq)
+        except Blocked as reason:
+            self._waiter.wait(reason)
+            return
+        # Past dead letters too, which have no file: or `_resume` would go too far back.
+        self._store.journal.released = seq
+
+    def lend(self) -> bool:
+        """See Source: the notes of what was delivered and not removed must stay."""
+        return self._watch is not None and not self._taken.has_up_to(self._store.confirmed)
+
+    # -- the directory
+
+    def _again(self) -> None:
+        if self._watch is None:
+            self.start()
+            return
+        self.confirmed(self._store.confirmed)
+        self._take()
+
+    def _open(self) -> None:
+        self._directory = self._tree.open_directory(self._path, self._config.mode)
+        about = os.fstat(self._directory)
+        self._foreign_files_stay = bool(about.st_mode & stat.S_ISVTX) and about.st_uid != os.getuid()
+        self._taken.open(self._directory)
+        self._watch = watch.watch_directory(self._host, "out", self._directory, _EVENTS)
+        self._host.loop.watch(self._watch.fileno(), 1, self._changed)
+        self._resume()
+
+    def _resume(self) -> None:
+        """Recognise the taken files: remove the confirmed ones, and do not take the others twice."""
+        store = self._store
+        for seq in range(store.journal.released + 1, store.taken + 1):
+            if note := store.note_of(seq):
+                identity, name = unpack(note)
+                self._taken.add(Taken(seq, name, identity))
+
+    def _load(self, note: bytes, _seq: int) -> tuple[int, tuple[bytes]] | None:
+        """Read the message again, by the note of an earlier agent; None if that fails."""
+        if self._watch is None:
+            return None
+        identity, name = unpack(note)
+        try:
+            body = self._taken.load(identity, name)
+        except (FileNotFoundError, NotAFileError):
+            self._host.log("warning", f"{self._shown(name)} was taken, and is gone before it was delivered")
+            return _GONE
+        except OSError as error:
+            self._waiter.wait(blocked_by(error, self._shown(name)))
+            return None
+        if body is None:
+            self._host.log("warning", f"{self._shown(name)} was taken, but replaced or changed before delivery")
+            return _GONE
+        return 0, (body,)
+
+    def _changed(self, _events: int) -> None:
+        if self._read_events():
+            self._take()
+
+    def _drain(self) -> bool:
+        """Read every event up to now; False if the directory was replaced."""
+        for _ in range(_READS):
+            if not self._read_events():
+                return False
+            if self._watch is None or self._watch.is_drained:
+                break
+        return True
+
+    def _read_events(self) -> bool:
+        """Read some events; False if the directory was gone and is opened again."""
+        assert self._watch is not None  # noqa: S101  (called only while it is watched)
+        changes = self._watch.read(hidden=False)
+        if changes.gone:
+            self._close()
+            self.start()
+            return False
+        event = self._names.event
+        for name, mask in changes.files:
+            event(name, mask)
+        if changes.lost:
+            self._names.scan()
+        return True
+
+    # -- taking
+
+    def _take(self) -> None:
+        if self._watch is None or self._pauses or self._taken.has_up_to(self._store.confirmed):
+            return  # what was delivered is still there: `confirmed` says why, and comes again
+        self._host.retry()
+        try:
+            self._take_some()
+        except _NotYet:
+            self._pauses = True  # whatever event comes meanwhile
+            self._host.loop.call_later(_SOON * 2**self._patience, self._after_pause)
+            self._patience += 1
+        except Blocked as reason:
+            self._waiter.wait(reason)
+        else:
+            self._waiter.done()
+        self._refusals.show(self._names.refused())
+        self._host.flush()
+
+    def _after_pause(self) -> None:
+        self._pauses = False
+        self._take()
+
+    def _take_some(self) -> None:
+        """Take files while there is room. Raises Blocked, _NotYet."""
+        names, host = self._names, self._host
+        messages, size = host.room()
+        for _ in range(_AT_ONCE):
+            if messages <= 0 or size <= 0:
+                return
+            name = names.first()
+            if name is None:
+                return
+            message = self._read(name)
+            self._patience = 0
+            if message is not None:
+                body, identity = message
+                seq = host.take(Message(0, body), pack(identity, name))
+                self._taken.add(Taken(seq, name, identity, body))
+                messages -= 1
+                size -= len(body)
+        host.loop.call_later(0, self._take)
+
+    def _read(self, name: bytes) -> tuple[bytes, SpoolFileId] | None:
+        """Return the file's content; None if it cannot be taken (now). Raises Blocked, _NotYet."""
+        try:
+            fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
+        except OSError as error:
+            self._not_opened(name, error)
+            return None
+        try:
+            status = os.fstat(fd)
+            identity = identity_of(status)
+            if not self._is_whole(fd, name, status) or self._taken.is_renamed(name, identity):
+                return None
+            body = files.read_up_to(fd, self._config.max_message, identity.size)
+        except OSError as error:
+            self._refuse(name, f"cannot be read: {os.strerror(error.errno or 0)}")
+            return None
+        finally:
+            os.close(fd)
+        if body is None:
+            self._refuse(name, f"has more than max_message = {self._config.max_message} bytes")
+            return None
+        return body, identity
+
+    def _not_opened(self, name: bytes, error: OSError) -> None:
+        """Handle a name whose file cannot be opened. Raises Blocked if the file is not the cause."""
+        if isinstance(error, NotAFileError):
+            self._refuse(name, _what_it_is(error))
+        elif isinstance(error, FileNotFoundError):
+            if self._names.how(name) == CLOSED:
+                # A file made by O_TMPFILE and linked later has no name when it is closed; the event shows its inode.
+                self._names.look_again()
+            self._names.forget(name)
+        elif isinstance(error, BlockingIOError):
+            self._refuse(name, f"cannot be opened: {LEASED}", delay=0.0)
+        elif error.errno in _OURS:
+            raise blocked_by(error, self._shown(name)) from None
+        else:
+            try:
+                os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+            except FileNotFoundError:
+                pass  # seen at the next look
+            except OSError as search:
+                raise blocked_by(search, shown(self._path)) from None  # the directory itself cannot be searched
+            self._refuse(name, str(blocked_by(error, "cannot be opened")))
+
+    def _odd(self, name: bytes) -> None:
+        """Refuse a name that is not a regular file, as a scan found."""
+        try:
+            os.close(self._tree.open_file(self._directory, name, os.O_RDONLY))
+        except NotAFileError as error:
+            self._refuse(name, _what_it_is(error))
+        except OSError:
+            pass  # it is gone, or an event will follow
+
+    def _refuse(self, name: bytes, why: str, delay: float = _REFUSED) -> None:
+        """Set a file aside for a reason that the operator should know; it is logged once."""
+        if self._names.set_aside(name, why, delay):
+            self._refusals.log(name, why)
+
+    def _is_whole(self, fd: int, name: bytes, status: os.stat_result) -> bool:
+        """True if no process is writing the file, and it can be removed later. Otherwise it is set aside.
+
+        Raises _NotYet.
+        """
+        if self._foreign_files_stay and status.st_uid != os.getuid():
+            why = "could not be removed when it is delivered, because the directory is sticky"
+            self._refuse(name, f"belongs to uid {status.st_uid} and {why}")
+            return False
+        how = self._names.how(name)
+        held = files.lease(fd)
+        if held and how in (CLOSED, MOVED_IN):
+            return True
+        if how == SCANNED and self._watch is not None and self._watch.polls:
+            how = CREATED  # it may be as new as that
+        verdict = self._completeness.judge(fd, name, how, status)
+        if verdict is Verdict.WHOLE:
+            return True
+        if verdict is Verdict.NEARLY and self._patience < _PATIENCE:
+            raise _NotYet
+        self._names.set_aside(name, delay=_EMPTY if verdict is Verdict.EMPTY else 0.0)  # its close queues it
+        return False
+
+    def _shown(self, name: bytes) -> str:
+        return shown(self._path + b"/" + name)
+
+    def _close(self) -> None:
+        self._names.close()
+        if self._watch is not None:
+            self._host.loop.unwatch(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+        self._taken.close()
+        self._completeness.clear()
+
+
+def _what_it_is(error: NotAFileError) -> str:
+    """Return why it cannot be a message: its kind, or what is mounted over it."""
+    is_kind = str(error.strerror).endswith("not a regular file")
+    return f"is {error.strerror}" if is_kind else f"is not taken: {error.strerror}"

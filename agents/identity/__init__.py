@@ -1,0 +1,1 @@
+"""Which user an agent becomes, and which paths it may follow."""

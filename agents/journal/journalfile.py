@@ -1,0 +1,251 @@
+"""A journal's file: found or made, locked, checked, mapped into memory. What is in it is for sourcejournal.py.
+
+* The file is locked by its open file description, which sender processes inherit. So a new agent has it only when
+  the old one and all its senders are dead, and none of them can still do what the new one has decided about.
+* A journal is data. It is checked when it is opened; a damaged one is moved aside and reported, one of a newer version
+  is refused and left alone.
+* A new journal appears whole, by rename.
+* A former agent may have been compromised and could write anything into the file. So every number is checked before
+  use: sizes against the configuration (`check_size`) before anything is mapped.
+
+The file: a header of one page, then for a source the index and the ring. Numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from nsbridge.agents.fork import let_go_of_first
+
+VERSION = 1
+SOURCE, SINK = 1, 2
+PAGE = 4096
+MOST_ENTRIES = 1 << 20  # of an index that is for a larger window than the configured one: 16 MB of memory
+MOST_RING = 256 << 20  # bytes of a ring, likewise
+PATIENCE = 30.0  # seconds for an earlier agent, which has been killed, to be gone
+_MAGIC = b"nsbridge"
+_HEADER = struct.Struct("<8sII4Q")  # magic, version, kind, epoch, entries of the index, bytes of the ring, reserved
+_HEADER_CHECK = struct.Struct("<I")
+_CELLS_AT = 128
+_CELLS = 40
+CELLS = slice(_CELLS_AT, _CELLS_AT + 8 * _CELLS)  # where they are in the header's page
+
+
+_CHECK = 48  # where in a sealed cell the checksum begins
+VALUE = (1 << _CHECK) - 1  # the number in a sealed cell; to be believed if the cell was found sealed on opening
+
+
+class DamagedError(Exception):
+    """The file is no journal that can be used; it is to be moved aside."""
+
+
+class LeftAloneError(Exception):
+    """The file may be correct, but cannot be used. It is left alone, and the operator decides."""
+
+
+class NewerVersionError(LeftAloneError):
+    """The file was written by a later nsbridge."""
+
+
+class TooLargeError(LeftAloneError):
+    """The file has a far larger window than the configured one. A compromised agent may have written that."""
+
+
+class FullError(OSError):
+    """The file system of the journal has no room; nothing was written."""
+
+
+class Header(NamedTuple):
+    """What never changes in a journal's life."""
+
+    kind: int
+    epoch: int  # a source's; 0 for a sink
+    entries: int
+    ring: int
+
+    def after(self, damaged: Header | None) -> Header:
+        """With an epoch that orders after that of the journal it replaces, even if the clock has gone back since."""
+        return self._replace(epoch=max(self.epoch, damaged.epoch + 1)) if damaged and self.epoch else self
+
+
+def new_epoch() -> int:
+    """Return a number greater than that of every earlier journal of this host: nanoseconds of wall time."""
+    return time.time_ns()
+
+
+def seal(value: int) -> int:
+    """The eight bytes that hold a number of up to 48 bits and its checksum, so that one store writes both."""
+    return value | ((value ^ value >> 16 ^ value >> 32) & 0xFFFF) << _CHECK
+
+
+def is_sealed(cell: int) -> bool:
+    """Whether `seal` can have made it; no single damaged byte goes unseen."""
+    return cell == seal(cell & VALUE)
+
+
+def _pack_header(header: Header) -> bytes:
+    fixed = _HEADER.pack(_MAGIC, VERSION, header.kind, header.epoch, header.entries, header.ring, 0)
+    return fixed + _HEADER_CHECK.pack(zlib.crc32(fixed))
+
+
+def is_journal(data: bytes) -> bool:
+    """Whether a file that begins like this is one at all, of whatever version and however damaged."""
+    return data.startswith(_MAGIC)
+
+
+def parse_header(data: bytes) -> Header:
+    """Read the header, which all versions begin with. Raises DamagedError, NewerVersionError."""
+    fixed = data[: _HEADER.size]
+    if len(data) < PAGE or not is_journal(data):
+        raise DamagedError("it is no nsbridge journal")
+    if _HEADER_CHECK.unpack_from(data, _HEADER.size)[0] != zlib.crc32(fixed):
+        raise DamagedError("its header has a wrong checksum")
+    _, version, kind, epoch, entries, ring, _ = _HEADER.unpack(fixed)
+    if version > VERSION:
+        raise NewerVersionError(
+            f"it has version {version}, and this nsbridge knows up to {VERSION}; use the nsbridge that wrote it"
+        )
+    return Header(kind, epoch, entries, ring)
+
+
+def check_size(header: Header, wanted: Header) -> None:
+    """Check the header's sizes before the file is mapped. Raises DamagedError, TooLargeError.
+
+    After a change of the configuration the file may have another window, but only up to a limit.
+    """
+    if header.kind != wanted.kind:
+        raise DamagedError("it is of the other kind")
+    if header.kind == SINK and (header.entries or header.ring):
+        raise DamagedError("it is a sink's and says that it has a ring")
+    if header.entries > max(MOST_ENTRIES, wanted.entries) or header.ring > max(MOST_RING, wanted.ring):
+        raise TooLargeError(
+            f"it is for a window of {header.entries} messages and {header.ring} bytes, the configured one needs "
+            f"{wanted.entries} and {wanted.ring}; if window was that large, set it back until all is handed over, "
+            "else move the file away"
+        )
+
+
+class JournalFile:
+    """A locked, mapped file with a checked header."""
+
+    def __init__(self, fd: int, header: Header, path: str) -> None:
+        self.fd = fd
+        self.path = path
+        self.header = header
+        self.size = PAGE + 8 * header.entries + header.ring
+        if os.fstat(fd).st_size != self.size:
+            raise DamagedError(f"it has {os.fstat(fd).st_size} bytes, and should have {self.size}")
+        self.map = mmap.mmap(fd, self.size)
+        self.view = memoryview(self.map)
+        self.cells = self.view[CELLS].cast("Q")
+
+    def close(self) -> None:
+        """Unmap and unlock."""
+        self.cells.release()
+        self.view.release()
+        self.map.close()
+        os.close(self.fd)
+
+
+def _lock(path: str, flags: int, patience: float) -> int:
+    """Open and lock, when the holders are dead. Raises OSError: EWOULDBLOCK if they live for `patience` seconds."""
+    fd = os.open(path, flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(fd)
+                raise
+            time.sleep(0.001)  # SIGKILL is on its way; there is no event for another's lock with a limit
+        else:
+            if os.fstat(fd).st_ino == _inode(path):
+                return let_go_of_first(fd)
+            os.close(fd)  # another journal has taken its place meanwhile
+            fd = os.open(path, flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _inode(path: str) -> int:
+    try:
+        return Path(path).stat().st_ino
+    except FileNotFoundError:
+        return 0
+
+
+def create(path: str, header: Header, patience: float, *, publish: bool = True) -> JournalFile:
+    """A new journal, under another name until it is whole (if not `publish`, the caller renames it). Raises OSError."""
+    fresh = f"{path}.new"
+    fd = _lock(fresh, os.O_CREAT | os.O_TRUNC, patience)
+    size = PAGE + 8 * header.entries + header.ring
+    try:
+        _resize(fd, size, path)
+        allocate(fd, 0, PAGE + 8 * header.entries, path)
+        os.pwrite(fd, _pack_header(header), 0)
+        if publish:
+            Path(fresh).rename(path)
+    except BaseException:
+        Path(fresh).unlink(missing_ok=True)  # whatever room it took is needed elsewhere
+        os.close(fd)
+        raise
+    return JournalFile(fd, header, path)
+
+
+def _resize(fd: int, size: int, path: str) -> None:
+    """Set the file's length, which RLIMIT_FSIZE may forbid. Raises FullError."""
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        raise FullError(error.errno, f"journal {path} of {size} bytes: {os.strerror(error.errno or 0)}") from None
+
+
+def allocate(fd: int, start: int, length: int, path: str) -> None:
+    """Give the file pages of its own. Raises FullError."""
+    try:
+        os.posix_fallocate(fd, start, length)
+    except OSError as error:
+        raise FullError(error.errno, f"journal {path}: {os.strerror(error.errno or 0)}") from None
+
+
+Report = Callable[[str], None]
+
+
+def open_or_create(path: str, wanted: Header, patience: float, report: Report) -> JournalFile:
+    """The journal at `path`, made as `wanted` if there is none; a damaged one is moved aside first.
+
+    Raises OSError, LeftAloneError.
+    """
+    try:
+        fd = _lock(path, 0, patience)
+    except FileNotFoundError:
+        return create(path, wanted, patience)
+    header: Header | None = None
+    try:
+        header = parse_header(os.pread(fd, PAGE, 0))
+        check_size(header, wanted)
+        return JournalFile(fd, header, path)
+    except DamagedError as error:
+        move_aside(path, error, report)
+        os.close(fd)
+        return create(path, wanted.after(header), patience)
+    except LeftAloneError as error:
+        os.close(fd)
+        raise type(error)(f"journal {path} is left alone: {error}") from None
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def move_aside(path: str, error: DamagedError, report: Report) -> None:
+    """Keep a damaged journal under another name, and tell."""
+    aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns() % 10**9:09}"
+    Path(path).rename(aside)
+    report(f"journal {path} is damaged ({error}); moved to {aside}, and begun anew")

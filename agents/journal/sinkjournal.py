@@ -1,0 +1,163 @@
+"""A sink's journal: how far it has handed over, and what it intends. sourcejournal.py has the rules of all journals."""
+
+from __future__ import annotations
+
+import errno
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+from nsbridge.agents import scoreboard
+from nsbridge.agents.journal.journalfile import (
+    PATIENCE,
+    SINK,
+    VALUE,
+    DamagedError,
+    Header,
+    Report,
+    create,
+    is_sealed,
+    move_aside,
+    open_or_create,
+    seal,
+)
+
+# Cells of a sink: two slots of four, `WHICH` tells the one that counts
+WHICH = 0
+_EPOCH, _BASE, _HANDED, _EARLIER = 0, 1, 2, 3  # within a slot
+_SLOTS = (1, 5)
+_SLOT_CHECKS = (30, 31)  # of a slot's three numbers that do not change
+INTENT, BYTES, REPEATS, IN_DOUBT, DEAD, NOT_DELIVERED, PLACE, SENDERS, BASELINE = 9, 10, 11, 12, 13, 14, 15, 16, 18
+PREDECESSOR, LATEST = 19, 20  # of a queue: checksums of the message before the one that was offered last, and of it
+LARGEST, LARGEST_OF = 21, 22  # of a queue: the largest limit that was seen, and that queue's id + 1
+KIND = 32  # which kind of endpoint it was used by (belonging.py)
+DEAD_DROPPED = 33  # dead letters that the agent has dropped, for lack of room or for their age
+HIDDEN, NAMED, NAMED_FOR = (
+    36,
+    37,
+    38,
+)  # of a spool: its hidden name, and the epoch in its names (endpoints/spool/sink.py)
+LOG_APPEND = 19  # of a log: eleven cells (endpoints/log_sink.py)
+
+
+class SinkFile(Protocol):
+    """What a sink's journal needs: a JournalFile, or the cells of one that somebody else has locked."""
+
+    fd: int
+    cells: memoryview[int]
+
+    def close(self) -> None:
+        """Give them back."""
+
+
+class SinkJournal:
+    """How far a sink has handed over, what it intends, and its flow's counters. A SinkStore."""
+
+    def __init__(self, file: SinkFile) -> None:
+        self._file = file
+        self.cells = file.cells
+        self.fd = file.fd
+        self.may_adopt: Callable[[], bool] = lambda: True  # set by a sink that has messages in flight
+        which, slot = file.cells[WHICH], self._slot
+        if not is_sealed(which) or which & VALUE > 1 or not is_sealed(file.cells[slot + _HANDED]):
+            raise DamagedError("its numbers have a wrong checksum")
+        if file.cells[_SLOT_CHECKS[which & 1]] != self._check_of(slot) or self.handed < file.cells[slot + _BASE]:
+            raise DamagedError("its epoch has a wrong checksum")
+
+    @property
+    def _slot(self) -> int:
+        return _SLOTS[self.cells[WHICH] & 1]
+
+    def _check_of(self, slot: int) -> int:
+        numbers = struct.pack("<3Q", *(self.cells[slot + cell] for cell in (_EPOCH, _BASE, _EARLIER)))
+        return zlib.crc32(numbers) ^ zlib.crc32(bytes(24))  # 0 in a new journal
+
+    @property
+    def epoch(self) -> int:
+        """Of the source that is heard; 0 before the first."""
+        return self.cells[self._slot + _EPOCH]
+
+    @property
+    def handed(self) -> int:
+        """The last seq that was handed over, was dead, or was not for this sink."""
+        return (self.cells[self._slot + _HANDED] & VALUE) >> 1
+
+    @property
+    def last_sender(self) -> int:
+        """Which of two sender processes, 0 or 1, made the last note; kept in the same cell, so both are one store."""
+        return self.cells[self._slot + _HANDED] & 1
+
+    @property
+    def delivered(self) -> int:
+        """Messages handed over in the life of this journal."""
+        slot, cells = self._slot, self.cells
+        return cells[slot + _EARLIER] + self.handed - cells[slot + _BASE] - cells[NOT_DELIVERED]
+
+    @property
+    def intent(self) -> int:
+        """The seq that is about to be handed over, to be settled after a kill; 0 if there is none, or it is damaged."""
+        cell = self.cells[INTENT]
+        return cell & VALUE if is_sealed(cell) else 0
+
+    @intent.setter
+    def intent(self, seq: int) -> None:
+        self.cells[INTENT] = seal(seq)
+
+    @property
+    def handed_cell(self) -> int:
+        """The cell that has handed * 2 + last_sender, sealed, for a sender process that stores into it itself."""
+        return self._slot + _HANDED
+
+    def show(self, page: memoryview[int]) -> None:
+        """Put its counters onto an agent's page, where the supervisor sees them (scoreboard.py)."""
+        page[scoreboard.HANDED] = self.delivered
+        page[scoreboard.HANDED_BYTES] = self.cells[BYTES]
+        page[scoreboard.REPEATS_DROPPED] = self.cells[REPEATS]
+        page[scoreboard.IN_DOUBT] = self.cells[IN_DOUBT]
+        page[scoreboard.DEAD] = self.cells[DEAD]
+        page[scoreboard.DEAD_DROPPED] = self.cells[DEAD_DROPPED]
+
+    def adopt(self, epoch: int, handed: int) -> None:
+        """Start with another source: all up to `handed` is not for this sink. Made aside, then exchanged."""
+        cells = self.cells
+        if not self.may_adopt():
+            raise OSError(errno.EBUSY, "the source has a new journal while messages of the old one are in flight")
+        earlier = self.delivered + cells[NOT_DELIVERED]
+        other = 1 - (cells[WHICH] & 1)
+        slot = _SLOTS[other]
+        cells[INTENT] = 0
+        cells[slot + _EPOCH], cells[slot + _BASE] = epoch, handed
+        cells[slot + _HANDED] = seal(handed << 1 | self.last_sender)
+        cells[slot + _EARLIER] = earlier
+        cells[_SLOT_CHECKS[other]] = self._check_of(slot)
+        cells[WHICH] = seal(other)
+
+    def hand(self, seq: int) -> None:
+        """Everything up to `seq` has been handed over; nothing new where a sender process has noted it already."""
+        if seq > self.handed:
+            self.sent(seq, self.last_sender)
+
+    def sent(self, seq: int, sender: int) -> None:
+        """What a sender would have noted had it not been killed."""
+        self.cells[self._slot + _HANDED] = seal(seq << 1 | sender)
+
+    def set_last_sender(self, which: int) -> None:
+        """For two new sender processes, before either has sent."""
+        self.sent(self.handed, which)
+
+    def close(self) -> None:
+        """Unmap and unlock."""
+        self._file.close()
+
+
+def open_sink(path: str, report: Report = lambda _text: None, patience: float = PATIENCE) -> SinkJournal:
+    """The journal at `path`, made if it is missing. Raises OSError."""
+    wanted = Header(SINK, 0, 0, 0)
+    file = open_or_create(path, wanted, patience, report)
+    try:
+        return SinkJournal(file)
+    except DamagedError as error:
+        move_aside(path, error, report)
+        file.close()
+        return SinkJournal(create(path, wanted, patience))

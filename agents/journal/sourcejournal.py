@@ -1,0 +1,399 @@
+"""Journals: what one side of a direction must not forget when its process is killed, in files mapped into memory.
+
+A SIGKILL can fall between any two instructions, so these are the crash rules:
+* A mapped file outlives the process that wrote it. It is a fact once its store is done; nothing is buffered.
+* Whatever takes several stores is made first and published last, by ONE store of eight bytes (which no kill divides).
+  `taken` publishes a record, `confirmed` lets go of it, `handed` confirms to the source, `which` exchanges two slots.
+* What is not published is not believed. The one exception are the landing places of a queue source (`land`): the kernel
+  writes a message's type there first, and a type is never 0, so a type that is not 0 proves that a message has left the
+  queue. It is therefore zeroed BEFORE the index points to it; the other order recovers messages that never came. Of
+  several places the index gets the first last, so that where one is found those behind it are places too.
+* Every number by which something is believed is kept with its checksum in the same eight bytes (`seal`), or with its
+  record. Damage is found when a journal is opened, but for the eight bytes of a landing place's type.
+* Pages are allocated before they are written: a full tmpfs would otherwise kill the writer (SIGBUS), or make the kernel
+  lose a message that it is handing out (EFAULT).
+Who may use a journal, and when it is believed at all, is said in journalfile.py. Here is the source's journal; the
+sink's is in sinkjournal.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+import zlib
+from array import array
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import groupby
+from pathlib import Path
+
+from nsbridge.agents import linux
+from nsbridge.agents.journal.journalfile import (
+    PAGE,
+    PATIENCE,
+    SOURCE,
+    VALUE,
+    DamagedError,
+    FullError,
+    Header,
+    JournalFile,
+    Report,
+    allocate,
+    create,
+    is_sealed,
+    move_aside,
+    new_epoch,
+    open_or_create,
+    seal,
+)
+from nsbridge.agents.wire import MAX_PACKET, Message, Run
+from nsbridge.config.schema import MAX_MESSAGE
+
+RECORD = struct.Struct("<IIq")  # length, checksum; type, then the body, as in a msgbuf
+RECORD_SIZE = RECORD.size
+_TYPE_AT = 8
+_ALIGN = 8
+NOWHERE = seal((1 << 48) - 1)  # an index entry that points nowhere
+_LENGTH = 0xFFFFFFFF  # the part of a record's first word
+_SEED = 0x6E736272  # of the checksum, so that a record of nothing but zeros is a wrong one
+_GROW = 256 << 10  # bytes allocated at a time
+_RUN = 1024  # messages
+
+# Cells of a source
+CONFIRMED, TAKEN, RELEASED, NOTE = 0, 1, 2, 3  # NOTE is two cells
+LOG_POSITION, LOG_TRUNCATIONS = 5, 15  # ten cells and one (endpoints/log_tail.py)
+LOG_MORE, LOG_MORE_SLOT = 16, 4  # two slots of four cells, 0 in older journals (endpoints/log_tail.py)
+WHERE = 30  # from what kind of endpoint, and which place, the messages were taken (belonging.py)
+RECORDS = 31  # what the records are, for whoever reads the journal (agents/journalreader.py)
+MESSAGES, SPOOL_NOTES, LOG_NOTES = 0, 1, 2
+
+
+def checksum(mtype: int, body: bytes | memoryview) -> int:
+    """Return the checksum of a record's length, type and body."""
+    return zlib.crc32(body, (mtype ^ mtype >> 32 ^ len(body) ^ _SEED) & 0xFFFFFFFF)
+
+
+def checksum_of_none(mtype: int, length: int) -> int:
+    """Return the value from which zlib.crc32 continues with the body of a record of that type and length."""
+    return (mtype ^ mtype >> 32 ^ length ^ _SEED) & 0xFFFFFFFF
+
+
+class SourceJournal:
+    """What was taken and not yet confirmed: a ring of records, found by seq through an index. A SourceStore."""
+
+    def __init__(self, file: JournalFile) -> None:
+        self._file = file
+        self._entries = file.header.entries
+        self._index = file.view[PAGE : PAGE + 8 * self._entries].cast("Q")
+        self._words = file.view[: file.size & -8].cast("Q")
+        self._ring_at = PAGE + 8 * self._entries
+        self._end = self._ring_at + file.header.ring
+        self._view = file.view
+        self._allocated = 0
+        self._places: list[int] = []  # where messages may land, or one is being appended: the next seqs
+        self._next_at = self._ring_at  # where the last record ends that was published
+        self.fd = file.fd
+        self._address = linux.address_of(file.view)
+        self.epoch = file.header.epoch
+        self.confirmed = file.cells[CONFIRMED] & VALUE  # the last seq that the sink has confirmed
+        self.taken = file.cells[TAKEN] & VALUE  # the last seq that was given out
+        self.pending_bytes = 0
+        self._totals = array("Q", bytes(8 * self._entries))  # bytes of all records up to each, by seq
+        self._total = 0
+        self.recovered = 0  # messages that had landed and whose taking was not published
+        try:
+            self._check()
+        except DamagedError:
+            self._release()
+            raise
+
+    @property
+    def released(self) -> int:
+        """The last seq whose file was let go of, for a source that keeps notes; at most `confirmed`."""
+        return self._file.cells[RELEASED] & VALUE
+
+    @released.setter
+    def released(self, seq: int) -> None:
+        self._file.cells[RELEASED] = seal(seq)
+
+    @property
+    def cells(self) -> memoryview[int]:
+        """For what an endpoint keeps."""
+        return self._file.cells
+
+    def append(self, message: Message, count: int = 1) -> int:
+        """Keep the message, as `count` seqs of which it tells; returns the last. Raises FullError."""
+        first, last, index, entries = self.taken + 1, self.taken + count, self._index, self._entries
+        at = self._place(last, (len(message.body),))[0]
+        index[first % entries] = index[(last + 1) % entries] = NOWHERE  # no places, which a type would make messages
+        RECORD.pack_into(self._file.map, at, len(message.body), checksum(message.type, message.body), message.type)
+        start = at + RECORD_SIZE
+        self._file.map[start : start + len(message.body)] = message.body
+        entry = seal(at)
+        for seq in range(last, first - 1, -1):
+            index[seq % entries] = entry
+        self._total += len(message.body)
+        self.pending_bytes += len(message.body)
+        for seq in range(first, last + 1):
+            self._totals[seq % entries] = self._total
+        self._publish(last, start + len(message.body))
+        return last
+
+    def land(self, lengths: Sequence[int]) -> list[int]:
+        """Prepare the places where msgrcv puts messages of exactly these lengths; returns the addresses of msgbufs.
+
+        There may be fewer than were asked for. Until `landed`, a type that is not 0 there proves that the message left
+        the queue; they must land in this order. Raises FullError if there is room for none.
+        """
+        words, index, entries, seq = self._words, self._index, self._entries, self.taken + 1
+        places = self._place(seq, lengths)
+        index[seq % entries] = index[(seq + len(places)) % entries] = NOWHERE
+        addresses, start = [], self._address + _TYPE_AT
+        for at, length in zip(places, lengths):  # noqa: B905  (there may be fewer places)
+            word = at >> 3
+            words[word + 1] = 0
+            words[word] = length | (length ^ _LENGTH) << 32
+            addresses.append(start + at)
+        seq += len(places)
+        for at in reversed(places):
+            seq -= 1
+            index[seq % entries] = seal(at)
+        return addresses
+
+    def landed(self, lengths: Sequence[int]) -> int:
+        """So many messages have come to the first places, in these lengths; returns the last one's seq."""
+        words, view, totals, entries = self._words, self._view, self._totals, self._entries
+        last, total, end = self.taken, self._total, self._next_at
+        for at, length in zip(self._places, lengths):  # noqa: B905  (more may be expected)
+            word, start = at >> 3, at + RECORD_SIZE
+            end = start + length
+            words[word] = length | checksum(words[word + 1], view[start:end]) << 32
+            last += 1
+            total += length
+            totals[last % entries] = total
+        self.pending_bytes += total - self._total
+        self._total = total
+        self._publish(last, end)
+        return last
+
+    def get(self, seq: int) -> Message:
+        """The message `seq`, which must be pending."""
+        at = self._index[seq % self._entries] & VALUE
+        length, _, mtype = RECORD.unpack_from(self._file.map, at)
+        start = at + RECORD_SIZE
+        return Message(mtype, self._file.map[start : start + length])
+
+    def run(self, seq: int) -> Run:
+        """Pending messages from `seq` on, of one type; as many as a packet may hold."""
+        index, entries, words, data = self._index, self._entries, self._words, self._file.map
+        bodies: list[bytes] = []
+        first_type, size = -1, 0
+        for at in (index[n % entries] & VALUE for n in range(seq, min(self.taken + 1, seq + _RUN))):
+            length, mtype = words[at >> 3] & _LENGTH, words[(at >> 3) + 1]
+            if bodies and mtype != first_type:
+                break
+            first_type = mtype
+            start = at + RECORD_SIZE
+            bodies.append(data[start : start + length])
+            size += length
+            if size > MAX_PACKET:
+                break
+        return Run(self.epoch, seq, first_type - (first_type >> 63 << 64), bodies)
+
+    def confirm(self, seq: int) -> None:
+        """Let go of all up to `seq`, which must be pending."""
+        self.pending_bytes = self._total - self._totals[seq % self._entries]
+        self._file.cells[CONFIRMED] = seal(seq)
+        self.confirmed = seq
+
+    def close(self) -> None:
+        """Unmap and unlock."""
+        self._release()
+        self._file.close()
+
+    def _release(self) -> None:
+        self._index.release()  # or the file could not be unmapped
+        self._words.release()
+
+    def _publish(self, seq: int, end: int) -> None:
+        """One store makes it a fact. The next entry is no stale one by then: it would look like a landing place."""
+        self._index[(seq + 1) % self._entries] = NOWHERE
+        self._file.cells[TAKEN] = seal(seq)
+        self._next_at = end + _ALIGN - 1 & -_ALIGN
+        self.taken = seq
+
+    def _place(self, seq: int, lengths: Sequence[int]) -> list[int]:
+        """Where records go, that of `seq` and more: after the last, or at the start where one does not fit the end."""
+        start, end, confirmed, upto = self._ring_at, self._end, self.confirmed, self._allocated
+        at, room = self._next_at, self._entries - 1 - (seq - confirmed)
+        first = self._index[(confirmed + 1) % self._entries] & VALUE if confirmed != self.taken else -1
+        places: list[int] = []
+        for length in lengths:
+            need = RECORD_SIZE + length + _ALIGN - 1 & -_ALIGN
+            if first < 0:
+                at = first = start
+                limit = end
+            elif first >= at:
+                limit = first
+            elif at + need > end:
+                at, limit = start, first
+            else:
+                limit = end
+            if at + need > limit or room <= 0:
+                break
+            room -= 1
+            places.append(at)
+            at += need
+            if at > upto:  # noqa: PLR1730  (a call costs more)
+                upto = at
+        if not places:
+            text = f"no room for a message of {lengths[0]} bytes beside what is pending"
+            raise FullError(errno.ENOBUFS, f"journal {self._file.path}: {text}")
+        if upto > self._allocated:
+            self._allocate(upto)
+        self._places = places
+        return places
+
+    def _allocate(self, upto: int) -> None:
+        start = max(self._allocated, self._ring_at)
+        end = min(max(upto, start + _GROW), self._file.size)
+        try:
+            allocate(self._file.fd, start, end - start, self._file.path)
+        except FullError:
+            end = upto  # the rest of a nearly full file system is enough for some more
+            allocate(self._file.fd, start, end - start, self._file.path)
+        self._populate(start & -PAGE, end)
+        self._allocated = end
+
+    def _populate(self, start: int, end: int) -> None:
+        """Have the pages there when the kernel copies a message into them: a fault that a kill interrupts loses it."""
+        with suppress(OSError):  # before Linux 5.14 they come one by one, as they are touched
+            self._file.map.madvise(linux.MADV_POPULATE_WRITE, start, end - start)
+
+    def _check(self) -> None:
+        """Believe what is published, if it is whole; and a landed message. Raises DamagedError."""
+        numbers = (self.released, self.confirmed, self.taken)
+        if not all(map(is_sealed, self._file.cells[:NOTE])):
+            raise DamagedError("its numbers have a wrong checksum")
+        if sorted(numbers) != list(numbers) or self.taken - self.confirmed >= self._entries:
+            raise DamagedError(f"it says that {self.taken} were taken and {self.confirmed} confirmed")
+        before = length = taken_up = 0
+        for seq in range(self.confirmed + 1, self.taken + 1):
+            entry = self._index[seq % self._entries]
+            if entry != before:  # else one record is for both
+                before, length = entry, self._check_record(seq)
+                self._total += length
+                self.pending_bytes += length
+                taken_up += length + RECORD_SIZE
+                if taken_up > self._file.header.ring:
+                    raise DamagedError(f"what is pending up to message {seq} is more than its ring holds")
+            self._totals[seq % self._entries] = self._total
+        if before:
+            self._next_at = (before & VALUE) + RECORD_SIZE + length + _ALIGN - 1 & -_ALIGN
+        self._recover()
+
+    def _recover(self) -> None:
+        """A message that has landed is a fact; a note is none before it is published: its file is still there."""
+        if self._file.cells[RECORDS] != MESSAGES:
+            return
+        left = self._file.header.ring
+        for seq in range(self.taken + 1, self.confirmed + self._entries):
+            entry = self._index[seq % self._entries]
+            if entry in (0, NOWHERE) or not self._has_landed(seq):
+                break
+            self._places.append(entry & VALUE)
+            left -= RECORD_SIZE + (self._words[self._places[-1] >> 3] & _LENGTH)
+            if left < 0:
+                raise DamagedError(f"what has landed up to message {seq} is more than its ring holds")
+        if self._places:
+            self.recovered = len(self._places)
+            self.landed([self._words[at >> 3] & _LENGTH for at in self._places])
+
+    def _record(self, seq: int) -> tuple[int, int, int, int]:
+        """Where the record of `seq` begins; its length, checksum and type. Raises DamagedError."""
+        entry = self._index[seq % self._entries]
+        at, end = entry & VALUE, self._end
+        if not is_sealed(entry) or at % _ALIGN or not self._ring_at <= at <= end - RECORD_SIZE:
+            raise DamagedError(f"message {seq} is outside the ring")
+        length, check, mtype = RECORD.unpack_from(self._file.map, at)
+        return at, length, check, mtype
+
+    def _check_record(self, seq: int) -> int:
+        """Return the length of its message. Raises DamagedError."""
+        at, length, check, mtype = self._record(seq)
+        start = at + RECORD_SIZE
+        if length > MAX_MESSAGE:
+            raise DamagedError(f"message {seq} says that it has {length} bytes, which no message has")
+        if start + length > self._file.size or checksum(mtype, self._file.view[start : start + length]) != check:
+            raise DamagedError(f"message {seq} has a wrong checksum")
+        return length
+
+    def _has_landed(self, seq: int) -> bool:
+        """Whether a message has come to the landing place, or was kept and not published. Raises DamagedError."""
+        at, length, check, mtype = self._record(seq)
+        if not mtype:
+            return False
+        if check != length ^ _LENGTH or at + RECORD_SIZE + length > self._file.size:
+            self._check_record(seq)
+        return True
+
+    def records(self, first: int) -> list[tuple[Message, int]]:
+        """The records of the seqs from `first` on, each with how many it is for."""
+        entries = [self._index[seq % self._entries] for seq in range(first, self.taken + 1)]
+        found, seq = [], first
+        for _, same in groupby(entries):
+            count = len(list(same))
+            found.append((self.get(seq), count))
+            seq += count
+        return found
+
+    def first_kept(self) -> int:
+        """The first seq whose record is there: of notes some that are confirmed and not released, then those pending.
+
+        A confirmed message's record is not: the next one may have taken its place.
+        """
+        first = self.confirmed + 1
+        keeps_notes = self._file.cells[RECORDS] != MESSAGES and self.taken - self.released < self._entries - 1
+        with suppress(DamagedError):
+            while keeps_notes and first - 1 > self.released:
+                self._check_record(first - 1)
+                first -= 1
+        return first
+
+
+def open_source(
+    path: str, entries: int, ring: int, report: Report = lambda _text: None, patience: float = PATIENCE
+) -> SourceJournal:
+    """The journal at `path`, made if it is missing. Another size is made by copying what is pending. Raises OSError."""
+    wanted = Header(SOURCE, new_epoch(), entries, ring)
+    file = open_or_create(path, wanted, patience, report)
+    try:
+        journal = SourceJournal(file)
+    except DamagedError as error:
+        move_aside(path, error, report)
+        file.close()
+        return SourceJournal(create(path, wanted.after(file.header), patience))
+    if (file.header.entries, file.header.ring) != (entries, ring):
+        try:
+            return _resized(path, journal, wanted, patience)
+        finally:
+            journal.close()
+    return journal
+
+
+def _resized(path: str, old: SourceJournal, wanted: Header, patience: float) -> SourceJournal:
+    first = old.first_kept()
+    kept = old.records(first)
+    entries = max(wanted.entries, old.taken - first + 4)
+    ring = max(wanted.ring, 2 * sum(len(message.body) + 2 * RECORD.size for message, _ in kept))
+    header = wanted._replace(epoch=old.epoch, entries=entries, ring=ring)
+    file = create(path, header, patience, publish=False)
+    for cell in range(RELEASED, len(old.cells)):
+        file.cells[cell] = old.cells[cell]
+    file.cells[CONFIRMED] = file.cells[TAKEN] = seal(first - 1)
+    journal = SourceJournal(file)
+    for message, count in kept:
+        journal.append(message, count)
+    journal.confirm(old.confirmed)
+    Path(f"{path}.new").rename(path)
+    return journal

@@ -1,0 +1,167 @@
+"""Opens an agent's files in the state directory before it joins a namespace: journals and dead letters.
+
+STATE_DIR/journal/ROUTE/AGENT.out    messages that it has taken (if it has a source)
+STATE_DIR/journal/ROUTE/AGENT.in     messages that it has handed over (if it has a sink)
+STATE_DIR/identity/ROUTE/AGENT       its user in its container (identity/identity.py)
+STATE_DIR/dead/ROUTE/AGENT/          messages that it could never hand over
+STATE_DIR/dead/ROUTE/.retry/AGENT/   dead letters of the other agent that it takes again (if it has a source)
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable, Container
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from nsbridge.agents import linux
+from nsbridge.agents.journal import belonging, sinkjournal
+from nsbridge.agents.journal import sourcejournal as journal
+from nsbridge.agents.journal.sinkjournal import SinkJournal
+from nsbridge.agents.journal.sourcejournal import SourceJournal
+from nsbridge.config import trusted
+from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, FileEndpoint, LogEndpoint, QueueEndpoint, Window
+
+_IDENTITY_SIZE = 4096  # bytes that are allocated, so that a full disk keeps no agent from noting who it is
+_NOTE_SIZE = 512  # bytes that the record of a note takes at most
+_RETRIED = 256 << 10  # bytes for dead letters, which are kept whole also where files are only noted
+_RECORD = 40  # bytes of a record beside its message, at most
+_ANYBODY = range(1 << 32)  # owners of files that are given to agents
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFiles:
+    """Open files; each journal is there if the agent has that side."""
+
+    source: SourceJournal | None
+    sink: SinkJournal | None
+    dead: int  # descriptor of the dead letters' directory
+    retry: int  # of the directory of those that are to be taken again, -1 without a source
+    identity: int  # the file that remembers the agent's user
+
+    @property
+    def given(self) -> list[int]:
+        """Directories that are to belong to the agent."""
+        return [fd for fd in (self.dead, self.retry) if fd >= 0]
+
+    @property
+    def source_fd(self) -> int:
+        """Of the journal's file, -1 without one."""
+        return self.source.fd if self.source else -1
+
+    @property
+    def sink_fd(self) -> int:
+        """Of the journal's file, -1 without one."""
+        return self.sink.fd if self.sink else -1
+
+
+def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Callable[[str], None]) -> AgentFiles:
+    """Open the files, and make missing ones. Wait until no earlier agent holds them.
+
+    Raises OSError; UntrustedError if users other than root can change the files;
+    entry.Refused if pending messages were taken by another endpoint.
+    """
+    source, sink = None, None
+    with _Private(state_dir, agent.name) as private:
+        dead = private.open_given()
+        retry = private.open_given(".retry") if agent.endpoint.out else -1
+        identity = private.open_identity()
+    if agent.endpoint.out:
+        source = journal.open_source(
+            str(journal_path(state_dir, agent.name, "out")), window.messages + 3, _ring(agent, window), report
+        )
+        belonging.claim_source(source, agent.endpoint)
+    if agent.endpoint.in_:
+        sink = sinkjournal.open_sink(str(journal_path(state_dir, agent.name, "in")), report)
+        belonging.claim_sink(sink, agent.endpoint)
+    return AgentFiles(source, sink, dead, retry, identity)
+
+
+def bound_files(agent: AgentConfig) -> None:
+    """Limit the size of files that the agent writes to the longest message, after its journals exist.
+
+    The agent writes dead letters and its endpoint's files. A log may have any length, so an agent that appends to one
+    has no limit. Beyond the limit a write fails with EFBIG (Python ignores SIGXFSZ). So a compromised agent fills less
+    of `state_dir` with one file, and cannot make its journal longer.
+    """
+    if not (isinstance(agent.endpoint, LogEndpoint) and agent.endpoint.in_):
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        most = MAX_MESSAGE if hard == resource.RLIM_INFINITY else min(MAX_MESSAGE, hard)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
+def journal_path(state_dir: str, agent: str, side: str) -> Path:
+    """Of `agent` (ROUTE:AGENT), for its `out` or `in` side."""
+    route, _, name = agent.partition(":")
+    return Path(state_dir, "journal", route, f"{name}.{side}")
+
+
+class _Private:
+    """The directories below state_dir that belong to root, made if missing. So no other user can replace a name.
+
+    It walks to state_dir once, and then uses descriptors, so that a killed agent restarts quickly.
+    """
+
+    def __init__(self, state_dir: str, agent: str) -> None:
+        route, _, self._name = agent.partition(":")
+        self._dead = Path(state_dir, "dead", route)
+        self._owners = trusted.trusted_owners()
+        self._of_route: dict[str, int] = {}
+        with ExitStack() as opened:
+            top = trusted.open_directory(state_dir, make=0o755)
+            opened.callback(os.close, top)
+            for kind in ("journal", "identity", "dead"):
+                above = self._below(opened, top, Path(state_dir, kind))
+                self._of_route[kind] = self._below(opened, above, Path(state_dir, kind, route))
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._opened.close()
+
+    def open_given(self, within: str = "") -> int:
+        """Open a directory of dead/ROUTE that will belong to the agent.
+
+        No path leads out of it, so a compromised agent reaches nothing else of the host by this descriptor.
+        """
+        above = self._of_route["dead"]
+        if within:
+            above = self._below(self._opened, above, self._dead / within)
+        path = self._dead / within / self._name
+        found = self._below(self._opened, above, path, _ANYBODY)
+        given = linux.detached(str(path))
+        if not os.path.samestat(os.fstat(given), os.fstat(found)):
+            os.close(given)
+            raise trusted.UntrustedError(f"{path} was replaced while it was opened; remove it")
+        return given
+
+    def open_identity(self) -> int:
+        """Open the file that remembers the agent's user."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(self._name, flags, 0o600, dir_fd=self._of_route["identity"])
+        with suppress(OSError):  # no room: the journals say so
+            os.posix_fallocate(fd, 0, _IDENTITY_SIZE)
+        return fd
+
+    def _below(self, opened: ExitStack, above: int, path: Path, owners: Container[int] | None = None) -> int:
+        fd = trusted.open_below(above, path.name, self._owners if owners is None else owners, str(path))
+        opened.callback(os.close, fd)
+        return fd
+
+
+def longest(agent: AgentConfig, window: Window) -> int:
+    """Bytes of the longest message that its source's journal can keep whole."""
+    return min(_ring(agent, window) - _RECORD, MAX_MESSAGE)
+
+
+def _ring(agent: AgentConfig, window: Window) -> int:
+    """Bytes that hold a full window and one message more, also when the ring's end does not fit one."""
+    endpoint = agent.endpoint
+    if not isinstance(endpoint, QueueEndpoint | FileEndpoint):
+        return 2 * window.messages * _NOTE_SIZE + _RETRIED
+    return window.bytes + 2 * endpoint.max_message + window.messages * _RECORD

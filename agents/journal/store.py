@@ -1,0 +1,110 @@
+"""What a source keeps for repeating messages: whole messages (sourcejournal.py), or only notes that find them again.
+
+Notes are enough for files of the container: the file itself is the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from nsbridge.agents.journal.sourcejournal import SourceJournal
+from nsbridge.agents.wire import MAX_PACKET, Message, Run
+
+NOTE = 1  # the type of a record that is a note, of one message or several; they are in the container
+BODY = 2  # the type of a record that is a message itself
+Load = Callable[[bytes, int], tuple[int, Sequence[bytes]] | None]
+
+
+class NoteStore:
+    """A SourceStore whose journal holds notes, and whose messages are in memory or loaded again.
+
+    `load` is set by the source: with a note and a seq that it is for, it reads that message and as many after it as the
+    note is for, or some, which gives their type and bodies; None if it cannot now. For messages that are no more it
+    gives what VOID is, for each.
+    """
+
+    def __init__(self, journal: SourceJournal) -> None:
+        self.journal = journal
+        self.epoch = journal.epoch
+        self.pending_bytes = 0
+        self.load: Load = lambda _note, _seq: None
+        self._runs: dict[int, Run] = {}  # by the first seq; what is in memory of the pending messages
+        self._last_found = Run(0, 0, 0, ())
+
+    @property
+    def confirmed(self) -> int:
+        """The last seq that the sink has confirmed."""
+        return self.journal.confirmed
+
+    @property
+    def taken(self) -> int:
+        """The last seq that was given out."""
+        return self.journal.taken
+
+    def append(self, message: Message) -> int:
+        """Keep a message that is nowhere in the container; returns its seq. Raises FullError."""
+        return self._kept(self.journal.append(Message(BODY, message.body)), message.type, (message.body,))
+
+    def note(self, mtype: int, bodies: Sequence[bytes], note: bytes) -> int:
+        """Keep what finds these messages again; returns the last one's seq. Raises FullError."""
+        return self._kept(self.journal.append(Message(NOTE, note), len(bodies)), mtype, bodies)
+
+    def note_of(self, seq: int) -> bytes:
+        """The note of a message; empty if it has none. Also of a confirmed one, until the next is taken."""
+        kind, note = self.journal.get(seq)
+        return note if kind == NOTE else b""
+
+    def run(self, seq: int) -> Run | None:
+        """Pending messages from `seq` on, of one type; None if that one cannot be read now."""
+        found = self._find(seq)
+        if found is None:
+            kind, record = self.journal.get(seq)
+            loaded = self.load(record, seq) if kind == NOTE else (0, (record,))
+            if loaded is None:
+                return None
+            self._kept(seq + len(loaded[1]) - 1, *loaded)
+            found = self._runs[seq]
+        if seq > found.first:
+            found = found.after(seq - found.first)
+        return self._with_more(found) if len(found.bodies) == 1 else found
+
+    def _with_more(self, run: Run) -> Run:
+        """Together with what follows it in memory and is of its type: files are noted one by one, and sent together."""
+        bodies, size = list(run.bodies), len(run.bodies[0])
+        while size < MAX_PACKET:
+            more = self._runs.get(run.first + len(bodies))
+            if more is None or more.type != run.type:
+                break
+            bodies += more.bodies
+            size += sum(map(len, more.bodies))
+        return run._replace(bodies=bodies)
+
+    def _find(self, seq: int) -> Run | None:
+        found = self._runs.get(seq)
+        if found is None:
+            found = self._last_found
+            if not found.first <= seq <= found.last:
+                found = next((run for run in self._runs.values() if run.first <= seq <= run.last), None)
+        if found is not None:
+            self._last_found = found
+        return found
+
+    def confirm(self, seq: int) -> None:
+        """Let go of all up to `seq`, which must be pending."""
+        done = self.confirmed
+        while done < seq:
+            done += 1
+            run = self._runs.pop(done, None)
+            if run is not None:
+                gone = run.before(min(len(run.bodies), seq - done + 1))
+                self.pending_bytes -= sum(map(len, gone.bodies))
+                if gone.last < run.last:
+                    self._runs[seq + 1] = run.after(len(gone.bodies))
+                done = gone.last
+        self.journal.confirm(seq)
+
+    def _kept(self, last: int, mtype: int, bodies: Sequence[bytes]) -> int:
+        first = last - len(bodies) + 1
+        self._runs[first] = Run(self.epoch, first, mtype, bodies)
+        self.pending_bytes += sum(map(len, bodies))
+        return last

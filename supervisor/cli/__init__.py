@@ -1,0 +1,1 @@
+"""The commands nsbridged, nsbridgectl and nsbridge."""

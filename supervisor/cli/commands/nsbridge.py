@@ -1,0 +1,140 @@
+"""The table of nsbridge's commands."""
+
+from __future__ import annotations
+
+from nsbridge.supervisor.cli.commands import values
+from nsbridge.supervisor.cli.commands.model import (
+    ANY,
+    EXIT_CODES,
+    PATH,
+    Command,
+    Operand,
+    Option,
+    Program,
+    Value,
+    about,
+)
+
+JOURNAL_LINES = 20  # pending messages that `journal` shows
+DEMO_RUNTIMES = ("auto", "runc", "unshare")
+
+_JSON = Option("--json", "print JSON instead of a table")
+
+_BRIDGE = Command(
+    "bridge",
+    "one route between two namespaces, until Ctrl-C",
+    "Carries what is written to the file OUT in the mount namespace NS_MNT to the SysV queue KEY in the ipc namespace "
+    "NS_IPC, and what the queue answers to the file IN; in the foreground, until Ctrl-C. Nothing that is on its way "
+    "outlives it: for that there is nsbridged.",
+    options=(
+        Option("--key", "the queue's key (default: 0x4d2)", Value("K", values.queue_key), 0x4D2),
+        Option(
+            "--out",
+            "the file that leaves its container (default: /tmp/to_server)",
+            Value("PATH", values.inner_path),
+            "/tmp/to_server",  # noqa: S108  (inside the container, the one-process bridge's name)
+        ),
+        Option(
+            "--in",
+            "the file that what comes is written to (default: /tmp/to_client)",
+            Value("PATH", values.inner_path),
+            "/tmp/to_client",  # noqa: S108  (the same)
+            dest="in_",
+        ),
+        Option(
+            "--send-type",
+            "the type given to messages that enter the queue (default: 1)",
+            Value("N", values.sent_type),
+            1,
+        ),
+        Option(
+            "--receive-type",
+            "the type taken from the queue; -N: the lowest type up to N (default: 2)",
+            Value("N", values.message_type),
+            2,
+        ),
+    ),
+    operands=(
+        Operand(
+            "ns_ipc",
+            "the queue's namespace: /proc/PID/ns/ipc",
+            Value("NS_IPC", values.namespace_path, PATH),
+        ),
+        Operand(
+            "ns_mnt",
+            "the files' namespace: /proc/PID/ns/mnt",
+            Value("NS_MNT", values.namespace_path, PATH),
+        ),
+    ),
+)
+
+_DEMO = Command(
+    "demo",
+    "two containers, the bridge between them, a kill -9",
+    "Makes two isolated containers, an echo server on a SysV queue in one, an echo client on files in the other, and "
+    "nsbridged between them; sends each MESSAGE, kills an agent with SIGKILL, sends again, and removes it all. At a "
+    "terminal and without a MESSAGE it reads yours. Needs no root and nothing that is not on this machine.",
+    options=(
+        Option(
+            "--runtime",
+            "how the containers are made: runc, unshare (plain namespaces), or auto: runc if it works here",
+            Value("RUNTIME", words=DEMO_RUNTIMES),
+            "auto",
+        ),
+    ),
+    operands=(Operand("messages", "a line of at most 8000 bytes", Value("MESSAGE"), least=0, most=ANY),),
+)
+
+_CONTAINERS = Command(
+    "containers",
+    "what containers this host has",
+    "Lists the containers of this host by the name that a configuration has for them, with the pid of each one's init "
+    "and the inode numbers of its mount and ipc namespaces (* marks those that are this shell's own).",
+    options=(_JSON,),
+)
+
+_JOURNAL = Command(
+    "journal",
+    "a journal, readable",
+    "Prints a journal: STATE_DIR/journal/ROUTE/AGENT.out, what that agent has taken and the other side not yet "
+    "confirmed, or AGENT.in, what it has handed over. A running daemon is not disturbed.",
+    options=(Option("--all", f"every pending message, not just the first {JOURNAL_LINES}"), _JSON),
+    operands=(
+        Operand(
+            "file",
+            "the journal, like /run/nsbridge/journal/orders/web.out",
+            Value("FILE", completes=PATH),
+        ),
+    ),
+)
+
+PROGRAM = Program(
+    Command(
+        "nsbridge",
+        "carries messages between two containers that share no namespace",
+        "A bridge for once, the demonstration, and what containers and journals there are. The daemon is nsbridged, "
+        "and nsbridgectl asks and steers it.",
+        options=about("nsbridge"),
+        commands=(_BRIDGE, _DEMO, _CONTAINERS, _JOURNAL),
+    ),
+    section=1,
+    notes=(
+        ("exit codes", tuple(code for code in EXIT_CODES if code[0] in ("0", "1", "2", "77"))),
+        (
+            "environment",
+            (
+                ("DOCKER_HOST", "unix:// and the path where Docker is asked"),
+                ("CONTAINER_HOST", "unix:// and the path where Podman is asked"),
+            ),
+        ),
+        (
+            "examples",
+            (
+                ("nsbridge demo", "two containers and the bridge between them"),
+                ("nsbridge bridge /proc/4711/ns/ipc /proc/4712/ns/mnt", "as the one-process bridge was used"),
+                ("nsbridge journal /run/nsbridge/journal/orders/web.out", "what is taken and not yet delivered"),
+            ),
+        ),
+    ),
+    see_also=("nsbridgectl(1)", "nsbridged(8)", "nsbridge.toml(5)"),
+)

@@ -1,0 +1,88 @@
+"""What words of a command line are turned into; ValueError says what they must be.
+
+What the configuration's rules decide is asked of them, and they are loaded only then.
+"""
+
+from __future__ import annotations
+
+import os
+
+I64 = (-(1 << 63), (1 << 63) - 1)  # of a message's type, a C long
+_DAY = 86400
+
+
+def path(text: str) -> str:
+    """A path of the host, as the person has it."""
+    if not text or "\0" in text:
+        raise ValueError("it must be a path")
+    return text
+
+
+def seconds(text: str) -> float:
+    """A limit or an interval."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= _DAY:  # also refuses nan
+        raise ValueError("it must be a number of seconds above 0, a day at most")
+    return number
+
+
+def count(text: str) -> int:
+    """How many of something; 0 is allowed."""
+    if not text.isdecimal():
+        raise ValueError("it must be a number, 0 or more")
+    return int(text)
+
+
+def namespace_path(text: str) -> str:
+    """A path of the host; what is relative is relative to where the person stands."""
+    if not text or "\0" in text:
+        raise ValueError("it must be the path of a namespace, like /proc/4711/ns/ipc")
+    return os.path.abspath(text)  # noqa: PTH100  (Path.absolute keeps the ..)
+
+
+def inner_path(text: str) -> str:
+    """A path of the container, by the rules that a configuration has for it."""
+    from nsbridge.config.problems import InvalidValue  # noqa: PLC0415
+    from nsbridge.config.values import path as inner  # noqa: PLC0415
+
+    try:
+        return inner(text)
+    except InvalidValue as refused:
+        raise ValueError(str(refused)) from None
+
+
+def queue_key(text: str) -> int:
+    """A SysV queue's key."""
+    from nsbridge.config.problems import InvalidValue  # noqa: PLC0415
+    from nsbridge.config.values import queue_key as key  # noqa: PLC0415
+
+    try:
+        return key(_any_integer(text))
+    except InvalidValue as refused:
+        raise ValueError(str(refused)) from None
+
+
+def message_type(text: str) -> int:
+    """What msgrcv(2) selects by."""
+    number = _any_integer(text)
+    if not I64[0] <= number <= I64[1]:
+        raise ValueError("it is out of range: a type is a signed 64-bit number")
+    return number
+
+
+def sent_type(text: str) -> int:
+    """What a message that is sent may have."""
+    number = message_type(text)
+    if number < 1:
+        raise ValueError("it must be at least 1: msgsnd(2) takes no other type")
+    return number
+
+
+def _any_integer(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise ValueError("it must be an integer, in decimal or like 0x4d2") from None

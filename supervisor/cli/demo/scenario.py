@@ -1,0 +1,158 @@
+"""What the demo shows, from the first container to the last trace removed: read this first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from nsbridge.config.errors import EXIT_FAILED, EXIT_OK, NsbridgeError, UsageError
+from nsbridge.supervisor.cli import render
+from nsbridge.supervisor.cli.demo import runtimes
+from nsbridge.supervisor.cli.demo.bridge import Bridge
+from nsbridge.supervisor.cli.demo.containers import DemoContainer, Role
+from nsbridge.supervisor.cli.demo.screen import Screen
+from nsbridge.supervisor.cli.demo.waiting import Interrupted, Lines, Waits
+
+MESSAGES = (b"hello", "grüß dich, 世界".encode(), b"files on one side, a SysV queue on the other")
+ANSWER_LIMIT = 20.0  # seconds for one message to come back
+
+
+def run(runtime: str, messages: Sequence[str]) -> int:
+    """The demo; `messages` empty: the person's lines at a terminal, otherwise three of our own.
+
+    0 if every message came back equal (also when Ctrl-C has ended it), 1 if not, 128 + signal for TERM and HUP.
+    Raises NsbridgeError. Whatever happens, nothing is left behind.
+    """
+    given = tuple(os.fsencode(message) for message in messages)
+    for message in given:
+        if b"\n" in message:
+            raise UsageError(f"the message {message!r} has a newline in it: the demo's client sends lines")
+    screen = Screen()
+    try:
+        with Waits() as waits:
+            return _Demo(screen, waits).run(runtime, given)
+    except BrokenPipeError:  # whoever read the output has gone, and the messages were not all shown
+        return EXIT_FAILED
+
+
+class _Demo:
+    def __init__(self, screen: Screen, waits: Waits) -> None:
+        self._screen = screen
+        self._waits = waits
+        self._sent = 0
+        self._equal = 0
+        self._victim = Role.SERVER  # whose agent is killed next
+
+    def run(self, runtime: str, messages: tuple[bytes, ...]) -> int:
+        ended_by = None
+        with ExitStack() as stack:
+            try:
+                self._show(stack, runtime, messages)
+            except Interrupted as interrupted:
+                ended_by = interrupted.signum
+                self._screen.end_line()
+                self._screen.say(f"{ended_by.name}: stopping")
+        self._screen.say("stopped the daemon and both containers, and removed all that was made for them")
+        if ended_by not in (None, signal.SIGINT):
+            return 128 + int(ended_by or 0)
+        return self._verdict()
+
+    def _show(self, stack: ExitStack, runtime: str, messages: tuple[bytes, ...]) -> None:
+        self._screen.say("nsbridge demo: two containers that share no namespace, and the bridge between them")
+        site, client, server = runtimes.make(runtime, self._screen, self._waits, stack)
+        bridge = Bridge(site, client, server)
+        self._screen.say(
+            f"nsbridged, pid {bridge.pid}: one agent joins client's mnt namespace, the other server's ipc namespace"
+        )
+        bridge.wait_running()
+        interactive = not messages and sys.stdin.isatty() and sys.stdout.isatty()
+        if interactive:
+            self._converse(bridge, client)
+        else:
+            self._tell(bridge, client, messages or MESSAGES)
+
+    def _tell(self, bridge: Bridge, client: DemoContainer, messages: tuple[bytes, ...]) -> None:
+        """Messages, a killed agent, the first message again."""
+        count = "a message" if len(messages) == 1 else f"{len(messages)} messages"
+        self._screen.say(f"{count}: from client's file, over both agents, through server's queue, and back")
+        for message in messages:
+            self._exchange(bridge, client, message)
+        self._show_status(bridge)
+        before = self._kill(bridge)
+        self._exchange(bridge, client, messages[0])
+        self._show_recovery(bridge, before)
+
+    def _converse(self, bridge: Bridge, client: DemoContainer) -> None:
+        """The person's lines."""
+        self._show_status(bridge)
+        self._screen.say("type a line: it goes to server and back (an empty line or Ctrl-D ends)")
+        typed = Lines(sys.stdin.fileno(), self._waits)
+        killed: dict[Role, dict[str, Any]] = {}
+        offered = False
+        while True:
+            self._screen.prompt()
+            line = typed.next(None)
+            if line is None:
+                self._screen.end_line()
+                return
+            if not line:
+                return
+            if line.strip() == b"kill" and not killed:
+                killed = self._kill(bridge)
+                continue
+            self._exchange(bridge, client, line)
+            if killed:
+                self._show_recovery(bridge, killed)
+                killed = {}
+            if not offered:
+                self._screen.say("type kill to SIGKILL an agent, then send another line")
+                offered = True
+
+    def _exchange(self, bridge: Bridge, client: DemoContainer, message: bytes) -> None:
+        """Send one message through the client, and show what the client says to it."""
+        self._sent += 1
+        client.write_line(message)
+        try:
+            answer = client.lines.next(ANSWER_LIMIT)
+        except TimeoutError:
+            raise NsbridgeError(bridge.explain(f"no answer within {ANSWER_LIMIT:g} s")) from None
+        if answer is None:
+            raise NsbridgeError(bridge.explain("the client has ended"))
+        self._screen.program(answer)
+        self._equal += answer == b"Recv " + message
+
+    def _kill(self, bridge: Bridge) -> dict[Role, dict[str, Any]]:
+        """SIGKILL an agent, another one each time; the result is the agents as they were before."""
+        before = bridge.wait_running()
+        agent = before[self._victim]
+        self._screen.say(f"killing agent {agent['name']} (kill -9 {agent['pid']}): the next message meets a dead agent")
+        os.kill(int(agent["pid"]), signal.SIGKILL)
+        self._victim = Role.CLIENT if self._victim is Role.SERVER else Role.SERVER
+        return before
+
+    def _show_recovery(self, bridge: Bridge, before: dict[Role, dict[str, Any]]) -> None:
+        """Say what became of both agents."""
+        after = bridge.wait_running()
+        self._show_status(bridge)
+        for role, agent in after.items():
+            name, pid, restarts = agent["name"], agent["pid"], agent["restarts"]
+            if pid == before[role]["pid"]:
+                self._screen.detail(f"{name} noticed nothing: still pid {pid}, restarts {restarts}")
+            else:
+                self._screen.detail(f"{name} is back: pid {before[role]['pid']} is now pid {pid}, restarts {restarts}")
+
+    def _show_status(self, bridge: Bridge) -> None:
+        self._screen.say("nsbridgectl status:")
+        self._screen.table(render.status(bridge.settled_status(), colour=self._screen.colour))
+
+    def _verdict(self) -> int:
+        if self._equal == self._sent:
+            if self._sent:
+                self._screen.say(f"{self._equal} of {self._sent} messages came back, each as it was sent")
+            return EXIT_OK
+        self._screen.wrong(f"only {self._equal} of {self._sent} messages came back as they were sent")
+        return EXIT_FAILED

@@ -1,0 +1,238 @@
+"""nsbridgectl: a command for everything about a running daemon.
+
+Starting fast matters more here than anywhere else (a person types it, a monitor runs it every few seconds), so it
+imports what `status` needs and nothing else; what only rare paths need is imported there. What there is to be typed
+stands in commands/nsbridgectl.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from nsbridge.config.errors import EXIT_FAILED, EXIT_NOT_RUNNING, EXIT_OK, NsbridgeError
+from nsbridge.config.text import escape
+from nsbridge.supervisor.cli import render
+from nsbridge.supervisor.cli.client import DEFAULT_PATH, DEFAULT_TIMEOUT, ControlClient, LateError
+from nsbridge.supervisor.cli.commands.nsbridgectl import PROGRAM
+from nsbridge.supervisor.cli.commands.parse import Parsed, parse
+
+TYPE_CHECKING = False  # typing is slow to load and is needed by the type checkers only
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+WAIT_TIMEOUT = 60.0  # seconds, for start, stop and restart with --wait
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line `argv` (sys.argv without the program by default); the result is the exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: what is said goes nowhere
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)  # tests have streams without
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")  # a terminal's encoding must not decide whether we fail
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except NsbridgeError as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"nsbridgectl: {escape(line)}\n")
+        return error.exit_code
+    except BrokenPipeError:  # whoever read our output has seen enough (| head)
+        _give_up_stdout()
+        return EXIT_OK
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        _give_up_stdout()
+        sys.stderr.write(f"nsbridgectl: cannot write the output: {error.strerror}\n")
+        return EXIT_FAILED
+    return code
+
+
+def _give_up_stdout() -> None:
+    """Let what is still buffered go nowhere: the interpreter tries once more at its end, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(argv: list[str]) -> int:
+    options = parse(PROGRAM.command, argv)
+    if options.wants:
+        from nsbridge.supervisor.cli.commands import helptext  # noqa: PLC0415  (slow to load)
+
+        sys.stdout.write(helptext.asked(PROGRAM, options))
+        return EXIT_OK
+    if options.command == "completion":
+        from nsbridge.supervisor.cli.commands import completion  # noqa: PLC0415  (needs no daemon)
+
+        sys.stdout.write(completion.answer(options.what, options.words))
+        return EXIT_OK
+    default = WAIT_TIMEOUT if options.values.get("wait") else DEFAULT_TIMEOUT
+    with ControlClient(socket_path(options.socket, options.config), options.timeout or default) as client:
+        return COMMANDS[options.path[1].name](client, options)
+
+
+def socket_path(socket: str | None, config: str | None) -> str:
+    """Where the daemon listens that is meant: by -s, by -c, by the environment, or where it always does."""
+    if socket is not None:
+        return socket
+    if config is not None:
+        from nsbridge.config.load import load  # noqa: PLC0415  (cattrs is slow to load)
+
+        return load(config).daemon.control.path
+    return os.environ.get("NSBRIDGE_CONTROL") or DEFAULT_PATH
+
+
+def _status(client: ControlClient, options: Parsed) -> int:
+    result = client.call("status", {"names": options.names})
+    if options.json:
+        _print_json(result)
+    else:
+        _print(render.status(result, colour=_is_colourful()))
+    agents = [agent for route in result["routes"] for agent in route["agents"]]
+    failing = any(agent.get("wanted") and agent["state"] != "RUNNING" for agent in agents)
+    return EXIT_NOT_RUNNING if failing else EXIT_OK
+
+
+def _is_colourful() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _change(client: ControlClient, options: Parsed) -> int:
+    """Start, stop or restart; with --wait it has failed if an agent is in the end not what was asked for."""
+    try:
+        result = client.call(options.command, {"names": options.names, "wait": options.wait})
+    except LateError as late:
+        raise (_overdue(options, client.timeout) if options.wait else late) from None
+    agents = result["agents"]
+    if options.json:
+        _print_json(result)
+    else:
+        rows = [[escape(str(agent.get(key) or "")) for key in ("name", "state", "detail")] for agent in agents]
+        _print(render.table(rows) if rows else [])
+    aim = "STOPPED" if options.command == "stop" else "RUNNING"
+    missed = [f"{agent['name']} is {agent['state']}" for agent in agents if agent["state"] != aim]
+    if options.wait and missed:
+        raise NsbridgeError(f"{options.command}: {', '.join(missed)}; nsbridgectl tail says more")
+    return EXIT_OK
+
+
+def _overdue(options: Parsed, limit: float) -> NsbridgeError:
+    """What has not come about in time. UnreachableError if the daemon does not answer that either."""
+    with ControlClient(socket_path(options.socket, options.config), DEFAULT_TIMEOUT) as client:
+        result = client.call("status", {"names": options.names})
+    aim = "STOPPED" if options.command == "stop" else "RUNNING"
+    agents = [agent for route in result["routes"] for agent in route["agents"] if agent["state"] != aim]
+    waited_for = [f"{agent['name']} is {agent['state']}{render.reason(agent)}" for agent in agents]
+    return NsbridgeError(
+        f"{options.command}: not done within {limit:g} s: {', '.join(waited_for) or 'done just now'}; "
+        "it goes on: nsbridgectl status says how far it is"
+    )
+
+
+def _reload(client: ControlClient, options: Parsed) -> int:
+    result = client.call("reload", {"dry_run": options.dry_run, "wait": options.wait})
+    if options.json:
+        _print_json(result)
+    else:
+        _print(render.reload(result))
+    return EXIT_OK
+
+
+def _tail(client: ControlClient, options: Parsed) -> int:
+    return _stream(client, options, render.log_line)
+
+
+def _events(client: ControlClient, options: Parsed) -> int:
+    return _stream(client, options, render.event_line)
+
+
+def _stream(client: ControlClient, options: Parsed, show: Callable[[dict[str, Any]], str]) -> int:
+    params: dict[str, object] = {"name": options.name or "", "count": options.lines, "follow": options.follow}
+    try:
+        for item in client.stream(options.command, params, follow=options.follow):
+            _print([json.dumps(item) if options.json else show(item)])
+            if options.follow:
+                sys.stdout.flush()
+    except KeyboardInterrupt:  # the way to end it
+        return EXIT_OK
+    return EXIT_OK
+
+
+def _inspect(client: ControlClient, options: Parsed) -> int:
+    from nsbridge.supervisor.cli import inspect as inspectview  # noqa: PLC0415  (not what a monitor runs every few seconds)
+
+    result = client.call("inspect", {"name": options.name})
+    if options.json:
+        _print_json(result)
+    else:
+        for number, process in enumerate(result):
+            _print([*([""] if number else []), *inspectview.lines(process)])
+    return EXIT_OK
+
+
+def _top(client: ControlClient, options: Parsed) -> int:
+    from nsbridge.supervisor.cli import topscreen  # noqa: PLC0415  (not what a monitor runs every few seconds)
+
+    return topscreen.run(client, options)
+
+
+def _dead(client: ControlClient, options: Parsed) -> int:
+    from nsbridge.supervisor.cli import dead as deadctl  # noqa: PLC0415  (not what a person asks for every day)
+
+    names = [options.id] if "id" in options.values else options.names
+    lines, code = deadctl.run(client, options.path[-1].name, names, as_json=options.json)
+    _print(lines)
+    return code
+
+
+def _shutdown(client: ControlClient, options: Parsed) -> int:
+    result = client.shutdown(wait=options.wait)
+    if options.json:
+        _print_json(result)
+    elif options.wait:
+        _print(["nsbridged has ended"])
+    else:
+        _print(["nsbridged is shutting down: it hands over what is in flight first (--wait returns when it has ended)"])
+    return EXIT_OK
+
+
+def _version(client: ControlClient, options: Parsed) -> int:
+    result = client.call("version")
+    if options.json:
+        _print_json(result)
+    else:
+        _print([escape(f"nsbridged {result['version']}")])
+    return EXIT_OK
+
+
+def _print(lines: list[str]) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+COMMANDS: dict[str, Callable[[ControlClient, Parsed], int]] = {
+    "status": _status,
+    "start": _change,
+    "stop": _change,
+    "restart": _change,
+    "reload": _reload,
+    "tail": _tail,
+    "events": _events,
+    "inspect": _inspect,
+    "top": _top,
+    "dead": _dead,
+    "shutdown": _shutdown,
+    "version": _version,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""`nsbridged`: reads the configuration, takes the state directory, runs the supervisor."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from nsbridge.config import trusted
+from nsbridge.config.advice import advice
+from nsbridge.config.errors import EXIT_OK, NotPermittedError, NsbridgeError
+from nsbridge.config.load import load, load_trusted
+from nsbridge.config.schema import Config
+from nsbridge.supervisor import notify
+from nsbridge.supervisor.cli.commands.nsbridged import PROGRAM
+from nsbridge.supervisor.cli.commands.parse import parse
+from nsbridge.supervisor.control.access import Access
+from nsbridge.supervisor.host import detach
+from nsbridge.supervisor.host import limits as hostlimits
+from nsbridge.supervisor.host.pidfile import PidFile
+from nsbridge.supervisor.log.log import open_log
+from nsbridge.supervisor.supervisor import Supervisor
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code (config/errors.py)."""
+    try:
+        options = parse(PROGRAM.command, list(sys.argv[1:] if argv is None else argv))
+        if options.wants:
+            from nsbridge.supervisor.cli.commands import helptext  # noqa: PLC0415  (not in a daemon's memory)
+
+            sys.stdout.write(helptext.asked(PROGRAM, options))
+            return EXIT_OK
+        if options.check:
+            return _check(load(options.config))
+        return _serve(options.config, detached=options.daemon)
+    except NsbridgeError as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"nsbridged: {line}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_OK
+
+
+def _check(config: Config) -> int:
+    Access.of(config.daemon.control)  # it would refuse to start
+    routes = len(config.routes)
+    sys.stdout.write(f"{config.source}: right; {routes} route{'' if routes == 1 else 's'}\n")
+    if not routes:
+        sys.stdout.write(f"{config.source}: no [route.NAME] yet, so nsbridged would have nothing to carry\n")
+    if config.daemon.log.file and not Path(config.daemon.log.file).parent.is_dir():
+        sys.stdout.write(f"{config.source}: this host: daemon.log.file: make {Path(config.daemon.log.file).parent}\n")
+    for line in _untrusted(config):
+        sys.stdout.write(f"{config.source}: this host: {line}\n")
+    for line in advice(config):
+        sys.stdout.write(f"{config.source}: {line}\n")
+    for line in hostlimits.shortages(config, hostlimits.read_host()):
+        sys.stdout.write(f"{config.source}: this host: {line}\n")
+    return EXIT_OK
+
+
+def _untrusted(config: Config) -> Iterator[str]:
+    """Find files that the daemon would refuse to use, because users other than root can change them."""
+    named = {"": config.source, "daemon.state_dir: ": config.daemon.state_dir}
+    if config.daemon.log.file:
+        named["daemon.log.file: "] = config.daemon.log.file
+    for key, path in named.items():
+        try:
+            os.close(trusted.pin(path, group_dir=key.startswith("daemon.log")))
+        except trusted.UntrustedError as error:
+            yield f"{key}{error}"
+        except OSError:
+            pass  # missing files are made, or were reported
+
+
+def _serve(file: str, *, detached: bool) -> int:
+    if os.geteuid() != 0:
+        load(file)  # its own problems are reported first
+        raise NotPermittedError(
+            "must be root to enter containers' namespaces: run it with sudo, or as a system service"
+        )
+    config = load_trusted(file)
+    detach.open_standard_streams()  # or a socket would get the number of one, and agents would lose it
+    state_dir = Path(config.daemon.state_dir)
+    try:
+        os.close(trusted.open_directory(str(state_dir), make=0o755))
+    except trusted.UntrustedError as error:
+        raise NsbridgeError(f"daemon.state_dir {state_dir}: {error}") from None
+    except OSError as error:
+        raise NsbridgeError(f"daemon.state_dir {state_dir}: {error.strerror}") from None
+    pidfile = PidFile(str(state_dir / "nsbridged.pid"))
+    wanted = notify.take_from(os.environ, os.getpid())
+
+    def start(ready: Callable[[], None]) -> int:
+        log = open_log(config.daemon.log)
+        try:
+            _run(Supervisor(config, log, pidfile=pidfile), wanted, ready)
+        except BaseException as error:
+            if detached or config.daemon.log.file is not None:  # or it would be told twice at the same place
+                log.error("", f"ended by {_said(error)}")  # noqa: PLE1205  (our log, not logging's)
+            raise
+        finally:
+            log.close()
+        return EXIT_OK
+
+    if detached:
+        return detach.run_detached(start, pidfile)
+    with pidfile:
+        return start(lambda: None)
+
+
+def _said(error: BaseException) -> str:
+    """An error of ours says it all; any other is a bug, or was sent by somebody."""
+    return f"an error: {error}" if isinstance(error, NsbridgeError) else f"{type(error).__name__}: {error}"
+
+
+def _run(supervisor: Supervisor, wanted: notify.Wanted, ready: Callable[[], None]) -> None:
+    notifier = notify.Notifier(wanted, supervisor.loop, supervisor.events, supervisor.states)
+
+    def tell_both() -> None:
+        ready()
+        notifier.ready()
+
+    try:
+        supervisor.run(tell_both)
+    finally:
+        notifier.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Containers that come: who waits for one is told when to look, and engines are asked, both without blocking.
+
+| container | what tells that it has come |
+|---|---|
+| `docker:`, `podman:` | the engine's events, heard by a child (engine_watch.py) |
+| `runc:`, `crun:` | inotify on the directory that the runtime makes for it below its state root (places.py) |
+| `pidfile:` | inotify on its name in its directory |
+| `pid:`, `ns:`, `host` | nothing: it does not come back, or has never been away |
+
+None of them is relied on alone: attachment.py looks from time to time as well, seldom where something tells.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from nsbridge.agents.endpoints.base import Blocked
+from nsbridge.agents.loop import Loop
+from nsbridge.config.schema import Container, ContainerKind
+from nsbridge.supervisor.containers import runtimes as runstate
+from nsbridge.supervisor.containers.asker import Asker, Inquiry, Located
+from nsbridge.supervisor.containers.engine_watch import EngineWatch
+from nsbridge.supervisor.containers.places import Places, WatchedPlace
+from nsbridge.supervisor.log.log import Log
+
+ENGINES = (ContainerKind.DOCKER, ContainerKind.PODMAN)
+
+
+class Expectation(Protocol):
+    """Somebody waits for a container."""
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether its coming is told; otherwise it has to be looked for from time to time."""
+        ...
+
+    def cancel(self) -> None:
+        """Nobody waits any more; harmless when done before."""
+
+
+class Arrivals:
+    """One for a daemon. What is called back is called from the loop, and may be called in vain."""
+
+    def __init__(self, loop: Loop, log: Log) -> None:
+        self._loop = loop
+        self._log = log
+        self._places = Places(loop)
+        self._watches = {kind: EngineWatch(loop, log, kind) for kind in ENGINES}
+        self._askers = {kind: Asker(loop, kind) for kind in ENGINES}
+        self._complaint = ""  # why inotify does not work, as it was logged
+
+    def expect(self, container: Container, callback: Callable[[], None]) -> Expectation:
+        """Be called when the container may have come, and first of all once nothing is missed any more."""
+        if container.kind in ENGINES:
+            return self._watches[container.kind].expect(container.name, callback)
+        places = []
+        try:
+            places = [self._places.expect(*place, callback) for place in places_of(container)]
+            self._complaint = ""
+        except Blocked as blocked:
+            self._complain(str(blocked))
+        if places:
+            self._loop.call_later(0, callback)
+        return _AtPlaces(places)
+
+    def watch(self, path: str, callback: Callable[[], None]) -> bool:
+        """Call `callback` whenever `path` changes, from now on; return False if it cannot be watched."""
+        try:
+            place = self._places.expect(*os.path.split(path), callback)
+        except Blocked as blocked:
+            self._complain(str(blocked))
+            return False
+        return place.is_watched
+
+    def ask(self, container: Container, on_answer: Callable[[Located], None], *, seen: bool) -> Inquiry:
+        """Ask an engine for its container; see Asker.ask."""
+        return self._askers[container.kind].ask(container, on_answer, seen=seen)
+
+    def close(self) -> None:
+        """Wait for nothing any more."""
+        self._places.close()
+        for watch in self._watches.values():
+            watch.close()
+        for asker in self._askers.values():
+            asker.close()
+
+    def _complain(self, reason: str) -> None:
+        if reason != self._complaint:
+            self._complaint = reason
+            self._log.warning("", f"containers are looked for again and again, instead of being seen to come: {reason}")
+
+
+class _AtPlaces:
+    """Any of them; none is what cannot be watched."""
+
+    def __init__(self, places: Sequence[WatchedPlace]) -> None:
+        self._places = places
+
+    @property
+    def is_watched(self) -> bool:
+        """See Expectation."""
+        return bool(self._places) and all(place.is_watched for place in self._places)
+
+    def cancel(self) -> None:
+        """See Expectation."""
+        for place in self._places:
+            place.cancel()
+
+
+def places_of(container: Container) -> list[tuple[str, str]]:
+    """(directory, name) of what changes when it comes; the name is empty where anything in the directory may."""
+    match container.kind:
+        case ContainerKind.RUNC | ContainerKind.CRUN:
+            return [(f"{root}/{container.name}", "") for root in runstate.RUNTIMES[container.kind].roots()]
+        case ContainerKind.PIDFILE:
+            return [os.path.split(container.name)]
+        case _:
+            return []

@@ -1,0 +1,182 @@
+"""Asks Docker or Podman where containers are, for all agents of that engine, in few children.
+
+An engine may not answer, so it is asked in a child. Many agents may want to know at once (the engine came back, with
+all their containers): one child answers for up to BATCH of them, one line each as soon as it knows. Who asks because
+its container has just been seen to start goes before those who only look from time to time, and does not wait for
+their child.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from nsbridge.agents import limits
+from nsbridge.agents.loop import Loop, Timer
+from nsbridge.config.errors import NsbridgeError
+from nsbridge.config.schema import Container, ContainerKind
+from nsbridge.supervisor.containers import locate as containers
+from nsbridge.supervisor.containers.engines import NoAnswer
+from nsbridge.supervisor.containers.identity import ContainerRefused, Found, NotRunning
+from nsbridge.supervisor.host.spawn import LineChild
+
+ANSWER_LIMIT = 5.0  # seconds for an engine to say the next answer
+BATCH = 16  # containers asked for by one child
+_CHILDREN = {False: 1, True: 3}  # that may run when one more is made: for a look, for one that was seen to start
+
+Located = Found | NsbridgeError
+
+
+class Inquiry:
+    """One container to be asked for; `on_answer` is called once, or not at all after `cancel`."""
+
+    def __init__(self, container: Container, on_answer: Callable[[Located], None]) -> None:
+        self.container = container
+        self.on_answer: Callable[[Located], None] | None = on_answer
+
+    def cancel(self) -> None:
+        """Nobody wants to know any more."""
+        self.on_answer = None
+
+    def answer(self, answer: Located) -> None:
+        """Found, NotRunning or ContainerRefused."""
+        on_answer, self.on_answer = self.on_answer, None
+        if on_answer is not None:
+            on_answer(answer)
+
+
+class Asker:
+    """The inquiries at one engine."""
+
+    def __init__(
+        self, loop: Loop, kind: ContainerKind, locate: Callable[[Container], Found] = containers.locate
+    ) -> None:
+        self._loop = loop
+        self._kind = kind
+        self._locate = locate
+        self._seen: deque[Inquiry] = deque()  # their containers were seen to start
+        self._looking: deque[Inquiry] = deque()
+        self._batches: set[_Batch] = set()
+
+    def ask(self, container: Container, on_answer: Callable[[Located], None], *, seen: bool) -> Inquiry:
+        """Ask for a container that was `seen` to start, or is only looked for. The answer never comes at once."""
+        inquiry = Inquiry(container, on_answer)
+        (self._seen if seen else self._looking).append(inquiry)
+        self._loop.call_later(0, self._go_on)
+        return inquiry
+
+    def close(self) -> None:
+        """End the children."""
+        self._seen.clear()
+        self._looking.clear()
+        for batch in self._batches:
+            batch.abandon()
+        self._batches.clear()
+
+    def _go_on(self) -> None:
+        for queue, most in ((self._seen, _CHILDREN[True]), (self._looking, _CHILDREN[False])):
+            while queue and len(self._batches) < most:
+                taken = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
+                wanted = [inquiry for inquiry in taken if inquiry.on_answer is not None]
+                if wanted:
+                    self._ask(wanted)
+
+    def _ask(self, inquiries: Sequence[Inquiry]) -> None:
+        try:
+            self._batches.add(_Batch(self._loop, self._locate, inquiries, self._ended))
+        except OSError as error:
+            for inquiry in inquiries:
+                inquiry.answer(NotRunning(f"cannot fork to ask {self._kind}: {limits.explained(error)}"))
+
+    def _ended(self, batch: _Batch) -> None:
+        self._batches.discard(batch)
+        self._go_on()
+
+
+class _Batch:
+    """One child and the inquiries that it answers."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        locate: Callable[[Container], Found],
+        inquiries: Sequence[Inquiry],
+        on_end: Callable[[_Batch], None],
+    ) -> None:
+        self._loop = loop
+        self._inquiries = dict(enumerate(inquiries))
+        self._on_end = on_end
+        self._teller = LineChild(loop, partial(_answer, locate, [i.container for i in inquiries]), self)
+        self._limit = self._await_answer()
+
+    def abandon(self) -> None:
+        """Nobody wants to know any more."""
+        self._limit.cancel()
+        self._teller.abandon()
+
+    def teller_said(self, line: bytes) -> None:
+        """See TellerListener."""
+        try:
+            number, answer = parse_answer(line)
+        except ValueError:
+            self._teller.kill()
+            return
+        self._limit.cancel()
+        self._limit = self._await_answer()
+        inquiry = self._inquiries.pop(number, None)
+        if inquiry is not None:
+            inquiry.answer(answer)
+
+    def teller_ended(self, code: int) -> None:  # noqa: ARG002  (whatever it is)
+        """See TellerListener."""
+        self._limit.cancel()
+        for inquiry in self._inquiries.values():
+            inquiry.answer(NotRunning(f"{inquiry.container.kind} did not answer in {ANSWER_LIMIT:g} s"))
+        self._on_end(self)
+
+    def _await_answer(self) -> Timer:
+        return self._loop.call_later(ANSWER_LIMIT, self._teller.kill)
+
+
+def parse_answer(line: bytes) -> tuple[int, Located]:
+    """Which inquiry, and its answer, from the child's line. ValueError if it is none."""
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ValueError("not an answer") from None
+    match said:
+        case [int(number), int(pid), int(start_time), str(ns_path)]:
+            return number, Found(pid, start_time, ns_path)
+        case [int(number), int(pid), int(start_time), str(ns_path), str(engine_id), str(engine_name)]:
+            return number, Found(pid, start_time, ns_path, engine_id, engine_name)
+        case [int(number), "absent", str(text)]:
+            return number, NotRunning(text)
+        case [int(number), "refused", str(text)]:
+            return number, ContainerRefused(text)
+    raise ValueError("not an answer")
+
+
+def _answer(locate: Callable[[Container], Found], asked: Sequence[Container], writer: int) -> int:
+    """The child. An engine that has not answered one is not asked for the others: each would cost the time limit."""
+    silent = ""
+    for number, container in enumerate(asked):
+        said: list[object]
+        try:
+            if silent:
+                raise NoAnswer(silent)
+            found = locate(container)
+            said = [number, found.pid, found.start_time, found.ns_path]
+            if found.engine_id:
+                said += [found.engine_id, found.engine_name]
+        except NotRunning as error:
+            silent = str(error) if isinstance(error, NoAnswer) else ""
+            said = [number, "absent", str(error)]
+        except NsbridgeError as error:
+            said = [number, "refused", str(error)]
+        line = json.dumps(said).encode() + b"\n"
+        while line:
+            line = line[os.write(writer, line) :]
+    return 0

@@ -1,0 +1,223 @@
+"""The supervisor's hold on one container: finds it, keeps a pidfd on its init, tells when it ends.
+
+An engine is asked in a child process, because it may not answer; the loop goes on meanwhile (asker.py). What is found
+is checked: a namespace that is the host's own is refused unless the configuration asks for the host by name.
+
+A container that is not there is waited for: arrivals.py tells when to look. Its word is only a hint. It may come for
+each step of a start, so hints are answered by one look in GAP; and it may come while the answer to an earlier question
+is under way, which may be from before, so there is another look then. An engine says a start once, so if its hints come
+in vain again and again they are answered ever later. Without a hint there is a look all the same, after LOOK_FIRST,
+then ever later.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+from nsbridge.agents.loop import READABLE, Loop, Timer
+from nsbridge.config.schema import Container, ContainerKind, Namespace
+from nsbridge.supervisor.containers import locate as containers
+from nsbridge.supervisor.containers.arrivals import Arrivals, Expectation
+from nsbridge.supervisor.containers.asker import Inquiry, Located
+from nsbridge.supervisor.containers.locate import ContainerProcess, Found
+from nsbridge.supervisor.containers.namewatch import NameWatch, watch_name
+
+LOOK_FIRST = 0.1  # seconds from one look to the next, which doubles
+LOOK_AT_LEAST_EVERY = {True: 30.0, False: 1.0}  # seconds at the longest, if its coming is told and if not
+GAP = 0.005  # seconds between two looks that hints ask for
+ENGINE_GAP = (0.02, 0.5)  # the same where an engine is asked, in a child: the first one, the longest
+
+_NEVER_BACK = {ContainerKind.PID, ContainerKind.NS}  # a number is given to another process one day
+
+
+class Listener(Protocol):
+    """Who is told. Exactly one of the first three follows each `locate`, at once or later."""
+
+    def container_found(self) -> None:
+        """The container runs and may be entered."""
+
+    def container_absent(self, reason: str) -> None:
+        """It does not run; it may come (back)."""
+
+    def container_refused(self, reason: str) -> None:
+        """It must not be entered, or cannot be as things are."""
+
+    def container_ended(self, how: str) -> None:
+        """Stop serving a container that was found: `how` it ended, or that another one now has its name."""
+
+    def container_may_have_come(self) -> None:
+        """It is waited for, and this is a reason to look."""
+
+
+class Attachment:
+    """One container as one agent needs it."""
+
+    def __init__(
+        self, loop: Loop, arrivals: Arrivals, container: Container, namespace: Namespace, listener: Listener
+    ) -> None:
+        self.process: ContainerProcess | None = None
+        self.ns_inode: int | None = None
+        self.ns_path = ""  # a namespace file without a process; empty otherwise
+        self._loop = loop
+        self._arrivals = arrivals
+        self._container = container
+        self._namespace = namespace
+        self._listener = listener
+        self._inquiry: Inquiry | None = None  # an engine is being asked
+        self._expected: Expectation | None = None
+        self._look_delay = LOOK_FIRST
+        self._looked = 0.0  # when, by the loop's clock
+        self._gap = self._first_gap = ENGINE_GAP[0] if containers.asks_an_engine(container) else GAP
+        self._hint: Timer | None = None  # a look that a hint asked for
+        self._hinted_meanwhile = False  # since the engine was asked
+        self.name_watch: NameWatch | None = None  # of a container that can lose its name
+        self._only: int | None = None  # start time of the one process that a number meant when it was first seen
+
+    @property
+    def init_user(self) -> tuple[int, int]:
+        """Effective uid and gid of the container's init, ours where there is none."""
+        return (self.process.uid, self.process.gid) if self.process else (os.geteuid(), os.getegid())
+
+    def locate(self) -> None:
+        """Look for the container, unless it is being looked for."""
+        if self._inquiry is not None:
+            return
+        if self.process is not None and self.process.alive():
+            self._listener.container_found()  # it was the agent that died
+            return
+        seen = self._hint is not None
+        self._drop_hint()
+        self._looked = self._loop.now()
+        if containers.asks_an_engine(self._container):
+            self._gap = min(2 * self._gap, ENGINE_GAP[1]) if seen else self._first_gap
+            self._inquiry = self._arrivals.ask(self._container, self._answered, seen=seen)
+            return
+        try:
+            found = containers.locate(self._container)
+        except containers.NotRunning as error:
+            self._listener.container_absent(str(error))
+        except containers.Refused as error:
+            self._refuse(str(error))
+        else:
+            self._hold(found)
+
+    def wait(self) -> float:
+        """Let the listener know when it may have come; returns the seconds after which to look nevertheless."""
+        if self._expected is None or not self._expected.is_watched:
+            before, self._expected = self._expected, self._arrivals.expect(self._container, self._hinted)
+            if before is not None:
+                before.cancel()
+        longest = LOOK_AT_LEAST_EVERY[self._expected.is_watched]
+        delay = min(self._look_delay, longest)
+        self._look_delay = min(2 * delay, longest)
+        return delay
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more, and the answer that may be under way is not wanted."""
+        self._expect_no_more()
+        if self._inquiry is not None:
+            self._inquiry.cancel()
+            self._inquiry = None
+
+    def close(self) -> None:
+        """Let go of the container."""
+        self.abandon()
+        self._release()
+
+    def _expect_no_more(self) -> None:
+        if self._expected is not None:
+            self._expected.cancel()
+            self._expected = None
+        self._drop_hint()
+        self._hinted_meanwhile = False
+
+    def _hinted(self) -> None:
+        if self._expected is None:
+            return
+        if self._inquiry is not None:
+            self._hinted_meanwhile = True
+        elif self._hint is None:
+            self._hint = self._loop.call_at(self._looked + self._gap, self._listener.container_may_have_come)
+
+    def _drop_hint(self) -> None:
+        if self._hint is not None:
+            self._hint.cancel()
+            self._hint = None
+
+    def _answered(self, answer: Located) -> None:
+        self._inquiry = None
+        match answer:
+            case Found():
+                self._hold(answer)
+            case containers.NotRunning():
+                self._listener.container_absent(str(answer))
+                if self._hinted_meanwhile:
+                    self._hinted_meanwhile = False
+                    self._hinted()
+            case _:
+                self._refuse(str(answer))
+
+    def _hold(self, found: Found) -> None:
+        self._release()
+        own = containers.own_namespace_inode(self._namespace)
+        if found.pid and self._container.kind in _NEVER_BACK:
+            if self._only not in (None, found.start_time):
+                self._refuse(
+                    f"process {found.pid} has ended, and its number belongs to another one now: name the new process"
+                )
+                return
+            self._only = found.start_time
+        try:
+            if found.pid:
+                process = ContainerProcess.open(found)
+                self.process = process
+                self._loop.watch(process.pidfd, READABLE, lambda _events: self._ended())
+                self.ns_inode = process.namespace_inode(self._namespace)
+            elif found.ns_path:
+                self.ns_path = found.ns_path
+                self.ns_inode = containers.namespace_file_inode(found.ns_path, self._namespace)
+            else:
+                self.ns_inode = own
+        except containers.NotRunning as error:
+            self._release()
+            self._listener.container_absent(str(error))
+            return
+        except containers.Refused as error:
+            self._release()
+            self._refuse(str(error))
+            return
+        if self.ns_inode == own and self._container.kind is not ContainerKind.HOST:
+            self._release()
+            self._refuse(
+                f"the {self._namespace} namespace of {self._container} is the host's own; "
+                'if that is what you want, write container = "host"'
+            )
+            return
+        self._settle(found)
+
+    def _settle(self, found: Found) -> None:
+        self._expect_no_more()
+        self._look_delay = LOOK_FIRST
+        self._gap = self._first_gap
+        self.name_watch = watch_name(self._loop, self._arrivals, self._container, found, self._ended)
+        self._listener.container_found()
+
+    def _refuse(self, reason: str) -> None:
+        self._expect_no_more()
+        self._listener.container_refused(reason)
+
+    def _ended(self, how: str = "has ended") -> None:
+        self._release()
+        self._listener.container_ended(how)
+
+    def _release(self) -> None:
+        if self.name_watch is not None:
+            self.name_watch.close()
+            self.name_watch = None
+        if self.process is not None:
+            self._loop.unwatch(self.process.pidfd)
+            self.process.close()
+            self.process = None
+        self.ns_inode = None
+        self.ns_path = ""

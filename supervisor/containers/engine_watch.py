@@ -1,0 +1,158 @@
+"""Tells when a container of Docker or Podman starts: holds the child that hears the engine's events (engine_events.py).
+
+There is a child only while somebody waits for a container of that engine, and LINGER longer. When it ends (the engine
+was stopped, or does not speak) there is another one, at once, then ever later. Whoever waits is told to look each time
+that something may have been missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from nsbridge.agents import limits
+from nsbridge.agents.loop import Loop, Timer
+from nsbridge.config.schema import ContainerKind
+from nsbridge.supervisor.containers import engine_events
+from nsbridge.supervisor.containers.identity import escaped
+from nsbridge.supervisor.host.spawn import LineChild
+from nsbridge.supervisor.log.log import Log
+
+LINGER = 30.0  # seconds that a child stays when nobody waits: a restarted container is gone for a moment only
+AGAIN = (0.1, 2.0)  # seconds until there is another child: the first time, at the longest
+_ID_PREFIX_AT_LEAST = 12  # characters of an id that may stand for a name, as engines.py has it
+
+TellerMain = Callable[[ContainerKind, int], int]
+
+
+class Awaited:
+    """Somebody waits for the container of that name or id; `callback` is called for each reason to look."""
+
+    def __init__(self, watch: EngineWatch, name: str, callback: Callable[[], None]) -> None:
+        self.name = name
+        self.callback = callback
+        self._watch = watch
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a start is told; otherwise it has to be looked for from time to time."""
+        return self._watch.is_watching
+
+    def cancel(self) -> None:
+        """Nobody waits any more; harmless when done before."""
+        self._watch.forget(self)
+
+
+class EngineWatch:
+    """One engine's events."""
+
+    def __init__(self, loop: Loop, log: Log, kind: ContainerKind, main: TellerMain = engine_events.main) -> None:
+        self.is_watching = False
+        self._loop = loop
+        self._log = log
+        self._kind = kind
+        self._main = main
+        self._awaited: dict[str, list[Awaited]] = {}
+        self._teller: LineChild | None = None
+        self._timer: Timer | None = None  # for the next child, or for the end of this one
+        self._delay = AGAIN[0]
+        self._reason = ""  # why the child ends, in its words
+        self._complained = False
+
+    def expect(self, name: str, callback: Callable[[], None]) -> Awaited:
+        """Wait for a container; the callback comes as soon as its start would be told."""
+        awaited = Awaited(self, name, callback)
+        self._awaited.setdefault(name, []).append(awaited)
+        if self._teller is not None:
+            self._cancel_timer()
+            if self.is_watching:
+                self._loop.call_later(0, callback)
+        elif self._timer is None:
+            self._start()
+        return awaited
+
+    def forget(self, awaited: Awaited) -> None:
+        """See Awaited.cancel."""
+        same = self._awaited.get(awaited.name, [])
+        if awaited not in same:
+            return
+        same.remove(awaited)
+        if not same:
+            del self._awaited[awaited.name]
+        if not self._awaited:
+            self._cancel_timer()
+            if self._teller is not None:
+                self._timer = self._loop.call_later(LINGER, self.close)
+
+    def close(self) -> None:
+        """End the child."""
+        self._cancel_timer()
+        if self._teller is not None:
+            self._teller.abandon()
+            self._teller = None
+        self.is_watching = False
+
+    def teller_said(self, line: bytes) -> None:
+        """See TellerListener."""
+        if line == engine_events.WATCHING:
+            self._reason, self._delay, self.is_watching = "", AGAIN[0], True
+            if self._complained:
+                self._complained = False
+                self._log.info("", f"{self._kind} is watched again: its containers are seen as soon as they start")
+            self._tell_all()
+        elif line == engine_events.SOMETHING:
+            self._tell_all()
+        elif line.startswith(engine_events.FAILED):
+            self._reason = escaped(line.removeprefix(engine_events.FAILED).decode("utf-8", "backslashreplace"))
+        elif started := engine_events.parse_started(line):
+            self._tell(*started)
+        else:
+            self._reason = f"its events are not understood: {escaped(line.decode('utf-8', 'backslashreplace'))}"
+            assert self._teller is not None  # noqa: S101  (it says this)
+            self._teller.kill()
+
+    def teller_ended(self, code: int) -> None:
+        """See TellerListener."""
+        self._teller = None
+        self.is_watching = False
+        self._cancel_timer()
+        if self._awaited:
+            self._complain(self._reason or f"the child that hears its events ended with {code}")
+            self._again()
+            self._tell_all()  # what has come since is not told
+
+    def _start(self) -> None:
+        self._timer = None
+        self._reason = ""
+        try:
+            self._teller = LineChild(self._loop, partial(self._main, self._kind), self)
+        except OSError as error:
+            self._complain(f"cannot fork: {limits.explained(error)}")
+            self._again()
+
+    def _again(self) -> None:
+        self._timer = self._loop.call_later(self._delay, self._start)
+        self._delay = min(self._delay * 2, AGAIN[1])
+
+    def _complain(self, reason: str) -> None:
+        if not self._complained:
+            self._complained = True
+            self._log.warning(
+                "",
+                f"{self._kind} cannot be watched ({reason}): its containers are looked for again and again meanwhile",
+            )
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tell(self, container_id: str, name: str) -> None:
+        prefixes = (container_id[:length] for length in range(_ID_PREFIX_AT_LEAST, len(container_id) + 1))
+        for known_as in (name, *prefixes):
+            for awaited in tuple(self._awaited.get(known_as, ())):
+                awaited.callback()
+
+    def _tell_all(self) -> None:
+        for awaited in [each for same in self._awaited.values() for each in same]:
+            awaited.callback()

@@ -1,0 +1,83 @@
+"""start, stop and restart over the control socket; with `wait`, the answer comes when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nsbridge.config.errors import NsbridgeError, UsageError
+from nsbridge.supervisor.control.connection import Answer
+from nsbridge.supervisor.lifecycle.agent import ManagedAgent
+from nsbridge.supervisor.lifecycle.table import State
+from nsbridge.supervisor.routes.roster import Roster, no_longer
+
+_SETTLED = {State.RUNNING, State.WAITING, State.FATAL, State.STOPPED}
+
+Method = Callable[[dict[str, object], Answer], None]
+
+
+class Orders:
+    """The three methods, and whoever waits for something to be done."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self._waiting: list[Callable[[], bool]] = []  # each is asked after a change until it says that it is done
+        self.methods: dict[str, Method] = {
+            "start": lambda params, answer: self._order(params, answer, ManagedAgent.start),
+            "stop": lambda params, answer: self._order(params, answer, ManagedAgent.stop),
+            "restart": lambda params, answer: self._order(params, answer, ManagedAgent.restart),
+        }
+
+    def changed(self) -> None:
+        """Something is another: see who need not wait any longer."""
+        self._waiting = [done for done in self._waiting if not done()]
+
+    def when(self, done: Callable[[], bool], tell: Callable[[], None]) -> None:
+        """Call `tell` once, when `done` says so: now, or after some change."""
+
+        def told() -> bool:
+            if not done():
+                return False
+            tell()
+            return True
+
+        if not told():
+            self._waiting.append(told)
+
+    def _order(self, params: dict[str, object], answer: Answer, order: Callable[[ManagedAgent], None]) -> None:
+        if not params.get("names"):
+            raise UsageError("name a route or an agent, or write all")
+        if self._roster.is_ending:
+            raise NsbridgeError("the daemon is stopping")
+        chosen = self._roster.select(params)
+        for route, _ in chosen:
+            if order is not ManagedAgent.stop and self._roster.is_going(route):
+                raise no_longer(route)
+        agents = [agent for _, agents in chosen for agent in agents]
+        names = [agent.config.name for agent in agents]
+        restarting = {agent.config.name: agent.pid for agent in agents} if order is ManagedAgent.restart else {}
+        for agent in agents:
+            order(agent)
+
+        def done() -> bool:
+            return all(
+                is_settled(agent) and (agent.pid is None or restarting.get(agent.config.name) != agent.pid)
+                for agent in self._named(names)
+            )
+
+        def tell() -> None:
+            answer.result({"agents": [_told(agent) for agent in self._named(names)]})
+
+        self.when(done if params.get("wait") else lambda: True, tell)
+
+    def _named(self, names: list[str]) -> list[ManagedAgent]:
+        """By name: a reload may have put another in the place of the one that was told."""
+        return [agent for agent in self._roster.agents if agent.config.name in names]
+
+
+def is_settled(agent: ManagedAgent) -> bool:
+    """Whether its state stays as it is, unless something happens."""
+    return agent.state in _SETTLED and not (agent.held and agent.wanted)
+
+
+def _told(agent: ManagedAgent) -> dict[str, object]:
+    return {"name": agent.config.name, "state": agent.state.value, "detail": agent.detail}

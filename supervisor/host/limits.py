@@ -1,0 +1,164 @@
+"""What a configuration needs of the host's limits, and which of them are too small for it.
+
+`shortages` compares; `read_host` reads. Each shortage is one line: which limit, what it is, what is needed and why, and
+what to set. A shortage stops nothing: what is there may be enough for those containers that happen to run.
+
+Some facts about these limits, and what they mean here:
+* inotify's instances and watches are counted for each user, and others of that user have some too. An agent whose
+  `user` is not configured becomes whoever owns its directory; all of those are taken for one user, which is the worst.
+* pid_max and pids.max count threads. A control group's limit is that of all groups above it too.
+* msgmnb and msgmax belong to a container's ipc namespace, and are not the host's: the agent of a queue tells of them.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from nsbridge.config.schema import AgentConfig, Config, Delivery, QueueEndpoint, RouteConfig
+
+INSTANCES = "fs.inotify.max_user_instances"
+WATCHES = "fs.inotify.max_user_watches"
+PID_MAX = "kernel.pid_max"
+_OF_OTHERS = 64  # inotify instances that a user has for other things
+_WATCHES_EACH = 4  # of an instance, at most: the directory, the one above, files that are followed
+_BASE_DESCRIPTORS = 320  # of the supervisor: callers of the control socket, and its own
+_ROUTE_DESCRIPTORS = 10
+_TASKS_OF_SENDERS = 2  # of an exactly-once sink of a queue; of any other, the thread that waits for room is one
+_UNLIMITED = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class HostLimits:
+    """What the host allows; _UNLIMITED where it does not say."""
+
+    instances: int
+    watches: int
+    descriptors: int  # of one process, hard limit
+    pids: int  # numbers there are
+    tasks: int  # processes and threads that our control group has room for
+    tasks_where: str = ""  # the file that says so
+
+
+def shortages(config: Config, host: HostLimits) -> list[str]:
+    """What is too small for `config`, a line each; the daemon's one thread is not counted."""
+    return [*_inotify(config, host), *_descriptors(config, host), *_tasks(config, host)]
+
+
+def read_host() -> HostLimits:
+    """This host's limits, as this process sees them."""
+    tasks, where = _room_in_control_group()
+    return HostLimits(
+        instances=_sysctl(INSTANCES),
+        watches=_sysctl(WATCHES),
+        descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        pids=_sysctl(PID_MAX),
+        tasks=tasks,
+        tasks_where=where,
+    )
+
+
+def _inotify(config: Config, host: HostLimits) -> Iterator[str]:
+    for user, needed in _instances(config).items():
+        whose = "the owners of directories" if user is None else f"uid {user}"
+        for limit, name, count in (
+            (host.instances, INSTANCES, needed + _OF_OTHERS),
+            (host.watches, WATCHES, _WATCHES_EACH * needed + _OF_OTHERS),
+        ):
+            if limit < count:
+                yield (
+                    f"{name} is {limit}, and agents of {whose} may need {count}: sysctl -w {name}={count} "
+                    "(or give agents a user of their own)"
+                )
+
+
+def _instances(config: Config) -> Counter[int | None]:
+    """inotify instances by uid; None: whoever owns the directory. Each side of files has one."""
+    found: Counter[int | None] = Counter()
+    for agent in _agents(config):
+        if not isinstance(agent.endpoint, QueueEndpoint):
+            found[agent.user.uid if agent.user else None] += _sides(agent)
+    return found
+
+
+def _sides(agent: AgentConfig) -> int:
+    return (agent.endpoint.out is not None) + (agent.endpoint.in_ is not None)
+
+
+def _descriptors(config: Config, host: HostLimits) -> Iterator[str]:
+    needed = _BASE_DESCRIPTORS + _ROUTE_DESCRIPTORS * len(config.routes)
+    if host.descriptors < needed:
+        yield (
+            f"RLIMIT_NOFILE is {host.descriptors}, and the supervisor of {len(config.routes)} routes may need {needed} "
+            f"descriptors: LimitNOFILE={needed} in the unit, or ulimit -Hn {needed}"
+        )
+
+
+def _tasks(config: Config, host: HostLimits) -> Iterator[str]:
+    needed = sum(_tasks_of(route) for route in config.routes)
+    why = f"{len(config.routes)} routes may need {needed} processes and threads"
+    if host.pids < needed + _OF_OTHERS:
+        wanted = 2 * needed + 1024
+        yield f"{PID_MAX} is {host.pids}, and {why}: sysctl -w {PID_MAX}={wanted}"
+    if host.tasks < needed:
+        yield f"{host.tasks_where} leaves room for {host.tasks}, and {why}: set it, or TasksMax, to {2 * needed + 64}"
+
+
+def _tasks_of(route: RouteConfig) -> int:
+    """Two agents; for a queue one thread that takes, and what puts."""
+    count = 0
+    for agent in route.agents:
+        count += 1
+        if isinstance(agent.endpoint, QueueEndpoint):
+            putting = _TASKS_OF_SENDERS if route.delivery is Delivery.EXACTLY_ONCE else 1
+            count += (agent.endpoint.out is not None) + (putting if agent.endpoint.in_ is not None else 0)
+    return count
+
+
+def _agents(config: Config) -> Iterator[AgentConfig]:
+    for route in config.routes:
+        yield from route.agents
+
+
+def _sysctl(name: str) -> int:
+    return _number(Path("/proc/sys", *name.split(".")))
+
+
+def _number(path: Path) -> int:
+    """What a file of the kernel says; _UNLIMITED if it says `max`, or is not there."""
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return _UNLIMITED
+
+
+def _room_in_control_group() -> tuple[int, str]:
+    """(tasks that may be added to our control group, the file that limits them): the narrowest of all above it."""
+    room, where = _UNLIMITED, ""
+    for group in _control_groups():
+        limit = _number(group / "pids.max")
+        if limit < _UNLIMITED:
+            left = limit - min(_number(group / "pids.current"), limit)
+            if left < room:
+                room, where = left, str(group / "pids.max")
+    return room, where
+
+
+def _control_groups() -> Iterator[Path]:
+    """Our group of the pids controller and all above it, in either version's hierarchy (cgroups(7))."""
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers not in ("", "pids"):
+            continue
+        mounts = ("/sys/fs/cgroup/pids",) if controllers else ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+        for mount in mounts:
+            group = Path(os.path.normpath(f"{mount}/{name}"))
+            yield from (above for above in (group, *group.parents) if str(above).startswith(mount))

@@ -1,0 +1,123 @@
+"""The two kinds of children that the supervisor makes (by agents/fork.py): agents, and tellers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from nsbridge.agents import main as agent_main
+from nsbridge.agents.confinement import entry
+from nsbridge.agents.confinement.entry import Assignment
+from nsbridge.agents.fork import Child, fork
+from nsbridge.agents.loop import READABLE, Loop, Timer
+
+LINE_LIMIT = 64 << 10  # bytes of one line that a teller tells
+_CHUNK = 64 << 10  # bytes read at once; no pipe holds more
+_REST = 0.02  # seconds between full chunks: whoever talks without end is heard slowly, and waits in its pipe
+
+
+def agent(assignment: Assignment) -> Child:
+    """Fork an agent, which gets its own scoreboard and no other."""
+    with assignment.scoreboard.lent():
+        return fork(lambda: agent_main.main(assignment))
+
+
+class TellerListener(Protocol):
+    """Who is told."""
+
+    def teller_said(self, line: bytes) -> None:
+        """A whole line, without its end; whatever bytes the child chose to write, LINE_LIMIT at most."""
+
+    def teller_ended(self, code: int) -> None:
+        """The child has ended, and its last line is told: its exit code, negative for a signal's number."""
+
+
+class LineChild:
+    """A child that does what may block, and tells its parent in lines: it is never waited for.
+
+    `main` gets the descriptor to write to; its result is the exit code. The child dies with its parent, and is killed
+    when it tells a line that is too long.
+    """
+
+    def __init__(self, loop: Loop, main: Callable[[int], int], listener: TellerListener) -> None:
+        self._loop = loop
+        self._listener: TellerListener | None = listener
+        self._received = b""
+        self._over = False
+        self._resting: Timer | None = None
+        self._reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(writer, True)
+        supervisor = os.getpid()
+        try:
+            self._child = fork(partial(_tell, main, writer, supervisor))
+        except OSError:
+            os.close(self._reader)
+            raise
+        finally:
+            os.close(writer)
+        loop.watch(self._reader, READABLE, self._read)
+        loop.watch(self._child.pidfd, READABLE, self._ended)
+
+    def kill(self) -> None:
+        """End it, because it takes too long; the listener is told of its end. Harmless when it has ended."""
+        if not self._over:
+            self._child.kill()
+
+    def abandon(self) -> None:
+        """End it; nobody is told of anything any more."""
+        self._listener = None
+        self.kill()
+
+    def _read(self, _events: int) -> None:
+        chunk = self._read_chunk()
+        if chunk == b"":
+            self._loop.unwatch(self._reader)  # its end is seen by its pidfd
+        elif chunk and len(chunk) == _CHUNK:
+            self._loop.unwatch(self._reader)
+            self._resting = self._loop.call_later(_REST, self._go_on)
+
+    def _read_chunk(self) -> bytes | None:
+        """Read once, and tell; empty at the end, None if there is nothing now."""
+        try:
+            chunk = os.read(self._reader, _CHUNK)
+        except BlockingIOError:
+            return None
+        *lines, self._received = (self._received + chunk).split(b"\n")
+        if any(len(line) > LINE_LIMIT for line in (*lines, self._received)):
+            lines, self._received = [], b""
+            self.kill()
+        for line in lines:
+            if self._listener is not None:
+                self._listener.teller_said(line)
+        return chunk
+
+    def _go_on(self) -> None:
+        self._resting = None
+        self._loop.watch(self._reader, READABLE, self._read)
+
+    def _ended(self, _events: int) -> None:
+        while self._read_chunk():
+            pass  # what its pipe still holds, which is little: nobody else writes into it
+        if self._resting is not None:
+            self._resting.cancel()
+        self._loop.unwatch(self._reader)
+        os.close(self._reader)
+        self._loop.unwatch(self._child.pidfd)
+        code = self._child.reap()
+        self._over = True
+        if self._listener is not None:
+            self._listener.teller_ended(code)
+
+
+def _tell(main: Callable[[int], int], writer: int, supervisor: int) -> int:
+    entry.die_with_the_supervisor(supervisor)
+    entry.close_all_but({0, 1, 2, writer})
+    try:
+        return main(writer)
+    except BrokenPipeError:
+        return 1  # nobody listens any more
+    except Exception as error:  # noqa: BLE001  (a bug, told in one line)
+        os.write(2, f"nsbridged: {type(error).__name__}: {error}\n".encode(errors="backslashreplace"))
+        return 1

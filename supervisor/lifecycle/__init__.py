@@ -1,0 +1,1 @@
+"""The life of one agent: its states, its process, its restarts."""

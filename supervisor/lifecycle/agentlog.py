@@ -1,0 +1,73 @@
+"""What an agent has to say for the log, and what the log says of its end.
+
+The agent may be compromised, and a container may make it say more than anybody wants to read: so its lines are paced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nsbridge.config.schema import AgentConfig
+from nsbridge.supervisor.log.events import Events
+from nsbridge.supervisor.log.log import Log
+
+_LINES = 50  # that an agent may log at once
+_REFILL = 10.0  # seconds
+
+
+class AgentLog:
+    """The daemon's log and events as one agent writes into them, from one process to the next."""
+
+    def __init__(self, log: Log, events: Events, name: str) -> None:
+        self._log = log
+        self._events = events
+        self._name = name
+        self._budget = LineBudget()
+
+    def hear(self, fields: dict[str, object], now: float) -> None:
+        """It said `log` or `dead` (agents/control.py), at `now` of a monotonic clock."""
+        if not self._budget.spend(now, self._warn):
+            return
+        text = str(fields.get("text"))
+        if fields.get("say") == "dead":
+            self._warn(f"dead letter: {text} (nsbridgectl dead list)")
+            self._events.dead(self._name, "aside", text)
+            return
+        log = {"debug": self._log.debug, "info": self._log.info, "warning": self._log.warning}
+        log.get(str(fields.get("level")), self._log.error)(self._name, text)
+
+    def ready(self, pid: int, config: AgentConfig, fields: dict[str, object]) -> None:
+        """Log that the agent serves, its user, and its namespace."""
+        where = f"in the {config.namespace} namespace of {config.container}"
+        self._log.info(self._name, f"ready: pid {pid} {where} as {fields.get('uid')}:{fields.get('gid')}")
+
+    def left_behind(self, pending: int, journal: str) -> None:
+        """It has stopped with so many messages taken and not handed over."""
+        if pending:
+            what = "1 message waits" if pending == 1 else f"{pending:,} messages wait"
+            self._warn(f"{what} in {journal} to be delivered when it runs again")
+
+    def _warn(self, text: str) -> None:
+        self._log.warning(self._name, text)
+
+
+class LineBudget:
+    """How many lines may be logged: a bucket of _LINES that is refilled in _REFILL seconds."""
+
+    def __init__(self) -> None:
+        self._refused = 0  # lines that were not logged since one last was
+        self._left = float(_LINES)
+        self._at = 0.0
+
+    def spend(self, now: float, log: Callable[[str], None]) -> bool:
+        """Whether one more line may be logged now; how many before it might not is logged first."""
+        self._left = min(_LINES, self._left + (now - self._at) * _LINES / _REFILL)
+        self._at = now
+        if self._left < 1:
+            self._refused += 1
+            return False
+        self._left -= 1
+        if self._refused:
+            log(f"{self._refused} lines before this were not logged")
+            self._refused = 0
+        return True

@@ -1,0 +1,169 @@
+"""A living agent as its supervisor holds it.
+
+The end of a process has two signs. When its control channel closes it has left user space for good, and all that it
+held is free for a successor; that its pidfd becomes readable may take some 16 ms more for each inotify instance it had,
+because the kernel waits for a grace period before it lets go of the watches (measured, docs/restart.md).
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from nsbridge.agents import control
+from nsbridge.agents.confinement.entry import Assignment
+from nsbridge.agents.fork import Child
+from nsbridge.agents.loop import READABLE, Loop
+from nsbridge.supervisor.host import spawn, usage
+from nsbridge.supervisor.host.usage import Usage
+
+_AT_ONCE = 16  # datagrams; then the rest of the supervisor has its turn
+_PAUSE = 0.02  # seconds after so many: an agent that floods its channel costs the supervisor a few per cent of a core
+_LAST = 1000  # datagrams that are read of an agent that has ended; one that it has forked may still write
+
+Hear = Callable[[dict[str, object]], None]
+
+
+class Channel:
+    """The supervisor's end of an agent's control channel. The agent may be compromised, so what it says is paced.
+
+    Descriptors that it passes never arrive: the kernel drops them where nobody asks for ancillary data.
+    """
+
+    def __init__(self, loop: Loop, end: socket.socket, hear: Hear) -> None:
+        self.hung_up: Callable[[], None] = _nothing  # called when the agent's end is closed, before `close`
+        self._loop = loop
+        self._end = end
+        self._hear = hear
+        self._watch()
+
+    def say(self, order: str, **fields: object) -> None:
+        """Give an order; nothing happens if the agent does not read."""
+        control.say(self._end, do=order, **fields)
+
+    def close(self) -> None:
+        """Hear what is left of an agent that has ended, and give the socket back."""
+        self._loop.unwatch(self._end.fileno())
+        self.hung_up = _nothing
+        self._read(_LAST)
+        self._end.close()
+
+    def _watch(self) -> None:
+        if self._end.fileno() >= 0:
+            self._loop.watch(self._end.fileno(), READABLE, self._readable)
+
+    def _readable(self, _events: int) -> None:
+        is_empty = self._read(_AT_ONCE)
+        if not is_empty:
+            self._loop.unwatch(self._end.fileno())
+            self._loop.call_later(_PAUSE, self._watch)
+
+    def _read(self, count: int) -> bool:
+        """Hear up to `count` datagrams; whether there are no more."""
+        for _ in range(count):
+            try:
+                datagram = self._end.recv(control.MAX_SIZE)
+            except BlockingIOError:
+                return True
+            except OSError:
+                datagram = b""
+            if not datagram:
+                self._loop.unwatch(self._end.fileno())
+                self.hung_up()
+                return True
+            self._hear(control.parse(datagram))
+        return False
+
+
+def _nothing() -> None:
+    pass
+
+
+class Keeper(Protocol):
+    """Who has the process."""
+
+    def hear(self, fields: dict[str, object]) -> None:
+        """It said so."""
+
+    def dying(self, code: int) -> None:
+        """It has left user space for good, with this exit code; if nobody calls `let_go`, `ended` follows."""
+
+    def ended(self, code: int) -> None:
+        """It is gone: its exit code, negative for a signal's number."""
+
+
+@dataclass(slots=True)
+class AgentProcess:
+    """One process; times are of the loop's clock."""
+
+    child: Child
+    channel: Channel
+    started: float
+    ready_since: float | None = None
+    last_words: str = ""
+    confinement: dict[str, object] | None = None  # known when it is ready: none of it can be undone
+    places: object = None  # its own report of its ends (agents/places.py)
+    wedged: str = ""  # why it was given up and killed; empty if it was not
+    given_up_at: float = 0.0
+    stuck: bool = False  # it was killed, and the kernel does not let it die
+    usage: Usage | None = None  # its own and its senders', when it was last measured
+    measured_at: float = float("-inf")
+    drained: bool = False
+    told_to_exit: bool = False
+    is_reaped: bool = False
+    keeper: Keeper | None = None
+
+    @classmethod
+    def begin(cls, loop: Loop, assign: Callable[[int], Assignment], keeper: Keeper) -> AgentProcess:
+        """Fork an agent; `assign` makes its assignment from the number of its control channel. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        try:
+            child = spawn.agent(assign(theirs.fileno()))
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        channel = Channel(loop, ours, keeper.hear)
+        process = cls(child, channel, loop.now(), keeper=keeper)
+        channel.hung_up = process._hangs_up
+        loop.watch(child.pidfd, READABLE, lambda _events: process._reap(loop))
+        return process
+
+    def let_go(self) -> None:
+        """Nobody waits for it any more: it is only reaped."""
+        self.channel.close()
+        self.keeper = None
+
+    def _hangs_up(self) -> None:
+        self.child.kill()  # if it lives it is compromised: nobody would hear of it any more
+        code = usage.exit_code(self.child.pid)
+        if code is not None and self.keeper is not None:
+            self.keeper.dying(code)
+
+    def _reap(self, loop: Loop) -> None:
+        loop.unwatch(self.child.pidfd)
+        keeper = self.keeper
+        if keeper is not None:
+            self.channel.close()  # and hear its last words
+        code = self.child.reap()
+        self.is_reaped = True
+        if keeper is not None:
+            keeper.ended(code)
+
+    def epitaph(self, code: int) -> str:
+        """How it ended (`code` as of Child.reap), and what it said last."""
+        how = f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"
+        return f"{how}: {self.last_words}" if self.last_words else how
+
+
+def signal_name(number: int) -> str:
+    """As kill -l has it; most real-time signals have a number only, and an agent may send itself any."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,1 @@
+"""The log, how repeated lines are counted, and the stream of events."""

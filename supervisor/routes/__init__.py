@@ -1,0 +1,1 @@
+"""All routes: two agents each, and how one configuration follows another."""

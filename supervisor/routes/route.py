@@ -1,0 +1,139 @@
+"""A route: two agents and the socketpair between them, whose both ends the supervisor keeps and never reads.
+
+A restarted agent gets the same end again, so what its neighbour has sent meanwhile is still there.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from nsbridge.config.schema import RouteConfig
+from nsbridge.supervisor.lifecycle.agent import ManagedAgent
+from nsbridge.supervisor.lifecycle.services import Services
+from nsbridge.supervisor.lifecycle.table import State
+from nsbridge.supervisor.routes import loops
+from nsbridge.supervisor.routes.loops import Circles, Serving
+
+_SOCKET_BUFFER = 1 << 20  # bytes; the kernel gives what net.core.wmem_max allows
+
+
+class Route:
+    """Two managed agents. `on_change` is called whenever one's state is another."""
+
+    def __init__(
+        self, services: Services, config: RouteConfig, circles: Circles, on_change: Callable[[ManagedAgent], None]
+    ) -> None:
+        self.config = config
+        self._ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in self._ends:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+        first, second = (
+            ManagedAgent(services, config, agent, end.fileno())
+            for agent, end in zip(config.agents, self._ends, strict=True)
+        )
+        self.agents = (first, second)
+        self.is_leaving = False  # it ends, and is then let go of
+        self._circles = circles
+        self._events = services.events
+        self._log = services.log
+        self._blocked: dict[str, str] = {}  # by the agent's name, the reason that was told last
+        self._on_change = on_change
+        for agent in self.agents:
+            agent.neighbour = self
+
+    def drained(self) -> None:
+        """An agent has nothing in flight any more: let go of all that are to stop, once none of them has."""
+        stopping = [other for other in self.agents if other.state is State.STOPPING]
+        if all(other.is_drained for other in stopping):
+            for other in stopping:
+                other.exit()
+
+    def forbids(self, agent: ManagedAgent) -> str:
+        """Return the reason why the two agents must not serve together (loops.py); then the other one ends too."""
+        reason = loops.in_route(self._serving())
+        if reason:
+            self._refuse_others(agent, reason)
+        return reason
+
+    def _serving(self) -> list[Serving]:
+        return [
+            Serving(
+                self.config, agent.config, agent.attachment.ns_inode, agent.process.places if agent.process else None
+            )
+            for agent in self.agents
+            if agent.attachment.ns_inode is not None
+        ]
+
+    def _refuse_others(self, agent: ManagedAgent | None, reason: str) -> None:
+        for other in self.agents:
+            if other is not agent and other.process is not None and other.state is State.RUNNING:
+                other.process.last_words = reason
+                other.process.child.kill()
+                other.refuse(reason)
+
+    def _check_circles(self, agent: ManagedAgent) -> None:
+        """Look for circles through this agent, after it has reported its ends."""
+        serving = self._serving()
+        if reason := loops.in_route(serving) or self._circles.ready(agent.config.name, serving, self._log.warning):
+            self._refuse_others(None, reason)
+
+    def changed(self, agent: ManagedAgent) -> None:
+        """Pass it on; and where the other agent has no process, nothing can be handed over: do not wait for it."""
+        if agent.state is State.RUNNING:
+            self._check_circles(agent)
+        for other in self.agents:
+            if other.state is State.STOPPING and all(a.pid is None for a in self.agents if a is not other):
+                other.exit()
+        self._on_change(agent)
+
+    def entered(self, agent: ManagedAgent, before: State) -> None:
+        """Let whoever follows the events know; what does not serve feeds nobody.
+
+        The kernel gives the number of a namespace that has gone to the next one, which may be another container's.
+        """
+        if before is State.RUNNING:
+            self._circles.forget(self.config.name)
+        detail = agent.last_exit or "" if agent.state is State.BACKOFF else agent.detail
+        self._events.state(agent.config.name, before.value, agent.state.value, detail)
+
+    def note_blocked(self) -> None:
+        """Tell, once, when an agent has begun to wait with its messages, for another reason, or goes on."""
+        for agent in self.agents:
+            reason = "; ".join(agent.scoreboard.reasons())
+            if agent.state is not State.RUNNING or reason == self._blocked.get(agent.config.name, ""):
+                continue
+            self._blocked[agent.config.name] = reason
+            self._events.delivery(agent.config.name, reason)
+            if reason:
+                self._log.warning(agent.config.name, f"blocked: {reason}")
+            else:
+                self._log.info(agent.config.name, "goes on")
+
+    def retire(self) -> None:
+        """Hand over what is in flight and end; whatever anybody wants of the agents, they do not start again."""
+        self.is_leaving = True
+        for agent in self.agents:
+            agent.hold()
+
+    def release(self) -> None:
+        """Nothing is in the way any more: start those agents that are wanted."""
+        for agent in self.agents:
+            agent.release()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its agents may not start."""
+        return any(agent.held for agent in self.agents)
+
+    def is_stopped(self) -> bool:
+        """Whether both agents have stopped."""
+        return all(agent.state is State.STOPPED for agent in self.agents)
+
+    def close(self) -> None:
+        """Give the socketpair back; both agents have stopped."""
+        self._circles.forget(self.config.name)
+        for agent in self.agents:
+            agent.forget()
+        for end in self._ends:
+            end.close()
