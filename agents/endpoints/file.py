@@ -15,7 +15,8 @@ import os
 
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
-from nsbridge.agents.endpoints.files import CachedFile, NotAFileError, Tree, blocked_by, shown
+from nsbridge.agents.endpoints.files import CachedFile, NotAFileError, Tree, blocked_by
+from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.sourcejournal import NOTE, SourceJournal
 from nsbridge.agents.wire import Message, Run
 from nsbridge.config.schema import FileEndpoint

@@ -97,7 +97,7 @@ class Attachment:
             found = containers.locate(self._container)
         except containers.NotRunning as error:
             self._listener.container_absent(str(error))
-        except containers.Refused as error:
+        except containers.ContainerRefused as error:
             self._refuse(str(error))
         else:
             self._hold(found)
@@ -183,7 +183,7 @@ class Attachment:
             self._release()
             self._listener.container_absent(str(error))
             return
-        except containers.Refused as error:
+        except containers.ContainerRefused as error:
             self._release()
             self._refuse(str(error))
             return

@@ -16,7 +16,7 @@ from nsbridge.config.schema import Container, ContainerKind, Namespace
 from nsbridge.supervisor.containers import engines, listing
 from nsbridge.supervisor.containers import locate as containers
 from nsbridge.supervisor.containers.identity import read_stat
-from nsbridge.supervisor.containers.locate import ContainerProcess, Found, NotRunning, Refused
+from nsbridge.supervisor.containers.locate import ContainerProcess, ContainerRefused, Found, NotRunning
 from tests.system.engines import BUSYBOX
 from tests.system.room import run
 
@@ -187,7 +187,7 @@ def test_a_proc_namespace_file_leads_to_its_process(unshare_container: Any) -> N
     process = ContainerProcess.open(found)
     try:
         assert process.namespace_inode(Namespace.IPC) == os.stat(path).st_ino
-        with pytest.raises(Refused, match=f"name /proc/{web.pid}/ns/mnt"):
+        with pytest.raises(ContainerRefused, match=f"name /proc/{web.pid}/ns/mnt"):
             process.namespace_inode(Namespace.MNT)
     finally:
         process.close()
@@ -210,7 +210,7 @@ def test_a_bare_namespace_file_is_found_while_it_is_bound(unshare_container: Any
         assert containers.locate(bare) == Found(0, 0, str(path))
         inode = os.stat(f"/proc/{web.pid}/ns/ipc").st_ino
         assert containers.namespace_file_inode(str(path), Namespace.IPC) == inode
-        with pytest.raises(Refused, match="is of the ipc kind where an mnt namespace is needed"):
+        with pytest.raises(ContainerRefused, match="is of the ipc kind where an mnt namespace is needed"):
             containers.namespace_file_inode(str(path), Namespace.MNT)
     finally:
         run(["umount", path])

@@ -58,7 +58,7 @@ class Agent:
     def __init__(self, services: Services, container: Container) -> None:
         self.heard: list[str] = []
         self.delay = 0.0
-        self.attachment = Attachment(services, container, Namespace.IPC, self)
+        self.attachment = Attachment(services.loop, services.arrivals, container, Namespace.IPC, self)
 
     def container_found(self) -> None:
         self.heard.append("found")

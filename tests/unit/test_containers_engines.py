@@ -16,7 +16,7 @@ import pytest
 from nsbridge.config.schema import Container, ContainerKind
 from nsbridge.supervisor.containers import engines, identity
 from nsbridge.supervisor.containers import locate as containers
-from nsbridge.supervisor.containers.locate import NotRunning, Refused
+from nsbridge.supervisor.containers.locate import ContainerRefused, NotRunning
 
 SLACK = 1.0  # seconds
 WEB = Container(ContainerKind.DOCKER, "web")
@@ -85,7 +85,7 @@ def test_a_socket_that_nobody_listens_at_does_not_answer(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("host", ["tcp://10.0.0.1:2375", "ssh://x", "unix://relative", "/var/run/docker.sock"])
 def test_an_engine_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setenv("DOCKER_HOST", host)
-    with pytest.raises(Refused, match="only unix:///PATH"):
+    with pytest.raises(ContainerRefused, match="only unix:///PATH"):
         containers.locate(WEB)
 
 
@@ -119,17 +119,17 @@ def test_an_endless_answer_is_cut(engine: Callable[[Answer], None]) -> None:
             caller.sendall(b" " * 65536)
 
     engine(flood)
-    with pytest.raises(Refused, match="longer than"):
+    with pytest.raises(ContainerRefused, match="longer than"):
         containers.locate(WEB)
 
 
 @pytest.mark.parametrize(
     ("answer", "error", "said"),
     [
-        (answering(b"{}"), Refused, "not a docker engine"),
-        (answering(b"[" * 100_000), Refused, "not a docker engine"),
-        (answering(container(Pid="1")), Refused, "not a docker engine"),
-        (answering(container(Pid=True)), Refused, "not a docker engine"),
+        (answering(b"{}"), ContainerRefused, "not a docker engine"),
+        (answering(b"[" * 100_000), ContainerRefused, "not a docker engine"),
+        (answering(container(Pid="1")), ContainerRefused, "not a docker engine"),
+        (answering(container(Pid=True)), ContainerRefused, "not a docker engine"),
         (answering(b'{"message":"No such container"}', "404 Not Found"), NotRunning, "not known to docker"),
         (answering(b"\x1b[2J\xff", "500 Oops"), NotRunning, r'HTTP status 500: "\\x1b\[2J\\\\xff"'),
         (answering(container(Status="\x1b[2J", Pid=0)), NotRunning, r"is \\x1b\[2J, not running"),
@@ -176,7 +176,7 @@ def test_a_container_whose_id_happens_to_begin_like_the_name_is_not_taken(engine
 @pytest.mark.parametrize("name", ["", "-f", "a/b", "a b", "../x", "a\n", "x" * 300])
 @pytest.mark.parametrize("kind", [ContainerKind.DOCKER, ContainerKind.PODMAN])
 def test_a_name_that_no_engine_would_give_is_not_asked_for(kind: ContainerKind, name: str) -> None:
-    with pytest.raises(Refused, match="make a name"):
+    with pytest.raises(ContainerRefused, match="make a name"):
         containers.locate(Container(kind, name))
 
 
@@ -207,7 +207,7 @@ def test_a_stuck_podman_command_costs_the_time_limit_and_is_killed(podman_progra
     ("script", "error", "said"),
     [
         ("exec yes", NotRunning, "says more than|does not answer"),
-        ("echo {}", Refused, "is not understood"),
+        ("echo {}", ContainerRefused, "is not understood"),
         ("echo 'Error: no such container web' >&2; exit 125", NotRunning, "not known to podman"),
         (r"printf 'warning\nbad \033[2J' >&2; exit 125", NotRunning, r'failed with status 125: "bad \\x1b'),
     ],

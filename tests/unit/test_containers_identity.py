@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nsbridge.config.schema import Container, ContainerKind
 from nsbridge.supervisor.containers import identity
 from nsbridge.supervisor.containers import locate as containers
-from nsbridge.supervisor.containers.locate import NotRunning, Refused
+from nsbridge.supervisor.containers.locate import ContainerRefused, NotRunning
 
 
 @given(st.text())
@@ -45,11 +45,11 @@ def test_a_pidfile_is_read(tmp_path: Path) -> None:
         (b"", NotRunning, "is empty"),
         (b"\n", NotRunning, "is empty"),
         (b"4194305", NotRunning, "there is no process"),  # above the kernel's PID_MAX_LIMIT
-        (b"-1", Refused, 'holds "-1"'),
-        (b"0", Refused, "not a process number"),
-        (b"1 2", Refused, "not a process number"),
-        (b"\x1b[2J\xff", Refused, r"\\x1b\[2J"),
-        (b"1" * 65, Refused, "longer than 64 bytes"),
+        (b"-1", ContainerRefused, 'holds "-1"'),
+        (b"0", ContainerRefused, "not a process number"),
+        (b"1 2", ContainerRefused, "not a process number"),
+        (b"\x1b[2J\xff", ContainerRefused, r"\\x1b\[2J"),
+        (b"1" * 65, ContainerRefused, "longer than 64 bytes"),
     ],
 )
 def test_a_pidfile_that_names_no_process_is_told_apart(
@@ -66,7 +66,7 @@ def test_a_pidfile_that_others_may_write_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     path.write_text(str(os.getpid()), encoding="ascii")
     path.chmod(0o666)
-    with pytest.raises(Refused, match="chmod go-w"):
+    with pytest.raises(ContainerRefused, match="chmod go-w"):
         containers.locate(pidfile(path))
 
 
@@ -77,7 +77,7 @@ def test_a_fifo_a_directory_and_a_socket_are_not_waited_for(tmp_path: Path) -> N
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(listener))
         for path in (fifo, directory, listener):
-            with pytest.raises(Refused, match="is not a regular file"):
+            with pytest.raises(ContainerRefused, match="is not a regular file"):
                 containers.locate(pidfile(path))
             with pytest.raises(NotRunning, match="is not a namespace file"):
                 containers.locate(Container(ContainerKind.NS, str(path)))
@@ -87,5 +87,5 @@ def test_a_fifo_a_directory_and_a_socket_are_not_waited_for(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["", "x", "-1", "0", "1e3", "12345678901", "\u0661"])
 def test_pid_takes_decimal_numbers_only(name: str) -> None:
-    with pytest.raises(Refused, match="write pid:N"):
+    with pytest.raises(ContainerRefused, match="write pid:N"):
         containers.locate(Container(ContainerKind.PID, name))

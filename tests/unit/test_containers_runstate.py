@@ -12,7 +12,7 @@ from nsbridge.config.schema import Container, ContainerKind
 from nsbridge.supervisor.containers import identity, listing
 from nsbridge.supervisor.containers import locate as containers
 from nsbridge.supervisor.containers import runtimes as runstate
-from nsbridge.supervisor.containers.locate import NotRunning, Refused
+from nsbridge.supervisor.containers.locate import ContainerRefused, NotRunning
 
 RUNC = '{"id":"t1","init_process_pid":15685,"init_process_start":104284,"created":"2026-11-23T19:17:56Z","config":{}}'
 CRUN = '{"pid": 15880, "process-start-time": 104370, "cgroup-path": "", "bundle": "/b", "owner": "root"}'
@@ -66,7 +66,7 @@ def test_what_runc_and_crun_write_is_understood() -> None:
 )
 def test_a_damaged_state_file_is_refused_with_its_path(root: Path, text: str) -> None:
     path = state_file(root, "t1", text)
-    with pytest.raises(Refused, match=str(path)) as refused:
+    with pytest.raises(ContainerRefused, match=str(path)) as refused:
         containers.locate(runc("t1"))
     assert "\n" not in str(refused.value)
 
@@ -83,13 +83,13 @@ def test_a_state_file_that_is_being_made_is_waited_for(root: Path) -> None:
 def test_a_state_file_that_is_too_long_is_refused(root: Path) -> None:
     with state_file(root, "t1", "").open("wb") as file:
         file.truncate(1 << 40)  # sparse: reading it would fill the memory
-    with pytest.raises(Refused, match="is longer than"):
+    with pytest.raises(ContainerRefused, match="is longer than"):
         containers.locate(runc("t1"))
 
 
 def test_a_state_file_that_others_may_write_is_refused(root: Path) -> None:
     state_file(root, "t1", state_of(os.getpid())).chmod(0o622)
-    with pytest.raises(Refused, match="chmod go-w"):
+    with pytest.raises(ContainerRefused, match="chmod go-w"):
         containers.locate(runc("t1"))
 
 
@@ -104,7 +104,7 @@ def test_a_state_file_of_a_living_process_leads_to_it(root: Path) -> None:
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../t1", "/run", "a\0b"])
 def test_a_name_that_leads_elsewhere_is_refused(root: Path, name: str) -> None:
     state_file(root, "t1", state_of(os.getpid()))
-    with pytest.raises(Refused, match="a name has no slash"):
+    with pytest.raises(ContainerRefused, match="a name has no slash"):
         containers.locate(runc(name))
 
 

@@ -9,12 +9,12 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
-from nsbridge.agents.endpoints.files import shown
 from nsbridge.agents.endpoints.log.framing import Splitter
 from nsbridge.agents.endpoints.log.model import MOST, Chain, LogFile, LogFileId, Missed, after, compressed_after
 from nsbridge.agents.endpoints.log.names import Form
 from nsbridge.agents.endpoints.log.siblings import Siblings, now
 from nsbridge.agents.endpoints.log.tail import Position, Tail, is_at
+from nsbridge.agents.identity.walk import shown
 
 _NOTHING = Missed(0)
 _PROOF = 16  # first bytes of a file that distinguish two files

@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 from nsbridge.agents.endpoints import watch
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter, put_in_parts
-from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
+from nsbridge.agents.endpoints.files import Tree, blocked_by
 from nsbridge.agents.endpoints.log.framing import joined
 from nsbridge.agents.endpoints.log.siblings import Siblings
+from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.sinkjournal import IN_DOUBT, LOG_APPEND, NOT_DELIVERED, SinkJournal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import Framing, InDoubt, LogEndpoint

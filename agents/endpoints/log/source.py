@@ -21,7 +21,7 @@ from itertools import groupby
 
 from nsbridge.agents.endpoints import watch
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
-from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
+from nsbridge.agents.endpoints.files import Tree, blocked_by
 from nsbridge.agents.endpoints.log.arrivals import LogArrivals
 from nsbridge.agents.endpoints.log.ear import Ear
 from nsbridge.agents.endpoints.log.ends import Ends
@@ -33,6 +33,7 @@ from nsbridge.agents.endpoints.log.reports import Reports
 from nsbridge.agents.endpoints.log.reread import Reread
 from nsbridge.agents.endpoints.log.siblings import Siblings, now
 from nsbridge.agents.endpoints.log.tail import Position, Positions, Tail, TruncatedError
+from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.sourcejournal import LOG_NOTES, RECORDS
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.wire import VOID

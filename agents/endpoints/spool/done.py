@@ -11,7 +11,8 @@ import os
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked
-from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
+from nsbridge.agents.endpoints.files import Tree, blocked_by
+from nsbridge.agents.identity.walk import shown
 
 _NAME_MAX = 255  # bytes
 _PROBE = b".nsbridge-no-such-file"

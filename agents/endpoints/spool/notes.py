@@ -6,7 +6,7 @@ import os
 import struct
 from typing import NamedTuple
 
-from nsbridge.agents.endpoints.files import shown
+from nsbridge.agents.identity.walk import shown
 
 _NOTE = struct.Struct("<QqQ")  # an Identity; the name follows
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nsbridge.agents.endpoints.base import AgentApi
-from nsbridge.agents.endpoints.files import shown
+from nsbridge.agents.identity.walk import shown
 
 _LINES = 30  # in each _WINDOW
 _WINDOW = 10.0  # seconds

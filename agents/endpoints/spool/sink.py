@@ -21,8 +21,9 @@ from contextlib import suppress
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
-from nsbridge.agents.endpoints.files import Tree, blocked_by, shown
+from nsbridge.agents.endpoints.files import Tree, blocked_by
 from nsbridge.agents.endpoints.spool.epochs import NameEpochs
+from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.sinkjournal import HIDDEN, PLACE, SinkJournal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import SpoolEndpoint

@@ -18,12 +18,13 @@ import stat
 
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
-from nsbridge.agents.endpoints.files import LEASED, NotAFileError, Tree, blocked_by, shown
+from nsbridge.agents.endpoints.files import LEASED, NotAFileError, Tree, blocked_by
 from nsbridge.agents.endpoints.spool.names import CLOSED, CREATED, MOVED_IN, SCANNED, SpoolNames, message_names
 from nsbridge.agents.endpoints.spool.notes import SpoolFileId, Taken, identity_of, pack, unpack
 from nsbridge.agents.endpoints.spool.refusals import Refusals
 from nsbridge.agents.endpoints.spool.taken import TakenFiles
 from nsbridge.agents.endpoints.spool.whole import Completeness, Verdict
+from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.sourcejournal import RECORDS, SPOOL_NOTES
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.wire import VOID, Message

@@ -17,7 +17,7 @@ from nsbridge.supervisor.cli.commands import bash, fish, manpages, zsh
 from nsbridge.supervisor.cli.commands.completion import PROGRAMS
 from nsbridge.supervisor.cli.commands.manpages import Edition
 
-_EXAMPLE = Path(__file__).parents[2] / "config" / "example.toml"
+_EXAMPLE = Path(__file__).parents[3] / "config" / "example.toml"
 
 
 def files(release: str) -> dict[str, str]:
