@@ -59,7 +59,6 @@ class Agent:
         self._heart = Heart(self.loop, self._cells, assignment.beat_every)
         self._draining = False
         self._drained = False
-        endpoint = assignment.agent.endpoint
         window = assignment.route.window
         self._journal = state.sink
         self._state = state
@@ -67,7 +66,7 @@ class Agent:
         self._blocked_in = ""  # what the sink itself waits for
         sync = (lambda: linux.syncfs(state.dead)) if assignment.route.fsync else None
         self._dead = DeadLetterKeeper(self, state.dead, state.sink, assignment.dead, sync)
-        self.store = sides.store(endpoint, state.source)
+        self.store = sides.store(assignment.agent.endpoint, state.source)
         outgoing = Outgoing(self.store, window) if self.store is not None else None
         incoming = Incoming(state.sink, window) if state.sink is not None else None
         self._session = Session(int.from_bytes(os.urandom(8)) | 1, outgoing, incoming)

@@ -7,7 +7,6 @@ Some facts about the engines, and what they mean here:
   away, they would find some *other* container whose id begins so. So the answer is held against the question.
 * They tell a pid and no start time, which is read from /proc. Asked again afterwards, the same answer proves that the
   container was still there, so that what was read is about its init.
-* A paused container lives: dockerd says Running, the podman command does not, both say "paused".
 * An engine may be stuck and accept without answering, or answer one byte a second: the deadline is for the whole call.
   What it answers contains what containers' makers wrote (labels, variables): it is bounded, and escaped when shown.
 """
@@ -45,9 +44,9 @@ TIME_LIMIT = 2.0  # seconds, for everything that one call here asks
 ANSWER_LIMIT = 8 << 20  # bytes of one answer
 DOCKER_SOCKET = "/var/run/docker.sock"
 PODMAN_SOCKET = "/run/podman/podman.sock"
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")  # what both engines allow (moby: names.RestrictedNamePattern)
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")  # allowed by both engines (moby: names.RestrictedNamePattern)
 _ID_PREFIX_AT_LEAST = 12  # characters: the short id that the engines show
-_ALIVE = ("running", "paused")
+_ALIVE = ("running", "paused")  # dockerd calls a paused container Running, the podman command does not
 _T = TypeVar("_T")
 
 

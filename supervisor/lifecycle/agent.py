@@ -28,8 +28,7 @@ from nsbridge.supervisor.lifecycle.services import Services
 from nsbridge.supervisor.lifecycle.table import Action, Event, State
 
 DRAIN_LIMIT = 5.0  # seconds to hand over what is in flight
-EXIT_LIMIT = 1.0  # seconds to exit when told to
-LINGER_LIMIT = 1.0  # seconds for a process that was replaced to be gone
+EXIT_LIMIT = LINGER_LIMIT = 1.0  # seconds to exit when told to; for a process that was replaced to be gone
 REAP_WITHIN = 0.1  # seconds until it is asked again whether a killed agent is gone
 
 LINGERS = "it is stuck in the kernel while its files are closed, and keeps its namespace"

@@ -165,7 +165,7 @@ def test_without_another_process_it_is_said_so(engine: Make, monkeypatch: pytest
     def no_fork(*_: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(asker, "Teller", no_fork)
+    monkeypatch.setattr(asker, "LineChild", no_fork)
     asked = engine(by_name)
     asked.ask("1")
     asked.until(lambda: asked.answers)

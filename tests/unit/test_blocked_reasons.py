@@ -306,17 +306,16 @@ def test_log_whose_renamed_file_is_still_written(tmp_path: Path, monkeypatch: py
     host.lose(watch_of(side))
 
 
-# Where the end of each reason is tested, by the beginning of the name of the module that gives it
+# Where the end of each reason is tested, by the beginning of the path of the module that gives it
 ENDS = {
-    "base": "the Waiter that all of these use: every case of this file",
-    "file": "this file; tests/system/test_faults_room.py",
-    "watch": "this file (no descriptors); tests/system/test_faults_room.py (inotify)",
-    "spool": "this file; test_spool_source.py",
-    "log": "this file; test_log_source.py, test_log_sink.py",
-    "queue": "tests/system/test_faults.py, test_hostile_queue.py, test_faults_room.py, test_dead_quota.py (state_dir)",
-    "exact_queue": "as queue",
-    "retries": "test_dead.py: test_retry_without_room_is_tried_again_by_itself",
-    "deadkeeper": "test_dead_quota.py: test_full_disk_blocks_and_resumes_by_itself, test_full_box_blocks_…",
+    "endpoints/base": "the Waiter that all of these use: every case of this file",
+    "endpoints/file": "this file; tests/system/test_faults_room.py",
+    "endpoints/watch": "this file (no descriptors); tests/system/test_faults_room.py (inotify)",
+    "endpoints/spool/": "this file; test_spool_source.py",
+    "endpoints/log/": "this file; test_log_source.py, test_log_sink.py",
+    "endpoints/queue/": "tests/system: test_faults.py, test_hostile_queue.py, test_faults_room.py, test_dead_quota.py",
+    "dead/retries": "test_dead.py: test_retry_without_room_is_tried_again_by_itself",
+    "dead/keeper": "test_dead_quota.py: test_full_disk_blocks_and_resumes_by_itself, test_full_box_blocks_…",
     "runtime": "it passes on what the others give",
 }
 GIVES = {"Blocked", "blocked_by", "wait", "blocked", "_wait", "show_blocked"}
@@ -330,6 +329,6 @@ def _gives_reasons(path: Path) -> bool:
 def test_every_module_that_gives_reasons_is_listed() -> None:
     """A new one shows here: what ends its reasons, and which test sees that?"""
     agents = Path(files.__file__).parents[1]
-    giving = sorted(path.stem for path in agents.rglob("*.py") if _gives_reasons(path))
+    giving = sorted(path.relative_to(agents).as_posix() for path in agents.rglob("*.py") if _gives_reasons(path))
     assert [name for name in giving if not name.startswith(tuple(ENDS))] == []
     assert [name for name in ENDS if not any(found.startswith(name) for found in giving)] == []

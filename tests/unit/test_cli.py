@@ -112,6 +112,7 @@ def test_help_imports_nothing_that_only_a_subcommand_needs() -> None:
         "nsbridge.config",
         "nsbridge.config.errors",
         "nsbridge.supervisor",
+        "nsbridge.supervisor.cli",
         "nsbridge.supervisor.cli.nsbridge",
     }
 

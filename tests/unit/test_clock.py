@@ -6,9 +6,9 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import nsbridge.agents.journal.sourcejournal
+import nsbridge.agents
 
-ROOT = Path(nsbridge.agents.journal.__file__).parent.parent
+ROOT = Path(nsbridge.agents.__file__).parent.parent
 WALL = {
     "time",
     "time_ns",

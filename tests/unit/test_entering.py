@@ -211,7 +211,8 @@ def test_an_agent_refuses_to_run_without_what_is_required_and_says_what_would_me
     required = assignment(require=(what,))
     said = on_a_kernel_without(call, lambda: attempt(entry.confine, required, []))
     assert said == (
-        f"Refused: {what} is required and cannot be had here ({why}): {mend}, or take it out of require in [daemon]"
+        f"RefusedForGood: {what} is required and cannot be had here ({why}): {mend}, "
+        "or take it out of require in [daemon]"
     )
 
 

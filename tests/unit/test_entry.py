@@ -83,7 +83,8 @@ def test_after_freezing_all_that_an_agent_does_needs_no_import() -> None:
     """A new interpreter that has loaded an agent's modules and nothing else; its finders are gone, then all is used."""
     program = """
 import os, sys
-from nsbridge.agents import entry, main, runtime
+from nsbridge.agents import main, runtime
+from nsbridge.agents.confinement import entry
 entry.freeze_imports()
 before = set(sys.modules)
 import json, struct, time, threading, signal, socket, select
@@ -120,7 +121,7 @@ def test_after_freezing_the_container_s_time_zone_is_not_read(tmp_path: Path) ->
     os.mkfifo(tmp_path / "etc/localtime")  # opening it hangs
     program = """
 import os, signal, sys, time
-from nsbridge.agents import entry
+from nsbridge.agents.confinement import entry
 signal.alarm(5)
 entry.freeze_imports()
 os.chroot(sys.argv[1])

@@ -93,7 +93,7 @@ def test_what_python_says_opens_no_source_file(tmp_path: Path, what: str) -> Non
     os.mkfifo(tmp_path / "agent.py")
     program = """
 import os, signal, sys, threading, warnings
-from nsbridge.agents import entry
+from nsbridge.agents.confinement import entry
 class Bad:
     def __del__(self):
         try:

@@ -62,12 +62,12 @@ def test_owner_must_be_a_user_of_the_container(ids: IdMap, owner: Ids, expected:
 @pytest.mark.parametrize(
     ("ids", "configured", "expected"),
     [
-        (MAPPED, ROOT, "Refused"),
-        (MAPPED, APP, "Refused"),
+        (MAPPED, ROOT, "RefusedForGood"),
+        (MAPPED, APP, "RefusedForGood"),
         (MAPPED, IN_APP, IN_APP),
         (PLAIN, ROOT, ROOT),
-        (TO_HOST_ROOT, ROOT, "Refused"),
-        (UNKNOWN, APP, "Refused"),
+        (TO_HOST_ROOT, ROOT, "RefusedForGood"),
+        (UNKNOWN, APP, "RefusedForGood"),
     ],
 )
 def test_configured_user_must_be_one_of_the_container(ids: IdMap, configured: Ids, expected: Ids | str) -> None:
@@ -101,8 +101,8 @@ CHANGES = [
 
 @pytest.mark.parametrize(("ids", "before", "now", "alone", "told_to"), CHANGES)
 def test_owner_is_followed_only_to_less_power(ids: IdMap, before: Ids, now: Ids, alone: bool, told_to: bool) -> None:
-    assert decided(ids, owner=now, remembered=before) == (now if alone else "Refused")
-    assert decided(ids, owner=now, remembered=before, follows_owner=True) == (now if told_to else "Refused")
+    assert decided(ids, owner=now, remembered=before) == (now if alone else "RefusedForGood")
+    assert decided(ids, owner=now, remembered=before, follows_owner=True) == (now if told_to else "RefusedForGood")
 
 
 def test_another_group_of_the_same_user_is_followed() -> None:

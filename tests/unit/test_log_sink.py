@@ -16,7 +16,7 @@ from nsbridge.agents.journal import sinkjournal
 from nsbridge.config.schema import Framing, InDoubt, LogEndpoint
 from tests.fake_host import Killed, SinkHost, killed_at
 
-PARTS = ("endpoints/log_", "agents/journal/sourcejournal.py")
+PARTS = ("endpoints/log/", "agents/journal/sourcejournal.py")
 
 
 class Life:

@@ -2,8 +2,7 @@
 
 * The file is the journal. The position after each message is noted with the message, so a restart continues there. An
   unconfirmed message is read again from its position, under its former number.
-* A move to another position without a message (a new file, a truncation, something too long) takes a number too, for
-  an empty record (VOID). So it is noted in the same way, once.
+* A move without a message (a new file, a truncation, something too long) takes a number too: an empty record (VOID).
 * Rotation: a renamed file is read to its end first, while a process has it open for writing. Then its last line is a
   message even without a newline, and the next file begins (model.py decides which).
 * Incomplete lines wait, also across a restart. Missing files are counted together with the next position, so only once.
