@@ -203,10 +203,10 @@ class LogSinkMachine(RuleBasedStateMachine):
             self.offer(count)
         if journal.handed == self.host.done and self.size() > before and self.is_noted(before):
             os.truncate(self.log, max(before, self.size() - cut))
-        self.host.lose(self.sink._watch)
+        self.host.lose(self.sink._directory.watch)
         if again:
             self.start(again)
-            self.host.lose(self.sink._watch)
+            self.host.lose(self.sink._directory.watch)
         self.start()
 
     def size(self) -> int:
@@ -225,7 +225,7 @@ class LogSinkMachine(RuleBasedStateMachine):
 
     @rule()
     def kill_and_rotate(self) -> None:
-        self.host.lose(self.sink._watch)
+        self.host.lose(self.sink._directory.watch)
         self.rotate()
         self.start()
 
@@ -237,7 +237,7 @@ class LogSinkMachine(RuleBasedStateMachine):
         files = [*self.rotated, self.log]
         written = b"".join(path.read_bytes() for path in files if path.exists())
         assert written == b"".join(framed(self.framing, body) for body in self.messages)
-        self.host.lose(self.sink._watch)
+        self.host.lose(self.sink._directory.watch)
         self.temporary.cleanup()
 
 

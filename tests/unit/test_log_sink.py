@@ -74,7 +74,7 @@ class Life:
         if self._host is not None:
             self.said += self._host.said
             assert self._sink is not None
-            self._host.lose(self._sink._watch)
+            self._host.lose(self._sink._directory.watch)
             self._host = None
 
     def finish(self) -> None:

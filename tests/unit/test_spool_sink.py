@@ -32,7 +32,7 @@ def test_a_message_of_a_source_that_has_lost_its_journal_leaves_no_intent_for_th
         else:
             assert host.journal.handed == 0, host.said
             assert sink.put(Run(OLD + 1, 1, 0, (b"new",))) == 1
-        host.lose(sink._watch)
+        host.lose(sink._directory.watch)
     assert [path.read_bytes() for path in sorted(box.iterdir())] == [b"old", b"new"]
 
 
@@ -48,7 +48,7 @@ def test_a_directory_above_it_that_is_moved_away_is_noticed_at_a_heartbeat(tmp_p
     host.beat()
     assert sink.put(Run(OLD, 1, 0, (b"body",))) == 1
     assert [path.read_bytes() for path in box.iterdir()] == [b"body"]
-    host.lose(sink._watch)
+    host.lose(sink._directory.watch)
 
 
 # -- names that other programs take, and names of another time
@@ -74,7 +74,7 @@ class Box:
         return self._made
 
     def kill(self) -> None:
-        self.host.lose(self._made._watch if self._made else None)
+        self.host.lose(self._made._directory.watch if self._made else None)
 
     def offer(self, seq: int, body: bytes, epoch: int = OLD) -> int:
         return self.sink.put(Run(epoch, seq, 0, (body,)))

@@ -18,10 +18,9 @@ from contextlib import suppress
 from enum import Enum
 from itertools import groupby
 
-from nsbridge.agents.endpoints import watch
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
 from nsbridge.agents.endpoints.files import Tree, blocked_by
-from nsbridge.agents.endpoints.log.arrivals import LogArrivals
+from nsbridge.agents.endpoints.log.arrivals import EVENTS, LogArrivals
 from nsbridge.agents.endpoints.log.ear import Ear
 from nsbridge.agents.endpoints.log.ends import Ends
 from nsbridge.agents.endpoints.log.framing import Item, Splitter, TooLong, Unended, splitter
@@ -66,8 +65,7 @@ class LogSource:
         self._positions = Positions(store.journal)
         self._resumed = store.taken  # up to here messages may have to be read again
         self._reread = Reread()
-        self._directory = -1
-        self._ear = Ear(host, tree.own_fds, self._changed)
+        self._ear = Ear(host, tree, self._parent, self._changed)
         self._reports = Reports(host, self._shown, store.journal, self._positions)
         self._siblings = Siblings(tree, -1, self._name)
         self._generations = Generations(self._siblings, self._reports.warn)
@@ -79,7 +77,6 @@ class LogSource:
         self._goes_on = False
         self._took = 0  # messages, to distinguish work that brings some from work that does not
         self._waiter = Waiter(host, "out", self._again)
-        watch.keep_place(host, lambda fd: tree.leads_to(self._parent, fd), lambda: self._ear.watch, self._changed)
 
     def start(self) -> None:
         """Open the directory, find the file that was read last, go on."""
@@ -117,15 +114,14 @@ class LogSource:
             self._take()
 
     def _open(self) -> None:
-        self._directory = self._tree.open_directory(self._parent)
-        self._ear.open(self._directory)
-        self._siblings = Siblings(self._tree, self._directory, self._name)
+        self._ear.open(EVENTS)
+        self._siblings = Siblings(self._tree, self._ear.fd, self._name)
         self._generations = Generations(self._siblings, self._reports.warn)
         position = self._positions.read()
         if position is None:
             if self._store.taken:
                 self._reports.no_position()
-            self._tree.make_file(self._directory, self._path, self._config.mode)
+            self._tree.make_file(self._ear.fd, self._path, self._config.mode)
         while True:  # so that a file that was found by looking does not count as an arrival too
             if self._ear.read().gone:
                 raise Blocked(f"{shown(self._parent)} was removed or replaced")
@@ -394,7 +390,4 @@ class LogSource:
     def _close(self) -> None:
         self._forget()
         self._ear.close()
-        if self._directory >= 0:
-            os.close(self._directory)
-        self._directory = -1
         self._reread.forget()
