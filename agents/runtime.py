@@ -66,11 +66,11 @@ class Agent:
         self._blocked_in = ""  # what the sink itself waits for
         sync = (lambda: linux.syncfs(state.dead)) if assignment.route.fsync else None
         self._dead = DeadLetterKeeper(self, state.dead, state.sink, assignment.dead, sync)
-        self.store = sides.store(assignment.agent.endpoint, state.source)
+        self._source, self._sink = sides.make(self, assignment, entered, keys, state)
+        self.store = self._source.store if self._source is not None else None
         outgoing = Outgoing(self.store, window) if self.store is not None else None
         incoming = Incoming(state.sink, window) if state.sink is not None else None
         self._session = Session(int.from_bytes(os.urandom(8)) | 1, outgoing, incoming)
-        self._source, self._sink = sides.make(self, assignment, entered, keys, state)
         self._retries: DeadLetterRetries | None = None
         if self.store is not None:
             fsync = self._sync if assignment.route.fsync else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Protocol
 
 from nsbridge.agents import places
 from nsbridge.agents.confinement import entry
@@ -25,16 +24,8 @@ from nsbridge.agents.identity.identity import IdMap
 from nsbridge.agents.identity.surroundings import FileSurroundings, Surroundings, memory
 from nsbridge.agents.identity.walk import Step
 from nsbridge.agents.journal.sinkjournal import SinkJournal
-from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.journal.state import AgentFiles
-from nsbridge.agents.journal.store import NoteStore
 from nsbridge.config.schema import Delivery, Endpoint, FtokKey, LogEndpoint, QueueEndpoint, SpoolEndpoint
-
-
-class Served(AgentApi, Protocol):
-    """The agent, with its source's store."""
-
-    store: SourceJournal | NoteStore | None
 
 
 class Keys:
@@ -86,13 +77,8 @@ def ends(endpoint: Endpoint, keys: Keys) -> dict[str, list[str]]:
     return places.of_files(endpoint)
 
 
-def store(endpoint: Endpoint, source: SourceJournal | None) -> SourceJournal | NoteStore | None:
-    """Where files are messages, only notes are kept: the file itself is the journal."""
-    return NoteStore(source) if source is not None and isinstance(endpoint, SpoolEndpoint | LogEndpoint) else source
-
-
 def make(
-    agent: Served,
+    agent: AgentApi,
     assignment: Assignment,
     entered: Entered,
     keys: Keys,
@@ -109,12 +95,12 @@ def make(
     tree = Tree(entered.own_fds, entered.confined.granted, agent.log, entered.around)
     if isinstance(endpoint, SpoolEndpoint):
         return (
-            spool.SpoolSource(agent, tree, endpoint, agent.store) if isinstance(agent.store, NoteStore) else None,
+            spool.SpoolSource(agent, tree, endpoint, state.source) if state.source else None,
             spool_sink.SpoolSink(agent, tree, endpoint, state.sink) if state.sink else None,
         )
     if isinstance(endpoint, LogEndpoint):
         return (
-            log_source.LogSource(agent, tree, endpoint, agent.store) if isinstance(agent.store, NoteStore) else None,
+            log_source.LogSource(agent, tree, endpoint, state.source) if state.source else None,
             log_sink.LogSink(agent, tree, endpoint, state.sink, assignment.route.in_doubt) if state.sink else None,
         )
     return (
@@ -123,7 +109,7 @@ def make(
     )
 
 
-def _queue_sink(agent: Served, assignment: Assignment, key: int, sink: SinkJournal, owner: queue.QueueOwner) -> Sink:
+def _queue_sink(agent: AgentApi, assignment: Assignment, key: int, sink: SinkJournal, owner: queue.QueueOwner) -> Sink:
     endpoint, route = assignment.agent.endpoint, assignment.route
     assert isinstance(endpoint, QueueEndpoint)  # noqa: S101  (asked by make)
     if route.delivery is Delivery.EXACTLY_ONCE:

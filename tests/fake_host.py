@@ -22,6 +22,7 @@ from nsbridge.agents.heartbeat import Voucher
 from nsbridge.agents.journal import sinkjournal
 from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.journal.sinkjournal import SinkJournal
+from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.loop import Loop
 from nsbridge.agents.wire import VOID, Message, Run
@@ -200,16 +201,21 @@ class SourceHost(FakeHost):
     def __init__(self, path: Path, received: list[Message], window: int = 1024) -> None:
         super().__init__()
         self._window = window
-        self._journal = journal.open_source(str(path), window + 3, RING, self.said.append, patience=0)
-        self.store = NoteStore(self._journal)
+        self.journal = journal.open_source(str(path), window + 3, RING, self.said.append, patience=0)
         self.received = received
         self.confirms = True  # whether the other agent's confirmations arrive
-        self._sent = self.store.confirmed
+        self._sent = self.journal.confirmed
         self.source: Source | None = None
+
+    @property
+    def store(self) -> SourceJournal | NoteStore:
+        """The source's."""
+        assert self.source is not None
+        return self.source.store
 
     def close(self) -> None:
         """Also the journal."""
-        self._journal.close()
+        self.journal.close()
         super().close()
 
     def bodies(self) -> list[bytes]:
@@ -227,9 +233,9 @@ class SourceHost(FakeHost):
     def take(self, message: Message, note: bytes = b"") -> int:
         """As the agent does."""
         try:
-            if not note:
-                return self.store.append(message)
-            return self.store.note(message.type, (message.body,), note)
+            if isinstance(self.store, NoteStore) and note:
+                return self.store.note(message.type, (message.body,), note)
+            return self.store.append(message)
         except OSError as error:
             raise Blocked(str(error.strerror)) from None
 
@@ -239,6 +245,7 @@ class SourceHost(FakeHost):
 
     def take_run(self, bodies: Sequence[bytes], note: bytes) -> int:
         """As the agent does."""
+        assert isinstance(self.store, NoteStore)
         try:
             return self.store.note(0, bodies, note)
         except OSError as error:

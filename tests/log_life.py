@@ -41,7 +41,7 @@ class Life:
         """A new process; not started yet."""
         self._host = SourceHost(self._journal, self.received, self._window)
         self._host.confirms = confirms
-        self._source = LogSource(self._host, self._host.tree, self._config, self._host.store)
+        self._source = LogSource(self._host, self._host.tree, self._config, self._host.journal)
         self._host.source = self._source
 
     def start(self, *, confirms: bool = True) -> None:

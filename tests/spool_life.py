@@ -29,7 +29,7 @@ class Life:
 
     def start(self) -> None:
         self.host = SourceHost(self._journal, self.received, self._window)
-        self.source = SpoolSource(self.host, self.host.tree, self._config, self.host.store)
+        self.source = SpoolSource(self.host, self.host.tree, self._config, self.host.journal)
         self.host.source = self.source
         self.source.start()
         self.host.flush()

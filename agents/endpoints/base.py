@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from nsbridge.agents.heartbeat import Voucher
+from nsbridge.agents.journal.sourcejournal import SourceJournal
+from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.loop import Loop, Timer
 from nsbridge.agents.wire import Message, Run
 
@@ -118,6 +120,11 @@ class AgentApi(Protocol):
 
 class Source(Protocol):
     """The `out` side."""
+
+    @property
+    def store(self) -> SourceJournal | NoteStore:
+        """What it keeps messages in: whole, or as notes that find them again."""
+        ...
 
     def start(self) -> None:
         """Begin to take messages."""

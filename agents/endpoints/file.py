@@ -34,7 +34,7 @@ class FileSource:
 
     def __init__(self, host: AgentApi, tree: Tree, config: FileEndpoint, journal: SourceJournal) -> None:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
-        self._journal = journal
+        self._journal = self.store = journal
         self._host = host
         self._tree = tree
         self._config = config

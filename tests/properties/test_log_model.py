@@ -50,7 +50,7 @@ class LogSourceMachine(RuleBasedStateMachine):
     def start(self, confirms: bool) -> None:
         self.host = SourceHost(self.directory / "journal", self.received, self.window)
         self.host.confirms = confirms
-        self.source = LogSource(self.host, self.host.tree, self.config, self.host.store)
+        self.source = LogSource(self.host, self.host.tree, self.config, self.host.journal)
         self.host.source = self.source
         self.source.start()
         self.host.flush()

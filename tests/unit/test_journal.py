@@ -123,14 +123,14 @@ def test_another_window_keeps_what_is_pending_its_epoch_and_its_notes(tmp_path: 
 
 def test_another_window_keeps_the_notes_of_files_that_are_confirmed_and_not_removed(tmp_path: Path) -> None:
     """A kill can fall between the two; without its note the file would be taken, and delivered, again."""
-    store = NoteStore(source(tmp_path / "a"))
+    store = NoteStore(source(tmp_path / "a"), lambda _note, _seq: None)
     store.journal.cells[journal.RECORDS] = journal.SPOOL_NOTES
     for number in range(4):
         store.note(0, (b"body",), b"note %d" % number)
     store.confirm(3)
     store.journal.released = 1
     store.journal.close()
-    again = NoteStore(source(tmp_path / "a", ENTRIES + 5, 2 * RING))
+    again = NoteStore(source(tmp_path / "a", ENTRIES + 5, 2 * RING), lambda _note, _seq: None)
     assert again.journal.released == 1
     assert [again.note_of(seq) for seq in (2, 3, 4)] == [b"note 1", b"note 2", b"note 3"]
     assert (again.confirmed, again.taken) == (3, 4)

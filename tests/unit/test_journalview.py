@@ -110,7 +110,7 @@ def test_a_spool_s_notes_show_the_file_and_its_size(
     tmp_path: Path, source: SourceJournal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And a message that was kept whole among them, itself."""
-    store = NoteStore(source)
+    store = NoteStore(source, lambda _note, _seq: None)
     source.cells[journal.RECORDS] = journal.SPOOL_NOTES
     store.note(0, (b"body",), struct.pack("<QqQ", 5, 6, 4) + "Grüße \n".encode() + b"\xff")
     store.append(Message(0, b"kept"))
@@ -127,7 +127,7 @@ def test_a_log_s_notes_show_where_the_message_is(
     tmp_path: Path, source: SourceJournal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also a note of nothing but where to go on, and one that is no such note."""
-    store = NoteStore(source)
+    store = NoteStore(source, lambda _note, _seq: None)
     source.cells[journal.RECORDS] = journal.LOG_NOTES
     store.note(0, (b"body", b"longer"), Note(99, 100, 1, (5, 7), (1, 2)).pack())
     store.note(-1, (b"",), Note(99, 112, 3, (), ()).pack())

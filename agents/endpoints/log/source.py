@@ -32,7 +32,7 @@ from nsbridge.agents.endpoints.log.reread import Reread
 from nsbridge.agents.endpoints.log.siblings import Siblings, now
 from nsbridge.agents.endpoints.log.tail import Position, Positions, Tail, TruncatedError
 from nsbridge.agents.identity.walk import shown
-from nsbridge.agents.journal.sourcejournal import LOG_NOTES, RECORDS
+from nsbridge.agents.journal.sourcejournal import LOG_NOTES, RECORDS, SourceJournal
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.wire import VOID
 from nsbridge.config.schema import LogEndpoint
@@ -51,22 +51,21 @@ class _Step(Enum):
 class LogSource:
     """Takes the messages of an append-only file."""
 
-    def __init__(self, host: AgentApi, tree: Tree, config: LogEndpoint, store: NoteStore) -> None:
+    def __init__(self, host: AgentApi, tree: Tree, config: LogEndpoint, journal: SourceJournal) -> None:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
-        self._store = store
-        store.load = self._load
-        store.journal.cells[RECORDS] = LOG_NOTES
+        self.store = NoteStore(journal, self._load)
+        journal.cells[RECORDS] = LOG_NOTES
         self._host = host
         self._tree = tree
         self._config = config
         self._path = os.fsencode(config.out)
         self._shown = shown(self._path)
         self._parent, self._name = os.path.split(self._path)
-        self._positions = Positions(store.journal)
-        self._resumed = store.taken  # up to here messages may have to be read again
+        self._positions = Positions(journal)
+        self._resumed = journal.taken  # up to here messages may have to be read again
         self._reread = Reread()
         self._ear = Ear(host, tree, self._parent, self._changed)
-        self._reports = Reports(host, self._shown, store.journal, self._positions)
+        self._reports = Reports(host, self._shown, journal, self._positions)
         self._siblings = Siblings(tree, -1, self._name)
         self._generations = Generations(self._siblings, self._reports.warn)
         self._arrivals = LogArrivals(self._name)
@@ -119,7 +118,7 @@ class LogSource:
         self._generations = Generations(self._siblings, self._reports.warn)
         position = self._positions.read()
         if position is None:
-            if self._store.taken:
+            if self.store.taken:
                 self._reports.no_position()
             self._tree.make_file(self._ear.fd, self._path, self._config.mode)
         while True:  # so that a file that was found by looking does not count as an arrival too
@@ -259,7 +258,7 @@ class LogSource:
         bodies = bodies[:count]
         sizes, checks = [len(body) + overhead for body in bodies], list(map(zlib.crc32, bodies))
         end = self._at + sum(sizes)
-        note = Note(self._tail.who.inode, self._at, self._store.taken + 1, sizes, checks)
+        note = Note(self._tail.who.inode, self._at, self.store.taken + 1, sizes, checks)
         self._positions.prepare(self._tail.position(end - sizes[-1], end, checks[-1]))
         self._host.take_run(bodies, note.pack())
         self._at = end
@@ -269,7 +268,7 @@ class LogSource:
     def _move(self, tail: Tail, at: int) -> None:
         """Note that the next message is looked for there."""
         self._positions.prepare(tail.position(at, at, 0))
-        self._host.take(VOID, Note(tail.who.inode, at, self._store.taken + 1, (), ()).pack())
+        self._host.take(VOID, Note(tail.who.inode, at, self.store.taken + 1, (), ()).pack())
         self._at = at
 
     def _pass_over(self, item: TooLong) -> None:

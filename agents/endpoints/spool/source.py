@@ -26,7 +26,7 @@ from nsbridge.agents.endpoints.spool.refusals import Refusals
 from nsbridge.agents.endpoints.spool.taken import TakenFiles
 from nsbridge.agents.endpoints.spool.whole import Completeness, Verdict
 from nsbridge.agents.identity.walk import shown
-from nsbridge.agents.journal.sourcejournal import RECORDS, SPOOL_NOTES
+from nsbridge.agents.journal.sourcejournal import RECORDS, SPOOL_NOTES, SourceJournal
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.wire import VOID, Message
 from nsbridge.config.schema import SpoolEndpoint
@@ -50,11 +50,10 @@ class _NotYet(Exception):
 class SpoolSource:
     """Takes the files of a directory."""
 
-    def __init__(self, host: AgentApi, tree: Tree, config: SpoolEndpoint, store: NoteStore) -> None:
+    def __init__(self, host: AgentApi, tree: Tree, config: SpoolEndpoint, journal: SourceJournal) -> None:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
-        self._store = store
-        store.load = self._load
-        store.journal.cells[RECORDS] = SPOOL_NOTES
+        self.store = NoteStore(journal, self._load)
+        journal.cells[RECORDS] = SPOOL_NOTES
         self._host = host
         self._tree = tree
         self._config = config
@@ -67,7 +66,7 @@ class SpoolSource:
         self._patience = 0  # how often the next file's lease was refused
         self._pauses = False  # until it is asked for again
         self._completeness = Completeness(host.loop.now)
-        self._taken = TakenFiles(tree, config, store, self._names)
+        self._taken = TakenFiles(tree, config, self.store, self._names)
 
     def start(self) -> None:
         """Open and watch the directory, resend unconfirmed files, then scan: watch or scan finds every file."""
@@ -78,7 +77,7 @@ class SpoolSource:
             self._waiter.wait(reason)
             return
         self._waiter.done()
-        self.confirmed(self._store.confirmed)
+        self.confirmed(self.store.confirmed)
         self._host.flush()
         self._names.open(self._directory.fd)
 
@@ -97,11 +96,11 @@ class SpoolSource:
             self._waiter.wait(reason)
             return
         # Past dead letters too, which have no file: or `_resume` would go too far back.
-        self._store.journal.released = seq
+        self.store.journal.released = seq
 
     def lend(self) -> bool:
         """See Source: the notes of what was delivered and not removed must stay."""
-        return self._directory.watch is not None and not self._taken.has_up_to(self._store.confirmed)
+        return self._directory.watch is not None and not self._taken.has_up_to(self.store.confirmed)
 
     # -- the directory
 
@@ -109,7 +108,7 @@ class SpoolSource:
         if self._directory.watch is None:
             self.start()
             return
-        self.confirmed(self._store.confirmed)
+        self.confirmed(self.store.confirmed)
         self._take()
 
     def _open(self) -> None:
@@ -121,7 +120,7 @@ class SpoolSource:
 
     def _resume(self) -> None:
         """Recognise the taken files: remove the confirmed ones, and do not take the others twice."""
-        store = self._store
+        store = self.store
         for seq in range(store.journal.released + 1, store.taken + 1):
             if note := store.note_of(seq):
                 identity, name = unpack(note)
@@ -175,7 +174,7 @@ class SpoolSource:
     # -- taking
 
     def _take(self) -> None:
-        if self._directory.watch is None or self._pauses or self._taken.has_up_to(self._store.confirmed):
+        if self._directory.watch is None or self._pauses or self._taken.has_up_to(self.store.confirmed):
             return  # what was delivered is still there: `confirmed` says why, and comes again
         self._host.retry()
         try:
