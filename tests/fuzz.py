@@ -26,9 +26,11 @@ from typing import Any, cast
 
 from nsbridge.agents import control, wire
 from nsbridge.agents.fork import Child
+from nsbridge.agents.incoming import Incoming
 from nsbridge.agents.journal import sinkjournal
 from nsbridge.agents.journal import sourcejournal as journal
-from nsbridge.agents.session import Incoming, Outgoing, Session
+from nsbridge.agents.outgoing import Outgoing
+from nsbridge.agents.session import Session
 from nsbridge.agents.wire import Hello, Message, Run, WireError
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.load import load

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
-from nsbridge.agents.session import SourceStore
+from nsbridge.agents.outgoing import SourceStore
 from nsbridge.agents.wire import Message
 from nsbridge.config.schema import MAX_MESSAGE
 

@@ -157,6 +157,10 @@ class Sink(Protocol):
         """
         ...
 
+    def may_adopt(self) -> bool:
+        """True if the journal may adopt another source now, whose messages have other numbers."""
+        return True
+
 
 def put_in_parts(run: Run, put_some: Callable[[Run], int]) -> int:
     """`put` of a sink whose `put_some` accepts some of the first messages, or none if it is not the time."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 
 from nsbridge.agents.endpoints import files, watch
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
 from nsbridge.agents.endpoints.directory import WatchedDirectory
 from nsbridge.agents.endpoints.files import CachedFile, NotAFileError, Tree, blocked_by
 from nsbridge.agents.identity.walk import shown
@@ -176,7 +176,7 @@ class FileSource:
         self._host.flush()
 
 
-class FileSink:
+class FileSink(Sink):
     """Writes each message into a file in place and closes it, so that a watcher sees one close for each."""
 
     def __init__(self, host: AgentApi, tree: Tree, config: FileEndpoint) -> None:

@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter, put_in_parts
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter, put_in_parts
 from nsbridge.agents.endpoints.directory import WatchedDirectory
 from nsbridge.agents.endpoints.files import Tree, blocked_by
 from nsbridge.agents.endpoints.log.arrivals import EVENTS
@@ -61,7 +61,7 @@ class Intents:
         cells[LOG_APPEND] = which
 
 
-class LogSink:
+class LogSink(Sink):
     """Appends each message to a file exactly once."""
 
     def __init__(
@@ -92,11 +92,14 @@ class LogSink:
         self._undecided = (0, 0)  # epoch, and the last seq of which nothing can tell whether it was appended
         self._waits = False
         self._waiter = Waiter(host, "in", self._again)
-        journal.may_adopt = lambda: not self._batch
 
     def descriptor(self) -> int:
         """See Sink."""
         return self._fd
+
+    def may_adopt(self) -> bool:
+        """See Sink: a message is in its journal by its number alone."""
+        return not self._batch
 
     def start(self) -> None:
         """Make the file if it is missing, so that a program can follow it before the first message."""

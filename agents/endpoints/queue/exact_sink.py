@@ -9,7 +9,7 @@ import signal
 from collections import deque
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints.base import AFTERWARDS, AgentApi, Blocked, Waiter, put_in_parts
+from nsbridge.agents.endpoints.base import AFTERWARDS, AgentApi, Blocked, Sink, Waiter, put_in_parts
 from nsbridge.agents.endpoints.queue import senders
 from nsbridge.agents.endpoints.queue.evidence import QueueEvidence
 from nsbridge.agents.endpoints.queue.limits import QueueLimits
@@ -39,7 +39,7 @@ _OF_ANOTHER_LIFE = "its source has lost its journal since, and another has the n
 _TELL_AFTER = 128  # messages handed over, after which the agent wants to be told, so that it can confirm them
 
 
-class ExactQueueSink:
+class ExactQueueSink(Sink):
     """Hands each message to a queue exactly once."""
 
     def __init__(
@@ -73,11 +73,14 @@ class ExactQueueSink:
         self._waiter = Waiter(host, "in", self._again)
         self._pids: tuple[int, ...] = ()
         self._debt = Debt(host.loop.now)
-        journal.may_adopt = lambda: not self._offered
 
     def descriptor(self) -> int:
         """See Sink: a queue is the kernel's memory."""
         return -1
+
+    def may_adopt(self) -> bool:
+        """See Sink: a message is in its journal by its number alone."""
+        return not self._offered
 
     def start(self) -> None:
         """Open the queue. The senders are forked a little later: the first message need not wait for them."""

@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
 from nsbridge.agents.endpoints.queue.limits import QueueLimits
 from nsbridge.agents.endpoints.queue.queue import (
     SEND_ERRORS,
@@ -33,7 +33,7 @@ _GONE = (errno.EINVAL, errno.EIDRM, errno.ENOENT)
 _TOO_LONG = errno.EMSGSIZE  # never returned by msgsnd: the message is longer than the known limit
 
 
-class QueueSink:
+class QueueSink(Sink):
     """Sends messages; while the queue is full a thread waits in msgsnd, so that the agent continues."""
 
     def __init__(

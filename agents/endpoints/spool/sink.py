@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints import files
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
 from nsbridge.agents.endpoints.directory import WatchedDirectory
 from nsbridge.agents.endpoints.files import Tree, blocked_by
 from nsbridge.agents.endpoints.spool.epochs import NameEpochs
@@ -30,7 +30,7 @@ from nsbridge.agents.wire import Run
 from nsbridge.config.schema import SpoolEndpoint
 
 
-class SpoolSink:
+class SpoolSink(Sink):
     """Puts each message into a file of its own, named EPOCH-SEQ.TYPE, whose order by name is the messages' order."""
 
     def __init__(self, host: AgentApi, tree: Tree, config: SpoolEndpoint, journal: SinkJournal) -> None:
