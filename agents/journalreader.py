@@ -41,8 +41,8 @@ from nsbridge.agents.journal.journalfile import (
 )
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import LOG_NOTES, RECORD
-from nsbridge.agents.journal.state import journal_path
 from nsbridge.agents.scoreboard import Scoreboard
+from nsbridge.agents.statefiles import journal_path
 from nsbridge.config.errors import NotPermittedError, NsbridgeError
 from nsbridge.config.schema import MAX_MESSAGE
 from nsbridge.config.text import escape

@@ -25,10 +25,9 @@ import daemon
 
 from nsbridge.agents import limits
 from nsbridge.agents.fork import fork
-from nsbridge.config.errors import EXIT_FAILED, EXIT_OK, NsbridgeError
+from nsbridge.config.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, NsbridgeError
 from nsbridge.supervisor.host.pidfile import PidFile
 
-EXIT_INTERRUPTED = 130  # 128 + SIGINT
 # What the daemon writes without naming a mode (rotated logs, dead letters) holds other people's messages: its
 # group may read them, the rest of the host may not, and nobody but root may change them.
 UMASK = 0o027
