@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import nsbridge.agents
 from nsbridge.agents.endpoints.base import Blocked, Sink, Source
 from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.endpoints.watch import AnyWatch
@@ -35,12 +36,17 @@ class Killed(BaseException):
     """In the place of SIGKILL: nothing may catch it."""
 
 
+AGENTS = Path(nsbridge.agents.__file__).parent
+
+
 @contextmanager
 def killed_at(line: int, *parts: str) -> Iterator[list[int]]:
     """Raise Killed before that line (they count from 1) of those that run in files whose path has one of `parts`.
 
     Gives a list with the number of lines that ran. Killed is caught here.
     """
+    for part in parts:
+        assert any(part in str(path) for path in AGENTS.rglob("*.py")), f"no path has {part} in it"
     ran = [0]
 
     def count(_frame: FrameType, event: str, _argument: object) -> Any:

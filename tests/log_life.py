@@ -14,7 +14,7 @@ from nsbridge.agents.wire import Message
 from nsbridge.config.schema import Framing, LogEndpoint
 from tests.fake_host import SourceHost
 
-PARTS = ("endpoints/log/", "agents/journal/sourcejournal.py", "agents/journal/store.py")
+PARTS = ("endpoints/log/", "endpoints/directory.py", "agents/journal/sourcejournal.py", "agents/journal/store.py")
 
 
 class Life:

@@ -36,7 +36,7 @@ HIDDEN, NAMED, NAMED_FOR = (
     37,
     38,
 )  # of a spool: its hidden name, and the epoch in its names (endpoints/spool/sink.py)
-LOG_APPEND = 19  # of a log: eleven cells (endpoints/log_sink.py)
+LOG_APPEND = 19  # of a log: eleven cells (endpoints/log/sink.py)
 
 
 class SinkFile(Protocol):

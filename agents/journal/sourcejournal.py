@@ -61,8 +61,8 @@ _RUN = 1024  # messages
 
 # Cells of a source
 CONFIRMED, TAKEN, RELEASED, NOTE = 0, 1, 2, 3  # NOTE is two cells
-LOG_POSITION, LOG_TRUNCATIONS = 5, 15  # ten cells and one (endpoints/log_tail.py)
-LOG_MORE, LOG_MORE_SLOT = 16, 4  # two slots of four cells, 0 in older journals (endpoints/log_tail.py)
+LOG_POSITION, LOG_TRUNCATIONS = 5, 15  # ten cells and one (endpoints/log/tail.py)
+LOG_MORE, LOG_MORE_SLOT = 16, 4  # two slots of four cells, 0 in older journals (endpoints/log/tail.py)
 WHERE = 30  # from what kind of endpoint, and which place, the messages were taken (belonging.py)
 RECORDS = 31  # what the records are, for whoever reads the journal (agents/journalreader.py)
 MESSAGES, SPOOL_NOTES, LOG_NOTES = 0, 1, 2

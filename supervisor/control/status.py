@@ -1,4 +1,4 @@
-"""What `nsbridgectl status --json` prints, made of what the supervisor holds: interface.md's schema 1."""
+"""What `nsbridgectl status --json` prints, made of what the supervisor holds, in schema 1."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from nsbridge.agents.journal import sinkjournal
 from nsbridge.config.schema import Framing, InDoubt, LogEndpoint
 from tests.fake_host import Killed, SinkHost, killed_at
 
-PARTS = ("endpoints/log/", "agents/journal/sourcejournal.py")
+PARTS = ("endpoints/log/", "endpoints/directory.py", "agents/journal/sourcejournal.py")
 
 
 class Life:

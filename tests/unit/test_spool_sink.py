@@ -158,7 +158,8 @@ def test_taken_hidden_name_blocks_nothing(box: Box, kind: str) -> None:
 
 
 STEP = 8  # lines: the end of an inotify instance takes the kernel some 20 ms
-KILLED_IN = ("endpoints/spool_sink.py", "agents/journal/sinkjournal.py", "endpoints/spool_epochs.py")
+STARTED_IN = ("endpoints/spool/sink.py", "endpoints/directory.py")
+KILLED_IN = (*STARTED_IN, "agents/journal/sinkjournal.py", "endpoints/spool/epochs.py")
 
 
 def life_killed_at(directory: Path, taken: bool, lines: tuple[int, int]) -> tuple[int, int]:
@@ -173,7 +174,7 @@ def life_killed_at(directory: Path, taken: bool, lines: tuple[int, int]) -> tupl
     with killed_at(lines[0], *KILLED_IN) as handing:
         box.offer(1, b"one")
     box.kill()
-    with killed_at(lines[1], "endpoints/spool_sink.py") as starting:
+    with killed_at(lines[1], *STARTED_IN) as starting:
         box.start()
     box.kill()
     box.start()
