@@ -108,7 +108,7 @@ def test_there_is_a_way_from_everywhere(start: State, goal: State) -> None:
 
 
 class Driver(RuleBasedStateMachine):
-    """Does what lifecycle/agent.py and attachment.py do, without processes and time: only what can happen does happen."""
+    """Does what agent.py and attachment.py do, without processes and time: only what can happen does happen."""
 
     def __init__(self) -> None:
         super().__init__()
