@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 
-from nsbridge.agents.endpoints.base import AgentApi
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
 from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.endpoints.watch import AnyWatch, Changes, watch_directory
 from nsbridge.agents.loop import EventCallback
+from nsbridge.agents.wire import Run
 
 
 class WatchedDirectory:
@@ -65,3 +67,62 @@ class WatchedDirectory:
         if self.watch is not None and self.watch.has_left(lambda fd: self._tree.leads_to(self._path, fd)):
             self._changed(0)
         return self._host.loop.now()
+
+
+class DirectorySink(Sink):
+    """A sink that hands over one message at a time into a directory, and opens it anew when it can be had again."""
+
+    def __init__(self, host: AgentApi, tree: Tree, path: bytes) -> None:
+        self._host = host
+        self._tree = tree
+        self._directory = WatchedDirectory(host, tree, "in", path, self._changed)
+        self._waiter = Waiter(host, "in", self._again)
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Open the directory and prepare it for messages. Raises Blocked."""
+
+    @abstractmethod
+    def _write(self, one: Run) -> None:
+        """Hand over the one message, unless it has been. Raises Blocked."""
+
+    def descriptor(self) -> int:
+        """See Sink."""
+        return self._directory.fd
+
+    def start(self) -> None:
+        """Make what is missing, so that a program can watch it before the first message."""
+        try:
+            self._open()
+        except Blocked as reason:
+            self._directory.close()
+            self._waiter.wait(reason)
+        else:
+            self._waiter.done()
+
+    def put(self, run: Run) -> int:
+        """Hand over each message."""
+        for count in range(len(run.bodies)):
+            one = run.one(count)
+            try:
+                if self._directory.watch is None:
+                    self._open()
+                self._write(one)
+            except Blocked as reason:
+                self._directory.close()
+                self._waiter.wait(reason)
+                return count
+            self._waiter.done()
+            self._host.handed(one)
+        return len(run.bodies)
+
+    def _again(self) -> None:
+        if self._directory.watch is None:
+            self.start()
+        self._host.sink_ready()
+
+    def _changed(self, _events: int) -> None:
+        """The directory itself was removed or replaced: open what is at its path now, before the next message."""
+        if self._directory.read().gone:
+            self._directory.close()
+            self.start()

@@ -14,8 +14,8 @@ from __future__ import annotations
 import os
 
 from nsbridge.agents.endpoints import files, watch
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
-from nsbridge.agents.endpoints.directory import WatchedDirectory
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
+from nsbridge.agents.endpoints.directory import DirectorySink, WatchedDirectory
 from nsbridge.agents.endpoints.files import CachedFile, NotAFileError, Tree, blocked_by
 from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.sourcejournal import NOTE, SourceJournal
@@ -176,69 +176,26 @@ class FileSource:
         self._host.flush()
 
 
-class FileSink(Sink):
+class FileSink(DirectorySink):
     """Writes each message into a file in place and closes it, so that a watcher sees one close for each."""
 
     def __init__(self, host: AgentApi, tree: Tree, config: FileEndpoint) -> None:
         assert config.in_ is not None  # noqa: S101  (made only for a configured side)
-        self._host = host
-        self._tree = tree
         self._config = config
         self._path = os.fsencode(config.in_)
-        self._parent, self._name = os.path.split(self._path)
-        self._file = CachedFile(tree, self._name)
-        self._directory = WatchedDirectory(host, tree, "in", self._parent, self._changed)
-        self._waiter = Waiter(host, "in", self._again)
-
-    def descriptor(self) -> int:
-        """See Sink."""
-        return self._directory.fd
-
-    def start(self) -> None:
-        """Make the file if it is missing, so that a program can watch it before the first message."""
-        try:
-            self._open()
-        except Blocked as reason:
-            self._directory.close()
-            self._waiter.wait(reason)
-        else:
-            self._waiter.done()
-
-    def _again(self) -> None:
-        if self._directory.watch is None:
-            self.start()
-        self._host.sink_ready()
-
-    def put(self, run: Run) -> int:
-        """Replace the content by each message."""
-        for count, body in enumerate(run.bodies):
-            try:
-                if self._directory.watch is None:
-                    self._open()
-                self._write(body)
-            except Blocked as reason:
-                self._directory.close()
-                self._waiter.wait(reason)
-                return count
-            self._waiter.done()
-            self._host.handed(run.one(count))
-        return len(run.bodies)
+        parent, name = os.path.split(self._path)
+        super().__init__(host, tree, parent)
+        self._file = CachedFile(tree, name)
 
     def _open(self) -> None:
         self._directory.open()
         self._tree.make_file(self._directory.fd, self._path, self._config.mode)
 
-    def _changed(self, _events: int) -> None:
-        """The directory itself was removed or replaced: open what is at its path now."""
-        if self._directory.read().gone:
-            self._directory.close()
-            self.start()
-
-    def _write(self, body: bytes) -> None:
+    def _write(self, one: Run) -> None:
         try:
             fd = self._file.open(self._directory.fd, os.O_WRONLY | os.O_TRUNC)
             try:
-                files.write_all(fd, body)
+                files.write_all(fd, one.bodies[0])
             finally:
                 os.close(fd)
         except OSError as error:

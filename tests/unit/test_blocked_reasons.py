@@ -309,6 +309,7 @@ def test_log_whose_renamed_file_is_still_written(tmp_path: Path, monkeypatch: py
 # Where the end of each reason is tested, by the beginning of the path of the module that gives it
 ENDS = {
     "endpoints/base": "the Waiter that all of these use: every case of this file",
+    "endpoints/directory": "this file (the sinks of spool and file)",
     "endpoints/file": "this file; tests/system/test_faults_room.py",
     "endpoints/watch": "this file (no descriptors); tests/system/test_faults_room.py (inotify)",
     "endpoints/spool/": "this file; test_spool_source.py",

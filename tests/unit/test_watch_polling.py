@@ -11,7 +11,6 @@ from nsbridge.agents.endpoints import watch
 from nsbridge.agents.endpoints.file import FileSink, FileSource
 from nsbridge.agents.endpoints.spool.sink import SpoolSink
 from nsbridge.agents.endpoints.watch import DirectoryWatch, PollingWatch, UsedUp
-from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import FileEndpoint, SpoolEndpoint
 from tests.fake_host import OfferedSinkHost, SourceHost
@@ -84,20 +83,12 @@ def test_polled_directory_that_is_replaced_is_noticed(make_spool: Make, exhausti
     life.expect(b"one")
 
 
-class FileHost(SourceHost):
-    """For a source that keeps whole messages."""
-
-    @property
-    def source_journal(self) -> journal.SourceJournal:
-        return self._journal
-
-
 def test_file_is_read_when_its_time_has_changed(tmp_path: Path, exhaustion: Exhaustion) -> None:
     """Each content once, not once for each look."""
     path = tmp_path / "file"
     path.write_bytes(b"before")
-    host = FileHost(tmp_path / "journal", [])
-    source = FileSource(host, host.tree, FileEndpoint(out=str(path)), host.source_journal)
+    host = SourceHost(tmp_path / "journal", [])
+    source = FileSource(host, host.tree, FileEndpoint(out=str(path)), host.journal)
     host.source = source
     source.start()
     for count, body in enumerate((b"one", b"two", b"two"), 1):

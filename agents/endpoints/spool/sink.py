@@ -20,8 +20,8 @@ from contextlib import suppress
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints import files
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
-from nsbridge.agents.endpoints.directory import WatchedDirectory
+from nsbridge.agents.endpoints.base import AgentApi, Blocked
+from nsbridge.agents.endpoints.directory import DirectorySink
 from nsbridge.agents.endpoints.files import Tree, blocked_by
 from nsbridge.agents.endpoints.spool.epochs import NameEpochs
 from nsbridge.agents.identity.walk import shown
@@ -30,59 +30,22 @@ from nsbridge.agents.wire import Run
 from nsbridge.config.schema import SpoolEndpoint
 
 
-class SpoolSink(Sink):
+class SpoolSink(DirectorySink):
     """Puts each message into a file of its own, named EPOCH-SEQ.TYPE, whose order by name is the messages' order."""
 
     def __init__(self, host: AgentApi, tree: Tree, config: SpoolEndpoint, journal: SinkJournal) -> None:
         assert config.in_ is not None  # noqa: S101  (made only for a configured side)
         self._journal = journal
-        self._host = host
-        self._tree = tree
         self._config = config
         self._path = os.fsencode(config.in_)
+        super().__init__(host, tree, self._path)
         self._epochs = NameEpochs(journal.cells, lambda text: host.log("warning", f"{shown(self._path)}: {text}"))
-        self._directory = WatchedDirectory(host, tree, "in", self._path, self._changed)
-        self._waiter = Waiter(host, "in", self._again)
-
-    def descriptor(self) -> int:
-        """See Sink."""
-        return self._directory.fd
-
-    def start(self) -> None:
-        """Make the directory if it is missing, so that a program can watch it before the first message."""
-        try:
-            self._open()
-        except Blocked as reason:
-            self._directory.close()
-            self._waiter.wait(reason)
-        else:
-            self._waiter.done()
-
-    def _again(self) -> None:
-        if self._directory.watch is None:
-            self.start()
-        self._host.sink_ready()
-
-    def put(self, run: Run) -> int:
-        """Write each as a file under a hidden name and rename it."""
-        for count in range(len(run.bodies)):
-            one = run.one(count)
-            try:
-                if self._directory.watch is None:
-                    self._open()
-                if one.epoch != self._journal.epoch or one.first > self._journal.handed:
-                    self._write(one)
-            except Blocked as reason:
-                self._directory.close()
-                self._waiter.wait(reason)
-                return count
-            self._waiter.done()
-            self._host.handed(one)
-        return len(run.bodies)
 
     def _write(self, one: Run) -> None:
-        """Write and publish the one message. Raises Blocked; then no intent is left."""
+        """Write the one message under a hidden name and rename it. Raises Blocked; then no intent is left."""
         journal = self._journal
+        if one.epoch == journal.epoch and one.first <= journal.handed:
+            return
         try:
             name = b"%016x-%020d.%d" % (self._epochs.named(one.epoch, self._directory.fd), one.first, one.type)
             fd, hidden = self._make_hidden(one)
@@ -168,12 +131,6 @@ class SpoolSink(Sink):
         except FileNotFoundError:
             return False
         return stat.S_ISREG(about.st_mode)
-
-    def _changed(self, _events: int) -> None:
-        """The directory itself was removed or replaced: open what is at its path now, before the next message."""
-        if self._directory.read().gone:
-            self._directory.close()
-            self.start()
 
 
 def _hidden(epoch: int, seq: int, token: int) -> bytes:
