@@ -21,7 +21,7 @@ from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.endpoints.watch import AnyWatch
 from nsbridge.agents.heartbeat import Voucher
 from nsbridge.agents.journal import sinkjournal
-from nsbridge.agents.journal import sourcejournal as journal
+from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.journal.store import NoteStore
@@ -207,7 +207,7 @@ class SourceHost(FakeHost):
     def __init__(self, path: Path, received: list[Message], window: int = 1024) -> None:
         super().__init__()
         self._window = window
-        self.journal = journal.open_source(str(path), window + 3, RING, self.said.append, patience=0)
+        self.journal = open_source(str(path), window + 3, RING, self.said.append, patience=0)
         self.received = received
         self.confirms = True  # whether the other agent's confirmations arrive
         self._sent = self.journal.confirmed

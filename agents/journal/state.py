@@ -12,7 +12,7 @@ from typing import Self
 
 from nsbridge.agents import linux
 from nsbridge.agents.journal import belonging, sinkjournal
-from nsbridge.agents.journal import sourcejournal as journal
+from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.statefiles import DEAD, IDENTITY, JOURNAL, RETRY, journal_path
@@ -64,7 +64,7 @@ def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Calla
         retry = private.open_given(RETRY) if agent.endpoint.out else -1
         identity = private.open_identity()
     if agent.endpoint.out:
-        source = journal.open_source(
+        source = open_source(
             str(journal_path(state_dir, agent.name, "out")), window.messages + 3, _ring(agent, window), report
         )
         belonging.claim_source(source, agent.endpoint)

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from nsbridge.agents import linux
-from nsbridge.agents.journal import journalfile, sinkjournal
+from nsbridge.agents.journal import journalfile, opensource, sinkjournal
 from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.journal.journalfile import PAGE, FullError, NewerVersionError
+from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import NOTE
 from nsbridge.agents.journal.store import NoteStore
@@ -220,14 +221,14 @@ def test_a_second_opener_gets_the_journal_that_took_the_place_of_the_one_it_wait
         held = source(path)
         os.write(writer, b"held")
         time.sleep(0.1)  # the other waits for the old file by then, or comes later: both are right
-        again = journal._resized(str(path), held, journalfile.Header(journalfile.SOURCE, 0, 20, 2048), 0)
+        again = opensource._resized(str(path), held, journalfile.Header(journalfile.SOURCE, 0, 20, 2048), 0)
         again.append(Message(9, b"new"))
         again.close()
         return 0
 
     pid = child.fork(first)
     os.read(reader, 4)
-    opened = journal.open_source(str(path), 20, 2048, hear(None), patience=child.LIMIT)
+    opened = open_source(str(path), 20, 2048, hear(None), patience=child.LIMIT)
     assert content(opened)[2] == [ONE, TWO, THREE, Message(9, b"new")]
     opened.close()
     assert child.wait(pid) == 0

@@ -22,8 +22,9 @@ from nsbridge.agents.endpoints.spool import notes as spool_notes
 from nsbridge.agents.journal import sinkjournal
 from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.journal.journalfile import PAGE
+from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal, open_sink
-from nsbridge.agents.journal.sourcejournal import SourceJournal, open_source
+from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.wire import Message
 from nsbridge.supervisor.cli import nsbridge as cli
@@ -238,7 +239,7 @@ def test_a_journal_that_is_being_written_is_never_called_damaged(tmp_path: Path)
     path = tmp_path / "a.out"
     writer = (
         "import sys\n"
-        "from nsbridge.agents.journal.sourcejournal import open_source\n"
+        "from nsbridge.agents.journal.opensource import open_source\n"
         "from nsbridge.agents.wire import Message\n"
         f"journal = open_source(sys.argv[1], {_ENTRIES}, 4096)\n"
         "print('begun', flush=True)\n"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents.journal.sourcejournal import LOG_NOTES, RECORDS, TAKEN, open_source
+from nsbridge.agents.journal.opensource import open_source
+from nsbridge.agents.journal.sourcejournal import LOG_NOTES, RECORDS, TAKEN
 from nsbridge.agents.journal.store import Load, NoteStore
 from nsbridge.agents.wire import VOID, Message, Run
 

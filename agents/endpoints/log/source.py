@@ -16,14 +16,13 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
-from itertools import groupby
 
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
 from nsbridge.agents.endpoints.files import Tree, blocked_by
 from nsbridge.agents.endpoints.log.arrivals import EVENTS, LogArrivals
 from nsbridge.agents.endpoints.log.ear import Ear
 from nsbridge.agents.endpoints.log.ends import Ends
-from nsbridge.agents.endpoints.log.framing import Item, Splitter, TooLong, Unended, splitter
+from nsbridge.agents.endpoints.log.framing import Splitter, TooLong, Unended, grouped, splitter
 from nsbridge.agents.endpoints.log.generations import Generations
 from nsbridge.agents.endpoints.log.model import Missed
 from nsbridge.agents.endpoints.log.notes import Note
@@ -63,9 +62,9 @@ class LogSource:
         self._parent, self._name = os.path.split(self._path)
         self._positions = Positions(journal)
         self._resumed = journal.taken  # up to here messages may have to be read again
-        self._reread = Reread()
         self._ear = Ear(host, tree, self._parent, self._changed)
         self._reports = Reports(host, self._shown, journal, self._positions)
+        self._reread = Reread(self._reports)
         self._siblings = Siblings(tree, -1, self._name)
         self._generations = Generations(self._siblings, self._reports.warn)
         self._arrivals = LogArrivals(self._name)
@@ -333,16 +332,8 @@ class LogSource:
             self._reports.truncated()
             self._items.append(_Step.AGAIN)
             return True
-        self._read_in(items)
+        self._items.extend(grouped(items))
         return True
-
-    def _read_in(self, items: Sequence[Item | Unended]) -> None:
-        """Keep what was read until it is taken, messages in lists."""
-        for kind, group in groupby(items, type):
-            if kind is bytes:
-                self._items.append([item for item in group if isinstance(item, bytes)])
-            else:
-                self._items.extend(item for item in group if not isinstance(item, bytes))
 
     def _look_for_next(self) -> bool:
         """Decide at the end of the file: True if it has ended or has more. Raises Blocked while that is unknown."""
@@ -356,26 +347,21 @@ class LogSource:
                 self._ends.await_writing(tail)
             return False
         items, has_ended = self._ends.finish(tail)
-        self._read_in(items)
+        self._items.extend(grouped(items))
         if has_ended:
             self._items.append(_Step.NEXT)
         return True
 
     def _load(self, record: bytes, seq: int) -> tuple[int, list[bytes]] | None:
-        """The messages again, by the note that an earlier life made; VOIDs if they are no more."""
+        """Read messages again by an earlier agent's note; None if they cannot be read now."""
         note = Note.unpack(record)
-        if not note.sizes:
-            return VOID.type, [VOID.body]
-        if self._ear.watch is None:
+        if note.sizes and self._ear.watch is None:
             return None
         try:
-            bodies = self._reread.bodies(note, seq, self._siblings, self._splitter())
+            return self._reread.load(note, seq, self._siblings, self._splitter())
         except OSError as error:
             self._waiter.wait(blocked_by(error, self._shown))
             return None
-        if bodies:
-            return 0, bodies
-        return VOID.type, [VOID.body] * self._reports.gone_messages(*self._reread.gone(note, seq))
 
     def _splitter(self) -> Splitter:
         return splitter(self._config.framing, self._config.max_message)
