@@ -17,7 +17,7 @@ from nsbridge.agents.wire import Message
 from nsbridge.config.schema import Framing, InDoubt, LogEndpoint
 from tests.fake_host import SinkHost, SourceHost, killed_at
 
-PARTS = ("endpoints/log_", "agents/journal/sourcejournal.py", "agents/journal/store.py")
+PARTS = ("endpoints/log/", "endpoints/directory.py", "agents/journal/sourcejournal.py", "agents/journal/store.py")
 FILLER = st.binary(max_size=40).map(lambda data: data.replace(b"\n", b"-"))
 
 

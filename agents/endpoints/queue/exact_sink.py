@@ -9,15 +9,13 @@ import signal
 from collections import deque
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints.base import AFTERWARDS, AgentApi, Blocked, Sink, Waiter, put_in_parts
+from nsbridge.agents.endpoints.base import AFTERWARDS, AgentApi, Blocked, put_in_parts
 from nsbridge.agents.endpoints.queue import senders
 from nsbridge.agents.endpoints.queue.evidence import QueueEvidence
-from nsbridge.agents.endpoints.queue.limits import QueueLimits
 from nsbridge.agents.endpoints.queue.queue import (
     Denied,
     Queue,
     QueueOwner,
-    Removals,
     has_room,
     is_there,
     no_permission,
@@ -26,8 +24,8 @@ from nsbridge.agents.endpoints.queue.queue import (
     try_send,
 )
 from nsbridge.agents.endpoints.queue.senders import FAILED, FULL, QUEUE, Outbox
+from nsbridge.agents.endpoints.queue.sinkbase import QueueSinkBase
 from nsbridge.agents.fork import fork, has_stopped_child
-from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.journal.sinkjournal import SENDERS, SinkJournal
 from nsbridge.agents.loop import READABLE
 from nsbridge.agents.wire import Run
@@ -39,7 +37,7 @@ _OF_ANOTHER_LIFE = "its source has lost its journal since, and another has the n
 _TELL_AFTER = 128  # messages handed over, after which the agent wants to be told, so that it can confirm them
 
 
-class ExactQueueSink(Sink):
+class ExactQueueSink(QueueSinkBase):
     """Hands each message to a queue exactly once."""
 
     def __init__(
@@ -51,32 +49,17 @@ class ExactQueueSink(Sink):
         in_doubt: InDoubt,
         owner: QueueOwner | None = None,
     ) -> None:
-        assert config.in_ is not None  # noqa: S101  (made only for a configured side)
-        self._host = host
-        self._config = config
-        self._key = key
-        self._type = config.in_.type
-        self._journal = journal
-        self._owner = owner or QueueOwner(host, (key,), is_user_configured=True)
+        super().__init__(host, config, key, journal, owner)
         self._outbox = Outbox(config.max_message)
-        self._queue: Queue | None = None
-        self._evidence = QueueEvidence(host, key, config.in_.type, journal, in_doubt)
-        self._limits = QueueLimits(journal)
-        self._removals = Removals(host, key)
+        self._evidence = QueueEvidence(host, key, self._type, journal, in_doubt)
         # Where a program answers through the same queue, a queue full of questions would leave it no room to.
-        self._shared = config.out is not None and config.out.key == config.in_.key
+        self._shared = config.out is not None and config.in_ is not None and config.out.key == config.in_.key
         self._looks_again = False
         self._known_limit = 0
         self._offered: deque[Run] = deque()
         self._looks_after = False
         self._is_full = False
-        self._waiter = Waiter(host, "in", self._again)
         self._pids: tuple[int, ...] = ()
-        self._debt = Debt(host.loop.now)
-
-    def descriptor(self) -> int:
-        """See Sink: a queue is the kernel's memory."""
-        return -1
 
     def may_adopt(self) -> bool:
         """See Sink: a message is in its journal by its number alone."""
@@ -139,7 +122,7 @@ class ExactQueueSink(Sink):
             return 1
         fitting = self._fitting(run)
         if not fitting:
-            return not self._offered and self._cannot_fit(run.one(0), self._queue)  # in its turn
+            return not self._offered and self._cannot_fit(self._queue, run.one(0))  # in its turn
         if self._shared and not self._leaves_room(size):
             return 0
         if not self._pids and not self._offered and self._send_first(self._queue, run.one(0)):
@@ -213,18 +196,6 @@ class ExactQueueSink(Sink):
             self._known_limit = min(self._limits.look(self._queue), self._config.max_message)
         return self._known_limit
 
-    def _cannot_fit(self, one: Run, queue: Queue) -> bool:
-        """Return True if the message is a dead letter now; False if it waits for the queue's limit, or for space."""
-        why, may_fit_later = self._limits.refusal(queue, len(one.bodies[0]), self._config.max_message)
-        if not may_fit_later:
-            return self._bury(one, why)
-        self._waiter.wait(f"{shown(self._key)}: {why}")
-        return False
-
-    def _bury(self, one: Run, why: str) -> bool:
-        """Write the message as a dead letter. False: not now; the agent offers it again unless it was accepted."""
-        return self._host.dead(one, shown(self._key), why)
-
     def _leaves_room(self, size: int) -> bool:
         """Whether half of the queue stays free for who answers through it; if not, `sink_ready` is called soon."""
         assert self._queue is not None  # noqa: S101  (asked by put)
@@ -267,11 +238,6 @@ class ExactQueueSink(Sink):
         for sender in (0, 1):
             self._outbox.wake(sender)
         self._host.sink_ready()
-
-    def _wait(self, reason: Blocked) -> None:
-        self._waiter.wait(reason)
-        if isinstance(reason, Denied):
-            self._owner.check_later()
 
     def _told(self, _events: int) -> None:
         """The senders have handed over, or one of them cannot."""
@@ -337,7 +303,7 @@ class ExactQueueSink(Sink):
         run = self._offered[0]
         if self._fits_now(run):
             return True
-        if not self._cannot_fit(run.one(0), queue):
+        if not self._cannot_fit(queue, run.one(0)):
             self._waiter.wait()  # the reason is shown
             return False
         self._evidence.forget_latest()
