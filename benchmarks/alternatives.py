@@ -1,6 +1,6 @@
-"""What one would set up today instead: a directory that both containers mount, or NATS. No bridge, other promises.
+"""Alternatives that one could set up today: a directory that both containers mount, or NATS. They make other promises.
 
-And PyPI's supervisor, beside whose `status` ours is measured.
+Also PyPI's supervisor, whose `status` is compared with ours.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NATS_PROGRAM = Path(__file__).parent / "peers" / "nats_program.py"
 
 
 def shared_echo(lab: Lab, count: int) -> Figures:
-    """The echo through two files of the shared directory; both programs speak files."""
+    """Run the echo through two files of the shared directory; both programs speak files."""
     with _sharing(lab) as (client, server):
         words = inside(server, lab.program("file_echo_server"), _SHARED)
         with background(words) as program:
@@ -50,7 +50,7 @@ def shared_echo(lab: Lab, count: int) -> Figures:
 
 
 def shared_one_way(lab: Lab, kind: str, count: int, size: int) -> Figures:
-    """One program writes (`log` or `spool`), the other reads, in the shared directory."""
+    """Run one program that writes (`log` or `spool`) and one that reads, in the shared directory."""
     with _sharing(lab) as (a, b):
         if kind == "spool":
             for name in ("flow", "flow.tmp"):
@@ -86,7 +86,7 @@ def supervisorctl_status(lab: Lab, count: int) -> Figures:
 
 
 def nats_echo(lab: Lab, count: int) -> Figures:
-    """The same messages as a request and its reply; both programs are Python."""
+    """Send the same messages as a request and its reply; both programs are Python."""
     with _nats(lab) as (server, port):
         words = [str(port), str(count), str(ECHO_SIZE)]
         with _nats_program("echo-server", *words, stdout=subprocess.PIPE) as program:

@@ -15,7 +15,7 @@ _STYLES = {"kernel": _THEIRS, "log→queue": "#2a6fbb", "queue→log": "#3a9d5d"
 
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
-    """Four panels: the goals, the latency, throughput by size and by number of routes."""
+    """Draw four panels: the goals, the latency, throughput by size and by number of routes."""
     matplotlib: Any = importlib.import_module("matplotlib")  # only the extra `bench` has it
     matplotlib.use("svg")
     matplotlib.rcParams.update(

@@ -50,7 +50,7 @@ def read_text(path: str, *, by_root: bool = False) -> tuple[str, list[Problem]]:
 
 
 def read_tables(text: str) -> tuple[Table | None, list[Problem], set[KeyPath]]:
-    """The document's tables (None if it cannot be read on), what is wrong, and which tables were declared twice."""
+    """Return the document's tables (None if it cannot be read on), what is wrong, and which tables were declared twice."""
     problems: list[Problem] = []
     twice: set[KeyPath] = set()
     lines = text.replace("\r\n", "\n").split("\n")
@@ -72,9 +72,9 @@ def read_tables(text: str) -> tuple[Table | None, list[Problem], set[KeyPath]]:
 
 
 def _set_aside(message: str, lines: list[str], already: int) -> KeyPath | None:
-    """Rename the header that the message complains of; None if it is another error, or there were too many.
+    """Rename the header that tomllib names in its error; return None for any other error, or after too many of them.
 
-    tomllib says that of `[a.b]` headers alone, and a header has its line for itself.
+    Only headers like `[a.b]` cause that error, and a header has its line for itself.
     """
     parts = _WHERE.fullmatch(message)
     twice = _TWICE.fullmatch(parts["what"]) if parts else None
@@ -88,8 +88,8 @@ def _set_aside(message: str, lines: list[str], already: int) -> KeyPath | None:
 def _declared_twice(message: str, path: KeyPath) -> Problem:
     parts = _WHERE.fullmatch(message)
     where = parts["where"] if parts else "somewhere"
-    mend = "give one of the two another name, or join them"
-    return Problem(path, f"is declared a second time at {where}", mend)
+    fix = "give one of the two another name, or join them"
+    return Problem(path, f"is declared a second time at {where}", fix)
 
 
 def _syntax_error(message: str, lines: list[str]) -> Problem:

@@ -14,7 +14,7 @@ from nsbridge.config.schema import Container, ContainerKind, Delivery, User
 def refused(reader: Callable[[object], object], value: object) -> str:
     with pytest.raises(InvalidValue) as caught:
         reader(value)
-    return f"{caught.value.what}; {caught.value.mend}"
+    return f"{caught.value.what}; {caught.value.fix}"
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_problem_is_one_line_whatever_it_is_made_of() -> None:
 
 
 def test_problem_without_a_source_still_says_what_it_is_about() -> None:
-    assert Problem((), "is wrong", "mend it").line("") == "configuration: is wrong; mend it"
+    assert Problem((), "is wrong", "fix it").line("") == "configuration: is wrong; fix it"
 
 
 def test_value_is_shown_short() -> None:

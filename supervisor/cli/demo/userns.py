@@ -45,8 +45,8 @@ def refusal(reason: str) -> NotPermittedError:
     what = f"the demo needs root or a user namespace of its own: {reason}"
     for name, (value, better) in FORBIDDING.items():
         if _sysctl(name) == value:
-            mend = f"run it as root, or permit it with: sysctl -w {name}={better}"
-            return NotPermittedError(f"{what}; {name} = {value} forbids it: {mend}")
+            fix = f"run it as root, or permit it with: sysctl -w {name}={better}"
+            return NotPermittedError(f"{what}; {name} = {value} forbids it: {fix}")
     return NotPermittedError(
         f"{what}; no sysctl forbids it (kernel.unprivileged_userns_clone, user.max_user_namespaces), so what this runs "
         "in does, a container's seccomp filter, a chroot or a security module: run it as root on the host itself"
