@@ -49,7 +49,7 @@ def measure(subjects: Sequence[Subject], rounds: int, scale: float) -> dict[str,
 
 
 def _publish(found: dict[str, list[Figures]], load: float) -> None:
-    """Write into docs/: the figures, their picture, and the tables below the text about them; the ratios into README."""
+    """Write the figures, their picture and the tables below their text into docs/; the ratios into README."""
     document = outcome.document(found, load)
     _JSON.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     plot.draw(document, _PICTURE)

@@ -57,12 +57,12 @@ def document(rounds: Rounds, load: float) -> dict[str, Any]:
         "machine": {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
         "load": load,
         "rounds": max(map(len, rounds.values()), default=0),
-        "goals": [_told(goal, value) for goal, value in ratios(found)],
+        "goals": [_goal_entry(goal, value) for goal, value in ratios(found)],
         "medians": {name: {metric: _rounded(value) for metric, value in f.items()} for name, f in found.items()},
     }
 
 
-def _told(goal: Goal, value: float) -> dict[str, Any]:
+def _goal_entry(goal: Goal, value: float) -> dict[str, Any]:
     told = {"title": goal.title, "against": goal.against, "value": _rounded(value)}
     return told if goal.limit is None else told | {"goal": _goal(goal), "limit": goal.limit, "met": goal.met(value)}
 

@@ -50,7 +50,7 @@ def read_text(path: str, *, by_root: bool = False) -> tuple[str, list[Problem]]:
 
 
 def read_tables(text: str) -> tuple[Table | None, list[Problem], set[KeyPath]]:
-    """Return the document's tables (None if it cannot be read on), what is wrong, and which tables were declared twice."""
+    """Return the document's tables (None if it cannot be read on), its problems, and the tables declared twice."""
     problems: list[Problem] = []
     twice: set[KeyPath] = set()
     lines = text.replace("\r\n", "\n").split("\n")

@@ -257,7 +257,7 @@ class HealthConfig:
 
     @property
     def patience(self) -> float:
-        """Return the seconds an agent may stay silent; its successor needs the rest of the deadline to start working."""
+        """Return the seconds an agent may stay silent; its successor needs the rest of the deadline to start."""
         return self.deadline * 2 / 3
 
 

@@ -116,7 +116,7 @@ def listed(reader: Reader[T]) -> Reader[tuple[T, ...]]:
 
 
 def size(value: object) -> int:
-    """Read a number of bytes, at least 1: an integer, or a string of digits and a unit (`"50MB"` 10^6, `"4MiB"` 2^20)."""
+    """Read a number of bytes, at least 1: an integer, or a string with a unit (`"50MB"` 10^6, `"4MiB"` 2^20)."""
     fix = 'write bytes as an integer, or a string with a unit, like "50MB" (10^6) or "4MiB" (2^20)'
     if isinstance(value, str):
         parts = _SIZE.fullmatch(value)

@@ -50,7 +50,7 @@ def test_the_list_names_each_as_shortly_as_it_can_be_named() -> None:
         "orders:legacy/9                    2026-11-23T19:00:00Z  8193   1     queue 0x4d2  too long",
         "orders:legacy/00000000000000aa-12  2026-11-23T19:00:00Z  8193   1     queue 0x4d2  too long",
         "orders:legacy/00000000000000bb-12  -                     8193   -                  \\x1b[2J",
-        "when what is said there is mended: nsbridgectl dead retry ID…, or all; dead drop removes them",
+        "when the cause under WHY is fixed: nsbridgectl dead retry ID…, or all; dead drop removes them",
         "2 given back, to be delivered by orders:web when it can",
         "and more: name an agent, or retry or drop some first",
     ]

@@ -137,7 +137,7 @@ class FakeLog:
     def error(self, _name: str, message: str) -> None:
         self.said.append(message)
 
-    def tell_repeats(self) -> None:
+    def log_repeats(self) -> None:
         """There are none."""
 
 
@@ -202,7 +202,7 @@ def test_an_owed_step_counts_as_silence_though_the_loop_beats(scene: Scene) -> N
     for second in (3, 6, 9, 10):
         scene.at(second, 0, 1)
     assert scene.killed == [0]
-    assert "what works beside its loop has not gone on for 10.0 s" in scene.agents[0].process.last_words
+    assert "the work beside its loop has made no progress for 10.0 s" in scene.agents[0].process.last_words
 
 
 def test_nobody_is_judged_by_the_time_in_which_the_supervisor_slept(scene: Scene) -> None:

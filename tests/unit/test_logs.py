@@ -16,7 +16,7 @@ import pytest
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import LogConfig
 from nsbridge.supervisor.log.log import KEPT, Entry, Log, open_log
-from nsbridge.supervisor.log.repeats import BURST, REMEMBERED, WINDOW, Repeats, Said
+from nsbridge.supervisor.log.repeats import BURST, REMEMBERED, WINDOW, Repeats, LogText
 
 HOSTILE = "a\x1b[2J\r\nfake line\x00\u202e\udc80\x9b"
 ESCAPED = r"a\x1b[2J\r\nfake line\x00\u202e\udc80\x9b"
@@ -134,7 +134,7 @@ def test_what_is_said_again_and_again_is_counted_and_told_when_the_window_has_pa
     daemon_log.warning("a:b", "something else")
     daemon_log.error("a:b", "flood")
     now[0] = WINDOW
-    daemon_log.tell_repeats()
+    daemon_log.log_repeats()
     daemon_log.warning("a:b", "flood")
     daemon_log.close()
     texts = [line.split(" ", 3)[3] for line in path.read_text().splitlines()]
@@ -152,10 +152,10 @@ def test_what_was_held_back_is_told_before_the_log_is_closed(daemon_log: Log, pa
 def test_a_flood_of_different_texts_is_not_remembered_without_limit() -> None:
     repeats = Repeats()
     for number in range(REMEMBERED + 100):
-        assert repeats.admit(Said(20, "", str(number)), 0.0)
+        assert repeats.admit(LogText(20, "", str(number)), 0.0)
     assert not list(repeats.over(WINDOW))
-    assert all(repeats.admit(Said(20, "", "x"), WINDOW) for _ in range(BURST))
-    assert not repeats.admit(Said(20, "", "x"), WINDOW)
+    assert all(repeats.admit(LogText(20, "", "x"), WINDOW) for _ in range(BURST))
+    assert not repeats.admit(LogText(20, "", "x"), WINDOW)
 
 
 # -- rotation

@@ -67,7 +67,7 @@ _ANY = -1  # position of an operand
 
 
 def script(programs: Sequence[Program]) -> str:
-    """All of it, for these programs."""
+    """Return the whole script for these programs."""
     names = ", ".join(program.name for program in programs)
     return _DRIVER.replace("{names}", names) + "".join(_program(program) for program in programs)
 

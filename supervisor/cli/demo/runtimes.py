@@ -1,4 +1,4 @@
-"""Which runtime makes the two containers: the one that was asked for or, with `auto`, the first that works here."""
+"""Choice of the runtime that makes the two containers: the requested one or, with `auto`, the first that works here."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UNSHARE = DemoRuntime("unshare", "plain namespaces: mnt, ipc, pid and uts of the
 
 
 def make(requested: str, screen: Screen, waits: Waits, stack: ExitStack) -> tuple[Site, DemoContainer, DemoContainer]:
-    """The demo's own directory, the client's container and the server's; `stack` removes all three."""
+    """Return the demo's own directory, the client's container and the server's; `stack` removes all three."""
     privileged = userns.may_make_namespaces()
     if requested == RUNC.name and not privileged:
         raise NotPermittedError("--runtime runc needs root: use sudo, or --runtime unshare, which does without")
@@ -74,7 +74,7 @@ def _make_both(
 
 
 def _own_directory(stack: ExitStack) -> Path:
-    """A temporary directory; in /tmp if elsewhere the control socket's path would be too long."""
+    """Make a temporary directory; in /tmp if elsewhere the control socket's path would be too long."""
     parent = Path(tempfile.gettempdir())
     if len(bytes(parent / "nsbridge-demo-12345678" / "control.sock")) > SUN_PATH:
         parent = Path("/tmp")  # noqa: S108  (mkdtemp makes a directory there that nobody else can enter)

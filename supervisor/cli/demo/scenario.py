@@ -1,4 +1,4 @@
-"""What the demo shows, from the first container to the last trace removed: read this first."""
+"""Demo from the first container to the last trace removed: read this first."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ ANSWER_LIMIT = 20.0  # seconds for one message to come back
 
 
 def run(runtime: str, messages: Sequence[str]) -> int:
-    """The demo; `messages` empty: the person's lines at a terminal, otherwise three of our own.
+    """Run the demo with `messages`; if empty, with lines typed at a terminal, otherwise three of our own.
 
-    0 if every message came back equal (also when Ctrl-C has ended it), 1 if not, 128 + signal for TERM and HUP.
+    Return 0 if every message came back equal (also when Ctrl-C ended it), 1 if not, 128 + signal for TERM and HUP.
     Raises NsbridgeError. Whatever happens, nothing is left behind.
     """
     given = tuple(os.fsencode(message) for message in messages)
@@ -35,7 +35,7 @@ def run(runtime: str, messages: Sequence[str]) -> int:
     try:
         with Waits() as waits:
             return _Demo(screen, waits).run(runtime, given)
-    except BrokenPipeError:  # whoever read the output has gone, and the messages were not all shown
+    except BrokenPipeError:  # the reader of the output has gone, and the messages were not all shown
         return EXIT_FAILED
 
 
@@ -73,10 +73,10 @@ class _Demo:
         if interactive:
             self._converse(bridge, client)
         else:
-            self._tell(bridge, client, messages or MESSAGES)
+            self._relay(bridge, client, messages or MESSAGES)
 
-    def _tell(self, bridge: Bridge, client: DemoContainer, messages: tuple[bytes, ...]) -> None:
-        """Messages, a killed agent, the first message again."""
+    def _relay(self, bridge: Bridge, client: DemoContainer, messages: tuple[bytes, ...]) -> None:
+        """Show messages, a killed agent, and the first message again."""
         count = "a message" if len(messages) == 1 else f"{len(messages)} messages"
         self._screen.say(f"{count}: from client's file, over both agents, through server's queue, and back")
         for message in messages:
@@ -87,7 +87,7 @@ class _Demo:
         self._show_recovery(bridge, before)
 
     def _converse(self, bridge: Bridge, client: DemoContainer) -> None:
-        """The person's lines."""
+        """Send the person's lines."""
         self._show_status(bridge)
         self._screen.say("type a line: it goes to server and back (an empty line or Ctrl-D ends)")
         typed = Lines(sys.stdin.fileno(), self._waits)
