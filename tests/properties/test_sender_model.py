@@ -272,7 +272,7 @@ def _lived(kinds: list[str], lives: list[tuple[int, int, list[str]]], in_doubt: 
 
 
 @given(bodies_of_all, lives)
-def test_alone_at_its_queue_each_message_is_there_once_and_in_order(
+def test_alone_at_its_queue_each_message_arrives_once_in_order(
     kinds: list[str], lives: list[tuple[int, int, list[str]]]
 ) -> None:
     world = _lived(kinds, lives, InDoubt.RESEND)
@@ -283,7 +283,7 @@ def test_alone_at_its_queue_each_message_is_there_once_and_in_order(
 
 @pytest.mark.parametrize("in_doubt", list(InDoubt))
 @given(bodies_of_all, lives_with_others)
-def test_where_others_send_too_what_is_repeated_or_lost_was_counted(
+def test_with_other_senders_repeats_and_losses_are_counted(
     in_doubt: InDoubt, kinds: list[str], lives: list[tuple[int, int, list[str]]]
 ) -> None:
     """`resend` loses nothing, `skip` repeats nothing."""

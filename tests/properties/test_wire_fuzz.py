@@ -146,7 +146,7 @@ def test_a_message_in_pieces_grows_no_larger_than_it_says(lengths: list[int], mo
     assert bool(session.incoming.waiting) == (more == 0)
 
 
-def test_a_message_in_pieces_grows_no_larger_than_the_largest_message() -> None:
+def test_pieces_grow_no_larger_than_the_largest_message() -> None:
     """The peer says another total in each piece, always beyond what it has sent."""
     session, offset, size = attacked(), 0, 60_000
     while offset + size < wire.MAX_MESSAGE:
@@ -180,7 +180,7 @@ said = st.fixed_dictionaries(
 
 @settings(max_examples=300)
 @given(st.one_of(st.binary(), json_values, said, said))
-def test_any_datagram_on_the_control_channel_is_an_object_or_nothing(sent: object) -> None:
+def test_any_control_datagram_is_an_object_or_nothing(sent: object) -> None:
     datagram = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
     fields = control.parse(datagram)
     assert fields == {} or isinstance(sent, dict)

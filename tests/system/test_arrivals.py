@@ -86,7 +86,7 @@ def test_podman_s_service_tells_too(tmp_path: Path, podman_container: Factory, p
         come(daemon, followed, "w:one", web.start)
 
 
-def test_a_dockerd_that_was_killed_and_started_again_is_watched_again(
+def test_a_restarted_dockerd_is_watched_again(
     tmp_path: Path, docker_daemon: DockerDaemon, docker_container: Factory
 ) -> None:
     """It is said once that it cannot be watched meanwhile."""
@@ -104,18 +104,14 @@ def test_a_dockerd_that_was_killed_and_started_again_is_watched_again(
         assert daemon.said().count("docker cannot be watched") == 1
 
 
-def test_a_container_that_gets_the_awaited_name_while_it_runs_is_attached(
-    tmp_path: Path, docker_container: Factory
-) -> None:
+def test_a_running_container_that_gets_the_name_is_attached(tmp_path: Path, docker_container: Factory) -> None:
     web = docker_container()
     with Nsbridged(tmp_path, waiting(f"docker:{web.name}-new", "docker:nobody")) as daemon:
         followed = Followed(daemon)
         come(daemon, followed, "w:one", lambda: web.engine.command("rename", web.name, f"{web.name}-new"))
 
 
-def test_a_container_that_is_restarted_faster_than_anybody_looks_is_attached_to_its_new_self(
-    tmp_path: Path, docker_container: Factory
-) -> None:
+def test_a_container_restarted_faster_than_polling_is_reattached(tmp_path: Path, docker_container: Factory) -> None:
     """By its engine, without a pause; paused, it is not away."""
     web = docker_container()
     with Nsbridged(tmp_path, waiting(web.spec, "docker:nobody")) as daemon:
@@ -134,7 +130,7 @@ def test_a_container_that_is_restarted_faster_than_anybody_looks_is_attached_to_
         assert (after["state"], after["pid"], after["restarts"]) == ("RUNNING", before["pid"], 0)
 
 
-def test_a_container_whose_init_ends_at_once_costs_no_restart_and_is_waited_for(tmp_path: Path, room: Room) -> None:
+def test_a_container_whose_init_ends_at_once_costs_no_restart(tmp_path: Path, room: Room) -> None:
     """Also when it comes and goes again and again."""
     brief = RuncContainer(Program([BUSYBOX, "true"]), room, tmp_path)
     try:
@@ -153,9 +149,7 @@ def test_a_container_whose_init_ends_at_once_costs_no_restart_and_is_waited_for(
         brief.delete()
 
 
-def test_a_queue_that_died_with_its_container_is_awaited_if_it_is_not_to_be_made(
-    tmp_path: Path, runc_container: Factory
-) -> None:
+def test_a_queue_that_died_with_its_container_is_awaited(tmp_path: Path, runc_container: Factory) -> None:
     """The messages wait; the container's program makes the queue. (Made by nsbridge: test_processes.py.)"""
     web, legacy = runc_container(), runc_container()
     routes = route(web.spec, legacy.spec).replace("create = true", "create = false")
@@ -175,7 +169,7 @@ def test_a_queue_that_died_with_its_container_is_awaited_if_it_is_not_to_be_made
 
 
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
-def test_a_queue_that_is_removed_beneath_its_agent_is_told_and_made_again(
+def test_a_queue_removed_beneath_its_agent_is_logged_and_remade(
     tmp_path: Path, unshare_container: Factory, delivery: str
 ) -> None:
     """By whoever may: both sides say so, and go on with the new one."""
@@ -250,7 +244,7 @@ def test_docker_rm_does_not_wait_for_an_agent(tmp_path: Path, docker_container: 
             wait_dead(pid, 1.0)
 
 
-def test_what_hears_podman_s_events_dies_with_a_killed_supervisor(
+def test_podman_s_event_reader_dies_with_a_killed_supervisor(
     tmp_path: Path, podman: Any, podman_container: Factory
 ) -> None:
     """It is podman's own command, which nobody else would end."""

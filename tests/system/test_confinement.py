@@ -61,9 +61,7 @@ def descriptors(pid: int) -> list[str]:
     return [re.sub(r"\d+", "N", os.readlink(link)) for link in links]
 
 
-def test_every_agent_and_sender_is_powerless_and_is_its_endpoint_s_owner(
-    tmp_path: Path, runc_container: Factory
-) -> None:
+def test_every_agent_and_sender_is_powerless_and_the_owner(tmp_path: Path, runc_container: Factory) -> None:
     """Each kind of endpoint; threads and senders too."""
     files, legacy = runc_container(), runc_container()
     (files.rootfs / "srv/a").mkdir()

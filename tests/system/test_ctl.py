@@ -92,7 +92,7 @@ def test_hostile_names_are_escaped_on_a_person_s_terminal(served: Served) -> Non
     assert output.count("\n") == 1
 
 
-def test_start_asks_for_what_was_named_and_shows_what_became_of_it(served: Served) -> None:
+def test_start_orders_the_named_agents_and_shows_the_outcome(served: Served) -> None:
     served.api.changed = [{"name": "orders:web", "state": "STARTING", "detail": ""}]
     done = served.run("start", "orders", "orders:web")
     assert (done.returncode, done.stdout) == (0, "orders:web  STARTING\n")
@@ -105,7 +105,7 @@ def test_stop_with_wait_is_done_when_all_have_stopped(served: Served) -> None:
     assert served.api.calls == [("stop", {"names": ["all"], "wait": True})]
 
 
-def test_start_with_wait_fails_if_an_agent_does_not_run_in_the_end(served: Served) -> None:
+def test_start_with_wait_fails_if_an_agent_does_not_run(served: Served) -> None:
     served.api.changed = [{"name": "orders:web", "state": "FATAL", "detail": "no such namespace"}]
     done = served.run("restart", "all", "--wait")
     assert done.returncode == 1
@@ -126,7 +126,7 @@ def test_wait_that_takes_too_long_says_what_it_waits_for(served: Served, command
     assert "a:b" not in done.stderr
 
 
-def test_an_order_that_is_not_answered_at_all_is_a_daemon_that_cannot_be_reached(served: Served) -> None:
+def test_an_unanswered_order_means_an_unreachable_daemon(served: Served) -> None:
     served.api.results["start"] = NO_ANSWER
     done = served.run("--timeout", "0.3", "start", "orders")
     assert done.returncode == 4
@@ -277,7 +277,7 @@ def test_a_stale_socket_says_that_nobody_listens(tmp_path: Path) -> None:
     assert "nobody listens" in _fails("status", control=str(path), code=4)
 
 
-def test_a_file_that_is_no_socket_is_told_from_one_that_nobody_listens_at() -> None:
+def test_a_file_that_is_no_socket_differs_from_a_dead_socket() -> None:
     error = _fails("status", control="/etc/passwd", code=4)
     assert "/etc/passwd: that is no socket; name nsbridged's socket with -s" in error
 

@@ -65,9 +65,7 @@ def clock_stepped(seconds: float) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("step", [DAY, -DAY])
-def test_a_clock_that_is_stepped_by_a_day_and_back_disturbs_nothing(
-    tmp_path: Path, pair: tuple[Any, Any], step: float
-) -> None:
+def test_a_clock_stepped_by_a_day_and_back_disturbs_nothing(tmp_path: Path, pair: tuple[Any, Any], step: float) -> None:
     """No agent is taken for wedged or started late, no message is lost, no uptime jumps."""
     routes = route(pair[0].spec, pair[1].spec)
     with Nsbridged(tmp_path, routes, 'health = { deadline = "1500ms" }') as daemon:
@@ -89,9 +87,7 @@ def test_a_clock_that_is_stepped_by_a_day_and_back_disturbs_nothing(
 # -- descriptors, processes
 
 
-def test_without_descriptors_the_daemon_goes_on_and_starts_what_it_could_not_when_it_has_some(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
+def test_without_descriptors_the_daemon_continues_and_recovers(tmp_path: Path, pair: tuple[Any, Any]) -> None:
     """EMFILE for callers and for a dead agent's successor; who is connected is still served, and is told why."""
     with (
         Nsbridged(tmp_path, route(pair[0].spec, pair[1].spec)) as daemon,
@@ -151,9 +147,7 @@ def _v1_controllers() -> str:
     return " ".join(line.split()[0] for line in lines if line.split()[1] != "0")
 
 
-def test_when_fork_fails_the_agent_waits_and_comes_when_processes_may_be_made_again(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
+def test_when_fork_fails_the_agent_is_retried_until_it_succeeds(tmp_path: Path, pair: tuple[Any, Any]) -> None:
     """EAGAIN from the pids controller; status says so. The other agent serves on."""
     with process_limit(tmp_path) as group, Nsbridged(tmp_path, route(pair[0].spec, pair[1].spec)) as daemon:
         daemon.wait_for("RUNNING")
@@ -174,9 +168,7 @@ def test_when_fork_fails_the_agent_waits_and_comes_when_processes_may_be_made_ag
 # -- the log's disk
 
 
-def test_a_full_disk_under_the_log_costs_lines_which_are_counted_and_nothing_else(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
+def test_a_full_disk_under_the_log_costs_only_counted_lines(tmp_path: Path, pair: tuple[Any, Any]) -> None:
     """When there is room again the log says how many are missing, and goes on."""
     logs = tmp_path / "logs"
     logs.mkdir()
@@ -213,9 +205,7 @@ def _tail(daemon: Nsbridged) -> int:
 # -- callers
 
 
-def test_callers_who_never_read_cost_bounded_memory_and_nobody_else_waits(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
+def test_callers_that_never_read_cost_bounded_memory(tmp_path: Path, pair: tuple[Any, Any]) -> None:
     """They ask as fast as they can, until each is held back: no more of it is read before it reads its answers."""
     with Nsbridged(tmp_path, route(pair[0].spec, pair[1].spec)) as daemon, ExitStack() as cleanup:
         daemon.wait_for("RUNNING")

@@ -49,7 +49,7 @@ def files_of(daemon: Nsbridged) -> list[str]:
 
 
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
-def test_a_message_too_long_for_its_queue_is_put_aside_and_delivered_when_the_queue_takes_it(
+def test_a_message_too_long_for_its_queue_is_delivered_later(
     tmp_path: Path, unshare_container: Factory, delivery: str
 ) -> None:
     """8193 bytes where 8192 are the limit: with the reason, nothing else waits for it; then all of it, once."""
@@ -221,7 +221,7 @@ def test_dropped_letters_are_gone(tmp_path: Path, unshare_container: Factory) ->
 
 
 @pytest.mark.parametrize("window", [8, 512])
-def test_kills_of_the_source_make_no_retried_letter_be_lost_or_repeated(
+def test_kills_of_the_source_neither_lose_nor_repeat_a_retry(
     tmp_path: Path, unshare_container: Factory, window: int
 ) -> None:
     """300 letters are given back in ten portions, and after each the agent that takes them again is killed."""

@@ -132,7 +132,7 @@ if os.fork() == 0:
     return int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout) == pid
 
 
-def test_the_daemon_has_the_root_directory_a_careful_umask_and_no_core_dumps(state: Path) -> None:
+def test_the_daemon_has_root_directory_umask_and_no_core_dumps(state: Path) -> None:
     assert _run(state, SERVE, cwd=state, umask=0).returncode == 0
     pid = _pid(state)
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
@@ -171,7 +171,7 @@ sys.exit(code)
 
 
 @pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
-def test_a_command_started_with_closed_streams_detaches_all_the_same(state: Path, closed: str) -> None:
+def test_a_command_with_closed_streams_detaches_all_the_same(state: Path, closed: str) -> None:
     shut = " ".join(f"{fd}>&-" for fd in closed.split())
     command = ["sh", "-c", f'exec "$@" {shut}', "sh", sys.executable, "-c", PREAMBLE + SERVE, str(state)]
     assert subprocess.run(command, check=False, timeout=DEADLINE).returncode == 0
@@ -294,7 +294,7 @@ def _holding(path: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_the_lock_names_the_live_holder_and_not_what_the_file_says(tmp_path: Path) -> None:
+def test_the_lock_names_the_live_holder_not_the_file_s_text(tmp_path: Path) -> None:
     path = tmp_path / "nsbridged.pid"
     with _holding(path) as holder:
         path.write_text("1\n")

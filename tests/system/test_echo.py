@@ -57,9 +57,7 @@ def bridge(server: EngineContainer, client: EngineContainer) -> Iterator[subproc
             program.kill()
 
 
-def test_nsbridge_bridge_carries_10000_round_trips_between_two_runc_containers(
-    runc_container: Factory, peers: Path
-) -> None:
+def test_bridge_carries_10000_round_trips_for_runc_containers(runc_container: Factory, peers: Path) -> None:
     """Ctrl-C ends it well."""
     server, client = start_pair(runc_container, peers)
     with bridge(server, client) as program:
@@ -68,7 +66,7 @@ def test_nsbridge_bridge_carries_10000_round_trips_between_two_runc_containers(
         assert program.wait(LIMIT) == 0
 
 
-def test_nsbridge_bridge_ends_with_a_reason_when_a_container_does(runc_container: Factory, peers: Path) -> None:
+def test_bridge_ends_with_a_reason_when_a_container_does(runc_container: Factory, peers: Path) -> None:
     """A namespace that was given by its path does not come back."""
     server, client = start_pair(runc_container, peers)
     with bridge(server, client) as program:
@@ -79,7 +77,7 @@ def test_nsbridge_bridge_ends_with_a_reason_when_a_container_does(runc_container
         assert said.splitlines()[-1].startswith(b"nsbridge: bridge:queue: container not running")
 
 
-def test_nsbridged_carries_10000_round_trips_between_docker_containers_by_name(
+def test_nsbridged_carries_10000_round_trips_for_docker_names(
     tmp_path: Path, docker_container: Factory, peers: Path
 ) -> None:
     """As a configuration names them: docker:NAME."""

@@ -75,9 +75,7 @@ def memory_of(daemon: Nsbridged) -> int:
     return sum(process.memory_full_info().uss for process in psutil.Process(daemon.pid).children(recursive=True))
 
 
-def test_a_queue_that_is_removed_under_waiting_senders_costs_only_what_was_in_it(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_a_queue_removed_under_senders_costs_only_its_content(tmp_path: Path, unshare_container: Factory) -> None:
     """Three times over; what had not been sent goes into the queue that takes its place, in order, once."""
     web, legacy = unshare_container(), unshare_container()
     messages = bodies(200, 4000)
@@ -98,9 +96,7 @@ def test_a_queue_that_is_removed_under_waiting_senders_costs_only_what_was_in_it
         says_nothing(daemon, "r:queue")
 
 
-def test_a_queue_that_is_missing_for_a_while_is_waited_for_by_both_sides(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_a_missing_queue_is_waited_for_by_both_sides(tmp_path: Path, unshare_container: Factory) -> None:
     """Without `create` only its program makes it; until then status says which is missing."""
     web, legacy = unshare_container(), unshare_container()
     messages = bodies(100, 500)
@@ -125,9 +121,7 @@ def test_a_queue_that_is_missing_for_a_while_is_waited_for_by_both_sides(
 # Directories
 
 
-def test_a_spool_that_is_renamed_away_and_made_anew_costs_nothing_that_was_taken(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_a_renamed_and_remade_spool_costs_nothing_taken(tmp_path: Path, unshare_container: Factory) -> None:
     """What was taken is delivered; what is in the old one stays there; the new one's come, also of the same names."""
     web, legacy = unshare_container(), unshare_container()
     out, old = web.rootfs / "srv/out", web.rootfs / "srv/old"
@@ -169,9 +163,7 @@ def test_a_spool_that_is_removed_and_made_anew_goes_on(tmp_path: Path, unshare_c
         wait_until(lambda: not visible(out), "delivered files are removed")
 
 
-def test_a_sinks_directory_that_is_replaced_under_load_gets_the_rest(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_a_sink_s_directory_replaced_under_load_gets_the_rest(tmp_path: Path, unshare_container: Factory) -> None:
     """Renamed away three times, and removed: all that was ever handed over is in one of them, once, in order."""
     web, legacy = unshare_container(), unshare_container()
     inside = web.rootfs / "srv/in"
@@ -196,9 +188,7 @@ def test_a_sinks_directory_that_is_replaced_under_load_gets_the_rest(
         assert [file.read_bytes() for file in wait_for_files(inside, 1)] == [b"last"]
 
 
-def test_more_files_than_inotify_can_tell_of_arrive_once_and_in_order(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_more_files_than_inotify_reports_arrive_once_in_order(tmp_path: Path, unshare_container: Factory) -> None:
     """While their agent stands still, and after; each file is two events, and the kernel keeps 16384."""
     one, two = unshare_container(), unshare_container()
     agent = '[route.s.agent.{}]\ncontainer = "{}"\nspool = {{ {} = "/srv/{}" }}\n'
@@ -225,9 +215,7 @@ def test_more_files_than_inotify_can_tell_of_arrive_once_and_in_order(
 # Journals
 
 
-def test_a_journal_damaged_while_its_agent_is_stopped_costs_what_was_in_it_and_no_more(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_a_journal_damaged_during_a_stop_costs_only_its_content(tmp_path: Path, unshare_container: Factory) -> None:
     """What had left its queue and was not delivered is in the journal that is put aside, and it is said."""
     web, legacy = unshare_container(), unshare_container()
     state = tmp_path / "state/journal/r"

@@ -37,7 +37,7 @@ def calls(output: Path) -> list[str]:
     return [line.split()[1].partition("(")[0] for line in lines if "unfinished" not in line and "(" in line]
 
 
-def test_with_fsync_every_packet_follows_a_sync_and_a_batch_shares_one(tmp_path: Path, runc_container: Factory) -> None:
+def test_with_fsync_packets_follow_a_sync_and_batches_share_one(tmp_path: Path, runc_container: Factory) -> None:
     """The source syncs its journal before it sends messages, the sink the files and its journal before it confirms."""
     web, legacy = runc_container(), runc_container()
     routes = route(web.spec, legacy.spec).replace("[route.r]\n", "[route.r]\nfsync = true\n", 1)

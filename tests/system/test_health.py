@@ -141,7 +141,7 @@ def test_a_process_that_waits_to_be_reaped_counts_as_gone() -> None:
             health.inspect(process.pid)
 
 
-def test_a_process_of_somebody_else_is_one_line_for_who_is_not_root() -> None:
+def test_a_stranger_s_process_is_one_line_for_a_non_root_user() -> None:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

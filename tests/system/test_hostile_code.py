@@ -64,7 +64,7 @@ def test_no_bait_is_taken_whatever_happens_in_an_agent(tmp_path: Path, runc_cont
         assert "internal error: RuntimeError: can't start new thread at " in said, "no agent for files has one"
 
 
-def test_without_defences_the_same_checks_see_each_bait_that_is_taken(tmp_path: Path, runc_container: Factory) -> None:
+def test_without_defences_the_same_checks_see_each_bait_taken(tmp_path: Path, runc_container: Factory) -> None:
     """It is run, or opened, which is as bad: a FIFO holds whoever opens it."""
     with baited(tmp_path, runc_container, "provoked,unfrozen") as (scene, baits, opened):
         for what in OPENED_WITHOUT_DEFENCES:

@@ -100,9 +100,7 @@ def nothing_was_read_or_written(scene: Scene) -> None:
 # -- in a spool
 
 
-def test_a_bait_in_a_spool_costs_the_files_behind_it_less_than_a_second(
-    tmp_path: Path, runc_container: Factory
-) -> None:
+def test_a_bait_in_a_spool_delays_others_less_than_a_second(tmp_path: Path, runc_container: Factory) -> None:
     with scene(tmp_path, runc_container) as played:
         plant_secrets(played)
         for kind in BAITS:
@@ -120,9 +118,7 @@ def test_a_bait_in_a_spool_costs_the_files_behind_it_less_than_a_second(
         played.undisturbed("s:evil", "s:peer", "h:one", "h:two")
 
 
-def test_a_file_that_is_too_large_or_never_ends_costs_less_than_a_second(
-    tmp_path: Path, runc_container: Factory
-) -> None:
+def test_an_endless_file_delays_others_less_than_a_second(tmp_path: Path, runc_container: Factory) -> None:
     """A sparse terabyte; a file that is written faster than it is read."""
     with scene(tmp_path, runc_container) as played:
         with (played.evil / "sparse").open("wb") as sparse:
@@ -150,7 +146,7 @@ def growing(path: Path) -> Iterator[None]:
             writer.kill()
 
 
-def test_a_leased_file_costs_the_files_behind_it_less_than_a_second(tmp_path: Path, runc_container: Factory) -> None:
+def test_a_leased_file_delays_others_less_than_a_second(tmp_path: Path, runc_container: Factory) -> None:
     """Whoever opens it without O_NONBLOCK waits for 45 s."""
     with scene(tmp_path, runc_container) as played:
         holder = leased(played.evil / "leased")
@@ -215,7 +211,7 @@ PLACES = ("s/out", "s/in", "s/done", "log/out", "log/in", "file/out", "file/in")
 
 
 @pytest.mark.parametrize("kind", [*_LINKS, "a FIFO", "an endless device", "a socket", OTHER])
-def test_a_bait_in_the_place_of_any_directory_or_file_is_not_touched_and_what_comes_back_is_used(
+def test_a_bait_in_place_of_a_directory_or_file_is_not_touched(
     tmp_path: Path, runc_container: Factory, kind: str
 ) -> None:
     """Of every endpoint at once; messages for them wait meanwhile, and none is lost."""
@@ -333,7 +329,7 @@ def exchange(directory: int, one: bytes, other: bytes) -> None:
 # -- with files opened by name
 
 
-def test_without_defences_the_same_checks_see_a_link_that_is_followed(tmp_path: Path, runc_container: Factory) -> None:
+def test_without_defences_the_same_checks_see_a_link_followed(tmp_path: Path, runc_container: Factory) -> None:
     """Read, and written."""
     with scene(tmp_path, runc_container, "file", variants="naive,unfrozen") as played:
         plant_secrets(played)

@@ -110,7 +110,7 @@ def test_configuration_in_a_home_directory_is_refused(theirs: Path, tmp_path: Pa
     assert f"{config}: this host: {theirs} can be changed by users other than root" in done.stdout
 
 
-def test_reload_refuses_a_configuration_that_became_somebody_elses(tmp_path: Path) -> None:
+def test_reload_refuses_a_configuration_that_changed_its_owner(tmp_path: Path) -> None:
     with Nsbridged(tmp_path, "") as daemon:
         os.chown(daemon.config, STRANGER, STRANGER)
         os.kill(daemon.pid, signal.SIGHUP)

@@ -93,7 +93,7 @@ def test_hostile_names_of_messages_are_messages(tmp_path: Path, runc_container: 
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
-def test_a_hostile_message_that_is_a_dead_letter_is_shown_escaped(
+def test_a_hostile_message_as_a_dead_letter_is_shown_escaped(
     tmp_path: Path, runc_container: Factory, form: tuple[str, ...]
 ) -> None:
     with scene(tmp_path, runc_container, "dead") as played:

@@ -98,7 +98,7 @@ def set_mode(mode: int) -> None:
     [(lambda: set_owner(STRANGER), lambda: set_owner(AGENT)), (lambda: set_mode(0), lambda: set_mode(0o600))],
     ids=["owner", "mode"],
 )
-def test_a_queue_that_the_agent_may_not_use_any_more_is_waited_for(
+def test_a_queue_that_became_forbidden_is_waited_for(
     tmp_path: Path, runc_container: Factory, take: Callable[[], None], give_back: Callable[[], None]
 ) -> None:
     """Nothing is lost in either direction, and status says who is refused."""
@@ -115,9 +115,7 @@ def test_a_queue_that_the_agent_may_not_use_any_more_is_waited_for(
         wait_until(lambda: daemon.agents()["r:queue"]["detail"] == "", "nothing is refused any more")
 
 
-def test_a_queue_that_is_removed_and_made_again_in_a_loop_costs_no_agent(
-    tmp_path: Path, runc_container: Factory
-) -> None:
+def test_a_queue_remade_in_a_loop_costs_no_agent(tmp_path: Path, runc_container: Factory) -> None:
     """What is sent when it has come to rest arrives."""
 
     def churn() -> None:
@@ -139,7 +137,7 @@ def test_a_queue_that_is_removed_and_made_again_in_a_loop_costs_no_agent(
             assert receiver.messages() == [Sent(OURS, b"in")]
 
 
-def test_a_queue_that_a_stranger_fills_is_not_looked_through_for_ever(tmp_path: Path, runc_container: Factory) -> None:
+def test_a_stranger_s_full_queue_is_not_searched_endlessly(tmp_path: Path, runc_container: Factory) -> None:
     """With foreign types, empty and as large as may be; ours waits behind them, and the agent's heart goes on."""
 
     def fill() -> None:

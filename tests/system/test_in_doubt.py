@@ -119,7 +119,7 @@ class Setting:
 @pytest.mark.parametrize(
     ("in_doubt", "arrive"), [("resend", ["one", "two", "two", "three"]), ("skip", ["one", "two", "three"])]
 )
-def test_a_message_that_was_sent_and_answered_before_the_kill_is_in_doubt(
+def test_a_message_sent_and_answered_before_the_kill_is_in_doubt(
     tmp_path: Path, unshare_container: Factory, in_doubt: str, arrive: list[str]
 ) -> None:
     """The answer hides it: `resend` repeats the one message, `skip` is right; either is counted, logged and shown."""
@@ -141,7 +141,7 @@ def test_a_message_that_was_sent_and_answered_before_the_kill_is_in_doubt(
 
 
 @pytest.mark.parametrize(("in_doubt", "arrive"), [("resend", ["one", "two", "three"]), ("skip", ["one", "three"])])
-def test_a_message_that_was_not_sent_before_the_kill_is_in_doubt_too(
+def test_a_message_not_sent_before_the_kill_is_in_doubt_too(
     tmp_path: Path, unshare_container: Factory, in_doubt: str, arrive: list[str]
 ) -> None:
     """The answer to the one before looks the same: `resend` is right, `skip` loses the one message."""
@@ -157,9 +157,7 @@ def test_a_message_that_was_not_sent_before_the_kill_is_in_doubt_too(
         assert (setting.flow()["in_doubt"], len(setting.doubts())) == (1, 1)
 
 
-def test_an_answerer_that_sent_before_the_daemon_came_is_no_proof_that_nothing_was_sent(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_an_answerer_from_before_the_daemon_is_no_evidence(tmp_path: Path, unshare_container: Factory) -> None:
     """Its answer to the doubtful message looks like what it had sent before: a repeat is counted."""
     setting = Setting(tmp_path, unshare_container, "resend")
     with setting.program():

@@ -65,7 +65,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_source_journal_is_moved_aside_and_the_route_goes_on(
+def test_a_damaged_source_journal_is_moved_and_the_route_resumes(
     tmp_path: Path, unshare_container: Factory, damage: str
 ) -> None:
     """It is reported as an error; every file is still there and delivered, since only the files were the messages."""
@@ -90,9 +90,7 @@ def test_a_damaged_source_journal_is_moved_aside_and_the_route_goes_on(
         assert str(aside) in line
 
 
-def test_a_damaged_sink_journal_is_moved_aside_and_the_route_goes_on(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_a_damaged_sink_journal_is_moved_and_the_route_resumes(tmp_path: Path, unshare_container: Factory) -> None:
     """What was confirmed is not delivered again: the source says so in its greeting."""
     one, two = unshare_container(), unshare_container()
     spool, sink = one.rootfs / "srv/spool", two.rootfs / "srv/spool"

@@ -117,7 +117,7 @@ def kill_at(running: Storm, point: Point, directory: Path) -> None:
 
 
 @pytest.mark.parametrize("point", POINTS, ids=str)
-def test_a_kill_before_or_after_a_system_call_loses_and_repeats_nothing(tmp_path: Path, point: Point) -> None:
+def test_a_kill_around_a_system_call_loses_and_repeats_nothing(tmp_path: Path, point: Point) -> None:
     with a_storm(tmp_path, point.plan) as running:
         check(running, lambda: kill_at(running, point, tmp_path))
 

@@ -93,7 +93,7 @@ def wait_delivered(daemon: Nsbridged, source: str, count: int) -> None:
     assert daemon.flow(source)["in_doubt"] == 0
 
 
-def test_20_mb_of_lines_reach_a_queue_through_rotations_and_kills(tmp_path: Path, unshare_container: Factory) -> None:
+def test_20_mb_of_lines_reach_a_queue_with_rotations_and_kills(tmp_path: Path, unshare_container: Factory) -> None:
     web, legacy = unshare_container(), unshare_container()
     routes = "[route.r]\n" + agent("web", web, 'log = { out = "/srv/app.log" }')
     routes += agent("legacy", legacy, "queue = { in = { key = 0x51 }, create = true }")
@@ -111,9 +111,7 @@ def test_20_mb_of_lines_reach_a_queue_through_rotations_and_kills(tmp_path: Path
     assert len(killed) == KILLS
 
 
-def test_20_mb_of_queue_messages_reach_a_log_through_rotations_and_kills(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_20_mb_from_a_queue_reach_a_log_with_rotations_and_kills(tmp_path: Path, unshare_container: Factory) -> None:
     web, legacy = unshare_container(), unshare_container()
     routes = "[route.r]\n" + agent("web", web, 'log = { in = "/srv/app.log", framing = "length" }')
     routes += agent("legacy", legacy, "queue = { out = { key = 0x52 }, create = true }")
@@ -135,7 +133,7 @@ def test_20_mb_of_queue_messages_reach_a_log_through_rotations_and_kills(
     assert len(killed) == KILLS
 
 
-def test_20_mb_of_lines_reach_another_log_both_ways_through_kills(tmp_path: Path, unshare_container: Factory) -> None:
+def test_20_mb_of_lines_reach_another_log_both_ways_with_kills(tmp_path: Path, unshare_container: Factory) -> None:
     one, two = unshare_container(), unshare_container()
     endpoint = 'log = { out = "/srv/out.log", in = "/srv/in.log" }'
     routes = "[route.r]\n" + agent("one", one, endpoint) + agent("two", two, endpoint)

@@ -105,9 +105,7 @@ class Load:
             hidden.rename(self._directory / f"{number:09d}")
 
 
-def test_no_process_outlives_a_killed_supervisor_and_the_next_start_works(
-    tmp_path: Path, runc_container: Factory
-) -> None:
+def test_no_process_outlives_a_killed_supervisor(tmp_path: Path, runc_container: Factory) -> None:
     """Within a second; what was in the spool is delivered by the next."""
     web, legacy = runc_container(), runc_container()
     with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
@@ -123,7 +121,7 @@ def test_no_process_outlives_a_killed_supervisor_and_the_next_start_works(
             assert receiver.messages() == [Sent(7, b"meanwhile")]
 
 
-def test_a_second_daemon_on_the_same_state_directory_refuses_to_start(tmp_path: Path) -> None:
+def test_a_second_daemon_on_one_state_directory_is_refused(tmp_path: Path) -> None:
     """It names the first, which is not disturbed."""
     with Nsbridged(tmp_path, "") as daemon:
         second = run([sys.executable, "-m", "nsbridge.supervisor.cli.nsbridged", "-c", daemon.config], check=False)
@@ -161,9 +159,7 @@ def _full_queue(directory: Path, make: Factory) -> Iterator[tuple[Nsbridged, Has
         yield daemon, legacy, bodies
 
 
-def test_shutdown_waits_for_the_end_and_the_log_says_what_is_left_and_where(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_shutdown_waits_and_the_log_says_what_is_left_and_where(tmp_path: Path, unshare_container: Factory) -> None:
     """A full queue, which nobody reads: what has not found room in it waits in the journal, and comes the next time."""
     with _full_queue(tmp_path, unshare_container) as (daemon, legacy, bodies):
         left = daemon.flow("r:files")["pending"]
@@ -268,7 +264,7 @@ def test_a_namespace_that_is_the_hosts_own_is_refused(tmp_path: Path) -> None:
                 run(["ipcrm", "-Q", key])
 
 
-def test_an_agent_sees_the_root_that_its_container_sees_also_if_that_is_a_chroot(tmp_path: Path) -> None:
+def test_an_agent_sees_its_container_s_root_even_if_a_chroot(tmp_path: Path) -> None:
     """setns alone leads to the root of the mount namespace."""
     root = tmp_path / "root"
     for name in ("bin", "srv"):
@@ -287,7 +283,7 @@ def test_an_agent_sees_the_root_that_its_container_sees_also_if_that_is_a_chroot
             container.kill()
 
 
-def test_a_file_that_was_closed_while_its_agent_was_dead_is_a_message(tmp_path: Path, runc_container: Factory) -> None:
+def test_a_file_closed_while_its_agent_was_dead_is_a_message(tmp_path: Path, runc_container: Factory) -> None:
     """And what it had before the first start is none."""
     web, legacy = runc_container(), runc_container()
     file = web.rootfs / "srv/to_server"

@@ -40,9 +40,7 @@ def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == (b"", b"")
 
 
-def test_the_unit_s_capabilities_are_enough_for_a_route_and_are_all_there_are(
-    tmp_path: Path, runc_container: Factory
-) -> None:
+def test_the_unit_s_capabilities_are_enough_and_all_there_are(tmp_path: Path, runc_container: Factory) -> None:
     """The spool belongs to somebody else; a killed agent is back, and one that is stopped is ended."""
     web, legacy = runc_container(), runc_container()
     for name in ("out", "in"):
@@ -101,7 +99,7 @@ def expanded(names: list[str]) -> Iterator[str]:
         yield from expanded([line.strip() for line in listed if line.strip() and not line.strip().startswith("#")])
 
 
-def test_limits_of_the_host_that_are_too_small_are_named_by_check_at_start_and_at_a_reload(tmp_path: Path) -> None:
+def test_too_small_host_limits_are_named_by_check_start_reload(tmp_path: Path) -> None:
     """With what to set; none of them stops the daemon."""
     few = ["prlimit", "--nofile=200:200"]
     with Nsbridged(tmp_path, route("runc:nobody-1", "runc:nobody-2"), through=few) as daemon:

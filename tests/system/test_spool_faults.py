@@ -145,9 +145,7 @@ def test_done_on_another_mount_is_refused_at_the_start(tmp_path: Path, unshare_c
         wait_until(lambda: len(visible(done)) == 1, "it is moved")
 
 
-def test_names_sort_though_journals_are_lost_and_the_clock_was_set_back(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_names_sort_after_lost_journals_and_a_clock_set_back(tmp_path: Path, unshare_container: Factory) -> None:
     """The names of the time before are those of the future (F16)."""
     web, legacy = unshare_container(), unshare_container()
     inside = web.rootfs / "srv/in"

@@ -18,7 +18,7 @@ SEED = 20
 
 
 @pytest.mark.parametrize("plan", storm.plans(STRIKES, 0, SEED), ids=str)
-def test_no_message_is_lost_repeated_reordered_or_damaged_by_kills(plan: Plan) -> None:
+def test_kills_lose_repeat_reorder_and_damage_no_message(plan: Plan) -> None:
     """Both directions at full load; with at-least-once a repeat for each kill of who sends into a queue is allowed."""
     outcome = storm.run(plan)
     print(report([outcome], "unshare", plan.seed))

@@ -116,7 +116,7 @@ def engine(engine_base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
 
 @pytest.mark.parametrize("speak", [silence, garbage, garbage_as_events, endless_line, endless_events])
-def test_an_engine_that_does_not_speak_as_it_should_disturbs_nobody_else(
+def test_an_engine_that_speaks_nonsense_disturbs_nobody_else(
     tmp_path: Path,
     engine: Callable[[Speak], Engine],
     unshare_container: Factory,

@@ -65,7 +65,7 @@ def sh(container: EngineContainer, command: str) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("user", "directory"), [((1000, 1001), "/srv/a"), ((0, 0), "/dev/a")])
-def test_messages_go_both_ways_and_files_belong_to_the_container_s_user(
+def test_messages_pass_and_files_belong_to_the_container_s_user(
     tmp_path: Path, runc_container: Factory, kind: str, user: tuple[int, int], directory: str
 ) -> None:
     """On the disk, and on a tmpfs of the container, where uid 0 of the host could not make a file (EOVERFLOW)."""

@@ -104,9 +104,7 @@ def test_a_sender_that_hangs_is_noticed_by_what_it_does_not_send(tmp_path: Path,
         assert [message.body for message in receiver.messages()] == bodies(100, 100)
 
 
-def test_a_sender_that_hangs_with_the_queue_full_is_noticed_when_the_queue_has_room(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
+def test_a_sender_hanging_beside_a_full_queue_is_noticed_later(tmp_path: Path, pair: tuple[Any, Any]) -> None:
     """It had said that the queue was full, which was true then; while it was, waiting was right."""
     messages = bodies(100, 1000)
     with daemon_for(tmp_path, pair) as daemon:
@@ -122,9 +120,7 @@ def test_a_sender_that_hangs_with_the_queue_full_is_noticed_when_the_queue_has_r
                 assert [message.body for message in receiver.messages()] == messages
 
 
-def test_a_thread_that_hangs_in_msgrcv_is_noticed_by_what_it_does_not_take(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
+def test_a_thread_hanging_in_msgrcv_is_noticed_by_its_backlog(tmp_path: Path, pair: tuple[Any, Any]) -> None:
     """It waits there for ever, rightly, until there is a message for it."""
     with daemon_for(tmp_path, pair, AT_LEAST_ONCE) as daemon:
         daemon.wait_for("RUNNING")
@@ -137,9 +133,7 @@ def test_a_thread_that_hangs_in_msgrcv_is_noticed_by_what_it_does_not_take(
         assert [file.read_bytes() for file in wait_for_files(pair[0].rootfs / "srv/in", 1)] == [b"to be taken"]
 
 
-def test_a_thread_that_hangs_in_msgsnd_is_noticed_when_the_queue_has_room(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
+def test_a_thread_hanging_in_msgsnd_is_noticed_later(tmp_path: Path, pair: tuple[Any, Any]) -> None:
     """At least once, where a thread of the agent waits for room; the message that it had may come twice."""
     messages = bodies(100, 1000)
     with daemon_for(tmp_path, pair, AT_LEAST_ONCE) as daemon:
@@ -168,9 +162,7 @@ def test_a_full_queue_is_not_taken_for_a_wedged_agent(tmp_path: Path, pair: tupl
             time.sleep(0.2)
 
 
-def test_agents_are_not_judged_by_the_time_in_which_everything_stood_still(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
+def test_time_in_which_everything_stood_still_does_not_count(tmp_path: Path, pair: tuple[Any, Any]) -> None:
     """The supervisor stopped alone, then it and all agents: as when the machine is suspended, or a cgroup frozen."""
     with daemon_for(tmp_path, pair) as daemon:
         daemon.wait_for("RUNNING")
@@ -203,7 +195,7 @@ def test_an_agent_that_is_stopped_while_it_starts_is_replaced(tmp_path: Path, pa
 
 
 @pytest.mark.parametrize("how", ["deaf", "mute"])
-def test_an_agent_that_waits_for_a_hanging_file_system_is_killed_and_the_rest_goes_on(
+def test_an_agent_on_a_hanging_file_system_is_killed_alone(
     tmp_path: Path, runc_container: Factory, unshare_container: Factory, how: str
 ) -> None:
     """A spool in user space (FUSE). Where the kernel does not let it die, status says so, and it is replaced as soon as

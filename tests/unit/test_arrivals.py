@@ -44,7 +44,7 @@ def test_what_does_not_come_back_is_not_watched(tmp_path: Path) -> None:
     log.close()
 
 
-def test_used_up_inotify_instances_are_said_once_and_used_when_they_are_there_again(tmp_path: Path) -> None:
+def test_exhausted_inotify_is_logged_once_and_used_when_free(tmp_path: Path) -> None:
     """As another user, whose instances nobody else uses. Looks remain, and each of them tries again."""
 
     def child() -> list[object]:

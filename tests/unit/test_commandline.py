@@ -120,7 +120,7 @@ def test_a_wrong_command_line_is_told_what_is_wrong_in_one_line(line: str, compl
     assert "\n" not in str(wrong.value)
 
 
-def test_a_value_that_a_command_does_not_have_is_an_error_and_not_none() -> None:
+def test_a_value_that_a_command_lacks_is_an_error_not_none() -> None:
     with pytest.raises(AttributeError):
         _ = ctl_line("status").wait
 
@@ -133,7 +133,7 @@ def test_operands_are_given_out_in_their_order() -> None:
         parse(pair, ["1", "2", "3", "4"])
 
 
-def test_every_command_of_the_table_has_what_carries_it_out_and_the_other_way_round() -> None:
+def test_commands_of_the_table_and_their_functions_correspond() -> None:
     assert {command.name for command in nsbridgectl.PROGRAM.command.commands} == {*ctl.COMMANDS, "completion"}
 
 

@@ -264,7 +264,7 @@ def test_value_is_shown_short() -> None:
     assert quoted('a\\"') == '"a\\\\\\""'
 
 
-def test_nearest_key_is_found_in_spite_of_case_and_nothing_far_off_is() -> None:
+def test_nearest_key_is_found_in_any_case_and_nothing_far_off() -> None:
     assert nearest("Delivery", ("delivery", "window")) == "delivery"
     assert nearest("colour", ("delivery", "window")) is None
 

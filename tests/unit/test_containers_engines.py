@@ -89,14 +89,14 @@ def test_an_engine_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch
         containers.locate(WEB)
 
 
-def test_an_engine_that_accepts_and_never_answers_costs_the_time_limit(engine: Callable[[Answer], None]) -> None:
+def test_an_engine_that_never_answers_costs_the_time_limit(engine: Callable[[Answer], None]) -> None:
     began = time.monotonic()  # nobody serves: the kernel accepts into the backlog
     with pytest.raises(NotRunning, match="does not answer"):
         containers.locate(WEB)
     assert engines.TIME_LIMIT <= time.monotonic() - began < engines.TIME_LIMIT + SLACK
 
 
-def test_an_engine_that_answers_drop_by_drop_costs_the_time_limit(engine: Callable[[Answer], None]) -> None:
+def test_an_engine_that_answers_in_drops_costs_the_time_limit(engine: Callable[[Answer], None]) -> None:
     def drip(caller: socket.socket) -> None:
         caller.recv(4096)
         caller.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
@@ -153,7 +153,7 @@ def test_a_good_answer_leads_to_the_process(engine: Callable[[Answer], None]) ->
     assert containers.locate(WEB) == identity.found_by_pid(os.getpid())
 
 
-def test_a_container_that_changes_between_two_questions_is_not_taken(engine: Callable[[Answer], None]) -> None:
+def test_a_container_that_changes_between_requests_is_not_taken(engine: Callable[[Answer], None]) -> None:
     answers = [container(StartedAt=f"{n}") for n in range(2)]
 
     def answer(caller: socket.socket) -> None:
@@ -166,7 +166,7 @@ def test_a_container_that_changes_between_two_questions_is_not_taken(engine: Cal
         containers.locate(WEB)
 
 
-def test_a_container_whose_id_happens_to_begin_like_the_name_is_not_taken(engine: Callable[[Answer], None]) -> None:
+def test_an_id_that_begins_like_the_name_is_not_taken(engine: Callable[[Answer], None]) -> None:
     engine(answering(container()))
     with pytest.raises(NotRunning, match="not known"):
         containers.locate(Container(ContainerKind.DOCKER, "52"))
@@ -195,7 +195,7 @@ def podman_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
     return install
 
 
-def test_a_stuck_podman_command_costs_the_time_limit_and_is_killed(podman_program: Callable[[str], None]) -> None:
+def test_a_stuck_podman_command_is_killed_after_the_limit(podman_program: Callable[[str], None]) -> None:
     podman_program("exec sleep 1000")
     began = time.monotonic()
     with pytest.raises(NotRunning, match="podman does not answer"):

@@ -17,7 +17,7 @@ EXAMPLE = Path(__file__).parents[2] / "config" / "example.toml"
 
 
 @pytest.mark.parametrize("file", MALFORMED, ids=lambda file: file.stem)
-def test_a_malformed_configuration_exits_2_with_one_line_for_each_error(
+def test_a_malformed_configuration_exits_2_with_a_line_per_error(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each names the file; nothing is started."""

@@ -180,9 +180,7 @@ def test_restarted_agent_knows_which_letter_is_oldest(tmp_path: Path, box: int, 
     assert kept(tmp_path) == [1, 3, 4]
 
 
-def test_letter_that_somebody_else_dropped_is_not_counted_as_dropped(
-    tmp_path: Path, box: int, sink: SinkJournal
-) -> None:
+def test_letter_dropped_by_others_is_not_counted_as_dropped(tmp_path: Path, box: int, sink: SinkJournal) -> None:
     letters = DeadLetters(box, sink, OLDEST)
     put(letters, 1, 2, 3)
     take_out(tmp_path, 1)

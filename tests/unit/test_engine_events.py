@@ -52,7 +52,7 @@ def test_an_event_of_each_engine_is_its_id_and_name(said: str) -> None:
         event(None, name="web"),
     ],
 )
-def test_a_name_or_id_that_no_engine_gives_is_only_something_that_happened(said: bytes) -> None:
+def test_a_name_or_id_that_no_engine_gives_is_a_plain_event(said: bytes) -> None:
     assert parse_event(said) == SOMETHING
 
 
@@ -85,7 +85,7 @@ def test_events_are_the_same_however_they_are_cut(said: list[str], cuts: list[in
     assert told == [TOLD for line in said if line]
 
 
-def test_an_event_that_is_too_long_is_not_kept_and_does_not_hide_the_next() -> None:
+def test_an_overlong_event_is_dropped_and_does_not_hide_the_next() -> None:
     """A container's labels may be of any length."""
     events = EventParser()
     piece = b"x" * 60_000

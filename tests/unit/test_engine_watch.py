@@ -88,7 +88,7 @@ def says(*lines: str, stays: bool = True) -> bytes:
     return ("".join(line + "\n" for line in lines) + ("…" if stays else "")).encode()
 
 
-def test_who_waits_is_told_first_when_the_watch_stands_and_then_when_it_starts(engine: Engine) -> None:
+def test_waiters_hear_first_of_the_watch_and_then_of_the_start(engine: Engine) -> None:
     engine.script = [says("+", f"{ID} web")]
     web = engine.expect("web")
     engine.expect("other")
@@ -100,7 +100,7 @@ def test_who_waits_is_told_first_when_the_watch_stands_and_then_when_it_starts(e
 
 
 @pytest.mark.parametrize("name", [ID, ID[:12], ID[:40]])
-def test_a_container_may_be_awaited_by_its_id_or_the_beginning_of_it(engine: Engine, name: str) -> None:
+def test_a_container_may_be_awaited_by_id_or_its_beginning(engine: Engine, name: str) -> None:
     engine.script = [says("+", f"{ID} web")]
     engine.expect(name)
     engine.expect(ID[:11])  # which is a name
@@ -116,7 +116,7 @@ def test_when_something_has_happened_everybody_is_told(engine: Engine) -> None:
     assert sorted(engine.told) == ["a", "a", "b", "b"]
 
 
-def test_one_child_serves_all_and_who_comes_later_is_told_that_it_stands(engine: Engine) -> None:
+def test_one_child_serves_all_and_late_waiters_hear_it_stands(engine: Engine) -> None:
     engine.script = [says("+")]
     engine.expect("first")
     engine.until(lambda: engine.told)
@@ -126,7 +126,7 @@ def test_one_child_serves_all_and_who_comes_later_is_told_that_it_stands(engine:
     assert engine.children == 1
 
 
-def test_a_cancelled_one_is_told_nothing_and_the_child_stays_a_while(
+def test_a_cancelled_waiter_hears_nothing_and_the_child_lingers(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A container that is restarted is gone for a moment only: the child is there for the next time."""
@@ -147,7 +147,7 @@ def test_a_cancelled_one_is_told_nothing_and_the_child_stays_a_while(
     assert engine.children == 2
 
 
-def test_an_engine_that_ends_is_watched_again_and_whoever_waits_looks(engine: Engine) -> None:
+def test_an_engine_that_ends_is_watched_again(engine: Engine) -> None:
     """It is said once that it cannot be watched, with its words, and once that it can again."""
     engine.script = [
         says("+", "! engine socket ended its events", stays=False),
@@ -163,7 +163,7 @@ def test_an_engine_that_ends_is_watched_again_and_whoever_waits_looks(engine: En
 
 
 @pytest.mark.parametrize("garbage", ["web", f"{ID} a b", "\x1b[2J", "+ ", "x" * 5000])
-def test_a_child_that_tells_anything_else_is_ended_and_tried_again(engine: Engine, garbage: str) -> None:
+def test_a_child_that_writes_garbage_is_ended_and_retried(engine: Engine, garbage: str) -> None:
     engine.script = [says(garbage), says("+")]
     web = engine.expect("web")
     engine.until(lambda: web.is_watched)
@@ -171,7 +171,7 @@ def test_a_child_that_tells_anything_else_is_ended_and_tried_again(engine: Engin
     assert "\x1b" not in engine.complaints()[0]
 
 
-def test_a_child_that_dies_without_a_word_is_said_with_its_exit_code(engine: Engine) -> None:
+def test_a_child_that_dies_silently_is_logged_with_its_exit_code(engine: Engine) -> None:
     engine.script = [says(stays=False), says("+")]
     web = engine.expect("web")
     engine.until(lambda: web.is_watched)

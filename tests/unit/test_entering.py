@@ -205,9 +205,7 @@ def test_an_agent_runs_without_what_the_kernel_lacks_and_says_so(
 
 
 @pytest.mark.parametrize(("call", "what", "why", "mend"), LACKING)
-def test_an_agent_refuses_to_run_without_what_is_required_and_says_what_would_mend_it(
-    call: int, what: Confinement, why: str, mend: str
-) -> None:
+def test_an_agent_without_required_confinement_names_the_fix(call: int, what: Confinement, why: str, mend: str) -> None:
     required = assignment(require=(what,))
     said = on_a_kernel_without(call, lambda: attempt(entry.confine, required, []))
     assert said == (
@@ -216,7 +214,7 @@ def test_an_agent_refuses_to_run_without_what_is_required_and_says_what_would_me
     )
 
 
-def test_an_agent_that_has_entered_keeps_nothing_but_what_it_was_given(container: int, tmp_path: Path) -> None:
+def test_an_entered_agent_keeps_only_what_it_was_given(container: int, tmp_path: Path) -> None:
     """As the host sees it: inside there is nothing left to look at."""
     ours, peer = socket.socketpair()
     control, _secret = socket.socketpair()

@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 @pytest.mark.parametrize("limit", [0, 1, 100, 65_535, 65_536, 65_537, MIB, 3 * MIB])
 @pytest.mark.parametrize("more", [-1, 0, 1])
-def test_a_file_is_read_whole_up_to_the_limit_and_not_at_all_beyond(tmp_path: Path, limit: int, more: int) -> None:
+def test_a_file_is_read_whole_up_to_the_limit_and_not_beyond(tmp_path: Path, limit: int, more: int) -> None:
     content = os.urandom(max(0, limit + more))
     (tmp_path / "x").write_bytes(content)
     with (tmp_path / "x").open("rb", buffering=0) as file:

@@ -243,7 +243,7 @@ def test_the_root_is_opened(nothing_stays_open: None, tree: Tree) -> None:
 @pytest.mark.parametrize(
     ("mode", "made"), [(0o660, 0o770), (0o600, 0o700), (0o644, 0o755), (0o640, 0o750), (0o000, 0o100), (0o622, 0o722)]
 )
-def test_a_missing_directory_is_made_so_that_its_readers_can_enter_it(
+def test_a_missing_directory_is_made_with_access_for_its_readers(
     nothing_stays_open: None, tree: Tree, tmp_path: Path, mode: int, made: int
 ) -> None:
     before = os.umask(0o777)

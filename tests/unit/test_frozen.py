@@ -48,7 +48,7 @@ def test_no_function_of_an_agent_imports() -> None:
     assert late == []
 
 
-def test_no_agent_s_module_uses_what_reads_files_of_its_own_accord() -> None:
+def test_no_module_of_an_agent_reads_files_on_its_own() -> None:
     used = {
         f"{path.name}: {name}"
         for path in AGENTS.rglob("*.py")

@@ -69,7 +69,7 @@ def test_a_debt_counts_from_the_last_moment_without_one(clock: Clock) -> None:
     assert debt.since(owes=True) == 1007.0
 
 
-def test_a_heart_tells_of_whoever_beside_the_loop_has_owed_a_step_for_longest(loop: Loop, clock: Clock) -> None:
+def test_heartbeat_reports_longest_stalled_thread(loop: Loop, clock: Clock) -> None:
     """And asks at every beat; the beat itself is written in any case."""
     page = Scoreboard()
     heart = Heart(loop, page.cells, 3.0)
@@ -176,7 +176,7 @@ def scene(loop: Loop, clock: Clock) -> Scene:
     return Scene(loop, clock)
 
 
-def test_who_is_silent_is_killed_within_the_deadline_and_not_before_two_thirds_of_it(scene: Scene) -> None:
+def test_a_silent_agent_is_killed_within_the_deadline(scene: Scene) -> None:
     for second in range(1, 10):
         scene.at(second, 1)
     assert scene.killed == []
@@ -205,7 +205,7 @@ def test_an_owed_step_counts_as_silence_though_the_loop_beats(scene: Scene) -> N
     assert "the work beside its loop has made no progress for 10.0 s" in scene.agents[0].process.last_words
 
 
-def test_nobody_is_judged_by_the_time_in_which_the_supervisor_slept(scene: Scene) -> None:
+def test_time_in_which_the_supervisor_slept_does_not_count(scene: Scene) -> None:
     scene.at(60.0)
     assert scene.killed == []
     scene.at(65.0, 1)
@@ -223,7 +223,7 @@ def test_who_stops_or_has_no_process_owes_nothing(scene: Scene) -> None:
     assert scene.killed == []
 
 
-def test_it_is_killed_once_and_said_to_be_stuck_when_it_does_not_die(scene: Scene) -> None:
+def test_a_wedged_agent_is_killed_once_and_reported_as_stuck(scene: Scene) -> None:
     for second in (5, 10, 10.5, 15.5, 20.5):
         scene.at(second, 1)
     assert [line.partition(":")[0] for line in scene.log.said] == ["wedged", "pid 0 was killed and does not end"]

@@ -47,7 +47,7 @@ def test_debian_s_limits_are_enough_for_a_few_routes() -> None:
     assert shortages(config(10), HostLimits(128, 65536, 1024, 32768, 4096)) == []
 
 
-def test_two_hundred_routes_of_one_user_need_more_inotify_instances_than_there_are_by_default() -> None:
+def test_two_hundred_routes_need_more_inotify_instances() -> None:
     """Each side of a spool has one."""
     (line,) = shortages(config(200), replace(AMPLE, instances=128))
     assert line.startswith("fs.inotify.max_user_instances is 128, and agents of the owners of directories may need 464")

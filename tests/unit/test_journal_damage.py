@@ -190,9 +190,7 @@ def test_no_flipped_byte_of_a_sink_journal_goes_unseen(tmp_path: Path) -> None:
 
 @given(st.binary(min_size=1, max_size=40), st.integers(0, 1 << 20), st.sampled_from(["source", "sink"]))
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_garbage_anywhere_is_never_an_error_a_hang_or_a_huge_allocation(
-    tmp_path: Path, garbage: bytes, at: int, kind: str
-) -> None:
+def test_garbage_causes_no_error_hang_or_huge_allocation(tmp_path: Path, garbage: bytes, at: int, kind: str) -> None:
     path = tmp_path / "a"
     path.unlink(missing_ok=True)
     if kind == "source":
@@ -230,9 +228,7 @@ def test_a_damaged_record_leaves_nothing_mapped_or_open(tmp_path: Path) -> None:
     opened.close()
 
 
-def test_the_journal_that_replaces_a_damaged_one_has_a_later_epoch_whatever_the_clock_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_successor_of_a_damaged_journal_has_a_later_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The names of a spool's files begin with it, and their order is the messages': the clock may have gone back."""
     path = tmp_path / "a"
     data = used(path)

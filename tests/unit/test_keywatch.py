@@ -122,7 +122,7 @@ def test_path_that_hangs_keeps_no_other_from_being_seen(
     watched.until(lambda: "third" in watched.restarted)
 
 
-def test_path_that_hangs_in_the_kernel_keeps_no_other_from_being_seen(
+def test_path_that_hangs_in_the_kernel_delays_no_other(
     tmp_path: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A container's file system has taken the request and does not answer: not even SIGKILL ends the look.

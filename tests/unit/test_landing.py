@@ -46,7 +46,7 @@ def before_and_after(tmp_path: Path) -> tuple[bytes, bytes]:
     return before, after
 
 
-def test_a_kill_before_the_index_points_to_a_landing_place_recovers_nothing(
+def test_a_kill_before_the_index_is_written_recovers_nothing(
     tmp_path: Path, before_and_after: tuple[bytes, bytes]
 ) -> None:
     """The order as it is: first the ring, then the index. A kill may fall before, between and after."""
@@ -55,7 +55,7 @@ def test_a_kill_before_the_index_points_to_a_landing_place_recovers_nothing(
         assert after_a_kill(tmp_path / "killed", head, ring) == (0, [])
 
 
-def test_in_the_other_order_a_kill_recovers_a_message_that_never_came(
+def test_the_other_order_would_recover_a_message_that_never_came(
     tmp_path: Path, before_and_after: tuple[bytes, bytes]
 ) -> None:
     """If the index pointed to a place whose old type is still there, an old message would be delivered again."""
@@ -63,7 +63,7 @@ def test_in_the_other_order_a_kill_recovers_a_message_that_never_came(
     assert after_a_kill(tmp_path / "killed", after, before) == (1, [OLD])
 
 
-def test_a_kill_right_after_the_kernel_wrote_recovers_the_message(tmp_path: Path) -> None:
+def test_a_kill_after_the_kernel_wrote_recovers_the_message(tmp_path: Path) -> None:
     """All of it, in the length that was announced; and only once."""
     path = tmp_path / "running"
     running = opened(path)

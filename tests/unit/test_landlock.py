@@ -29,7 +29,7 @@ def named(rights: int) -> set[str]:
     return {name for name, bit in [*bits, *later] if rights >> int(bit) & 1}
 
 
-def test_nothing_is_granted_that_a_message_in_a_file_does_not_need() -> None:
+def test_only_what_a_message_in_a_file_needs_is_granted() -> None:
     assert named(landlock.granted(7)) == {
         "READ_FILE",
         "WRITE_FILE",

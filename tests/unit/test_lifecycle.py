@@ -50,7 +50,7 @@ def test_stop_leads_to_a_stop_from_everywhere() -> None:
     assert all(A.DRAIN in actions for state, _, actions in pairs(E.STOP) if state in WITH_A_PROCESS - {S.STOPPING})
 
 
-def test_start_looks_for_the_container_wherever_nothing_is_under_way() -> None:
+def test_start_looks_for_the_container_when_idle() -> None:
     at_rest = {S.STOPPED, S.BACKOFF, S.FATAL}
     assert {state for state, following, _ in pairs(E.START) if following is S.STARTING} == at_rest | {S.STARTING}
     assert {state for state, _, actions in pairs(E.START) if A.LOCATE in actions} == at_rest | {S.WAITING}

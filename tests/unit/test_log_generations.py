@@ -57,7 +57,7 @@ def test_late_write_does_not_hide_the_generation_between(life: Life) -> None:
     assert life.host.missing == (0, 0)
 
 
-def test_compressed_and_oddly_named_generations_are_read_while_held(life: Life) -> None:
+def test_odd_and_compressed_generations_are_read_while_held(life: Life) -> None:
     """Issue 13, F2. The kind: compress, delete, date names, names without the log's own, while an agent runs."""
     life.start()
     with life.log.open("ab", buffering=0) as late:

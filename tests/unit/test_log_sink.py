@@ -159,7 +159,7 @@ def test_a_newline_in_a_line_is_a_dead_letter_in_its_turn(make: Make) -> None:
     assert any("newline" in text and str(life.log) in text for text in life.host.said)
 
 
-def test_a_fifo_in_the_place_of_the_log_is_not_opened_and_waited_for(make: Make) -> None:
+def test_a_fifo_in_place_of_the_log_is_not_opened(make: Make) -> None:
     life = make(b"one")
     os.mkfifo(life.log)
     life.start()
@@ -205,7 +205,7 @@ def test_a_kill_at_any_line_appends_each_message_once(tmp_path_factory: pytest.T
 
 
 @pytest.mark.parametrize("framing", Framing)
-def test_two_kills_one_of_them_while_the_first_is_settled_append_each_message_once(
+def test_two_kills_during_settlement_append_each_message_once(
     tmp_path_factory: pytest.TempPathFactory, framing: Framing
 ) -> None:
     """After the write and before its note, for each part of the batch that a kill may have left; again at each line."""
@@ -246,7 +246,7 @@ def write_and_lose_the_note(life: Life, part: int, *, after: Callable[[], object
     life.kill()
 
 
-def test_a_part_is_completed_in_the_file_that_was_renamed_meanwhile(make: Make) -> None:
+def test_a_part_is_completed_in_the_renamed_file(make: Make) -> None:
     life = make(b"one", b"two")
     write_and_lose_the_note(life, 6, after=lambda: life.log.rename(life.directory / "app.log.1"))
     life.messages.append(b"three")
@@ -270,7 +270,7 @@ def test_a_file_that_is_gone_after_a_kill_leaves_it_to_in_doubt(make: Make, in_d
     assert life.host.journal.delivered == (3 if in_doubt is InDoubt.RESEND else 1)
 
 
-def test_a_file_that_was_truncated_after_a_kill_leaves_it_to_in_doubt(make: Make) -> None:
+def test_a_truncation_after_a_kill_is_left_to_in_doubt(make: Make) -> None:
     life = make(b"one", b"two")
     life.log.write_bytes(b"before\n")
     write_and_lose_the_note(life, 8, after=lambda: os.truncate(life.log, 0))
@@ -279,7 +279,7 @@ def test_a_file_that_was_truncated_after_a_kill_leaves_it_to_in_doubt(make: Make
     assert (life.log.read_bytes(), life.in_doubt) == (lines(b"one", b"two"), 2)
 
 
-def test_what_another_writer_put_there_after_a_kill_leaves_it_to_in_doubt(make: Make) -> None:
+def test_another_writer_after_a_kill_is_left_to_in_doubt(make: Make) -> None:
     life = make(b"one", b"two")
     write_and_lose_the_note(life, 0, after=lambda: life.log.write_bytes(b"foreign\n"))
     life.start()
@@ -339,7 +339,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("killed", [False, True])
 @pytest.mark.parametrize("framing", Framing)
-def test_a_full_disk_is_waited_for_and_the_part_that_was_written_is_completed(
+def test_a_part_written_before_a_full_disk_is_completed_later(
     make: Make, small_disk: Path, framing: Framing, killed: bool
 ) -> None:
     """Nothing is lost or repeated, and readers never see a torn message that is not completed in its place."""

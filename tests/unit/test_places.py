@@ -90,7 +90,7 @@ def test_anything_in_a_directory_is_told(waiting: Waiting, tmp_path: Path) -> No
     assert waiting.is_told()
 
 
-def test_a_path_of_which_nothing_is_there_is_followed_down_as_it_comes(waiting: Waiting, tmp_path: Path) -> None:
+def test_a_missing_path_is_followed_down_as_it_appears(waiting: Waiting, tmp_path: Path) -> None:
     place = waiting.expect(tmp_path / "run/runc/web")
     assert place.is_watched
     for made in ("run", "run/runc", "run/runc/web", "run/runc/web/state.json"):
@@ -119,9 +119,7 @@ def test_a_directory_that_is_removed_and_made_again_is_followed(waiting: Waiting
         assert place.is_watched
 
 
-def test_a_directory_that_was_removed_while_somebody_has_it_open_is_found_again(
-    waiting: Waiting, tmp_path: Path
-) -> None:
+def test_a_directory_removed_while_it_is_open_is_found_again(waiting: Waiting, tmp_path: Path) -> None:
     """The kernel tells the removed directory nothing before it is closed."""
     (tmp_path / "web").mkdir()
     held = os.open(tmp_path / "web", os.O_RDONLY)
@@ -136,9 +134,7 @@ def test_a_directory_that_was_removed_while_somebody_has_it_open_is_found_again(
         os.close(held)
 
 
-def test_many_may_wait_in_one_directory_and_one_that_is_cancelled_is_told_nothing(
-    waiting: Waiting, tmp_path: Path
-) -> None:
+def test_waiters_of_one_directory_may_cancel_independently(waiting: Waiting, tmp_path: Path) -> None:
     made = [waiting.expect(tmp_path, name) for name in ("a", "a", "b")]
     (tmp_path / "a").touch()
     waiting.is_told()
@@ -193,7 +189,7 @@ def test_an_overflow_tells_everybody(waiting: Waiting, tmp_path: Path) -> None:
     assert waiting.told == 1
 
 
-def test_a_path_that_does_not_begin_at_the_root_is_not_watched_and_does_not_hang(waiting: Waiting) -> None:
+def test_a_relative_path_is_not_watched_and_does_not_hang(waiting: Waiting) -> None:
     assert not waiting.expect(Path("no/such"), "x").is_watched
 
 

@@ -27,7 +27,7 @@ def names(letters: tuple[KeptLetter, ...]) -> str:
 @pytest.mark.parametrize("size", [0, 1, 5, 10, 11, 100])
 @pytest.mark.parametrize("max_bytes", [1, 10, 25])
 @pytest.mark.parametrize("max_letters", [1, 2, 3])
-def test_admission_keeps_both_limits_and_drops_no_more_than_needed(
+def test_admission_keeps_both_limits_and_drops_only_what_it_must(
     max_letters: int, max_bytes: int, size: int, when_full: WhenFull
 ) -> None:
     """With any number of letters, also beyond the limits, which may have been larger."""

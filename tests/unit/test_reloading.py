@@ -90,7 +90,7 @@ def test_a_reload_says_what_it_does_in_one_line_and_as_an_event(daemon: Daemon) 
     assert 'INFO nsbridged reload: 2 unchanged; daemon.log.level: "warning" → "info": at once' in daemon.said()
 
 
-def test_a_new_route_that_does_not_start_by_itself_is_told_from_those_that_do(daemon: Daemon) -> None:
+def test_a_new_route_without_autostart_is_listed_apart(daemon: Daemon) -> None:
     daemon.write("a", "b")
     text = daemon.file.read_text(encoding="utf-8")
     daemon.file.write_text(f"{text}\n[route.b]\nautostart = false\n", encoding="utf-8")
@@ -100,7 +100,7 @@ def test_a_new_route_that_does_not_start_by_itself_is_told_from_those_that_do(da
     assert render.reload({"dry_run": True, **plan.item()})[0] == "would start        a, b (stopped: autostart = false)"
 
 
-def test_a_broken_file_changes_nothing_and_all_that_is_wrong_is_said_line_by_line(daemon: Daemon) -> None:
+def test_a_broken_file_changes_nothing_and_each_error_is_logged(daemon: Daemon) -> None:
     daemon.write("a")
     daemon.reloader.reload()
     before, routes = daemon.reloader.config, dict(daemon.roster.routes)

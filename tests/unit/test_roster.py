@@ -162,7 +162,7 @@ def test_a_changed_route_is_followed_only_when_it_has_ended(daemon: Daemon) -> N
     assert set(daemon.states().values()) == {State.WAITING}
 
 
-def test_a_queue_that_moves_to_another_route_is_not_taken_from_before_the_old_one_has_ended(daemon: Daemon) -> None:
+def test_a_moved_queue_is_not_taken_before_the_old_route_ended(daemon: Daemon) -> None:
     daemon.reload(route("a", 1), route("far", 9))
     old, far = daemon.made
     daemon.reload(route("b", 1), route("far", 9, messages=2), route("free", 5))
@@ -184,7 +184,7 @@ def test_a_held_route_does_not_start_for_anybody_but_remembers(daemon: Daemon) -
     assert daemon.states() == {"b:queue": State.WAITING, "b:file": State.STOPPED}
 
 
-def test_what_people_have_stopped_stays_stopped_when_it_is_changed(daemon: Daemon) -> None:
+def test_stopped_agents_stay_stopped_after_a_change(daemon: Daemon) -> None:
     daemon.reload(route("a", 1))
     daemon.agent("a:queue").stop()
     daemon.reload(route("a", 1, messages=2))
@@ -216,7 +216,7 @@ def test_an_agent_with_a_new_name_is_wanted_as_its_route_was(daemon: Daemon) -> 
         assert daemon.agent(f"a:new{messages}").state is expected
 
 
-def test_a_route_that_comes_back_while_it_goes_is_followed_by_itself(daemon: Daemon) -> None:
+def test_a_route_that_returns_while_ending_follows_itself(daemon: Daemon) -> None:
     daemon.reload(route("a", 1))
     (old,) = daemon.made
     daemon.reload()
@@ -256,7 +256,7 @@ def test_nothing_starts_once_the_daemon_is_stopping(daemon: Daemon) -> None:
     assert [made.config.name for made in daemon.made] == ["a", "b"]
 
 
-def test_a_route_that_is_let_go_of_leaves_nothing_for_the_collector(daemon: Daemon) -> None:
+def test_a_released_route_leaves_nothing_for_the_collector(daemon: Daemon) -> None:
     """What is frozen (gc.freeze) the collector never looks at: a circle would stay for ever, at each reload."""
     daemon.reload(route("a", 1))
     old = weakref.ref(daemon.made.pop())
@@ -324,6 +324,6 @@ class AnyReloads(RuleBasedStateMachine):
         assert all(made.closed == 1 for made in self.daemon.made if made.is_leaving)
 
 
-def test_any_sequence_of_reloads_ends_as_asked_and_nobody_ever_meets(tmp_path: Path) -> None:
+def test_any_sequence_of_reloads_ends_as_configured(tmp_path: Path) -> None:
     AnyReloads.log_file = str(tmp_path / "log")
     run_state_machine_as_test(AnyReloads, settings=settings(max_examples=50, stateful_step_count=25, deadline=None))

@@ -78,7 +78,7 @@ def test_each_cell_and_each_reason_has_a_place_of_its_own() -> None:
     assert page.reason("in") == "b" * LONGEST
 
 
-def test_a_shorter_reason_leaves_nothing_of_the_longer_one_before() -> None:
+def test_a_shorter_reason_overwrites_the_whole_longer_one() -> None:
     page = Scoreboard()
     page.set_reason("out", "a long reason")
     page.set_reason("out", "short")

@@ -80,7 +80,7 @@ def test_a_child_ends_with_the_result_of_its_main(code: int) -> None:
     assert run(lambda: code) == code
 
 
-def test_a_child_that_raises_says_so_in_one_line_and_never_returns(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_child_that_raises_reports_one_line_and_never_returns(capfd: pytest.CaptureFixture[str]) -> None:
     def main() -> int:
         raise ValueError("no \udcff")
 
@@ -96,7 +96,7 @@ def test_a_child_never_returns_whatever_it_raises(error: BaseException) -> None:
     assert run(main) == EXIT_AGAIN
 
 
-def test_a_child_that_is_killed_is_reaped_with_the_signal_s_number() -> None:
+def test_a_killed_child_is_reaped_with_the_signal_s_number() -> None:
     child = fork(hang)
     child.kill()
     assert ended(child.pidfd)
@@ -137,7 +137,7 @@ def test_a_signal_that_a_child_handles_does_not_wake_its_parent(loop: Loop) -> N
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_signals_are_blocked_neither_in_the_child_nor_in_the_parent() -> None:
+def test_signals_are_blocked_in_neither_child_nor_parent() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
     try:
         assert run(lambda: len(signal.pthread_sigmask(signal.SIG_BLOCK, ()))) == 0
@@ -156,7 +156,7 @@ def test_without_a_descriptor_for_it_there_is_no_child() -> None:
         restore()
 
 
-def test_without_another_process_there_is_an_error_and_signals_are_as_before() -> None:
+def test_a_failed_fork_is_an_error_and_signals_are_as_before() -> None:
     """As a user whose processes are used up: root has no such limit."""
 
     def main() -> int:
@@ -255,7 +255,7 @@ def test_a_teller_that_hangs_can_be_killed(loop: Loop) -> None:
     assert hear(loop, lambda writer: says(b"up\n")(writer) or hang(), kill_it).code == -signal.SIGKILL
 
 
-def test_a_teller_that_closes_its_pipe_and_goes_on_is_not_waited_for(loop: Loop) -> None:
+def test_a_child_that_closes_its_pipe_is_not_waited_for(loop: Loop) -> None:
     """Its end is seen when it ends; the loop has sleep until then."""
     turns: list[float] = []
 
@@ -268,7 +268,7 @@ def test_a_teller_that_closes_its_pipe_and_goes_on_is_not_waited_for(loop: Loop)
     assert len(turns) < 5
 
 
-def test_an_abandoned_teller_tells_nothing_and_is_killed_and_reaped(loop: Loop) -> None:
+def test_an_abandoned_child_is_silent_killed_and_reaped(loop: Loop) -> None:
     heard, had = Heard(), children()
     LineChild(loop, lambda writer: says(b"x\n")(writer) or hang(), heard).abandon()
     while children() != had:

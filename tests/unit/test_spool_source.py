@@ -170,7 +170,7 @@ def test_many_baits_are_counted_and_forgotten_when_gone(make_spool: Make, monkey
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "symbolic link", "missing parent"])
-def test_a_done_directory_that_is_replaced_is_waited_for_and_costs_nothing(make_spool: Make, kind: str) -> None:
+def test_a_replaced_done_directory_is_waited_for(make_spool: Make, kind: str) -> None:
     """The agent goes on as soon as it is mended, and no descriptor is closed twice."""
     life = make_spool(move=True)
     life.put("1", b"one")
@@ -214,7 +214,7 @@ def test_what_comes_after_more_than_can_wait_is_taken_after_it(
     assert life.host.bodies() == [b"%03d" % number for number in range(60)]
 
 
-def test_a_directory_above_it_that_is_moved_away_is_noticed_at_a_heartbeat(make_spool: Make) -> None:
+def test_a_moved_parent_directory_is_noticed_at_a_heartbeat(make_spool: Make) -> None:
     """Nothing tells, and the programs use the new one: what is put there is taken."""
     life = make_spool()
     life.put("1", b"one")

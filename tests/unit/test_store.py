@@ -39,7 +39,7 @@ def store(reopen: Callable[[], NoteStore]) -> NoteStore:
     return reopen()
 
 
-def test_a_noted_message_is_had_from_memory_while_the_agent_lives(store: NoteStore) -> None:
+def test_a_noted_message_comes_from_memory_while_the_agent_lives(store: NoteStore) -> None:
     store.load = lambda _note, _seq: pytest.fail("it is in memory")
     assert store.note(0, (b"body",), b"note") == 1
     assert message_of(store, 1) == Message(0, b"body")
@@ -82,9 +82,7 @@ def test_one_that_is_no_more_gives_void_and_can_be_confirmed(store: NoteStore, r
     assert (again.confirmed, again.pending_bytes) == (1, 0)
 
 
-def test_a_message_that_is_nowhere_in_the_container_is_kept_whole(
-    store: NoteStore, reopen: Callable[[], NoteStore]
-) -> None:
+def test_a_message_that_is_nowhere_in_the_container_is_kept(store: NoteStore, reopen: Callable[[], NoteStore]) -> None:
     """A dead letter that is taken again."""
     store.note(0, (b"a",), b"note a")
     assert store.append(Message(0, b"\0kept\xff")) == 2
@@ -116,7 +114,7 @@ def test_confirming_what_was_never_loaded_leaves_the_sum_right(
     assert again.pending_bytes == 0
 
 
-def test_the_note_of_a_confirmed_message_is_there_until_the_next_is_taken(store: NoteStore) -> None:
+def test_a_confirmed_message_s_note_stays_until_the_next_take(store: NoteStore) -> None:
     """Its file has still to be removed."""
     store.note(0, (b"body",), b"note")
     store.confirm(1)

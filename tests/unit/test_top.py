@@ -198,7 +198,7 @@ def _first(view: View, height: int = 24) -> str:
     return lines[heading + 1].split()[0]
 
 
-def test_every_word_to_sort_by_has_a_key_of_its_own_and_the_same_key_again_turns_the_order() -> None:
+def test_every_sort_key_is_unique_and_its_repetition_reverses() -> None:
     assert len({word[0] for word in TOP_KEYS}) == len(TOP_KEYS)
     view = _view()
     for word in TOP_KEYS:

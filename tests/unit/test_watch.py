@@ -55,7 +55,7 @@ def is_readable(watching: DirectoryWatch) -> bool:
     return bool(select.select([watching], [], [], 0)[0])
 
 
-def test_files_that_were_closed_after_writing_or_renamed_into_it_are_seen(watched: Make, spool: Path) -> None:
+def test_files_closed_after_writing_or_renamed_in_are_seen(watched: Make, spool: Path) -> None:
     changes = watched()
     (spool / "written").write_bytes(b"x")
     (spool.parent / "x").write_bytes(b"x")
@@ -77,7 +77,7 @@ def test_what_was_not_asked_for_wakes_nobody(watched: Make, spool: Path) -> None
     assert not is_readable(changes)
 
 
-def test_a_file_that_is_open_for_writing_is_not_seen_before_it_is_closed(watched: Make, spool: Path) -> None:
+def test_a_file_open_for_writing_is_not_seen_before_its_close(watched: Make, spool: Path) -> None:
     changes = watched()
     with (spool / "x").open("wb") as file:
         file.write(b"x")
@@ -143,7 +143,7 @@ def test_an_overflow_of_the_kernel_s_queue_is_told(watched: Make, spool: Path) -
 # -- the directory itself
 
 
-def test_a_directory_that_was_removed_is_gone_although_it_is_kept_open(watched: Make, spool: Path) -> None:
+def test_a_removed_directory_is_gone_although_it_is_kept_open(watched: Make, spool: Path) -> None:
     """As by `rm -rf spool; mkdir spool`. The kernel tells the removed directory itself only once nobody has it open."""
     changes = watched()
     spool.rmdir()
@@ -173,9 +173,7 @@ def test_a_directory_that_was_removed_with_its_parent_is_gone(watched: Make, tmp
     assert changes.read().gone
 
 
-def test_a_directory_that_was_removed_before_it_is_watched_is_blocked(
-    spool: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_removed_before_its_watch_is_blocked(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     fd = os.open(spool, os.O_RDONLY)
     spool.rmdir()
