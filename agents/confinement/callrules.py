@@ -201,7 +201,7 @@ rt_sigprocmask      threads take no signals but their own
 rt_sigaction        the signal that wakes the queue's thread
 rt_sigreturn        the end of a signal handler
 sigaltstack         the end of a thread
-restart_syscall     the kernel goes on with a wait after SIGSTOP and SIGCONT
+restart_syscall     the kernel resumes a wait after SIGSTOP and SIGCONT
 exit                the end of a thread
 exit_group          the end of the agent
 """

@@ -140,9 +140,7 @@ def _most_at_once(events: list[dict[str, str]], agent: str) -> int:
     return most
 
 
-def test_undelivered_messages_of_a_removed_route_stay(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_undelivered_messages_of_a_removed_route_stay(tmp_path: Path, unshare_container: Factory) -> None:
     """The sink's queue is full, so a route that goes takes its whole limit; control calls meet it on its way."""
     web, legacy = unshare_container(), unshare_container()
     both = [route("full", web, legacy, 0x51), route("other", web, legacy, 0x61)]
@@ -291,9 +289,7 @@ def test_an_endpoint_that_moves_takes_and_gives_at_its_new_place(
 
 
 @pytest.mark.parametrize("what", ["the spool", "from a spool to a file"])
-def test_a_source_moved_while_messages_wait_loses_none(
-    tmp_path: Path, unshare_container: Factory, what: str
-) -> None:
+def test_a_source_moved_while_messages_wait_loses_none(tmp_path: Path, unshare_container: Factory, what: str) -> None:
     """The queue across is full, so they are pending as notes, which only the old place explains."""
     web, legacy = unshare_container(), unshare_container()
     before = route("r", web, legacy, 0x51)

@@ -159,7 +159,7 @@ def test_what_is_cancelled_is_not_answered(engine: Make) -> None:
     assert list(asked.answers) == ["2"]
 
 
-def test_without_another_process_it_is_said_so(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_fork_is_reported(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_fork(*_: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 

@@ -118,7 +118,7 @@ def test_a_hint_brings_a_look_at_once_that_goes_before_others(agent: Agent, arri
 
 
 def test_a_hundred_hints_bring_one_look(agent: Agent, arrivals: ByHand) -> None:
-    """A start has many steps, and other containers' are not always told apart."""
+    """A start has many steps, and other containers' are not always recognised."""
     absent(arrivals)
     for _ in range(100):
         arrivals.expected[0].hint()
@@ -166,7 +166,7 @@ def test_without_hints_polling_backs_off(agent: Agent, arrivals: ByHand) -> None
 
 
 def test_what_cannot_be_watched_is_tried_again_at_each_look(agent: Agent, arrivals: ByHand) -> None:
-    """As when inotify instances were used up."""
+    """For example when inotify instances were used up."""
     arrivals.is_watched = False
     absent(arrivals)
     arrivals.is_watched = True

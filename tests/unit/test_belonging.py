@@ -59,7 +59,7 @@ def close(state: AgentFiles) -> None:
 
 
 def lived(tmp_path: Path, name: str, *, pending: int) -> None:
-    """An agent of that endpoint has taken three messages, of which so many are pending, and has handed one over."""
+    """Run an agent of that endpoint: it takes three messages, of which so many stay pending, and hands one over."""
     state = opened(tmp_path, ENDPOINTS[name])
     assert state.source is not None
     assert state.sink is not None

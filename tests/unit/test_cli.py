@@ -1,4 +1,4 @@
-"""The command `nsbridge`: what each command line means, and what is said about one that is wrong."""
+"""Command `nsbridge`: what each command line means, and the error for a wrong one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command line means, what is said about one that is wrong, and that the help has all there is."""
+"""Command lines: what they mean, the error for a wrong one, and that the help is complete."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_help_and_version_are_asked_of_the_command_typed_so_far(line: str, comma
         ("dead list --wait", "dead list does not take --wait"),
     ],
 )
-def test_a_wrong_command_line_is_told_what_is_wrong_in_one_line(line: str, complaint: str) -> None:
+def test_a_wrong_command_line_gets_one_line_of_complaint(line: str, complaint: str) -> None:
     with pytest.raises(UsageError) as wrong:
         ctl_line(line)
     assert complaint in str(wrong.value)

@@ -14,7 +14,7 @@ SPOOL_OUT = 'spool = { out = "/out" }'
 
 
 def route(name: str, one: tuple[str, str], other: tuple[str, str]) -> str:
-    """Agents x and y, each a container and an endpoint."""
+    """Return a route of agents x and y, each a container and an endpoint."""
     return "".join(
         f'[route.{name}.agent.{agent}]\ncontainer = "{container}"\n{endpoint}\n'
         for agent, (container, endpoint) in (("x", one), ("y", other))
@@ -22,7 +22,7 @@ def route(name: str, one: tuple[str, str], other: tuple[str, str]) -> str:
 
 
 def found(text: str) -> list[str]:
-    """The key paths that are complained of; empty if nothing is."""
+    """Return the key paths that have problems; empty if none has."""
     try:
         parse(text, "f")
     except ConfigError as error:

@@ -300,7 +300,7 @@ def test_quota_of_dead_letters_is_read() -> None:
 
 @pytest.mark.parametrize("endpoint", ["spool", "log", "file"])
 def test_message_that_no_peer_takes_is_refused(endpoint: str) -> None:
-    """The wire carries 64 MiB. A longer message was offered again forever (issue 13, F17)."""
+    """The wire carries 64 MiB. The source offered a longer message again and again (issue 13, F17)."""
     text = MINIMAL.replace('spool = { out = "/out" }', f'{endpoint} = {{ out = "/out", max_message = "%s" }}')
     parse(text % "64MiB", "f.toml")
     (problem,) = problems(text % "100MB")

@@ -22,7 +22,7 @@ def expected(path: Path) -> list[str]:
 
 
 def where(problem: str, path: Path) -> str:
-    """What stands between the file's name and what is wrong (no key here has a colon in it)."""
+    """Return the text between the file's name and the problem (no key here has a colon in it)."""
     place, colon, _ = problem.removeprefix(f"{path}: ").partition(": ")
     if place.startswith("line "):
         return place.partition(", column")[0]

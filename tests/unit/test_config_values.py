@@ -91,7 +91,7 @@ def test_key_of_thousands_of_digits_is_refused() -> None:  # str() of such a num
     assert "out of range" in refused(values.size, 1 << 100_000)
 
 
-def test_negative_key_is_refused_with_the_same_bits_as_a_mend() -> None:
+def test_negative_key_is_refused_with_the_same_bits_as_a_fix() -> None:
     assert refused(values.queue_key, -1).endswith("0xffffffff")
     assert refused(values.queue_key, -(1 << 31) - 1).endswith("keys have 32 bits")
 

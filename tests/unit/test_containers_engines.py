@@ -26,7 +26,7 @@ Answer = Callable[[socket.socket], object]
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answer], None]]:
-    """A listening socket that DOCKER_HOST names; each caller gets the answer that is given, then the end."""
+    """Yield a function that sets the answer of a listening socket, which DOCKER_HOST names."""
     listener = socket.socket(socket.AF_UNIX)
     monkeypatch.chdir(tmp_path)
     listener.bind("api.sock")
@@ -221,7 +221,7 @@ def test_a_failing_podman_command_becomes_a_readable_line(
     assert str(raised.value).isprintable()
 
 
-def test_no_podman_at_all_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_podman_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CONTAINER_HOST", raising=False)
     monkeypatch.setattr(engines, "PODMAN_SOCKET", str(tmp_path / "none.sock"))
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -1,4 +1,4 @@
-"""What /proc says is read right, also when a process chose its name to mislead; bounded reads; escaped names."""
+"""Reads of /proc are right, also when a process chose its name to mislead; bounded reads; escaped names."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_pidfile_is_read(tmp_path: Path) -> None:
         (b"1" * 65, ContainerRefused, "longer than 64 bytes"),
     ],
 )
-def test_a_pidfile_that_names_no_process_is_told_apart(
+def test_a_pidfile_that_names_no_process_has_its_own_error(
     tmp_path: Path, content: bytes, error: type[Exception], said: str
 ) -> None:
     path = tmp_path / "pid"

@@ -76,7 +76,7 @@ def test_the_same_message_again_is_the_same_letter(tmp_path: Path, box: int, sin
 
 
 def test_a_letter_not_noted_before_a_kill_is_not_also_delivered(box: int, sink: SinkJournal) -> None:
-    """Whatever the endpoint takes by now; and it is counted once."""
+    """The endpoint's present limit does not matter; and the letter is counted once."""
     DeadLetters(box, sink).add(Run(0xABC, 7, 1, (b"body",)), "here", "why")
     assert (sink.handed, sink.cells[DEAD], sink.delivered) == (6, 1, -1)
     sink.cells[DEAD] = sink.cells[NOT_DELIVERED] = 0  # killed between the letter and the counters
@@ -104,7 +104,7 @@ def test_what_a_killed_agent_had_begun_is_done_anew(
     assert found[f"{STEM}.body"] == b"body"
 
 
-def test_a_full_disk_is_told_and_leaves_no_letter(tmp_path: Path, box: int, sink: SinkJournal) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_letter(tmp_path: Path, box: int, sink: SinkJournal) -> None:
     """Nothing is confirmed then; it is tried again."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -123,7 +123,7 @@ def test_a_full_disk_is_told_and_leaves_no_letter(tmp_path: Path, box: int, sink
 
 
 class Host:
-    """Of what an agent is to Retries, no more."""
+    """The part of an agent that DeadLetterRetries uses."""
 
     def __init__(self, journal: SourceJournal, room: int = 100) -> None:
         self.journal = journal
@@ -134,7 +134,7 @@ class Host:
         self.loop = Loop()
 
     def flush(self) -> None:
-        """There is no other agent."""
+        """Do nothing: there is no other agent."""
 
     def has_room(self) -> bool:
         return self.room > 0

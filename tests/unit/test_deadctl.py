@@ -66,7 +66,7 @@ def test_a_message_is_shown_escaped_and_not_whole() -> None:
     assert lines[-1] == f"{'x' * 1024} … and 7,169 more bytes, in the file"
 
 
-def test_what_failed_is_said_and_is_the_exit_code() -> None:
+def test_failures_are_listed_and_set_the_exit_code() -> None:
     result = {"done": ["a", "b"], "failed": [{"id": "c", "error": "c: it has just gone"}], "waiting": {}, "more": False}
     assert run(result, "retry", "all") == (["c: it has just gone", "2 dead letters given back to be delivered"], 1)
     result |= {"failed": [], "waiting": {"orders:web": "STOPPED"}, "more": True}

@@ -1,4 +1,4 @@
-"""What engines say of containers that start, read: any bytes, in any pieces."""
+"""Events of engines about containers that start: any bytes, in any pieces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nsbridge.supervisor.containers import engine_events
 from nsbridge.supervisor.containers.engine_events import EVENT_LIMIT, SOMETHING, EventParser, parse_event, parse_started
 
 ID = "5203" * 16
-# As dockerd 20.10 and podman 4.3 said it.
+# As dockerd 20.10 and podman 4.3 wrote it.
 DOCKER = (
     '{"status":"start","id":"ID","from":"busybox:1","Type":"container","Action":"start","Actor":{"ID":"ID",'
     '"Attributes":{"image":"busybox:1","name":"web"}},"scope":"local","time":1795631577,"timeNano":1795631577556733544}'

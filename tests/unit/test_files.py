@@ -36,7 +36,7 @@ def tree() -> Iterator[Tree]:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[int]:
-    """An open one, of `tmp_path`."""
+    """Open `tmp_path`."""
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     yield fd
     os.close(fd)
@@ -254,7 +254,7 @@ def test_a_missing_directory_is_made_with_access_for_its_readers(
     assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == made
 
 
-def test_a_directory_that_is_made_is_told_of(tmp_path: Path) -> None:
+def test_a_directory_that_is_made_is_reported(tmp_path: Path) -> None:
     told: list[tuple[str, str]] = []
     tree = Tree(-1, log=lambda *said: told.append(said))
     for _ in range(2):
@@ -323,7 +323,7 @@ def test_a_magic_link_is_never_followed(nothing_stays_open: None, tree: Tree, pa
 def test_a_directory_of_the_kernel_s_is_not_opened(
     nothing_stays_open: None, tree: Tree, tmp_path: Path, path: str, kind: str
 ) -> None:
-    """What is written into a file there acts on the machine; a parent that is a link may lead there."""
+    """A write into a file there acts on the machine; a parent that is a link may lead there."""
     if not Path("/sys/kernel").exists() and kind == "sysfs":
         pytest.skip("no sysfs is mounted here")
     (tmp_path / "x").symlink_to("/proc/sys")

@@ -80,7 +80,7 @@ def test_the_guard_sees_a_late_import() -> None:
 
 
 SAYINGS = {
-    "warning": "warnings.warn('said', RuntimeWarning)",
+    "warning": "warnings.warn('provoked', RuntimeWarning)",
     "unraisable": "Bad().__del__()\nb = Bad(); del b",
     "thread": "t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()",
     "uncaught": "1 / 0",
@@ -97,7 +97,7 @@ from nsbridge.agents.confinement import entry
 class Bad:
     def __del__(self):
         try:
-            raise ValueError("said")
+            raise ValueError("provoked")
         finally:
             pass
 signal.alarm(10)

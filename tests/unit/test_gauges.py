@@ -1,4 +1,4 @@
-"""What `top` costs the daemon: what is measured is remembered, and how much is measured at a time is bounded."""
+"""Cost of `top` for the daemon: it remembers measurements, and bounds how much it measures at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Config:
 
 
 class Agent:
-    """As much of a Managed as is asked about here."""
+    """The part of a ManagedAgent that gauges use."""
 
     def __init__(self, name: str, pid: int | None) -> None:
         self.config = Config(name)
@@ -105,7 +105,7 @@ def test_endless_requests_cause_one_measurement_a_second(clock: Clock) -> None:
     assert CountingMeter.usages <= 2 * (OWN_MIN_AGE / MIN_AGE + 1)
 
 
-def test_another_process_is_another_measurement(clock: Clock) -> None:
+def test_a_new_process_needs_a_new_measurement(clock: Clock) -> None:
     measured, agent = Gauges(clock, CountingMeter), Agent("a:b", 1)
     _of(measured, [agent])
     agent.pid = 2

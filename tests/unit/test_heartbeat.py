@@ -70,7 +70,7 @@ def test_a_debt_counts_from_the_last_moment_without_one(clock: Clock) -> None:
 
 
 def test_heartbeat_reports_longest_stalled_thread(loop: Loop, clock: Clock) -> None:
-    """And asks at every beat; the beat itself is written in any case."""
+    """It looks at every beat; it writes the beat itself in any case."""
     page = Scoreboard()
     heart = Heart(loop, page.cells, 3.0)
     heart.start()
@@ -110,7 +110,7 @@ class FakeChild:
 
 
 class FakeAgent:
-    """What the check asks of a Managed."""
+    """The part of a ManagedAgent that the check uses."""
 
     def __init__(self, clock: Clock, number: int = 0) -> None:
         self.config = SimpleNamespace(name=f"r:{number}")
@@ -129,7 +129,7 @@ class FakeAgent:
 
 
 class FakeLog:
-    """Keeps what it is told."""
+    """Keeps its records."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -138,7 +138,7 @@ class FakeLog:
         self.said.append(message)
 
     def log_repeats(self) -> None:
-        """There are none."""
+        """Do nothing: there are none."""
 
 
 class Scene:
@@ -155,12 +155,12 @@ class Scene:
 
     @property
     def routes(self) -> dict[str, Any]:
-        """As a Roster has them."""
+        """Return the routes as a Roster has them."""
         self.wakeups += 1
         return {"r": SimpleNamespace(agents=self.agents, note_blocked=lambda: None)}
 
     def at(self, second: float, *beating: int) -> None:
-        """That many seconds after the start; these agents beat just before."""
+        """Move the clock to that many seconds after the start; these agents beat just before."""
         self._clock.time = 1000.0 + second
         for number in beating:
             self.agents[number].beat()
@@ -246,14 +246,14 @@ def test_status_calls_an_agent_wedged_when_a_beat_fails_to_come(scene: Scene, cl
     assert healthcheck.wedged(agent, clock.time + 1.5 * HEALTH.beat_every + 0.01) == "wedged: no heartbeat for 7.5 s"
 
 
-def test_what_has_more_than_it_may_is_told_with_the_numbers() -> None:
+def test_excess_is_reported_with_the_numbers() -> None:
     assert healthcheck.excess(Usage(1000, 10), 1000, 10) == ""
     assert healthcheck.excess(Usage(2_500_000, 10), 1_000_000, 10) == "2.5 MB of memory, 1.0 MB are allowed"
     assert healthcheck.excess(Usage(1000, 11), 1000, 10) == "11 descriptors, 10 are allowed"
 
 
 def test_own_memory_is_measured_apart_from_what_a_fork_shares() -> None:
-    """Of a fork of this process, with which it shares nearly all; only the exact look sees that."""
+    """A fork of this process shares nearly all its memory with it; only the exact look sees that."""
 
     def wait() -> int:
         signal.pause()

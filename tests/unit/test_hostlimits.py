@@ -1,4 +1,4 @@
-"""What a configuration needs of the host, and what is said where the host has less."""
+"""Needs of a configuration, and the warnings if the host has less."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ AMPLE = HostLimits(instances=100_000, watches=1_000_000, descriptors=100_000, pi
 
 
 def config(routes: int, delivery: Delivery = Delivery.EXACTLY_ONCE, uids: int = 0) -> Config:
-    """So many routes of a spool and a queue, both ways; `uids` users take turns, 0: whoever owns the directories."""
+    """Return so many routes of a spool and a queue, both ways; `uids` users take turns, 0: the owner of the
+    directories.
+    """
 
     def route(number: int) -> RouteConfig:
         user = User(1000 + number % uids, 0) if uids else None
@@ -72,7 +74,7 @@ def test_the_supervisor_s_descriptors() -> None:
 
 
 def test_processes_with_senders_and_threads() -> None:
-    """Of a spool and a queue: two agents, the thread that takes, and two senders or a thread that puts."""
+    """A spool and a queue: two agents, the thread that takes, and two senders or a thread that puts."""
     (line,) = shortages(config(200), replace(AMPLE, tasks=900, tasks_where="/sys/fs/cgroup/x/pids.max"))
     assert line.startswith("/sys/fs/cgroup/x/pids.max leaves room for 900, and 200 routes may need 1000 processes")
     assert shortages(config(200, Delivery.AT_LEAST_ONCE), replace(AMPLE, tasks=900)) == []

@@ -1,4 +1,4 @@
-"""The rules of the house (docs/architecture.md), held as tests: linters, layers, imports, sizes, what is shipped."""
+"""The rules of the tree (docs/architecture.md), held as tests: linters, layers, imports, sizes, what is shipped."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def _height(node: ast.stmt) -> int:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the sdist and the wheel built from it; made of a copy, so that no old build gets in."""
+    """Build the sdist and the wheel from a copy, so that no old build gets in; return their directory."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("built")
     listed = _run("git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in filter(None, listed.split("\0")):

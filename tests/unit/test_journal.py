@@ -44,7 +44,7 @@ def test_messages_are_there_after_closing_and_opening(tmp_path: Path, length: in
 
 
 def test_the_index_and_the_ring_wrap_around(tmp_path: Path) -> None:
-    """Records of all lengths pass the ring's end many times; opened again, it goes on in the same place."""
+    """Records of all lengths pass the ring's end many times; opened again, it continues in the same place."""
     chance = random.Random(1)
     opened = source(tmp_path / "a")
     model: list[Message] = []
@@ -78,7 +78,7 @@ def test_a_message_fits_the_ring_exactly_and_one_byte_more_fails(tmp_path: Path)
     opened.close()
 
 
-def test_seqs_go_on_at_the_top_of_their_range(tmp_path: Path) -> None:
+def test_seqs_continue_at_the_top_of_their_range(tmp_path: Path) -> None:
     """47 bits: at a million messages a second that is four years. The sink keeps a bit for the sender beside it."""
     start = (1 << 47) - 5
     opened = source(tmp_path / "a")

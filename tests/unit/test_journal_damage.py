@@ -57,7 +57,7 @@ def test_a_sink_journal_of_a_wrong_length_is_moved_aside(tmp_path: Path, length:
 
 @pytest.mark.parametrize("at", range(HEADER))
 def test_a_flipped_byte_of_the_header_is_found(tmp_path: Path, at: int) -> None:
-    """Also of the version: a damaged journal must not be taken for a newer one, which no restart would mend."""
+    """The version too: a damaged journal must not be taken for a newer one, because no restart would fix that."""
     path = tmp_path / "a"
     data = used(path)
     for mask in (1, 0x80, 0xFF):
@@ -135,7 +135,7 @@ def test_no_flipped_byte_of_a_source_journal_goes_unseen(tmp_path: Path) -> None
 
 
 def test_no_flipped_byte_of_a_landing_place_invents_a_message(tmp_path: Path) -> None:
-    """But for the eight of the type itself, which the kernel writes and nothing can vouch for."""
+    """The exception is the eight bytes of the type itself, which the kernel writes and nothing can vouch for."""
     path = tmp_path / "a"
     used(path)
     opened = source(path)
@@ -159,7 +159,7 @@ def test_no_flipped_byte_of_a_landing_place_invents_a_message(tmp_path: Path) ->
 
 
 def test_no_flipped_byte_of_a_sink_journal_goes_unseen(tmp_path: Path) -> None:
-    """How far it handed over; counters and the like may differ."""
+    """The number handed over must be right; counters and the like may differ."""
     path = tmp_path / "a"
     handing = sink(path)
     for epoch in (1 << 60, (1 << 60) + 5):

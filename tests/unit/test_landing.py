@@ -25,7 +25,7 @@ def opened(path: Path) -> SourceJournal:
 
 
 def after_a_kill(path: Path, head: bytes, ring: bytes) -> tuple[int, list[Message]]:
-    """What a fresh agent makes of it: (whether it recovered a message, all that is pending)."""
+    """Return what a fresh agent finds: (1 if it recovered a message, all that is pending)."""
     path.write_bytes(head[:RING_AT] + ring[RING_AT:])
     fresh = opened(path)
     found = fresh.recovered, [fresh.get(seq) for seq in range(fresh.confirmed + 1, fresh.taken + 1)]
@@ -35,7 +35,7 @@ def after_a_kill(path: Path, head: bytes, ring: bytes) -> tuple[int, list[Messag
 
 @pytest.fixture
 def before_and_after(tmp_path: Path) -> tuple[bytes, bytes]:
-    """The file around `land`, at a place where a message lay that has been taken, delivered and confirmed."""
+    """Return the file before and after `land`, where a message lay that was taken, delivered and confirmed."""
     path = tmp_path / "running"
     running = opened(path)
     running.confirm(running.append(OLD))

@@ -52,25 +52,25 @@ class Life:
         return self.host.journal.cells[sinkjournal.IN_DOUBT]
 
     def create(self) -> LogSink:
-        """A new process; not started yet."""
+        """Make a new process; it is not started yet."""
         self._host = SinkHost(self._journal, self.messages)
         self._sink = LogSink(self._host, self._host.tree, self._config, self._host.journal, self._in_doubt)
         self._host.sink = self._sink
         return self._sink
 
     def start(self) -> None:
-        """A new process that runs."""
+        """Run a new process."""
         self.create().start()
 
     def offer(self, upto: int | None = None) -> None:
-        """Messages come (up to that seq, for now), and are written."""
+        """Let messages come (up to that seq, for now), and be written."""
         kept = [self.host.waiting.pop() for _ in range(len(self.messages) - upto)] if upto is not None else []
         self.host.offer()
         self.host.settle()
         self.host.waiting.extend(reversed(kept))
 
     def kill(self) -> None:
-        """The process is gone."""
+        """Let the process be gone."""
         if self._host is not None:
             self.said += self._host.said
             assert self._sink is not None
@@ -78,7 +78,7 @@ class Life:
             self._host = None
 
     def finish(self) -> None:
-        """All that is left is handed over."""
+        """Hand over all that is left."""
         self.host.offer()
         self.host.run_until(lambda: self.host.done == len(self.messages), "all is handed over")
 
@@ -230,7 +230,7 @@ def test_two_kills_during_settlement_append_each_message_once(
 
 
 def write_and_lose_the_note(life: Life, part: int, *, after: Callable[[], object] = lambda: None) -> None:
-    """A kill in the middle of the write of a batch that has all messages, when `part` bytes are in the file."""
+    """Kill in the middle of the write of a batch that has all messages, when `part` bytes are in the file."""
 
     def die(seq: int) -> None:
         raise Killed
@@ -297,7 +297,7 @@ def test_a_renamed_file_gets_nothing_more_and_a_new_one_is_made(make: Make) -> N
     life.offer(1)
     life.log.rename(life.directory / "app.log.1")
     life.host.settle()
-    assert not life.log.exists(), "whoever rotates may make it"
+    assert not life.log.exists(), "the rotating program may make it"
     life.offer(2)
     life.log.unlink()
     life.log.touch()
@@ -329,7 +329,7 @@ def test_a_directory_that_is_replaced_is_opened_anew(make: Make) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KB."""
+    """Yield the directory of a file system of 64 KB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)

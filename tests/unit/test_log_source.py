@@ -84,7 +84,7 @@ def test_unconfirmed_messages_are_read_again_under_their_numbers(life: Life) -> 
     life.expect(b"one", b"two", b"three")
 
 
-def test_a_restart_with_a_full_window_goes_on_when_it_opens(make: Make) -> None:
+def test_a_restart_with_a_full_window_resumes_when_it_opens(make: Make) -> None:
     life = make(window=4)
     life.append(b"".join(b"%d\n" % number for number in range(20)))
     life.start(confirms=False)
@@ -149,7 +149,7 @@ def test_a_renamed_file_is_read_to_its_end_before_the_new_one(life: Life) -> Non
 
 
 def test_the_new_file_waits_while_the_renamed_one_has_a_writer(life: Life) -> None:
-    """A program that is told to reopen its log writes into the old one for a while; status says what is waited for."""
+    """A program that got the order to reopen its log writes into the old one for a while; status shows the wait."""
     life.start()
     with life.log.open("ab", buffering=0) as writer:
         writer.write(b"one\n")
@@ -252,7 +252,7 @@ def test_a_file_lost_without_agent_is_reported(life: Life, how: str) -> None:
     life.start()
     life.expect(b"one")
     life.kill()
-    keeper = life.log.open("rb")  # or the new file might get the same inode, which is another test
+    keeper = life.log.open("rb")  # or the new file might get the same inode, which a different test covers
     life.append(b"lost\n")
     old = life.rotate()
     if how == "deleted":

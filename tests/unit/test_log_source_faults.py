@@ -118,7 +118,7 @@ def test_a_huge_hole_takes_no_memory_and_does_not_block_the_loop(life: Life) -> 
 
 
 def run_and_kill(life: Life, line: int) -> tuple[int, bool]:
-    """A process is killed before that line of the endpoint, journal and store. How many lines ran, and if all did."""
+    """Kill a process before that line of endpoint, journal and store; return how many lines ran, and if all did."""
     steps: list[Callable[[], object]] = [
         lambda: life.append(b"one\ntwo\n"),
         lambda: life.append(b"x" * 2000 + b"\nthree\nrest"),

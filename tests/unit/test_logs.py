@@ -85,7 +85,7 @@ def test_the_file_is_nobody_else_s_to_read_whatever_the_umask(path: Path) -> Non
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-def test_a_restarted_daemon_goes_on_in_the_same_file(path: Path) -> None:
+def test_a_restarted_daemon_continues_in_the_same_file(path: Path) -> None:
     for message in ("first", "second"):
         daemon_log = open_log(LogConfig(file=str(path)))
         daemon_log.info("", message)
@@ -126,7 +126,7 @@ os.dup2(os.open("/dev/null", os.O_WRONLY), 2); log.close()
 
 
 def test_repeated_texts_are_counted_and_reported_later(path: Path) -> None:
-    """In the file and for `tail` alike; what is another text, name or level is not held back."""
+    """This holds for the file and for `tail`; a different text, name or level is not held back."""
     now = [0.0]
     daemon_log = open_log(LogConfig(file=str(path)), lambda: now[0])
     for _ in range(1000 + BURST):
@@ -142,7 +142,7 @@ def test_repeated_texts_are_counted_and_reported_later(path: Path) -> None:
     assert [entry.message for entry in daemon_log.ring.recent()] == texts
 
 
-def test_what_was_held_back_is_told_before_the_log_is_closed(daemon_log: Log, path: Path) -> None:
+def test_what_was_held_back_is_logged_before_the_close(daemon_log: Log, path: Path) -> None:
     for _ in range(BURST + 1):
         daemon_log.info("", "again")
     daemon_log.close()

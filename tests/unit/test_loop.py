@@ -41,7 +41,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def still(clock: FakeClock) -> Iterator[Loop]:
-    """A loop on a clock that stands still."""
+    """Yield a loop on a clock that stands still."""
     made = Loop(clock)
     yield made
     made.close()
@@ -49,7 +49,7 @@ def still(clock: FakeClock) -> Iterator[Loop]:
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """The signals that tests use get their handlers back."""
+    """Restore the handlers of the signals that tests use."""
     signums = (signal.SIGUSR1, signal.SIGUSR2)
     before = [signal.getsignal(signum) for signum in signums]
     yield

@@ -1,4 +1,4 @@
-"""What a reload would do, asked of two configurations: every kind of change, alone and together."""
+"""Plan of a reload from two configurations: every kind of change, alone and together."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_route_with_another_value_of_any_key_is_restarted(key: str) -> None:
 
 
 @pytest.mark.parametrize(("key", "which"), list(product(OTHER_AGENT, (0, 1))))
-def test_a_route_of_which_one_agent_is_another_is_restarted(key: str, which: int) -> None:
+def test_a_route_with_one_changed_agent_is_restarted(key: str, which: int) -> None:
     agents = list(route("r").agents)
     agents[which] = dataclasses.replace(agents[which], **{key: OTHER_AGENT[key]})
     assert compare(config(route("r")), config(route("r", agents=tuple(agents)))).restart == ("r",)
@@ -159,7 +159,7 @@ def test_every_key_of_daemon_reports_if_it_is_applied_at_once() -> None:
     told = plan.LIVE | plan.FIXED
     for field in dataclasses.fields(DaemonConfig):
         if field.name not in told:
-            parts = dataclasses.fields(field.default)  # type: ignore[arg-type]  # a table of which each key is told
+            parts = dataclasses.fields(field.default)  # type: ignore[arg-type]  # a table whose keys are listed one by one
             assert {f"{field.name}.{part.name}" for part in parts} <= told
     assert not plan.LIVE & plan.FIXED
 
@@ -200,7 +200,7 @@ def test_the_summary_is_one_line_and_counts_what_is_not_touched() -> None:
     assert compare(old, old).summary() == "5 unchanged"
 
 
-# -- who may meet whom
+# -- routes that may meet
 
 FTOK = FtokKey("/etc/x", 1)
 SPOOL, QUEUE = SpoolEndpoint(out="/srv/out", done="/srv/done"), QueueEndpoint(out=QueueOut(1), in_=QueueIn(2))

@@ -87,7 +87,7 @@ def test_drop_oldest_frees_what_the_file_system_lacks() -> None:
     assert names(found.admit(10, FileSystem(800, 800, 9, 80)).drop) == "01"
 
 
-def test_drop_oldest_drops_nothing_in_vain() -> None:
+def test_drop_oldest_drops_nothing_without_need() -> None:
     """Something else fills the file system: the letters would be lost and the new one not written."""
     admission = quota([50, 60], when_full=DROP).admit(11, FileSystem(0, 800))
     assert admission.drop == ()

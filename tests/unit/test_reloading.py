@@ -35,7 +35,7 @@ spool = {{ in = "/srv/in" }}
 
 
 class Daemon:
-    """What a reload touches, with a configuration file that the test writes; no loop runs."""
+    """The parts that a reload touches, with a configuration file that the test writes; no loop runs."""
 
     def __init__(self, directory: Path) -> None:
         self.file = directory / "nsbridge.toml"
@@ -134,7 +134,7 @@ def test_a_log_that_cannot_be_opened_changes_nothing(daemon: Daemon, tmp_path: P
     assert daemon.said()[-1] == "ERROR nsbridged reload: nothing was changed"
 
 
-def test_the_log_goes_on_where_and_as_the_new_file_says(daemon: Daemon, tmp_path: Path) -> None:
+def test_the_log_continues_as_the_new_file_says(daemon: Daemon, tmp_path: Path) -> None:
     daemon.write(log=tmp_path / "other", more=', format = "json", level = "debug"')
     daemon.reloader.reload()
     write = daemon.log.debug
@@ -144,7 +144,7 @@ def test_the_log_goes_on_where_and_as_the_new_file_says(daemon: Daemon, tmp_path
     assert lines[0]["message"].startswith("reload: 0 unchanged; daemon.log.file:")
 
 
-def test_what_needs_a_restart_is_said_again_at_every_reload(daemon: Daemon) -> None:
+def test_what_needs_a_restart_is_logged_at_every_reload(daemon: Daemon) -> None:
     daemon.write()
     daemon.file.write_text('[daemon]\nstate_dir = "/elsewhere"\n' + daemon.file.read_text().removeprefix("[daemon]\n"))
     for _ in range(2):

@@ -12,7 +12,7 @@ NOW = 1000.0
 
 
 def crash(policy: RestartPolicy, now: float = NOW, chance: float = 0.0) -> float:
-    """It exits by itself before it was ready."""
+    """Exit before the agent was ready."""
     return policy.died(now, None, by_signal=False, chance=chance)
 
 

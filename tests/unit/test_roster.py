@@ -40,7 +40,7 @@ from nsbridge.supervisor.routes.route import Route
 
 
 def route(name: str, key: int, messages: int = 1, *, autostart: bool = True) -> RouteConfig:
-    """Its containers are not there, so an agent that is started is WAITING."""
+    """Return a route whose containers are not there, so an agent that is started is WAITING."""
     agents = (
         AgentConfig(
             f"{name}:queue", Container(ContainerKind.PIDFILE, f"/nonexistent/{key}"), QueueEndpoint(out=QueueOut(key))
@@ -74,7 +74,7 @@ class SlowRoute(Route):
 
 
 class Later:
-    """What the loop would call in its next turn."""
+    """Calls that the loop would make in its next turn."""
 
     def __init__(self) -> None:
         self.due: list[Callable[[], None]] = []
@@ -111,7 +111,7 @@ class Daemon:
         return made
 
     def _check_release(self, route: Route) -> None:
-        """Nobody is there any more whom it may meet."""
+        """Assert that no route is left that it may meet."""
         for old in self.leaving():
             if old.started and not old.done:
                 assert not may_meet(old.config, route.config), (old.config, route.config)
@@ -126,7 +126,7 @@ class Daemon:
         return [route for route in self.made if route.is_leaving and not route.closed]
 
     def finish(self, route: SlowRoute) -> None:
-        """It has handed over, and its agents have ended."""
+        """Let it hand over, and its agents end."""
         route.done = True
         self.roster.changed()
         self.later.turn()
@@ -257,7 +257,7 @@ def test_nothing_starts_once_the_daemon_is_stopping(daemon: Daemon) -> None:
 
 
 def test_a_released_route_leaves_nothing_for_the_collector(daemon: Daemon) -> None:
-    """What is frozen (gc.freeze) the collector never looks at: a circle would stay for ever, at each reload."""
+    """The collector never looks at frozen objects (gc.freeze): each reload would leave a circle for good."""
     daemon.reload(route("a", 1))
     old = weakref.ref(daemon.made.pop())
     agents = [weakref.ref(agent) for agent in daemon.roster.agents]

@@ -1,4 +1,4 @@
-"""What tells after a kill whether a message is in the queue, where others send too and messages are alike."""
+"""Evidence after a kill whether a message is in the queue, with other senders and equal messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def queue() -> Iterator[sysv_ipc.MessageQueue]:
 
 
 def _die_at(path: Path, key: int, seq: int, body: bytes) -> None:
-    """A life that ends just before it sends that message, its first."""
+    """End a life just before it sends that message, its first."""
 
     def life() -> int:
         setattr(linux, "try_msgsnd", killed(linux.try_msgsnd, after=False))  # noqa: B010  (a function, for mypy)
@@ -47,7 +47,7 @@ def _die_at(path: Path, key: int, seq: int, body: bytes) -> None:
 def test_an_equal_older_message_is_no_evidence_of_sending(
     tmp_path: Path, queue: sysv_ipc.MessageQueue, between: bytes
 ) -> None:
-    """Whether the one before it is in the queue too, or was put aside: it is sent, and the doubt is counted."""
+    """The one before it may be in the queue too, or put aside: the message is sent, and the doubt is counted."""
     path = tmp_path / "a.in"
     with live(path, queue.key) as (host, sink):
         host.run_until(lambda: bool(sink._pids), "the senders")
@@ -139,7 +139,7 @@ def test_only_the_message_that_cannot_be_sent_is_put_aside(
 
 @pytest.mark.parametrize("seq", [1, 5])
 def test_messages_of_a_lost_journal_take_no_new_number(tmp_path: Path, queue: sysv_ipc.MessageQueue, seq: int) -> None:
-    """It cannot be told whether it is sent twice then: it is put aside, and all new messages arrive."""
+    """Nothing shows if it would be sent twice then: it is put aside, and all new messages arrive."""
     new = [b"new %d" % number for number in range(1, 7)]
     with live(tmp_path / "a.in", queue.key) as (host, sink):
         host.journal.adopt(EPOCH + 1, 0)

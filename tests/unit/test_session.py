@@ -196,7 +196,7 @@ def test_small_messages_share_packets() -> None:
 
 
 def seqs_of(frame: wire.Frame) -> list[int]:
-    """Of the messages that are in it, whole or in part."""
+    """Return the seqs of the messages that are in it, whole or in part."""
     if isinstance(frame, Run):
         return list(range(frame.first, frame.last + 1))
     return [frame.seq] if isinstance(frame, Data) else []

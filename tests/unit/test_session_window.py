@@ -1,4 +1,4 @@
-"""How much a source takes and sends, and what a sink accepts."""
+"""Limits to what a source takes and sends, and to what a sink accepts."""
 
 from __future__ import annotations
 

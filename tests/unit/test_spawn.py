@@ -1,4 +1,4 @@
-"""The one fork, and children that tell: real children, real signals, every descriptor counted."""
+"""One fork, and children that report in lines: real children, real signals, every descriptor counted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOTHING: list[object] = []
 
 
 def hang() -> int:
-    """What a child does until it is killed; not for ever, lest a failing test leaves it behind."""
+    """Hang until the process is killed; end at last, so that a failing test leaves nothing behind."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(20)
     signal.pause()
@@ -31,7 +31,7 @@ def hang() -> int:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
-    """Neither a descriptor nor a child, dead or alive."""
+    """Assert that neither a descriptor nor a child, dead or alive, is left."""
     before, had = os.listdir("/proc/self/fd"), children()
     yield
     assert os.listdir("/proc/self/fd") == before
@@ -39,7 +39,7 @@ def nothing_is_left_behind() -> Iterator[None]:
 
 
 def children() -> set[int]:
-    """The children that this process has not waited for; the session's container engines may be among them."""
+    """Return the children that this process has not waited for; the session's container engines may be among them."""
     return {child.pid for child in psutil.Process().children()}
 
 
@@ -157,7 +157,7 @@ def test_without_a_descriptor_for_it_there_is_no_child() -> None:
 
 
 def test_a_failed_fork_is_an_error_and_signals_are_as_before() -> None:
-    """As a user whose processes are used up: root has no such limit."""
+    """Runs as a user whose processes are used up: root has no such limit."""
 
     def main() -> int:
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
@@ -191,7 +191,7 @@ class Heard:
 
 
 def says(*chunks: bytes, code: int = 0) -> Callable[[int], int]:
-    """A teller's main."""
+    """Return the main function of a child that writes these chunks."""
 
     def main(writer: int) -> int:
         for chunk in chunks:
@@ -204,7 +204,7 @@ def says(*chunks: bytes, code: int = 0) -> Callable[[int], int]:
 
 
 def hear(loop: Loop, main: Callable[[int], int], meanwhile: Callable[[LineChild, Heard], None] | None = None) -> Heard:
-    """All that it tells, when it has ended."""
+    """Return all that it wrote, when it has ended."""
     heard = Heard()
     teller = LineChild(loop, main, heard)
     deadline = time.monotonic() + 2 * LIMIT
@@ -216,13 +216,13 @@ def hear(loop: Loop, main: Callable[[int], int], meanwhile: Callable[[LineChild,
     return heard
 
 
-def test_what_a_teller_tells_comes_line_by_line_in_order(loop: Loop) -> None:
+def test_a_child_s_lines_come_one_by_one_in_order(loop: Loop) -> None:
     heard = hear(loop, says(b"one\ntw", b"o\n\n\xff\0\n", b"cut off", code=7))
     assert (heard.lines, heard.code) == ([b"one", b"two", b"", b"\xff\0"], 7)
 
 
 def test_a_million_lines_come_all_and_slowly(loop: Loop) -> None:
-    """What is told without end waits in the pipe: the loop has time for others meanwhile."""
+    """Output without end waits in the pipe: the loop has time for others meanwhile."""
     count = 100_000
     others: list[float] = []
     heard = hear(loop, says(b"0123456789\n" * count), lambda *_: others.append(time.monotonic()))
@@ -242,7 +242,7 @@ def test_a_bug_in_a_teller_is_one_line_and_its_end(loop: Loop, capfd: pytest.Cap
     assert capfd.readouterr().err == "nsbridged: ZeroDivisionError: integer division or modulo by zero\n"
 
 
-def test_a_teller_that_dies_is_told_of_with_what_it_said(loop: Loop) -> None:
+def test_a_dead_child_is_reported_with_its_lines(loop: Loop) -> None:
     heard = hear(loop, lambda writer: says(b"last\n")(writer) or send_to_itself(signal.SIGSEGV))
     assert (heard.lines, heard.code) == ([b"last"], -signal.SIGSEGV)
 

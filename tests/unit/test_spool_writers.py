@@ -319,7 +319,7 @@ def test_touch_of_a_taken_file_repeats_nothing(make_spool: Make) -> None:
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_overwritten_file_that_waits_is_one_message(make_spool: Make, in_place: bool) -> None:
-    """The content is the latest. Of a file that was taken already, the new content is another message."""
+    """The content is the latest. Of a file that was taken already, the new content is a second message."""
     life = make_spool(window=1)
     life.host.confirms = False
     life.put("1", b"one")

@@ -14,7 +14,7 @@ from nsbridge.agents.wire import VOID, Message, Run
 
 @pytest.fixture
 def reopen(tmp_path: Path) -> Iterator[Callable[[], NoteStore]]:
-    """The store as the next agent finds it; the one before is closed."""
+    """Yield a function that opens the store as the next agent finds it; the one before is closed."""
     stores: list[NoteStore] = []
 
     def next_agent() -> NoteStore:
@@ -29,7 +29,7 @@ def reopen(tmp_path: Path) -> Iterator[Callable[[], NoteStore]]:
 
 
 def message_of(store: NoteStore, seq: int) -> Message | None:
-    """The one message of that number, None if it cannot be had now."""
+    """Return the one message of that number, None if it cannot be had now."""
     run = store.run(seq)
     return None if run is None else Message(run.type, run.bodies[0])
 
@@ -125,7 +125,7 @@ BODIES = (b"a", b"bc", b"", b"def")
 
 
 def load_rest(note: bytes, seq: int) -> tuple[int, tuple[bytes, ...]]:
-    """Of a note that says its first seq."""
+    """Return the position for a note that holds its first seq."""
     return 0, BODIES[seq - int(note) :]
 
 
@@ -137,7 +137,7 @@ def test_several_messages_have_one_note_and_numbers_of_their_own(store: NoteStor
     assert [store.note_of(seq) for seq in range(1, 6)] == [b"0", *[b"2"] * 4]
 
 
-def test_a_run_that_is_confirmed_in_part_goes_on_after_it(store: NoteStore, reopen: Callable[[], NoteStore]) -> None:
+def test_a_run_confirmed_in_part_resumes_after_that_part(store: NoteStore, reopen: Callable[[], NoteStore]) -> None:
     store.note(0, BODIES, b"1")
     store.confirm(2)
     assert store.pending_bytes == 3

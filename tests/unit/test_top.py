@@ -30,7 +30,7 @@ def answer(clock: float, delivered: int = 0, **facts: float) -> TopAnswer:
     )
 
 
-def test_rates_are_what_went_on_between_two_looks() -> None:
+def test_rates_are_the_changes_between_two_looks() -> None:
     web, legacy = look(answer(10.0, 1000), answer(12.0, 3000, cpu=0.5)).rows
     assert (web.name, web.out, web.in_, web.bytes, web.pending) == ("orders:web", 1000.0, 100.0, 101000.0, 0)
     assert (legacy.out, legacy.in_, legacy.bytes, legacy.pending) == (100.0, 1000.0, 101000.0, 3)

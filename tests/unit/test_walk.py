@@ -114,7 +114,7 @@ def test_walk_closes_what_it_opened(root: int, tree: Path) -> None:
         ("loop/x", False, ""),
     ],
 )
-def test_walk_tells_the_deepest_directory(root: int, tree: Path, path: str, is_missing: bool, directory: str) -> None:
+def test_walk_returns_the_deepest_directory(root: int, tree: Path, path: str, is_missing: bool, directory: str) -> None:
     with walk(root, os.fsencode(tree / path)) as place:
         is_link = place.status is not None and path == "dangling"
         assert place.is_missing is (is_missing and not is_link)

@@ -102,7 +102,7 @@ def test_a_name_is_any_bytes(watched: Make, spool: Path, name: bytes) -> None:
 
 
 def test_identical_events_may_come_as_one(watched: Make, spool: Path) -> None:
-    """So an event never says how often."""
+    """An event therefore never counts."""
     changes = watched()
     for _ in range(3):
         (spool / "x").write_bytes(b"x")
@@ -123,7 +123,7 @@ def test_many_events_come_in_order(watched: Make, spool: Path) -> None:
     assert seen == names
 
 
-def test_an_overflow_of_the_kernel_s_queue_is_told(watched: Make, spool: Path) -> None:
+def test_an_overflow_of_the_kernel_s_queue_is_reported(watched: Make, spool: Path) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     changes = watched(mask=EVENTS | watch.CREATED)
     first, second = (spool / name for name in "ab")
@@ -144,7 +144,9 @@ def test_an_overflow_of_the_kernel_s_queue_is_told(watched: Make, spool: Path) -
 
 
 def test_a_removed_directory_is_gone_although_it_is_kept_open(watched: Make, spool: Path) -> None:
-    """As by `rm -rf spool; mkdir spool`. The kernel tells the removed directory itself only once nobody has it open."""
+    """This is what happens after `rm -rf spool; mkdir spool`. The kernel reports the removal only once nobody has the
+    directory open.
+    """
     changes = watched()
     spool.rmdir()
     assert is_readable(changes)
@@ -237,7 +239,7 @@ def test_a_path_that_is_exchanged_leads_nowhere_else(watched: Make, spool: Path,
 
 
 def test_used_up_instances_name_their_sysctl(spool: Path) -> None:
-    """As another user, whose instances nobody else uses."""
+    """Runs as another user, whose instances nobody else uses."""
 
     def child() -> str:
         os.setresuid(54321, 54321, 54321)
