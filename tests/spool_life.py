@@ -44,7 +44,7 @@ class Life:
         (self.out.parent / "part").rename(self.out / name)
 
     def expect(self, *bodies: bytes) -> None:
-        """All of these came by now, in any order, and no others."""
+        """Assert that all of these came by now, in any order, and no others."""
         self.host.run_until(lambda: len(self.received) >= len(bodies), f"{len(bodies)} messages arrive")
         self.host.settle()
         assert sorted(self.host.bodies()) == sorted(bodies)

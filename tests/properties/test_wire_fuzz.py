@@ -42,7 +42,7 @@ def pack(frame: Frame) -> bytes:
 
 @st.composite
 def pieces(draw: st.DrawFn) -> Data:
-    """A valid frame; offsets often fit to what may have come before."""
+    """Draw a valid frame; offsets often fit to what may have come before."""
     piece = draw(st.binary(max_size=200))
     offset = draw(st.one_of(st.just(0), st.integers(0, 400), st.integers(0, wire.MAX_MESSAGE - 200)))
     least = offset + len(piece)
@@ -83,7 +83,7 @@ def test_a_packet_is_parsed_or_refused(packet: bytes) -> None:
 
 
 def attacked() -> Session:
-    """A session in the middle of its life, greeted, with something taken."""
+    """Return a session in the middle of its life, greeted, with something taken."""
     source = MemorySource(EPOCH)
     session = Session(NONCE, Outgoing(source, WINDOW), Incoming(MemorySink(), WINDOW))
     session.next_packet()
@@ -94,7 +94,7 @@ def attacked() -> Session:
 
 
 def held_bytes(session: Session) -> int:
-    """What the session holds for its peer, after a look at its bounds."""
+    """Return what the session holds for its peer, after a look at its bounds."""
     incoming = session.incoming
     assert incoming is not None
     bodies = [len(body) for run in incoming.waiting for body in run.bodies]
@@ -120,7 +120,7 @@ def test_a_session_takes_or_refuses_whatever_its_peer_sends(packets: list[bytes]
 
 
 def drain(session: Session) -> None:
-    """What an agent does after receiving; it comes to an end."""
+    """Do as an agent does after receiving; it comes to an end."""
     incoming = session.incoming
     assert incoming is not None
     while incoming.waiting:

@@ -41,7 +41,7 @@ class Factory(Protocol):
 
 @pytest.fixture(scope="session")
 def engine_base() -> Iterator[Path]:
-    """A directory with a short path (a socket's path has 107 bytes at most) that container users may pass through."""
+    """Yield a directory with a short path (a socket's path has 107 bytes at most) that container users may pass."""
     with tempfile.TemporaryDirectory(prefix="nsb-", ignore_cleanup_errors=True) as base:
         Path(base).chmod(0o711)
         yield Path(base)
@@ -49,7 +49,7 @@ def engine_base() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def room(engine_base: Path) -> Iterator[Room]:
-    """The mount namespace of all engines: room.py says what it changes."""
+    """Yield the mount namespace of all engines: room.py lists what it changes."""
     with ExitStack() as cleanup:
         made = Room(engine_base)
         cleanup.callback(made.close)
@@ -58,14 +58,14 @@ def room(engine_base: Path) -> Iterator[Room]:
 
 @pytest.fixture
 def runc_container(room: Room, engine_base: Path) -> Iterator[Factory]:
-    """Containers of runc, in its usual state directory."""
+    """Make containers of runc, in its usual state directory."""
     with _factory(lambda program: RuncContainer(program, room, engine_base)) as make:
         yield make
 
 
 @pytest.fixture
 def crun_container(room: Room, engine_base: Path) -> Iterator[Factory]:
-    """Containers of crun, in its usual state directory."""
+    """Make containers of crun, in its usual state directory."""
     with _factory(lambda program: CrunContainer(program, room, engine_base)) as make:
         yield make
 
@@ -79,7 +79,7 @@ def unshare_container(tmp_path: Path) -> Iterator[Factory]:
 
 @pytest.fixture(scope="session")
 def docker_daemon(room: Room, engine_base: Path) -> Iterator[DockerDaemon]:
-    """A dockerd of this session's own."""
+    """Yield a dockerd of this session's own."""
     base = engine_base / "docker"
     base.mkdir()
     daemon = DockerDaemon(room, base)
@@ -91,7 +91,7 @@ def docker_daemon(room: Room, engine_base: Path) -> Iterator[DockerDaemon]:
 
 @pytest.fixture
 def docker_container(docker_daemon: DockerDaemon, monkeypatch: pytest.MonkeyPatch) -> Iterator[Factory]:
-    """Containers of that dockerd, which nsbridge finds by DOCKER_HOST."""
+    """Make containers of that dockerd, which nsbridge finds by DOCKER_HOST."""
     _enter(docker_daemon, monkeypatch)
     with _factory(lambda program: DaemonContainer(program, docker_daemon)) as make:
         yield make
@@ -110,7 +110,7 @@ def podman(room: Room, engine_base: Path) -> Iterator[Podman]:
 
 @pytest.fixture
 def podman_container(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> Iterator[Factory]:
-    """Containers of that podman, which nsbridge asks with the podman command."""
+    """Make containers of that podman, which nsbridge asks with the podman command."""
     monkeypatch.delenv("CONTAINER_HOST", raising=False)
     _enter(podman, monkeypatch)
     with _factory(lambda program: DaemonContainer(program, podman)) as make:

@@ -26,7 +26,7 @@ ENGINES = ("runc", "crun", "docker", "podman")
 
 
 def waiting(one: str, other: str, name: str = "w") -> str:
-    """A route between two containers, named after their engines' kinds."""
+    """Return a route between two containers, named after their engines' kinds."""
     agents = "".join(
         f'[route.{name}.agent.{side}]\ncontainer = "{spec}"\n'
         f"queue = {{ in = {{ key = 0x{number}1 }}, out = {{ key = 0x{number}2 }}, create = true }}\n"
@@ -36,7 +36,7 @@ def waiting(one: str, other: str, name: str = "w") -> str:
 
 
 def next_look(daemon: Nsbridged, name: str) -> float:
-    """Seconds until it looks by itself; 0 if it is looking."""
+    """Return the seconds until it looks by itself; 0 if it is looking."""
     return float(daemon.agents()[name]["retry_in_s"] or 0)
 
 
@@ -78,7 +78,7 @@ def test_a_container_of_each_engine_is_seen_to_come(tmp_path: Path, request: pyt
     ]
 
 
-def test_podman_s_service_tells_too(tmp_path: Path, podman_container: Factory, podman_service: Any) -> None:
+def test_podman_s_service_reports_too(tmp_path: Path, podman_container: Factory, podman_service: Any) -> None:
     web = podman_container(start=False)
     web.create()
     with Nsbridged(tmp_path, waiting(web.spec, f"pidfile:{tmp_path}/none")) as daemon:
@@ -89,14 +89,14 @@ def test_podman_s_service_tells_too(tmp_path: Path, podman_container: Factory, p
 def test_a_restarted_dockerd_is_watched_again(
     tmp_path: Path, docker_daemon: DockerDaemon, docker_container: Factory
 ) -> None:
-    """It is said once that it cannot be watched meanwhile."""
+    """The log has one line that it cannot be watched meanwhile."""
     web = docker_container()
     with Nsbridged(tmp_path, waiting(web.spec, "docker:nobody")) as daemon:
         followed = Followed(daemon)
         daemon.wait_for("RUNNING", "w:one")
         docker_daemon.end_service()
         followed.until("w:one", "WAITING")
-        wait_until(lambda: "docker cannot be watched" in daemon.said(), "it is said that dockerd is not there")
+        wait_until(lambda: "docker cannot be watched" in daemon.said(), "the log says that dockerd is not there")
         docker_daemon.start()
         wait_until(lambda: "docker is watched again" in daemon.said(), "dockerd is watched again")
         web.start()
@@ -112,7 +112,7 @@ def test_a_running_container_that_gets_the_name_is_attached(tmp_path: Path, dock
 
 
 def test_a_container_restarted_faster_than_polling_is_reattached(tmp_path: Path, docker_container: Factory) -> None:
-    """By its engine, without a pause; paused, it is not away."""
+    """The engine restarts it without a pause; a paused one is not away."""
     web = docker_container()
     with Nsbridged(tmp_path, waiting(web.spec, "docker:nobody")) as daemon:
         daemon.wait_for("RUNNING", "w:one")
@@ -172,7 +172,7 @@ def test_a_queue_that_died_with_its_container_is_awaited(tmp_path: Path, runc_co
 def test_a_queue_removed_beneath_its_agent_is_logged_and_remade(
     tmp_path: Path, unshare_container: Factory, delivery: str
 ) -> None:
-    """By whoever may: both sides say so, and go on with the new one."""
+    """Any permitted program may remove it: both sides report it, and continue with the new one."""
     web, legacy = unshare_container(), unshare_container()
     routes = route(web.spec, legacy.spec).replace("[route.r]\n", f'[route.r]\ndelivery = "{delivery}"\n', 1)
     with Nsbridged(tmp_path, routes) as daemon:
@@ -221,7 +221,7 @@ def test_runc_delete_does_not_wait_for_an_agent(tmp_path: Path, runc_container: 
 
 @pytest.mark.parametrize("agent", ["leaves", "is kept inside"])
 def test_docker_rm_does_not_wait_for_an_agent(tmp_path: Path, docker_container: Factory, agent: str) -> None:
-    """By force while it runs, and after a stop; the directories are gone as well."""
+    """It is removed by force while it runs, and after a stop; the directories are gone as well."""
     web, legacy = docker_container(), docker_container()
     with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
         daemon.wait_for("RUNNING")

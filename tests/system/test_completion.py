@@ -57,7 +57,7 @@ class Shell:
         self.terminal.close()
 
     def press_tab(self, line: str) -> str:
-        """What the line is after TAB; it is then made an argument of echo, which prints it."""
+        """Return the line after TAB; it is then made an argument of echo, which prints it."""
         self.terminal.type(f"{line}\t\x01echo G''OT \x05 END\n".encode())
         self.terminal.see("GOT ")
         self.terminal.see(" END")

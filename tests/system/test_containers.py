@@ -46,7 +46,7 @@ def test_a_running_container_is_found_with_its_identity(request: pytest.FixtureR
 
 
 @pytest.mark.parametrize("kind", NAMED)
-def test_an_unknown_container_is_said_to_be_unknown(request: pytest.FixtureRequest, kind: str) -> None:
+def test_an_unknown_container_is_reported_as_unknown(request: pytest.FixtureRequest, kind: str) -> None:
     make(request, kind, start=False)
     with pytest.raises(NotRunning, match=f'container "nowhere" is not known to {kind}'):
         containers.locate(Container(ContainerKind(kind), "nowhere"))
@@ -288,7 +288,7 @@ def test_the_listing_shows_every_container_once_by_its_own_name(request: pytest.
 
 
 @pytest.mark.parametrize(("kind", "dead"), [("runc", "stopped"), ("docker", "exited"), ("podman", "exited")])
-def test_the_listing_tells_created_and_dead_containers_apart(
+def test_the_listing_separates_created_and_dead_containers(
     request: pytest.FixtureRequest, kind: str, dead: str
 ) -> None:
     web = make(request, kind, start=False)

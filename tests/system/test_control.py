@@ -37,7 +37,7 @@ def test_an_answer_may_come_later_than_that_to_the_next_request() -> None:
         assert wire.answer() == {"id": 1, "result": "done"}
 
 
-def test_an_error_has_the_exit_code_and_the_connection_goes_on() -> None:
+def test_an_error_has_the_exit_code_and_the_connection_stays() -> None:
     with Served() as served, Wire(served) as wire:
         error = wire.ask("status", names=["nobody"])["error"]
         assert error == {"code": 5, "message": "no route or agent is called ['nobody']"}
@@ -147,7 +147,7 @@ def test_garbage_gets_one_error_and_is_hung_up_on(garbage: bytes) -> None:
         try:
             wire.send(garbage + b'{"id": 1, "method": "version"}\n')
         except (BrokenPipeError, ConnectionResetError):
-            pass  # it was hung up on before it had said it all
+            pass  # the connection was closed before all was sent
         answer = wire.answer()
         assert answer["id"] is None
         assert answer["error"]["code"] == 2
@@ -279,7 +279,7 @@ def _connections(served: Served) -> int:
 
 
 def _rounds(served: Served, seconds: float) -> int:
-    """How often the loop wakes up in that time, with nothing to do."""
+    """Return how often the loop wakes up in that time, with nothing to do."""
     end, rounds = time.monotonic() + seconds, 0
     while (left := end - time.monotonic()) > 0:
         served.loop.run_once(left)

@@ -1,4 +1,4 @@
-"""Who may do what over the control socket: real ids, real groups, the mode and the ACL of a real file."""
+"""Permissions of the control socket: real ids, real groups, the mode and the ACL of a real file."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_log_names_who_asks_for_a_change_and_who_is_refused() -> None:
         assert served.as_user(STRANGER, READ_GROUP, [], ask) == "77"
         assert served.notices[-1].startswith(f"uid {STRANGER} is not permitted to dead drop: only root and members")
         assert served.as_user(STRANGER, READ_GROUP, [], lambda: called(served.path, "status")) == "yes"
-        assert len(served.audit) == 1, "who only looks is not told of"
+        assert len(served.audit) == 1, "a caller who only looks is not logged"
 
 
 def test_a_refusal_says_who_was_refused_what_and_who_may() -> None:

@@ -103,7 +103,7 @@ def test_what_is_not_a_socket_is_not_touched(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_close_leaves_the_socket_of_whoever_came_after(tmp_path: Path) -> None:
+def test_close_leaves_the_socket_of_a_later_daemon(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     server, loop = _server(path)
     server.open()
@@ -137,7 +137,7 @@ def test_a_directory_that_others_can_change_is_refused(tmp_path: Path, owner: in
 
 @pytest.mark.parametrize("kind", ["a parent of somebody else's", "a link that somebody else can exchange"])
 def test_a_directory_that_others_can_redirect_is_refused(tmp_path: Path, kind: str) -> None:
-    """Whoever owns a directory above can rename what is in it."""
+    """The owner of a directory above can rename what is in it."""
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     if kind.startswith("a link"):

@@ -122,7 +122,7 @@ def test_wait_that_takes_too_long_says_what_it_waits_for(served: Served, command
     served.api.results[command] = NO_ANSWER
     done = served.run("--timeout", "0.3", command, "--wait", "orders")
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"{command}: not done within 0.3 s: orders:web is {state} (why\\x07); it goes on" in _one_line(done.stderr)
+    assert f"{command}: not done within 0.3 s: orders:web is {state} (why\\x07); it continues" in _one_line(done.stderr)
     assert "a:b" not in done.stderr
 
 
@@ -265,7 +265,7 @@ def _fails(*arguments: str, control: str, code: int) -> str:
     return _one_line(stderr)
 
 
-def test_no_socket_says_how_to_mend_it() -> None:
+def test_a_missing_socket_names_the_fix() -> None:
     error = _fails("status", control="/nonexistent/control.sock", code=4)
     assert "/nonexistent/control.sock: there is no such socket; start nsbridged, or name its socket with -s" in error
 
@@ -320,12 +320,12 @@ def test_a_path_longer_than_a_socket_s_is_one_line() -> None:
 
 
 def _main(served: Served, *arguments: str) -> str:
-    """The command in this process: other users may not be able to run this interpreter."""
+    """Run the command in this process: other users may not be able to run this interpreter."""
     sys.stderr = io.StringIO()
     return f"{main(['-s', served.path, *arguments])} {sys.stderr.getvalue()}"
 
 
-def test_who_may_not_connect_is_told_what_to_be() -> None:
+def test_a_refused_caller_learns_which_group_it_needs() -> None:
     with Served(group="51001") as served:
         told = served.as_user(51000, 51003, [], lambda: _main(served, "status"))
         assert told.startswith("77 nsbridgectl: cannot reach nsbridged")

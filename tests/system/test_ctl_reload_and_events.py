@@ -123,7 +123,7 @@ def test_events_follow_prints_at_once_and_ends_quietly_on_ctrl_c(served: Served)
 
 
 def _route(name: str, directory: Path, container: str = "host") -> str:
-    """A route between two spools of the host itself, which needs no container."""
+    """Return a route between two spools of the host itself, which needs no container."""
     agents = ""
     for side in ("left", "right"):
         (directory / name / side).mkdir(parents=True, exist_ok=True)

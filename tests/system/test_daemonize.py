@@ -17,7 +17,7 @@ from tests.system.test_relay import route
 
 
 def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """One of the installed commands, to its end."""
+    """Run one of the installed commands to its end."""
     path = Path(sys.executable).with_name(str(words[0]))
     return subprocess.run([path, *words[1:]], capture_output=True, text=True, check=False, timeout=LIMIT)
 

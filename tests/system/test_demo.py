@@ -54,7 +54,7 @@ os.execv(sys.argv[end + 1], sys.argv[end + 1 :])
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """The directory for temporary files; at the end the demo must have left nothing there and nothing anywhere else.
+    """Yield the directory for temporary files; at the end the demo must have left nothing there and nothing elsewhere.
 
     Other demos may run on the machine: only what has this directory's name in it, or is our descendant, counts.
     """
@@ -74,7 +74,7 @@ def scratch() -> Iterator[Path]:
 
 
 def _text(path: Path) -> str:
-    """What is in a file; nothing if it has just been removed, with somebody else's container."""
+    """Return the text of a file; empty if it has just been removed, with somebody else's container."""
     try:
         return path.read_text()
     except FileNotFoundError:
@@ -86,7 +86,7 @@ def _children() -> set[str]:
 
 
 def _assert_that_they_die(orphans: set[str]) -> None:
-    """What has been killed may need a moment; what has not, is found here."""
+    """Assert that they die: a killed process may need a moment; a live one is found here."""
     for orphan in orphans:
         command = Path(f"/proc/{orphan}/cmdline").read_bytes().replace(b"\0", b" ").decode()
         try:

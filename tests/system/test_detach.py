@@ -28,7 +28,7 @@ from nsbridge.supervisor.host.pidfile import PidFile
 STATE = sys.argv[1]
 PIDFILE = PidFile(STATE + "/nsbridged.pid")
 
-def told(facts):
+def report(facts):
     with open(STATE + "/facts.new", "w") as file:
         json.dump(facts, file)
     os.rename(STATE + "/facts.new", STATE + "/facts")
@@ -112,7 +112,7 @@ def test_the_daemon_is_on_its_own(state: Path) -> None:
 
 
 def _lives(pid: int) -> bool:
-    """Whether it is there and not merely waiting to be reaped."""
+    """True if it is there and not merely waiting to be reaped."""
     try:
         return _stat(pid)[0] not in "ZX"
     except OSError:
@@ -120,7 +120,7 @@ def _lives(pid: int) -> bool:
 
 
 def _is_subreaper(pid: int) -> bool:
-    """Whether orphans of ours come to `pid`."""
+    """True if orphans of ours come to `pid`."""
     program = """
 import os
 parent = os.getpid()
@@ -158,7 +158,7 @@ def test_a_descriptor_to_keep_is_kept(state: Path) -> None:
     program = """
 reader, writer = os.pipe()
 def start(ready):
-    told(os.fstat(writer).st_ino)
+    report(os.fstat(writer).st_ino)
     ready()
     return 0
 inode = os.fstat(writer).st_ino
@@ -181,7 +181,8 @@ def test_a_command_with_closed_streams_detaches_all_the_same(state: Path, closed
 def test_signals_are_left_to_the_daemon_s_own_loop(state: Path) -> None:
     program = """
 def start(ready):
-    told({name: int(signal.getsignal(getattr(signal, name))) for name in ("SIGTERM", "SIGTSTP", "SIGTTIN", "SIGTTOU")})
+    names = ("SIGTERM", "SIGTSTP", "SIGTTIN", "SIGTTOU")
+    report({name: int(signal.getsignal(getattr(signal, name))) for name in names})
     ready()
     return 0
 sys.exit(run_detached(start, PIDFILE))
@@ -227,7 +228,7 @@ def test_a_second_daemon_is_refused_on_the_command_s_own_stderr(state: Path) -> 
     assert _pid(state) == first
 
 
-def test_a_pid_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_pid_file_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     done = _run(tmp_path / "missing", SERVE)
     assert done.returncode == 1
     assert "cannot write the pid file" in done.stderr
@@ -245,14 +246,14 @@ def test_output_waiting_in_the_command_is_written_once(state: Path) -> None:
     assert done.stdout == "once "
 
 
-def test_ctrl_c_while_waiting_leaves_the_daemon_to_go_on(state: Path) -> None:
+def test_ctrl_c_while_waiting_lets_the_daemon_start(state: Path) -> None:
     program = """
 def start(ready):
-    told("started")
+    report("started")
     while not os.path.exists(STATE + "/go"):
         time.sleep(0.01)
     ready()
-    told("ready")
+    report("ready")
     return 0
 sys.exit(run_detached(start, PIDFILE))
 """

@@ -18,7 +18,7 @@ from tests.system.traffic import Receiver, Sent, put_into_spool, visible, wait_f
 
 @pytest.fixture
 def pair(runc_container: Factory) -> tuple[EngineContainer, EngineContainer]:
-    """A container with files, one with a queue."""
+    """Return a container with files, and one with a queue."""
     return runc_container(), runc_container()
 
 
@@ -26,12 +26,12 @@ Pair = tuple[EngineContainer, EngineContainer]
 
 
 def files_route(pair: Pair, endpoint: str) -> str:
-    """As test_relay's, with another endpoint on the side of the files."""
+    """Return test_relay's route with a different endpoint on the side of the files."""
     return route(pair[0].spec, pair[1].spec).replace('spool = { out = "/srv/out", in = "/srv/in" }', endpoint)
 
 
 def wait_for_detail(daemon: Nsbridged, agent: str, *parts: str) -> None:
-    """Until status says all of this of the agent."""
+    """Wait until status shows all of this for the agent."""
 
     def said() -> bool:
         return all(part in daemon.agents()[agent]["detail"] for part in parts)
@@ -40,7 +40,7 @@ def wait_for_detail(daemon: Nsbridged, agent: str, *parts: str) -> None:
 
 
 def test_what_is_no_regular_file_stays_and_blocks_nothing(tmp_path: Path, pair: Pair) -> None:
-    """A symbolic link, a FIFO, a directory; and a name is looked at again when there is another file of it."""
+    """These are a symbolic link, a FIFO and a directory; a name is looked at again when it names a new file."""
     spool = pair[0].rootfs / "srv/out"
     spool.mkdir()
     (spool / "1-link").symlink_to("/etc/passwd")
@@ -72,7 +72,7 @@ def test_an_overlong_file_replaced_by_a_shorter_one_is_taken(tmp_path: Path, pai
 
 
 def test_delivered_files_go_to_done_which_is_remade_if_removed(tmp_path: Path, pair: Pair) -> None:
-    """And a name that is there already does not overwrite the older file."""
+    """A name that is there already does not overwrite the older file."""
     endpoint = 'spool = { out = "/srv/out", in = "/srv/in", done = "/srv/done" }'
     spool, done = pair[0].rootfs / "srv/out", pair[0].rootfs / "srv/done"
     with Nsbridged(tmp_path, files_route(pair, endpoint)) as daemon:
@@ -140,7 +140,7 @@ def test_a_late_directory_s_file_is_a_message_unless_ours(tmp_path: Path, pair: 
 
 
 def test_an_agent_whose_parent_directory_was_replaced_reenters(tmp_path: Path, pair: Pair) -> None:
-    """Landlock leaves it the old one only; by the path there is another. Nothing is lost, and it is only once."""
+    """Landlock leaves it only the old one; the path leads to a new one. Nothing is lost, and it happens only once."""
     endpoint = 'spool = { out = "/srv/a/out", in = "/srv/a/in" }'
     parent = pair[0].rootfs / "srv/a"
     parent.mkdir()
@@ -158,7 +158,7 @@ def test_an_agent_whose_parent_directory_was_replaced_reenters(tmp_path: Path, p
         assert agent["restarts"] == (1 if agent["confinement"]["landlock"] else 0)
 
 
-def test_a_directory_where_a_file_should_be_is_said(tmp_path: Path, pair: Pair) -> None:
+def test_a_directory_where_a_file_should_be_is_reported(tmp_path: Path, pair: Pair) -> None:
     """Not taken for an idle file."""
     (pair[0].rootfs / "srv/f").mkdir()
     with Nsbridged(tmp_path, files_route(pair, 'file = { out = "/srv/f", in = "/srv/g" }')) as daemon:
@@ -168,7 +168,7 @@ def test_a_directory_where_a_file_should_be_is_said(tmp_path: Path, pair: Pair) 
 
 
 def test_a_burst_of_questions_leaves_room_for_their_answers(tmp_path: Path, pair: Pair) -> None:
-    """One queue with two types, as such programs have: a queue full of questions would stop the server for ever."""
+    """One queue with two types, as such programs have: a queue full of questions would stop the server for good."""
     web, legacy = pair
     routes = (
         f'[route.echo]\n[route.echo.agent.web]\ncontainer = "{web.spec}"\n'

@@ -71,7 +71,7 @@ def is_steady(look: Callable[[], object]) -> bool:
 
 
 def memory_of(daemon: Nsbridged) -> int:
-    """Of agents and senders: bytes that are theirs alone."""
+    """Return the bytes that only these agents and senders have."""
     return sum(process.memory_full_info().uss for process in psutil.Process(daemon.pid).children(recursive=True))
 
 
@@ -122,7 +122,7 @@ def test_a_missing_queue_is_waited_for_by_both_sides(tmp_path: Path, unshare_con
 
 
 def test_a_renamed_and_remade_spool_costs_nothing_taken(tmp_path: Path, unshare_container: Factory) -> None:
-    """What was taken is delivered; what is in the old one stays there; the new one's come, also of the same names."""
+    """Taken messages are delivered; the old one's others stay there; the new one's come, also of the same names."""
     web, legacy = unshare_container(), unshare_container()
     out, old = web.rootfs / "srv/out", web.rootfs / "srv/old"
     messages = bodies(100, 4000)
@@ -145,8 +145,8 @@ def test_a_renamed_and_remade_spool_costs_nothing_taken(tmp_path: Path, unshare_
         assert daemon.flow("r:files")["dead"] == 0
 
 
-def test_a_spool_that_is_removed_and_made_anew_goes_on(tmp_path: Path, unshare_container: Factory) -> None:
-    """What was taken from the removed one still comes."""
+def test_a_spool_that_is_removed_and_remade_is_served(tmp_path: Path, unshare_container: Factory) -> None:
+    """Messages that were taken from the removed one still come."""
     web, legacy = unshare_container(), unshare_container()
     out = web.rootfs / "srv/out"
     messages = bodies(30, 4000)
@@ -216,7 +216,7 @@ def test_more_files_than_inotify_reports_arrive_once_in_order(tmp_path: Path, un
 
 
 def test_a_journal_damaged_during_a_stop_costs_only_its_content(tmp_path: Path, unshare_container: Factory) -> None:
-    """What had left its queue and was not delivered is in the journal that is put aside, and it is said."""
+    """A message that had left its queue and was not delivered is in the journal put aside, and the log says so."""
     web, legacy = unshare_container(), unshare_container()
     state = tmp_path / "state/journal/r"
     before, pending, after = bodies(10, 100), bodies(20, 200), bodies(30, 300)

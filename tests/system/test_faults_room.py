@@ -70,7 +70,7 @@ def test_a_full_disk_under_a_spool_holds_messages_back(tmp_path: Path, unshare_c
 
 @contextmanager
 def small_state_dir(directory: Path, size: str) -> Iterator[Path]:
-    """The daemon's state directory is a file system of its own."""
+    """Give the daemon's state directory a file system of its own."""
     state = directory / "state"
     state.mkdir(mode=0o700)
     run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(state)])
@@ -144,7 +144,7 @@ def test_an_agent_without_descriptors_resumes_when_it_has_some(tmp_path: Path, u
 
 @contextmanager
 def no_inotify_instances(uid: int) -> Iterator[None]:
-    """A process of that user has them all."""
+    """Let a process of that user have them all."""
     reader, writer = os.pipe()
     inotify_simple.INotify().close()  # its first use looks for libc in a way that another user may not
 

@@ -103,7 +103,7 @@ assert libc.prctl(22, 2, struct.pack("HP", 1, ctypes.addressof(allow_all)), 0, 0
         assert _facts(process.pid)["seccomp"] == expected
 
 
-def test_namespaces_are_told_from_the_host_s_and_the_container_s() -> None:
+def test_inspect_shows_whose_namespaces_they_are() -> None:
     with (
         _running("unshare", "--ipc", "--mount", "sh", "-c", "echo ready; exec sleep 1000") as container,
         _running("nsenter", f"--ipc=/proc/{container.pid}/ns/ipc", "sh", "-c", "echo ready; exec sleep 1000") as agent,
@@ -168,7 +168,7 @@ def test_more_descriptors_than_are_listed_are_counted() -> None:
 
 
 def _dead() -> int:
-    """The pid of a process that has ended just now."""
+    """Return the pid of a process that has ended just now."""
     with subprocess.Popen(["true"]) as process:
         process.wait()
     with pytest.raises(ProcessLookupError):

@@ -19,7 +19,7 @@ def test_every_stopped_process_is_replaced_within_the_deadline() -> None:
     """Agents and senders, while messages flow both ways: none is lost, repeated or moved."""
     timed = Timed(DEADLINE, SEED)
     outcome = timed.run(timed.stop_agents(3))
-    print(summary("dead after SIGSTOP", timed.noticed), "\n", summary("messages again", timed.mended))
+    print(summary("dead after SIGSTOP", timed.noticed), "\n", summary("messages again", timed.recovered))
     assert outcome.problems() == []
     assert max(timed.noticed) <= DEADLINE
 
@@ -35,7 +35,7 @@ def test_a_killed_supervisor_leaves_no_orphan_double_or_loss(
     """Under a runner that starts the next at once: everything of the one before is dead by then."""
     timed = Timed(15.0, SEED)
     outcome = timed.run(timed.kill_supervisor(kills), run_daemon)
-    print(summary("its last process dead", timed.noticed), "\n", summary("the next one's running", timed.mended))
+    print(summary("its last process dead", timed.noticed), "\n", summary("the next one's running", timed.recovered))
     assert outcome.problems() == []
 
 

@@ -181,7 +181,7 @@ def test_log_file_that_others_choose_is_refused(theirs: Path, tmp_path: Path, at
 
 
 def waits_or_fails(directory: Path, container: str) -> Any:
-    """The agent a of a route in that container, once it is FATAL; a daemon of its own."""
+    """Return the agent a of a route in that container, once it is FATAL; use a daemon of its own."""
     directory.mkdir()
     with Nsbridged(directory, one_route(container)) as daemon:
         daemon.wait_for("FATAL")

@@ -1,4 +1,4 @@
-"""A queue in hostile hands: its own route waits and says why, is not restarted and idles; another one goes on."""
+"""A queue in hostile hands: its own route waits and says why, is not restarted and idles; a second one continues."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def in_ipc(container: EngineContainer, then: Callable[[], object]) -> None:
 
 
 def make_queues() -> None:
-    """By another than the agent, who is their owner then."""
+    """Make them as a user other than the agent; that user is their owner then."""
     for key in (IN, OUT):
         queue = Queue(key, 0o3000, 0o600)
         queue.uid = AGENT
@@ -75,7 +75,7 @@ def cpu(pid: int) -> float:
 
 
 def assert_idles(daemon: Nsbridged) -> None:
-    """It uses less than a quarter of a processor meanwhile, its senders included."""
+    """Assert that it uses less than a quarter of a processor meanwhile, its senders included."""
     agent = daemon.agents()["r:queue"]
     processes = [agent["pid"], *agent["senders"]]
     before = sum(map(cpu, processes))
@@ -116,7 +116,7 @@ def test_a_queue_that_became_forbidden_is_waited_for(
 
 
 def test_a_queue_remade_in_a_loop_costs_no_agent(tmp_path: Path, runc_container: Factory) -> None:
-    """What is sent when it has come to rest arrives."""
+    """Messages sent after the loop arrive."""
 
     def churn() -> None:
         for _ in range(300):
@@ -138,7 +138,7 @@ def test_a_queue_remade_in_a_loop_costs_no_agent(tmp_path: Path, runc_container:
 
 
 def test_a_stranger_s_full_queue_is_not_searched_endlessly(tmp_path: Path, runc_container: Factory) -> None:
-    """With foreign types, empty and as large as may be; ours waits behind them, and the agent's heart goes on."""
+    """It holds foreign messages, empty ones and huge ones; ours waits behind them, and the agent's heart beats on."""
 
     def fill() -> None:
         queue = Queue(OUT, 0, 0)

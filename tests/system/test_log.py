@@ -71,7 +71,7 @@ def killing(daemon: Nsbridged, seed: int = 1) -> Iterator[list[str]]:
 
 
 def paced(messages: list[bytes], killed: list[str]) -> Iterator[list[bytes]]:
-    """The messages in shares, one more after each kill: so every kill meets some on their way."""
+    """Yield the messages in shares, one more after each kill: so every kill meets some on their way."""
     share = -(-len(messages) // (KILLS + 1))
     for number, at in enumerate(range(0, len(messages), share)):
         wait_until(lambda number=number: len(killed) >= number, f"kill {number}")  # type: ignore[misc]
@@ -170,9 +170,7 @@ def test_logs_of_runc_containers_on_a_disk(tmp_path: Path, runc_container: Facto
 
 
 @pytest.mark.parametrize("kind", ["truncated", "too long"])
-def test_what_a_log_cannot_give_is_said_in_the_daemons_log(
-    tmp_path: Path, unshare_container: Factory, kind: str
-) -> None:
+def test_what_a_log_cannot_give_is_in_the_daemon_s_log(tmp_path: Path, unshare_container: Factory, kind: str) -> None:
     one, two = unshare_container(), unshare_container()
     routes = "[route.r]\n" + agent("one", one, 'log = { out = "/srv/out.log", max_message = 100 }')
     routes += agent("two", two, 'log = { in = "/srv/in.log" }')

@@ -39,7 +39,7 @@ class Daemon:
         wait_until(self.socket.exists, "the control socket")
 
     def flood(self) -> None:
-        """Let it log more than any pipe holds; each text is another, so none is held back as a repeat."""
+        """Let it log more than any pipe holds; each text differs, so none is held back as a repeat."""
         with ControlClient(str(self.socket), 5.0) as client:
             for number in range(FLOOD):
                 with pytest.raises(NsbridgeError):

@@ -19,14 +19,14 @@ BY_PROGRAM = pytest.mark.parametrize("program", PROGRAMS, ids=[program.name for 
 
 
 def _mandoc(page: str, *options: str) -> str:
-    """What mandoc prints about the page, which must not be an error."""
+    """Return mandoc's output about the page, which must not be an error."""
     done = subprocess.run(["mandoc", *options], input=PAGES[page], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     return done.stdout
 
 
 def _shown(program: Program) -> str:
-    """The page as a person reads it, without overstriking, each run of blanks as one."""
+    """Return the page as a person reads it, without overstriking, each run of blanks as one."""
     text = _mandoc(f"{program.name}.{program.section}", "-Tutf8", "-Owidth=200")
     return re.sub(r"\s+", " ", re.sub(".\b", "", text))
 

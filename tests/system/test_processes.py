@@ -1,4 +1,4 @@
-"""The processes: who is in which namespace, who dies with whom, who comes back."""
+"""Processes: their namespaces, which die together, which come back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KILLS = 20
 
 
 def namespaces(pid: int | str) -> dict[str, str]:
-    """Every namespace of a process, as /proc shows it, but for the two that only say what its children get."""
+    """Return every namespace of a process, as /proc shows it, but for the two that only name its children's."""
     where = Path(f"/proc/{pid}/ns")
     return {kind: os.readlink(where / kind) for kind in os.listdir(where) if not kind.endswith("_for_children")}
 
@@ -149,7 +149,7 @@ def test_stopping_in_order_delivers_what_was_taken(tmp_path: Path, runc_containe
 
 @contextmanager
 def _full_queue(directory: Path, make: Factory) -> Iterator[tuple[Nsbridged, HasPid, list[bytes]]]:
-    """A daemon, the container of a queue that nobody reads, and the messages, which do not all find room there."""
+    """Yield a daemon, the container of a queue that nobody reads, and more messages than it has room for."""
     web, legacy = make(), make()
     bodies = [b"%03d" % number + bytes(2000) for number in range(20)]
     with Nsbridged(directory, route(web.spec, legacy.spec)) as daemon:
@@ -175,7 +175,7 @@ def test_shutdown_waits_and_the_log_says_what_is_left_and_where(tmp_path: Path, 
 
 
 def test_counters_are_right_before_an_agent_has_started(tmp_path: Path, unshare_container: Factory) -> None:
-    """Of a daemon that was started while the container was away: what the journals say."""
+    """The daemon was started while the container was away: the journals have the counts."""
     web, legacy = unshare_container(), unshare_container()
     with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
         daemon.wait_for("RUNNING")
@@ -284,7 +284,7 @@ def test_an_agent_sees_its_container_s_root_even_if_a_chroot(tmp_path: Path) -> 
 
 
 def test_a_file_closed_while_its_agent_was_dead_is_a_message(tmp_path: Path, runc_container: Factory) -> None:
-    """And what it had before the first start is none."""
+    """A file that was there before the first start is none."""
     web, legacy = runc_container(), runc_container()
     file = web.rootfs / "srv/to_server"
     file.write_bytes(b"before the bridge")

@@ -24,7 +24,7 @@ SIZE = 20_000_000  # bytes
 
 
 def route(files: str, queue: str) -> str:
-    """A route `r` with a spool agent `r:files` and a queue agent `r:queue`."""
+    """Return a route `r` with a spool agent `r:files` and a queue agent `r:queue`."""
     return (
         f'[route.r]\n[route.r.agent.files]\ncontainer = "{files}"\nspool = {{ out = "/srv/out", in = "/srv/in" }}\n'
         f'[route.r.agent.queue]\ncontainer = "{queue}"\n'

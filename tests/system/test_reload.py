@@ -1,4 +1,4 @@
-"""Reload: only what is another is touched, and whatever is touched loses and repeats nothing."""
+"""Reload: only what changed is touched, and a touched route loses and repeats nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.system.traffic import Receiver, put_into_spool
 DIFFERENT = "window = { messages = 7 }"
 
 
-def test_only_what_is_another_is_touched(tmp_path: Path, runc_container: Factory) -> None:
+def test_only_what_changed_is_touched(tmp_path: Path, runc_container: Factory) -> None:
     """One stays under load, one changes, one goes, one comes; with real containers."""
     web, legacy = runc_container(), runc_container()
     same, gone = route("same", web, legacy, 0x51), route("gone", web, legacy, 0x61)
@@ -130,7 +130,7 @@ def test_a_queue_that_changes_routes_under_load_has_one_taker(tmp_path: Path, un
 
 
 def _most_at_once(events: list[dict[str, str]], agent: str) -> int:
-    """How many agents of that name in a route were not stopped at the same time."""
+    """Return how many agents of that name in a route were not stopped at the same time."""
     alive: set[str] = set()
     most = 0
     for event in events:
@@ -212,7 +212,7 @@ def test_hup_reloads_and_a_broken_file_changes_nothing(tmp_path: Path, unshare_c
 
 
 def test_people_s_stop_and_a_fatal_state_meet_a_changed_route(tmp_path: Path, unshare_container: Factory) -> None:
-    """What was stopped stays so; what only a person could mend is tried again, because a person has mended it."""
+    """Stopped agents stay so; a FATAL one is tried again, because a person has fixed the cause."""
     web, legacy = unshare_container(), unshare_container()
     stopped = route("stopped", web, legacy, 0x51)
     wrong = route("wrong", web, legacy, 0x61).replace(f'"{web.spec}"', f'"ns:/proc/{os.getpid()}/ns/mnt"')

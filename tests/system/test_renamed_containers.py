@@ -1,7 +1,7 @@
 """A container whose name is given to another one while it is served: `docker rename web old; docker run --name web`.
 
 The kind: what a name leads to changes while its old meaning lives. A container that is removed and made again ends,
-which its pidfd tells (test_arrivals.py); a pid that is reused is FATAL, and an id never changes.
+which its pidfd shows (test_arrivals.py); a pid that is reused is FATAL, and an id never changes.
 """
 
 from __future__ import annotations

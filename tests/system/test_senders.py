@@ -64,7 +64,7 @@ def test_an_agent_cannot_name_another_process_as_its_sender(tmp_path: Path, unsh
 
 
 def _page_with(pid: int, first: int, second: int) -> int:
-    """Where the process has these two numbers side by side in shared memory without a file."""
+    """Return the address where the process has these two numbers side by side in shared memory without a file."""
     wanted = first.to_bytes(8, "little") + second.to_bytes(8, "little")
     with open(f"/proc/{pid}/maps", encoding="ascii") as maps, open(f"/proc/{pid}/mem", "rb") as memory:
         for line in maps:

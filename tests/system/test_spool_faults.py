@@ -40,7 +40,7 @@ PROGRAMS = {  # what a shell does in `out` → the messages that come of it, in 
 
 @contextmanager
 def spooling(directory: Path, web: EngineContainer, legacy: EngineContainer, more: str = "") -> Iterator[Nsbridged]:
-    """A daemon with a route whose spool has these further keys."""
+    """Yield a daemon with a route whose spool has these further keys."""
     routes = route(web.spec, legacy.spec).replace('in = "/srv/in" }', f'in = "/srv/in"{more} }}', 1)
     with Nsbridged(directory, routes) as daemon:
         daemon.wait_for("RUNNING")

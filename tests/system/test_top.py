@@ -62,7 +62,7 @@ def _top(path: str, *arguments: str, size: tuple[int, int] = (80, 24)) -> Termin
 
 
 def _assert_put_back(terminal: Terminal) -> None:
-    """It has left the alternate screen last, and the terminal's settings are as they were."""
+    """Assert that it has left the alternate screen last, and that the terminal's settings are as they were."""
     assert terminal.shown.count(_ENTER) == terminal.shown.count(_LEAVE)
     assert terminal.shown.rindex(_LEAVE) > terminal.shown.rindex(_ENTER)
     assert termios.tcgetattr(terminal.keyboard) == terminal.settings
@@ -179,7 +179,7 @@ def test_a_lost_daemon_is_reported_on_the_original_screen() -> None:
         assert "nsbridgectl: " in terminal.shown.rpartition(_LEAVE)[2]
 
 
-def test_an_unknown_name_is_said_before_the_screen_is_taken(tmp_path: Path) -> None:
+def test_an_unknown_name_is_reported_on_the_normal_screen(tmp_path: Path) -> None:
     with daemon() as path, _top(path, "nobody") as terminal:
         assert terminal.end() == 2  # the fake knows no top
         assert _ENTER not in terminal.shown

@@ -31,12 +31,12 @@ BACK_WITHIN = 1.0  # seconds from the kill on, on a machine that is busy with ot
 
 @pytest.fixture
 def pair(unshare_container: Factory) -> tuple[Any, Any]:
-    """The container with files, and the one with queues."""
+    """Return the container with files, and the one with queues."""
     return unshare_container(), unshare_container()
 
 
 def daemon_for(directory: Path, pair: tuple[Any, Any], line: str = "") -> Nsbridged:
-    """With the route `r` of test_relay."""
+    """Return a daemon with the route `r` of test_relay."""
     routes = route(pair[0].spec, pair[1].spec)
     return Nsbridged(directory, configured(routes, line) if line else routes, HEALTH)
 
@@ -57,7 +57,7 @@ def is_replaced(daemon: Nsbridged, name: str, before: dict[str, Any], since: flo
 
 
 def relays(daemon: Nsbridged, pair: tuple[Any, Any]) -> None:
-    """Both ways, one message each beyond what is there."""
+    """Assert that one message passes each way, beyond what is there."""
     before = daemon.flow("r:files")["delivered"], daemon.flow("r:queue")["delivered"]
     put_into_spool(pair[0].rootfs / "srv/out", [b"x"])
     send_all(pair[1], TO_WEB, [Sent(1, b"y")])
@@ -67,7 +67,7 @@ def relays(daemon: Nsbridged, pair: tuple[Any, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["r:files", "r:queue"])
 def test_a_stopped_agent_is_replaced_within_the_deadline(tmp_path: Path, pair: tuple[Any, Any], name: str) -> None:
-    """SIGSTOP. Status calls it wedged before it is killed; the other agent stays; messages go on."""
+    """SIGSTOP. Status calls it wedged before it is killed; the other agent stays; messages continue."""
     with daemon_for(tmp_path, pair) as daemon:
         daemon.wait_for("RUNNING")
         before = daemon.agents()
@@ -93,19 +93,19 @@ def test_a_stopped_sender_of_an_idle_agent_is_noticed(tmp_path: Path, pair: tupl
 
 
 def test_a_sender_that_hangs_is_noticed_by_what_it_does_not_send(tmp_path: Path, pair: tuple[Any, Any]) -> None:
-    """Nothing tells that it stands still; its agent's loop beats on. Every message comes, once."""
+    """No report says that it stands still; its agent's loop beats on. Every message comes, once."""
     with daemon_for(tmp_path, pair) as daemon, Receiver(pair[1], TO_LEGACY, 100) as receiver:
         daemon.wait_for("RUNNING")
         before = daemon.agents()["r:queue"]
         with held(before["senders"][0]):
             put_into_spool(pair[0].rootfs / "srv/out", bodies(100, 100))
             is_replaced(daemon, "r:queue", before, time.monotonic())
-        assert "what works beside its loop has not gone on" in daemon.agents()["r:queue"]["last_exit"]
+        assert "the work beside its loop has made no progress" in daemon.agents()["r:queue"]["last_exit"]
         assert [message.body for message in receiver.messages()] == bodies(100, 100)
 
 
 def test_a_sender_hanging_beside_a_full_queue_is_noticed_later(tmp_path: Path, pair: tuple[Any, Any]) -> None:
-    """It had said that the queue was full, which was true then; while it was, waiting was right."""
+    """It had reported that the queue was full, which was true then; while it was, waiting was correct."""
     messages = bodies(100, 1000)
     with daemon_for(tmp_path, pair) as daemon:
         daemon.wait_for("RUNNING")
@@ -121,7 +121,7 @@ def test_a_sender_hanging_beside_a_full_queue_is_noticed_later(tmp_path: Path, p
 
 
 def test_a_thread_hanging_in_msgrcv_is_noticed_by_its_backlog(tmp_path: Path, pair: tuple[Any, Any]) -> None:
-    """It waits there for ever, rightly, until there is a message for it."""
+    """It may wait there indefinitely, until there is a message for it."""
     with daemon_for(tmp_path, pair, AT_LEAST_ONCE) as daemon:
         daemon.wait_for("RUNNING")
         before = daemon.agents()["r:queue"]
@@ -147,7 +147,7 @@ def test_a_thread_hanging_in_msgsnd_is_noticed_later(tmp_path: Path, pair: tuple
 
 
 def test_a_full_queue_is_not_taken_for_a_wedged_agent(tmp_path: Path, pair: tuple[Any, Any]) -> None:
-    """Nor is an idle one: nothing is killed in several deadlines."""
+    """An idle one is not either: nothing is killed in several deadlines."""
     with daemon_for(tmp_path, pair) as daemon:
         daemon.wait_for("RUNNING")
         before = daemon.agents()
@@ -215,7 +215,7 @@ def test_an_agent_on_a_hanging_file_system_is_killed_alone(
             wait_until(lambda: "stuck in the kernel" in daemon.agents()["r:files"]["detail"], "status says so")
             assert daemon.agents()["r:files"]["phase"] == "wedged"
         put_into_spool(other.rootfs / "srv/out", [b"x"])
-        wait_until(lambda: daemon.flow("s:files")["delivered"] == 1, "the other route goes on")
+        wait_until(lambda: daemon.flow("s:files")["delivered"] == 1, "the other route continues")
         assert daemon.agents()["r:queue"]["pid"] == before["r:queue"]["pid"]
         hanging.let_go()
         with Receiver(legacy, TO_LEGACY, 1) as receiver:
