@@ -87,7 +87,7 @@ def ends(endpoint: Endpoint, keys: Keys) -> dict[str, list[str]]:
 
 
 def store(endpoint: Endpoint, source: SourceJournal | None) -> SourceJournal | NoteStore | None:
-    """Where files are messages, only notes are kept: the file itself is the journal."""
+    """Return the store of a source; where files are messages, it keeps only notes: the file itself is the journal."""
     return NoteStore(source) if source is not None and isinstance(endpoint, SpoolEndpoint | LogEndpoint) else source
 
 
@@ -98,7 +98,7 @@ def make(
     keys: Keys,
     state: AgentFiles,
 ) -> tuple[Source | None, Sink | None]:
-    """The endpoint's two sides, each if it is configured."""
+    """Return the endpoint's two sides, each if it is configured."""
     endpoint = assignment.agent.endpoint
     if isinstance(endpoint, QueueEndpoint):
         owner = queue.QueueOwner(agent, (keys.out, keys.in_), is_user_configured=assignment.agent.user is not None)

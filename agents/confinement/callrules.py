@@ -1,4 +1,4 @@
-"""Which system calls an agent may make, and why: a table for each kind of endpoint, no I/O.
+"""System calls that an agent may make, and why: a table for each kind of endpoint, no I/O.
 
 A rule is one way to make one call. It has the call's name (with the way after a colon, if there are several), the
 arguments that it allows, and the reason. The filter refuses everything that no rule allows (seccomp.py).

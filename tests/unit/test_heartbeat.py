@@ -74,7 +74,7 @@ def test_heartbeat_reports_longest_stalled_thread(loop: Loop, clock: Clock) -> N
     page = Scoreboard()
     heart = Heart(loop, page.cells, 3.0)
     heart.start()
-    assert page.cells[scoreboard.GOES_ON] == 0, "there is nothing beside the loop"
+    assert page.cells[scoreboard.PROGRESS] == 0, "there is nothing beside the loop"
     owed = [clock.time, clock.time]
     for number in (0, 1):
         heart.vouch(lambda number=number: owed[number])  # type: ignore[misc]
@@ -82,14 +82,14 @@ def test_heartbeat_reports_longest_stalled_thread(loop: Loop, clock: Clock) -> N
     before = page.cells[scoreboard.BEAT]
     clock.time += 3.0
     loop.run_once(0)
-    assert page.cells[scoreboard.GOES_ON] == 900 * 10**9
+    assert page.cells[scoreboard.PROGRESS] == 900 * 10**9
     assert page.cells[scoreboard.BEAT] > before
     assert page.last_sign() == 900.0
 
 
 def test_a_new_agent_has_time_from_its_birth_on_and_no_old_debts() -> None:
     page = Scoreboard()
-    page.cells[scoreboard.GOES_ON] = 1
+    page.cells[scoreboard.PROGRESS] = 1
     page.begin()
     assert page.last_sign() == page.cells[scoreboard.BEAT] / 1e9 > 1
 
@@ -198,7 +198,7 @@ def test_the_check_is_due_when_the_most_silent_would_be_late(scene: Scene, clock
 
 
 def test_an_owed_step_counts_as_silence_though_the_loop_beats(scene: Scene) -> None:
-    scene.agents[0].scoreboard.cells[scoreboard.GOES_ON] = 1000 * 10**9
+    scene.agents[0].scoreboard.cells[scoreboard.PROGRESS] = 1000 * 10**9
     for second in (3, 6, 9, 10):
         scene.at(second, 0, 1)
     assert scene.killed == [0]
