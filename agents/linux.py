@@ -303,7 +303,7 @@ class QueueStatus(NamedTuple):
 
 
 def queue_status(queue: int) -> QueueStatus:
-    """IPC_STAT of msgctl(2). Raises OSError, as EACCES."""
+    """Call msgctl(2) with IPC_STAT. Raises OSError, as EACCES."""
     status = bytearray(_MSQID_SIZE)
     if _libc.msgctl(queue, _IPC_STAT, address_of(status)) < 0:
         raise oserror("msgctl")
@@ -323,7 +323,7 @@ def queue_owner(queue: int) -> tuple[int, int] | None:
 
 
 def longest_message() -> int:
-    """kernel.msgmax of the ipc namespace: bytes of the longest message. IPC_INFO of msgctl(2). Raises OSError."""
+    """Return kernel.msgmax of the ipc namespace: bytes of the longest message. msgctl(2), IPC_INFO. Raises OSError."""
     limits = bytearray(_MSQID_SIZE)
     if _libc.msgctl(0, _IPC_INFO, address_of(limits)) < 0:
         raise oserror("msgctl")

@@ -52,7 +52,9 @@ def container_root(pid: int) -> str:
 
 
 def queue_keys(assignment: Assignment) -> Keys:
-    """Asked before the join: a key made by ftok comes from a path of the container, which the host's /proc leads to."""
+    """Return the keys; call it before the join: ftok makes a key of a container's path, which the host's /proc leads
+    to.
+    """
     endpoint = assignment.agent.endpoint
     if not isinstance(endpoint, QueueEndpoint):
         return Keys()

@@ -62,7 +62,7 @@ def _publish(found: dict[str, list[Figures]], load: float) -> None:
 
 
 def main() -> int:
-    """0; 1 if `--check` finds something slower than recorded."""
+    """Run the command; return 0, or 1 if `--check` finds something slower than recorded."""
     parser = argparse.ArgumentParser(prog="./run bench", description="nsbridge against its peers, in one run.")
     parser.add_argument("--rounds", type=int, default=5, help="of which the medians are taken (5)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the messages, one round: to see that it works")

@@ -71,7 +71,7 @@ def _sharing(lab: Lab) -> Iterator[tuple[EngineContainer, EngineContainer]]:
 
 
 def supervisorctl_status(lab: Lab, count: int) -> Figures:
-    """`supervisorctl status` of two programs, as a process."""
+    """Measure `supervisorctl status` of two programs, as a process."""
     where = lab.run_directory()
     config = where / "supervisord.conf"
     config.write_text(_SUPERVISORD.format(where=where), encoding="utf-8")
@@ -97,7 +97,7 @@ def nats_echo(lab: Lab, count: int) -> Figures:
 
 
 def nats_one_way(lab: Lab, prefix: str, count: int, size: int) -> Figures:
-    """Publisher to subscriber; `prefix` is empty (at most once) or `js-` (JetStream in memory, acknowledged)."""
+    """Measure publisher to subscriber; `prefix` is empty (at most once) or `js-` (JetStream, acknowledged)."""
     with _nats(lab) as (server, port):
         words = [str(port), str(count), str(size)]
         drain = Load([sys.executable, str(_NATS_PROGRAM), f"{prefix}subscribe", *words])
@@ -108,7 +108,7 @@ def nats_one_way(lab: Lab, prefix: str, count: int, size: int) -> Figures:
 
 @contextmanager
 def _nats(lab: Lab) -> Iterator[tuple[int, int]]:
-    """(pid, port) of a server that only this machine can reach."""
+    """Yield (pid, port) of a server that only this machine can reach."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     where = lab.run_directory()

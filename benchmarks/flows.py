@@ -70,7 +70,7 @@ def carry(lab: Lab, flow: Flow) -> Figures:
 
 
 def tick(lab: Lab, routes: int, seconds: int) -> Figures:
-    """log → queue on so many routes, one message a second each."""
+    """Measure log → queue on so many routes, one message a second each."""
     flow = Flow("log", "queue", 0, 64, routes=routes)
     with lab.containers() as (a, b), _routes(lab, flow, a, b) as daemon:
         pids = tree(daemon.pid)
@@ -82,7 +82,7 @@ def tick(lab: Lab, routes: int, seconds: int) -> Figures:
 
 
 def echo(lab: Lab, count: int) -> Figures:
-    """Round trips of the classic echo programs through nsbridge, one at a time."""
+    """Measure round trips of the classic echo programs through nsbridge, one at a time."""
     with lab.containers() as (client, server):
         text = _ECHO.format(client=client.spec, server=server.spec)
         with _echo_server(lab, server), lab.daemon(text) as daemon:
@@ -116,7 +116,7 @@ def echo_times(client: list[str], count: int, pids: list[int]) -> Figures:
 
 
 def status(lab: Lab, count: int) -> Figures:
-    """`nsbridgectl status` of one route's two agents, as a process."""
+    """Measure `nsbridgectl status` of one route's two agents, as a process."""
     with lab.containers() as (a, b), _routes(lab, Flow("log", "queue", 0), a, b) as daemon:
         return {
             "status": status_time([Path(sys.executable).with_name("nsbridgectl"), "-s", daemon.socket, "status"], count)

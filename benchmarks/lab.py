@@ -75,13 +75,13 @@ class Lab:
 
     @contextmanager
     def daemon(self, routes: str) -> Iterator[Nsbridged]:
-        """nsbridged with these routes, and all of its agents at work."""
+        """Run nsbridged with these routes, and all of its agents at work."""
         with Nsbridged(self.run_directory(), routes) as daemon:
             daemon.wait_for("RUNNING")
             yield daemon
 
     def load(self, container: EngineContainer, *words: object) -> Load:
-        """loads/load.c in a container; returns when it is ready."""
+        """Start loads/load.c in a container; return when it is ready."""
         return Load(inside(container, self.program("load"), *words))
 
 
@@ -131,7 +131,7 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
-    """User and system time that the processes have used so far, by their CPU clocks (clock_getcpuclockid(3)), in s."""
+    """Return the user and system time used so far, in s, by the processes' CPU clocks (clock_getcpuclockid(3))."""
     return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)  # 2: CPUCLOCK_SCHED, to the nanosecond
 
 

@@ -38,7 +38,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
 
 
 def _goals(panel: Any, goals: list[dict[str, Any]]) -> None:
-    """Bars: how many times better than the goal; 1 is the goal."""
+    """Draw bars: how many times better than the goal; 1 is the goal."""
     shown = [goal for goal in goals if "limit" in goal][::-1]
     values = [
         goal["limit"] / goal["value"] if goal["goal"][0] == "≤" else goal["value"] / goal["limit"] for goal in shown

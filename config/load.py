@@ -243,7 +243,7 @@ def _without_details(raw: object, path: KeyPath, problems: list[Problem]) -> obj
 
 
 def _without(raw: Any, path: KeyPath) -> Table:
-    """`raw` without the key at `path`, which is in it: cattrs has been down that path. Nothing is changed in place."""
+    """Return a copy of `raw` without the key at `path`, which is in it: cattrs has been down that path."""
     key, rest = path[0], path[1:]
     return {**raw, key: _without(raw[key], rest)} if rest else {k: v for k, v in raw.items() if k != key}
 

@@ -49,7 +49,7 @@ def dotted(path: KeyPath) -> str:
 
 
 def quoted(text: str) -> str:
-    """`text` in double quotes, escaped, and shortened if it is long."""
+    """Return `text` in double quotes, escaped, and shortened if it is long."""
     start = text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
     return '"' + escape(start.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 

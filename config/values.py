@@ -293,7 +293,7 @@ def user(value: object) -> User | str:
 
 
 def container(value: object) -> Container:
-    """`KIND:NAME`, or `host` alone."""
+    """Read `KIND:NAME`, or `host` alone."""
     word, colon, name = text(value).partition(":")
     if word == ContainerKind.HOST:
         if colon:

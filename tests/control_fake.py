@@ -204,7 +204,7 @@ class Served:
             self.loop.run_once(0.01)
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """`nsbridgectl ARGUMENTS` while it is served."""
+        """Run `nsbridgectl ARGUMENTS` while it is served."""
         with ctl(*arguments, control=self.path, **options) as process:
             self.pump(lambda: _ended(process))
             stdout, stderr = process.communicate(timeout=DEADLINE)
@@ -253,7 +253,7 @@ def daemon(prepare: Callable[[FakeApi], None] = lambda _api: None) -> Iterator[s
 
 
 def ctl(*arguments: str, control: str, **options: Any) -> subprocess.Popen[str]:
-    """`nsbridgectl ARGUMENTS`, started."""
+    """Start `nsbridgectl ARGUMENTS`."""
     env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"NSBRIDGE_CONTROL": control}
     command = [str(Path(sys.executable).with_name("nsbridgectl")), *arguments]
     settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options

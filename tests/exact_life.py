@@ -75,7 +75,7 @@ def live(path: Path, key: int) -> Iterator[tuple[Host, ExactQueueSink]]:
 
 
 def killed(send: Send, *, after: bool) -> Send:
-    """msgsnd, in which SIGKILL falls."""
+    """Return a msgsnd in which SIGKILL falls."""
 
     def do(queue: int, address: int, size: int) -> int:
         if after:

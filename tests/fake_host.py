@@ -107,7 +107,7 @@ class FakeHost:
             self.loop.run_once(0)
 
     def blocked(self, side: str, reason: str) -> None:
-        """Kept in `reason`."""
+        """Keep the text in `reason`."""
         self.reason = reason
 
     def notice(self, side: str, text: str) -> None:
@@ -171,7 +171,7 @@ class FakeHost:
         raise NotImplementedError
 
     def missed(self, files: int, size: int) -> None:
-        """Kept in `missing`."""
+        """Keep the counts in `missing`."""
         self.missing = (files, size)
 
     def flush(self) -> None:
@@ -324,7 +324,7 @@ class SinkHost(FakeHost):
         self.offer()
 
     def dead(self, one: Run, where: str, why: str) -> bool:
-        """Kept in `dead_letters`."""
+        """Keep the letter in `dead_letters`."""
         self.dead_letters.append(one)
         self.said.append(f"{where}: {why}")
         self.handed(one)

@@ -321,7 +321,9 @@ def api_of(supervisor: Supervisor) -> Api:
 
 
 def fuzz(directory: Path, count: int, seed: int) -> dict[str, float]:
-    """`count` inputs for each target; the seconds that each took. AssertionError, or what was raised, for a bug."""
+    """Try `count` inputs for each target; return the seconds that each took. AssertionError, or what was raised, for a
+    bug.
+    """
     took = {}
     with supervisor_at(directory) as supervisor:
         took["agent"] = _many(AgentTarget(directory, Mutator(random.Random(seed))).run, count)

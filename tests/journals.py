@@ -134,7 +134,7 @@ def used(path: Path) -> bytes:
 
 
 def aside(path: Path) -> list[Path]:
-    """Journals that were moved aside."""
+    """Return journals that were moved aside."""
     return [file for file in path.parent.iterdir() if ".damaged-" in file.name]
 
 

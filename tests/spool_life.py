@@ -58,7 +58,7 @@ Make = Callable[..., Life]
 
 @pytest.fixture
 def make_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Makes sources; they are killed at the end, and no descriptor may be left open."""
+    """Yield a maker of sources; they are killed at the end, and no descriptor may be left open."""
     monkeypatch.chdir("/")
     before = len(os.listdir("/proc/self/fd"))
     lives: list[Life] = []

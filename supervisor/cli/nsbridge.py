@@ -52,7 +52,7 @@ def _outcome(argv: Sequence[str]) -> int:
 
 
 def _flushed(code: int) -> int:
-    """`code`, or 1 if what was printed cannot be written; a reader that has gone decides nothing any more."""
+    """Return `code`, or 1 if the output cannot be written; a reader that has gone changes nothing."""
     try:
         sys.stdout.flush()
     except OSError as error:

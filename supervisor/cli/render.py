@@ -22,7 +22,7 @@ _DOES = {"stop": "stops", "start": "starts", "restart": "restarts", "unchanged":
 
 
 def duration(seconds: float) -> str:
-    """`seconds` as 2:03:11, with days before it if there are any (3d 2:03:11)."""
+    """Return `seconds` as 2:03:11, with days before it if there are any (3d 2:03:11)."""
     minutes, second = divmod(max(0, int(seconds)), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
@@ -30,7 +30,7 @@ def duration(seconds: float) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """`rows` of equally many cells as lines, each column as wide as its widest cell."""
+    """Return `rows` of equally many cells as lines, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
@@ -65,7 +65,7 @@ def tree(value: dict[str, Any], indent: str = "") -> list[str]:
 
 
 def listed(start: str, words: Sequence[str]) -> list[str]:
-    """`start` and then `words` with commas between them, in lines of 80 columns, each word whole."""
+    """Return `start` and then `words` with commas between them, in lines of 80 columns, each word whole."""
     lines = [start]
     for number, word in enumerate(words):
         text = word + ("," if number < len(words) - 1 else "")
@@ -110,7 +110,7 @@ def reload(result: dict[str, Any]) -> list[str]:
 
 
 def reason(agent: dict[str, Any]) -> str:
-    """` (why)`, of an agent in the status document; empty if there is nothing to say."""
+    """Return ` (why)` for an agent in the status document; empty if there is no reason."""
     return f" ({agent['detail']})" if agent.get("detail") else ""
 
 
@@ -176,6 +176,6 @@ def _counts(name: str, flows: list[dict[str, Any]]) -> str:
 
 
 def _coloured(line: str, state: str) -> str:
-    """`line` with its state coloured, which is its second word: names of agents have no blanks."""
+    """Return `line` with its state coloured, which is its second word: names of agents have no blanks."""
     name, rest = line.split(" ", 1)
     return f"{name} " + rest.replace(state, f"\x1b[{_COLOURS.get(state, _YELLOW)}m{state}\x1b[0m", 1)

@@ -142,7 +142,7 @@ class _Screen:
         os.close(self._wake)
 
     def size(self) -> tuple[int, int]:
-        """(columns, rows) that may be written to: the last column is not, or erasing behind it would take it along."""
+        """Return the usable (columns, rows): the last column is not, because an erase behind it would take it along."""
         columns, rows = os.get_terminal_size(self._stdout)
         return (columns or 80) - 1, rows or 24
 

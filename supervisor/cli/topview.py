@@ -62,7 +62,7 @@ _LEAST_NAME, _LEAST_NOTE = 12, 10  # columns
 
 
 def table(shown: Sequence[Row], width: int) -> tuple[str, list[str]]:
-    """(heading, a line for each row) of at most `width` columns: names first, and a note where there is room left."""
+    """Return (heading, a line for each row), at most `width` columns: names first, and a note where room is left."""
     longest = max([_LEAST_NAME, *(len(row.name) for row in shown)])
     columns = list(_COLUMNS)
     while columns and min(longest, _LEAST_NAME) + _width(columns) > width:
@@ -138,7 +138,7 @@ class View:
             self.first = 0
 
     def frame(self, width: int, height: int) -> tuple[list[str], int]:
-        """(lines that fit into so many columns and rows, which of them is the heading)."""
+        """Return (lines that fit into so many columns and rows, which of them is the heading)."""
         if self.look is None:
             return ["asking the daemon"[:width]], -1
         above = [_cut(line, width) for line in summary(self.look)] if height >= _ROOMY else []

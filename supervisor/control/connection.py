@@ -74,7 +74,7 @@ class Answer:
 
     @property
     def is_open(self) -> bool:
-        """False once the request is answered or the caller is gone: further work would be wasted."""
+        """True until the request is answered or the caller is gone: after that, further work would be wasted."""
         return self._open
 
     def item(self, value: object) -> None:

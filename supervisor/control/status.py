@@ -68,7 +68,7 @@ def _health(agent: ManagedAgent) -> dict[str, object] | None:
 
 
 def _phase(agent: ManagedAgent) -> tuple[str, str]:
-    """(phase, detail): of a running agent whether it is idle, relaying, or blocked and why; of any, if it is wedged."""
+    """Return (phase, detail): a running agent is idle, relaying, or blocked and why; any may be wedged."""
     if wedged := healthcheck.wedged(agent, time.monotonic()):
         return "wedged", wedged
     if agent.state is not State.RUNNING:

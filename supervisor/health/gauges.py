@@ -91,7 +91,7 @@ class _Gauge:
         self._own: int | None = None
 
     def measure(self, now: float) -> None:
-        """CPU and resident memory, unless that was just done."""
+        """Measure CPU and resident memory, unless that was just done."""
         if now - self._at >= MIN_AGE:
             self._cpu_s, self._rss = self._meter.usage()
             self._at = now

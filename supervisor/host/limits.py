@@ -138,7 +138,7 @@ def _number(path: Path) -> int:
 
 
 def _room_in_control_group() -> tuple[int, str]:
-    """(tasks that may be added to our control group, the file that limits them): the narrowest of all above it."""
+    """Return (tasks that may be added, the file that limits them): the narrowest of all control groups above us."""
     room, where = _UNLIMITED, ""
     for group in _control_groups():
         limit = _number(group / "pids.max")

@@ -197,5 +197,5 @@ def _entry(record: logging.LogRecord) -> Entry:
 
 
 def timestamp(seconds: float) -> str:
-    """Wall time as the log has it: UTC, ISO 8601, to the millisecond."""
+    """Return wall time as the log has it: UTC, ISO 8601, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

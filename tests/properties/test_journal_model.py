@@ -142,7 +142,7 @@ class SourceMachine(RuleBasedStateMachine):
 
     @rule(length=LENGTHS, mtype=TYPES, choice=CHOICE)
     def killed_in_append(self, length: int, mtype: int, choice: int) -> None:
-        """Afterwards it is there whole, or not at all."""
+        """Kill in an append: the message is there whole, or not at all."""
         message = self.message(mtype, length)
 
         def append() -> None:

@@ -56,7 +56,7 @@ class LogSourceMachine(RuleBasedStateMachine):
         self.host.flush()
 
     def put(self, data: bytes) -> None:
-        """Times of change are made to differ, however fast this is."""
+        """Put a file; times of change are made to differ, however fast this is."""
         self.writer.write(data)
         self.clock += 1
         os.utime(self.writer.fileno(), (self.clock, self.clock))

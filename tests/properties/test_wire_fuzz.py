@@ -60,7 +60,7 @@ frames: st.SearchStrategy[Frame] = st.one_of(hellos, pieces(), runs, acks)
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """Whole frames with some bytes changed, cut off or added."""
+    """Draw whole frames with some bytes changed, cut off or added."""
     packet = bytearray(b"".join(map(pack, draw(st.lists(frames, min_size=1, max_size=4)))))
     for _ in range(draw(st.integers(0, 4))):
         packet[draw(st.integers(0, len(packet) - 1))] = draw(st.integers(0, 255))

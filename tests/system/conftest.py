@@ -72,7 +72,7 @@ def crun_container(room: Room, engine_base: Path) -> Iterator[Factory]:
 
 @pytest.fixture
 def unshare_container(tmp_path: Path) -> Iterator[Factory]:
-    """Namespaces made by util-linux: cheap, for tests that need many."""
+    """Make namespaces with util-linux: cheap, for tests that need many."""
     with _factory(lambda program: UnshareContainer(program, tmp_path)) as make:
         yield make
 
@@ -99,7 +99,7 @@ def docker_container(docker_daemon: DockerDaemon, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="session")
 def podman(room: Room, engine_base: Path) -> Iterator[Podman]:
-    """Podman with storage of this session's own and no service."""
+    """Yield a podman with storage of this session's own and no service."""
     base = engine_base / "podman"
     base.mkdir()
     engine = Podman(room, base)
@@ -119,7 +119,7 @@ def podman_container(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 @pytest.fixture
 def podman_service(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> Iterator[Podman]:
-    """Podman's API service, running; nsbridge finds it by CONTAINER_HOST."""
+    """Yield podman's API service, running; nsbridge finds it by CONTAINER_HOST."""
     podman.start_service()
     monkeypatch.setenv("CONTAINER_HOST", f"unix://{podman.socket}")
     yield podman

@@ -69,7 +69,7 @@ class Daemon:
         assert not self._service_died(), (self.base / "log").read_text(encoding="utf-8", errors="replace")[-2000:]
 
     def end_service(self) -> None:
-        """SIGTERM, SIGKILL if it takes too long; harmless when done before."""
+        """Send SIGTERM, or SIGKILL if it takes too long; harmless when done before."""
         if self._service is not None:
             self._service.terminate()
             try:
@@ -81,7 +81,7 @@ class Daemon:
         self.socket.unlink(missing_ok=True)
 
     def crash_service(self) -> None:
-        """SIGKILL, which leaves its socket file behind."""
+        """Send SIGKILL, which leaves its socket file behind."""
         assert self._service is not None
         self._service.kill()
         self._service.wait()
@@ -219,7 +219,7 @@ class DaemonContainer(EngineContainer):
         wait_until(lambda: self._status() == "exited", f"{self.kind} notices that {self.name} has stopped")
 
     def delete(self) -> None:
-        """Killed if need be."""
+        """Delete it; kill it if need be."""
         if self.id:
             self.engine.command("rm", "--force", self.id, check=False)
             self.id = ""

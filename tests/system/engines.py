@@ -101,7 +101,7 @@ class EngineContainer(ABC):
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to init, which takes its pid namespace with it; returns when it is dead."""
+        """Kill init, which takes its pid namespace with it; return when it is dead."""
         self._signal(signal.SIGKILL)
         self._wait_dead(LIMIT)
 
@@ -146,7 +146,7 @@ class RuntimeContainer(EngineContainer):
         return self.bundle / "rootfs"
 
     def create(self) -> None:
-        """Leaves the runtime's init waiting for `start`, with the namespaces made."""
+        """Leave the runtime's init waiting for `start`, with the namespaces made."""
         if self.pid:
             self._delete_state()
         config = json.dumps(oci_config(self.program))
@@ -233,7 +233,7 @@ class UnshareContainer(EngineContainer):
 
     @property
     def container(self) -> Container:
-        """`pid:N`: there is no name that a restarted one could be found by."""
+        """Return `pid:N`: there is no name that a restarted one could be found by."""
         return Container(self.kind, str(self.pid))
 
     def create(self) -> None:

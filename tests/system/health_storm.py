@@ -60,7 +60,7 @@ class Timed:
                 return made.run(lambda: strikes(made))
 
     def stop_agents(self, count: int) -> Callable[[Storm], None]:
-        """SIGSTOP to one of all processes that carry messages, `count` times."""
+        """Return a storm that stops one of all processes that carry messages, `count` times."""
 
         def strikes(made: Storm) -> None:
             for _ in range(count):
@@ -79,7 +79,7 @@ class Timed:
         return strikes
 
     def kill_supervisor(self, count: int) -> Callable[[Storm], None]:
-        """SIGKILL to the supervisor, `count` times; the outer runner starts the next."""
+        """Return a storm that kills the supervisor, `count` times; the outer runner starts the next."""
 
         def strikes(made: Storm) -> None:
             for _ in range(count):

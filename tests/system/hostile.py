@@ -85,7 +85,7 @@ class Baits:
             self._fifo(str(source))
 
     def plant_libraries(self, scratch: Path) -> None:
-        """Shared libraries with a constructor, and a program."""
+        """Plant shared libraries with a constructor, and a program."""
         source, library = scratch / "bait.c", scratch / "bait.so"
         source.write_text(_C, encoding="ascii")
         subprocess.run([tool("cc"), "-shared", "-fPIC", "-o", library, source], check=True)
@@ -114,7 +114,7 @@ class Baits:
 
     @contextmanager
     def watched(self) -> Iterator[Opened]:
-        """Sees which baits are opened while it lasts."""
+        """Yield the baits that are opened while it lasts."""
         with INotify(nonblocking=True) as inotify:
             directories = {path.parent for path in self._planted}
             watches = {inotify.add_watch(directory, flags.OPEN): directory for directory in directories}
@@ -172,7 +172,7 @@ def _is_waited_at(fifo: Path) -> bool:
 
 
 def executable(pid: int) -> set[tuple[str, int]]:
-    """Device and inode of each file of which a process has an executable mapping."""
+    """Return device and inode of each file of which a process has an executable mapping."""
     mapped = set()
     for line in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace").splitlines():
         _, permissions, _, device, inode, *_ = line.split()

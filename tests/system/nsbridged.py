@@ -124,7 +124,7 @@ class Nsbridged:
         return [child.pid for child in psutil.Process(self.pid).children(recursive=True)]
 
     def kill(self) -> list[int]:
-        """SIGKILL to the supervisor alone; returns the pids of the processes it had."""
+        """Kill the supervisor alone; return the pids of the processes it had."""
         children = self.processes()
         os.kill(self.pid, signal.SIGKILL)
         assert self.process is not None
@@ -132,7 +132,7 @@ class Nsbridged:
         return children
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
+        """Send SIGTERM; return the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(LIMIT)
@@ -170,7 +170,7 @@ class Followed:
 
 
 def kill_and_wait(pid: int) -> None:
-    """SIGKILL; returns when it is dead."""
+    """Kill it; return when it is dead."""
     os.kill(pid, signal.SIGKILL)
     wait_dead(pid)
 

@@ -55,7 +55,7 @@ class UnderRunner(Nsbridged):
         return bool(pid != before)
 
     def kill(self) -> list[int]:
-        """SIGKILL to the supervisor alone; returns the pids of the processes it had."""
+        """Kill the supervisor alone; return the pids of the processes it had."""
         children = self.processes()
         os.kill(self._pid, signal.SIGKILL)
         return children

@@ -62,7 +62,7 @@ def _send(end: socket.socket, data: bytes) -> None:
 
 
 def frames(agent: Agent) -> None:
-    """Random packets, true ones with wrong numbers, and nothing is ever read."""
+    """Send random packets, true ones with wrong numbers, and never read."""
     _ready(agent)
     chance = random.Random(7)
     while True:
@@ -122,7 +122,7 @@ def passes(agent: Agent) -> None:
 
 
 def stops(agent: Agent) -> None:
-    """Stands still."""
+    """Stand still."""
     _ready(agent)
     while True:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -143,7 +143,7 @@ def _start_senders(agent: Agent) -> None:
 
 
 def hides(agent: Agent) -> None:
-    """Fills the file system of the dead letters with a file that has no name."""
+    """Fill the file system of the dead letters with a file that has no name."""
     _ready(agent)
     fd = os.open("hidden", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=agent._state.dead)
     os.unlink("hidden", dir_fd=agent._state.dead)

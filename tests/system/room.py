@@ -80,7 +80,7 @@ class Room:
 
 @contextmanager
 def sys_mounted() -> Iterator[None]:
-    """Mounts /sys for as long as it is needed, on a machine that has none."""
+    """Mount /sys for as long as it is needed, on a machine that has none."""
     if Path("/sys/fs/cgroup").is_dir():
         yield
         return

@@ -225,7 +225,7 @@ def _place(container: EngineContainer, where: str) -> str:
 
 @contextmanager
 def _program(container: EngineContainer, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """storm_program.py in the container's ipc namespace; killed at the end, if it has not ended."""
+    """Run storm_program.py in the container's ipc namespace; kill it at the end, if it has not ended."""
     command = [sys.executable, "-m", storm_program.__name__, *words]
     with subprocess.Popen(["nsenter", f"--target={container.pid}", "--ipc", "--", *command], cwd=_ROOT) as program:
         try:

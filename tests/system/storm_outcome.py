@@ -55,7 +55,7 @@ class Direction:
 
     @property
     def lost(self) -> int:
-        """Sent and never received."""
+        """Return the messages that were sent and never received."""
         return self.sent - self.audit["count"]
 
     def problems(self) -> Iterator[str]:

@@ -154,7 +154,7 @@ class Queue:
         self._stop = stop
 
     def put(self, seq: int, mtype: int, body: bytes) -> bool:
-        """Waits while it is full."""
+        """Put a message; wait while the queue is full."""
         while not self._stop.requested:
             try:
                 self._queue.send(body, True, mtype)
@@ -242,7 +242,7 @@ def make(seq: int, mtype: int, filler: bytes) -> bytes:
 
 
 def parse(body: bytes) -> tuple[int, int] | None:
-    """(seq, type) of a message; None if it is damaged."""
+    """Return (seq, type) of a message; None if it is damaged."""
     try:
         seq, mtype, check, filler = body.split(b" ", 3)
         head = b"%s %s " % (seq, mtype)
@@ -293,7 +293,7 @@ class Audit:
 
 
 def fillers(seed: int, longest: int) -> Iterator[bytes]:
-    """Random bytes without newlines: mostly few, seldom many, up to about `longest`."""
+    """Yield random bytes without newlines: mostly few, seldom many, up to about `longest`."""
     chance = random.Random(seed)
     pool = bytes(byte for byte in chance.randbytes(longest) if byte not in b"\n\0") * 2
     while True:

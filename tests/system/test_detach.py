@@ -69,7 +69,7 @@ def _pid(state: Path) -> int:
 
 
 def _stat(pid: int) -> list[str]:
-    """Fields of proc_pid_stat(5) from the third on: state, ppid, pgrp, session, tty_nr."""
+    """Return the fields of proc_pid_stat(5) from the third on: state, ppid, pgrp, session, tty_nr."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 

@@ -47,7 +47,7 @@ def assert_all_come_back(client: EngineContainer) -> None:
 
 @contextmanager
 def bridge(server: EngineContainer, client: EngineContainer) -> Iterator[subprocess.Popen[bytes]]:
-    """`nsbridge bridge`, in the foreground."""
+    """Run `nsbridge bridge` in the foreground."""
     command = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridge", "bridge"]
     paths = [f"/proc/{server.pid}/ns/ipc", f"/proc/{client.pid}/ns/mnt", "--out", FILES[0], "--in", FILES[1]]
     with subprocess.Popen([*command, *paths], stderr=subprocess.PIPE) as program:

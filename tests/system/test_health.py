@@ -22,7 +22,7 @@ DEADLINE = 20.0  # seconds
 
 @contextmanager
 def _running(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """`command`, which says `ready`, then only sleeps, and lives until it is killed."""
+    """Run `command`, which prints `ready`, then only sleeps, and lives until it is killed."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options) as process:
         try:
             assert process.stdout is not None

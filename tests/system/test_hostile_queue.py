@@ -50,7 +50,7 @@ def make_queues() -> None:
 
 @contextmanager
 def two_routes(tmp_path: Path, make: Factory) -> Iterator[tuple[Nsbridged, EngineContainer, EngineContainer]]:
-    """`r` with the queue's container, which is hostile, and one with files; `good` beside it."""
+    """Serve `r` with the queue's container, which is hostile, and one with files; `good` beside it."""
     evil, files, good = make(), make(), make()
     in_ipc(evil, make_queues)
     queue = f"queue = {{ in = {{ key = {IN}, type = {OURS} }}, out = {{ key = {OUT}, type = {OURS} }} }}"

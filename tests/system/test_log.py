@@ -28,7 +28,7 @@ def agent(name: str, container: EngineContainer, endpoint: str) -> str:
 
 
 def lines(size: int) -> list[bytes]:
-    """Random bytes without newlines, some empty."""
+    """Return random bytes without newlines, some empty."""
     return [b"", *(body.replace(b"\n", b"\r") for body in random_messages(size)), b""]
 
 
@@ -46,7 +46,7 @@ def unframed(data: bytes) -> Iterator[bytes]:
 
 @contextmanager
 def killing(daemon: Nsbridged, seed: int = 1) -> Iterator[list[str]]:
-    """SIGKILL one agent after the other, whenever it runs, KILLS times; gives the names of those that were."""
+    """Kill one agent after the other, whenever it runs, KILLS times; yield the names of those that were."""
     killed: list[str] = []
     stop = threading.Event()
     chance = random.Random(seed)

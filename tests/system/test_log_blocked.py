@@ -46,12 +46,12 @@ class Daemon:
                     client.call("start", {"names": [f"nothing-{number:060}"]})
 
     def end(self) -> int:
-        """SIGTERM; its exit code."""
+        """Send SIGTERM; return its exit code."""
         self.process.terminate()
         return self.process.wait(5.0)
 
     def kill(self) -> None:
-        """Harmless when it has ended."""
+        """Kill it; harmless when it has ended."""
         self.process.kill()
         self.process.wait()
 
@@ -62,7 +62,7 @@ def _pipe() -> tuple[int, int]:
 
 
 def _terminal() -> tuple[int, int]:
-    """Stopped, as Ctrl-S does it."""
+    """Return a terminal that is stopped, as Ctrl-S does it."""
     reader, writer = pty.openpty()
     termios.tcflow(writer, termios.TCOOFF)
     return reader, writer

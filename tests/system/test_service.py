@@ -90,7 +90,7 @@ def test_the_unit_s_filter_has_every_system_call_that_was_seen(tmp_path: Path, r
 
 
 def expanded(names: list[str]) -> Iterator[str]:
-    """System calls of a filter, its groups as systemd has them."""
+    """Yield the system calls of a filter, its groups as systemd has them."""
     for name in names:
         if not name.startswith("@"):
             yield name

@@ -36,7 +36,7 @@ STEP = 250  # messages between two answers, which are one second apart by their 
 
 
 def _busy(api: FakeApi) -> None:
-    """20 routes; orders:web sends 250 messages of 100 bytes a second, and its CPU is at 50 %."""
+    """Return 20 routes; orders:web sends 250 messages of 100 bytes a second, and its CPU is at 50 %."""
     asked = 0
 
     def answer() -> dict[str, Any]:

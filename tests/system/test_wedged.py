@@ -42,7 +42,7 @@ def daemon_for(directory: Path, pair: tuple[Any, Any], line: str = "") -> Nsbrid
 
 
 def is_replaced(daemon: Nsbridged, name: str, before: dict[str, Any], since: float) -> None:
-    """Killed before the deadline has passed since the time `since`, then back; status says why, the log too."""
+    """Assert that it was killed within the deadline since `since`, then came back; status and log have the reason."""
     wait_dead(before["pid"], 2 * DEADLINE)
     noticed = time.monotonic() - since
     wait_until(lambda: daemon.agents()[name]["pid"] not in (None, before["pid"]), f"{name} is back")

@@ -35,7 +35,7 @@ class Sent(NamedTuple):
 
 
 def random_messages(size: int, *, longest: int = 8192, seed: int = 2) -> list[bytes]:
-    """Random bytes, `size` in all, in messages of 1 to `longest` bytes."""
+    """Return random bytes, `size` in all, in messages of 1 to `longest` bytes."""
     chance = random.Random(seed)
     messages: list[bytes] = []
     left = size
@@ -49,7 +49,7 @@ def random_messages(size: int, *, longest: int = 8192, seed: int = 2) -> list[by
 def in_ipc_of(
     container: HasPid, *words: str, stdout: int | BinaryIO = subprocess.PIPE
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """queue_program.py in the container's ipc namespace; it is killed at the end."""
+    """Run queue_program.py in the container's ipc namespace; kill it at the end."""
     command = ["nsenter", f"--target={container.pid}", "--ipc", "--", sys.executable, _PROGRAM, *words]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stdout, bufsize=1 << 20) as program:
         try:

@@ -73,7 +73,7 @@ Make = Callable[[Callable[[Container], Found]], Engine]
 
 
 def by_name(container: Container) -> Found:
-    """`12` runs as process 12."""
+    """Return `12` as process 12."""
     return Found(int(container.name), 34, "")
 
 

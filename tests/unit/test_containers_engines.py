@@ -182,7 +182,7 @@ def test_a_name_that_no_engine_would_give_is_not_asked_for(kind: ContainerKind, 
 
 @pytest.fixture
 def podman_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a shell script in the place of podman, and no socket."""
+    """Put a shell script in the place of podman, and no socket."""
     monkeypatch.delenv("CONTAINER_HOST", raising=False)
     monkeypatch.setattr(engines, "PODMAN_SOCKET", str(tmp_path / "none.sock"))
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")

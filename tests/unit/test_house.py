@@ -60,7 +60,7 @@ def _name(path: Path) -> str:
 
 
 def _imports(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of every absolute import; `from a import b` gives a.b."""
+    """Yield (line, dotted name) of every absolute import; `from a import b` gives a.b."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -173,7 +173,7 @@ def test_there_is_one_fork() -> None:
 
 
 def _calls(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of every call of a module's function."""
+    """Yield (line, dotted name) of every call of a module's function."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             yield node.lineno, ast.unparse(node.func)

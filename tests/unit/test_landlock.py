@@ -78,7 +78,7 @@ def test_a_kernel_is_only_asked_for_what_it_knows(abi: int, fields: tuple[int, .
 
 @pytest.fixture
 def places(tmp_path: Path) -> Path:
-    """/a is granted, /b is not; both have a file."""
+    """Make /a, which is granted, and /b, which is not; both have a file."""
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_bytes(b"x")

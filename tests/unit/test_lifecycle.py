@@ -254,7 +254,7 @@ TestDriver.settings = settings(max_examples=300, stateful_step_count=30)
 
 
 def drawn() -> str:
-    """docs/lifecycle.md, as TABLE says it."""
+    """Return docs/lifecycle.md, drawn from TABLE."""
     lines = ["stateDiagram-v2", "    [*] --> STOPPED"]
     for (state, event), (following, actions) in TABLE.items():
         if following is not state or actions:

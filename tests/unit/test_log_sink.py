@@ -48,7 +48,7 @@ class Life:
 
     @property
     def in_doubt(self) -> int:
-        """Counted, over all lives."""
+        """Return the count, over all lives."""
         return self.host.journal.cells[sinkjournal.IN_DOUBT]
 
     def create(self) -> LogSink:

@@ -60,7 +60,7 @@ def test_listing_that_misses_earlier_files_keeps_order(make_spool: Make, monkeyp
     listing = os.scandir
 
     def racing(directory: int) -> object:
-        """Is past the place of the first two when they come, and not yet past that of the third."""
+        """List a directory into which three files come when the scan is already past the place of the first two."""
         monkeypatch.setattr(os, "scandir", listing)
         for number in (1, 2, 3):
             life.put(str(number), b"%d" % number)

@@ -71,7 +71,7 @@ def link_from_a_hidden_name(out: Path, _beside: Path) -> None:
 
 
 def link_tmpfile(fd: int, path: Path) -> None:
-    """linkat(2) with AT_SYMLINK_FOLLOW, as open(2) shows it for O_TMPFILE."""
+    """Link by linkat(2) with AT_SYMLINK_FOLLOW, as open(2) shows it for O_TMPFILE."""
     own_fds = os.open("/proc/self/fd", os.O_RDONLY)
     os.link(str(fd), path, src_dir_fd=own_fds, follow_symlinks=True)
     os.close(own_fds)

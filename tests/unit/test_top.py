@@ -15,7 +15,7 @@ MB = 1 << 20
 
 
 def answer(clock: float, delivered: int = 0, **facts: float) -> TopAnswer:
-    """orders:web has sent `delivered` messages of 100 bytes to orders:legacy."""
+    """Return an answer in which orders:web has sent `delivered` messages of 100 bytes to orders:legacy."""
     return top_answer(
         clock,
         (agent("orders:web"), agent("orders:legacy", container="runc:legacy", endpoint="queue")),

@@ -26,7 +26,7 @@ def root() -> Iterator[int]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """a/b/file, and links of every kind to it."""
+    """Make a/b/file, and links of every kind to it."""
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/file").write_bytes(b"x")
     for name, target in LINKS.items():
@@ -53,7 +53,7 @@ def inode(place: WalkEnd) -> int | None:
 
 
 def kernel_walk(root: int, path: bytes, flags: int) -> tuple[int | None, int]:
-    """Inode and errno. The kernel gives up on ".." (EAGAIN) when anything on the machine is renamed meanwhile."""
+    """Return inode and errno. The kernel gives up on ".." (EAGAIN) if anything on the machine is renamed meanwhile."""
     while True:
         try:
             fd = linux.openat2(root, path, flags, 0, linux.RESOLVE_IN_ROOT)

@@ -31,7 +31,7 @@ def spool(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def watched(spool: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Makes watches of a directory, which stays open as an agent keeps it; all are closed in the end."""
+    """Yield a maker of watches of a directory, which stays open as an agent keeps it; all are closed in the end."""
     monkeypatch.chdir("/")  # where every agent is
     before = os.listdir("/proc/self/fd")
     made: list[DirectoryWatch] = []

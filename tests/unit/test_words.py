@@ -56,7 +56,11 @@ _NO_VERB = re.compile(
     r"|Every|Either|Neither|Some|Several|Many|Most|More|Such|No|None|Nobody|Nothing|Something|Somebody|Everything"
     r"|Everybody|Another|Others?|Also|Only|Even|Not|Never|Always|Otherwise|Instead|Now|Here|There|Then|Today|In|On|At"
     r"|From|For|With|Without|Within|Under|Over|After|Before|Between|Into|Through|While|When|Whenever|If|Unless|Because"
-    r"|Since|Once|Seconds|Bytes|Messages|Lines|Events|Agents|Containers|Files|Descriptors|Records|Returns|Raises)\b"
+    r"|Since|Once|New|False|Effective|Inode|Whole|Kept|Sent|Harmless|System|Device|Random|Afterwards|Inline|Publisher"
+    r"|User|Wall|Round|Bars|Podman)\b"
+    r"|\w*[^s\W]s\b|\w+'s\b"  # a plural, a third person (Returns), a possessive
+    r"|\w*[^eE\W](?<!Emb)(?<!Sh)ed\b"  # a participle (Killed), but not Feed or Need
+    r"|[^A-Z]|[A-Z_]{2,}\b"  # `code`, (a tuple), CPU
 )
 
 

@@ -38,7 +38,7 @@ def show(program: Program, path: tuple[Command, ...]) -> str:
 
 
 def synopsis(path: tuple[Command, ...]) -> str:
-    """`usage: …`, with its further lines below the first one's words."""
+    """Return `usage: …`, with its further lines below the first one's words."""
     start = "usage: " + " ".join(command.name for command in path)
     words = [word.replace(" ", _UNBROKEN) for word in [start, *usage(path[-1], path)[1:]]]
     indent = " " * (len(start) + 1)

@@ -38,7 +38,7 @@ def page(program: Program, edition: Edition) -> str:
 
 
 def configuration_page(example: str, edition: Edition) -> str:
-    """nsbridge.toml(5): the example, whose comments say what every key is for."""
+    """Return nsbridge.toml(5): the example, whose comments explain every key."""
     intro = (
         "The configuration of nsbridged(8), in TOML. What follows is an example with every key there is; each is there "
         "with its default where it has one. nsbridged --check says whether a file is right: all that is wrong is "
@@ -101,7 +101,7 @@ def _reference(name: str) -> str:
 
 
 def _text(text: str) -> str:
-    """`text` with nothing in it that troff obeys, or prints as something else."""
+    """Return `text` with nothing in it that troff obeys, or prints as something else."""
     return "".join(_ESCAPED.get(c, c) for c in text)
 
 

@@ -59,12 +59,12 @@ class Option:
 
     @property
     def synopsis(self) -> str:
-        """`-n N`: its first spelling, with what it takes."""
+        """Return `-n N`: its first spelling, with what it takes."""
         return f"{self.flags[0]} {self.value.metavar}" if self.value else self.flags[0]
 
     @property
     def spelled(self) -> str:
-        """`-n, --lines N`: all of them."""
+        """Return `-n, --lines N`: all of them."""
         return ", ".join(self.flags) + (f" {self.value.metavar}" if self.value else "")
 
 
@@ -85,7 +85,7 @@ class Operand:
 
     @property
     def synopsis(self) -> str:
-        """`NAME`, `[NAME]`, `NAME...`, `[NAME...]` or `NAME...|all`."""
+        """Return `NAME`, `[NAME]`, `NAME...`, `[NAME...]` or `NAME...|all`."""
         word = self.value.metavar + ("..." if self.most > 1 else "") + _OR.get(self.value.completes, "")
         return word if self.least else f"[{word}]"
 

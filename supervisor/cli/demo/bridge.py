@@ -123,7 +123,7 @@ class Bridge:
         raise NsbridgeError(self.explain(f"the agents did not run within {START_LIMIT:g} s: {problem}"))
 
     def explain(self, what: str) -> str:
-        """`what`, and beneath it the end of what the daemon has logged."""
+        """Return `what`, and beneath it the end of what the daemon has logged."""
         lines = []
         for file in (self._log, self._output):
             with suppress(OSError):

@@ -75,7 +75,7 @@ class Pipes:
 
 
 def pipes(stack: ExitStack) -> Pipes:
-    """New pipes; `stack` closes our ends."""
+    """Return new pipes; `stack` closes our ends."""
     program_stdin, stdin = os.pipe()
     stdout, program_stdout = os.pipe()
     stack.callback(os.close, stdin)

@@ -126,7 +126,7 @@ class _Demo:
         self._equal += answer == b"Recv " + message
 
     def _kill(self, bridge: Bridge) -> dict[Role, dict[str, Any]]:
-        """SIGKILL an agent, another one each time; the result is the agents as they were before."""
+        """Kill an agent, a different one each time; return the agents as they were before."""
         before = bridge.wait_running()
         agent = before[self._victim]
         self._screen.say(f"killing agent {agent['name']} (kill -9 {agent['pid']}): the next message meets a dead agent")
