@@ -62,7 +62,7 @@ def has_stopped_child() -> bool:
         return False
 
 
-def let_go_of_first(fd: int) -> int:
+def release_first(fd: int) -> int:
     """Move a descriptor to a number beyond all others, the first that the kernel closes when the process dies.
 
     The agent's successor waits for this descriptor, and so for all that the kernel closes before it; an inotify

@@ -169,9 +169,9 @@ def freeze_imports() -> None:
     a traceback printed: it opens the source files that it names. Whatever Python wants to say is one line.
     """
     sys.excepthook = _last_words
-    sys.unraisablehook = lambda unraisable: say_in_one_line(unraisable.exc_value)
-    threading.excepthook = lambda arguments: say_in_one_line(arguments.exc_value)
-    warnings.showwarning = lambda message, *_about: say_in_one_line(message)
+    sys.unraisablehook = lambda unraisable: print_in_one_line(unraisable.exc_value)
+    threading.excepthook = lambda arguments: print_in_one_line(arguments.exc_value)
+    warnings.showwarning = lambda message, *_about: print_in_one_line(message)
     os.environ["TZ"] = "UTC0"
     time.tzset()
     sys.meta_path[:] = [_NoImports()]
@@ -181,13 +181,13 @@ def freeze_imports() -> None:
     sys.path_importer_cache.clear()
 
 
-def say_in_one_line(error: BaseException | str | None) -> None:
+def print_in_one_line(error: BaseException | str | None) -> None:
     """Write the error to stderr, and open no file for that."""
     os.write(2, f"nsbridged: agent: {type(error).__name__}: {error}\n".encode(errors="backslashreplace"))
 
 
 def _last_words(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
-    say_in_one_line(error)
+    print_in_one_line(error)
     os._exit(EXIT_AGAIN)
 
 

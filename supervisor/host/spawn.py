@@ -24,13 +24,13 @@ def agent(assignment: Assignment) -> Child:
         return fork(lambda: agent_main.main(assignment))
 
 
-class TellerListener(Protocol):
+class LineListener(Protocol):
     """Receiver of a child's lines."""
 
-    def teller_said(self, line: bytes) -> None:
+    def line_received(self, line: bytes) -> None:
         """Take a whole line, without its end; any bytes that the child chose to write, LINE_LIMIT at most."""
 
-    def teller_ended(self, code: int) -> None:
+    def child_ended(self, code: int) -> None:
         """Take the end of the child, after its last line: its exit code, negative for a signal's number."""
 
 
@@ -41,9 +41,9 @@ class LineChild:
     when it writes a line that is too long.
     """
 
-    def __init__(self, loop: Loop, main: Callable[[int], int], listener: TellerListener) -> None:
+    def __init__(self, loop: Loop, main: Callable[[int], int], listener: LineListener) -> None:
         self._loop = loop
-        self._listener: TellerListener | None = listener
+        self._listener: LineListener | None = listener
         self._received = b""
         self._over = False
         self._resting: Timer | None = None
@@ -90,7 +90,7 @@ class LineChild:
             self.kill()
         for line in lines:
             if self._listener is not None:
-                self._listener.teller_said(line)
+                self._listener.line_received(line)
         return chunk
 
     def _read_again(self) -> None:
@@ -108,7 +108,7 @@ class LineChild:
         code = self._child.reap()
         self._over = True
         if self._listener is not None:
-            self._listener.teller_ended(code)
+            self._listener.child_ended(code)
 
 
 def _run_child(main: Callable[[int], int], writer: int, supervisor: int) -> int:

@@ -81,7 +81,7 @@ def _thread_exit() -> None:
 
 def _exec() -> None:
     """Exec with the control channel open, so that the supervisor does not kill it before the bait has done anything."""
-    for fd in range(fork._HIGH, fork._HIGH + 32):  # where fork.let_go_of_first puts it
+    for fd in range(fork._HIGH, fork._HIGH + 32):  # where fork.release_first puts it
         with suppress(OSError):
             os.set_inheritable(fd, True)
     os.execv("/bin/bait", ["bait"])

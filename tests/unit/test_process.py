@@ -15,7 +15,7 @@ import pytest
 from inotify_simple import INotify, flags
 
 from nsbridge.agents.confinement.entry import Assignment, close_all_but
-from nsbridge.agents.fork import fork, let_go_of_first
+from nsbridge.agents.fork import fork, release_first
 from nsbridge.agents.loop import Loop
 from nsbridge.supervisor.host import spawn
 from nsbridge.supervisor.lifecycle.process import AgentProcess, Channel, signal_name
@@ -138,7 +138,7 @@ class Kept:
 
 def _watch_and_wait(control_fd: int) -> int:
     """Do as an agent of files does: the kernel takes its time to release what it watches."""
-    control_fd = let_go_of_first(control_fd)
+    control_fd = release_first(control_fd)
     close_all_but({0, 1, 2, control_fd})
     watching = [INotify() for _ in range(3)]
     for one in watching:

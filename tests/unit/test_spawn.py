@@ -175,17 +175,17 @@ def test_a_failed_fork_is_an_error_and_signals_are_as_before() -> None:
 
 
 class Heard:
-    """A TellerListener that keeps it all."""
+    """A LineListener that keeps it all."""
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
         self.code: int | None = None
 
-    def teller_said(self, line: bytes) -> None:
+    def line_received(self, line: bytes) -> None:
         assert self.code is None
         self.lines.append(line)
 
-    def teller_ended(self, code: int) -> None:
+    def child_ended(self, code: int) -> None:
         assert self.code is None
         self.code = code
 
