@@ -104,10 +104,10 @@ def _syntax_error(message: str, lines: list[str]) -> Problem:
     if twice is not None:
         path = dotted(tuple(ast.literal_eval(twice["path"])))
         return Problem((), f"{parts['where']}: {path} is declared twice", "give one of the two another name")
-    return Problem((), f"{parts['where']}: is not TOML: {what}, in {quoted(line)}", _mend(what, line))
+    return Problem((), f"{parts['where']}: is not TOML: {what}, in {quoted(line)}", _fix(what, line))
 
 
-def _mend(what: str, line: str) -> str:
+def _fix(what: str, line: str) -> str:
     if "overwrite" in what or "duplicate" in what:
         return "a key stands once in its table: take one of the two out, or give it another name"
     if _BARE_OCTAL.search(line):

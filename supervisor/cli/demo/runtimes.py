@@ -40,7 +40,7 @@ def make(requested: str, screen: Screen, waits: Waits, stack: ExitStack) -> tupl
     if requested == RUNC.name and not privileged:
         raise NotPermittedError("--runtime runc needs root: use sudo, or --runtime unshare, which does without")
     if not privileged:
-        screen.say("not root, so all this happens in a user namespace, in which the demo is")
+        screen.step("not root, so all this happens in a user namespace, in which the demo is")
         userns.enter()
     elif requested != UNSHARE.name:
         try:
@@ -48,7 +48,7 @@ def make(requested: str, screen: Screen, waits: Waits, stack: ExitStack) -> tupl
         except ContainerError as error:
             if requested == RUNC.name:
                 raise NsbridgeError(f"runc cannot run a container here: {error}; try --runtime unshare") from None
-            screen.say(f"runc cannot run a container here ({error}): plain namespaces instead")
+            screen.step(f"runc cannot run a container here ({error}): plain namespaces instead")
     try:
         return _make_both(UNSHARE, screen, waits, stack)
     except ContainerError as error:
@@ -62,7 +62,7 @@ def _make_both(
     with ExitStack() as attempt:
         site = Site(_own_directory(attempt), attempt, waits)
         client, server = runtime.start(Role.CLIENT, site), runtime.start(Role.SERVER, site)
-        screen.say(f"two containers, made with {runtime.description}")
+        screen.step(f"two containers, made with {runtime.description}")
         for container in (client, server):
             kind, about = ABOUT[container.role]
             screen.detail(

@@ -15,7 +15,7 @@ class Screen:
         self._out = sys.stdout.buffer
         self.colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
-    def say(self, text: str) -> None:
+    def step(self, text: str) -> None:
         """Print a step: what is happening, and why."""
         self._line(f"# {text}", BOLD)
 
