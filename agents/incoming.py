@@ -12,7 +12,7 @@ from nsbridge.config.schema import Window
 
 
 class SinkStore(Protocol):
-    """How far a sink has handed over: everything of `epoch` up to `handed`."""
+    """Position of a sink: everything of `epoch` up to `handed` is handed over."""
 
     @property
     def epoch(self) -> int: ...  # noqa: D102
@@ -96,7 +96,7 @@ class Incoming:
         self.waiting.append(run)
 
     def accepted(self, count: int) -> None:
-        """A sink has the first `count` messages of the first run that waits."""
+        """Note that a sink has the first `count` messages of the first run that waits."""
         if not count:
             return
         run = self.waiting.popleft()
@@ -106,30 +106,30 @@ class Incoming:
         self._waiting_bytes -= sum(map(len, run.before(count).bodies))
 
     def idle(self) -> bool:
-        """Whether everything that came has been handed over."""
+        """True if everything that came has been handed over."""
         return not self._unhanded
 
     def in_flight(self) -> bool:
-        """Whether the sink has accepted messages and not yet handed them over."""
+        """True if the sink has accepted messages and not yet handed them over."""
         return self._unhanded > self._waiting_messages
 
     def is_pressing(self) -> bool:
-        """Whether so much was handed over and not confirmed that the peer's window may be full soon."""
+        """True if so much was handed over and not confirmed that the peer's window may be full soon."""
         return 4 * self._unacked >= self._limits.messages or 4 * self._unacked_bytes >= self._limits.bytes
 
     def acknowledged(self) -> None:
-        """All that was handed over is told to the peer."""
+        """Note that the peer knows of all that was handed over."""
         self.ack_due, self._unacked, self._unacked_bytes = False, 0, 0
 
     def wants_repeat(self) -> bool:
-        """Whether the peer is to be asked, once, for messages that were dropped and now have room."""
+        """True if the peer must repeat messages, once, that were dropped and now have room."""
         if not self._refused or (self.waiting and self.waiting[0].epoch != self.store.epoch):
             return False
         self._refused = False
         return True
 
     def put_back(self, run: Run) -> None:
-        """It is the first that waits again."""
+        """Put it back: it is the first that waits again."""
         self.waiting.appendleft(run)
         self._waiting_messages += len(run.bodies)
         self._waiting_bytes += sum(map(len, run.bodies))
@@ -147,7 +147,7 @@ class Incoming:
             self.ack_due = True
 
     def _has_room_for(self, run: Run, size: int) -> bool:
-        """Whether the window is open. WireError if it was filled in this epoch; an earlier may have filled it.
+        """True if the window is open. WireError if it was filled in this epoch; an earlier may have filled it.
 
         A source takes a message while it has less than the window's bytes, so all but the last must fit.
         """

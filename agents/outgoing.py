@@ -12,7 +12,7 @@ from nsbridge.config.schema import Window
 
 
 class SourceStore(Protocol):
-    """What a source has taken and its sink has not confirmed. Seqs `confirmed + 1` to `taken` are there."""
+    """Messages that a source has taken and its sink has not confirmed: seqs `confirmed + 1` to `taken`."""
 
     @property
     def epoch(self) -> int: ...  # noqa: D102
@@ -40,22 +40,22 @@ class Outgoing:
         self._cut: Run | None = None  # that message: a store copies it, and it may take a thousand packets
 
     def has_room(self) -> bool:
-        """Whether one more message may be taken; always while none is pending, so any message gets through."""
+        """True if one more message may be taken; always while none is pending, so any message gets through."""
         messages, size = self.room()
         return messages > 0 and size > 0
 
     def room(self) -> tuple[int, int]:
-        """How many messages and bytes may be taken; one more message while both are above 0."""
+        """Return how many messages and bytes may be taken; one more message while both are above 0."""
         store, window = self.store, self._window
         return window.messages - store.taken + store.confirmed, window.bytes - store.pending_bytes
 
     def room_for(self, bodies: Sequence[bytes]) -> int:
-        """How many of these messages may be taken now."""
+        """Return how many of these messages may be taken now."""
         store = self.store
         return _admitted(bodies, self._window, store.taken - store.confirmed, store.pending_bytes)
 
     def has_unsent(self) -> bool:
-        """Whether something is still to be sent, now or when the sink has got on."""
+        """True if something is still to be sent, now or when the sink has made room."""
         return self._sent < self.store.taken
 
     def confirm(self, seq: int) -> None:
@@ -103,7 +103,7 @@ class Outgoing:
             self._note_sent(run.last, sum(map(len, run.bodies)))
 
     def _fill_with_piece(self, run: Run, parts: list[bytes], room: int) -> None:
-        """A message is cut only where a packet has room for nothing else."""
+        """Fill the packet with a piece: a message is cut only where a packet has room for nothing else."""
         body = run.bodies[0]
         left = len(body) - self._offset
         length = min(left, room - wire.DATA_OVERHEAD)
@@ -125,7 +125,7 @@ class Outgoing:
 
 
 def _admitted(bodies: Sequence[bytes], window: Window, messages: int, size: int) -> int:
-    """How many of the bodies a window admits that so many messages of `size` bytes in all are in already.
+    """Return how many of the bodies fit into a window that holds so many messages of `size` bytes in all.
 
     One more while there are fewer messages and fewer bytes than its limits; the first in any case.
     """
@@ -140,7 +140,7 @@ def _admitted(bodies: Sequence[bytes], window: Window, messages: int, size: int)
 
 
 def _fitting(bodies: Sequence[bytes], room: int) -> int:
-    """How many of the bodies fit into `room` bytes of a RUN frame."""
+    """Return how many of the bodies fit into `room` bytes of a RUN frame."""
     if sum(map(len, bodies)) + wire.RUN_MESSAGE_OVERHEAD * len(bodies) <= room:
         return len(bodies)
     for count, body in enumerate(bodies):

@@ -1,10 +1,10 @@
-"""What two agents owe each other about messages: numbering, repeating, confirming, the window. No I/O, no clock.
+"""Messages between two agents: numbering, repeating, confirming, the window. No I/O, no clock.
 
 outgoing.py has the source's half of a direction, incoming.py the sink's. The rules of all three, for each direction:
 * A message has (epoch, seq); the epoch is born with the source's store, seq counts from 1 without gaps.
 * The source keeps a message until the sink has confirmed it; the sink confirms only what it has handed over.
 * After any start an agent greets, and sends and accepts nothing else until its own greeting was answered: what lies
-  in the socket from before belongs to another life. The nonce tells an answer to this greeting from an older one's.
+  in the socket from before belongs to another life. The nonce separates an answer to this greeting from an older one's.
 * A greeting may have gone to a process that died before it answered. So its successor, which learns of the greeter
   by the answer to its own, answers that answer.
 * A greeting makes its receiver go back to the last confirmed message and repeat from there; the sink drops what it
@@ -53,18 +53,18 @@ class Session:
                 self.outgoing.confirm(frame.seq)
 
     def ack_waits(self) -> bool:
-        """Whether there is a confirmation which may wait for a message to travel with, but not for long."""
+        """True if there is a confirmation which may wait for a message to travel with, but not for long."""
         return self.incoming is not None and self.incoming.ack_due and self.greeted and not self._acks_now()
 
     def _acks_now(self) -> bool:
-        """Whether a confirmation is due that travels with messages, or that the peer's window may be waiting for."""
+        """True if a confirmation is due that travels with messages, or that the peer's window may be waiting for."""
         incoming, outgoing = self.incoming, self.outgoing
         if incoming is None or not incoming.ack_due:
             return False
         return incoming.is_pressing() or (outgoing is not None and outgoing.has_unsent())
 
     def next_packet(self, *, acks: bool = True) -> bytes:
-        """The next packet to send, empty if there is none now. Each call counts its content as sent.
+        """Return the next packet to send, empty if there is none now. Each call counts its content as sent.
 
         Without `acks`, a confirmation that may wait does.
         """

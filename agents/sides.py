@@ -43,7 +43,9 @@ def container_root(pid: int) -> str:
 
 
 def queue_keys(assignment: Assignment) -> Keys:
-    """Asked before the join: a key made by ftok comes from a path of the container, which the host's /proc leads to."""
+    """Return the keys; call it before the join: ftok makes a key of a container's path, which the host's /proc leads
+    to.
+    """
     endpoint = assignment.agent.endpoint
     if not isinstance(endpoint, QueueEndpoint):
         return Keys()
@@ -84,7 +86,7 @@ def make(
     keys: Keys,
     state: AgentFiles,
 ) -> tuple[Source | None, Sink | None]:
-    """The endpoint's two sides, each if it is configured."""
+    """Return the endpoint's two sides, each if it is configured."""
     endpoint = assignment.agent.endpoint
     if isinstance(endpoint, QueueEndpoint):
         owner = queue.QueueOwner(agent, (keys.out, keys.in_), is_user_configured=assignment.agent.user is not None)

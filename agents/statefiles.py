@@ -1,4 +1,4 @@
-"""What an agent's files are called. This is their layout in the state directory:
+"""Names of the files that an agent has in the state directory:
 
 STATE_DIR/journal/ROUTE/AGENT.out    messages that it has taken (if it has a source)
 STATE_DIR/journal/ROUTE/AGENT.in     messages that it has handed over (if it has a sink)
