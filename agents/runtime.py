@@ -71,9 +71,7 @@ class Agent:
         self._source, self._sink = sides.make(self, assignment, entered, keys, state)
         self.store = self._source.store if self._source is not None else None
         outgoing = Outgoing(self.store, window) if self.store is not None else None
-        incoming = None
-        if state.sink is not None and self._sink is not None:
-            incoming = Incoming(state.sink, window, self._sink.may_adopt)
+        incoming = Incoming(state.sink, window, self._sink.may_adopt) if state.sink and self._sink else None
         self._session = Session(int.from_bytes(os.urandom(8)) | 1, outgoing, incoming)
         self._retries: DeadLetterRetries | None = None
         if self.store is not None:
