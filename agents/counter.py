@@ -1,8 +1,8 @@
 """The kernel's count of an agent's messages, as the agent sees it (supervisor/host/counter.py makes it).
 
-A BPF program counts each successful msgsnd and msgrcv of a registered process, on the exit of the system call and before
-any signal reaches the process. The counts outlive the process. So after a SIGKILL they say how many messages it sent,
-how many it received, and how long the last LENGTHS of these were.
+A BPF program counts each successful msgsnd and msgrcv of a registered process, on the exit of the system call and
+before any signal reaches the process. The counts outlive the process. So after a SIGKILL they say how many messages it
+sent, how many it received, and how long the last LENGTHS of these were.
 
 An agent has one slot, the same one for all of its processes in turn. The map is frozen: no process can write into it.
 """
@@ -23,23 +23,23 @@ _PAGE = mmap.PAGESIZE
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What an agent needs to register: descriptors of both maps, and its slot."""
+    """What a new agent gets of the counter. The supervisor's child has registered it before."""
 
-    processes: int  # map from process to slot
-    slots: int
+    slots: int  # descriptor of the map
     slot: int
     life: int  # identity of the counter; a journal that names another one does not believe this one
+    skips: int  # how often the kernel has skipped a count up to now
 
 
 class Counter:
     """The counts of one slot. Reading them is a load from memory, no system call."""
 
-    def __init__(self, view: memoryview, slot: int, life: int) -> None:
-        begin = slot * SLOT_SIZE % _PAGE
+    def __init__(self, view: memoryview, lease: Lease) -> None:
+        begin = lease.slot * SLOT_SIZE % _PAGE
         self._counts = view[begin : begin + LENGTHS_AT].cast("Q")
         self._lengths = view[begin + LENGTHS_AT : begin + LENGTHS_AT + 4 * LENGTHS].cast("I")
-        self.slot = slot
-        self.life = life
+        self.life = lease.life
+        self.skips = lease.skips  # when the agent began
 
     @property
     def sent(self) -> int:
@@ -58,14 +58,8 @@ class Counter:
 
 
 def open_slot(lease: Lease) -> Counter:
-    """Map the page of the agent's slot, read-only. Raises OSError."""
-    page = mmap.mmap(
-        lease.slots, _PAGE, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=lease.slot * SLOT_SIZE // _PAGE * _PAGE
-    )
-    return Counter(memoryview(page), lease.slot, lease.life)
-
-
-def close_lease(lease: Lease) -> None:
-    """Close the descriptors."""
-    for fd in {lease.processes, lease.slots}:
-        os.close(fd)
+    """Map the page of the agent's slot, read-only, and close the descriptor. Raises OSError."""
+    offset = lease.slot * SLOT_SIZE // _PAGE * _PAGE
+    page = mmap.mmap(lease.slots, _PAGE, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=offset)
+    os.close(lease.slots)
+    return Counter(memoryview(page), lease)

@@ -39,6 +39,7 @@ def agent_status(agent: ManagedAgent) -> dict[str, object]:
         "pid": agent.pid,
         "senders": agent.senders,
         "confinement": agent.confinement,
+        "evidence": agent.evidence,
         "container_pid": agent.container_pid,
         "uptime_s": None if agent.uptime is None else round(agent.uptime, 3),
         "restarts": agent.restarts,

@@ -107,7 +107,9 @@ def load(code: bytes) -> int:
             return _bpf(_PROG_LOAD, attributes)
         except OSError as error:
             lines = log.rstrip(b"\0").decode(errors="replace").strip().splitlines()
-            raise LoadError(error.errno, f"{error.strerror}; {'; '.join(lines[-3:])}" if lines else error.strerror) from None
+            raise LoadError(
+                error.errno, f"{error.strerror}; {'; '.join(lines[-3:])}" if lines else error.strerror
+            ) from None
 
 
 def attach(program: int, tracepoint: int) -> int:

@@ -4,8 +4,8 @@ Two programs run on the exits of msgsnd and msgrcv. `processes` maps the pid of 
 and an agent before it is confined write it. `slots` has the counts (agents/counter.py); it is frozen, so only the
 programs write it. `names` gives each agent the same slot for ever.
 
-All of it is pinned below /sys/fs/bpf/nsbridge, in a folder for each state_dir and version of the programs. So the counts
-survive even if the supervisor and all agents are killed at once, and the next supervisor continues with them. A reboot
+All of it is pinned below /sys/fs/bpf/nsbridge, in a folder for each state_dir and version of the programs. So the
+counts survive even if the supervisor and all agents are killed at once, and the next supervisor continues with them. A reboot
 takes pins and queues along.
 
 An agent's pid may be given to another process once it is reaped, so the supervisor takes it out of `processes` before.
@@ -75,7 +75,11 @@ class KernelCounter:
             if found is None:
                 return None
             bpf.update(self._fds["names"], name, found)
-        return Lease(self._fds["processes"], self._fds["slots"], _U32.unpack(found)[0], self.life)
+        return Lease(self._fds["slots"], _U32.unpack(found)[0], self.life, self.skipped())
+
+    def register(self, lease: Lease) -> None:
+        """Count what this process does, from now on. An agent calls this when it is forked, as root."""
+        bpf.update(self._fds["processes"], _U32.pack(os.getpid()), _U32.pack(lease.slot))
 
     def forget(self, pid: int) -> None:
         """Count no more what the process with this pid does. Call this before the process is reaped."""

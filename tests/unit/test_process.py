@@ -9,12 +9,11 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import cast
 
 import pytest
 from inotify_simple import INotify, flags
 
-from nsbridge.agents.confinement.entry import Assignment, close_all_but
+from nsbridge.agents.confinement.entry import close_all_but
 from nsbridge.agents.fork import fork, let_go_of_first
 from nsbridge.agents.loop import Loop
 from nsbridge.supervisor.host import spawn
@@ -109,8 +108,8 @@ class Kept:
         self.loop = Loop()
         self.told: list[object] = []
         self._let_go = let_go
-        monkeypatch.setattr(spawn, "agent", lambda control_fd: fork(lambda: main(control_fd)))
-        self.process = AgentProcess.begin(self.loop, cast(Callable[[int], Assignment], lambda fd: fd), self)
+        monkeypatch.setattr(spawn, "agent", lambda given, _register: fork(lambda: main(given.control_fd)))
+        self.process = AgentProcess.begin(self.loop, _assign, self, QueueEvidence(Evidence.SENDERS, "", print))
 
     def hear(self, fields: dict[str, object]) -> None:
         self.told.append(fields.get("text"))
