@@ -5,8 +5,8 @@ and an agent before it is confined write it. `slots` has the counts (agents/coun
 programs write it. `names` gives each agent the same slot for ever.
 
 All of it is pinned below /sys/fs/bpf/nsbridge, in a folder for each state_dir and version of the programs. So the
-counts survive even if the supervisor and all agents are killed at once, and the next supervisor continues with them. A reboot
-takes pins and queues along.
+counts survive even if the supervisor and all agents are killed at once, and the next supervisor continues with them. A
+reboot takes pins and queues along.
 
 An agent's pid may be given to another process once it is reaped, so the supervisor takes it out of `processes` before.
 If the supervisor dies, the next one takes all out at its start. A process that got such a pid in between, and sends,

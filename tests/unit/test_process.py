@@ -9,14 +9,18 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import cast
 
 import pytest
 from inotify_simple import INotify, flags
 
-from nsbridge.agents.confinement.entry import close_all_but
+from nsbridge.agents.confinement.entry import Assignment, close_all_but
 from nsbridge.agents.fork import fork, let_go_of_first
 from nsbridge.agents.loop import Loop
+from nsbridge.config.schema import Evidence
 from nsbridge.supervisor.host import spawn
+from nsbridge.supervisor.lifecycle.evidence import QueueEvidence
 from nsbridge.supervisor.lifecycle.process import AgentProcess, Channel, signal_name
 
 LIMIT = 10.0  # seconds
@@ -101,6 +105,15 @@ def test_an_empty_datagram_is_no_more_than_the_end(heard: Heard) -> None:
     assert passes < 10
 
 
+_SENDERS = QueueEvidence(Evidence.SENDERS, "", print)
+
+
+@dataclass
+class _Given:
+    control_fd: int
+    counter: None = None
+
+
 class Kept:
     """An agent's process on a real loop: `main` in place of an agent's. `told` is what its keeper hears."""
 
@@ -109,7 +122,9 @@ class Kept:
         self.told: list[object] = []
         self._let_go = let_go
         monkeypatch.setattr(spawn, "agent", lambda given, _register: fork(lambda: main(given.control_fd)))
-        self.process = AgentProcess.begin(self.loop, _assign, self, QueueEvidence(Evidence.SENDERS, "", print))
+        self.process = AgentProcess.begin(
+            self.loop, cast(Callable[[int], Assignment], _Given), self, QueueEvidence(Evidence.SENDERS, "", print)
+        )
 
     def hear(self, fields: dict[str, object]) -> None:
         self.told.append(fields.get("text"))
