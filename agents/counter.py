@@ -13,6 +13,7 @@ import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 SLOT_SIZE = 512  # bytes
 SENT_AT, RECEIVED_AT, LENGTHS_AT = 0, 8, 64  # within a slot
@@ -31,6 +32,34 @@ class Lease:
     skips: int  # how often the kernel has skipped a count up to now
 
 
+class Counts(Protocol):
+    """What a journal needs of a counter (journal/counted.py)."""
+
+    @property
+    def life(self) -> int:
+        """Return the counter's identity."""
+        ...
+
+    @property
+    def skips(self) -> int:
+        """Return how often the kernel had skipped a count when the agent began."""
+        ...
+
+    @property
+    def sent(self) -> int:
+        """Return how many msgsnd calls have succeeded."""
+        ...
+
+    @property
+    def received(self) -> int:
+        """Return how many msgrcv calls have succeeded."""
+        ...
+
+    def lengths(self, count: int) -> Sequence[int]:
+        """Return the lengths of the last `count` received messages, at most LENGTHS, oldest first."""
+        ...
+
+
 class Counter:
     """The counts of one slot. Reading them is a load from memory, no system call."""
 
@@ -43,16 +72,16 @@ class Counter:
 
     @property
     def sent(self) -> int:
-        """Return how many msgsnd calls have succeeded."""
+        """See Counts."""
         return self._counts[0]
 
     @property
     def received(self) -> int:
-        """Return how many msgrcv calls have succeeded."""
+        """See Counts."""
         return self._counts[1]
 
     def lengths(self, count: int) -> Sequence[int]:
-        """Return the lengths of the last `count` received messages, at most LENGTHS, oldest first."""
+        """See Counts."""
         end = self.received
         return [self._lengths[number % LENGTHS] for number in range(end - count, end)]
 

@@ -33,8 +33,8 @@ class FakeCounter:
         def counted(queue: Queue, mtype: int) -> Callable[..., None]:
             send = sender(queue, mtype)
 
-            def counting(*arguments: object) -> None:
-                send(*arguments)
+            def counting(body: bytes, waits: bool, type_: int) -> None:
+                send(body, waits, type_)
                 self.sent += 1
 
             return counting

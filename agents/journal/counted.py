@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nsbridge.agents.counter import LENGTHS, Counter
+from nsbridge.agents.counter import LENGTHS, Counts
 from nsbridge.agents.journal.journalfile import VALUE, is_sealed, seal
 from nsbridge.agents.journal.sinkjournal import INTENT, PLACE, SinkJournal
 from nsbridge.agents.journal.sourcejournal import RECORD_SIZE, SourceJournal
@@ -43,7 +43,7 @@ class Recovered(NamedTuple):
 class SentCount:
     """The statements of a sink that sends with one system call per message."""
 
-    def __init__(self, journal: SinkJournal, counter: Counter) -> None:
+    def __init__(self, journal: SinkJournal, counter: Counts) -> None:
         self.journal = journal
         self._cells = journal.cells
         self._counter = counter
@@ -100,7 +100,7 @@ def forget_count(journal: SinkJournal) -> int:
 class Landing:
     """Places in a source's ring, into which the kernel puts messages whose lengths nobody knows before."""
 
-    def __init__(self, journal: SourceJournal, counter: Counter) -> None:
+    def __init__(self, journal: SourceJournal, counter: Counts) -> None:
         self._journal = journal
         self._counter = counter
         self._cells = journal.cells
@@ -130,7 +130,7 @@ class Landing:
         return self._journal.landed_at(self._places, lengths)
 
 
-def recover_landed(journal: SourceJournal, counter: Counter | None) -> Recovered:
+def recover_landed(journal: SourceJournal, counter: Counts | None) -> Recovered:
     """Publish what had landed when the former agent was killed. Without the count it may be lost: then it is doubtful.
 
     To be called once, when the journal is opened.
@@ -141,7 +141,7 @@ def recover_landed(journal: SourceJournal, counter: Counter | None) -> Recovered
         journal.cells[LANDING] = 0
 
 
-def _recovered(journal: SourceJournal, counter: Counter | None) -> Recovered:
+def _recovered(journal: SourceJournal, counter: Counts | None) -> Recovered:
     cells = journal.cells
     landing, statement, life = cells[LANDING], cells[COUNT_AT], cells[COUNT_LIFE]
     if not life or not landing or not is_sealed(landing) or not is_sealed(statement):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from nsbridge.agents import linux
-from nsbridge.agents.counter import Counter
+from nsbridge.agents.counter import Counts
 from nsbridge.agents.journal import belonging, sinkjournal
 from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.journal.counted import recover_landed
@@ -43,7 +43,7 @@ class AgentFiles:
     dead: int  # descriptor of the dead letters' directory
     retry: int  # of the directory of those that are to be taken again, -1 without a source
     identity: int  # the file that remembers the agent's user
-    counter: Counter | None = None  # the kernel's count of its messages
+    counter: Counts | None = None  # the kernel's count of its messages
 
     @property
     def given(self) -> list[int]:
@@ -66,7 +66,7 @@ def open_state(
     agent: AgentConfig,
     window: Window,
     report: Callable[[str], None],
-    counter: Counter | None = None,
+    counter: Counts | None = None,
 ) -> AgentFiles:
     """Open the files, and make missing ones. Wait until no earlier agent holds them.
 
@@ -93,7 +93,7 @@ def open_state(
     return AgentFiles(source, sink, dead, retry, identity, counter)
 
 
-def _take_up(made: SourceJournal, counter: Counter | None, report: Callable[[str], None]) -> None:
+def _take_up(made: SourceJournal, counter: Counts | None, report: Callable[[str], None]) -> None:
     """Publish what had left the queue when the former agent was killed (counted.py)."""
     found = recover_landed(made, counter)
     made.recovered += found.certain

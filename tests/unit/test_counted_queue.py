@@ -100,7 +100,7 @@ def test_sink_resumes_although_its_messages_were_taken(
     with sink_life(tmp_path / "a.in", queue.key, counter) as (host, sink):
         host.journal.adopt(EPOCH, 0)
         offer(sink, RUNS[:1])
-        SentCount(host.journal, counter).begin(6)  # type: ignore[arg-type]
+        SentCount(host.journal, counter).begin(6)
         counter.sent += 1  # the fifth was sent, and the kill came before it was noted
     assert drained(queue) == BODIES[:4]
     with sink_life(tmp_path / "a.in", queue.key, counter) as (host, sink):
@@ -128,7 +128,7 @@ def test_count_that_cannot_be_believed_leaves_a_doubt(
     with sink_life(tmp_path / "a.in", queue.key, counter) as (host, sink):
         host.journal.adopt(EPOCH, 0)
         offer(sink, RUNS[:1])
-        SentCount(host.journal, counter).begin(6)  # type: ignore[arg-type]
+        SentCount(host.journal, counter).begin(6)
     drained(queue)
     if cause == "another life":
         counter.life = 8
@@ -152,7 +152,7 @@ def test_agent_without_counter_knows_what_a_counted_one_left(
     with sink_life(tmp_path / "a.in", queue.key, counter) as (host, sink):
         host.journal.adopt(EPOCH, 0)
         offer(sink, RUNS[:1])
-        SentCount(host.journal, counter).begin(5)  # type: ignore[arg-type]
+        SentCount(host.journal, counter).begin(5)
     host = Host(tmp_path / "a.in")
     try:
         leave_counter(host, host.journal, InDoubt.SKIP)
@@ -204,7 +204,7 @@ def test_source_killed_at_any_line_receives_each_message_once(
         for attempt in range(2):
             made = _opened(path, counter)
             host = TakingHost(made)
-            source = CountedQueueSource(host, config, queue.key, made, counter)  # type: ignore[arg-type]
+            source = CountedQueueSource(host, config, queue.key, made, counter)
             with killed_at(line if not attempt else 1 << 30, *RECEIVING):
                 source._take_all(queue.id)
                 is_whole = is_whole or not attempt
@@ -219,7 +219,7 @@ def test_source_killed_at_any_line_receives_each_message_once(
 
 def _opened(path: Path, counter: FakeCounter | None) -> sourcejournal.SourceJournal:
     def settle(made: sourcejournal.SourceJournal) -> None:
-        recover_landed(made, counter)  # type: ignore[arg-type]
+        recover_landed(made, counter)
 
     return sourcejournal.open_source(str(path), 35, 1 << 16, settle=settle)
 
@@ -231,7 +231,7 @@ def test_more_messages_than_lengths_are_received_in_batches(
     counter.count(monkeypatch)
     made = sourcejournal.open_source(str(tmp_path / "a.out"), 1027, 1 << 20)
     host = TakingHost(made)
-    source = CountedQueueSource(host, QueueEndpoint(out=QueueOut(queue.key, 0)), queue.key, made, counter)  # type: ignore[arg-type]
+    source = CountedQueueSource(host, QueueEndpoint(out=QueueOut(queue.key, 0)), queue.key, made, counter)
     bodies = [b"%d" % number for number in range(3 * LENGTHS)]
     for body in bodies:
         queue.send(body, type=1)
@@ -248,7 +248,7 @@ def test_landed_message_without_a_count_is_reported(
     counter = FakeCounter()
     counter.count(monkeypatch)
     made = sourcejournal.open_source(str(tmp_path / "a.out"), 35, 1 << 16)
-    landing = counted.Landing(made, counter)  # type: ignore[arg-type]
+    landing = counted.Landing(made, counter)
     place = landing.begin(8192)
     if has_landed:
         queue.send(b"x", type=5)

@@ -11,7 +11,7 @@ import errno
 import signal
 
 from nsbridge.agents import linux
-from nsbridge.agents.counter import Counter
+from nsbridge.agents.counter import Counts
 from nsbridge.agents.endpoints.base import AgentApi, Blocked
 from nsbridge.agents.endpoints.queue.look import TooLongError
 from nsbridge.agents.endpoints.queue.queue import QueueOwner, shown
@@ -32,7 +32,7 @@ class CountedQueueSource(QueueSource):
         config: QueueEndpoint,
         key: int,
         journal: SourceJournal,
-        counter: Counter,
+        counter: Counts,
         owner: QueueOwner | None = None,
     ) -> None:
         super().__init__(host, config, key, journal, owner)
