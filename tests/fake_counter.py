@@ -8,7 +8,7 @@ import pytest
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.queue import sink as queue_sink
-from nsbridge.agents.endpoints.queue.queue import Queue
+from nsbridge.agents.endpoints.queue.queue import Queue, sender
 
 
 class FakeCounter:
@@ -28,7 +28,6 @@ class FakeCounter:
 
     def count(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Count what this process sends and receives from now on."""
-        sender = queue_sink.sender
 
         def counted(queue: Queue, mtype: int) -> Callable[..., None]:
             send = sender(queue, mtype)

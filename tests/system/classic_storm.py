@@ -151,7 +151,7 @@ class Storm:
 
     def _wait_for_all(self, questions: int) -> None:
         def have_come() -> bool:
-            return self._answers.exists() and self._answers.read_bytes().count(b"\n") >= questions
+            return bool(self._answers.exists() and self._answers.read_bytes().count(b"\n") >= questions)
 
         wait_until(have_come, self._shown("all answers arrive"), _WITHIN)
         wait_until(lambda: self.daemon.flow("r:files")["pending"] == 0, "nothing is pending", _WITHIN)

@@ -73,6 +73,7 @@ class CountedQueueSource(QueueSource):
                 self._rounds += 1
                 if length >= 0:
                     self._host.landed(self._landing.landed([length]))
+                    self._host.flush()  # before the look for more: this one may be the only one
                 elif not self._grows(length):
                     self._landed(length)
                 self._take_all(queue)
