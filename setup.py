@@ -19,7 +19,7 @@ MADE = Path("build") / "share"
 
 
 class BuildWithPages(build_py):
-    """As build_py, and makes the data files: they are not in the tree, so they cannot be out of date."""
+    """Build as build_py does, and make the data files: they are not in the tree, so they cannot be out of date."""
 
     def run(self) -> None:
         """Build."""

@@ -35,7 +35,7 @@ def say(channel: socket.socket, **fields: object) -> bool:
 
 
 def held(channel: socket.socket) -> socket.socket:
-    """The same, open to the very end of the process: that it closes is what the supervisor takes for its death."""
+    """Keep the socket open to the very end of the process: the supervisor takes its close for the agent's death."""
     _HELD.append(channel)
     return channel
 
@@ -48,7 +48,7 @@ def dead_limits(fields: dict[str, object]) -> DeadConfig:
 
 
 def parse(datagram: bytes) -> dict[str, object]:
-    """The object; empty if it is none, or not one that this protocol knows."""
+    """Return the object; empty if it is none, or not one that this protocol knows."""
     try:
         fields = json.loads(datagram)
     except (ValueError, RecursionError):

@@ -15,27 +15,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 EXIT_AGAIN = 75  # something that may pass: the supervisor starts the agent again
-EXIT_NEVER = 78  # what only a person can mend: the supervisor does not
+EXIT_NEVER = 78  # what only a person can fix: the supervisor does not
 _HIGH = 128  # an agent has some thirty descriptors
 _OWN: set[int] = set()  # the children of this process that it has forked and not yet reaped
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A forked process; `pidfd` is readable when it has ended, and must be closed by whoever reaps it."""
+    """A forked process; `pidfd` is readable when it has ended; the process that reaps it must close `pidfd`."""
 
     pid: int
     pidfd: int
 
     def kill(self) -> None:
-        """SIGKILL; harmless when it has ended."""
+        """Send SIGKILL; harmless when it has ended."""
         try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass
 
     def reap(self) -> int:
-        """Its exit code, negative for a signal's number. To be called when `pidfd` is readable."""
+        """Return its exit code, negative for a signal's number. Call it when `pidfd` is readable."""
         _, status = os.waitpid(self.pid, 0)
         _OWN.discard(self.pid)
         os.close(self.pidfd)
@@ -48,21 +48,21 @@ def is_own_child(pid: int) -> bool:
 
 
 def has_ended(pidfd: int) -> bool:
-    """Whether the process is dead (a zombie is). By poll: select(2) knows no descriptor beyond 1023."""
+    """True if the process is dead (a zombie is). By poll: select(2) knows no descriptor beyond 1023."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))
 
 
 def has_stopped_child() -> bool:
-    """Whether a child of this process is stopped now (SIGSTOP); waitid(2). Nothing is changed by asking."""
+    """True if a child of this process is stopped now (SIGSTOP); waitid(2). The call changes nothing."""
     try:
         return os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
         return False
 
 
-def let_go_of_first(fd: int) -> int:
+def release_first(fd: int) -> int:
     """Move a descriptor to a number beyond all others, the first that the kernel closes when the process dies.
 
     The agent's successor waits for this descriptor, and so for all that the kernel closes before it; an inotify
@@ -94,7 +94,7 @@ def fork(main: Callable[[], int]) -> Child:
 
 
 def _hold(pid: int) -> int:
-    """The child's pidfd; without a descriptor for it there must be no child either. Raises OSError (EMFILE)."""
+    """Open the child's pidfd; without a descriptor for it, end the child too. Raise OSError (EMFILE)."""
     try:
         return os.pidfd_open(pid)
     except OSError:

@@ -1,11 +1,11 @@
-"""The sign of life by which the supervisor judges an agent: its loop comes round, and nothing beside it hangs.
+"""Signs of life, by which the supervisor judges an agent: its loop turns, and nothing beside it hangs.
 
-* BEAT is written by whoever holds the loop's lock: every few seconds by a timer, and with each message that is done.
+* BEAT is written by the holder of the loop's lock: every few seconds by a timer, and with each message that is done.
   A call that never returns (a read of a file system in user space, say) is made with the lock held, so that it stops
-  the beat; a thread of the agent that goes on cannot write one meanwhile.
-* What runs beside the loop (a thread in msgrcv or msgsnd, sender processes) holds no lock while it waits, and its wait
-  may last for ever rightly: a queue may be empty or full. So it is judged by what it owes. Each of them vouches at
-  every beat: it says since when it has owed a step without an excuse. GOES_ON is the oldest of these times.
+  the beat; a thread of the agent that runs on cannot write one meanwhile.
+* Work beside the loop (a thread in msgrcv or msgsnd, sender processes) holds no lock while it waits. It may block
+  indefinitely: a queue may be empty or full. It counts as wedged only while it owes a step. So each of them vouches at
+  every beat: it returns the time since which it has owed a step without an excuse. PROGRESS is the oldest of these.
 * Idle agents beat at common moments, _SLOTS of them in a period. The next one finds the interpreter's code in the
   processor's caches: with 400 agents a beat costs 0.12 ms, and 0.21 ms when each has its own moment (2 cores).
 * Both are CLOCK_MONOTONIC: a step of the wall clock kills nobody, nor does the sleep of the machine.
@@ -38,13 +38,13 @@ class Heart:
         self._vouchers.append(voucher)
 
     def beat(self) -> None:
-        """The loop has got on."""
+        """Note that the loop has made progress."""
         self._cells[scoreboard.BEAT] = int(self._loop.now() * 1e9)
 
     def start(self) -> None:
         """Beat now and then."""
         if self._vouchers:
-            self._cells[scoreboard.GOES_ON] = int(min(voucher() for voucher in self._vouchers) * 1e9)
+            self._cells[scoreboard.PROGRESS] = int(min(voucher() for voucher in self._vouchers) * 1e9)
         self.beat()
         periods = (self._loop.now() - self._offset) // self._every + 1
         self._loop.call_at(periods * self._every + self._offset, self.start)
@@ -58,11 +58,11 @@ class Debt:
         self._clear = clock()
 
     def clear(self) -> None:
-        """It has made a step, or begins to owe one only now."""
+        """Note that it has made a step, or begins to owe one only now."""
         self._clear = self._clock()
 
     def since(self, *, owes: bool) -> float:
-        """To be asked at every beat: the time at which it last owed nothing."""
+        """Return the time at which it last owed nothing; call it at every beat."""
         if not owes:
             self.clear()
         return self._clear

@@ -65,7 +65,7 @@ Facts = dict[str, object]
 
 
 def handed(path: str) -> tuple[int, int] | None:
-    """How far the sink with this journal is, as (epoch, seq); None if that cannot be told."""
+    """Return the last (epoch, seq) that the sink with this journal handed over; None if the file does not show it."""
     try:
         with open(path, "rb", buffering=0, opener=_without_waiting) as file:
             sink = SinkJournal(_Snapshot(os.pread(file.fileno(), PAGE, 0)))
@@ -84,7 +84,7 @@ def recall(page: Scoreboard, state_dir: str, agent: str) -> None:
 
 
 def read(path: str, most: int | None) -> Facts:
-    """What there is to know, as JSON has it; at most so many of the pending messages. NsbridgeError: one line."""
+    """Return the facts for JSON, with at most so many of the pending messages. NsbridgeError: one line."""
     try:
         with open(path, "rb", buffering=0, opener=_without_waiting) as file:
             return _Reader(file.fileno()).facts(most) | {"file": os.path.abspath(path)}  # noqa: PTH100  (keeps a ..)
@@ -205,7 +205,7 @@ class _Reader:
         }
 
     def _numbers(self) -> tuple[int, int, int]:
-        """What was confirmed, what was taken, and what the records are."""
+        """Return what was confirmed, what was taken, and what the records are."""
         confirmed = taken = 0
         for _ in range(_ATTEMPTS):
             cells = self._cells()
@@ -284,7 +284,7 @@ def _beginning(body: bytes) -> str:
 
 
 def _time(epoch: int) -> str | None:
-    """An epoch is the nanosecond of its birth."""
+    """Return the time of an epoch, which is the nanosecond of its birth."""
     try:
         return datetime.fromtimestamp(epoch // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if epoch else None
     except (OverflowError, ValueError, OSError):

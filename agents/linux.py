@@ -4,7 +4,7 @@ Each wrapper is one call; a failure raises OSError that names the call (and the 
 elsewhere (confinement/entry.py). Import this module before an agent joins a namespace: ctypes then loads nothing later
 on, and `oserror` needs no file.
 
-Sources: the man page named in each docstring (section 2 unless said otherwise) and linux/*.h for the numbers.
+Sources: the man page named in each docstring (section 2 unless noted otherwise) and linux/*.h for the numbers.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class _SockFprog(ctypes.Structure):
 
 
 def oserror(call: str, path: bytes | str | None = None) -> OSError:
-    """The OSError for errno as the last wrapped call left it, with the call's name in its text."""
+    """Return the OSError for errno as the last wrapped call left it, with the call's name in its text."""
     number = ctypes.get_errno()
     return OSError(number, f"{call}: {os.strerror(number)}", path)
 
@@ -223,7 +223,7 @@ def set_seccomp_filter(call: int, program: bytes) -> None:
 
 
 def detached(path: str) -> int:
-    """Open a directory of ours so that no path leads out of it, whoever holds it: `..` of its root is itself.
+    """Open a directory of ours so that no path leads out of it, in any hands: `..` of its root is itself.
 
     It is a mount of its own that is attached nowhere (open_tree, Linux 5.2). Where that may not be made, in a user
     namespace without a mount namespace, it is opened as it is. Raises OSError, ENOTDIR or ELOOP for a link.
@@ -249,7 +249,7 @@ def leave_session_keyring(call: int) -> None:
 
 
 def landlock_abi() -> int:
-    """The version of this kernel's Landlock; 0 if it has none, or it is off. landlock_create_ruleset(2)."""
+    """Return the version of this kernel's Landlock; 0 if it has none, or it is off. landlock_create_ruleset(2)."""
     return max(
         0, int(_libc.syscall(_NR_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_CREATE_RULESET_VERSION))
     )
@@ -284,7 +284,7 @@ def wait_msgrcv(queue: int, address: int, size: int, mtype: int) -> int:
 
 
 def try_msgrcv(queue: int, address: int, size: int, mtype: int, flags: int) -> int:
-    """As `wait_msgrcv`, without waiting: IPC_NOWAIT must be among the flags. ENOMSG when there is no message."""
+    """Receive like `wait_msgrcv`, but do not wait: IPC_NOWAIT must be in the flags. ENOMSG without a message."""
     length: int = _quick.msgrcv(queue, address, size, mtype, flags)
     return length if length >= 0 else -_errno_location()[0]
 
@@ -298,24 +298,24 @@ def try_msgsnd(queue: int, address: int, size: int) -> int:
 
 
 def wait_msgsnd(queue: int, address: int, size: int) -> int:
-    """As `try_msgsnd`, but wait for room; EINTR after a signal. Releases the GIL."""
+    """Send like `try_msgsnd`, but wait for room; EINTR after a signal. Releases the GIL."""
     return ctypes.get_errno() if _libc.msgsnd(queue, address, size, 0) < 0 else 0
 
 
 class QueueStatus(NamedTuple):
-    """What the kernel says of a SysV queue."""
+    """Status of a SysV queue, from the kernel."""
 
     used: int  # bytes in it
     messages: int  # in it
     limit: int  # bytes that it takes
 
     def has_room(self, size: int) -> bool:
-        """Whether a message of `size` bytes fits in: a queue is full by bytes or by number. msgsnd(2)."""
+        """True if a message of `size` bytes fits in: a queue is full by bytes or by number. msgsnd(2)."""
         return self.used + size <= self.limit and self.messages < self.limit
 
 
 def queue_status(queue: int) -> QueueStatus:
-    """IPC_STAT of msgctl(2). Raises OSError, as EACCES."""
+    """Call msgctl(2) with IPC_STAT. Raises OSError, as EACCES."""
     status = bytearray(_MSQID_SIZE)
     if _libc.msgctl(queue, _IPC_STAT, address_of(status)) < 0:
         raise oserror("msgctl")
@@ -335,7 +335,7 @@ def queue_owner(queue: int) -> tuple[int, int] | None:
 
 
 def longest_message() -> int:
-    """kernel.msgmax of the ipc namespace: bytes of the longest message. IPC_INFO of msgctl(2). Raises OSError."""
+    """Return kernel.msgmax of the ipc namespace: bytes of the longest message. msgctl(2), IPC_INFO. Raises OSError."""
     limits = bytearray(_MSQID_SIZE)
     if _libc.msgctl(0, _IPC_INFO, address_of(limits)) < 0:
         raise oserror("msgctl")
@@ -343,7 +343,7 @@ def longest_message() -> int:
 
 
 def address_of(buffer: memoryview | bytearray) -> int:
-    """Where a writable buffer is in memory; it must outlive the use of the address."""
+    """Return the address of a writable buffer in memory; the buffer must outlive the use of the address."""
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
@@ -359,7 +359,7 @@ def openat2(directory: int, path: bytes, flags: int, mode: int = 0, resolve: int
 
 
 def filesystem(fd: int) -> int:
-    """The kind of file system that `fd` is on, a number of linux/magic.h. f_type of fstatfs(2)."""
+    """Return the kind of file system that `fd` is on, a number of linux/magic.h. f_type of fstatfs(2)."""
     status = (ctypes.c_long * 32)()  # struct statfs has 120 bytes, and begins with it
     if _libc.fstatfs(fd, status) < 0:
         raise oserror("fstatfs")

@@ -52,7 +52,7 @@ class Timer:
 
 
 class _Watch:
-    """One call of `watch`; its identity tells whether a descriptor's number has been given to another since."""
+    """One call of `watch`; its identity shows if a descriptor's number has been reused since."""
 
     __slots__ = ("callback",)
 
@@ -183,4 +183,4 @@ class Loop:
 
 
 def _queued(_signum: int, _frame: object) -> None:
-    """The handler itself: Python has already written the number to the wake-up descriptor."""
+    """Do nothing: as a signal's handler, Python has already written its number to the wake-up descriptor."""

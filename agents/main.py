@@ -13,7 +13,7 @@ from nsbridge.agents import control, lastwords, limits, runtime, sides
 from nsbridge.agents.confinement import entry
 from nsbridge.agents.confinement.entry import Assignment
 from nsbridge.agents.counter import open_slot
-from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER, let_go_of_first
+from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER, release_first
 from nsbridge.agents.journal.journalfile import LeftAloneError
 from nsbridge.agents.journal.state import bound_files, open_state
 from nsbridge.agents.loop import Loop
@@ -23,7 +23,7 @@ from nsbridge.config.trusted import UntrustedError
 
 def main(assignment: Assignment) -> int:
     """Be the agent, and return its exit code. Raises nothing: the supervisor gets the reason as the last words."""
-    assignment = replace(assignment, control_fd=let_go_of_first(assignment.control_fd))
+    assignment = replace(assignment, control_fd=release_first(assignment.control_fd))
     channel = control.held(socket.socket(fileno=assignment.control_fd))
     try:
         sys.setswitchinterval(0.0005)  # s; a thread that wakes with a message waits at most that for the other

@@ -179,7 +179,7 @@ class Agent:
 
     def _flush(self, *, acks: bool = False) -> None:
         if self._unsent:
-            return  # the socket is full; _peer_ready goes on
+            return  # the socket is full; _peer_ready continues
         if self._assignment.route.fsync:
             self._sync()
         acks = acks or self._draining or self._assignment.route.fsync
@@ -192,7 +192,7 @@ class Agent:
                 return
 
     def _sync(self) -> None:
-        """Group commit: what the next packets tell the other agent is on the disk before they go."""
+        """Sync, as a group commit: what the next packets report to the other agent is on the disk before they leave."""
         if self.store is not None and self._synced != self.store.taken:
             self._synced = self.store.taken
             os.fdatasync(self._state.source_fd)

@@ -31,7 +31,7 @@ REPEATS_DROPPED = 5
 IN_DOUBT = 6
 DEAD = 7
 SENDERS = 8  # two cells: pids of the processes that send into a queue, 0 where there are none
-GOES_ON = 10  # when what runs beside the loop last owed nothing, in ns of CLOCK_MONOTONIC; 0: there is nothing
+PROGRESS = 10  # when what runs beside the loop last owed nothing, in ns of CLOCK_MONOTONIC; 0: there is nothing
 REFUSED = 11  # files in a spool that cannot be taken
 MISSED = 12  # files that a source could not read, or not whole
 MISSED_BYTES = 13  # of these, at least
@@ -47,8 +47,8 @@ class Scoreboard:
         self.cells = memoryview(self._page).cast("Q")[:_CELLS]
 
     def begin(self) -> None:
-        """A new agent begins, which owes a sign of life from now on."""
-        self.cells[GOES_ON] = self.cells[REFUSED] = 0
+        """Begin a new agent, which owes a sign of life from now on."""
+        self.cells[PROGRESS] = self.cells[REFUSED] = 0
         for side in _REASON_AT:
             self.set_reason(side, "")
             self.set_notice(side, "")
@@ -64,16 +64,16 @@ class Scoreboard:
             self._page.madvise(mmap.MADV_DONTFORK)
 
     def last_sign(self) -> float:
-        """When the agent last gave a sign of life, its threads and processes too; seconds of CLOCK_MONOTONIC."""
-        beat, goes_on = self.cells[BEAT], self.cells[GOES_ON]
-        return min(beat, goes_on or beat) / 1e9
+        """Return when the agent last gave a sign of life, its threads and processes too; seconds of CLOCK_MONOTONIC."""
+        beat, progress = self.cells[BEAT], self.cells[PROGRESS]
+        return min(beat, progress or beat) / 1e9
 
     def set_reason(self, side: str, reason: str) -> None:
         """Say why the `out` or `in` side waits; empty when it does not."""
         self._set_text(_REASON_AT[side], _REASON_SIZE, reason)
 
     def reason(self, side: str) -> str:
-        """What `set_reason` last said; bytes that are no UTF-8 come as escapes."""
+        """Return the last text of `set_reason`; bytes that are no UTF-8 become escapes."""
         return self._text(_REASON_AT[side], _REASON_SIZE)
 
     def set_notice(self, side: str, text: str) -> None:
@@ -92,9 +92,9 @@ class Scoreboard:
         return self._page[start : start + size].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
     def reasons(self) -> list[str]:
-        """Why it waits, each reason once; nothing if it does not."""
+        """Return why it waits, each reason once; empty if it does not."""
         return list(dict.fromkeys(reason for side in _REASON_AT if (reason := self.reason(side))))
 
     def senders(self) -> list[int]:
-        """What the agent says are the processes that send for it."""
+        """Return the processes that, by the agent's report, send for it."""
         return [self.cells[SENDERS], self.cells[SENDERS + 1]]

@@ -1,10 +1,10 @@
-"""What two agents owe each other about messages: numbering, repeating, confirming, the window. No I/O, no clock.
+"""Messages between two agents: numbering, repeating, confirming, the window. No I/O, no clock.
 
-The law of this file, for each direction:
+The rules of this file, for each direction:
 * A message has (epoch, seq); the epoch is born with the source's store, seq counts from 1 without gaps.
 * The source keeps a message until the sink has confirmed it; the sink confirms only what it has handed over.
 * After any start an agent greets, and sends and accepts nothing else until its own greeting was answered: what lies
-  in the socket from before belongs to another life. The nonce tells an answer to this greeting from an older one's.
+  in the socket from before belongs to another life. The nonce separates an answer to this greeting from an older one's.
 * A greeting may have gone to a process that died before it answered. So its successor, which learns of the greeter
   by the answer to its own, answers that answer.
 * A greeting makes its receiver go back to the last confirmed message and repeat from there; the sink drops what it
@@ -27,7 +27,7 @@ from nsbridge.config.schema import Window
 
 
 class SourceStore(Protocol):
-    """What a source has taken and its sink has not confirmed. Seqs `confirmed + 1` to `taken` are there."""
+    """Messages that a source has taken and its sink has not confirmed: seqs `confirmed + 1` to `taken`."""
 
     @property
     def epoch(self) -> int: ...  # noqa: D102
@@ -43,7 +43,7 @@ class SourceStore(Protocol):
 
 
 class SinkStore(Protocol):
-    """How far a sink has handed over: everything of `epoch` up to `handed`."""
+    """Position of a sink: everything of `epoch` up to `handed` is handed over."""
 
     @property
     def epoch(self) -> int: ...  # noqa: D102
@@ -66,22 +66,22 @@ class Outgoing:
         self._cut: Run | None = None  # that message: a store copies it, and it may take a thousand packets
 
     def has_room(self) -> bool:
-        """Whether one more message may be taken; always while none is pending, so any message gets through."""
+        """True if one more message may be taken; always while none is pending, so any message gets through."""
         messages, size = self.room()
         return messages > 0 and size > 0
 
     def room(self) -> tuple[int, int]:
-        """How many messages and bytes may be taken; one more message while both are above 0."""
+        """Return how many messages and bytes may be taken; one more message while both are above 0."""
         store, window = self.store, self._window
         return window.messages - store.taken + store.confirmed, window.bytes - store.pending_bytes
 
     def room_for(self, bodies: Sequence[bytes]) -> int:
-        """How many of these messages may be taken now."""
+        """Return how many of these messages may be taken now."""
         store = self.store
         return _admitted(bodies, self._window, store.taken - store.confirmed, store.pending_bytes)
 
     def has_unsent(self) -> bool:
-        """Whether something is still to be sent, now or when the sink has got on."""
+        """True if something is still to be sent, now or when the sink has made room."""
         return self._sent < self.store.taken
 
     def confirm(self, seq: int) -> None:
@@ -129,7 +129,7 @@ class Outgoing:
             self._note_sent(run.last, sum(map(len, run.bodies)))
 
     def _fill_with_piece(self, run: Run, parts: list[bytes], room: int) -> None:
-        """A message is cut only where a packet has room for nothing else."""
+        """Fill the packet with a piece: a message is cut only where a packet has room for nothing else."""
         body = run.bodies[0]
         left = len(body) - self._offset
         length = min(left, room - wire.DATA_OVERHEAD)
@@ -151,7 +151,7 @@ class Outgoing:
 
 
 def _admitted(bodies: Sequence[bytes], window: Window, messages: int, size: int) -> int:
-    """How many of the bodies a window admits that so many messages of `size` bytes in all are in already.
+    """Return how many of the bodies fit into a window that holds so many messages of `size` bytes in all.
 
     One more while there are fewer messages and fewer bytes than its limits; the first in any case.
     """
@@ -166,7 +166,7 @@ def _admitted(bodies: Sequence[bytes], window: Window, messages: int, size: int)
 
 
 def _fitting(bodies: Sequence[bytes], room: int) -> int:
-    """How many of the bodies fit into `room` bytes of a RUN frame."""
+    """Return how many of the bodies fit into `room` bytes of a RUN frame."""
     if sum(map(len, bodies)) + wire.RUN_MESSAGE_OVERHEAD * len(bodies) <= room:
         return len(bodies)
     for count, body in enumerate(bodies):
@@ -247,7 +247,7 @@ class Incoming:
         self.waiting.append(run)
 
     def accepted(self, count: int) -> None:
-        """A sink has the first `count` messages of the first run that waits."""
+        """Note that a sink has the first `count` messages of the first run that waits."""
         if not count:
             return
         run = self.waiting.popleft()
@@ -257,30 +257,30 @@ class Incoming:
         self._waiting_bytes -= sum(map(len, run.before(count).bodies))
 
     def idle(self) -> bool:
-        """Whether everything that came has been handed over."""
+        """True if everything that came has been handed over."""
         return not self._unhanded
 
     def in_flight(self) -> bool:
-        """Whether the sink has accepted messages and not yet handed them over."""
+        """True if the sink has accepted messages and not yet handed them over."""
         return self._unhanded > self._waiting_messages
 
     def is_pressing(self) -> bool:
-        """Whether so much was handed over and not confirmed that the peer's window may be full soon."""
+        """True if so much was handed over and not confirmed that the peer's window may be full soon."""
         return 4 * self._unacked >= self._limits.messages or 4 * self._unacked_bytes >= self._limits.bytes
 
     def acknowledged(self) -> None:
-        """All that was handed over is told to the peer."""
+        """Note that the peer knows of all that was handed over."""
         self.ack_due, self._unacked, self._unacked_bytes = False, 0, 0
 
     def wants_repeat(self) -> bool:
-        """Whether the peer is to be asked, once, for messages that were dropped and now have room."""
+        """True if the peer must repeat messages, once, that were dropped and now have room."""
         if not self._refused or (self.waiting and self.waiting[0].epoch != self.store.epoch):
             return False
         self._refused = False
         return True
 
     def put_back(self, run: Run) -> None:
-        """It is the first that waits again."""
+        """Put it back: it is the first that waits again."""
         self.waiting.appendleft(run)
         self._waiting_messages += len(run.bodies)
         self._waiting_bytes += sum(map(len, run.bodies))
@@ -298,7 +298,7 @@ class Incoming:
             self.ack_due = True
 
     def _has_room_for(self, run: Run, size: int) -> bool:
-        """Whether the window is open. WireError if it was filled in this epoch; an earlier may have filled it.
+        """True if the window is open. WireError if it was filled in this epoch; an earlier may have filled it.
 
         A source takes a message while it has less than the window's bytes, so all but the last must fit.
         """
@@ -340,18 +340,18 @@ class Session:
                 self.outgoing.confirm(frame.seq)
 
     def ack_waits(self) -> bool:
-        """Whether there is a confirmation which may wait for a message to travel with, but not for long."""
+        """True if there is a confirmation which may wait for a message to travel with, but not for long."""
         return self.incoming is not None and self.incoming.ack_due and self.greeted and not self._acks_now()
 
     def _acks_now(self) -> bool:
-        """Whether a confirmation is due that travels with messages, or that the peer's window may be waiting for."""
+        """True if a confirmation is due that travels with messages, or that the peer's window may be waiting for."""
         incoming, outgoing = self.incoming, self.outgoing
         if incoming is None or not incoming.ack_due:
             return False
         return incoming.is_pressing() or (outgoing is not None and outgoing.has_unsent())
 
     def next_packet(self, *, acks: bool = True) -> bytes:
-        """The next packet to send, empty if there is none now. Each call counts its content as sent.
+        """Return the next packet to send, empty if there is none now. Each call counts its content as sent.
 
         Without `acks`, a confirmation that may wait does.
         """

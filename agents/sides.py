@@ -54,7 +54,9 @@ def container_root(pid: int) -> str:
 
 
 def queue_keys(assignment: Assignment) -> Keys:
-    """Asked before the join: a key made by ftok comes from a path of the container, which the host's /proc leads to."""
+    """Return the keys; call it before the join: ftok makes a key of a container's path, which the host's /proc leads
+    to.
+    """
     endpoint = assignment.agent.endpoint
     if not isinstance(endpoint, QueueEndpoint):
         return Keys()
@@ -89,7 +91,7 @@ def ends(endpoint: Endpoint, keys: Keys) -> dict[str, list[str]]:
 
 
 def store(endpoint: Endpoint, source: SourceJournal | None) -> SourceJournal | NoteStore | None:
-    """Where files are messages, only notes are kept: the file itself is the journal."""
+    """Return the store of a source; where files are messages, it keeps only notes: the file itself is the journal."""
     return NoteStore(source) if source is not None and isinstance(endpoint, SpoolEndpoint | LogEndpoint) else source
 
 
@@ -100,7 +102,7 @@ def make(
     keys: Keys,
     state: AgentFiles,
 ) -> tuple[Source | None, Sink | None]:
-    """The endpoint's two sides, each if it is configured."""
+    """Return the endpoint's two sides, each if it is configured."""
     endpoint = assignment.agent.endpoint
     if isinstance(endpoint, QueueEndpoint):
         owner = queue.QueueOwner(agent, (keys.out, keys.in_), is_user_configured=assignment.agent.user is not None)

@@ -41,7 +41,7 @@ class WireError(Exception):
 
 
 class Message(NamedTuple):
-    """What is carried: `type` is a SysV message type, 0 where the source has none; `body` is any bytes."""
+    """A message between agents: `type` is a SysV message type, 0 where the source has none; `body` is any bytes."""
 
     type: int
     body: bytes
@@ -85,19 +85,19 @@ class Run(NamedTuple):
 
     @property
     def last(self) -> int:
-        """The seq of the last body."""
+        """Return the seq of the last body."""
         return self.first + len(self.bodies) - 1
 
     def one(self, which: int) -> Run:
-        """The message at that place by itself."""
+        """Return the message at that place by itself."""
         return Run(self.epoch, self.first + which, self.type, (self.bodies[which],))
 
     def before(self, count: int) -> Run:
-        """Its first `count` messages."""
+        """Return a run of its first `count` messages."""
         return self if count == len(self.bodies) else Run(self.epoch, self.first, self.type, self.bodies[:count])
 
     def after(self, count: int) -> Run:
-        """Without its first `count` messages."""
+        """Return the run without its first `count` messages."""
         return Run(self.epoch, self.first + count, self.type, self.bodies[count:])
 
 
@@ -112,29 +112,29 @@ Frame = Hello | Data | Run | Ack
 
 
 def pack_hello(hello: Hello) -> bytes:
-    """The frame's bytes."""
+    """Return the frame's bytes."""
     return _HELLO_FORMAT.pack(_HELLO, VERSION, 0, *hello)
 
 
 def pack_ack(epoch: int, seq: int) -> bytes:
-    """The frame's bytes."""
+    """Return the frame's bytes."""
     return _ACK_FORMAT.pack(_ACK, epoch, seq)
 
 
 def pack_data_header(epoch: int, seq: int, message: Message, offset: int, length: int) -> bytes:
-    """What goes before `length` bytes of the message's body, from `offset`."""
+    """Return what goes before `length` bytes of the message's body, from `offset`."""
     return _DATA_FORMAT.pack(_DATA, length, epoch, seq, message.type, len(message.body), offset)
 
 
 def pack_run(run: Run) -> list[bytes]:
-    """The frame's bytes, in parts."""
+    """Return the frame's bytes, in parts."""
     count = len(run.bodies)
     header = _RUN_FORMAT.pack(_RUN, count, run.epoch, run.first, run.type)
     return [header, struct.pack(f"<{count}I", *map(len, run.bodies)), *run.bodies]
 
 
 def parse(packet: bytes) -> Iterator[Frame]:
-    """The frames of one packet, in order; WireError at the first that is not one."""
+    """Yield the frames of one packet, in order; WireError at the first that is not one."""
     at, end = 0, len(packet)
     if not end or end > MAX_PACKET:
         raise WireError(f"a packet of {end} bytes")
@@ -169,14 +169,14 @@ def parse(packet: bytes) -> Iterator[Frame]:
 
 
 def _seq(number: int) -> int:
-    """A message's number; WireError if no flow gets so far."""
+    """Return a message's number; WireError if no flow gets so far."""
     if number > MAX_SEQ:
         raise WireError(f"message number {number}")
     return number
 
 
 def _parse_run(packet: bytes, at: int) -> tuple[Run, int]:
-    """The frame that begins at `at`, and where it ends. WireError, struct.error."""
+    """Return the frame that begins at `at`, and where it ends. WireError, struct.error."""
     _, count, epoch, first, mtype = _RUN_FORMAT.unpack_from(packet, at)
     at += _RUN_FORMAT.size
     if not 0 < count <= len(packet) // RUN_MESSAGE_OVERHEAD or mtype < VOID.type or not first:

@@ -33,7 +33,7 @@ _TOLERANCE = 0.35  # a ratio of one run differs from the next by as much on a ma
 
 
 def measure(subjects: Sequence[Subject], rounds: int, scale: float) -> dict[str, list[Figures]]:
-    """All subjects in turn, so many times over: what disturbs the machine for a while disturbs all of them."""
+    """Measure all subjects in turn, several times: a temporary disturbance of the machine then affects all of them."""
     found: dict[str, list[Figures]] = {subject.name: [] for subject in subjects}
     with Lab() as lab:
         for number in range(rounds):
@@ -49,7 +49,7 @@ def measure(subjects: Sequence[Subject], rounds: int, scale: float) -> dict[str,
 
 
 def _publish(found: dict[str, list[Figures]], load: float) -> None:
-    """Into docs/: the figures, their picture, and the tables below the text about them; the ratios into README."""
+    """Write the figures, their picture and the tables below their text into docs/; the ratios into README."""
     document = outcome.document(found, load)
     _JSON.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     plot.draw(document, _PICTURE)
@@ -62,7 +62,7 @@ def _publish(found: dict[str, list[Figures]], load: float) -> None:
 
 
 def main() -> int:
-    """0; 1 if `--check` finds something slower than recorded."""
+    """Run the command; return 0, or 1 if `--check` finds something slower than recorded."""
     parser = argparse.ArgumentParser(prog="./run bench", description="nsbridge against its peers, in one run.")
     parser.add_argument("--rounds", type=int, default=5, help="of which the medians are taken (5)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the messages, one round: to see that it works")

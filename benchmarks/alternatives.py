@@ -1,6 +1,6 @@
-"""What one would set up today instead: a directory that both containers mount, or NATS. No bridge, other promises.
+"""Alternatives that one could set up today: a directory that both containers mount, or NATS. They make other promises.
 
-And PyPI's supervisor, beside whose `status` ours is measured.
+Also PyPI's supervisor, whose `status` is compared with ours.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NATS_PROGRAM = Path(__file__).parent / "peers" / "nats_program.py"
 
 
 def shared_echo(lab: Lab, count: int) -> Figures:
-    """The echo through two files of the shared directory; both programs speak files."""
+    """Run the echo through two files of the shared directory; both programs speak files."""
     with _sharing(lab) as (client, server):
         words = inside(server, lab.program("file_echo_server"), _SHARED)
         with background(words) as program:
@@ -50,7 +50,7 @@ def shared_echo(lab: Lab, count: int) -> Figures:
 
 
 def shared_one_way(lab: Lab, kind: str, count: int, size: int) -> Figures:
-    """One program writes (`log` or `spool`), the other reads, in the shared directory."""
+    """Run one program that writes (`log` or `spool`) and one that reads, in the shared directory."""
     with _sharing(lab) as (a, b):
         if kind == "spool":
             for name in ("flow", "flow.tmp"):
@@ -71,7 +71,7 @@ def _sharing(lab: Lab) -> Iterator[tuple[EngineContainer, EngineContainer]]:
 
 
 def supervisorctl_status(lab: Lab, count: int) -> Figures:
-    """`supervisorctl status` of two programs, as a process."""
+    """Measure `supervisorctl status` of two programs, as a process."""
     where = lab.run_directory()
     config = where / "supervisord.conf"
     config.write_text(_SUPERVISORD.format(where=where), encoding="utf-8")
@@ -86,7 +86,7 @@ def supervisorctl_status(lab: Lab, count: int) -> Figures:
 
 
 def nats_echo(lab: Lab, count: int) -> Figures:
-    """The same messages as a request and its reply; both programs are Python."""
+    """Send the same messages as a request and its reply; both programs are Python."""
     with _nats(lab) as (server, port):
         words = [str(port), str(count), str(ECHO_SIZE)]
         with _nats_program("echo-server", *words, stdout=subprocess.PIPE) as program:
@@ -97,7 +97,7 @@ def nats_echo(lab: Lab, count: int) -> Figures:
 
 
 def nats_one_way(lab: Lab, prefix: str, count: int, size: int) -> Figures:
-    """Publisher to subscriber; `prefix` is empty (at most once) or `js-` (JetStream in memory, acknowledged)."""
+    """Measure publisher to subscriber; `prefix` is empty (at most once) or `js-` (JetStream, acknowledged)."""
     with _nats(lab) as (server, port):
         words = [str(port), str(count), str(size)]
         drain = Load([sys.executable, str(_NATS_PROGRAM), f"{prefix}subscribe", *words])
@@ -108,7 +108,7 @@ def nats_one_way(lab: Lab, prefix: str, count: int, size: int) -> Figures:
 
 @contextmanager
 def _nats(lab: Lab) -> Iterator[tuple[int, int]]:
-    """(pid, port) of a server that only this machine can reach."""
+    """Yield (pid, port) of a server that only this machine can reach."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     where = lab.run_directory()

@@ -45,7 +45,7 @@ container = "{b}"
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What is carried: from which kind of endpoint into which, how many messages a route, of how many bytes."""
+    """Load of a benchmark: from which kind of endpoint into which, how many messages a route, of how many bytes."""
 
     source: str
     sink: str
@@ -70,7 +70,7 @@ def carry(lab: Lab, flow: Flow) -> Figures:
 
 
 def tick(lab: Lab, routes: int, seconds: int) -> Figures:
-    """log → queue on so many routes, one message a second each."""
+    """Measure log → queue on so many routes, one message a second each."""
     flow = Flow("log", "queue", 0, 64, routes=routes)
     with lab.containers() as (a, b), _routes(lab, flow, a, b) as daemon:
         pids = tree(daemon.pid)
@@ -82,7 +82,7 @@ def tick(lab: Lab, routes: int, seconds: int) -> Figures:
 
 
 def echo(lab: Lab, count: int) -> Figures:
-    """Round trips of the classic echo programs through nsbridge, one at a time."""
+    """Measure round trips of the classic echo programs through nsbridge, one at a time."""
     with lab.containers() as (client, server):
         text = _ECHO.format(client=client.spec, server=server.spec)
         with _echo_server(lab, server), lab.daemon(text) as daemon:
@@ -90,7 +90,7 @@ def echo(lab: Lab, count: int) -> Figures:
 
 
 def echo_by_c_bridge(lab: Lab, count: int) -> Figures:
-    """The same programs, files and keys through the one-process bridge in C."""
+    """Run the same programs, files and keys through the one-process bridge in C."""
     with lab.containers() as (client, server), _echo_server(lab, server):
         words = [lab.program("bridge"), f"/proc/{server.pid}/ns/ipc", f"/proc/{client.pid}/ns/mnt", "/srv"]
         with background([str(word) for word in words]) as bridge:
@@ -116,7 +116,7 @@ def echo_times(client: list[str], count: int, pids: list[int]) -> Figures:
 
 
 def status(lab: Lab, count: int) -> Figures:
-    """`nsbridgectl status` of one route's two agents, as a process."""
+    """Measure `nsbridgectl status` of one route's two agents, as a process."""
     with lab.containers() as (a, b), _routes(lab, Flow("log", "queue", 0), a, b) as daemon:
         return {
             "status": status_time([Path(sys.executable).with_name("nsbridgectl"), "-s", daemon.socket, "status"], count)
@@ -124,7 +124,7 @@ def status(lab: Lab, count: int) -> Figures:
 
 
 def status_time(command: Sequence[str | Path], count: int) -> float:
-    """The median time of a command that tells of two that are RUNNING, in ms."""
+    """Return the median time, in ms, of a status command that shows two RUNNING processes."""
     times = []
     for _ in range(count):
         begun = time.perf_counter()
@@ -135,14 +135,14 @@ def status_time(command: Sequence[str | Path], count: int) -> float:
 
 
 def kernel_one_way(lab: Lab, count: int, size: int) -> Figures:
-    """The kernel's own limit: one queue, two processes, no bridge."""
+    """Measure the kernel's own limit: one queue, two processes, no bridge."""
     said = run([lab.program("queue_limit"), str(count), str(size)]).stdout.decode("ascii")
     rate, trip = re.findall(r"[0-9.]+", said.replace("one-way", ""))
     return {"rate": float(rate), "round_trip": float(trip)}
 
 
 def spool_limit(lab: Lab, count: int, size: int) -> Figures:
-    """The file system's own limit: the same file operations, no bridge."""
+    """Measure the file system's own limit: the same file operations, no bridge."""
     where = lab.run_directory()
     said = run([lab.program("spool_limit"), where, str(count), str(size)]).stdout
     return {"rate": float(said.split()[0])}
@@ -207,7 +207,7 @@ def _wait_delivered(daemon: Nsbridged, count: int) -> None:
 
 
 def wait_until_it_watches(program: subprocess.Popen[bytes]) -> None:
-    """Until the program has an inotify watch."""
+    """Wait until the program has an inotify watch."""
     infos = f"/proc/{program.pid}/fdinfo"
 
     def watches() -> bool:

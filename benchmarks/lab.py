@@ -1,4 +1,4 @@
-"""Where a benchmark runs: the C programs, two containers (namespaces alone), a daemon between them, CPU and memory.
+"""The place of a benchmark: the C programs, two containers (namespaces alone), a daemon between them, CPU and memory.
 
 Everything is below one directory of a tmpfs, so no disk is measured, and gone at the end.
 """
@@ -50,11 +50,11 @@ class Lab:
         self._cleanup.close()
 
     def program(self, name: str) -> Path:
-        """The path of a C program."""
+        """Return the path of a C program."""
         return self.directory / name
 
     def run_directory(self) -> Path:
-        """A new directory for one run."""
+        """Make a new directory for one run, and return it."""
         self._runs += 1
         made = self.directory / f"run-{self._runs}"
         made.mkdir()
@@ -62,7 +62,7 @@ class Lab:
 
     @contextmanager
     def containers(self) -> Iterator[tuple[EngineContainer, EngineContainer]]:
-        """Two, each with mnt and ipc namespaces of its own and a tmpfs at /srv."""
+        """Yield two containers, each with mnt and ipc namespaces of its own and a tmpfs at /srv."""
         where = self.run_directory()
         with ExitStack() as cleanup:
             made = []
@@ -75,13 +75,13 @@ class Lab:
 
     @contextmanager
     def daemon(self, routes: str) -> Iterator[Nsbridged]:
-        """nsbridged with these routes, and all of its agents at work."""
+        """Run nsbridged with these routes, and all of its agents at work."""
         with Nsbridged(self.run_directory(), routes) as daemon:
             daemon.wait_for("RUNNING")
             yield daemon
 
     def load(self, container: EngineContainer, *words: object) -> Load:
-        """loads/load.c in a container; returns when it is ready."""
+        """Start loads/load.c in a container; return when it is ready."""
         return Load(inside(container, self.program("load"), *words))
 
 
@@ -96,7 +96,7 @@ class Load:
             self.span()
 
     def span(self) -> Span:
-        """Wait for its end; RuntimeError with what it said if a message was missing, repeated or damaged."""
+        """Wait for its end; raise RuntimeError with its output if a message was missing, repeated or damaged."""
         try:
             out, err = self._process.communicate(timeout=_LOAD_LIMIT)
         except subprocess.TimeoutExpired:
@@ -110,13 +110,13 @@ class Load:
 
 
 def inside(container: EngineContainer, *words: object) -> list[str]:
-    """The command that runs in a container's mnt and ipc namespaces."""
+    """Return the command that runs in a container's mnt and ipc namespaces."""
     return ["nsenter", f"--target={container.pid}", "--mount", "--ipc", "--", *map(str, words)]
 
 
 @contextmanager
 def background(argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that runs until it is killed at the end."""
+    """Run a program, and kill it at the end."""
     with subprocess.Popen(argv) as process:
         try:
             yield process
@@ -126,16 +126,16 @@ def background(argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def tree(pid: int) -> list[int]:
-    """The process and all below it."""
+    """Return the process and all below it."""
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
-    """User and system time that the processes have used so far, by their CPU clocks (clock_getcpuclockid(3)), in s."""
+    """Return the user and system time used so far, in s, by the processes' CPU clocks (clock_getcpuclockid(3))."""
     return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)  # 2: CPUCLOCK_SCHED, to the nanosecond
 
 
 def own_memory(pid: int) -> float:
-    """Bytes that would be free if the process ended (USS)."""
+    """Return the bytes that would be free if the process ended (USS)."""
     memory: int = psutil.Process(pid).memory_full_info().uss
     return float(memory)

@@ -1,4 +1,4 @@
-"""What a run has found: medians over its rounds, ratios, the table, the JSON file; and what has become slower."""
+"""Results of a run: medians over its rounds, ratios, the table, the JSON file; and what has become slower."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _HEADS = {
 
 
 def medians(rounds: Rounds) -> dict[str, Figures]:
-    """By subject and metric."""
+    """Return the medians by subject and metric."""
     return {
         name: {metric: median(figures[metric] for figures in every) for metric in every[0]}
         for name, every in rounds.items()
@@ -41,7 +41,7 @@ def medians(rounds: Rounds) -> dict[str, Figures]:
 
 
 def ratios(found: Mapping[str, Figures]) -> Iterator[tuple[Goal, float]]:
-    """Each goal of which both sides were measured, with its value."""
+    """Yield each goal of which both sides were measured, with its value."""
     for goal in GOALS:
         ours = found.get(goal.subject, {}).get(goal.metric)
         theirs = 1.0 if goal.against is None else found.get(goal.against, {}).get(goal.metric)
@@ -50,25 +50,25 @@ def ratios(found: Mapping[str, Figures]) -> Iterator[tuple[Goal, float]]:
 
 
 def document(rounds: Rounds, load: float) -> dict[str, Any]:
-    """As it is written to docs/bench.json; `load` is the load average before the run, which is 0 on a quiet machine."""
+    """Return the document for docs/bench.json; `load` is the load average before the run, 0 on a quiet machine."""
     found = medians(rounds)
     return {
         "when": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
         "machine": {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
         "load": load,
         "rounds": max(map(len, rounds.values()), default=0),
-        "goals": [_told(goal, value) for goal, value in ratios(found)],
+        "goals": [_goal_entry(goal, value) for goal, value in ratios(found)],
         "medians": {name: {metric: _rounded(value) for metric, value in f.items()} for name, f in found.items()},
     }
 
 
-def _told(goal: Goal, value: float) -> dict[str, Any]:
+def _goal_entry(goal: Goal, value: float) -> dict[str, Any]:
     told = {"title": goal.title, "against": goal.against, "value": _rounded(value)}
     return told if goal.limit is None else told | {"goal": _goal(goal), "limit": goal.limit, "met": goal.met(value)}
 
 
 def heading(about: Mapping[str, Any]) -> str:
-    """What the tables are about: a sentence with the date and the machine of a `document`."""
+    """Return the sentence above the tables, with the date and the machine of a `document`."""
     machine = about["machine"]
     where = f"{machine['cores']} cores, Linux {machine['kernel']}, Python {machine['python']}"
     rounds = f"{about['rounds']} round{'s' if about['rounds'] > 1 else ''} in one run"
@@ -76,7 +76,7 @@ def heading(about: Mapping[str, Any]) -> str:
 
 
 def tables(rounds: Rounds) -> str:
-    """For people, in Markdown: the ratios with their goals, then every median."""
+    """Return Markdown for people: the ratios with their goals, then every median."""
     found = medians(rounds)
     lines = comparison(rounds)
     for first, columns in _COLUMNS.items():
@@ -90,7 +90,7 @@ def tables(rounds: Rounds) -> str:
 
 
 def comparison(rounds: Rounds) -> list[str]:
-    """The lines of the table of ratios, with their goals."""
+    """Return the lines of the table of ratios, with their goals."""
     rows = [_compared(goal, value) for goal, value in ratios(medians(rounds))]
     return _table("work|against|measured|goal|", rows)
 
@@ -114,7 +114,7 @@ def _cell(figures: Figures, metric: str) -> str:
 
 
 def regressions(found: Mapping[str, Figures], recorded: Mapping[str, float], tolerance: float) -> list[str]:
-    """A line for each ratio that is worse than the recorded one by more than `tolerance` (0.3 is 30 %)."""
+    """Return a line for each ratio that is worse than the recorded one by more than `tolerance` (0.3 is 30 %)."""
     worse = []
     for goal, value in ratios(found):
         before = recorded.get(goal.title)
@@ -127,7 +127,7 @@ def regressions(found: Mapping[str, Figures], recorded: Mapping[str, float], tol
 
 
 def read_recorded(path: Path) -> dict[str, float]:
-    """What `record` has written."""
+    """Read the file that `record` has written."""
     recorded: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
     return recorded
 

@@ -15,7 +15,7 @@ _STYLES = {"kernel": _THEIRS, "log→queue": "#2a6fbb", "queue→log": "#3a9d5d"
 
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
-    """Four panels: the goals, the latency, throughput by size and by number of routes."""
+    """Draw four panels: the goals, the latency, throughput by size and by number of routes."""
     matplotlib: Any = importlib.import_module("matplotlib")  # only the extra `bench` has it
     matplotlib.use("svg")
     matplotlib.rcParams.update(
@@ -38,7 +38,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
 
 
 def _goals(panel: Any, goals: list[dict[str, Any]]) -> None:
-    """Bars: how many times better than the goal; 1 is the goal."""
+    """Draw bars: how many times better than the goal; 1 is the goal."""
     shown = [goal for goal in goals if "limit" in goal][::-1]
     values = [
         goal["limit"] / goal["value"] if goal["goal"][0] == "≤" else goal["value"] / goal["limit"] for goal in shown

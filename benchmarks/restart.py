@@ -52,7 +52,7 @@ class Times(NamedTuple):
 
 
 def measure(kills: int) -> list[Times]:
-    """So many kills of each."""
+    """Kill each so many times."""
     taken: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="nsb-restart-", dir="/run") as name, ExitStack() as stack:
         base = Path(name)
@@ -101,7 +101,7 @@ def _join_ipc(pid: int) -> None:
 
 
 def _lines(kind: str, srv: Path) -> tuple[Line, Line]:
-    """From the files to the queue, and back."""
+    """Return the lines from the files to the queue, and back."""
     key = 16 * (FILES.index(kind) + 1)
     to_queue, from_queue = (sysv_ipc.MessageQueue(key + which, max_message_size=8192) for which in (0, 1))
     out, into = srv / f"{kind}-out", srv / f"{kind}-in"
@@ -167,7 +167,7 @@ def _agents(daemon: Nsbridged, lines: Mapping[str, tuple[Line, Line]], number: i
 
 
 class Child:
-    """What another supervisor keeps running: a shell that says its pid through a pipe when it has started."""
+    """Child of the other supervisor: a shell that reports its pid through a pipe when it has started."""
 
     def __init__(self, directory: Path) -> None:
         self._pipe = directory / "pipe"
@@ -225,7 +225,7 @@ def _supervisord(base: Path) -> Iterator[Child]:
 
 
 def report(times: Sequence[Times], load: float) -> str:
-    """As Markdown."""
+    """Return the report in Markdown."""
     runit = statistics.median(next(t.taken for t in times if t.who == "runit"))
     where = f"{os.cpu_count()} cores, Linux {os.uname().release}, Python {sys.version.split()[0]}"
     lines = [
@@ -244,7 +244,7 @@ def report(times: Sequence[Times], load: float) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.restart", description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--report", type=Path, metavar="FILE")

@@ -42,7 +42,7 @@ class Memory(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What was measured; times in seconds."""
+    """Measured values; times in seconds."""
 
     delivery: str
     routes: int
@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
 
 
 def measure(routes: int, delivery: str, idle_for: float) -> Outcome:
-    """One daemon with so many routes, from its start to its end."""
+    """Run one daemon with so many routes, from its start to its end."""
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="nsb-scale-", dir="/run") as base, ExitStack() as cleanup:
         Path(base).chmod(0o711)
@@ -79,7 +79,7 @@ def measure(routes: int, delivery: str, idle_for: float) -> Outcome:
 
 
 def _routes(count: int, delivery: str, base: Path, cleanup: ExitStack) -> Iterator[str]:
-    """The configuration of `count` routes, whose containers are made on the way."""
+    """Yield the configuration of `count` routes, and make their containers on the way."""
     containers: list[UnshareContainer] = []
     for number in range(count):
         group = number // ROUTES_IN_ONE
@@ -120,7 +120,7 @@ def _status(daemon: Nsbridged, routes: int) -> None:
 
 
 def _idle(pids: Sequence[int], seconds: float) -> float:
-    """The share of one core that all of them take while nothing happens."""
+    """Return the share of one core that all of them take while nothing happens."""
     time.sleep(min(12.0, seconds / 4))  # what status and the start have left behind is done, and the first heartbeats
     before = cpu_seconds(pids)
     began = time.monotonic()
@@ -139,7 +139,7 @@ def _memory(supervisor: int, pids: Sequence[int]) -> Iterator[tuple[str, Memory]
 
 
 def report(outcomes: Sequence[Outcome]) -> str:
-    """As Markdown."""
+    """Return the report in Markdown."""
     load = ", ".join(f"{outcome.load:.1f}" for outcome in outcomes)
     where = f"{os.cpu_count()} cores, Linux {os.uname().release}, Python {sys.version.split()[0]}"
     lines = [
@@ -163,7 +163,7 @@ def report(outcomes: Sequence[Outcome]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--routes", type=int, default=200)
     parser.add_argument("--idle", type=float, default=60.0, metavar="SECONDS", help="how long idle CPU is measured")

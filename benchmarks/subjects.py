@@ -1,4 +1,4 @@
-"""What is measured, each under a name, and what is compared with what."""
+"""Subjects that are measured, each under a name, and the goals that compare them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Subject:
 class Goal:
     """One line of the table: the ratio of a metric of two subjects, or the metric itself without `against`.
 
-    Without `limit` it is no goal, only told.
+    Without `limit` it is no goal: it is only reported.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Goal:
     at_least: bool = False
 
     def met(self, value: float) -> bool:
-        """Whether the value is on the right side of the limit."""
+        """True if the value is on the right side of the limit."""
         if self.limit is None:
             return True
         return value >= self.limit if self.at_least else value <= self.limit
@@ -145,7 +145,7 @@ GOALS: Sequence[Goal] = (
 
 
 def chosen(words: Sequence[str]) -> list[Subject]:
-    """The subjects whose name or group is among the words (all without any), and what their goals are about."""
+    """Return the subjects whose name or group is among the words (all without any), and the goals about them."""
     names = {subject.name for subject in SUBJECTS if not words or subject.group in words or subject.name in words}
     names |= {goal.against for goal in GOALS if goal.against and goal.limit is not None and goal.subject in names}
     unknown = set(words) - names - {subject.group for subject in SUBJECTS}

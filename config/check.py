@@ -48,12 +48,12 @@ class Side:
     agent: AgentConfig | None
 
     def key_path(self, key: str) -> KeyPath:
-        """The key path of `key` in its endpoint."""
+        """Return the key path of `key` in its endpoint."""
         return (*self.path, self.endpoint or "", key)
 
 
 def route_problems(sides: Sequence[Side]) -> Iterator[Problem]:
-    """What is wrong between the two sides of one route; directions need two, with one endpoint each."""
+    """Find what is wrong between the two sides of one route; directions need two, with one endpoint each."""
     for side in sides:
         if side.agent is not None:
             yield from _agent_problems(side, side.agent)
@@ -64,7 +64,7 @@ def route_problems(sides: Sequence[Side]) -> Iterator[Problem]:
 
 
 def host_problems(routes: Iterable[Sequence[Side]]) -> Iterator[Problem]:
-    """What is wrong between agents of any routes that serve the same container."""
+    """Find what is wrong between agents of any routes that serve the same container."""
     pairs = [pair for sides in routes for pair in _with_across(sides)]
     yield from _shared_sources(side for side, _ in pairs)
     yield from _queue_loops(pairs)
@@ -77,8 +77,8 @@ def _agent_problems(side: Side, agent: AgentConfig) -> Iterator[Problem]:
         if last in _NAMESPACE_FILES and last != agent.namespace:
             what = f"is a namespace of the kind {last}, and the endpoint {agent.endpoint.name} needs {agent.namespace}"
             right = posixpath.join(posixpath.dirname(container.name), agent.namespace)
-            mend = f"write {quoted(f'ns:{right}')}, or choose another endpoint"
-            yield Problem((*side.path, "container"), f"{what}, got {quoted(str(container))}", mend)
+            fix = f"write {quoted(f'ns:{right}')}, or choose another endpoint"
+            yield Problem((*side.path, "container"), f"{what}, got {quoted(str(container))}", fix)
     if isinstance(agent.endpoint, SpoolEndpoint | LogEndpoint | FileEndpoint):
         yield from _same_paths(side, agent.endpoint)
 
@@ -90,23 +90,25 @@ def _same_paths(side: Side, endpoint: SpoolEndpoint | LogEndpoint | FileEndpoint
     for (one, path), (other, again) in itertools.combinations(named, 2):
         if path is not None and again is not None and _same(path) == _same(again):
             what = f'is the same path as "{one}", got {quoted(again)}'
-            mend = "what is put there would be taken or overwritten: choose another path"
-            yield Problem(side.key_path(other), what, mend)
+            fix = "what is put there would be taken or overwritten: choose another path"
+            yield Problem(side.key_path(other), what, fix)
 
 
 def _direction_problems(side: Side, across: Side) -> Iterator[Problem]:
-    """An end of `side` needs its counterpart in `across`; one that has no end at all was complained of already."""
+    """Find ends of `side` without a counterpart in `across`; a side with no end at all has its own problem already."""
     if not across.out and not across.in_:
         return
     for end, there, needed, present in (("out", side.out, "in", across.in_), ("in", side.in_, "out", across.out)):
         if there and not present:
             what = f'has no "{needed}" across: {across.name} has only "{end}"'
-            mend = f'give {across.name} an "{needed}", or take this "{end}" out'
-            yield Problem(side.key_path(end), what, mend)
+            fix = f'give {across.name} an "{needed}", or take this "{end}" out'
+            yield Problem(side.key_path(end), what, fix)
 
 
 def _file_loops(side: Side, across: Side) -> Iterator[Problem]:
-    """In one container, what `side` takes must not be what `across` writes: each message would come back for ever."""
+    """Find a path that `side` takes from and `across` writes to in one container: each message would come back
+    endlessly.
+    """
     if side.agent is None or across.agent is None or str(side.agent.container) != str(across.agent.container):
         return
     taken, written = side.agent.endpoint, across.agent.endpoint
@@ -114,12 +116,12 @@ def _file_loops(side: Side, across: Side) -> Iterator[Problem]:
         return
     if taken.out is not None and written.in_ is not None and _same(taken.out) == _same(written.in_):
         what = f"is where {side.name} takes messages, in the same container, got {quoted(written.in_)}"
-        mend = "it would hear itself for ever: choose another path"
-        yield Problem(across.key_path("in"), what, mend)
+        fix = "it would hear itself endlessly: choose another path"
+        yield Problem(across.key_path("in"), what, fix)
 
 
 def _with_across(sides: Sequence[Side]) -> list[tuple[Side, Side | None]]:
-    """Each side and the one that it is bridged to, None if that is not clear."""
+    """Return each side and the one that it is bridged to, None if that is not clear."""
     if len(sides) != AGENTS:
         return [(side, None) for side in sides]
     first, second = sides
@@ -127,7 +129,7 @@ def _with_across(sides: Sequence[Side]) -> list[tuple[Side, Side | None]]:
 
 
 def _shared_sources(sides: Iterable[Side]) -> Iterator[Problem]:
-    """Two agents must not take from one place: each message would reach only one of them, and nobody knows which."""
+    """Find two agents that take from one place: each message would reach only one of them, and nobody knows which."""
     files: dict[tuple[str, str], Side] = {}
     queues: dict[tuple[str, int | FtokKey], list[tuple[Side, QueueOut]]] = defaultdict(list)
     for side in sides:
@@ -147,12 +149,12 @@ def _shared_sources(sides: Iterable[Side]) -> Iterator[Problem]:
 
 
 def _taken_already(side: Side, other: Side, what: str) -> Problem:
-    mend = "each message would reach only one of the two: let them take from different places"
-    return Problem(side.key_path("out"), f"is where {other.name} takes messages too, got {what}", mend)
+    fix = "each message would reach only one of the two: let them take from different places"
+    return Problem(side.key_path("out"), f"is where {other.name} takes messages too, got {what}", fix)
 
 
 def _queue_loops(pairs: Sequence[tuple[Side, Side | None]]) -> Iterator[Problem]:
-    """No agent may take the types that it, or another one, feeds into the same queue."""
+    """Find an agent that takes the types that it, or another one, feeds into the same queue."""
     taken: dict[tuple[str, int | FtokKey], list[tuple[Side, QueueOut]]] = defaultdict(list)
     for side, _ in pairs:
         if side.agent is not None and isinstance(side.agent.endpoint.out, QueueOut):
@@ -165,7 +167,7 @@ def _queue_loops(pairs: Sequence[tuple[Side, Side | None]]) -> Iterator[Problem]
         for taker, out in taken[str(side.agent.container), same_key(put.key)]:
             if put.type is None and (across is None or across.endpoint is None):
                 continue
-            # unless it is told a type, a queue keeps the types that came out of a queue across; all else has type 1
+            # unless `type` is set, a queue keeps the types that came out of a queue across; all else has type 1
             unknown = put.type is None and across is not None and across.endpoint == QueueEndpoint.name
             if unknown or selects(out.type, put.type or 1):
                 yield _hears_itself(side, put, taker, out, unknown)
@@ -175,22 +177,22 @@ def _hears_itself(side: Side, put: QueueIn, taker: Side, out: QueueOut, unknown:
     who = "it" if taker is side else taker.name
     if unknown:
         what = f"has no type, and {who} takes from the same queue with out.type {out.type}"
-        mend = f'types come from the queue across, so any may be heard again: write a "type" that {who} does not take'
+        fix = f'types come from the queue across, so any may be heard again: write a "type" that {who} does not take'
     else:
         what = f"puts messages of type {put.type or 1} where {who} takes them, with out.type {out.type}"
-        mend = "it would hear itself: use another type, or better another queue"
-    return Problem(side.key_path("in"), f"{what}, got key {shown_key(put.key)}", mend)
+        fix = "it would hear itself: use another type, or better another queue"
+    return Problem(side.key_path("in"), f"{what}, got key {shown_key(put.key)}", fix)
 
 
 def selects(selector: int, message_type: int) -> bool:
-    """Whether msgrcv(2) with `selector` takes messages of `message_type` (which is at least 1)."""
+    """True if msgrcv(2) with `selector` takes messages of `message_type` (which is at least 1)."""
     if selector < 0:
         return message_type <= -selector
     return selector in (0, message_type)
 
 
 def selectors_overlap(one: int, other: int) -> bool:
-    """Whether some message is taken by both selectors."""
+    """True if both selectors take some message."""
     if one > 0:
         return selects(other, one)
     if other > 0:
@@ -199,7 +201,7 @@ def selectors_overlap(one: int, other: int) -> bool:
 
 
 def _same(path: str) -> str:
-    """The path without what makes no difference: doubled and last slashes, and `.`."""
+    """Return the path without what makes no difference: doubled and last slashes, and `.`."""
     return "/" + posixpath.normpath(path).lstrip("/")
 
 

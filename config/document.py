@@ -50,7 +50,7 @@ def read_text(path: str, *, by_root: bool = False) -> tuple[str, list[Problem]]:
 
 
 def read_tables(text: str) -> tuple[Table | None, list[Problem], set[KeyPath]]:
-    """The document's tables (None if it cannot be read on), what is wrong, and which tables were declared twice."""
+    """Return the document's tables (None if it cannot be read on), its problems, and the tables declared twice."""
     problems: list[Problem] = []
     twice: set[KeyPath] = set()
     lines = text.replace("\r\n", "\n").split("\n")
@@ -72,9 +72,9 @@ def read_tables(text: str) -> tuple[Table | None, list[Problem], set[KeyPath]]:
 
 
 def _set_aside(message: str, lines: list[str], already: int) -> KeyPath | None:
-    """Rename the header that the message complains of; None if it is another error, or there were too many.
+    """Rename the header that tomllib names in its error; return None for any other error, or after too many of them.
 
-    tomllib says that of `[a.b]` headers alone, and a header has its line for itself.
+    Only headers like `[a.b]` cause that error, and a header has its line for itself.
     """
     parts = _WHERE.fullmatch(message)
     twice = _TWICE.fullmatch(parts["what"]) if parts else None
@@ -88,8 +88,8 @@ def _set_aside(message: str, lines: list[str], already: int) -> KeyPath | None:
 def _declared_twice(message: str, path: KeyPath) -> Problem:
     parts = _WHERE.fullmatch(message)
     where = parts["where"] if parts else "somewhere"
-    mend = "give one of the two another name, or join them"
-    return Problem(path, f"is declared a second time at {where}", mend)
+    fix = "give one of the two another name, or join them"
+    return Problem(path, f"is declared a second time at {where}", fix)
 
 
 def _syntax_error(message: str, lines: list[str]) -> Problem:
@@ -104,10 +104,10 @@ def _syntax_error(message: str, lines: list[str]) -> Problem:
     if twice is not None:
         path = dotted(tuple(ast.literal_eval(twice["path"])))
         return Problem((), f"{parts['where']}: {path} is declared twice", "give one of the two another name")
-    return Problem((), f"{parts['where']}: is not TOML: {what}, in {quoted(line)}", _mend(what, line))
+    return Problem((), f"{parts['where']}: is not TOML: {what}, in {quoted(line)}", _fix(what, line))
 
 
-def _mend(what: str, line: str) -> str:
+def _fix(what: str, line: str) -> str:
     if "overwrite" in what or "duplicate" in what:
         return "a key stands once in its table: take one of the two out, or give it another name"
     if _BARE_OCTAL.search(line):

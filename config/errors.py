@@ -1,4 +1,4 @@
-"""The errors a person sees: each is one line that says what, where, why and what would mend it.
+"""The errors a person sees: each is one line that says what, where, why and what would fix it.
 
 Only these reach a command's `main`; each carries the exit code that interface documents.
 """

@@ -74,7 +74,7 @@ class _RouteTable:
 
 @dataclass(frozen=True, slots=True)
 class _AgentTable:
-    """`[route.NAME.agent.NAME]`; which endpoint it has is said by the key."""
+    """Table `[route.NAME.agent.NAME]`; its key decides which endpoint it has."""
 
     container: Container
     user: User | str | None = None  # a string is values.OWNER
@@ -111,7 +111,7 @@ def load(path: str, *, by_root: bool = False) -> Config:
 
 
 def parse(text: str, source: str) -> Config:
-    """The configuration in `text`; `source` is what problems are said to be in, and is kept in the result.
+    """Return the configuration in `text`; the problems and the result name `source` as its file.
 
     Raises ConfigError as `load` does.
     """
@@ -131,7 +131,7 @@ def parse(text: str, source: str) -> Config:
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """What came of one `[route.NAME]`."""
+    """Result of reading one `[route.NAME]`."""
 
     name: str
     table: _RouteTable | None
@@ -139,7 +139,7 @@ class _Route:
     problems: list[Problem]
 
     def config(self) -> RouteConfig:
-        """The checked route; only to be called when no problem was found."""
+        """Return the checked route; call it only if no problem was found."""
         table, (first, second) = self.table, (side.agent for side in self.sides)
         assert table is not None and first is not None and second is not None  # noqa: S101, PT018  (no problem was found)
         return RouteConfig(
@@ -164,7 +164,7 @@ def _read_route(name: str, raw: object, twice: set[KeyPath]) -> _Route:
 
 
 def _read_agent(path: KeyPath, raw: object) -> tuple[check.Side, list[Problem]]:
-    """One agent's table; what is wrong with it alone is in the list, what must agree with others in the Side."""
+    """Read one agent's table; the list holds the problems of the table alone, the Side what must agree with others."""
     table, found = _structure(raw, _AgentTable, path)
     problems = [*_name_problems(values.agent_name, path), *found]
     if table is None:
@@ -178,8 +178,8 @@ def _read_agent(path: KeyPath, raw: object) -> tuple[check.Side, list[Problem]]:
     key = present[0]
     out, in_ = (_stands(ends, end, _ENDPOINTS[key]) for end in ("out", "in"))
     if not out and not in_:
-        mend = "out is what leaves the container, in what enters it: give it at least one"
-        problems.append(Problem((*path, key), "has neither out nor in", mend))
+        fix = "out is what leaves the container, in what enters it: give it at least one"
+        problems.append(Problem((*path, key), "has neither out nor in", fix))
     agent = None
     if table is not None:
         user = table.user if isinstance(table.user, User) else None
@@ -191,35 +191,35 @@ def _name_problems(reader: values.Reader[str], path: KeyPath) -> list[Problem]:
     try:
         reader(path[-1])
     except InvalidValue as refused:
-        return [Problem(path, refused.what, refused.mend)]
+        return [Problem(path, refused.what, refused.fix)]
     return []
 
 
 def _agent_count(path: KeyPath, names: list[str]) -> Problem:
     got = f"{len(names)} ({', '.join(map(quoted, names))})" if names else "none"
-    mend = f"add [{dotted(path)}.agent.NAME]" if len(names) < check.AGENTS else "make another route for what is left"
-    return Problem((*path, "agent"), f"a route has exactly two agents, got {got}", mend)
+    fix = f"add [{dotted(path)}.agent.NAME]" if len(names) < check.AGENTS else "make another route for what is left"
+    return Problem((*path, "agent"), f"a route has exactly two agents, got {got}", fix)
 
 
 def _endpoint_count(path: KeyPath, raw: object, present: list[str]) -> list[Problem]:
     if len(present) > 1:
-        mend = "keep one here, and make another route for another endpoint"
-        return [Problem(path, f"an agent has exactly one endpoint, got {', '.join(present)}", mend)]
+        fix = "keep one here, and make another route for another endpoint"
+        return [Problem(path, f"an agent has exactly one endpoint, got {', '.join(present)}", fix)]
     meant_one = present or not isinstance(raw, dict) or any(isinstance(value, dict) for value in raw.values())
     if meant_one:  # it was complained of already, as an unknown key or a wrong type
         return []
-    mend = f'add one of {", ".join(_ENDPOINTS)}, like spool = {{ out = "/var/spool/orders/out" }}'
-    return [Problem(path, "an agent has exactly one endpoint, got none", mend)]
+    fix = f'add one of {", ".join(_ENDPOINTS)}, like spool = {{ out = "/var/spool/orders/out" }}'
+    return [Problem(path, "an agent has exactly one endpoint, got none", fix)]
 
 
 def _subtable(raw: object, key: str) -> Table:
-    """The table at `key`, empty if there is none (if it is something else, `_structure` complains of it)."""
+    """Return the table at `key`, empty if there is none (if it is something else, `_structure` complains of it)."""
     value = raw.get(key) if isinstance(raw, dict) else None
     return value if isinstance(value, dict) else {}
 
 
 def _stands(raw: object, key: str, cls: type) -> bool:
-    """Whether `raw`, a table for `cls`, has `key`, or an unknown one that was probably meant to be it."""
+    """True if `raw`, a table for `cls`, has `key`, or an unknown one that was probably meant to be it."""
     if not isinstance(raw, dict):
         return False
     known = _keys(cls)
@@ -227,14 +227,14 @@ def _stands(raw: object, key: str, cls: type) -> bool:
 
 
 def _is_clear(raw: object, key: str, cls: type) -> bool:
-    """Whether nothing was complained of that hides what is at `key`: it is a table, or really absent."""
+    """True if no problem hides what is at `key`: it is a table, or really absent."""
     if not isinstance(raw, dict):
         return False
     return isinstance(raw[key], dict) if key in raw else not _stands(raw, key, cls)
 
 
 def _without_details(raw: object, path: KeyPath, problems: list[Problem]) -> object:
-    """The agent's table without the keys that are wrong, or None if one of them is essential."""
+    """Return the agent's table without the keys that are wrong, or None if one of them is essential."""
     for problem in problems:
         inside = problem.path[len(path) :]
         if not inside or nearest(inside[-1], _ESSENTIAL):
@@ -244,7 +244,7 @@ def _without_details(raw: object, path: KeyPath, problems: list[Problem]) -> obj
 
 
 def _without(raw: Any, path: KeyPath) -> Table:
-    """`raw` without the key at `path`, which is in it: cattrs has been down that path. Nothing is changed in place."""
+    """Return a copy of `raw` without the key at `path`, which is in it: cattrs has been down that path."""
     key, rest = path[0], path[1:]
     return {**raw, key: _without(raw[key], rest)} if rest else {k: v for k, v in raw.items() if k != key}
 
@@ -253,7 +253,7 @@ def _without(raw: Any, path: KeyPath) -> Table:
 
 
 def _structure(raw: object, cls: type[T], path: KeyPath) -> tuple[T | None, list[Problem]]:
-    """An instance of `cls` from the table at `path`, or None and what is wrong."""
+    """Build an instance of `cls` from the table at `path`; return it, or None, and what is wrong."""
     try:
         return _CONVERTER.structure(raw, cls), []
     except (BaseValidationError, InvalidValue) as error:
@@ -261,9 +261,9 @@ def _structure(raw: object, cls: type[T], path: KeyPath) -> tuple[T | None, list
 
 
 def _problems(error: Exception, path: KeyPath) -> Iterator[Problem]:
-    """The problems in cattrs' tree of exceptions, in the order of the dataclass's fields, unknown keys last."""
+    """Yield the problems in cattrs' tree of exceptions, in the order of the dataclass's fields, unknown keys last."""
     if isinstance(error, InvalidValue):
-        yield Problem(path, error.what, error.mend)
+        yield Problem(path, error.what, error.fix)
         return
     if not isinstance(error, ClassValidationError):
         raise error
@@ -293,7 +293,7 @@ _MISSING = {
 
 
 def _key(field: str) -> str:
-    """The TOML key of a field: `in` is a word of Python's."""
+    """Return the TOML key of a field: `in` is a keyword in Python."""
     return field.rstrip("_")
 
 
@@ -365,7 +365,7 @@ _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
 
 
 def _table_hook(cls: type[T], converter: Converter) -> Callable[[object, object], T]:
-    """How cattrs is to read a table into `cls`: our readers for the values, unknown keys refused."""
+    """Return a function that reads a table into `cls`, with our readers for the values; unknown keys are problems."""
     readers = _READERS[cls]
     overrides: dict[str, Any] = {
         field.name: override(rename=_key(field.name), struct_hook=_as_hook(readers.get(field.name)))

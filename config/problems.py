@@ -1,6 +1,6 @@
-"""What is wrong with a configuration, as lines that a person can act on.
+"""Problems of a configuration, as lines that a person can act on.
 
-Every line is `FILE: KEY.PATH: what is wrong (with what was found); what would mend it`. What was found came from
+Every line is `FILE: KEY.PATH: what is wrong (with what was found); how to fix it`. What was found came from
 outside, so it is shortened, and whatever is not printable is escaped: one problem is one line on any terminal.
 """
 
@@ -21,12 +21,12 @@ KeyPath = tuple[str, ...]
 
 
 class InvalidValue(ValueError):
-    """One value is not what its key takes; `what` is wrong with it, `mend` says what would be right."""
+    """One value is not what its key takes; `what` is wrong with it, and `fix` says what would be right."""
 
-    def __init__(self, what: str, mend: str) -> None:
+    def __init__(self, what: str, fix: str) -> None:
         self.what = what
-        self.mend = mend
-        super().__init__(f"{what}; {mend}")
+        self.fix = fix
+        super().__init__(f"{what}; {fix}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +35,27 @@ class Problem:
 
     path: KeyPath
     what: str
-    mend: str
+    fix: str
 
     def line(self, source: str) -> str:
-        """The whole line, without a newline, for the file that the person knows as `source`."""
+        """Return the whole line, without a newline, for the file that the person knows as `source`."""
         where = f"{dotted(self.path)}: " if self.path else ""
-        return escape(f"{source or 'configuration'}: {where}{self.what}; {self.mend}")
+        return escape(f"{source or 'configuration'}: {where}{self.what}; {self.fix}")
 
 
 def dotted(path: KeyPath) -> str:
-    """A key path as TOML writes it: names that need quotes have them."""
+    """Return a key path as TOML writes it: names that need quotes have them."""
     return ".".join(name if _BARE_KEY.fullmatch(name) else quoted(name) for name in path)
 
 
 def quoted(text: str) -> str:
-    """`text` in double quotes, escaped, and shortened if it is long."""
+    """Return `text` in double quotes, escaped, and shortened if it is long."""
     start = text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
     return '"' + escape(start.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
 def shown(value: object) -> str:
-    """A TOML value, as the person will recognise it in the file."""
+    """Return a TOML value as the person will recognise it in the file."""
     if isinstance(value, str):
         return quoted(value)
     if isinstance(value, bool):
@@ -70,13 +70,13 @@ def shown(value: object) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that `name` was probably meant to be, or None."""
+    """Return the one of `known` that `name` was probably meant to be, or None."""
     close = difflib.get_close_matches(name.lower(), tuple(known), n=1)
     return close[0] if close else None
 
 
 def unknown_key(path: KeyPath, known: Iterable[str]) -> Problem:
-    """The key at the end of `path` is none of `known`."""
+    """Return the problem that the key at the end of `path` is none of `known`."""
     names = sorted(known)
     meant = nearest(path[-1], names)
     guess = f"did you mean {quoted(meant)}? " if meant else ""

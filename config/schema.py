@@ -1,4 +1,4 @@
-"""What a configuration is, once checked: frozen dataclasses, no raw dictionaries beyond this point.
+"""The checked configuration: frozen dataclasses, no raw dictionaries beyond this point.
 
 The meaning of every key is in docs/configuration.md and in the commented example.toml.
 Sizes are bytes, modes are permission bits, paths are absolute.
@@ -20,14 +20,14 @@ class Namespace(StrEnum):
 
 
 class Delivery(StrEnum):
-    """What a route promises when something is killed (docs/delivery.md)."""
+    """Promise that a route keeps when something is killed (docs/delivery.md)."""
 
     EXACTLY_ONCE = "exactly-once"
     AT_LEAST_ONCE = "at-least-once"
 
 
 class Confinement(StrEnum):
-    """What the kernel can hold an agent to beside giving up all power, if it was built with it (docs/security.md)."""
+    """Confinement that the kernel offers beside giving up all power, if it was built with it (docs/security.md)."""
 
     SECCOMP = "seccomp"
     LANDLOCK = "landlock"
@@ -42,7 +42,7 @@ class Evidence(StrEnum):
 
 
 class InDoubt(StrEnum):
-    """What happens to the one message of which nothing can tell whether it was sent."""
+    """Choice for the one message that may or may not have been sent, when no evidence decides."""
 
     RESEND = "resend"
     SKIP = "skip"
@@ -56,14 +56,14 @@ class WhenFull(StrEnum):
 
 
 class Framing(StrEnum):
-    """How a log tells where a message ends."""
+    """Rule by which a log's messages end."""
 
     LINE = "line"
     LENGTH = "length"
 
 
 class ContainerKind(StrEnum):
-    """How a container is named: the part before the colon."""
+    """Kind of a container's name: the part before the colon."""
 
     RUNC = "runc"
     CRUN = "crun"
@@ -96,7 +96,7 @@ class FtokKey:
 
 @dataclass(frozen=True, slots=True)
 class QueueOut:
-    """Where messages are taken: `type` selects as msgrcv(2) does (0 any, n that type, -n the lowest up to n)."""
+    """Place where messages are taken: `type` selects as msgrcv(2) does (0 any, n that type, -n the lowest up to n)."""
 
     key: int | FtokKey
     type: int = 0
@@ -104,7 +104,7 @@ class QueueOut:
 
 @dataclass(frozen=True, slots=True)
 class QueueIn:
-    """Where messages are put. `type` is given to each; None keeps the type it came with, 1 if it came with none."""
+    """Place where messages are put. Each gets `type`; None keeps the type it came with, 1 if it came with none."""
 
     key: int | FtokKey
     type: int | None = None
@@ -186,7 +186,7 @@ Endpoint = QueueEndpoint | SpoolEndpoint | LogEndpoint | FileEndpoint
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who an agent is inside its container, as ids of the host's user namespace."""
+    """User that an agent runs as inside its container, as ids of the host's user namespace."""
 
     uid: int
     gid: int
@@ -204,13 +204,13 @@ class AgentConfig:
 
     @property
     def namespace(self) -> Namespace:
-        """The one namespace that the agent joins."""
+        """Return the one namespace that the agent joins."""
         return self.endpoint.namespace
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How much one direction may have taken and not yet handed over."""
+    """Limit to what one direction may have taken and not yet handed over."""
 
     messages: int = 1024
     bytes: int = 4 << 20
@@ -260,12 +260,12 @@ class HealthConfig:
 
     @property
     def beat_every(self) -> float:
-        """Between the heartbeats of an idle agent."""
+        """Return the seconds between the heartbeats of an idle agent."""
         return min(self.deadline / 3, 10.0)
 
     @property
     def patience(self) -> float:
-        """How long an agent may give no sign; the rest of the deadline is for its successor to be at work."""
+        """Return the seconds an agent may stay silent; its successor needs the rest of the deadline to start."""
         return self.deadline * 2 / 3
 
 
@@ -281,7 +281,7 @@ class DeadConfig:
 
 @dataclass(frozen=True, slots=True)
 class DaemonConfig:
-    """What concerns the daemon as a whole."""
+    """Settings of the daemon as a whole."""
 
     state_dir: str = "/run/nsbridge"
     control: ControlConfig = ControlConfig()

@@ -50,7 +50,7 @@ _USER = re.compile(r"([0-9]{1,10}):([0-9]{1,10})")
 
 
 def text(value: object) -> str:
-    """Any string."""
+    """Read any string."""
     if not isinstance(value, str):
         raise InvalidValue(f"must be a string, got {shown(value)}", "put it in quotes")
     return value
@@ -64,14 +64,14 @@ def boolean(value: object) -> bool:
 
 
 def whole_number(value: object) -> int:
-    """Any TOML integer."""
+    """Read any TOML integer."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidValue(f"must be an integer, got {shown(value)}", "write digits, without quotes")
     return value
 
 
 def integer(low: int, high: int) -> Reader[int]:
-    """A reader of integers from `low` to `high`, both included."""
+    """Return a reader of integers from `low` to `high`, both included."""
 
     def read(value: object) -> int:
         number = whole_number(value)
@@ -83,7 +83,7 @@ def integer(low: int, high: int) -> Reader[int]:
 
 
 def choice(*known: str) -> Reader[str]:
-    """A reader of one of a few words."""
+    """Return a reader of one of a few words."""
 
     def read(value: object) -> str:
         word = text(value)
@@ -99,13 +99,13 @@ def choice(*known: str) -> Reader[str]:
 
 
 def member(kind: type[E]) -> Reader[E]:
-    """A reader of the values of an enumeration."""
+    """Return a reader of the values of an enumeration."""
     words = choice(*kind)
     return lambda value: kind(words(value))
 
 
 def listed(reader: Reader[T]) -> Reader[tuple[T, ...]]:
-    """A reader of arrays of what `reader` reads."""
+    """Return a reader of arrays of what `reader` reads."""
 
     def read(value: object) -> tuple[T, ...]:
         if not isinstance(value, list):
@@ -116,17 +116,17 @@ def listed(reader: Reader[T]) -> Reader[tuple[T, ...]]:
 
 
 def size(value: object) -> int:
-    """A number of bytes, at least 1: an integer, or a string of digits and a unit (`"50MB"` 10^6, `"4MiB"` 2^20)."""
-    mend = 'write bytes as an integer, or a string with a unit, like "50MB" (10^6) or "4MiB" (2^20)'
+    """Read a number of bytes, at least 1: an integer, or a string with a unit (`"50MB"` 10^6, `"4MiB"` 2^20)."""
+    fix = 'write bytes as an integer, or a string with a unit, like "50MB" (10^6) or "4MiB" (2^20)'
     if isinstance(value, str):
         parts = _SIZE.fullmatch(value)
         if parts is None or parts[2] not in _UNITS:
-            raise InvalidValue(f"is not a size, got {shown(value)}", f"{mend}; units: {', '.join(_UNITS)}")
+            raise InvalidValue(f"is not a size, got {shown(value)}", f"{fix}; units: {', '.join(_UNITS)}")
         number = int(parts[1]) * _UNITS[parts[2]]
     elif isinstance(value, int) and not isinstance(value, bool):
         number = value
     else:
-        raise InvalidValue(f"must be a size, got {shown(value)}", mend)
+        raise InvalidValue(f"must be a size, got {shown(value)}", fix)
     if not 1 <= number <= I64_MAX:
         raise InvalidValue(f"is out of range, got {shown(value)}", "a size is at least 1 byte and below 2^63")
     return number
@@ -141,7 +141,7 @@ def queue_size(value: object) -> int:
 
 
 def message_size(value: object) -> int:
-    """A size that a message may have."""
+    """Read a size that a message may have."""
     number = size(value)
     if number > MAX_MESSAGE:
         raise InvalidValue(f"is out of range, got {shown(value)}", f"a message has at most {MAX_MESSAGE >> 20} MiB")
@@ -149,16 +149,18 @@ def message_size(value: object) -> int:
 
 
 def duration(low: str, high: str) -> Reader[float]:
-    """A reader of times from `low` to `high`, both included, in seconds: an integer, or digits and a unit (`"15s"`)."""
+    """Return a reader of times in seconds from `low` to `high`, both included: an integer, or digits and a unit
+    (`"15s"`).
+    """
     least, most = (_seconds(limit) for limit in (low, high))
-    mend = 'write seconds as an integer, or a string with a unit, like "15s" or "500ms"'
+    fix = 'write seconds as an integer, or a string with a unit, like "15s" or "500ms"'
 
     def read(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | str):
-            raise InvalidValue(f"must be a time, got {shown(value)}", mend)
+            raise InvalidValue(f"must be a time, got {shown(value)}", fix)
         seconds = _seconds(value) if isinstance(value, str) else float(value)
         if seconds is None:
-            raise InvalidValue(f"is not a time, got {shown(value)}", f"{mend}; units: {', '.join(_SECONDS)}")
+            raise InvalidValue(f"is not a time, got {shown(value)}", f"{fix}; units: {', '.join(_SECONDS)}")
         if least is not None and most is not None and not least <= seconds <= most:
             raise InvalidValue(
                 f"is out of range, got {shown(value)}", f"write a time from {quoted(low)} to {quoted(high)}"
@@ -176,8 +178,8 @@ def _seconds(value: str) -> float | None:
 def mode(value: object) -> int:
     """Permission bits from an octal string: `"0660"` or `"660"`."""
     if isinstance(value, int) and not isinstance(value, bool):
-        mend = 'TOML reads numbers as decimal, so put the mode in quotes, like "0660"'
-        raise InvalidValue(f"must be an octal string, got the number {shown(value)}", mend)
+        fix = 'TOML reads numbers as decimal, so put the mode in quotes, like "0660"'
+        raise InvalidValue(f"must be an octal string, got the number {shown(value)}", fix)
     if not isinstance(value, str) or not _MODE.fullmatch(value):
         raise InvalidValue(
             f"must be an octal string, got {shown(value)}", 'write three octal digits after a 0, like "0660"'
@@ -189,18 +191,18 @@ def mode(value: object) -> int:
 
 
 def path_like(example: str) -> Reader[str]:
-    """A reader of absolute paths without `..`; symbolic links are for the agent that opens it to refuse."""
+    """Return a reader of absolute paths without `..`; the agent that opens one refuses symbolic links."""
 
     def read(value: object) -> str:
         name = text(value)
         if not name.startswith("/"):
-            mend = f"write it from the root, like {quoted(example)}"
-            raise InvalidValue(f"must be an absolute path, got {shown(value)}", mend)
+            fix = f"write it from the root, like {quoted(example)}"
+            raise InvalidValue(f"must be an absolute path, got {shown(value)}", fix)
         if "\0" in name:
             raise InvalidValue(f"has a NUL in it, got {shown(value)}", "no file can have such a name: take the NUL out")
         if ".." in name.split("/"):
-            mend = f"write where it leads, perhaps {quoted(posixpath.normpath(name))}"
-            raise InvalidValue(f'must not go up by "..", got {shown(value)}', mend)
+            fix = f"write where it leads, perhaps {quoted(posixpath.normpath(name))}"
+            raise InvalidValue(f'must not go up by "..", got {shown(value)}', fix)
         if _bytes(name) > _LONGEST_PATH:
             raise InvalidValue(f"is longer than Linux takes, got {shown(value)}", f"use at most {_LONGEST_PATH} bytes")
         return name
@@ -215,12 +217,12 @@ _control_path = path_like("/run/nsbridge/control.sock")
 
 
 def socket_path(value: object) -> str:
-    """An absolute path that fits into a socket's address."""
+    """Read an absolute path that fits into a socket's address."""
     name = _control_path(value)
     length = _bytes(name)
     if length > SUN_PATH:
-        mend = f"a socket's path has at most {SUN_PATH} bytes: choose a shorter directory"
-        raise InvalidValue(f"is {length} bytes long, got {shown(value)}", mend)
+        fix = f"a socket's path has at most {SUN_PATH} bytes: choose a shorter directory"
+        raise InvalidValue(f"is {length} bytes long, got {shown(value)}", fix)
     return name
 
 
@@ -237,7 +239,7 @@ def name_pattern(value: object) -> str:
 
 
 def queue_key(value: object) -> int:
-    """A SysV key given as a number, 1 to 2^32-1 (the other way, ftok's, is a table)."""
+    """Read a SysV key given as a number, 1 to 2^32-1 (the other way, ftok's, is a table)."""
     number = whole_number(value)
     if number == 0:
         raise InvalidValue(
@@ -245,15 +247,15 @@ def queue_key(value: object) -> int:
             "write the key that the container's program uses, like 0x4d2",
         )
     if number < 0:
-        mend = f"write the same 32 bits as {number & KEY_MAX:#x}" if number >= -(1 << 31) else "keys have 32 bits"
-        raise InvalidValue(f"must not be negative, got {shown(value)}", mend)
+        fix = f"write the same 32 bits as {number & KEY_MAX:#x}" if number >= -(1 << 31) else "keys have 32 bits"
+        raise InvalidValue(f"must not be negative, got {shown(value)}", fix)
     if number > KEY_MAX:
         raise InvalidValue(f"is too large, got {shown(value)}", "a key has 32 bits: at most 0xffffffff")
     return number
 
 
 def route_name(value: object) -> str:
-    """The name of a route: `all` is taken, by nsbridgectl."""
+    """Read the name of a route: `all` is taken, by nsbridgectl."""
     name = agent_name(value)
     if name == "all":
         raise InvalidValue('must not be named "all"', "nsbridgectl calls every route that: choose another name")
@@ -261,16 +263,16 @@ def route_name(value: object) -> str:
 
 
 def agent_name(value: object) -> str:
-    """A name as status and logs show it."""
+    """Read a name as status and logs show it."""
     name = text(value)
     if not _NAME.fullmatch(name):
-        mend = "use at most 64 letters, digits, -, _ and ., not beginning with . or -"
-        raise InvalidValue(f"is not a name that can be used, got {shown(value)}", mend)
+        fix = "use at most 64 letters, digits, -, _ and ., not beginning with . or -"
+        raise InvalidValue(f"is not a name that can be used, got {shown(value)}", fix)
     return name
 
 
 def group(value: object) -> str:
-    """The name of a group, or its number in digits; whether it exists is seen when it is looked up."""
+    """Read the name of a group, or its number in digits; only the lookup finds out if the group exists."""
     name = text(value)
     if not _GROUP.fullmatch(name):
         raise InvalidValue(f"is no group name, got {shown(value)}", "write it as in /etc/group")
@@ -291,7 +293,7 @@ def user(value: object) -> User | str:
 
 
 def container(value: object) -> Container:
-    """`KIND:NAME`, or `host` alone."""
+    """Read `KIND:NAME`, or `host` alone."""
     word, colon, name = text(value).partition(":")
     if word == ContainerKind.HOST:
         if colon:
@@ -299,8 +301,8 @@ def container(value: object) -> Container:
         return Container(ContainerKind.HOST, "")
     kinds = tuple(kind.value for kind in ContainerKind)
     if not colon:
-        mend = f'write KIND:NAME, like "docker:web"; kinds: {", ".join(kinds)}'
-        raise InvalidValue(f"does not say which kind of container it is, got {shown(value)}", mend)
+        fix = f'write KIND:NAME, like "docker:web"; kinds: {", ".join(kinds)}'
+        raise InvalidValue(f"does not say which kind of container it is, got {shown(value)}", fix)
     if word not in kinds:
         meant = nearest(word, kinds)
         guess = f"did you mean {quoted(f'{meant}:{name}')}? " if meant else ""
@@ -308,9 +310,9 @@ def container(value: object) -> Container:
     kind = ContainerKind(word)
     if kind in (ContainerKind.PIDFILE, ContainerKind.NS):
         return Container(kind, _path_of(kind, name))
-    pattern, mend = _CONTAINER_NAMES[kind]
+    pattern, fix = _CONTAINER_NAMES[kind]
     if not pattern.fullmatch(name):
-        raise InvalidValue(f"is no {kind} name, got {shown(value)}", mend)
+        raise InvalidValue(f"is no {kind} name, got {shown(value)}", fix)
     return Container(kind, name)
 
 

@@ -1,15 +1,15 @@
-"""What a service manager hears of the daemon: systemd's protocol, sd_notify(3), if NOTIFY_SOCKET names a socket.
+"""Reports to a service manager: systemd's protocol, sd_notify(3), if NOTIFY_SOCKET names a socket.
 
-READY=1 when all that is to be started has been, STATUS= in a sentence whenever it is another, WATCHDOG=1 from the main
+READY=1 when all that is to be started has been, STATUS= in a sentence whenever it changes, WATCHDOG=1 from the main
 loop at half of the time that WATCHDOG_USEC allows, RELOADING=1 and READY=1 around a reload, STOPPING=1 once.
 
 Some facts about that protocol, and what they mean here:
 * A datagram that the manager has no room for is refused (EAGAIN). Nothing here waits: it is sent again a little later,
-  and the loop goes on.
+  and the loop continues.
 * An address that begins with @ is in the abstract namespace, whose names begin with a NUL.
 * WATCHDOG_PID says whose watchdog it is: not ours, if somebody between the manager and us has been started for it.
 * The variables are taken out of the environment: a child that found them there could speak for the daemon.
-* With --daemon the process that the manager started ends, so READY=1 names the one that goes on (MAINPID=); the
+* With --daemon the process that the manager started ends, so READY=1 names the one that stays (MAINPID=); the
   manager listens to it if the unit says NotifyAccess=all.
 """
 
@@ -42,14 +42,14 @@ _SAID = {
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the manager asks for. `address`: where it listens, empty if it does not; `watchdog`: seconds, 0: none."""
+    """Request of the manager. `address`: its socket, empty for none; `watchdog`: seconds, 0: none."""
 
     address: str = ""
     watchdog: float = 0.0
 
 
 def take_from(environment: MutableMapping[str, str], pid: int) -> Wanted:
-    """What `environment` says to the process `pid`; it is said no more afterwards. What is malformed is not there."""
+    """Take the request to the process `pid` out of `environment`. A malformed value counts as absent."""
     address = environment.pop("NOTIFY_SOCKET", "")
     usec, whose = environment.pop("WATCHDOG_USEC", ""), environment.pop("WATCHDOG_PID", "")
     if not address.startswith(("/", "@")):
@@ -59,7 +59,7 @@ def take_from(environment: MutableMapping[str, str], pid: int) -> Wanted:
 
 
 def summary(agents: Iterable[tuple[str, State]]) -> str:
-    """How they are, in one sentence: 3 of 4 agents running; orders:legacy waits for its container."""
+    """Return their states in one sentence: 3 of 4 agents running; orders:legacy waits for its container."""
     listed = list(agents)
     others = [(name, state) for name, state in listed if state is not State.RUNNING]
     parts = [f"{len(listed) - len(others)} of {len(listed)} agents running"]
@@ -71,7 +71,7 @@ def summary(agents: Iterable[tuple[str, State]]) -> str:
 
 
 class Notifier:
-    """Tells the manager; `agents` gives every agent's name and state. Without an address it does nothing."""
+    """Notifies the manager; `agents` gives every agent's name and state. Without an address it does nothing."""
 
     def __init__(
         self, wanted: Wanted, loop: Loop, events: Events, agents: Callable[[], Iterable[tuple[str, State]]]
@@ -90,9 +90,9 @@ class Notifier:
             events.ring.subscribe(self._happened)
 
     def ready(self) -> None:
-        """All that is to be started has been; from now on the watchdog is fed."""
+        """Report that all that is to be started has been; feed the watchdog from now on."""
         self._status = summary(self._agents())
-        self._tell("READY=1", f"MAINPID={os.getpid()}", f"STATUS={self._status}")
+        self._notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS={self._status}")
         if self._wanted.watchdog and self._socket is not None:
             self._feed_watchdog()
 
@@ -106,34 +106,34 @@ class Notifier:
         if event.event == "state":
             self._sentence_due()
         elif event.event == "reload":
-            self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", f"STATUS={event.detail}")
+            self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", f"STATUS={event.detail}")
             self._status = ""
             self._loop.call_later(0.0, self._reloaded)
         elif event.event == "daemon" and event.after == "stopping":
-            self._tell("STOPPING=1")
+            self._notify("STOPPING=1")
 
     def _reloaded(self) -> None:
-        """What could be done at once has been."""
-        self._tell("READY=1")
+        """Report that the reload has done what could be done at once."""
+        self._notify("READY=1")
         self._sentence_due()
 
     def _sentence_due(self) -> None:
         if not self._due:
             self._due = True
-            self._loop.call_later(SETTLE, self._tell_status)
+            self._loop.call_later(SETTLE, self._send_status)
 
-    def _tell_status(self) -> None:
+    def _send_status(self) -> None:
         self._due = False
         status = summary(self._agents())
         if status != self._status:
             self._status = status
-            self._tell(f"STATUS={status}")
+            self._notify(f"STATUS={status}")
 
     def _feed_watchdog(self) -> None:
-        self._tell("WATCHDOG=1")
+        self._notify("WATCHDOG=1")
         self._loop.call_later(self._wanted.watchdog / 2, self._feed_watchdog)
 
-    def _tell(self, *assignments: str) -> None:
+    def _notify(self, *assignments: str) -> None:
         self._unsent.append("\n".join(line.replace("\n", " ") for line in assignments).encode(errors="replace"))
         if not self._waits:
             self._send()
@@ -151,5 +151,5 @@ class Notifier:
                 self._loop.call_later(_AGAIN, self._send)
                 return
             except OSError:
-                pass  # nobody listens (any more): there is nobody to tell that either
+                pass  # nobody listens (any more), so nobody would read a report
             self._unsent.popleft()

@@ -38,7 +38,7 @@ from nsbridge.supervisor.routes.route import Route
 
 
 class Supervisor:
-    """Serves a configuration until told to stop. `observer` hears of every agent whose state is another."""
+    """Serves a configuration until it is stopped. `observer` gets every agent whose state changes."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Supervisor:
         """Start what is to start, call `ready`, serve; returns when everything has stopped. Raises NsbridgeError."""
         _raise_descriptor_limit()
         api = Api(self._services, self._roster, self._orders, self._reloader, self._health, self.stop)
-        notice, audit = (partial(tell, "") for tell in (self._log.warning, self._log.info))
+        notice, audit = (partial(write, "") for write in (self._log.warning, self._log.info))
         control = ControlServer(self.loop, self._config.daemon.control, api, notice, audit)
         self.loop.on_signal(signal.SIGTERM, self.stop)
         self.loop.on_signal(signal.SIGINT, self.stop)
@@ -111,11 +111,11 @@ class Supervisor:
 
     @property
     def events(self) -> Events:
-        """What happens, for whoever follows."""
+        """Return the stream of events, for its followers."""
         return self._services.events
 
     def states(self) -> list[tuple[str, State]]:
-        """Every agent's name and state."""
+        """Return every agent's name and state."""
         return [(agent.config.name, agent.state) for agent in self._roster.agents]
 
     def stop(self) -> None:
@@ -177,6 +177,6 @@ def _count(config: Config) -> str:
 
 
 def _raise_descriptor_limit() -> None:
-    """A route needs about ten descriptors here; the soft limit is meant for select(2), which is not used."""
+    """Raise the soft limit: a route needs about ten descriptors, and select(2), which it is meant for, is not used."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

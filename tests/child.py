@@ -17,7 +17,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def fork(main: Callable[[], int]) -> int:
-    """The pid of a child that leaves with main's result, or with 99 if it raises, and never returns."""
+    """Fork a child that leaves with main's result, or with 99 if it raises, and never returns; return its pid."""
     pid = os.fork()
     if pid == 0:
         code = 99
@@ -29,7 +29,7 @@ def fork(main: Callable[[], int]) -> int:
 
 
 def wait(pid: int) -> int:
-    """The exit code of a child, negative for a signal. AssertionError if it does not end within LIMIT."""
+    """Return the exit code of a child, negative for a signal. AssertionError if it does not end within LIMIT."""
     pidfd = os.pidfd_open(pid)
     in_time = ended(pidfd)
     os.close(pidfd)
@@ -41,17 +41,17 @@ def wait(pid: int) -> int:
 
 
 def ended(pidfd: int) -> bool:
-    """Whether the process ends within LIMIT."""
+    """True if the process ends within LIMIT."""
     return bool(select.select([pidfd], [], [], LIMIT)[0])
 
 
 def exit_code(main: Callable[[], int]) -> int:
-    """How a child ends that runs `main`."""
+    """Run `main` in a child; return its exit code."""
     return wait(fork(main))
 
 
 def in_child(function: Callable[[], object]) -> Any:
-    """The function's result, through JSON. AssertionError with the child's words if it raised, died or hung."""
+    """Run the function in a child; return its result, through JSON. AssertionError if it raised, died or hung."""
     reader, writer = os.pipe()
 
     def main() -> int:
@@ -69,14 +69,15 @@ def in_child(function: Callable[[], object]) -> Any:
         received = os.read(reader, 1 << 16)
     finally:
         os.close(reader)
-    assert received, f"the child said nothing, status {code}"
+    assert received, f"the child wrote nothing, status {code}"
     said = json.loads(received)
     assert "error" not in said, said["error"]
     return said["result"]
 
 
 class Family:
-    """A child and its own child, which runs `main(pid of its parent)` and then waits; whoever uses it is a subreaper.
+    """A child and its own child, which runs `main(pid of its parent)` and then waits; the user of this class is a
+    subreaper.
 
     The constructor returns when `main` is done, or with `ready_before` when it begins.
     """
@@ -106,7 +107,7 @@ class Family:
         os.close(reader)
 
     def kill_parent(self) -> int:
-        """How the child ends then: its exit code, negative for a signal."""
+        """Kill the parent; return how the child ends then: its exit code, negative for a signal."""
         os.kill(self.parent, signal.SIGKILL)
         wait(self.parent)
         return wait(self.child)

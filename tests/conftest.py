@@ -1,4 +1,4 @@
-"""What every test shares: in CI Hypothesis draws nothing by chance, and a slow machine decides no outcome anywhere."""
+"""Setup of every test: in CI Hypothesis draws nothing by chance, and a slow machine decides no outcome anywhere."""
 
 from __future__ import annotations
 

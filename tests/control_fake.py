@@ -63,7 +63,7 @@ def status_document(*agents: dict[str, Any], flows: tuple[dict[str, Any], ...] =
 
 
 def process(at_s: float, **facts: object) -> dict[str, Any]:
-    """What `top` says about an agent's processes, or the daemon's."""
+    """Return the entry of `top` about an agent's processes, or the daemon's."""
     return {"pids": [4711], "at_s": at_s, "cpu_s": 0.0, "rss": 20 << 20, "own": 10 << 20} | facts
 
 
@@ -73,7 +73,7 @@ def top_answer(
     flows: tuple[dict[str, Any], ...],
     processes: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """What `top` answers at `clock`."""
+    """Return the answer of `top` at `clock`."""
     measured = {"clock_s": clock, "daemon_process": process(clock), "processes": processes}
     return status_document(*agents, flows=flows) | measured
 
@@ -100,7 +100,7 @@ LETTER = {
 
 
 def inspected(**facts: object) -> dict[str, Any]:
-    """What `inspect` says of an agent that has a process."""
+    """Return the answer of `inspect` about an agent that has a process."""
     process: dict[str, Any] = {
         "pid": 4711,
         "ppid": 4242,
@@ -204,14 +204,14 @@ class Served:
             self.loop.run_once(0.01)
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """`nsbridgectl ARGUMENTS` while it is served."""
+        """Run `nsbridgectl ARGUMENTS` while it is served."""
         with ctl(*arguments, control=self.path, **options) as process:
             self.pump(lambda: _ended(process))
             stdout, stderr = process.communicate(timeout=DEADLINE)
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     def as_user(self, uid: int, gid: int, groups: list[int], work: Callable[[], str]) -> str:
-        """What `work` returns in a forked child with those ids, while it is served."""
+        """Return the result of `work` in a forked child with those ids, while it is served."""
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
@@ -238,7 +238,7 @@ class Served:
 
 @contextmanager
 def daemon(prepare: Callable[[FakeApi], None] = lambda _api: None) -> Iterator[str]:
-    """The path of a control socket that is served by a process of its own, after `prepare`."""
+    """Yield the path of a control socket that is served by a process of its own, after `prepare`."""
     with Served() as served:
         prepare(served.api)
         pid = os.fork()
@@ -253,7 +253,7 @@ def daemon(prepare: Callable[[FakeApi], None] = lambda _api: None) -> Iterator[s
 
 
 def ctl(*arguments: str, control: str, **options: Any) -> subprocess.Popen[str]:
-    """`nsbridgectl ARGUMENTS`, started."""
+    """Start `nsbridgectl ARGUMENTS`."""
     env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"NSBRIDGE_CONTROL": control}
     command = [str(Path(sys.executable).with_name("nsbridgectl")), *arguments]
     settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
@@ -266,7 +266,7 @@ def _ended(process: subprocess.Popen[str]) -> bool:
 
 
 def called(path: str, *methods: str) -> str:
-    """Whether each method may be called by this process: `yes`, or the error's exit code."""
+    """Call each method; return `yes` for those this process may call, or the error's exit code."""
     answers = []
     for method in methods:
         try:
@@ -307,7 +307,7 @@ class Wire:
         self.send(json.dumps({"id": request_id, "method": method, "params": params}).encode() + b"\n")
 
     def answer(self) -> dict[str, Any]:
-        """The next line."""
+        """Return the next line."""
         self.served.pump(self.receive)
         line, newline, self.received = self.received.partition(b"\n")
         assert newline, f"the connection ended after {line!r}"
@@ -318,7 +318,7 @@ class Wire:
         return self.answer()
 
     def is_closed(self) -> bool:
-        """Whether the server ends the connection, with nothing more to read."""
+        """True if the server ends the connection, with nothing more to read."""
         self.served.pump(self.receive)
         return self.ended and not self.received
 

@@ -38,23 +38,23 @@ class Host(OfferedSinkHost):
         self._senders: tuple[int, ...] = ()
 
     def close(self) -> None:
-        """Also the senders."""
+        """Close it, and its senders."""
         for pid in self._senders:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         super().close()
 
     def senders(self, pids: tuple[int, ...]) -> None:
-        """To be ended with it."""
+        """Return the senders, which end with it."""
         self._senders = pids
 
     def confine_sender(self) -> None:
-        """Nothing confines this process either."""
+        """Do nothing: nothing confines this process either."""
 
 
 @contextmanager
 def a_queue() -> Iterator[sysv_ipc.MessageQueue]:
-    """Of a key of its own."""
+    """Yield a queue with a key of its own."""
     made = sysv_ipc.MessageQueue(None, sysv_ipc.IPC_CREX, 0o600, 8192)
     try:
         yield made
@@ -64,7 +64,7 @@ def a_queue() -> Iterator[sysv_ipc.MessageQueue]:
 
 @contextmanager
 def live(path: Path, key: int) -> Iterator[tuple[Host, ExactQueueSink]]:
-    """An agent that has just started."""
+    """Yield an agent that has just started."""
     host = Host(path)
     sink = ExactQueueSink(host, QueueEndpoint(in_=QueueIn(key, 1)), key, host.journal, InDoubt.RESEND)
     sink.start()
@@ -75,7 +75,7 @@ def live(path: Path, key: int) -> Iterator[tuple[Host, ExactQueueSink]]:
 
 
 def killed(send: Send, *, after: bool) -> Send:
-    """msgsnd, in which SIGKILL falls."""
+    """Return a msgsnd in which SIGKILL falls."""
 
     def do(queue: int, address: int, size: int) -> int:
         if after:
@@ -87,7 +87,7 @@ def killed(send: Send, *, after: bool) -> Send:
 
 
 def die_sending(path: Path, key: int, *, after: bool) -> None:
-    """A life that ends with the first message, just before or just after it is in the queue."""
+    """Run a life that ends with the first message, just before or just after it is in the queue."""
 
     def life() -> int:
         setattr(linux, "try_msgsnd", killed(linux.try_msgsnd, after=after))  # noqa: B010  (a function, for mypy)
@@ -103,7 +103,7 @@ def contents(queue: sysv_ipc.MessageQueue) -> list[bytes]:
 
 
 class Foreigner:
-    """Another program, which sends into the queue when told; a context manager."""
+    """A different program, which sends into the queue on request; a context manager."""
 
     def __init__(self, key: int) -> None:
         command = [sys.executable, "-c", FOREIGN, str(key)]
@@ -116,7 +116,7 @@ class Foreigner:
         self._program.communicate()
 
     def send(self) -> None:
-        """One message, of type 9."""
+        """Send one message, of type 9."""
         assert self._program.stdin is not None
         assert self._program.stdout is not None
         self._program.stdin.write(b"\n")

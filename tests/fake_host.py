@@ -79,7 +79,7 @@ class FakeHost:
         self.tree = Tree(os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY))
 
     def lose(self, watch: AnyWatch | None) -> None:
-        """Every descriptor that the process would have lost; the endpoint's are not asked of it: it may be torn."""
+        """Close the descriptors that the process would have lost, without help of the endpoint: it may be torn."""
         if watch is not None:
             watch.close()
         self.close()
@@ -89,7 +89,7 @@ class FakeHost:
                     os.close(fd)
 
     def close(self) -> None:
-        """What is the process's own."""
+        """Close the process's own descriptors."""
         os.close(self.tree.own_fds)
         self.tree.close()
         self.loop.close()
@@ -98,7 +98,7 @@ class FakeHost:
         """Serve events until it is."""
         deadline = self.loop.now() + LIMIT
         while not reached():
-            assert self.loop.now() < deadline, f"{what}; it said {self.said}, and waits: {self.reason!r}"
+            assert self.loop.now() < deadline, f"{what}; it logged {self.said}, and waits: {self.reason!r}"
             self.loop.run_once(0.02)
 
     def settle(self) -> None:
@@ -107,7 +107,7 @@ class FakeHost:
             self.loop.run_once(0)
 
     def blocked(self, side: str, reason: str) -> None:
-        """Kept in `reason`."""
+        """Keep the text in `reason`."""
         self.reason = reason
 
     def notice(self, side: str, text: str) -> None:
@@ -119,7 +119,7 @@ class FakeHost:
         self.refused_files = count
 
     def log(self, level: str, text: str) -> None:
-        """Kept in `said`."""
+        """Keep the text in the list of log lines."""
         self.said.append(text)
 
     def guarded(self) -> AbstractContextManager[object]:
@@ -135,11 +135,11 @@ class FakeHost:
         raise NotImplementedError
 
     def vouch(self, voucher: Voucher) -> None:
-        """To be asked by `beat`."""
+        """Add a check for `beat` to call."""
         self._vouchers.append(voucher)
 
     def beat(self) -> None:
-        """As an agent's heart does now and then."""
+        """Call the checks, as an agent's heart does now and then."""
         for voucher in self._vouchers:
             voucher()
 
@@ -171,7 +171,7 @@ class FakeHost:
         raise NotImplementedError
 
     def missed(self, files: int, size: int) -> None:
-        """Kept in `missing`."""
+        """Keep the counts in `missing`."""
         self.missing = (files, size)
 
     def flush(self) -> None:
@@ -195,7 +195,7 @@ class FakeHost:
 
 
 class SourceHost(FakeHost):
-    """Of a source whose journal holds notes. `received` is what the other agent has: each seq once, without gaps."""
+    """Host of a source whose journal holds notes. `received` is what the other agent has: each seq once, no gaps."""
 
     def __init__(self, path: Path, received: list[Message], window: int = 1024) -> None:
         super().__init__()
@@ -208,12 +208,12 @@ class SourceHost(FakeHost):
         self.source: Source | None = None
 
     def close(self) -> None:
-        """Also the journal."""
+        """Close the journal too."""
         self._journal.close()
         super().close()
 
     def bodies(self) -> list[bytes]:
-        """What was handed over."""
+        """Return the messages that were handed over."""
         return [message.body for message in self.received if message != VOID]
 
     def has_room(self) -> bool:
@@ -225,7 +225,7 @@ class SourceHost(FakeHost):
         return self._window - (self.store.taken - self.store.confirmed), RING
 
     def take(self, message: Message, note: bytes = b"") -> int:
-        """As the agent does."""
+        """Take a message, as the agent does."""
         try:
             if not note:
                 return self.store.append(message)
@@ -238,14 +238,14 @@ class SourceHost(FakeHost):
         return min(len(bodies), self._window - (self.store.taken - self.store.confirmed))
 
     def take_run(self, bodies: Sequence[bytes], note: bytes) -> int:
-        """As the agent does."""
+        """Take a run, as the agent does."""
         try:
             return self.store.note(0, bodies, note)
         except OSError as error:
             raise Blocked(str(error.strerror)) from None
 
     def give_back(self, body: bytes) -> bool:
-        """A dead letter is to be delivered after all: as retries.py does, if there is room."""
+        """Give a dead letter back, as retries.py does, if there is room."""
         assert self.source is not None
         if not self.has_room() or not self.source.lend():
             return False
@@ -254,7 +254,7 @@ class SourceHost(FakeHost):
         return True
 
     def flush(self) -> None:
-        """The other agent gets what was taken, drops what it has, and confirms in the loop's next turn."""
+        """Send what was taken; the other agent drops what it has, and confirms in the loop's next turn."""
         while self._sent < self.store.taken:
             run = self.store.run(self._sent + 1)
             if run is None:
@@ -268,7 +268,7 @@ class SourceHost(FakeHost):
             self.loop.call_later(0, self.confirm)
 
     def confirm(self) -> None:
-        """The confirmation of all that was received arrives."""
+        """Let the confirmation of all that was received arrive."""
         if self.store.confirmed < self._sent:
             self.store.confirm(self._sent)
         assert self.source is not None
@@ -279,7 +279,7 @@ class SourceHost(FakeHost):
 
 
 class SinkHost(FakeHost):
-    """Of a sink that hands over `messages`, the seq of each being its place in the list, from 1."""
+    """Host of a sink that hands over `messages`, the seq of each being its place in the list, from 1."""
 
     EPOCH = 77
 
@@ -290,17 +290,17 @@ class SinkHost(FakeHost):
             self.journal.adopt(self.EPOCH, 0)
         first = self.journal.handed
         self.waiting = deque(Run(self.EPOCH, seq, 0, (body,)) for seq, body in enumerate(messages[first:], first + 1))
-        self.done = first  # the last seq of which the sink said that it was handed over
+        self.done = first  # the last seq that the sink reported as handed over
         self.dead_letters: list[Run] = []
         self.sink: Sink | None = None
 
     def close(self) -> None:
-        """Also the journal."""
+        """Close the journal too."""
         self.journal.close()
         super().close()
 
     def offer(self) -> None:
-        """As an agent does when messages have come."""
+        """Offer messages, as an agent does when they have come."""
         assert self.sink is not None
         while self.waiting:
             run = self.waiting.popleft()
@@ -310,21 +310,21 @@ class SinkHost(FakeHost):
                 return
 
     def handed(self, run: Run) -> None:
-        """As the agent does."""
+        """Note what was handed over, as the agent does."""
         assert run.first == self.done + 1, "out of order"
         self.done = run.last
         self.journal.hand(run.last)
 
     def put_back(self, run: Run) -> None:
-        """As the agent does."""
+        """Put back a message, as the agent does."""
         self.waiting.appendleft(run)
 
     def sink_ready(self) -> None:
-        """As the agent does."""
+        """Offer more, as the agent does."""
         self.offer()
 
     def dead(self, one: Run, where: str, why: str) -> bool:
-        """Kept in `dead_letters`."""
+        """Keep the letter in `dead_letters`."""
         self.dead_letters.append(one)
         self.said.append(f"{where}: {why}")
         self.handed(one)
@@ -332,15 +332,15 @@ class SinkHost(FakeHost):
 
 
 class OfferedSinkHost(SinkHost):
-    """Of a sink that is offered by the test itself what it wants, of whatever source."""
+    """Host of a sink to which the test itself offers messages, of any source."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, [])
 
     def handed(self, run: Run) -> None:
-        """As the agent does."""
+        """Note what was handed over, as the agent does."""
         if run.epoch == self.journal.epoch:
             self.journal.hand(run.last)
 
     def sink_ready(self) -> None:
-        """The test knows."""
+        """Do nothing: the test knows."""

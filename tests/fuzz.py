@@ -71,7 +71,7 @@ class Mutator:
         self.chance = chance
 
     def change(self, data: bytes) -> bytes:
-        """With some bytes exchanged, put in, left out or repeated."""
+        """Return the bytes with some exchanged, put in, left out or repeated."""
         chance, changed = self.chance, bytearray(data)
         for _ in range(chance.choice((0, 1, 1, 2, 5))):
             at = chance.randrange(len(changed) + 1)
@@ -138,7 +138,7 @@ class AgentTarget:
                 return begin + (rest if cut < len(body) else b"")
 
     def run(self) -> None:
-        """One packet."""
+        """Try one packet."""
         packet = b"".join(self._frame() for _ in range(self._mutator.chance.randrange(1, 4)))
         try:
             self._session.receive(self._mutator.change(packet))
@@ -147,7 +147,7 @@ class AgentTarget:
         self._serve()
 
     def _serve(self) -> None:
-        """What the agent does then: hand over, take some more, send; it comes to an end."""
+        """Serve as the agent does then: hand over, take some more, send; it comes to an end."""
         incoming, outgoing = self._session.incoming, self._session.outgoing
         assert incoming is not None
         assert outgoing is not None
@@ -181,7 +181,7 @@ class SupervisorTarget:
             agent._process = AgentProcess(cast(Child, _NoChild()), cast(Channel, _NoChannel()), 0.0)
 
     def run(self) -> None:
-        """One datagram, and now and then a page that is shown."""
+        """Try one datagram, and now and then a page that is shown."""
         agent: ManagedAgent = self._mutator.chance.choice(self._route.agents)
         assert agent._process is not None
         agent.state = self._mutator.chance.choice((State.STARTING, State.RUNNING, State.STOPPING))
@@ -198,12 +198,12 @@ class _NoChild:
     pid = 1 << 22
 
     def kill(self) -> None:
-        """There is none."""
+        """Do nothing: there is no process."""
 
 
 class _NoChannel:
     def say(self, order: str) -> None:
-        """Nobody hears it."""
+        """Drop the order: nobody reads it."""
 
 
 class ControlTarget:
@@ -242,7 +242,7 @@ class ControlTarget:
         self._api = api_of(supervisor)
 
     def run(self) -> None:
-        """One line."""
+        """Try one line."""
         chance = self._mutator.chance
         request = json.loads(json.dumps(chance.choice(self._SEEDS)))
         for key in (*request["params"],) if "params" in request else ():
@@ -263,21 +263,21 @@ class _Heard:
     is_open = True
 
     def item(self, value: object) -> None:
-        """Of a stream."""
+        """Take an item of a stream."""
         json.dumps(value)
 
     result = item
 
     def error(self, error: NsbridgeError) -> None:
-        """Instead of a result."""
+        """Take an error instead of a result."""
         json.dumps(str(error))
 
     def on_close(self, callback: Callable[[], None]) -> None:
-        """It goes away at once."""
+        """Call back at once: the caller has gone."""
         callback()
 
     def follow(self) -> None:
-        """There is room for it."""
+        """Accept the follower: there is room for it."""
 
     def by_child(self, work: Callable[[], object], otherwise: object = None) -> None:
         """Work it out here, so that what is raised is seen."""
@@ -294,7 +294,7 @@ class _NoMeasurer(Measurer):
 
 @contextmanager
 def supervisor_at(directory: Path) -> Iterator[Supervisor]:
-    """One that has a route and does not run."""
+    """Yield a supervisor that has a route and does not run."""
     (directory / "config.toml").write_text(_ROUTE.format(directory), encoding="utf-8")
     (directory / "state").mkdir()
     config = load(str(directory / "config.toml"))
@@ -312,7 +312,7 @@ def supervisor_at(directory: Path) -> Iterator[Supervisor]:
 
 
 def api_of(supervisor: Supervisor) -> Api:
-    """What its control socket would call."""
+    """Return the methods that its control socket would call."""
     check = supervisor._health
     check.measurer = _NoMeasurer(supervisor.loop)
     return Api(
@@ -321,7 +321,9 @@ def api_of(supervisor: Supervisor) -> Api:
 
 
 def fuzz(directory: Path, count: int, seed: int) -> dict[str, float]:
-    """`count` inputs for each target; the seconds that each took. AssertionError, or what was raised, for a bug."""
+    """Try `count` inputs for each target; return the seconds that each took. AssertionError, or what was raised, for a
+    bug.
+    """
     took = {}
     with supervisor_at(directory) as supervisor:
         took["agent"] = _many(AgentTarget(directory, Mutator(random.Random(seed))).run, count)
@@ -348,7 +350,7 @@ def _memory() -> int:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=20_000, help="inputs for each target (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)

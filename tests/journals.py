@@ -31,7 +31,7 @@ _WATCHED = (journal.__file__, journalfile.__file__)
 
 
 def read_all(directory: Path) -> Files:
-    """Every file of the directory."""
+    """Read every file of the directory."""
     found = {}
     for entry in os.scandir(directory):
         with open(entry.path, "rb") as file:
@@ -74,7 +74,7 @@ def states_of_a_kill(look: Callable[[], Files], operation: Callable[[], object])
 
 
 def _torn(before: Files, after: Files) -> list[Files]:
-    """With the first half of the words that differ, and with the last half."""
+    """Return the files with the first half of the words that differ, and with the last half."""
     between = []
     for key in before.keys() & after.keys():
         old, new = before[key], after[key]
@@ -91,7 +91,7 @@ def _torn(before: Files, after: Files) -> list[Files]:
 
 
 def receive_into(address: int, mtype: int, body: bytes) -> None:
-    """What the kernel does in msgrcv: the type first, then the body."""
+    """Do as the kernel does in msgrcv: the type first, then the body."""
     ctypes.memmove(address, struct.pack("<q", mtype), 8)
     ctypes.memmove(address + 8, body, len(body))
 
@@ -102,12 +102,12 @@ def source(path: Path, entries: int = ENTRIES, ring: int = RING, said: list[str]
 
 
 def sink(path: Path, said: list[str] | None = None) -> SinkJournal:
-    """The same for a sink's."""
+    """Return the same for a sink's journal."""
     return sinkjournal.open_sink(str(path), hear(said), patience=0)
 
 
 def hear(said: list[str] | None) -> Callable[[str], None]:
-    """What `report` is to be: a report is kept in `said`, and fails the test if that is None."""
+    """Return a `report` function: it appends to the given list, and fails the test without one."""
 
     def report(text: str) -> None:
         assert said is not None, f"reported: {text}"
@@ -117,13 +117,13 @@ def hear(said: list[str] | None) -> Callable[[str], None]:
 
 
 def content(opened: SourceJournal) -> tuple[int, int, list[Message]]:
-    """All that matters."""
+    """Return all that matters."""
     pending = [opened.get(seq) for seq in range(opened.confirmed + 1, opened.taken + 1)]
     return opened.epoch, opened.confirmed, pending
 
 
 def used(path: Path) -> bytes:
-    """The bytes of a closed journal that has confirmed some, has some pending, and has wrapped around its index."""
+    """Return the bytes of a closed journal with confirmed and pending messages that has wrapped around its index."""
     opened = source(path)
     for number in range(ENTRIES + 3):
         opened.confirm(opened.append(Message(1, b"%d" % number)))
@@ -134,12 +134,12 @@ def used(path: Path) -> bytes:
 
 
 def aside(path: Path) -> list[Path]:
-    """Journals that were moved aside."""
+    """Return journals that were moved aside."""
     return [file for file in path.parent.iterdir() if ".damaged-" in file.name]
 
 
 def was_moved_aside(path: Path, damaged: bytes, said: list[str]) -> None:
-    """It was reported in one line that names it and the place it went to, and nothing of it was changed."""
+    """Assert that one line reported the journal and its new place, and that nothing of it was changed."""
     (kept,) = aside(path)
     assert kept.read_bytes() == damaged
     (line,) = said

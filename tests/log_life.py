@@ -38,21 +38,21 @@ class Life:
         return self._host
 
     def create(self, *, confirms: bool = True) -> None:
-        """A new process; not started yet."""
+        """Make a new process; it is not started yet."""
         self._host = SourceHost(self._journal, self.received, self._window)
         self._host.confirms = confirms
         self._source = LogSource(self._host, self._host.tree, self._config, self._host.store)
         self._host.source = self._source
 
     def start(self, *, confirms: bool = True) -> None:
-        """A new process that runs, and whose greeting has made it repeat."""
+        """Run a new process, whose greeting has made it repeat."""
         self.create(confirms=confirms)
         assert self._source is not None
         self._source.start()
         self.host.flush()
 
     def kill(self) -> None:
-        """The process is gone."""
+        """Let the process be gone."""
         if self._host is not None:
             self.said += self._host.said
             assert self._source is not None
@@ -60,12 +60,12 @@ class Life:
             self._host = None
 
     def append(self, data: bytes, *, to: Path | None = None) -> None:
-        """As a program does that opens the file for each line."""
+        """Append as a program does that opens the file for each line."""
         with (to or self.log).open("ab", buffering=0) as file:
             file.write(data)
 
     def rotate(self, to: str = "app.log.1", *, create: bool = True) -> Path:
-        """By rename."""
+        """Rotate by rename."""
         target = self.directory / to
         self.log.rename(target)
         if create:
@@ -73,13 +73,13 @@ class Life:
         return target
 
     def expect(self, *bodies: bytes) -> None:
-        """All of these came by now, and no others."""
+        """Assert that all of these came by now, and no others."""
         self.host.run_until(lambda: len(self.host.bodies()) >= len(bodies), f"{len(bodies)} messages arrive")
         self.host.settle()
         assert self.host.bodies() == [*bodies]
 
     def warned(self, part: str) -> int:
-        """How many warnings say this, over all lives."""
+        """Return how many warnings contain this, over all lives."""
         return sum(part in text for text in self.said + (self._host.said if self._host else []))
 
 

@@ -11,7 +11,7 @@ from nsbridge.agents.wire import Message, Run
 
 
 def new_epoch() -> int:
-    """A number that no earlier store of this host had and that orders after theirs: nanoseconds of wall time."""
+    """Return a number that orders after those of all earlier stores of this host: nanoseconds of wall time."""
     return time.time_ns()
 
 
@@ -26,7 +26,7 @@ class MemorySource:
 
     @property
     def taken(self) -> int:
-        """The last seq that was given out."""
+        """Return the last seq that was given out."""
         return self.confirmed + len(self._messages)
 
     def append(self, message: Message) -> int:
@@ -36,11 +36,11 @@ class MemorySource:
         return self.taken
 
     def get(self, seq: int) -> Message:
-        """The message `seq`, which must be pending."""
+        """Return the message `seq`, which must be pending."""
         return self._messages[seq - self.confirmed - 1]
 
     def run(self, seq: int) -> Run:
-        """The pending messages from `seq` on that have its type."""
+        """Return the pending messages from `seq` on that have its type."""
         pending = (self.get(number) for number in range(seq, self.taken + 1))
         _, group = next(groupby(pending, lambda message: message.type))
         messages = list(group)
@@ -65,7 +65,7 @@ class MemorySink:
         self.epoch, self.handed = epoch, handed
 
     def hand(self, seq: int) -> None:
-        """Everything up to `seq` has been handed over."""
+        """Note that everything up to `seq` has been handed over."""
         self.handed = seq
 
 
@@ -77,7 +77,7 @@ def next_waiting(incoming: Incoming) -> Run:
 
 
 def hand_over_one(incoming: Incoming) -> Run:
-    """As a sink that hands over one message."""
+    """Hand over, as a sink that hands over one message."""
     one = next_waiting(incoming)
     incoming.handed(one.epoch, one.last)
     return one

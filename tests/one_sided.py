@@ -47,7 +47,7 @@ def packets(session: Session) -> list[bytes]:
 
 
 def exchange(one: Session, other: Session) -> None:
-    """Both say all that they have to say."""
+    """Let both send all that they have to send."""
     for _ in range(100):
         there, back = packets(one), packets(other)
         for packet in there:

@@ -44,7 +44,7 @@ class Life:
         (self.out.parent / "part").rename(self.out / name)
 
     def expect(self, *bodies: bytes) -> None:
-        """All of these came by now, in any order, and no others."""
+        """Assert that all of these came by now, in any order, and no others."""
         self.host.run_until(lambda: len(self.received) >= len(bodies), f"{len(bodies)} messages arrive")
         self.host.settle()
         assert sorted(self.host.bodies()) == sorted(bodies)
@@ -58,7 +58,7 @@ Make = Callable[..., Life]
 
 @pytest.fixture
 def make_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Makes sources; they are killed at the end, and no descriptor may be left open."""
+    """Yield a maker of sources; they are killed at the end, and no descriptor may be left open."""
     monkeypatch.chdir("/")
     before = len(os.listdir("/proc/self/fd"))
     lives: list[Life] = []

@@ -1,1 +1,1 @@
-"""How a forked child enters a container and gives up what it does not need."""
+"""Entry of a forked child into a container: it joins one namespace and gives up what it does not need."""

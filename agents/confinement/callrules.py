@@ -1,4 +1,4 @@
-"""Which system calls an agent may make, and why: a table for each kind of endpoint, no I/O.
+"""System calls that an agent may make, and why: a table for each kind of endpoint, no I/O.
 
 A rule is one way to make one call. It has the call's name (with the way after a colon, if there are several), the
 arguments that it allows, and the reason. The filter refuses everything that no rule allows (seccomp.py).
@@ -201,7 +201,7 @@ rt_sigprocmask      threads take no signals but their own
 rt_sigaction        the signal that wakes the queue's thread
 rt_sigreturn        the end of a signal handler
 sigaltstack         the end of a thread
-restart_syscall     the kernel goes on with a wait after SIGSTOP and SIGCONT
+restart_syscall     the kernel resumes a wait after SIGSTOP and SIGCONT
 exit                the end of a thread
 exit_group          the end of the agent
 """

@@ -1,4 +1,4 @@
-"""How a forked child becomes an agent: everything is loaded and checked, ONE namespace joined, then power given up.
+"""Turns a forked child into an agent: everything is loaded and checked, ONE namespace joined, then power given up.
 
 Containers are hostile, so the order is the point (each step says why). What runs after `setns` must not import, look
 up a codec, open a source file or load a library: the file it would read could be the container's. Nothing is executed
@@ -54,11 +54,11 @@ _KEPT: list[object] = []
 
 
 class RefusedForGood(Exception):
-    """The agent may not enter: only a person can mend it."""
+    """The agent may not enter: only a person can fix it."""
 
 
 class Gone(Exception):
-    """What the agent needs of its container is not there (any more); it may come (back)."""
+    """Something that the agent needs of its container is missing; it may come (back)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Surroundings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Confined:
-    """What the kernel holds an agent to beside its having no power."""
+    """Confinement by the kernel, beside the agent's having no power."""
 
     landlock: int = 0  # the ABI in force, 0 if none is
     seccomp: bool = False  # True if a filter of system calls is in force
@@ -122,7 +122,7 @@ class Confined:
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """What an agent that has joined holds of the world outside."""
+    """Objects of the world outside that an agent keeps after it has joined."""
 
     ns_inode: int
     own_fds: int  # the host's /proc/self/fd: reopens a descriptor without trusting the container's /proc
@@ -173,9 +173,9 @@ def freeze_imports() -> None:
     a traceback printed: it opens the source files that it names. Whatever Python wants to say is one line.
     """
     sys.excepthook = _last_words
-    sys.unraisablehook = lambda unraisable: say_in_one_line(unraisable.exc_value)
-    threading.excepthook = lambda arguments: say_in_one_line(arguments.exc_value)
-    warnings.showwarning = lambda message, *_about: say_in_one_line(message)
+    sys.unraisablehook = lambda unraisable: print_in_one_line(unraisable.exc_value)
+    threading.excepthook = lambda arguments: print_in_one_line(arguments.exc_value)
+    warnings.showwarning = lambda message, *_about: print_in_one_line(message)
     os.environ["TZ"] = "UTC0"
     time.tzset()
     sys.meta_path[:] = [_NoImports()]
@@ -185,13 +185,13 @@ def freeze_imports() -> None:
     sys.path_importer_cache.clear()
 
 
-def say_in_one_line(error: BaseException | str | None) -> None:
-    """To stderr, with no file opened."""
+def print_in_one_line(error: BaseException | str | None) -> None:
+    """Write the error to stderr, and open no file for that."""
     os.write(2, f"nsbridged: agent: {type(error).__name__}: {error}\n".encode(errors="backslashreplace"))
 
 
 def _last_words(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
-    say_in_one_line(error)
+    print_in_one_line(error)
     os._exit(EXIT_AGAIN)
 
 
@@ -252,7 +252,7 @@ def join(assignment: Assignment, confirm: Callable[[int], None] = lambda _inode:
 
 
 def may_set_groups() -> bool:
-    """Whether this user namespace lets anybody call setgroups (user_namespaces(7)); to be asked before the join."""
+    """True if this user namespace lets anybody call setgroups (user_namespaces(7)); call it before the join."""
     return Path("/proc/self/setgroups").read_bytes() != b"deny\n"
 
 

@@ -1,4 +1,4 @@
-"""What Landlock is asked to refuse an agent, by what this kernel's Landlock knows: no I/O.
+"""Landlock rules of an agent, by what this kernel's Landlock knows: no I/O.
 
 Everything that is handled and not granted is refused. An agent is granted, beneath a few directories, what a message in
 a file needs. It may not execute, nor make a device, socket, FIFO or link, nor act on a device, nor touch any other file
@@ -30,18 +30,18 @@ _NEEDED = _WRITE_FILE | _READ_FILE | _READ_DIR | _REMOVE_FILE | _MAKE_DIR | _MAK
 
 
 def handled(abi: int) -> int:
-    """The rights on files that are refused unless they are granted."""
+    """Return the rights on files that are refused unless they are granted."""
     later = {2: _REFER, 3: _TRUNCATE, 5: _IOCTL_DEV}
     return _FIRST | sum(right for since, right in later.items() if abi >= since)
 
 
 def granted(abi: int) -> int:
-    """The rights that an agent has beneath its directories."""
+    """Return the rights that an agent has beneath its directories."""
     return _NEEDED & handled(abi)
 
 
 def ruleset(abi: int) -> bytes:
-    """A struct landlock_ruleset_attr, as long as that ABI knows it."""
+    """Return a struct landlock_ruleset_attr, as long as that ABI knows it."""
     fields = [handled(abi)]
     if abi >= 4:  # noqa: PLR2004  (the ABI that brought it)
         fields.append(_BIND_TCP | _CONNECT_TCP)
@@ -51,5 +51,5 @@ def ruleset(abi: int) -> bytes:
 
 
 def rule(abi: int, directory: int) -> bytes:
-    """A struct landlock_path_beneath_attr that grants them beneath the open directory (O_PATH will do)."""
+    """Return a struct landlock_path_beneath_attr that grants them beneath the open directory (O_PATH will do)."""
     return struct.pack("<Qi", granted(abi), directory)

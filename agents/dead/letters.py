@@ -108,7 +108,7 @@ class DeadLetters:
         return self._quota.next_expiry()
 
     def _make_room(self, size: int) -> None:
-        """Raises NoRoomError, OSError."""
+        """Make room for a letter. Raise NoRoomError, OSError."""
         if not self._is_counted:
             self._recount()
         admission = self._ask(size)

@@ -68,7 +68,7 @@ class Quota:
 
     @property
     def count(self) -> int:
-        """The number of letters."""
+        """Return the number of letters."""
         return len(self._letters)
 
     def replace(self, letters: Iterable[KeptLetter]) -> None:

@@ -5,7 +5,7 @@ its content the message's bytes. The source's agent, which opened the directory 
 of their names. So that no kill makes one be taken twice or not at all:
 * Before it is put into the journal it is renamed to NAME@EPOCH-SEQ, the epoch and seq it will have there.
 * Nothing else is put into the journal until it is there, or has its own name again.
-* So after a kill the journal tells: if it has that seq in that epoch, the letter is there and the file is removed;
+* So after a kill the journal decides: if it has that seq in that epoch, the letter is there and the file is removed;
   otherwise it is not, and the file gets its own name back.
 """
 
@@ -72,7 +72,7 @@ class DeadLetterRetries:
         self._host.flush()
 
     def _take(self, name: str) -> None:
-        """Raises Blocked (the journal has no room now), OSError."""
+        """Take the letter into the journal. Raise Blocked (the journal has no room now), OSError."""
         body = self._read(name)
         if body is None:
             return
@@ -92,7 +92,7 @@ class DeadLetterRetries:
         self._host.log("info", f"dead letter {name.partition('.')[0]} was taken again, as message {seq}")
 
     def _read(self, name: str) -> bytes | None:
-        """Its bytes; None, and a line in the log, if it cannot be taken at all."""
+        """Return its bytes; None, and a line in the log, if it cannot be taken at all."""
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._directory)
         except OSError as error:
@@ -111,6 +111,6 @@ class DeadLetterRetries:
 
 
 def _is_letter(name: str) -> bool:
-    """Whether the supervisor can have put it there."""
+    """True if the supervisor can have put it there."""
     found = _LETTER.fullmatch(name)
     return found is not None and int(found[1]) < 1 << 63

@@ -1,1 +1,1 @@
-"""Which user an agent becomes, and which paths it may follow."""
+"""Identity of an agent: which user it becomes, and which paths it may follow."""

@@ -9,7 +9,7 @@ Facts:
 The rules, in this order (each is a branch of `decide`):
 1. `user` in the configuration decides.
 2. Otherwise it is the owner of the endpoint: of the existing directory, file or queue.
-3. If the owner is another user than before, it must have less power: root may give the endpoint to an unprivileged
+3. If the owner has changed, the new one must have less power: root may give the endpoint to an unprivileged
    user (the entrypoint above). A change between unprivileged users needs `user = "owner"`. A change to root is never
    followed: only the operator may configure that.
 4. If there is no endpoint yet, it is the former user, else the owner of the directory that the endpoint will be in.

@@ -41,7 +41,7 @@ _MAX_NAMES = 1024  # looked up in one walk; a container could make more of them 
 
 
 def shown(path: bytes) -> str:
-    """A path for people; bytes that are no UTF-8 come as escapes (control characters are escaped by the log)."""
+    """Return a path for people; bytes that are no UTF-8 become escapes (the log escapes control characters)."""
     return path.decode("utf-8", "backslashreplace")
 
 
@@ -65,7 +65,7 @@ class WalkEnd:
 
     @property
     def status(self) -> os.stat_result | None:
-        """The status of the object at the end of the path; None if the walk ended before."""
+        """Return the status of the object at the end of the path; None if the walk ended before."""
         return os.fstat(self.fd) if self.fd >= 0 else None
 
     @property

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from nsbridge.agents.fork import let_go_of_first
+from nsbridge.agents.fork import release_first
 
 VERSION = 1
 SOURCE, SINK = 1, 2
@@ -169,7 +169,7 @@ def _lock(path: str, flags: int, patience: float) -> int:
             time.sleep(0.001)  # SIGKILL is on its way; there is no event for another's lock with a limit
         else:
             if os.fstat(fd).st_ino == _inode(path):
-                return let_go_of_first(fd)
+                return release_first(fd)
             os.close(fd)  # another journal has taken its place meanwhile
             fd = os.open(path, flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 

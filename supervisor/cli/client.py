@@ -80,7 +80,7 @@ class ControlClient:
         self._socket.close()
 
     def call(self, method: str, params: dict[str, object] | None = None) -> Any:
-        """The result of `method`, whatever JSON value that is."""
+        """Return the result of `method`, whatever JSON value that is."""
         deadline = time.monotonic() + self.timeout
         self._request(method, params, deadline)
         while True:
@@ -89,7 +89,7 @@ class ControlClient:
                 return answer["result"]
 
     def stream(self, method: str, params: dict[str, object], *, follow: bool = False) -> Iterator[Any]:
-        """The items of `method`, as they come. With `follow` there is no limit between two of them."""
+        """Yield the items of `method`, as they come. With `follow`, two of them may be any time apart."""
         if follow:
             self.call("version")  # an idle stream and a stuck daemon look alike, so it is asked for a sign of life
         deadline = time.monotonic() + self.timeout
@@ -101,7 +101,9 @@ class ControlClient:
             yield answer.get("item")
 
     def shutdown(self, *, wait: bool = False) -> Any:
-        """The result of `shutdown`; with `wait` when the daemon's process is gone, LateError if it is not in time."""
+        """Return the result of `shutdown`. With `wait`, wait until the daemon's process is gone; LateError if it is
+        late.
+        """
         if not wait:
             return self.call("shutdown")
         deadline, process = time.monotonic() + self.timeout, self._process()
@@ -113,7 +115,7 @@ class ControlClient:
             self._until_gone(process, deadline)
         except TimeoutError:
             raise LateError(
-                f"shutdown: not done within {self.timeout:g} s; it goes on: nsbridgectl status says how far it is"
+                f"shutdown: not done within {self.timeout:g} s; it continues: nsbridgectl status shows its progress"
             ) from None
         finally:
             if process is not None:
@@ -121,7 +123,7 @@ class ControlClient:
         return result
 
     def _process(self) -> int | None:
-        """A pidfd of whoever listens; None if that is not to be seen from here (another pid namespace)."""
+        """Return a pidfd of the listening process; None if it cannot be seen from here (another pid namespace)."""
         pid, _, _ = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         try:
             return os.pidfd_open(pid)
@@ -129,7 +131,7 @@ class ControlClient:
             return None
 
     def _until_gone(self, process: int | None, deadline: float) -> None:
-        """Until that process is; where it cannot be seen, until the connection is closed. Raises TimeoutError."""
+        """Wait until that process is gone; if it cannot be seen, until the connection is closed. Raise TimeoutError."""
         gone = select.poll()
         gone.register(self._socket if process is None else process, select.POLLIN)
         if not gone.poll(max(0, int(1000 * (deadline - time.monotonic())))):
@@ -147,7 +149,7 @@ class ControlClient:
             pass  # it has hung up on us; why, is what we read next
 
     def _answer(self, method: str, deadline: float | None) -> dict[str, Any]:
-        """The next result or item of the last request."""
+        """Return the next result or item of the last request."""
         while True:
             try:
                 answer = json.loads(self._line(deadline))
@@ -161,7 +163,7 @@ class ControlClient:
                 raise UnreachableError(f"{self.path}: the connection broke: {broken.strerror}") from None
             except (ValueError, TypeError, LookupError, AttributeError):
                 raise UnreachableError(
-                    f"{self.path}: whoever listens there does not speak nsbridge's protocol; name its socket with -s"
+                    f"{self.path}: the listener there does not speak nsbridge's protocol; name its socket with -s"
                 ) from None
             if ours:
                 return dict(answer)

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SHOWN = 1024  # bytes of a message that a person is shown
-_WHAT_TO_DO = "when what is said there is mended: nsbridgectl dead retry ID…, or all; dead drop removes them"
+_WHAT_TO_DO = "when the cause under WHY is fixed: nsbridgectl dead retry ID…, or all; dead drop removes them"
 _PAST = {"retry": "given back to be delivered", "drop": "dropped"}
 
 
 def run(client: ControlClient, what: str, names: list[str], *, as_json: bool) -> tuple[list[str], int]:
-    """The lines to be printed, and the exit code. Raises NsbridgeError."""
+    """Run the command; return the lines to print and the exit code. Raise NsbridgeError."""
     if what == "list":
         result = client.call("dead_list", {"names": names})
         lines = _list(result)
@@ -56,7 +56,7 @@ def _row(letter: dict[str, Any], letters: list[dict[str, Any]]) -> list[str]:
 
 
 def _id(letter: dict[str, Any], letters: list[dict[str, Any]]) -> str:
-    """Without the epoch where that says it all."""
+    """Return the ID, without the epoch if it is unique so."""
     same = [x for x in letters if (x["agent"], x["seq"]) == (letter["agent"], letter["seq"])]
     return escape(str(letter["id"] if len(same) > 1 else f"{letter['agent']}/{letter['seq']}"))
 

@@ -1,4 +1,4 @@
-"""What `nsbridgectl inspect` prints for people; --json has all of it.
+"""Text that `nsbridgectl inspect` prints for people; --json has all of it.
 
 nsbridgectl imports this for one command only; see render.py.
 """
@@ -18,7 +18,7 @@ _FUTURE = "_for_children"  # namespaces of processes that it would start, which 
 
 
 def lines(agent: dict[str, Any]) -> list[str]:
-    """One agent: its process and, on a line each, the processes that send for it."""
+    """Show one agent: its process and, on a line each, the processes that send for it."""
     text = [escape(f"{agent['name']}  {agent['state']}{render.reason(agent)}")]
     if "pid" not in agent:
         wait = agent.get("retry_in_s")
@@ -50,7 +50,7 @@ def _process(process: dict[str, Any]) -> list[str]:
 
 
 def _ids(ids: dict[str, int]) -> str:
-    """One number where all three are the same."""
+    """Return one number where all three are the same."""
     return "/".join(str(number) for number in dict.fromkeys(ids.values()))
 
 
@@ -69,7 +69,7 @@ def _capabilities(sets: dict[str, list[str]]) -> list[str]:
 
 
 def _namespaces(found: dict[str, dict[str, Any]]) -> list[str]:
-    """By whose they are."""
+    """Return the namespaces, sorted by their owner."""
     whose: dict[tuple[bool, bool], list[str]] = {}
     for kind, entry in found.items():
         if not kind.endswith(_FUTURE):

@@ -8,7 +8,7 @@ from nsbridge.supervisor.cli import render
 
 
 def lines(facts: Facts) -> list[str]:
-    """The same for a person."""
+    """Return the same for a person."""
     shown = {key: value for key, value in facts.items() if key not in ("schema", "messages", "omitted")}
     messages, text = facts.get("messages"), render.tree(shown)
     if isinstance(messages, list) and messages:

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _outcome(argv: Sequence[str]) -> int:
-    """The exit code of a command line; whatever went wrong has been said on stderr."""
+    """Return the exit code of a command line; any error is already printed on stderr."""
     try:
         options = parse(argv)
         if options.wants:
@@ -42,7 +42,7 @@ def _outcome(argv: Sequence[str]) -> int:
         for line in str(error).splitlines():
             print(f"nsbridge: {line}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # whoever read our output has seen enough (| head)
+    except BrokenPipeError:  # the reader of our output has seen enough (| head)
         return EXIT_OK
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -52,7 +52,7 @@ def _outcome(argv: Sequence[str]) -> int:
 
 
 def _flushed(code: int) -> int:
-    """`code`, or 1 if what was printed cannot be written; a reader that has gone decides nothing any more."""
+    """Return `code`, or 1 if the output cannot be written; a reader that has gone changes nothing."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -64,7 +64,7 @@ def _flushed(code: int) -> int:
 
 
 def parse(argv: Sequence[str]) -> Parsed:
-    """The checked command line; UsageError says what is wrong with it."""
+    """Return the checked command line; UsageError names what is wrong with it."""
     options = commandline.parse(PROGRAM.command, list(argv))
     if options.command == "bridge" and not options.wants:
         _check_that_it_cannot_hear_itself(options)
@@ -114,7 +114,7 @@ def _journal(options: Parsed) -> int:
 
 
 def _check_that_it_cannot_hear_itself(options: Parsed) -> None:
-    """Refuse what would carry the bridge's own messages round for ever."""
+    """Refuse a route that would carry the bridge's own messages round endlessly."""
     send, receive = options.send_type, options.receive_type
     if receive in (0, send) or -receive >= send:
         raise UsageError(

@@ -30,7 +30,7 @@ WAIT_TIMEOUT = 60.0  # seconds, for start, stop and restart with --wait
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (sys.argv without the program by default); the result is the exit code."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the caller: what is said goes nowhere
+        if getattr(sys, name) is None:  # closed by the caller: output is discarded
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # tests have streams without
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         for line in str(error).splitlines():
             sys.stderr.write(f"nsbridgectl: {escape(line)}\n")
         return error.exit_code
-    except BrokenPipeError:  # whoever read our output has seen enough (| head)
+    except BrokenPipeError:  # the reader of our output has seen enough (| head)
         _give_up_stdout()
         return EXIT_OK
     except KeyboardInterrupt:
@@ -78,7 +78,7 @@ def _run(argv: list[str]) -> int:
 
 
 def socket_path(socket: str | None, config: str | None) -> str:
-    """Where the daemon listens that is meant: by -s, by -c, by the environment, or where it always does."""
+    """Return the socket of the daemon that is meant: from -s, from -c, from the environment, or the default."""
     if socket is not None:
         return socket
     if config is not None:
@@ -123,7 +123,7 @@ def _change(client: ControlClient, options: Parsed) -> int:
 
 
 def _overdue(options: Parsed, limit: float) -> NsbridgeError:
-    """What has not come about in time. UnreachableError if the daemon does not answer that either."""
+    """Return the error for what is not done in time; UnreachableError if the daemon does not answer that either."""
     with ControlClient(socket_path(options.socket, options.config), DEFAULT_TIMEOUT) as client:
         result = client.call("status", {"names": options.names})
     aim = "STOPPED" if options.command == "stop" else "RUNNING"
@@ -131,7 +131,7 @@ def _overdue(options: Parsed, limit: float) -> NsbridgeError:
     waited_for = [f"{agent['name']} is {agent['state']}{render.reason(agent)}" for agent in agents]
     return NsbridgeError(
         f"{options.command}: not done within {limit:g} s: {', '.join(waited_for) or 'done just now'}; "
-        "it goes on: nsbridgectl status says how far it is"
+        "it continues: nsbridgectl status shows its progress"
     )
 
 

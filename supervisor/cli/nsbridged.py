@@ -24,7 +24,7 @@ from nsbridge.supervisor.supervisor import Supervisor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code (config/errors.py)."""
+    """Run the command; return its exit code (config/errors.py)."""
     try:
         options = parse(PROGRAM.command, list(sys.argv[1:] if argv is None else argv))
         if options.wants:
@@ -97,8 +97,8 @@ def _serve(file: str, *, detached: bool) -> int:
         try:
             _run(Supervisor(config, log, pidfile=pidfile), wanted, ready)
         except BaseException as error:
-            if detached or config.daemon.log.file is not None:  # or it would be told twice at the same place
-                log.error("", f"ended by {_said(error)}")  # noqa: PLE1205  (our log, not logging's)
+            if detached or config.daemon.log.file is not None:  # or it would appear twice at the same place
+                log.error("", f"ended by {_described(error)}")  # noqa: PLE1205  (our log, not logging's)
             raise
         finally:
             log.close()
@@ -110,20 +110,20 @@ def _serve(file: str, *, detached: bool) -> int:
         return start(lambda: None)
 
 
-def _said(error: BaseException) -> str:
-    """An error of ours says it all; any other is a bug, or was sent by somebody."""
+def _described(error: BaseException) -> str:
+    """Return the message of an error of ours; any other is a bug, or a signal's."""
     return f"an error: {error}" if isinstance(error, NsbridgeError) else f"{type(error).__name__}: {error}"
 
 
 def _run(supervisor: Supervisor, wanted: notify.Wanted, ready: Callable[[], None]) -> None:
     notifier = notify.Notifier(wanted, supervisor.loop, supervisor.events, supervisor.states)
 
-    def tell_both() -> None:
+    def report_ready() -> None:
         ready()
         notifier.ready()
 
     try:
-        supervisor.run(tell_both)
+        supervisor.run(report_ready)
     finally:
         notifier.close()
 

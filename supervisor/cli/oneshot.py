@@ -25,12 +25,12 @@ from nsbridge.supervisor.lifecycle.table import State
 from nsbridge.supervisor.log.log import open_log
 from nsbridge.supervisor.supervisor import Supervisor
 
-_MODE = 0o666  # as the one-process bridge made files and queue: whoever is inside may use them
+_MODE = 0o666  # as the one-process bridge made files and queue: every user inside may use them
 
 
 @dataclass(frozen=True, slots=True)
 class BridgeRequest:
-    """What the command line says. Paths are absolute; `out` and `in_` are seen from inside the mount namespace."""
+    """Request of the command line. Paths are absolute; `out` and `in_` are seen from inside the mount namespace."""
 
     ns_ipc: str
     ns_mnt: str
@@ -49,7 +49,7 @@ def run(request: BridgeRequest) -> int:
     failures: list[str] = []
 
     def look(agent: ManagedAgent) -> None:
-        """A namespace that was given by its path does not come back, so there is nothing to wait for."""
+        """Do nothing: a namespace that was given by its path does not come back, so there is nothing to wait for."""
         if agent.state in (State.WAITING, State.FATAL):
             failures.append(f"{agent.config.name}: {agent.detail}")
             supervisor.stop()

@@ -22,7 +22,7 @@ _DOES = {"stop": "stops", "start": "starts", "restart": "restarts", "unchanged":
 
 
 def duration(seconds: float) -> str:
-    """`seconds` as 2:03:11, with days before it if there are any (3d 2:03:11)."""
+    """Return `seconds` as 2:03:11, with days before it if there are any (3d 2:03:11)."""
     minutes, second = divmod(max(0, int(seconds)), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
@@ -30,13 +30,13 @@ def duration(seconds: float) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """`rows` of equally many cells as lines, each column as wide as its widest cell."""
+    """Return `rows` of equally many cells as lines, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def status(result: dict[str, Any], *, colour: bool) -> list[str]:
-    """The lines of `nsbridgectl status`: a line for each agent of the status document in interface.md."""
+    """Return the lines of `nsbridgectl status`: a line for each agent of the status document in interface.md."""
     agents = [(agent, route["flows"]) for route in result["routes"] for agent in route["agents"]]
     if not agents:
         return ["no routes"]
@@ -48,7 +48,7 @@ def status(result: dict[str, Any], *, colour: bool) -> list[str]:
 
 
 def tree(value: dict[str, Any], indent: str = "") -> list[str]:
-    """Any JSON object as indented `key  value` lines; a list of words goes on in its column."""
+    """Return any JSON object as indented `key  value` lines; a list of words continues in its column."""
     width = max(map(len, map(str, value)), default=0)
     lines = []
     for key, entry in value.items():
@@ -65,7 +65,7 @@ def tree(value: dict[str, Any], indent: str = "") -> list[str]:
 
 
 def listed(start: str, words: Sequence[str]) -> list[str]:
-    """`start` and then `words` with commas between them, in lines of 80 columns, each word whole."""
+    """Return `start` and then `words` with commas between them, in lines of 80 columns, each word whole."""
     lines = [start]
     for number, word in enumerate(words):
         text = word + ("," if number < len(words) - 1 else "")
@@ -78,12 +78,12 @@ def listed(start: str, words: Sequence[str]) -> list[str]:
 
 
 def log_line(item: dict[str, Any]) -> str:
-    """A record of `tail` as the daemon's text log has it."""
+    """Return a record of `tail` as the daemon's text log has it."""
     return escape(f"{item['time']} {item['level']} {_named(item)} {item['message']}")
 
 
 def event_line(item: dict[str, Any]) -> str:
-    """A line of `events`: when, whose, from what to what, and why."""
+    """Return a line of `events`: when, whose, from what to what, and why."""
     steps = " -> ".join(str(item[key]) for key in ("from", "to") if item.get(key))
     what = steps if item["event"] == "state" and steps else f"{item['event']} {steps}".rstrip()
     detail = str(item.get("detail") or "")
@@ -95,7 +95,7 @@ def _named(item: dict[str, Any]) -> str:
 
 
 def reload(result: dict[str, Any]) -> list[str]:
-    """What a reload has set about, or would do: after each of its verbs the names of the routes."""
+    """Return the changes a reload has begun, or would make: after each of its verbs the names of the routes."""
     verbs = _WOULD if result["dry_run"] else _DOES
     width = max(map(len, verbs.values()))
     lines = []
@@ -110,12 +110,12 @@ def reload(result: dict[str, Any]) -> list[str]:
 
 
 def reason(agent: dict[str, Any]) -> str:
-    """` (why)`, of an agent in the status document; empty if there is nothing to say."""
+    """Return ` (why)` for an agent in the status document; empty if there is no reason."""
     return f" ({agent['detail']})" if agent.get("detail") else ""
 
 
 def _item(item: object, indent: str) -> list[str]:
-    """An element of a list: an object of scalars is one line, one that has more inside it is a tree of its own."""
+    """Return an element of a list: an object of scalars is one line, a nested one is a tree of its own."""
     if not isinstance(item, dict):
         return [indent + _scalar(item)]
     if any(isinstance(entry, dict | list) for entry in item.values()):
@@ -141,7 +141,7 @@ def _agent_row(agent: dict[str, Any], flows: list[dict[str, Any]]) -> list[str]:
 
 
 def _has_long_detail(agent: dict[str, Any]) -> bool:
-    """Whether the detail goes to the end of its line: it would push every agent's counters off the screen."""
+    """True if the detail moves to the end of its line: it would push every agent's counters off the screen."""
     return len(str(agent.get("detail") or "")) > _WIDEST_INFO
 
 
@@ -156,7 +156,7 @@ def _info(agent: dict[str, Any]) -> str:
 
 
 def _counts(name: str, flows: list[dict[str, Any]]) -> str:
-    """What has left this agent's container, what has entered it, and what still waits to enter it."""
+    """Return the counts of what has left this agent's container, has entered it, and still waits to enter it."""
     sent = [flow for flow in flows if flow["from"] == name]
     received = [flow for flow in flows if flow["to"] == name]
     parts = [f"out {flow['delivered']}" for flow in sent]
@@ -176,6 +176,6 @@ def _counts(name: str, flows: list[dict[str, Any]]) -> str:
 
 
 def _coloured(line: str, state: str) -> str:
-    """`line` with its state coloured, which is its second word: names of agents have no blanks."""
+    """Return `line` with its state coloured, which is its second word: names of agents have no blanks."""
     name, rest = line.split(" ", 1)
     return f"{name} " + rest.replace(state, f"\x1b[{_COLOURS.get(state, _YELLOW)}m{state}\x1b[0m", 1)

@@ -1,4 +1,4 @@
-"""What `nsbridgectl top` shows, as numbers: two answers of the daemon → rates. topview.py makes lines of it.
+"""Numbers that `nsbridgectl top` shows: two answers of the daemon → rates. topview.py makes lines of them.
 
 A row is an agent. Its rates are what it did between two looks, its `pending` what waits to enter its container, its CPU
 and memory those of its process and of those that send for it.
@@ -32,17 +32,17 @@ class Row:
 
     @property
     def rate(self) -> float | None:
-        """Messages per second, in both directions."""
+        """Return messages per second, in both directions."""
         return None if self.out is None or self.in_ is None else self.out + self.in_
 
     def item(self) -> dict[str, object]:
-        """As JSON has it."""
+        """Return the row for JSON."""
         return {name.rstrip("_"): value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What is there now, with what went on since the look before; without one there are no rates."""
+    """Values now, with the changes since the look before; without one there are no rates."""
 
     answer: TopAnswer
     seconds: float  # between the two
@@ -53,7 +53,7 @@ class Sample:
 
 
 def look(before: TopAnswer | None, after: TopAnswer) -> Sample:
-    """The rows and totals of `after`."""
+    """Return the rows and totals of `after`."""
     flows = _Flows(before, after)
     return Sample(
         after,
@@ -78,7 +78,7 @@ class _Flows:
                 self._by_agent.setdefault(end, []).append(flow)
 
     def per_second(self, counter: str, name: str = "", *ends: str) -> float | None:
-        """How fast `counter` grew in all flows, or in those that have the agent `name` at one of `ends`."""
+        """Return how fast `counter` grew in all flows, or in those that have the agent `name` at one of `ends`."""
         if self.seconds <= 0:
             return None
         grown = 0
@@ -88,7 +88,7 @@ class _Flows:
         return grown / self.seconds
 
     def pending(self, name: str = "") -> int:
-        """What waits to be handed over, to the agent `name` or at all."""
+        """Return the number of messages to be handed over, to the agent `name` or at all."""
         return sum(int(flow["pending"]) for flow in self._of(name, ("to",)))
 
     def _of(self, name: str, ends: Sequence[str]) -> list[dict[str, Any]]:
@@ -125,7 +125,7 @@ def _row(agent: dict[str, Any], flows: _Flows, before: TopAnswer | None, after: 
 
 
 def _cpu(then: dict[str, Any] | None, now: dict[str, Any] | None) -> float | None:
-    """In percent of a core, between two measurements of the same processes."""
+    """Return the CPU time, in percent of a core, between two measurements of the same processes."""
     if then is None or now is None or then["pids"] != now["pids"] or now["at_s"] <= then["at_s"]:
         return None
     return float(100 * (now["cpu_s"] - then["cpu_s"]) / (now["at_s"] - then["at_s"]))
@@ -145,7 +145,7 @@ _BY: dict[str, Callable[[Row], float]] = {
 
 
 def ordered(unordered: Sequence[Row], key: str, *, turned: bool = False) -> list[Row]:
-    """By `key` (a word of TOP_KEYS): names from a on, everything else the most first, what does not run first."""
+    """Sort by `key` (a word of TOP_KEYS): names from a on, everything else the most first, what does not run first."""
     by_name = sorted(unordered, key=lambda row: row.name)
     if key == "name":
         return by_name[::-1] if turned else by_name

@@ -52,7 +52,7 @@ def run(client: ControlClient, options: Parsed) -> int:
     if options.once or options.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         _print(_once(client, names, options.interval), options)
         return EXIT_OK
-    answer = _ask(client, names)  # an error is better said on the screen that was there before
+    answer = _ask(client, names)  # an error belongs on the screen that was there before
     screen = _Screen()
     try:
         screen.open()
@@ -70,7 +70,7 @@ def _ask(client: ControlClient, names: list[str]) -> TopAnswer:
 
 
 def _once(client: ControlClient, names: list[str], interval: float) -> Sample:
-    """What goes on in one interval. The daemon measures the memory of some agents at each call: it is called again."""
+    """Measure one interval. The daemon measures the memory of some agents at each call, so it is called again."""
     before = latest = _ask(client, names)
     end = time.monotonic() + interval
     while (left := end - time.monotonic()) > 0:
@@ -135,14 +135,14 @@ class _Screen:
             signal.signal(number, signal.SIG_IGN)
         try:
             self._give_back()
-        except (OSError, termios.error):  # whoever was there has hung up
+        except (OSError, termios.error):  # the user has hung up
             pass
         signal.set_wakeup_fd(-1)
         os.close(self._woken)
         os.close(self._wake)
 
     def size(self) -> tuple[int, int]:
-        """(columns, rows) that may be written to: the last column is not, or erasing behind it would take it along."""
+        """Return the usable (columns, rows): the last column is not, because an erase behind it would take it along."""
         columns, rows = os.get_terminal_size(self._stdout)
         return (columns or 80) - 1, rows or 24
 
@@ -152,7 +152,7 @@ class _Screen:
         self._write(_HOME + f"{_REST_OF_LINE}\r\n".join(shown) + _REST_OF_LINE + _REST_OF_SCREEN)
 
     def keys(self, limit: float) -> list[str]:
-        """What was pressed, at most `limit` seconds from now; nothing if there is something else to be seen to."""
+        """Return the keys pressed within `limit` seconds; none if something else needs attention first."""
         ready, _, _ = select.select([self._stdin, self._woken], [], [], max(0.0, limit))
         if self._woken in ready:
             os.read(self._woken, 4096)
@@ -183,7 +183,7 @@ def _end(number: int, _frame: object) -> None:
 
 
 def _keys(data: bytes) -> list[str]:
-    """The keys in what a terminal sent; `end` where it sends no more. What is not known is left out."""
+    """Return the keys in what a terminal sent; `end` if it sends no more. Unknown ones are left out."""
     if not data:
         return ["end"]
     found = []

@@ -18,7 +18,7 @@ _FOUR_DIGITS = 1000
 
 
 def amount(number: float | None) -> str:
-    """Of messages or per cents: three digits that count, in at most 5 characters; - for None."""
+    """Return a number of messages or percents: three digits that count, in at most 5 characters; - for None."""
     if number is None:
         return "-"
     if number % 1 and number < _ONE_DIGIT:
@@ -27,7 +27,7 @@ def amount(number: float | None) -> str:
 
 
 def size(number: float | None) -> str:
-    """Of bytes, in units of 1024, in at most 5 characters; - for None."""
+    """Return a number of bytes in units of 1024, in at most 5 characters; - for None."""
     return "-" if number is None else _scaled(number, 1024, ("", "K", "M", "G", "T"))
 
 
@@ -62,7 +62,7 @@ _LEAST_NAME, _LEAST_NOTE = 12, 10  # columns
 
 
 def table(shown: Sequence[Row], width: int) -> tuple[str, list[str]]:
-    """(heading, a line for each row) of at most `width` columns: names first, and a note where there is room left."""
+    """Return (heading, a line for each row), at most `width` columns: names first, and a note where room is left."""
     longest = max([_LEAST_NAME, *(len(row.name) for row in shown)])
     columns = list(_COLUMNS)
     while columns and min(longest, _LEAST_NAME) + _width(columns) > width:
@@ -85,22 +85,22 @@ def _width(columns: Sequence[Column]) -> int:
 
 
 def _note(row: Row) -> str:
-    """What is wrong, or else where it is."""
+    """Return what is wrong, or else where it is."""
     return row.detail or f"{row.container} {row.endpoint}"
 
 
 def _fit(text: str, width: int) -> str:
-    """In exactly that many columns; to the right of them where `width` is negative."""
+    """Return the text in exactly that many columns; to the right of them where `width` is negative."""
     return _cut(text, width).ljust(width) if width > 0 else _cut(text, -width).rjust(-width)
 
 
 def _cut(text: str, width: int) -> str:
-    """`text`, or its beginning with a ~ where it goes on."""
+    """Return `text`, or its beginning with a ~ if it is longer."""
     return text if len(text) <= width else text[: max(0, width - 1)] + "~"
 
 
 def summary(look: Sample) -> list[str]:
-    """All of it in three lines."""
+    """Return the whole in three lines."""
     daemon, process = look.answer["daemon"], look.answer["daemon_process"]
     about = f"nsbridged {daemon['version']}, pid {daemon['pid']}, up {render.duration(daemon['uptime_s'])}"
     states: dict[str, int] = {}
@@ -117,7 +117,7 @@ def summary(look: Sample) -> list[str]:
 
 
 class View:
-    """What a person looks at: which order, from where on; the newest look, and the keys that were pressed."""
+    """Screen of a person: which order, from where on; the newest look, and the keys that were pressed."""
 
     def __init__(self, sort: str) -> None:
         self.sort = sort
@@ -138,7 +138,7 @@ class View:
             self.first = 0
 
     def frame(self, width: int, height: int) -> tuple[list[str], int]:
-        """(lines that fit into so many columns and rows, which of them is the heading)."""
+        """Return (lines that fit into so many columns and rows, which of them is the heading)."""
         if self.look is None:
             return ["asking the daemon"[:width]], -1
         above = [_cut(line, width) for line in summary(self.look)] if height >= _ROOMY else []

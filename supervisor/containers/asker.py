@@ -117,8 +117,8 @@ class _Batch:
         self._limit.cancel()
         self._teller.abandon()
 
-    def teller_said(self, line: bytes) -> None:
-        """See TellerListener."""
+    def line_received(self, line: bytes) -> None:
+        """See LineListener."""
         try:
             number, answer = parse_answer(line)
         except ValueError:
@@ -130,8 +130,8 @@ class _Batch:
         if inquiry is not None:
             inquiry.answer(answer)
 
-    def teller_ended(self, code: int) -> None:  # noqa: ARG002  (whatever it is)
-        """See TellerListener."""
+    def child_ended(self, code: int) -> None:  # noqa: ARG002  (whatever it is)
+        """See LineListener."""
         self._limit.cancel()
         for inquiry in self._inquiries.values():
             inquiry.answer(NotRunning(f"{inquiry.container.kind} did not answer in {ANSWER_LIMIT:g} s"))

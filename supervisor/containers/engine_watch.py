@@ -92,8 +92,8 @@ class EngineWatch:
             self._teller = None
         self.is_watching = False
 
-    def teller_said(self, line: bytes) -> None:
-        """See TellerListener."""
+    def line_received(self, line: bytes) -> None:
+        """See LineListener."""
         if line == engine_events.WATCHING:
             self._reason, self._delay, self.is_watching = "", AGAIN[0], True
             if self._complained:
@@ -111,8 +111,8 @@ class EngineWatch:
             assert self._teller is not None  # noqa: S101  (it says this)
             self._teller.kill()
 
-    def teller_ended(self, code: int) -> None:
-        """See TellerListener."""
+    def child_ended(self, code: int) -> None:
+        """See LineListener."""
         self._teller = None
         self.is_watching = False
         self._cancel_timer()

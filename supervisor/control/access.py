@@ -1,10 +1,10 @@
-"""Who may do what over the control socket, and how that is put on the socket's file.
+"""Rights of the callers of the control socket, and how they become the mode and group of the socket's file.
 
 Some facts about who calls, and what they mean here:
 * SO_PEERCRED (unix(7)) and SO_PEERGROUPS (Linux 4.13) are what the caller was when it connected; the kernel noted it,
   so neither a later exec nor a reused pid changes it. /proc/PID/status would be asked too late.
 * SO_PEERCRED has the one effective gid only; a person's other groups are in SO_PEERGROUPS.
-* Python's getsockopt takes 1024 bytes at most, so whoever is in more than 256 supplementary groups is judged by the
+* Python's getsockopt takes 1024 bytes at most, so a caller in more than 256 supplementary groups is judged by the
   effective gid alone: that refuses, it never lets in.
 * Connecting needs write permission on the socket's file, which has one group. `read_group` gets it by an ACL; the
   file's mode still bounds it, because an ACL's mask *is* the group bits of the mode.
@@ -37,7 +37,7 @@ _READ_WRITE = 6
 
 
 class Right(IntEnum):
-    """What a caller may do; each includes those before it."""
+    """Rights of a caller; each includes those before it."""
 
     NOTHING = 0
     LOOK = 1
@@ -46,7 +46,7 @@ class Right(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is at the other end of a connection."""
+    """Process at the other end of a connection."""
 
     uid: int
     right: Right
@@ -72,7 +72,7 @@ class Access:
         return access
 
     def caller(self, connection: socket.socket) -> Caller:
-        """Who has connected. OSError if the kernel does not say."""
+        """Return the process that has connected. OSError if the kernel does not know it."""
         _, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         groups = {gid, *_supplementary_groups(connection)}
         if uid in (0, os.geteuid()) or self.group in groups:

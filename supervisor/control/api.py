@@ -1,4 +1,4 @@
-"""What the control socket may ask of the daemon: one method for each thing that nsbridgectl does (ControlApi)."""
+"""Methods of the control socket: one for each thing that nsbridgectl does (ControlApi)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nsbridge.supervisor.routes.roster import Roster
 from nsbridge.supervisor.routes.route import Route
 
 _VERSION = version("nsbridge")  # read once: for want of a descriptor it may not be readable later
-_STREAMED = 20  # the last that `tail` and `events` begin with, if they are not told how many
+_STREAMED = 20  # the last that `tail` and `events` begin with, if the caller names no number
 
 T = TypeVar("T", bound=Named)
 
@@ -88,7 +88,7 @@ class Api:
         """Answer after measuring the own memory of a few agents, which takes milliseconds (health/measuring.py)."""
         agents = self._agents(params)
 
-        def tell(found: Found) -> None:
+        def send_result(found: Found) -> None:
             self._gauges.learn(agents, found)
             if answer.is_open:
                 try:
@@ -98,7 +98,7 @@ class Api:
                 else:
                     answer.result(self._document(chosen) | self._gauges.of(self._agents(params)))
 
-        self._health.measurer.ask(self._gauges.due(agents), tell)
+        self._health.measurer.ask(self._gauges.due(agents), send_result)
 
     def _agents(self, params: dict[str, object]) -> list[ManagedAgent]:
         return [agent for _, agents in self._roster.select(params) for agent in agents]
@@ -114,7 +114,7 @@ class Api:
             answer.result(result)
 
     def _stream(self, ring: Ring[T], params: dict[str, object], answer: Answer) -> None:
-        """The last `count` about `name`; with `follow`, then all that come."""
+        """Send the last `count` records about `name`; with `follow`, then all that come."""
         name = params.get("name") or ""
         count = params.get("count", _STREAMED)
         if not isinstance(name, str) or not isinstance(count, int):

@@ -20,7 +20,7 @@ from nsbridge.config.errors import EXIT_FAILED, NotPermittedError, NsbridgeError
 from nsbridge.config.schema import ControlConfig
 from nsbridge.supervisor.control.access import Caller, Right
 from nsbridge.supervisor.control.errands import Errand, Errands, Outcome, Work, answer_line
-from nsbridge.supervisor.control.request import MAX_REQUEST, TOLD, TOO_LONG, parse, place, refusal, told
+from nsbridge.supervisor.control.request import MAX_LOGGED, MAX_REQUEST, TOO_LONG, parse, place, refusal, summary
 
 READING_METHODS = frozenset({"status", "tail", "events", "inspect", "top", "version", "dead_list"})
 
@@ -49,7 +49,7 @@ class Server(Protocol):
     audit: Callable[[str], None]
 
     def forget(self, connection: Connection) -> None:
-        """It has closed."""
+        """Remove a connection that has closed."""
 
     def note_refusal(self, line: str) -> None:
         """Log a line about a refused caller."""
@@ -74,7 +74,7 @@ class Answer:
 
     @property
     def is_open(self) -> bool:
-        """False once the request is answered or the caller is gone: further work would be wasted."""
+        """True until the request is answered or the caller is gone: after that, further work would be wasted."""
         return self._open
 
     def item(self, value: object) -> None:
@@ -151,7 +151,7 @@ class Connection:
 
     @property
     def followed(self) -> int:
-        """The number of endless streams to this caller."""
+        """Return the number of endless streams to this caller."""
         return len(self._followed)
 
     def serve_one(self) -> None:
@@ -350,10 +350,10 @@ class Connection:
         try:
             if self.caller.right < Right.CONTROL and method not in READING_METHODS:
                 why = refusal(self._server.config, self.caller, method.replace("_", " "))
-                self._server.note_refusal(why[:TOLD])
+                self._server.note_refusal(why[:MAX_LOGGED])
                 raise NotPermittedError(why)
             if method not in READING_METHODS:
-                self._server.audit(f"uid {self.caller.uid} asks to {told(method, params)}")
+                self._server.audit(f"uid {self.caller.uid} asks to {summary(method, params)}")
             self._server.api.call(method, params, answer)
         except NsbridgeError as error:
             answer.error(error)

@@ -1,4 +1,4 @@
-"""What the control socket may ask about dead letters: list, show, retry, drop. deadletters.py touches the files."""
+"""Methods of the control socket for dead letters: list, show, retry, drop. deadletters.py touches the files."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class DeadApi:
                 self._loop.call_later(0, lambda: self._go_through(batch))
                 return
         sinks = {letter.agent for letter in batch.done}
-        waiting = self._tell(sinks) if batch.work == self._give_back else {}
+        waiting = self._order_retries(sinks) if batch.work == self._give_back else {}
         for _, sink in self._there(sinks):
             sink.tell("letters")  # it may be waiting for room to write a letter
         done = [letter.id for letter in batch.done]
@@ -148,8 +148,8 @@ class DeadApi:
         self._log.warning(letter.agent, f"dead letter {letter.id} was dropped: {letter.bytes} bytes")
         self._events.dead(letter.agent, "dropped", letter.id)
 
-    def _tell(self, sinks: set[str]) -> dict[str, str]:
-        """Let the sources take what was given back to them; the states of those that do not run."""
+    def _order_retries(self, sinks: set[str]) -> dict[str, str]:
+        """Let the sources take what was given back to them; return the states of those that do not run."""
         waiting = {}
         for route, sink in self._there(sinks):
             source = _other(route, sink)

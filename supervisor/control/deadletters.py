@@ -47,12 +47,12 @@ class Letter:
 
     @property
     def stem(self) -> str:
-        """Of its two files' names."""
+        """Return the stem of its two files' names."""
         return dead.stem(self.epoch, self.seq)
 
     @property
     def id(self) -> str:
-        """As people name it."""
+        """Return the name that people use."""
         return f"{self.agent}/{self.epoch:016x}-{self.seq}"
 
 
@@ -98,7 +98,7 @@ def letter_of(state_dir: str, agent: str, stem: str) -> Letter | None:
 
 
 def count(state_dir: str, agent: str) -> int | None:
-    """How many there are now, up to MAX_COUNTED; None if that cannot be seen. About 15 us where there are none."""
+    """Return the number of letters now, up to MAX_COUNTED; None if it cannot be read. About 15 us if there are none."""
     try:
         with _opened(_box(state_dir, agent)) as box, os.scandir(box) as entries:
             names = (entry.name for entry in itertools.islice(entries, 2 * MAX_COUNTED + 2))
@@ -110,7 +110,7 @@ def count(state_dir: str, agent: str) -> int | None:
 
 
 def path_of(state_dir: str, letter: Letter) -> str:
-    """The file with its content, as it came."""
+    """Return the path of the file with its content, as it came."""
     return str(_box(state_dir, letter.agent) / f"{letter.stem}.body")
 
 
@@ -150,7 +150,7 @@ def give_back(state_dir: str, letter: Letter, source: str, longest: int, limits:
         if full := _is_full(target, status.st_size, limits):
             raise NsbridgeError(f"{letter.id}: {source} has too many letters to take again ({full}); retry it later")
         os.fchown(fd, os.geteuid(), os.getegid())
-        os.fchmod(fd, 0o644)  # for whoever the source's agent is; nobody else gets into the directory
+        os.fchmod(fd, 0o644)  # for the user of the source's agent; nobody else gets into the directory
         name = f"{letter.stem}.{letter.type}"
         os.rename(f"{letter.stem}.body", name, src_dir_fd=box, dst_dir_fd=target)
         if not os.path.samestat(status, os.stat(name, dir_fd=target, follow_symlinks=False)):
@@ -171,7 +171,7 @@ def _is_full(box: int, size: int, limits: DeadConfig) -> str:
 
 
 def given_back(state_dir: str, source: str) -> int:
-    """How many wait for `source` to take them again."""
+    """Return how many wait for `source` to take them again."""
     route, _, name = source.partition(":")
     try:
         with _opened(Path(state_dir, "dead", route, ".retry", name)) as box, os.scandir(box) as entries:
@@ -196,7 +196,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _box_of(state_dir: str, letter: Letter) -> Iterator[int]:
-    """The directory; what fails in it is said in one line."""
+    """Yield the directory's descriptor; an error in it becomes a message of one line."""
     try:
         with _opened(_box(state_dir, letter.agent)) as box:
             yield box
@@ -229,7 +229,7 @@ def _body(box: int, letter: Letter) -> Iterator[int]:
 
 
 def _discard(box: int, name: str) -> None:
-    """Whatever it is. Raises OSError."""
+    """Remove the file or directory, whatever it is. Raise OSError."""
     try:
         os.unlink(name, dir_fd=box)
     except IsADirectoryError:
@@ -237,7 +237,7 @@ def _discard(box: int, name: str) -> None:
 
 
 def _letter(box: int, agent: str, name: str) -> Letter | None:
-    """The letter whose note has this name; None if it is no note, or its body has gone."""
+    """Return the letter whose note has this name; None if it is no note, or its body has gone."""
     found = _NOTE.fullmatch(name)
     if found is None:
         return None
@@ -257,7 +257,7 @@ def _letter(box: int, agent: str, name: str) -> Letter | None:
 
 
 def _note(box: int, name: str) -> dict[str, object]:
-    """What the note says; empty if it is none."""
+    """Return the note's content; empty if it is none."""
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=box)
     except OSError:

@@ -93,7 +93,7 @@ class Errand:
             self._child = fork(partial(_run, self._line, self._socket, writer, os.getpid()))
         except OSError:
             os.close(self._begun)
-            self._tell(Outcome.NOTHING)
+            self._report(Outcome.NOTHING)
             return
         finally:
             os.close(writer)
@@ -110,7 +110,7 @@ class Errand:
     def _too_late(self) -> None:
         assert self._child is not None  # noqa: S101  (it was started)
         self._child.kill()
-        self._limit = self._errands.loop.call_later(DIES_WITHIN, lambda: self._tell(self._outcome(1)))
+        self._limit = self._errands.loop.call_later(DIES_WITHIN, lambda: self._report(self._outcome(1)))
 
     def _reap(self, _events: int) -> None:
         assert self._child is not None  # noqa: S101
@@ -120,7 +120,7 @@ class Errand:
         outcome = self._outcome(self._child.reap())
         self._child = None
         os.close(self._begun)
-        self._tell(outcome)
+        self._report(outcome)
 
     def _outcome(self, code: int) -> Outcome:
         if code == 0:
@@ -131,7 +131,7 @@ class Errand:
             begun = b""  # the child lives, and hangs
         return Outcome.BROKEN if begun else Outcome.NOTHING
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _report(self, outcome: Outcome) -> None:
         self._errands.ended(self)
         end, self._end = self._end, None
         if end is not None:

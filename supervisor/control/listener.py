@@ -28,7 +28,7 @@ _LONGEST_PATH = 107  # bytes, sun_path of unix(7) without its NUL
 def listen(
     config: ControlConfig, access: Access, notice: Callable[[str], None]
 ) -> tuple[socket.socket, tuple[int, int]]:
-    """A listening socket at its final name, and that name's inode."""
+    """Return a listening socket at its final name, and that name's inode."""
     path = Path(config.path)
     temporary = path.with_name(f".{os.getpid()}")
     longest = max(len(os.fsencode(name)) for name in (path, temporary))
@@ -81,7 +81,7 @@ def _refuse_to_steal(path: Path) -> None:
 
 
 def inode(path: str) -> tuple[int, int]:
-    """What tells whether the name still means the same file: its device and inode. OSError if there is none."""
+    """Return the device and inode of the name, to see if it still means the same file. OSError if there is none."""
     found = os.lstat(path)
     return found.st_dev, found.st_ino
 

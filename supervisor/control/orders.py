@@ -16,11 +16,11 @@ Method = Callable[[dict[str, object], Answer], None]
 
 
 class Orders:
-    """The three methods, and whoever waits for something to be done."""
+    """Methods start, stop and restart, and the callers that wait for them."""
 
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
-        self._waiting: list[Callable[[], bool]] = []  # each is asked after a change until it says that it is done
+        self._waiting: list[Callable[[], bool]] = []  # each is called after a change until it returns True
         self.methods: dict[str, Method] = {
             "start": lambda params, answer: self._order(params, answer, ManagedAgent.start),
             "stop": lambda params, answer: self._order(params, answer, ManagedAgent.stop),
@@ -28,20 +28,20 @@ class Orders:
         }
 
     def changed(self) -> None:
-        """Something is another: see who need not wait any longer."""
+        """End the waits that a change of any agent has fulfilled."""
         self._waiting = [done for done in self._waiting if not done()]
 
-    def when(self, done: Callable[[], bool], tell: Callable[[], None]) -> None:
-        """Call `tell` once, when `done` says so: now, or after some change."""
+    def when(self, done: Callable[[], bool], when_done: Callable[[], None]) -> None:
+        """Call `when_done` once, when `done` is true: now, or after some change."""
 
-        def told() -> bool:
+        def finished() -> bool:
             if not done():
                 return False
-            tell()
+            when_done()
             return True
 
-        if not told():
-            self._waiting.append(told)
+        if not finished():
+            self._waiting.append(finished)
 
     def _order(self, params: dict[str, object], answer: Answer, order: Callable[[ManagedAgent], None]) -> None:
         if not params.get("names"):
@@ -64,20 +64,20 @@ class Orders:
                 for agent in self._named(names)
             )
 
-        def tell() -> None:
-            answer.result({"agents": [_told(agent) for agent in self._named(names)]})
+        def send_result() -> None:
+            answer.result({"agents": [_item(agent) for agent in self._named(names)]})
 
-        self.when(done if params.get("wait") else lambda: True, tell)
+        self.when(done if params.get("wait") else lambda: True, send_result)
 
     def _named(self, names: list[str]) -> list[ManagedAgent]:
-        """By name: a reload may have put another in the place of the one that was told."""
+        """Look the agents up by name: a reload may have replaced the one that got the order."""
         return [agent for agent in self._roster.agents if agent.config.name in names]
 
 
 def is_settled(agent: ManagedAgent) -> bool:
-    """Whether its state stays as it is, unless something happens."""
+    """True if its state stays as it is, unless something happens."""
     return agent.state in _SETTLED and not (agent.held and agent.wanted)
 
 
-def _told(agent: ManagedAgent) -> dict[str, object]:
+def _item(agent: ManagedAgent) -> dict[str, object]:
     return {"name": agent.config.name, "state": agent.state.value, "detail": agent.detail}

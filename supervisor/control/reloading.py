@@ -45,7 +45,7 @@ class Reloader:
         self._read = read
 
     def plan(self) -> Plan:
-        """What a reload would do now. Raises NsbridgeError: ConfigError has all that is wrong with the file."""
+        """Return what a reload would do now. Raise NsbridgeError: ConfigError has all that is wrong with the file."""
         if not self.config.source:
             raise NsbridgeError("this daemon was started without a configuration file, so there is none to read again")
         if self._roster.is_ending:
@@ -82,14 +82,14 @@ class Reloader:
                 agent.tell("dead", **dataclasses.asdict(limits))
 
     def on_signal(self) -> None:
-        """The same for HUP: what is wrong stands in the log."""
+        """Reload after HUP; the log gets what is wrong."""
         try:
             self.reload()
         except NsbridgeError:
-            pass  # it is told
+            pass  # the log has it
         except Exception as bug:  # noqa: BLE001  (a file must never end the daemon)
             self._log.error("", f"reload: a bug, nothing more was changed: {type(bug).__name__}: {bug}")
 
-    def when_done(self, tell: Callable[[], None]) -> None:
-        """Call `tell` when the routes are those that are asked for and every agent has found its state."""
-        self._orders.when(lambda: self._roster.is_settled and all(map(is_settled, self._roster.agents)), tell)
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the routes match the configuration and every agent has reached its state."""
+        self._orders.when(lambda: self._roster.is_settled and all(map(is_settled, self._roster.agents)), callback)

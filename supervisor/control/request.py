@@ -10,7 +10,7 @@ from nsbridge.supervisor.control.access import Caller
 
 MAX_REQUEST = 64 << 10  # bytes of a request's line
 TOO_LONG = UsageError(f"a request is one line of at most {MAX_REQUEST} bytes")
-TOLD = 200  # characters of a request in the log
+MAX_LOGGED = 200  # characters of a request in the log
 
 
 def parse(line: bytes) -> tuple[object, str, dict[str, object]]:
@@ -37,10 +37,10 @@ def refusal(config: ControlConfig, caller: Caller, what: str) -> str:
     )
 
 
-def told(method: str, params: dict[str, object]) -> str:
+def summary(method: str, params: dict[str, object]) -> str:
     """Describe a request for the log, shortened."""
     words = [str(value) for key in ("names", "ids", "id") if (value := params.get(key))]
-    return " ".join([method.replace("_", " "), *words, *(["(dry run)"] if params.get("dry_run") else [])])[:TOLD]
+    return " ".join([method.replace("_", " "), *words, *(["(dry run)"] if params.get("dry_run") else [])])[:MAX_LOGGED]
 
 
 def place(bug: Exception) -> str:

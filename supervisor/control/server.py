@@ -11,7 +11,7 @@ serves agents and timers first. A child answers requests that are long or may ha
 Some facts about AF_UNIX and what they mean here:
 * A caller may shut down only its writing side (nc, socat) and still read: end of file is not the end of the
   connection; EPOLLHUP is. It is reported whether asked for or not.
-* Under EMFILE a waiting connection stays readable for ever: accepting is paused, or the loop would spin.
+* Under EMFILE a waiting connection stays readable indefinitely: accepting is paused, or the loop would spin.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ class ControlServer:
         self.errands = Errands(loop)
         self._turns: Turns[Connection] = Turns()
         self._turn_is_due = False
-        self._quiet_until = 0.0  # loop time; whoever is refused must not fill the log
+        self._quiet_until = 0.0  # loop time; refused callers must not fill the log
 
     @property
     def access(self) -> Access:
-        """Who may do what; once it is open."""
+        """Return the access rules; call it only when the socket is open."""
         assert self._access is not None  # noqa: S101  (connections exist only after open)
         return self._access
 
@@ -112,7 +112,7 @@ class ControlServer:
                 Path(self.config.path).unlink()
 
     def forget(self, connection: Connection) -> None:
-        """It has closed; only the connection itself calls this."""
+        """Remove a connection that has closed; only the connection itself calls this."""
         self._connections.discard(connection)
 
     def enlist(self, connection: Connection) -> None:
@@ -185,5 +185,5 @@ class ControlServer:
 
 
 def _kept_from(caller: Caller) -> int:
-    """How many places are kept for others who may do more."""
+    """Return the number of places kept for callers with more rights."""
     return (KEPT_FOR_ROOT if caller.uid else 0) + (0 if caller.right is Right.CONTROL else KEPT_FOR_CONTROL)

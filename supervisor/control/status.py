@@ -1,4 +1,4 @@
-"""What `nsbridgectl status --json` prints, made of what the supervisor holds: interface.md's schema 1."""
+"""Document that `nsbridgectl status --json` prints, made of the supervisor's objects: interface.md's schema 1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nsbridge.supervisor.routes.route import Route
 
 
 def route_status(route: Route, agents: list[ManagedAgent], state_dir: str) -> dict[str, object]:
-    """One route with the chosen ones of its agents; the flows between them are told in any case."""
+    """Return one route with the chosen ones of its agents, and always the flows between all of them."""
     return {
         "name": route.config.name,
         "delivery": route.config.delivery.value,
@@ -24,7 +24,7 @@ def route_status(route: Route, agents: list[ManagedAgent], state_dir: str) -> di
 
 
 def agent_status(agent: ManagedAgent) -> dict[str, object]:
-    """One agent."""
+    """Return the entry of one agent."""
     phase, detail = _phase(agent)
     return {
         "name": agent.config.name,
@@ -57,7 +57,7 @@ def _serves(agent: ManagedAgent) -> str:
 
 
 def _health(agent: ManagedAgent) -> dict[str, object] | None:
-    """Seconds since its last sign of life; and its size, once that was looked at. None if it has no process."""
+    """Return seconds since its last sign of life, and its size if it was measured. None if it has no process."""
     if agent.process is None:
         return None
     usage = agent.process.usage
@@ -69,7 +69,7 @@ def _health(agent: ManagedAgent) -> dict[str, object] | None:
 
 
 def _phase(agent: ManagedAgent) -> tuple[str, str]:
-    """(phase, detail): of a running agent whether it is idle, relaying, or blocked and why; of any, if it is wedged."""
+    """Return (phase, detail): a running agent is idle, relaying, or blocked and why; any may be wedged."""
     if wedged := healthcheck.wedged(agent, time.monotonic()):
         return "wedged", wedged
     if agent.state is not State.RUNNING:

@@ -24,7 +24,9 @@ class Turns(Generic[T]):
         self._queues.setdefault(uid, deque()).append(item)
 
     def next(self, may: Callable[[int], bool] = lambda _uid: True) -> T | None:
-        """Take the first item of the user whose turn it is, skipping users for whom `may` is False; None if none."""
+        """Take the first item of the user whose turn it is; skip users for whom `may` is False. None if no item is
+        left.
+        """
         for uid, queue in self._queues.items():
             if may(uid):
                 del self._queues[uid]

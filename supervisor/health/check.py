@@ -1,8 +1,8 @@
-"""Looks after all agents: whoever gives no sign of life is killed, whoever has grown too large is restarted in order.
+"""Watch over all agents: kill those that give no sign of life, restart in order those that have grown too large.
 
 One timer for all of them. It is due when the agent that has been silent for longest would be too late, so that a wedged
 agent is killed within the deadline and not at the next round; and every LOOK_EVERY seconds for what is not urgent.
-The heartbeat is the law: what /proc says of a process (stopped, waiting for a disk) decides nothing.
+Only the heartbeat decides: what /proc shows of a process (stopped, waiting for a disk) decides nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class HealthCheck:
         self._check()
 
     def adopt(self, limits: HealthConfig) -> None:
-        """Other sizes count from now on; the deadline must be the same, because agents beat by it."""
+        """Apply other limits of size from now on; the deadline must be the same, because agents beat by it."""
         self._limits = limits
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class HealthCheck:
         agents = self._roster.agents
         self._look_at_sizes(agents)
         self._dead.look()
-        self._log.tell_repeats()
+        self._log.log_repeats()
         silent = [sign for agent in agents if (sign := last_sign(agent)) is not None]
         latest = max(min(silent, default=now), self._awake_since) + self._limits.patience
         self._due = min(max(latest, now), now + self._every)
@@ -91,7 +91,7 @@ class HealthCheck:
             self._log.error(agent.config.name, f"pid {process.child.pid} was killed and does not end: {STUCK}")
 
     def _look_at_sizes(self, agents: Sequence[ManagedAgent]) -> None:
-        """Of a few, in turn: it costs a system call or three for each process."""
+        """Look at a few sizes, in turn: it costs a system call or three for each process."""
         count = min(len(agents), math.ceil(len(agents) * self._every / SIZES_EVERY))
         first = self._next_sized % len(agents) if agents else 0
         self._next_sized = first + count
@@ -102,7 +102,7 @@ class HealthCheck:
             self._note_size(*min(running, key=lambda pair: pair[1].measured_at))
 
     def _note_size(self, agent: ManagedAgent, process: AgentProcess) -> None:
-        """For `status`."""
+        """Keep the size for `status`."""
         process.measured_at = self._loop.now()
         process.usage = usage.about((process.child.pid, *agent.senders))
 
@@ -152,24 +152,24 @@ class HealthCheck:
         agent.restart()
 
 
-HOLLOW = "its first thread has ended and others go on, which hides what it uses; no healthy agent does that"
+HOLLOW = "its first thread has ended and others run on, which hides what it uses; no healthy agent does that"
 STUCK = "it is stuck in the kernel, as in a file system that does not answer; it is replaced when that lets it go"
 
 
 def last_sign(agent: ManagedAgent) -> float | None:
-    """When it last gave a sign of life, by the loop's clock; None if it owes none."""
+    """Return the time of its last sign of life, by the loop's clock; None if it owes none."""
     if agent.process is None or agent.process.wedged or agent.state not in _ALIVE:
         return None
     return agent.scoreboard.last_sign()
 
 
 def silence(agent: ManagedAgent, now: float) -> float:
-    """Seconds since its last sign of life."""
+    """Return the seconds since its last sign of life."""
     return max(0.0, now - agent.scoreboard.last_sign())
 
 
 def wedged(agent: ManagedAgent, now: float) -> str:
-    """Of an agent that is to be killed for its silence, or was: why. Empty if it is well."""
+    """Return why an agent is to be killed for its silence, or was. Empty if it is well."""
     process = agent.process
     if process is None:
         return ""
@@ -184,12 +184,12 @@ def _diagnosis(agent: ManagedAgent, now: float) -> str:
     silent = silence(agent, now)
     beat = agent.scoreboard.cells[scoreboard.BEAT] / 1e9
     if now - beat < MISSED * agent.beat_every:
-        return f"wedged: what works beside its loop has not gone on for {silent:.1f} s"
+        return f"wedged: the work beside its loop has made no progress for {silent:.1f} s"
     return f"wedged: no heartbeat for {silent:.1f} s"
 
 
 def excess(usage: Usage, memory: int, descriptors: int) -> str:
-    """What it has too much of, with the numbers; empty if nothing."""
+    """Return what it has too much of, with the numbers; empty if nothing."""
     if usage.memory > memory:
         return f"{usage.memory / 1e6:.1f} MB of memory, {memory / 1e6:.1f} MB are allowed"
     if usage.descriptors > descriptors:
@@ -198,6 +198,6 @@ def excess(usage: Usage, memory: int, descriptors: int) -> str:
 
 
 def allowed_memory(route: RouteConfig, beyond: int) -> int:
-    """Bytes that an agent may have: `beyond` what its window and the longest message take, each twice, as they move."""
+    """Return the bytes an agent may have: `beyond` its window and the longest message, each twice, as they move."""
     longest = max(agent.endpoint.max_message for agent in route.agents)
     return beyond + 2 * (route.window.bytes + longest)

@@ -99,16 +99,16 @@ class DeadWatch:
             return
         self._limit = self._loop.call_later(PATIENCE, self._teller.kill)
 
-    def teller_said(self, line: bytes) -> None:
-        """See TellerListener."""
+    def line_received(self, line: bytes) -> None:
+        """See LineListener."""
         try:
             name, files, size, odd = json.loads(line)
         except ValueError:
             return
         self._found[name] = Content(files, size, odd)
 
-    def teller_ended(self, code: int) -> None:
-        """See TellerListener."""
+    def child_ended(self, code: int) -> None:
+        """See LineListener."""
         if self._limit is not None:
             self._limit.cancel()
         self._teller = None

@@ -60,7 +60,7 @@ class Gauges:
             gauge.learn(found)
 
     def of(self, agents: Iterable[ManagedAgent]) -> dict[str, object]:
-        """As JSON has it: `clock_s` now, the daemon's own process, and by name those of the agents that have one."""
+        """Return the JSON object: `clock_s` now, the daemon's own process, and by name those of the running agents."""
         now = self._now()
         gauges = {agent.config.name: self._gauge(agent) for agent in agents if agent.pid}
         for gauge in (self._daemon, *gauges.values()):
@@ -80,7 +80,7 @@ class Gauges:
 
 
 class _Gauge:
-    """What was last measured of an agent's processes, and when."""
+    """Last measurement of an agent's processes, and its time."""
 
     def __init__(self, pids: tuple[int, ...], meter: Callable[[tuple[int, ...]], Measures]) -> None:
         self.pids = pids
@@ -91,7 +91,7 @@ class _Gauge:
         self._own: int | None = None
 
     def measure(self, now: float) -> None:
-        """CPU and resident memory, unless that was just done."""
+        """Measure CPU and resident memory, unless that was just done."""
         if now - self._at >= MIN_AGE:
             self._cpu_s, self._rss = self._meter.usage()
             self._at = now
@@ -103,7 +103,7 @@ class _Gauge:
             self._own = sum(own)
 
     def facts(self) -> dict[str, object]:
-        """As JSON has it; `at_s` is of the same clock as `clock_s`; `own` is null until it was measured."""
+        """Return the JSON object; `at_s` is of the same clock as `clock_s`; `own` is null until it was measured."""
         return {
             "pids": list(self.pids),
             "at_s": self._at,

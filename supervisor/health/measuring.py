@@ -98,16 +98,16 @@ class _Reading:
         self._limit.cancel()
         self._teller.abandon()
 
-    def teller_said(self, line: bytes) -> None:
-        """See TellerListener."""
+    def line_received(self, line: bytes) -> None:
+        """See LineListener."""
         if self._learn is None or not self._left:
             return
         self._limit.cancel()
         self._found[self._left.pop(0)] = int(line) if line.isdigit() else None
         self._limit = self._measurer.deadline(self._too_late)
 
-    def teller_ended(self, code: int) -> None:  # noqa: ARG002  (any code)
-        """See TellerListener."""
+    def child_ended(self, code: int) -> None:  # noqa: ARG002  (any code)
+        """See LineListener."""
         self._limit.cancel()
         self._measurer.ended(self, self._suspect)
         learn, self._learn = self._learn, None

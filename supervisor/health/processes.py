@@ -1,7 +1,7 @@
 """Describes a process for `nsbridgectl inspect`, and measures its own memory. The only user of psutil.
 
 Everything is read from the host's /proc, because a container's /proc cannot be trusted. `inspect` and `own_memory` read
-files that take the process's mmap_lock. A hostile process can hold that lock forever; then the reader hangs and cannot
+files that take the process's mmap_lock. A hostile process can keep that lock; then the reader hangs and cannot
 even be killed. So only bounded children call them (control/errands.py, measuring.py), never the loop.
 """
 
@@ -110,13 +110,13 @@ def _memory(process: psutil.Process, *, exact: bool) -> dict[str, int | None]:
 
 
 def _uptime(pid: int) -> float:
-    """Seconds since it started, by a clock that nobody steps (psutil's create_time is wall time)."""
+    """Return the seconds since it started, by a clock that nobody steps (psutil's create_time is wall time)."""
     started = procfs.read_stat(pid).start_time / os.sysconf("SC_CLK_TCK")
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
 def _descriptors(pid: int) -> dict[str, object]:
-    """How many are open and what they are; one that is closed while we look is left out."""
+    """Count the open descriptors by kind; one that is closed during the count is left out."""
     directory = Path(f"/proc/{pid}/fd")
     numbers = sorted(int(entry.name) for entry in directory.iterdir())
     listed = []
@@ -142,7 +142,7 @@ def _namespaces(pid: int) -> dict[str, int]:
 
 
 def _container(pid: int | None) -> dict[str, int] | None:
-    """The container's namespaces; None if it is not asked for, or has gone in the meantime."""
+    """Return the container's namespaces; None if it is not wanted, or has gone in the meantime."""
     try:
         return None if pid is None else _namespaces(pid)
     except OSError:

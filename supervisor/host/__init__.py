@@ -1,1 +1,1 @@
-"""What the supervisor uses of its own host: processes, /proc, limits, pid file, children."""
+"""Host of the supervisor: processes, /proc, limits, pid file, children."""

@@ -40,7 +40,7 @@ def run_detached(start: Callable[[Ready], int], pidfile: PidFile | None = None, 
     """Run `start` as a daemon; the result is the exit code of the original command, in which alone this returns.
 
     `start` is called in the daemon with a function to be called once it is ready, and returns the daemon's exit code;
-    whatever it raises or returns before that is told on the command's stderr. `keep` are descriptors to leave open.
+    an error or exit code before that goes to the command's stderr. `keep` are descriptors to leave open.
     """
     open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
@@ -57,7 +57,9 @@ def run_detached(start: Callable[[Ready], int], pidfile: PidFile | None = None, 
         report = _wait_for_report(reader)
         child.reap()
     except KeyboardInterrupt:
-        sys.stderr.write("nsbridged: interrupted; the daemon goes on starting, nsbridgectl status tells how it fares\n")
+        sys.stderr.write(
+            "nsbridged: interrupted; the daemon continues to start, nsbridgectl status shows its progress\n"
+        )
         return EXIT_INTERRUPTED
     finally:
         os.close(reader)
@@ -65,7 +67,7 @@ def run_detached(start: Callable[[Ready], int], pidfile: PidFile | None = None, 
 
 
 def _become_daemon(start: Callable[[Ready], int], pidfile: PidFile | None, keep: list[int]) -> int:
-    """Detach and run `start` in a forked child; its exit code, when whatever went wrong has been told."""
+    """Detach and run `start` in a forked child; return its exit code, after any error was reported."""
     report = _Report(keep[0])
     code = EXIT_FAILED
     try:
@@ -99,13 +101,13 @@ class _Report:
 
     def ready(self) -> None:
         """Let the command end well."""
-        self._tell({"code": EXIT_OK})
+        self._send({"code": EXIT_OK})
 
     def failed(self, code: int, message: str) -> None:
         """Let the command end with `code` and `message`."""
-        self._tell({"code": code or EXIT_FAILED, "message": message})
+        self._send({"code": code or EXIT_FAILED, "message": message})
 
-    def _tell(self, report: dict[str, object]) -> None:
+    def _send(self, report: dict[str, object]) -> None:
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
@@ -115,7 +117,7 @@ class _Report:
 
 
 def _wait_for_report(reader: int) -> bytes:
-    """The report's line. Not up to the end of file: what the daemon has forked may hold the pipe open."""
+    """Return the report's line. Do not wait for the end of file: the daemon's children may hold the pipe open."""
     received = b""
     while not received.endswith(b"\n"):
         chunk = os.read(reader, 65536)
@@ -136,7 +138,7 @@ def _conclude(received: bytes) -> int:
 
 
 def open_standard_streams() -> None:
-    """Descriptors 0 to 2 are open and have their streams, whatever the command was started with."""
+    """Open descriptors 0 to 2 and their streams, whatever the command was started with."""
     fd = os.open(os.devnull, os.O_RDWR)
     while fd <= 2:  # noqa: PLR2004  (the lowest free one is taken: this fills the holes)
         fd = os.dup(fd)

@@ -1,13 +1,13 @@
-"""What a configuration needs of the host's limits, and which of them are too small for it.
+"""Limits of the host that a configuration needs, and which of them are too small for it.
 
 `shortages` compares; `read_host` reads. Each shortage is one line: which limit, what it is, what is needed and why, and
 what to set. A shortage stops nothing: what is there may be enough for those containers that happen to run.
 
 Some facts about these limits, and what they mean here:
 * inotify's instances and watches are counted for each user, and others of that user have some too. An agent whose
-  `user` is not configured becomes whoever owns its directory; all of those are taken for one user, which is the worst.
+  `user` is not configured becomes the owner of its directory; all of those are taken for one user, which is the worst.
 * pid_max and pids.max count threads. A control group's limit is that of all groups above it too.
-* msgmnb and msgmax belong to a container's ipc namespace, and are not the host's: the agent of a queue tells of them.
+* msgmnb and msgmax belong to a container's ipc namespace, and are not the host's: the agent of a queue reports them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _UNLIMITED = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class HostLimits:
-    """What the host allows; _UNLIMITED where it does not say."""
+    """Limits that the host sets; _UNLIMITED if it sets none."""
 
     instances: int
     watches: int
@@ -46,12 +46,12 @@ class HostLimits:
 
 
 def shortages(config: Config, host: HostLimits) -> list[str]:
-    """What is too small for `config`, a line each; the daemon's one thread is not counted."""
+    """Return what is too small for `config`, a line each; the daemon's one thread is not counted."""
     return [*_inotify(config, host), *_descriptors(config, host), *_tasks(config, host)]
 
 
 def read_host() -> HostLimits:
-    """This host's limits, as this process sees them."""
+    """Return this host's limits, as this process sees them."""
     tasks, where = _room_in_control_group()
     return HostLimits(
         instances=_sysctl(INSTANCES),
@@ -78,7 +78,7 @@ def _inotify(config: Config, host: HostLimits) -> Iterator[str]:
 
 
 def _instances(config: Config) -> Counter[int | None]:
-    """inotify instances by uid; None: whoever owns the directory. Each side of files has one."""
+    """Count inotify instances by uid; None: the owner of the directory. Each side of files has one."""
     found: Counter[int | None] = Counter()
     for agent in _agents(config):
         if not isinstance(agent.endpoint, QueueEndpoint):
@@ -110,7 +110,7 @@ def _tasks(config: Config, host: HostLimits) -> Iterator[str]:
 
 
 def _tasks_of(route: RouteConfig) -> int:
-    """Two agents; for a queue one thread that takes, and what puts."""
+    """Count the tasks: two agents; for a queue one thread that takes, and the senders."""
     count = 0
     for agent in route.agents:
         count += 1
@@ -130,7 +130,7 @@ def _sysctl(name: str) -> int:
 
 
 def _number(path: Path) -> int:
-    """What a file of the kernel says; _UNLIMITED if it says `max`, or is not there."""
+    """Return the number in a file of the kernel; _UNLIMITED if it is `max`, or the file is missing."""
     try:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -138,7 +138,7 @@ def _number(path: Path) -> int:
 
 
 def _room_in_control_group() -> tuple[int, str]:
-    """(tasks that may be added to our control group, the file that limits them): the narrowest of all above it."""
+    """Return (tasks that may be added, the file that limits them): the narrowest of all control groups above us."""
     room, where = _UNLIMITED, ""
     for group in _control_groups():
         limit = _number(group / "pids.max")
@@ -150,7 +150,7 @@ def _room_in_control_group() -> tuple[int, str]:
 
 
 def _control_groups() -> Iterator[Path]:
-    """Our group of the pids controller and all above it, in either version's hierarchy (cgroups(7))."""
+    """Yield our group of the pids controller and all above it, in either version's hierarchy (cgroups(7))."""
     lines: list[str] = []
     with suppress(OSError):
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()

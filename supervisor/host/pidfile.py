@@ -106,7 +106,7 @@ class PidFile:
             raise NsbridgeError(f"cannot write the pid file {self.path} (daemon.state_dir): {error.strerror}") from None
 
     def _lock(self) -> int:
-        """The locked file's descriptor, or -1 if the file lost its name in the meantime."""
+        """Return the locked file's descriptor, or -1 if the file lost its name in the meantime."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(Path(self.path).name, flags, 0o644, dir_fd=self._directory)
         try:

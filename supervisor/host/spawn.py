@@ -14,9 +14,9 @@ from nsbridge.agents.counter import Lease
 from nsbridge.agents.fork import Child, fork
 from nsbridge.agents.loop import READABLE, Loop, Timer
 
-LINE_LIMIT = 64 << 10  # bytes of one line that a teller tells
+LINE_LIMIT = 64 << 10  # bytes of one line from a child
 _CHUNK = 64 << 10  # bytes read at once; no pipe holds more
-_REST = 0.02  # seconds between full chunks: whoever talks without end is heard slowly, and waits in its pipe
+_REST = 0.02  # seconds between full chunks: a child that writes without end is read slowly, and blocks in its pipe
 
 
 def agent(assignment: Assignment, register: Callable[[Lease], None]) -> Child:
@@ -31,26 +31,26 @@ def agent(assignment: Assignment, register: Callable[[Lease], None]) -> Child:
         return fork(main)
 
 
-class TellerListener(Protocol):
-    """Who is told."""
+class LineListener(Protocol):
+    """Receiver of a child's lines."""
 
-    def teller_said(self, line: bytes) -> None:
-        """A whole line, without its end; whatever bytes the child chose to write, LINE_LIMIT at most."""
+    def line_received(self, line: bytes) -> None:
+        """Take a whole line, without its end; any bytes that the child chose to write, LINE_LIMIT at most."""
 
-    def teller_ended(self, code: int) -> None:
-        """The child has ended, and its last line is told: its exit code, negative for a signal's number."""
+    def child_ended(self, code: int) -> None:
+        """Take the end of the child, after its last line: its exit code, negative for a signal's number."""
 
 
 class LineChild:
-    """A child that does what may block, and tells its parent in lines: it is never waited for.
+    """Child that does work which may block, and reports to its parent in lines: the parent never waits for it.
 
     `main` gets the descriptor to write to; its result is the exit code. The child dies with its parent, and is killed
-    when it tells a line that is too long.
+    when it writes a line that is too long.
     """
 
-    def __init__(self, loop: Loop, main: Callable[[int], int], listener: TellerListener) -> None:
+    def __init__(self, loop: Loop, main: Callable[[int], int], listener: LineListener) -> None:
         self._loop = loop
-        self._listener: TellerListener | None = listener
+        self._listener: LineListener | None = listener
         self._received = b""
         self._over = False
         self._resting: Timer | None = None
@@ -58,7 +58,7 @@ class LineChild:
         os.set_blocking(writer, True)
         supervisor = os.getpid()
         try:
-            self._child = fork(partial(_tell, main, writer, supervisor))
+            self._child = fork(partial(_run_child, main, writer, supervisor))
         except OSError:
             os.close(self._reader)
             raise
@@ -68,12 +68,12 @@ class LineChild:
         loop.watch(self._child.pidfd, READABLE, self._ended)
 
     def kill(self) -> None:
-        """End it, because it takes too long; the listener is told of its end. Harmless when it has ended."""
+        """End it, because it takes too long; the listener hears of its end. Harmless when it has ended."""
         if not self._over:
             self._child.kill()
 
     def abandon(self) -> None:
-        """End it; nobody is told of anything any more."""
+        """End it, and call the listener no more."""
         self._listener = None
         self.kill()
 
@@ -83,10 +83,10 @@ class LineChild:
             self._loop.unwatch(self._reader)  # its end is seen by its pidfd
         elif chunk and len(chunk) == _CHUNK:
             self._loop.unwatch(self._reader)
-            self._resting = self._loop.call_later(_REST, self._go_on)
+            self._resting = self._loop.call_later(_REST, self._read_again)
 
     def _read_chunk(self) -> bytes | None:
-        """Read once, and tell; empty at the end, None if there is nothing now."""
+        """Read once and pass the lines on; return empty at the end, None if there is nothing now."""
         try:
             chunk = os.read(self._reader, _CHUNK)
         except BlockingIOError:
@@ -97,10 +97,10 @@ class LineChild:
             self.kill()
         for line in lines:
             if self._listener is not None:
-                self._listener.teller_said(line)
+                self._listener.line_received(line)
         return chunk
 
-    def _go_on(self) -> None:
+    def _read_again(self) -> None:
         self._resting = None
         self._loop.watch(self._reader, READABLE, self._read)
 
@@ -115,16 +115,16 @@ class LineChild:
         code = self._child.reap()
         self._over = True
         if self._listener is not None:
-            self._listener.teller_ended(code)
+            self._listener.child_ended(code)
 
 
-def _tell(main: Callable[[int], int], writer: int, supervisor: int) -> int:
+def _run_child(main: Callable[[int], int], writer: int, supervisor: int) -> int:
     entry.die_with_the_supervisor(supervisor)
     entry.close_all_but({0, 1, 2, writer})
     try:
         return main(writer)
     except BrokenPipeError:
         return 1  # nobody listens any more
-    except Exception as error:  # noqa: BLE001  (a bug, told in one line)
+    except Exception as error:  # noqa: BLE001  (a bug, reported in one line)
         os.write(2, f"nsbridged: {type(error).__name__}: {error}\n".encode(errors="backslashreplace"))
         return 1

@@ -1,7 +1,7 @@
 """Reads a process's memory and descriptors without its mmap_lock: the supervisor's loop never waits for an agent.
 
 A fork shares nearly all of its memory with its parent. Only a walk through its page tables shows its own part
-(smaps_rollup). That walk takes the process's mmap_lock, which a hostile process can hold forever. So the loop reads
+(smaps_rollup). That walk takes the process's mmap_lock, which a hostile process can keep. So the loop reads
 `at_most`, an upper bound. If the bound is below the limit, nothing else is read. Otherwise a bounded child measures
 (health/measuring.py).
 
@@ -40,7 +40,7 @@ def at_most(pid: int) -> Usage | None:
 
 
 def is_hollow(pid: int) -> bool:
-    """True if the first thread of a process has ended and others go on.
+    """True if the first thread of a process has ended and others run on.
 
     Then /proc/PID shows none of its memory and descriptors. Only exit(2) of a thread does that, never a healthy agent.
     """

@@ -1,10 +1,10 @@
-"""What has happened to agents and to the daemon, for programs and people who follow: the stream `events`.
+"""Events of agents and of the daemon, for programs and people who follow: the stream `events`.
 
 A log line is for reading; an event is for acting upon. Each has the agent's name ("" is the daemon), what kind of thing
 happened, and what was and is now:
 
-    state     an agent's state is another (lifecycle/table.py)
-    delivery  a running agent has begun to wait (`to` is blocked, `detail` why) or goes on (`to` is relaying)
+    state     an agent's state has changed (lifecycle/table.py)
+    delivery  a running agent has begun to wait (`to` is blocked, `detail` why) or resumes (`to` is relaying)
     dead      a message was put `aside` as a dead letter, `given back` to be delivered, or `dropped`; `detail`: which
     reload    the configuration was read again; `detail` is what followed of it, or why nothing did
     daemon    the daemon `to` started, or stopping
@@ -35,7 +35,7 @@ class Happening:
     detail: str
 
     def item(self) -> dict[str, str]:
-        """As JSON has it; the time is UTC, ISO 8601, to the millisecond."""
+        """Return the JSON object; the time is UTC, ISO 8601, to the millisecond."""
         return {
             "time": timestamp(self.time),
             "name": self.name,
@@ -58,24 +58,24 @@ class Events:
         self._clock = clock
 
     def state(self, name: str, before: str, after: str, detail: str) -> None:
-        """An agent's state is another."""
+        """Report an agent's new state."""
         self._add(name, "state", before, after, detail)
 
     def delivery(self, name: str, reason: str) -> None:
-        """A running agent waits for `reason`; empty when it goes on."""
+        """Report that a running agent waits for `reason`; empty when it resumes."""
         before, after = ("relaying", "blocked") if reason else ("blocked", "relaying")
         self._add(name, "delivery", before, after, reason)
 
     def dead(self, name: str, after: str, detail: str) -> None:
-        """A message that the agent could not hand over is `aside`, `given back` or `dropped`."""
+        """Report that a message which the agent could not hand over is `aside`, `given back` or `dropped`."""
         self._add(name, "dead", "", after, detail)
 
     def reload(self, detail: str) -> None:
-        """The configuration was read again."""
+        """Report that the configuration was read again."""
         self._add("", "reload", "", "", detail)
 
     def daemon(self, after: str, detail: str = "") -> None:
-        """The daemon itself is `started` or `stopping`."""
+        """Report that the daemon itself is `started` or `stopping`."""
         self._add("", "daemon", "", after, detail)
 
     def _add(self, name: str, event: str, before: str, after: str, detail: str) -> None:

@@ -2,7 +2,7 @@ r"""The daemon's log: one line a record to stderr or a rotated file, and the las
 
 Whatever is not printable is escaped before a record goes anywhere (\x1b, \n, \udc80): containers choose names and
 messages. Nothing here raises or waits once the log is open (sinks.py): a full disk, or a stderr that nobody reads,
-costs records, never the daemon. They are counted and reported when writing works again. What is said again and again
+costs records, never the daemon. They are counted and reported when writing works again. A text that repeats
 is counted instead (repeats.py).
 """
 
@@ -20,7 +20,7 @@ from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import LogConfig
 from nsbridge.config.text import escape
 from nsbridge.config.trusted import UntrustedError
-from nsbridge.supervisor.log.repeats import WINDOW, Repeats, Said
+from nsbridge.supervisor.log.repeats import WINDOW, LogText, Repeats
 from nsbridge.supervisor.log.ring import Ring, concerns
 from nsbridge.supervisor.log.sinks import LogHandler, RotatingLogFile, stderr_sink
 
@@ -38,11 +38,11 @@ class Entry:
     message: str
 
     def item(self) -> dict[str, str]:
-        """As JSON has it, in the log and in `tail`; the time is UTC, ISO 8601, to the millisecond."""
+        """Return the JSON object for the log and for `tail`; the time is UTC, ISO 8601, to the millisecond."""
         return {"time": timestamp(self.time), "level": self.level, "name": self.name, "message": self.message}
 
     def matches(self, name: str) -> bool:
-        """Whether it is about `name`: a route, an agent, or "" for everything."""
+        """True if it is about `name`: a route, an agent, or "" for everything."""
         return concerns(self.name, name)
 
 
@@ -67,19 +67,19 @@ class Log:
         self._logger.addHandler(self._sink)
 
     def debug(self, name: str, message: str) -> None:
-        """What a developer wants to know."""
+        """Log a detail for developers."""
         self._write(logging.DEBUG, name, message)
 
     def info(self, name: str, message: str) -> None:
-        """What is as it should be."""
+        """Log an ordinary event."""
         self._write(logging.INFO, name, message)
 
     def warning(self, name: str, message: str) -> None:
-        """What may need a person, if it goes on."""
+        """Log a problem that may need a person if it persists."""
         self._write(logging.WARNING, name, message)
 
     def error(self, name: str, message: str) -> None:
-        """What needs a person."""
+        """Log a problem that needs a person."""
         self._write(logging.ERROR, name, message)
 
     def attach(self, loop: Loop | None) -> None:
@@ -88,14 +88,14 @@ class Log:
         self._sink.attach(loop)
 
     def reopen(self) -> None:
-        """Open the file anew, after it was renamed (USR1). If that fails the old one goes on, and says so."""
+        """Open the file anew, after it was renamed (USR1). If that fails, log the failure and keep the old one."""
         try:
             self.reconfigure(self._config)
         except NsbridgeError as error:
             self.error("", f"the log stays in its old file: {error}")
 
     def reconfigure(self, config: LogConfig) -> None:
-        """Go on as `config` says. NsbridgeError if its file cannot be opened; then all stays as it was."""
+        """Apply `config`. NsbridgeError if its file cannot be opened; then all stays as it was."""
         sink = self._open_sink(config)
         self._logger.removeHandler(self._sink)
         self._sink.close()
@@ -105,18 +105,18 @@ class Log:
 
     @property
     def lost(self) -> int:
-        """Records that could not be written since one last could."""
+        """Return the number of records lost since the last one that was written."""
         return self._sink.lost
 
-    def tell_repeats(self) -> None:
-        """Say how often was said what was held back; every record does that too."""
-        for said, count in self._repeats.over(self._clock()):
-            self._tell_repeated(said, count)
+    def log_repeats(self) -> None:
+        """Log how often each held-back text was repeated; every record does that too."""
+        for line, count in self._repeats.over(self._clock()):
+            self._log_repeated(line, count)
 
     def close(self) -> None:
         """Write out and close the file."""
-        for said, count in self._repeats.over():
-            self._tell_repeated(said, count)
+        for line, count in self._repeats.over():
+            self._log_repeated(line, count)
         for handler in (self._remember, self._sink):
             self._logger.removeHandler(handler)
             handler.close()
@@ -124,20 +124,20 @@ class Log:
     def _write(self, level: int, name: str, message: str) -> None:
         if not self._logger.isEnabledFor(level):
             return
-        self.tell_repeats()
-        if self._repeats.admit(Said(level, name, message), self._clock()):
+        self.log_repeats()
+        if self._repeats.admit(LogText(level, name, message), self._clock()):
             self._put(level, name, message)
 
-    def _tell_repeated(self, said: Said, count: int) -> None:
-        self._put(said.level, said.name, f"{count:,} times more within {WINDOW:g} s: {said.text}")
+    def _log_repeated(self, line: LogText, count: int) -> None:
+        self._put(line.level, line.name, f"{count:,} times more within {WINDOW:g} s: {line.text}")
 
     def _put(self, level: int, name: str, message: str) -> None:
         lost = self._sink.lost
         self._logger.log(level, "%s", escape(message), extra={"agent": escape(name)})
         if lost and not self._sink.lost:
-            self._tell_lost(lost, self._sink.reason)
+            self._log_lost(lost, self._sink.reason)
 
-    def _tell_lost(self, lost: int, reason: str) -> None:
+    def _log_lost(self, lost: int, reason: str) -> None:
         self.warning("", f"up to {lost} records before this could not be written: {reason}")
 
     def _open_sink(self, config: LogConfig) -> LogHandler:
@@ -152,7 +152,7 @@ class Log:
                 raise NsbridgeError(f"daemon.log.file: cannot open {config.file}: {error.strerror}") from None
             except ValueError as error:
                 raise NsbridgeError(f"daemon.log.file: {config.file} {error}; leave it out to log to stderr") from None
-        sink.recovered = self._tell_lost
+        sink.recovered = self._log_lost
         sink.attach(self._loop)
         sink.setFormatter(_JsonFormatter() if config.format == "json" else _TextFormatter())
         return sink
@@ -197,5 +197,5 @@ def _entry(record: logging.LogRecord) -> Entry:
 
 
 def timestamp(seconds: float) -> str:
-    """Wall time as the log has it: UTC, ISO 8601, to the millisecond."""
+    """Return wall time as the log has it: UTC, ISO 8601, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

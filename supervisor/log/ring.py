@@ -26,11 +26,11 @@ class Named(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def matches(self, name: str) -> bool:
-        """Whether it is about `name`: a route, an agent, or "" for everything."""
+        """True if it is about `name`: a route, an agent, or "" for everything."""
         ...
 
     def item(self) -> dict[str, str]:
-        """As JSON has it."""
+        """Return the JSON object."""
         ...
 
 
@@ -38,7 +38,7 @@ T = TypeVar("T", bound=Named)
 
 
 def concerns(about: str, name: str) -> bool:
-    """Whether what is about `about` ("" is the daemon) is asked for by `name`: a route, an agent, "" for everything."""
+    """True if a record about `about` ("" is the daemon) matches `name`: a route, an agent, "" for everything."""
     return name in ("", about) or about.startswith(name + ":")
 
 
@@ -59,7 +59,7 @@ class Ring(Generic[T]):
         self._subscribers: dict[object, tuple[str, Callable[[T], None]]] = {}
 
     def add(self, entry: T) -> None:
-        """Keep it, and tell whoever waits for it."""
+        """Keep the record, and pass it to its followers."""
         self._keep(marshal.dumps(astuple(entry)))
         for name, subscriber in tuple(self._subscribers.values()):  # a subscriber may end its subscription
             if entry.matches(name):

@@ -31,7 +31,7 @@ from nsbridge.config import trusted
 
 BACKLOG = 256 << 10  # bytes that wait for a reader
 AT_END = 0.2  # seconds to wait at the end for the last records
-_MODE = 0o640  # of a log file, under any umask: not everybody may read who talks to whom
+_MODE = 0o640  # of a log file, under any umask: not every user may read which containers talk
 
 
 class LogHandler(logging.Handler):

@@ -134,14 +134,14 @@ class _Look:
         self.teller = LineChild(loop, partial(_answer, paths), self)
         self._limit = loop.call_later(ANSWER_LIMIT, self._too_late)
 
-    def teller_said(self, line: bytes) -> None:
-        """See TellerListener: the number of the question, the key."""
+    def line_received(self, line: bytes) -> None:
+        """See LineListener: the number of the question, the key."""
         which, _, number = line.partition(b" ")
         self.answered = int(which) + 1
         self._watch.learn(self.asked[int(which)], number.decode("ascii"))
 
-    def teller_ended(self, code: int) -> None:  # noqa: ARG002  (any code)
-        """See TellerListener."""
+    def child_ended(self, code: int) -> None:  # noqa: ARG002  (any code)
+        """See LineListener."""
         self._limit.cancel()
         self._watch.ended(self)
 

@@ -89,7 +89,7 @@ def circle(flows: Sequence[Flow], agent: str) -> Sequence[Flow]:
 def refusal(round_: Sequence[Flow]) -> str:
     """Describe a circle to the operator."""
     way = " → ".join(flow.source.agent for flow in (*round_, round_[0]))
-    return f"messages would circulate forever: {way}; let one of these routes use another queue, type or path"
+    return f"messages would circulate endlessly: {way}; let one of these routes use another queue, type or path"
 
 
 class Circles:

@@ -107,7 +107,7 @@ TREES = st.recursive(
 
 
 def toml(value: object) -> str:
-    """Inline TOML: JSON's strings, numbers and arrays are TOML's too, but for a DEL, which needs an escape."""
+    """Return inline TOML: JSON's strings, numbers and arrays are TOML's too, but for a DEL, which needs an escape."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(key)} = {toml(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):

@@ -108,7 +108,7 @@ class SourceMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.expected)
     @rule(count=st.integers(1, 6), shorter=st.sampled_from([0, 0, 1, 9]))
     def arrive(self, count: int, shorter: int) -> None:
-        """The first of them come; the last of these is another than was looked at, because another reader was there."""
+        """Let the first of them come; another reader may have shortened the last since it was looked at."""
         come = self.come(count)
         mtype, body = come[-1]
         come[-1] = Message(mtype, body[: max(0, len(body) - shorter)])
@@ -118,7 +118,7 @@ class SourceMachine(RuleBasedStateMachine):
         self.expected = []
 
     def come(self, count: int) -> list[Message]:
-        """So many of those that are expected, into their places."""
+        """Put so many of the expected messages into their places."""
         come = self.expected[:count]
         for address, message in zip(self.addresses, come, strict=False):
             receive_into(address, *message)
@@ -133,7 +133,7 @@ class SourceMachine(RuleBasedStateMachine):
         del self.pending[:count]
 
     def must_be_full(self, length: int) -> None:
-        """No room is a fact: the ring or the index is used up, but for what a record's end may waste."""
+        """Assert that there is no room: the ring or the index is used up, but for what a record's end may waste."""
         used = sum(24 + len(message.body) for message in self.pending)
         largest = max([length] + [len(message.body) for message in self.pending]) + 24
         assert len(self.pending) >= self.entries - 2 or used + 2 * largest > self.ring, "FullError with room left"
@@ -142,7 +142,7 @@ class SourceMachine(RuleBasedStateMachine):
 
     @rule(length=LENGTHS, mtype=TYPES, choice=CHOICE)
     def killed_in_append(self, length: int, mtype: int, choice: int) -> None:
-        """Afterwards it is there whole, or not at all."""
+        """Kill in an append: the message is there whole, or not at all."""
         message = self.message(mtype, length)
 
         def append() -> None:
@@ -159,7 +159,7 @@ class SourceMachine(RuleBasedStateMachine):
 
     @rule(lengths=st.lists(LENGTHS, min_size=1, max_size=6), choice=CHOICE)
     def killed_in_land(self, lengths: list[int], choice: int) -> None:
-        """Nothing has come."""
+        """Kill before anything has come."""
 
         def land() -> None:
             try:
@@ -172,7 +172,7 @@ class SourceMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.expected)
     @rule(count=st.integers(1, 6), choice=CHOICE)
     def killed_once_some_landed(self, count: int, choice: int) -> None:
-        """They left the queue, so they must be there, once; the places behind them are no messages."""
+        """Kill once some left the queue: they must be there, once; the places behind them are no messages."""
         come = self.come(count)
         lengths = [len(message.body) for message in come]
         self.killed(lambda: self.journal.landed(lengths), choice, [self.now(*come)])
@@ -180,20 +180,20 @@ class SourceMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.expected)
     @rule(count=st.integers(1, 6), choice=CHOICE, less=st.integers(1, 9))
     def killed_once_a_shorter_one_landed(self, count: int, choice: int, less: int) -> None:
-        """Another reader took the one that was looked at: once `landed` is told the length, it is not torn."""
+        """Kill after another reader took the one that was looked at: once `landed` knows the length, it is whole."""
         *before, (mtype, body) = self.come(count)
         address = self.addresses[len(before)]
         shorter = body[: max(0, len(body) - less)]
         receive_into(address, mtype, shorter)
-        untold = ctypes.string_at(address + 8, len(body))  # recovered if `landed` was not told: what is there
-        outcomes = [self.now(*before, Message(mtype, text)) for text in (untold, shorter)]
+        unknown = ctypes.string_at(address + 8, len(body))  # recovered if `landed` was not called: what is there
+        outcomes = [self.now(*before, Message(mtype, text)) for text in (unknown, shorter)]
         lengths = [*(len(message.body) for message in before), len(shorter)]
         self.killed(lambda: self.journal.landed(lengths), choice, outcomes)
 
     @precondition(lambda self: self.pending)
     @rule(count=st.integers(1, 20), choice=CHOICE)
     def killed_in_confirm(self, count: int, choice: int) -> None:
-        """All of them or none."""
+        """Kill in a confirmation: all of them or none count."""
         count = min(count, len(self.pending))
         after = (self.confirmed + count, self.pending[count:])
         self.killed(lambda: self.journal.confirm(self.confirmed + count), choice, [self.now(), after])
@@ -204,7 +204,7 @@ class SourceMachine(RuleBasedStateMachine):
 
     @rule(entries=ENTRIES, ring=RINGS, choice=CHOICE)
     def killed_in_a_change_of_size(self, entries: int, ring: int, choice: int) -> None:
-        """The configuration has another window: nothing that is pending goes, however small that is."""
+        """Kill in a change of the window: nothing that is pending is lost, however small the new one is."""
         self.journal.close()
         self.entries, self.ring = entries, ring
 
@@ -223,7 +223,7 @@ class SourceMachine(RuleBasedStateMachine):
         self.goes_on(states, choice, outcomes)
 
     def goes_on(self, states: list[Files], choice: int, outcomes: list[Outcome]) -> None:
-        """Look at each state that the kill can have left; then go on from one of them."""
+        """Look at each state that the kill can have left; then continue from one of them."""
         self.journal.close()
         for files in [*states, states[choice % len(states)]]:
             write_all(self.disk.directory, files)

@@ -138,7 +138,7 @@ class ChainMachine(RuleBasedStateMachine):
 
     @rule()
     def kill(self) -> None:
-        """Descriptors and counts are gone; a new agent has the position and the directory."""
+        """Kill the agent: descriptors and counts are gone; a new one has the position and the directory."""
         position = self.chain.current
         assert position is not None
         found = next((one for one in self.seen_with_path() if one.who == position and one.form is not None), None)
@@ -159,7 +159,7 @@ class ChainMachine(RuleBasedStateMachine):
 
     @rule(late=st.lists(st.integers(0, 5), max_size=4), count=st.integers(2, 4))
     def kill_during_rotations(self, late: list[int], count: int) -> None:
-        """The agent is dead while several files are rotated, and written into late."""
+        """Kill the agent; while it is dead several files are rotated, and written into late."""
         for _ in range(count):
             self.rotate(True)
         for back in late:

@@ -56,7 +56,7 @@ class LogSourceMachine(RuleBasedStateMachine):
         self.host.flush()
 
     def put(self, data: bytes) -> None:
-        """Times of change are made to differ, however fast this is."""
+        """Put a file; times of change are made to differ, however fast this is."""
         self.writer.write(data)
         self.clock += 1
         os.utime(self.writer.fileno(), (self.clock, self.clock))
@@ -105,7 +105,7 @@ class LogSourceMachine(RuleBasedStateMachine):
 
     @rule()
     def give_a_dead_letter_back(self) -> None:
-        """Its number is taken without the source."""
+        """Take its number without the source."""
         if self.host is not None:
             self.given_back += self.host.give_back(b"given back")
 
@@ -142,7 +142,7 @@ class LogSourceMachine(RuleBasedStateMachine):
             assert bodies == self.written[: len(bodies)]
 
     def bodies(self) -> list[bytes]:
-        """What came of the log."""
+        """Return the messages that came of the log."""
         return [m.body for m in self.received if m.type >= 0 and m.body != b"given back"]
 
     def teardown(self) -> None:
@@ -197,7 +197,7 @@ class LogSinkMachine(RuleBasedStateMachine):
 
     @rule(line=st.integers(1, 120), again=st.integers(0, 60), count=st.integers(1, 10), cut=st.integers(0, 30))
     def kill_while_it_works(self, line: int, again: int, count: int, cut: int) -> None:
-        """And, if `again`, while it starts anew; a write may be cut short by the kill."""
+        """Kill it at work and, if `again`, while it starts anew; a kill may cut a write short."""
         journal, before = self.host.journal, self.size()
         with killed_at(line, *PARTS):
             self.offer(count)
@@ -213,7 +213,7 @@ class LogSinkMachine(RuleBasedStateMachine):
         return self.log.stat().st_size if self.log.exists() else 0
 
     def is_noted(self, before: int) -> bool:
-        """Whether all that the file has beyond `before` is of one write whose end is not noted."""
+        """True if all that the file has beyond `before` is of one write whose end is not noted."""
         intent = self.sink._intents.read()
         return intent.last > self.host.journal.handed and intent.offset == before
 

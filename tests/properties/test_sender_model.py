@@ -1,8 +1,8 @@
 """An agent and its two senders before a pretended queue, each killed between any two of its writes, life after life.
 
 The code is the real one: ExactQueueSink, senders.run, SinkJournal. What is pretended is the kernel (a queue with its
-note of who sent last, and process ids) and who runs when: one actor at a time, a sender up to where it yields. Whoever
-is killed, the others may go on for a while, as they do until the kernel gets to them.
+note of who sent last, and process ids) and who runs when: one actor at a time, a sender up to where it yields. After a
+kill the others may run for a while, as they do until the kernel gets to them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt, QueueEndpoint, QueueIn
 
 EPOCH, KEY, OWN_TYPE, FOREIGN = 3, 0x51, 1, 9
-LIMIT, MSGMAX = 100, 50  # bytes: of the queue, which can be looked at, and of its namespace, which msgsnd tells
+LIMIT, MSGMAX = 100, 50  # bytes: of the queue, which can be looked at, and of its namespace, which msgsnd reports
 ROOM = 4  # messages
 REST = 400  # rounds in which all comes to rest
 
@@ -84,7 +84,7 @@ class World:
         return SinkJournal(file)
 
     def step(self) -> None:
-        """The actor that runs does something that others can see, or dies."""
+        """Let the actor that runs do something that others can see, or die."""
         left = self._left.get(self.me)
         if left is not None:
             if left == 0:
@@ -108,7 +108,7 @@ class World:
         return self.queue[index] if index < len(self.queue) else None
 
     def live(self, victim: int, after: int, schedule: list[str]) -> None:
-        """One life, in which that actor (0 the agent) is killed before its write number `after`."""
+        """Run one life, in which that actor (0 the agent) is killed before its write number `after`."""
         Life(self, self._open(), self._in_doubt, victim, after).run(schedule)
 
     def kill_at(self, pid: int, writes: int) -> None:
@@ -194,7 +194,7 @@ def _yield(*_args: object) -> object:
 
 @contextmanager
 def _pretended(world: World) -> Iterator[None]:
-    """The kernel's part."""
+    """Play the kernel's part."""
 
     def try_msgsnd(_queue: int, address: int, size: int) -> int:
         mtype = int.from_bytes(ctypes.string_at(address, 8), "little")
@@ -255,13 +255,13 @@ lives_with_others = st.lists(
 
 
 def _bodies(kinds: list[str]) -> list[bytes]:
-    """Each another, so that it is known again."""
+    """Return bodies that all differ, to recognise each again."""
     sizes = {"": 0, "short": 8, "too long": MSGMAX + 1, "far too long": LIMIT + 1}
     return [b"%04d" % number + bytes(sizes[kind]) for number, kind in enumerate(kinds)]
 
 
 def _lived(kinds: list[str], lives: list[tuple[int, int, list[str]]], in_doubt: InDoubt) -> World:
-    """All lives, and a last one in which nobody is killed."""
+    """Run all lives, and a last one in which nobody is killed."""
     world = World(_bodies(kinds), in_doubt)
     with _pretended(world):
         for victim, after, schedule in lives:
@@ -272,7 +272,7 @@ def _lived(kinds: list[str], lives: list[tuple[int, int, list[str]]], in_doubt: 
 
 
 @given(bodies_of_all, lives)
-def test_alone_at_its_queue_each_message_is_there_once_and_in_order(
+def test_alone_at_its_queue_each_message_arrives_once_in_order(
     kinds: list[str], lives: list[tuple[int, int, list[str]]]
 ) -> None:
     world = _lived(kinds, lives, InDoubt.RESEND)
@@ -283,7 +283,7 @@ def test_alone_at_its_queue_each_message_is_there_once_and_in_order(
 
 @pytest.mark.parametrize("in_doubt", list(InDoubt))
 @given(bodies_of_all, lives_with_others)
-def test_where_others_send_too_what_is_repeated_or_lost_was_counted(
+def test_with_other_senders_repeats_and_losses_are_counted(
     in_doubt: InDoubt, kinds: list[str], lives: list[tuple[int, int, list[str]]]
 ) -> None:
     """`resend` loses nothing, `skip` repeats nothing."""

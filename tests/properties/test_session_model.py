@@ -43,7 +43,7 @@ class Side:
         self.begin_life()
 
     def act(self, name: str) -> None:
-        """What it still does before it is killed."""
+        """Do what it still does before it is killed."""
         if name:
             getattr(self, name)()
 
@@ -101,7 +101,7 @@ class Side:
 
 
 class Pair(RuleBasedStateMachine):
-    """What all variants can do, and what holds in all of them."""
+    """Steps of all variants, and what holds in all of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class MemoryIsLost(Pair):
 
     @rule(name=names, sizes=st.lists(st.sampled_from(SIZES), min_size=2, max_size=4))
     def sources_come_and_go_before_a_stuck_sink(self, name: str, sizes: list[int]) -> None:
-        """Each fills the window, whatever those before it have left waiting."""
+        """Let each source fill the window, whatever those before it have left waiting."""
         side = self.sides[name]
         for size in sizes:
             side.forget_source()

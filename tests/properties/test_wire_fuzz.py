@@ -42,7 +42,7 @@ def pack(frame: Frame) -> bytes:
 
 @st.composite
 def pieces(draw: st.DrawFn) -> Data:
-    """A valid frame; offsets often fit to what may have come before."""
+    """Draw a valid frame; offsets often fit to what may have come before."""
     piece = draw(st.binary(max_size=200))
     offset = draw(st.one_of(st.just(0), st.integers(0, 400), st.integers(0, wire.MAX_MESSAGE - 200)))
     least = offset + len(piece)
@@ -60,7 +60,7 @@ frames: st.SearchStrategy[Frame] = st.one_of(hellos, pieces(), runs, acks)
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """Whole frames with some bytes changed, cut off or added."""
+    """Draw whole frames with some bytes changed, cut off or added."""
     packet = bytearray(b"".join(map(pack, draw(st.lists(frames, min_size=1, max_size=4)))))
     for _ in range(draw(st.integers(0, 4))):
         packet[draw(st.integers(0, len(packet) - 1))] = draw(st.integers(0, 255))
@@ -83,7 +83,7 @@ def test_a_packet_is_parsed_or_refused(packet: bytes) -> None:
 
 
 def attacked() -> Session:
-    """A session in the middle of its life, greeted, with something taken."""
+    """Return a session in the middle of its life, greeted, with something taken."""
     source = MemorySource(EPOCH)
     session = Session(NONCE, Outgoing(source, WINDOW), Incoming(MemorySink(), WINDOW))
     session.next_packet()
@@ -94,7 +94,7 @@ def attacked() -> Session:
 
 
 def held_bytes(session: Session) -> int:
-    """What the session holds for its peer, after a look at its bounds."""
+    """Return what the session holds for its peer, after a look at its bounds."""
     incoming = session.incoming
     assert incoming is not None
     bodies = [len(body) for run in incoming.waiting for body in run.bodies]
@@ -120,7 +120,7 @@ def test_a_session_takes_or_refuses_whatever_its_peer_sends(packets: list[bytes]
 
 
 def drain(session: Session) -> None:
-    """What an agent does after receiving; it comes to an end."""
+    """Do as an agent does after receiving; it comes to an end."""
     incoming = session.incoming
     assert incoming is not None
     while incoming.waiting:
@@ -146,7 +146,7 @@ def test_a_message_in_pieces_grows_no_larger_than_it_says(lengths: list[int], mo
     assert bool(session.incoming.waiting) == (more == 0)
 
 
-def test_a_message_in_pieces_grows_no_larger_than_the_largest_message() -> None:
+def test_pieces_grow_no_larger_than_the_largest_message() -> None:
     """The peer says another total in each piece, always beyond what it has sent."""
     session, offset, size = attacked(), 0, 60_000
     while offset + size < wire.MAX_MESSAGE:
@@ -180,7 +180,7 @@ said = st.fixed_dictionaries(
 
 @settings(max_examples=300)
 @given(st.one_of(st.binary(), json_values, said, said))
-def test_any_datagram_on_the_control_channel_is_an_object_or_nothing(sent: object) -> None:
+def test_any_control_datagram_is_an_object_or_nothing(sent: object) -> None:
     datagram = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
     fields = control.parse(datagram)
     assert fields == {} or isinstance(sent, dict)

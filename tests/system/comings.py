@@ -6,7 +6,7 @@ Prints a report in Markdown, and puts it below the text of FILE (docs/comings.md
 lost, repeated, out of order or damaged, or an agent was not back.
 
 For each engine there is one route between a container `a` with a spool on the host's disk and a container `b` with a
-queue, whose ipc namespace is another container's, so that the queue outlives it. The programs at both ends are
+queue, whose ipc namespace belongs to a second container, so that the queue outlives it. The programs at both ends are
 storm_program.py at full load; they are not in the containers, so they are never stopped. Each container is restarted
 in turn, in the ways that its engine has. The first thing that its init does is to touch a file: the time to the agent's
 RUNNING is counted from there.
@@ -47,7 +47,7 @@ _numbers = itertools.count(1)
 
 
 class WithVolume(DaemonContainer):
-    """Of Docker or Podman, with a directory of the host at /srv."""
+    """Container of Docker or Podman, with a directory of the host at /srv."""
 
     def __init__(self, engine: Daemon, options: Sequence[str] = ()) -> None:
         self._root = engine.base / f"volume-{next(_numbers)}"
@@ -56,16 +56,16 @@ class WithVolume(DaemonContainer):
 
     @property
     def rootfs(self) -> Path:
-        """What there is of it on the host."""
+        """Return the part of it that is on the host."""
         return self._root
 
     def restart(self) -> None:
-        """By the engine's own restart."""
+        """Restart it by the engine's own restart."""
         self.engine.command("restart", "--time=1", self.name)
         self.start()  # which only looks for its new init
 
     def removed_and_made_again(self) -> None:
-        """Another container, of the same name."""
+        """Remove it and make a new container of the same name."""
         self.engine.command("rm", "--force", self.name)
         self.id = ""
         self.start()
@@ -73,7 +73,7 @@ class WithVolume(DaemonContainer):
 
 @dataclass
 class Comings:
-    """What came of the restarts with one engine."""
+    """Results of the restarts with one engine."""
 
     engine: str
     outcome: Outcome
@@ -81,12 +81,12 @@ class Comings:
 
     @property
     def all_delays(self) -> list[float]:
-        """Of both agents."""
+        """Return the delays of both agents."""
         return [delay for delays in self.delays.values() for delay in delays]
 
 
 def run(engine: str, restarts: int, seed: int) -> Comings:
-    """So many restarts of the two containers of a route, in turn, with an engine of its own."""
+    """Restart the two containers of a route so many times, in turn, with an engine of its own."""
     with ExitStack() as cleanup:
         directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="nsb-", ignore_cleanup_errors=True)))
         directory.chmod(0o711)
@@ -100,7 +100,7 @@ def run(engine: str, restarts: int, seed: int) -> Comings:
 
 
 def restart_under_load(engine: str, directory: Path, pair: Sequence[EngineContainer], plan: Plan) -> Comings:
-    """The plan's strikes are restarts."""
+    """Run a storm whose strikes are restarts."""
     storm = Storm(plan, directory, pair)
     delays: dict[str, list[float]] = {"a": [], "b": []}
     outcome = storm.run(lambda: _restart_all(storm, pair, delays))
@@ -122,18 +122,18 @@ def _restart_all(storm: Storm, pair: Sequence[EngineContainer], delays: dict[str
 
 
 def _ran(container: EngineContainer) -> float:
-    """When its init began, by the wall clock."""
+    """Return when its init began, by the wall clock."""
     return (container.rootfs / _RAN).stat().st_mtime
 
 
 def _ran_again(container: EngineContainer, before: float) -> float:
-    """An agent may be inside before init has done anything."""
+    """Wait until it ran again: an agent may be inside before init has done anything."""
     wait_until(lambda: _ran(container) != before, f"init of {container.name} runs")
     return _ran(container)
 
 
 def _ways(container: EngineContainer) -> list[Callable[[], None]]:
-    """How it may be restarted."""
+    """Return the ways to restart it."""
 
     def killed() -> None:
         container.kill()
@@ -149,7 +149,7 @@ def _ways(container: EngineContainer) -> list[Callable[[], None]]:
 
 
 def of_runtime(engine: str, room: Room, directory: Path, cleanup: ExitStack) -> list[EngineContainer]:
-    """Two running containers of runc or crun: `a`, and `b` whose queue outlives it."""
+    """Return two running containers of runc or crun: `a`, and `b` whose queue outlives it."""
 
     def started(program: Program) -> EngineContainer:
         container = RUNTIMES[engine](program, room, directory)
@@ -162,7 +162,7 @@ def of_runtime(engine: str, room: Room, directory: Path, cleanup: ExitStack) -> 
 
 
 def of_daemon(daemon: Daemon, cleanup: ExitStack) -> list[EngineContainer]:
-    """As of_runtime, of Docker or Podman."""
+    """Return the same of Docker or Podman."""
     keeper = DaemonContainer(Program(options=["--ipc=shareable"]), daemon)
     made = [keeper, WithVolume(daemon), WithVolume(daemon, [f"--ipc=container:{keeper.name}"])]
     for container in made:
@@ -185,13 +185,13 @@ def _daemon(engine: str, room: Room, directory: Path, cleanup: ExitStack) -> Dae
 
 
 def shares(restarts: int, engines: Sequence[str]) -> dict[str, int]:
-    """How many for each engine: most for those that are used most."""
+    """Return how many restarts each engine gets: most for those that are used most."""
     whole = sum(_SHARE[engine] for engine in engines)
     return {engine: -(-restarts * _SHARE[engine] // whole) for engine in engines}
 
 
 def report(all_came: Sequence[Comings], seed: int) -> str:
-    """In Markdown."""
+    """Return the report in Markdown."""
     directions = [direction for came in all_came for direction in came.outcome.directions]
     delays = [delay for came in all_came for delay in came.all_delays]
     summary = (
@@ -235,7 +235,7 @@ def _ms(seconds: float) -> str:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description="Restart containers under load, and count time and messages.")
     parser.add_argument("--restarts", type=int, default=200, help="in all")
     parser.add_argument("--engine", choices=ENGINES, action="append", help="which, all if it is not given")

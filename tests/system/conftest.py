@@ -41,7 +41,7 @@ class Factory(Protocol):
 
 @pytest.fixture(scope="session")
 def engine_base() -> Iterator[Path]:
-    """A directory with a short path (a socket's path has 107 bytes at most) that container users may pass through."""
+    """Yield a directory with a short path (a socket's path has 107 bytes at most) that container users may pass."""
     with tempfile.TemporaryDirectory(prefix="nsb-", ignore_cleanup_errors=True) as base:
         Path(base).chmod(0o711)
         yield Path(base)
@@ -49,7 +49,7 @@ def engine_base() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def room(engine_base: Path) -> Iterator[Room]:
-    """The mount namespace of all engines: room.py says what it changes."""
+    """Yield the mount namespace of all engines: room.py lists what it changes."""
     with ExitStack() as cleanup:
         made = Room(engine_base)
         cleanup.callback(made.close)
@@ -58,28 +58,28 @@ def room(engine_base: Path) -> Iterator[Room]:
 
 @pytest.fixture
 def runc_container(room: Room, engine_base: Path) -> Iterator[Factory]:
-    """Containers of runc, in its usual state directory."""
+    """Make containers of runc, in its usual state directory."""
     with _factory(lambda program: RuncContainer(program, room, engine_base)) as make:
         yield make
 
 
 @pytest.fixture
 def crun_container(room: Room, engine_base: Path) -> Iterator[Factory]:
-    """Containers of crun, in its usual state directory."""
+    """Make containers of crun, in its usual state directory."""
     with _factory(lambda program: CrunContainer(program, room, engine_base)) as make:
         yield make
 
 
 @pytest.fixture
 def unshare_container(tmp_path: Path) -> Iterator[Factory]:
-    """Namespaces made by util-linux: cheap, for tests that need many."""
+    """Make namespaces with util-linux: cheap, for tests that need many."""
     with _factory(lambda program: UnshareContainer(program, tmp_path)) as make:
         yield make
 
 
 @pytest.fixture(scope="session")
 def docker_daemon(room: Room, engine_base: Path) -> Iterator[DockerDaemon]:
-    """A dockerd of this session's own."""
+    """Yield a dockerd of this session's own."""
     base = engine_base / "docker"
     base.mkdir()
     daemon = DockerDaemon(room, base)
@@ -91,7 +91,7 @@ def docker_daemon(room: Room, engine_base: Path) -> Iterator[DockerDaemon]:
 
 @pytest.fixture
 def docker_container(docker_daemon: DockerDaemon, monkeypatch: pytest.MonkeyPatch) -> Iterator[Factory]:
-    """Containers of that dockerd, which nsbridge finds by DOCKER_HOST."""
+    """Make containers of that dockerd, which nsbridge finds by DOCKER_HOST."""
     _enter(docker_daemon, monkeypatch)
     with _factory(lambda program: DaemonContainer(program, docker_daemon)) as make:
         yield make
@@ -99,7 +99,7 @@ def docker_container(docker_daemon: DockerDaemon, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="session")
 def podman(room: Room, engine_base: Path) -> Iterator[Podman]:
-    """Podman with storage of this session's own and no service."""
+    """Yield a podman with storage of this session's own and no service."""
     base = engine_base / "podman"
     base.mkdir()
     engine = Podman(room, base)
@@ -110,7 +110,7 @@ def podman(room: Room, engine_base: Path) -> Iterator[Podman]:
 
 @pytest.fixture
 def podman_container(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> Iterator[Factory]:
-    """Containers of that podman, which nsbridge asks with the podman command."""
+    """Make containers of that podman, which nsbridge asks with the podman command."""
     monkeypatch.delenv("CONTAINER_HOST", raising=False)
     _enter(podman, monkeypatch)
     with _factory(lambda program: DaemonContainer(program, podman)) as make:
@@ -119,7 +119,7 @@ def podman_container(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 @pytest.fixture
 def podman_service(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> Iterator[Podman]:
-    """Podman's API service, running; nsbridge finds it by CONTAINER_HOST."""
+    """Yield podman's API service, running; nsbridge finds it by CONTAINER_HOST."""
     podman.start_service()
     monkeypatch.setenv("CONTAINER_HOST", f"unix://{podman.socket}")
     yield podman

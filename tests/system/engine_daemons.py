@@ -55,7 +55,7 @@ class Daemon:
         return run(argv, check=check, stdin=stdin, env={**os.environ, **self.env})
 
     def import_image(self) -> None:
-        """The image that all containers here have: a static busybox and directories."""
+        """Import the image that all containers here have: a static busybox and directories."""
         self.command("import", "-", IMAGE, stdin=_image())
 
     def serve(self, *argv: str) -> None:
@@ -69,7 +69,7 @@ class Daemon:
         assert not self._service_died(), (self.base / "log").read_text(encoding="utf-8", errors="replace")[-2000:]
 
     def end_service(self) -> None:
-        """SIGTERM, SIGKILL if it takes too long; harmless when done before."""
+        """Send SIGTERM, or SIGKILL if it takes too long; harmless when done before."""
         if self._service is not None:
             self._service.terminate()
             try:
@@ -81,7 +81,7 @@ class Daemon:
         self.socket.unlink(missing_ok=True)
 
     def crash_service(self) -> None:
-        """SIGKILL, which leaves its socket file behind."""
+        """Send SIGKILL, which leaves its socket file behind."""
         assert self._service is not None
         self._service.kill()
         self._service.wait()
@@ -93,7 +93,7 @@ class Daemon:
         self._service.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         assert self._service is not None
         self._service.send_signal(signal.SIGCONT)
 
@@ -128,7 +128,7 @@ class DockerDaemon(Daemon):
         self._cgroup = f"nsb-{os.getpid()}"
 
     def start(self) -> None:
-        """Also after `end_service`; containers die with the daemon."""
+        """Start it, also after `end_service`; containers die with the daemon."""
         self.serve(
             tool("dockerd"),
             "--bridge=none",
@@ -143,7 +143,7 @@ class DockerDaemon(Daemon):
         )
 
     def close(self) -> None:
-        """Also the control group that dockerd leaves behind."""
+        """Close it, and remove the control group that dockerd leaves behind."""
         super().close()
         self._room.remove_cgroup(self._cgroup)
 
@@ -159,12 +159,14 @@ class Podman(Daemon):
         self.env = {"CONTAINERS_CONF": str(configuration), "CONTAINERS_STORAGE_CONF": str(storage)}
 
     def close(self) -> None:
-        """Also the control group that podman leaves behind (it stays if another podman's containers are in it)."""
+        """Close it, and remove the control group that podman leaves (it stays if another podman's containers are in
+        it).
+        """
         super().close()
         self._room.remove_cgroup("libpod_parent")
 
     def start_service(self) -> None:
-        """The API on `socket`, which CONTAINER_HOST must name for others to find it."""
+        """Serve the API on `socket`, which CONTAINER_HOST must name for others to find it."""
         self.serve(tool("podman"), "system", "service", "--time=0", f"unix://{self.socket}")
 
 
@@ -178,7 +180,7 @@ class DaemonContainer(EngineContainer):
         self.id = ""
 
     def create(self) -> None:
-        """By the engine's create; the files are put in by its cp."""
+        """Create it by the engine's create, and copy the files by its cp."""
         uid, gid = self.program.user
         options = ("--network=none", f"--user={uid}:{gid}", f"--name={self.name}", *self.program.options)
         created = self.engine.command("create", *options, IMAGE, *self.program.argv)
@@ -187,7 +189,7 @@ class DaemonContainer(EngineContainer):
             self.engine.command("cp", "-", f"{self.name}:/", stdin=_archive(self.program.files))
 
     def start(self) -> None:
-        """The same container again, if it was stopped: its files are as they were."""
+        """Start the same container again, if it was stopped: its files are as they were."""
         if not self.id:
             self.create()
         self.engine.command("start", self.name)
@@ -195,7 +197,7 @@ class DaemonContainer(EngineContainer):
         self._born(int(asked.stdout))
 
     def exec(self, argv: Sequence[str], *, check: bool = True) -> subprocess.CompletedProcess[bytes]:
-        """By the engine's exec."""
+        """Run a command by the engine's exec."""
         return self.engine.command("exec", self.name, *argv, check=check)
 
     def pause(self) -> None:
@@ -207,17 +209,17 @@ class DaemonContainer(EngineContainer):
         self.engine.command("unpause", self.name)
 
     def kill(self) -> None:
-        """As the others; returns when the engine knows as well."""
+        """Kill as the others do; return when the engine knows as well."""
         super().kill()
         wait_until(lambda: self._status() == "exited", f"{self.kind} notices that {self.name} is dead")
 
     def stop(self) -> None:
-        """As the others; returns when the engine knows as well."""
+        """Stop as the others do; return when the engine knows as well."""
         super().stop()
         wait_until(lambda: self._status() == "exited", f"{self.kind} notices that {self.name} has stopped")
 
     def delete(self) -> None:
-        """Killed if need be."""
+        """Delete it; kill it if need be."""
         if self.id:
             self.engine.command("rm", "--force", self.id, check=False)
             self.id = ""

@@ -37,7 +37,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Program:
-    """What a container runs. `files` are host files (static binaries, scripts) by their path inside."""
+    """Program of a container. `files` are host files (static binaries, scripts) by their path inside."""
 
     argv: Sequence[str] = IDLE
     files: Mapping[str, str | Path] = field(default_factory=dict)
@@ -59,21 +59,21 @@ class EngineContainer(ABC):
         self.program = program
         self.name = f"nsb-{os.getpid()}-{next(_numbers)}"
         self.pid = 0  # of init, as the host numbers it; 0 before the first start, the last one when stopped
-        self._pidfd = -1  # init is signalled through this alone: its number may be another's by then, and 0 is us all
+        self._pidfd = -1  # init is signalled only through this: its pid may be reused, and 0 means ourselves
 
     @property
     def container(self) -> Container:
-        """As a checked configuration has it."""
+        """Return it as a checked configuration has it."""
         return Container(self.kind, self.name)
 
     @property
     def spec(self) -> str:
-        """As a configuration file names it."""
+        """Return it as a configuration file names it."""
         return str(self.container)
 
     @property
     def rootfs(self) -> Path:
-        """Its root directory, to be used by the host; valid while it runs (of runc and crun: from `create` on)."""
+        """Return its root directory for use by the host; valid while it runs (of runc and crun: from `create` on)."""
         return Path(f"/proc/{self.pid}/root")
 
     @abstractmethod
@@ -101,12 +101,12 @@ class EngineContainer(ABC):
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to init, which takes its pid namespace with it; returns when it is dead."""
+        """Kill init, which takes its pid namespace with it; return when it is dead."""
         self._signal(signal.SIGKILL)
         self._wait_dead(LIMIT)
 
     def _born(self, pid: int) -> None:
-        """To be called with each new init."""
+        """Note a new init; call it for each."""
         self._forget()
         assert pid > 0, f"init of {self.spec} has ended before it could be seen"
         self.pid = pid
@@ -114,7 +114,7 @@ class EngineContainer(ABC):
             self._pidfd = os.pidfd_open(pid)
 
     def _forget(self) -> None:
-        """To be called by `delete`."""
+        """Forget the init; only for `delete`."""
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
@@ -130,7 +130,7 @@ class EngineContainer(ABC):
 
 
 class RuntimeContainer(EngineContainer):
-    """Of runc or crun, with a bundle directory made here."""
+    """Container of runc or crun, with a bundle directory made here."""
 
     options: tuple[str, ...] = ()
 
@@ -142,11 +142,11 @@ class RuntimeContainer(EngineContainer):
 
     @property
     def rootfs(self) -> Path:
-        """On the host's disk, whether it runs or not."""
+        """Return the directory on the host's disk; it may run or not."""
         return self.bundle / "rootfs"
 
     def create(self) -> None:
-        """Leaves the runtime's init waiting for `start`, with the namespaces made."""
+        """Leave the runtime's init waiting for `start`, with the namespaces made."""
         if self.pid:
             self._delete_state()
         config = json.dumps(oci_config(self.program))
@@ -163,7 +163,7 @@ class RuntimeContainer(EngineContainer):
         self._runtime("start", self.name)
 
     def exec(self, argv: Sequence[str], *, check: bool = True) -> subprocess.CompletedProcess[bytes]:
-        """By the runtime's exec."""
+        """Run a command by the runtime's exec."""
         return self._runtime("exec", self.name, *argv, check=check)
 
     def pause(self) -> None:
@@ -175,7 +175,7 @@ class RuntimeContainer(EngineContainer):
         self._runtime("resume", self.name)
 
     def delete(self) -> None:
-        """Also the bundle, with its rootfs."""
+        """Delete the bundle too, with its rootfs."""
         if self.pid:
             self.kill()
             self._delete_state()
@@ -197,13 +197,13 @@ class RuntimeContainer(EngineContainer):
 
 
 class RuncContainer(RuntimeContainer):
-    """Of runc."""
+    """Container of runc."""
 
     kind = ContainerKind.RUNC
 
 
 class CrunContainer(RuntimeContainer):
-    """Of crun, which is kept from the cgroups: Debian 12's version wants systemd for them."""
+    """Container of crun, which is kept from the cgroups: Debian 12's version wants systemd for them."""
 
     kind = ContainerKind.CRUN
     options = ("--cgroup-manager=disabled",)
@@ -217,7 +217,7 @@ class UnshareContainer(EngineContainer):
     """
 
     kind = ContainerKind.PID
-    # In a plain chroot / is no mount point and cannot be made private; whoever made the chroot has seen to that.
+    # In a plain chroot / is no mount point and cannot be made private; the maker of the chroot has seen to that.
     _SETUP = """
         mount --make-rprivate / 2>/dev/null || :
         mount -t tmpfs tmpfs /srv
@@ -233,11 +233,11 @@ class UnshareContainer(EngineContainer):
 
     @property
     def container(self) -> Container:
-        """`pid:N`: there is no name that a restarted one could be found by."""
+        """Return `pid:N`: there is no name that a restarted one could be found by."""
         return Container(self.kind, str(self.pid))
 
     def create(self) -> None:
-        """Its namespaces, with its init waiting for `start`."""
+        """Make its namespaces, with its init waiting for `start`."""
         with self.log.open("ab") as log:
             flags = ["--mount", "--ipc", "--pid", "--fork", "--kill-child", "--propagation", "unchanged"]
             self._unshare = subprocess.Popen(
@@ -258,7 +258,7 @@ class UnshareContainer(EngineContainer):
             put(source, self.rootfs / inside.lstrip("/"))
 
     def start(self) -> None:
-        """The files in /srv of an earlier life are gone."""
+        """Start it; the files in /srv of an earlier life are gone."""
         if self._unshare is None:
             self.create()
         assert self._unshare is not None
@@ -269,11 +269,11 @@ class UnshareContainer(EngineContainer):
         wait_until(lambda: _command_line(self.pid) != before, f"init of {self.name} runs its program (see {self.log})")
 
     def exec(self, argv: Sequence[str], *, check: bool = True) -> subprocess.CompletedProcess[bytes]:
-        """By nsenter."""
+        """Run a command by nsenter."""
         return run(["nsenter", f"--target={self.pid}", "--mount", "--ipc", "--pid", "--", *argv], check=check)
 
     def kill(self) -> None:
-        """As the others; also reaps."""
+        """Kill as the others do; also reap."""
         if self._unshare is not None:
             super().kill()
             self._unshare.kill()  # it waits for that child; if there never was one, for nothing
@@ -283,12 +283,12 @@ class UnshareContainer(EngineContainer):
             self._unshare = None
 
     def stop(self) -> None:
-        """As the others; also reaps."""
+        """Stop as the others do; also reap."""
         super().stop()
         self.kill()
 
     def delete(self) -> None:
-        """Its log stays, in the test's directory."""
+        """Delete it; its log stays, in the test's directory."""
         self.kill()
         self._forget()
 
@@ -301,7 +301,7 @@ class UnshareContainer(EngineContainer):
 
 
 def fill_rootfs(rootfs: Path, program: Program) -> None:
-    """A root directory with a static busybox and the program's files."""
+    """Fill a root directory with a static busybox and the program's files."""
     for directory in DIRECTORIES:
         (rootfs / directory).mkdir(parents=True)
     (rootfs / "tmp").chmod(0o1777)
@@ -321,7 +321,7 @@ def put(source: str | Path, target: Path) -> None:
 
 
 def oci_config(program: Program) -> dict[str, object]:
-    """The smallest OCI runtime configuration that starts a program in namespaces of its own."""
+    """Return the smallest OCI runtime configuration that starts a program in namespaces of its own."""
     kinds = ["pid", "network", "ipc", "uts", "mount", *(["user"] if program.id_base else [])]
     paths = {"ipc": {"path": program.ipc}} if program.ipc else {}
     linux: dict[str, object] = {"namespaces": [{"type": kind, **paths.get(kind, {})} for kind in kinds]}

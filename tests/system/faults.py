@@ -1,4 +1,4 @@
-"""What the tests of faults share."""
+"""Helpers of the tests of faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TO_WEB, TO_LEGACY = 0x52, 0x51  # keys of `route`: what is sent into the first b
 
 
 def says(daemon: Nsbridged, name: str, text: str) -> None:
-    """Until status says of that agent that it is blocked, and why."""
+    """Wait until status shows that agent as blocked, with that reason."""
 
     def said() -> bool:
         agent = daemon.agents()[name]
@@ -22,15 +22,15 @@ def says(daemon: Nsbridged, name: str, text: str) -> None:
 
 
 def says_nothing(daemon: Nsbridged, name: str) -> None:
-    """Until it is not blocked any more."""
-    wait_until(lambda: daemon.agents()[name]["phase"] in ("idle", "relaying"), f"{name} goes on")
+    """Wait until it is not blocked any more."""
+    wait_until(lambda: daemon.agents()[name]["phase"] in ("idle", "relaying"), f"{name} resumes")
 
 
 def configured(routes: str, line: str) -> str:
-    """With one more line about the route `r`."""
+    """Return the configuration with one more line about the route `r`."""
     return routes.replace("[route.r]\n", f"[route.r]\n{line}\n", 1)
 
 
 def bodies(count: int, length: int) -> list[bytes]:
-    """Messages that all differ."""
+    """Return messages that all differ."""
     return [(b"%06d " % number).ljust(length, b".") for number in range(count)]

@@ -46,7 +46,7 @@ class Server:
         self._open_flags = 0 if how == "dirty" else 1  # FOPEN_DIRECT_IO: nothing is cached
 
     def serve(self) -> None:
-        """Until it is unmounted."""
+        """Serve until it is unmounted."""
         signal.signal(signal.SIGUSR1, lambda _signum, _frame: self._let_go())
         while True:
             try:

@@ -1,4 +1,4 @@
-"""What supervision promises, under full load: wedged agents, a supervisor that is killed, and no false alarm.
+"""Supervision keeps its promise under full load: wedged agents, a killed supervisor, and no false alarm.
 
     python -m tests.system.health_storm --stops 50 --supervisor-kills 50 --calm 600 [--deadline 3]
 
@@ -43,13 +43,13 @@ class Timed:
     def __init__(self, deadline: float, seed: int) -> None:
         self.deadline = deadline
         self.noticed: list[float] = []
-        self.mended: list[float] = []
+        self.recovered: list[float] = []
         self.silent: list[float] = []
         self._chance = random.Random(seed)
         self._seed = seed
 
     def run(self, strikes: Callable[[Storm], None], make: Callable[[Path, str, str], Nsbridged] = Nsbridged) -> Outcome:
-        """One storm in two new containers."""
+        """Run one storm in two new containers."""
         health = f'health = {{ deadline = "{int(self.deadline * 1000)}ms" }}'
         plan = Plan(_PAIR, "exactly-once", 0, seed=self._seed)
         with tempfile.TemporaryDirectory(prefix="nsb-", ignore_cleanup_errors=True) as name:
@@ -60,7 +60,7 @@ class Timed:
                 return made.run(lambda: strikes(made))
 
     def stop_agents(self, count: int) -> Callable[[Storm], None]:
-        """SIGSTOP to one of all processes that carry messages, `count` times."""
+        """Return a storm that stops one of all processes that carry messages, `count` times."""
 
         def strikes(made: Storm) -> None:
             for _ in range(count):
@@ -72,14 +72,14 @@ class Timed:
                 self.noticed.append(time.monotonic() - since)
                 made.killed(victim)
                 made.wait_for_arrivals()
-                self.mended.append(time.monotonic() - since)
+                self.recovered.append(time.monotonic() - since)
             restarts = sum(agent["restarts"] for agent in made.daemon.agents().values())
             assert restarts == count, f"{restarts} restarts for {count} SIGSTOPs"
 
         return strikes
 
     def kill_supervisor(self, count: int) -> Callable[[Storm], None]:
-        """SIGKILL to the supervisor, `count` times; the outer runner starts the next."""
+        """Return a storm that kills the supervisor, `count` times; the outer runner starts the next."""
 
         def strikes(made: Storm) -> None:
             for _ in range(count):
@@ -92,14 +92,14 @@ class Timed:
                 self.noticed.append(time.monotonic() - since)
                 made.daemon.start()
                 made.daemon.wait_for("RUNNING")
-                self.mended.append(time.monotonic() - since)
+                self.recovered.append(time.monotonic() - since)
                 assert not [pid for pid in processes if _is_alive(pid)], "processes of the one before"
                 assert len(made.daemon.processes()) == len(processes), "as many as before, none twice"
 
         return strikes
 
     def keep_calm(self, seconds: float) -> Callable[[Storm], None]:
-        """Nothing, for so long, with all cores busy."""
+        """Return a storm that does nothing, for so long, with all cores busy."""
 
         def strikes(made: Storm) -> None:
             made.wait_for_arrivals()
@@ -125,7 +125,7 @@ def _is_alive(pid: int) -> bool:
 
 @contextmanager
 def busy_cores() -> Iterator[None]:
-    """One process for each core that does nothing else than to use it."""
+    """Run one process for each core that does nothing else than to use it."""
     hogs = [subprocess.Popen([sys.executable, "-c", _KEEPS_ONE_CORE_BUSY]) for _ in range(os.cpu_count() or 1)]
     try:
         yield
@@ -136,7 +136,7 @@ def busy_cores() -> Iterator[None]:
 
 
 def summary(what: str, times: Sequence[float]) -> str:
-    """One line."""
+    """Return one line."""
     median, longest = statistics.median(times) * 1e3, max(times) * 1e3
     return f"{what}: median {median:,.0f} ms, longest {longest:,.0f} ms, {len(times)} times"
 
@@ -153,7 +153,7 @@ def _tell(what: str, outcome: Outcome, lines: Sequence[str]) -> bool:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description="SIGSTOP agents, SIGKILL the supervisor, or do nothing for long.")
     parser.add_argument("--stops", type=int, default=0)
     parser.add_argument("--supervisor-kills", type=int, default=0)
@@ -167,10 +167,10 @@ def main() -> int:
         outcome = timed.run(timed.stop_agents(options.stops))
         within = sum(1 for seconds in timed.noticed if seconds <= options.deadline)
         well &= within == options.stops
-        lines = [summary("dead after SIGSTOP", timed.noticed), summary("messages both ways again", timed.mended)]
-        mended = sum(1 for seconds in timed.mended if seconds <= options.deadline)
+        lines = [summary("dead after SIGSTOP", timed.noticed), summary("messages both ways again", timed.recovered)]
+        recovered = sum(1 for seconds in timed.recovered if seconds <= options.deadline)
         lines.append(
-            f"within the deadline of {options.deadline:g} s: {within} dead, {mended} mended, of {options.stops}"
+            f"within the deadline of {options.deadline:g} s: {within} dead, {recovered} recovered, of {options.stops}"
         )
         well &= _tell(f"{options.stops} SIGSTOPs", outcome, lines)
     if options.supervisor_kills:
@@ -178,7 +178,7 @@ def main() -> int:
         outcome = timed.run(timed.kill_supervisor(options.supervisor_kills), UnderRunner)
         lines = [
             summary("its last process dead", timed.noticed),
-            summary("the next one's agents running", timed.mended),
+            summary("the next one's agents running", timed.recovered),
         ]
         well &= _tell(f"{options.supervisor_kills} SIGKILLs of the supervisor", outcome, lines)
     if options.calm:

@@ -1,8 +1,8 @@
-"""Hostile containers for tests: baits at the host's own paths, and what tells that one was taken.
+"""Hostile containers for tests: baits at the host's own paths, and ways to see that one was taken.
 
-A bait that is run by anybody leaves its path in the canary file, which is in the container's root directory, so that
-whoever runs it there can write it and the test sees it. A bait that is only opened is seen by inotify, which tells of
-an inode's opening in whatever namespace that is done.
+A bait that is run leaves its path in the canary file. That file is in the container's root directory, where every user
+can write it and the test sees it. A bait that is only opened is seen by inotify, which reports the opening of an inode
+in any namespace.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Variant(Nsbridged):
 
 
 class Baits:
-    """What is planted in one container's root directory, and what became of it."""
+    """Baits in one container's root directory, and what became of them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -58,14 +58,14 @@ class Baits:
         self._planted: set[Path] = set()
 
     def plant_everything(self, scratch: Path) -> None:
-        """At every path of the host from which an agent might load, look up, or read something."""
+        """Plant baits at every path of the host from which an agent might load, look up, or read something."""
         self.plant_modules()
         self.plant_sources()
         self.plant_libraries(scratch)
         self.plant_settings()
 
     def plant_modules(self) -> None:
-        """Each module of the standard library and each package that is installed, wherever Python looks."""
+        """Plant each module of the standard library and each installed package, wherever Python looks."""
         names = {*sys.stdlib_module_names, "psutil", "sysv_ipc", "inotify_simple", "cattrs", "daemon", "nsbridge"}
         for directory in filter(None, (*sys.path, os.getcwd())):
             if Path(directory).is_dir():
@@ -76,7 +76,7 @@ class Baits:
             self._write(str(source), _PYTHON)
 
     def plant_sources(self) -> None:
-        """A FIFO in the place of each module of nsbridge, which hangs whoever opens it to show a line of it."""
+        """Plant a FIFO in the place of each module of nsbridge; a process that opens it to show a line of it hangs."""
         for package in (nsbridge.agents, nsbridge.config, nsbridge.supervisor):
             for path in package.__path__:
                 for source in Path(path).rglob("*.py"):
@@ -85,7 +85,7 @@ class Baits:
             self._fifo(str(source))
 
     def plant_libraries(self, scratch: Path) -> None:
-        """Shared libraries with a constructor, and a program."""
+        """Plant shared libraries with a constructor, and a program."""
         source, library = scratch / "bait.c", scratch / "bait.so"
         source.write_text(_C, encoding="ascii")
         subprocess.run([tool("cc"), "-shared", "-fPIC", "-o", library, source], check=True)
@@ -101,7 +101,7 @@ class Baits:
         self._write("/bin/bait", "#!/bin/sh\necho program >> /srv/canary\n").chmod(0o755)
 
     def plant_settings(self) -> None:
-        """What the C library reads by itself; a FIFO where that hangs."""
+        """Plant what the C library reads by itself; a FIFO where that hangs."""
         self._write("/etc/nsswitch.conf", "passwd: bait\ngroup: bait\nhosts: bait\n")
         self._write("/etc/shadow", SECRET.decode())
         for name in ("passwd", "hosts", "resolv.conf", "host.conf", "gai.conf"):
@@ -114,14 +114,14 @@ class Baits:
 
     @contextmanager
     def watched(self) -> Iterator[Opened]:
-        """Sees which baits are opened while it lasts."""
+        """Yield the baits that are opened while it lasts."""
         with INotify(nonblocking=True) as inotify:
             directories = {path.parent for path in self._planted}
             watches = {inotify.add_watch(directory, flags.OPEN): directory for directory in directories}
             yield Opened(inotify, watches, self._planted)
 
     def ran(self) -> list[str]:
-        """Which baits were run."""
+        """Return which baits were run."""
         return self.canary.read_text(encoding="utf-8").splitlines() if self.canary.exists() else []
 
     def _place(self, path: str) -> Path:
@@ -144,7 +144,7 @@ class Baits:
 
 
 class Opened:
-    """What inotify tells of the baits."""
+    """Openings of the baits, as inotify reports them."""
 
     def __init__(self, inotify: INotify, watches: dict[int, Path], baits: set[Path]) -> None:
         self._inotify = inotify
@@ -153,7 +153,7 @@ class Opened:
         self._fifos = [path for path in baits if path.is_fifo()]
 
     def baits(self) -> list[str]:
-        """Those that were opened since it was last asked."""
+        """Return those that were opened since the last call."""
         paths = {self._watches[event.wd] / event.name for event in self._inotify.read(timeout=0)}
         return sorted(
             str(path) for path in (paths & self._baits) | {fifo for fifo in self._fifos if _is_waited_at(fifo)}
@@ -161,7 +161,7 @@ class Opened:
 
 
 def _is_waited_at(fifo: Path) -> bool:
-    """Whether somebody is opening it for reading just now, of whom inotify does not tell yet; he is let go."""
+    """True if a process is opening it for reading just now, which inotify does not report yet; release that process."""
     try:
         os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
     except OSError as error:
@@ -172,7 +172,7 @@ def _is_waited_at(fifo: Path) -> bool:
 
 
 def executable(pid: int) -> set[tuple[str, int]]:
-    """Device and inode of each file of which a process has an executable mapping."""
+    """Return device and inode of each file of which a process has an executable mapping."""
     mapped = set()
     for line in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace").splitlines():
         _, permissions, _, device, inode, *_ = line.split()
@@ -182,17 +182,17 @@ def executable(pid: int) -> set[tuple[str, int]]:
 
 
 def foreign_code(daemon: Nsbridged) -> set[tuple[str, int]]:
-    """What its agents may run that the supervisor, which has never been in a container, may not."""
+    """Return what its agents may run that the supervisor, which has never been in a container, may not."""
     own = executable(daemon.pid)
     return {mapping for pid in processes(daemon) for mapping in executable(pid) - own}
 
 
 def processes(daemon: Nsbridged) -> list[int]:
-    """Its agents and their senders."""
+    """Return its agents and their senders."""
     return [child.pid for child in psutil.Process(daemon.pid).children(recursive=True)]
 
 
 def is_clean(output: bytes, *, allowed: Iterable[int] = b"\n") -> bool:
-    """Whether nothing in it can act on a terminal or begin a line of its own: printable UTF-8 and `allowed`."""
+    """True if nothing in it can act on a terminal or begin a line of its own: printable UTF-8 and `allowed`."""
     text = output.decode("utf-8")  # or it is not even text
     return all(character.isprintable() or ord(character) in allowed for character in text)

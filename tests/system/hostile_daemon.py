@@ -80,8 +80,8 @@ def _thread_exit() -> None:
 
 
 def _exec() -> None:
-    """With the control channel open, at whose end the supervisor would kill it before the bait has done anything."""
-    for fd in range(fork._HIGH, fork._HIGH + 32):  # where fork.let_go_of_first puts it
+    """Exec with the control channel open, so that the supervisor does not kill it before the bait has done anything."""
+    for fd in range(fork._HIGH, fork._HIGH + 32):  # where fork.release_first puts it
         with suppress(OSError):
             os.set_inheritable(fd, True)
     os.execv("/bin/bait", ["bait"])
@@ -95,7 +95,7 @@ PROVOCATIONS: dict[str, Callable[[], object]] = {
     "pwd": lambda: sys.modules["pwd"].getpwnam("nobody-has-this-name"),
     "zone": _zone,
     "localtime": lambda: time.strftime("%c %Z", time.localtime(0)),
-    "warning": lambda: warnings.warn("for whom?", UserWarning, stacklevel=1),
+    "warning": lambda: warnings.warn("for nobody", UserWarning, stacklevel=1),
     "traceback": _traceback,
     "unraisable": _Unraisable,
     "dlopen": lambda: ctypes.CDLL("libnss_bait.so.2"),
@@ -134,7 +134,7 @@ def provoke() -> None:
 
 
 def unfreeze() -> None:
-    """No frozen imports, no filter of system calls, no Landlock."""
+    """Switch off frozen imports, the filter of system calls, and Landlock."""
 
     entry.freeze_imports = lambda: None
     entry.confine = lambda *_about: entry.Confined()
@@ -144,12 +144,12 @@ class NaiveTree(files.Tree):
     """Opens by name, as one does."""
 
     def open_directory(self, path: bytes, mode: int | None = None) -> int:
-        """Whatever that leads to."""
+        """Open it wherever it leads to."""
         Path(os.fsdecode(path)).mkdir(exist_ok=True)
         return os.open(path, os.O_RDONLY)
 
     def open_file(self, directory: int, name: bytes, flags: int) -> int:
-        """Whatever that is."""
+        """Open it whatever it is."""
         return os.open(name, flags, dir_fd=directory)
 
 

@@ -20,13 +20,15 @@ _AGENT = '[route.{}.agent.{}]\ncontainer = "{}"\n{} = {{ {} }}\n'
 
 
 def spools(route: str, evil: str, peer: str) -> str:
-    """Between /srv/ROUTE/out, in and done of the hostile container and /srv/ROUTE/out and in of the other."""
+    """Return a route between /srv/ROUTE/out, in and done of the hostile container and the other's /srv/ROUTE/out and
+    in.
+    """
     more = f', done = "/srv/{route}/done", max_message = 10000'
     return _pair(route, "spool", evil, peer, more)
 
 
 def files(route: str, kind: str, evil: str, peer: str) -> str:
-    """The same between two files each, of the `log` or `file` endpoint."""
+    """Return the same between two files each, of the `log` or `file` endpoint."""
     return _pair(route, kind, evil, peer, "")
 
 
@@ -36,14 +38,14 @@ def _pair(route: str, kind: str, evil: str, peer: str, more: str) -> str:
 
 
 def dead_end(evil: str, peer: str) -> str:
-    """A route `dead` from a spool to a log of lines, which takes no message with a newline."""
+    """Return a route `dead` from a spool to a log of lines, which takes no message with a newline."""
     return _AGENT.format("dead", "evil", evil, "spool", 'out = "/srv/dead/out"') + _AGENT.format(
         "dead", "peer", peer, "log", 'in = "/srv/dead/in"'
     )
 
 
 def healthy(peer: str) -> str:
-    """A route `h` from the other container to itself."""
+    """Return a route `h` from the other container to itself."""
     paths = 'out = "/srv/h/out{0}", in = "/srv/h/in{0}"'
     return _AGENT.format("h", "one", peer, "spool", paths.format(1)) + _AGENT.format(
         "h", "two", peer, "spool", paths.format(2)
@@ -60,7 +62,7 @@ class Scene:
         self._numbers = itertools.count(1)
 
     def sent(self, directory: Path, name: str = "") -> bytes:
-        """A message that is new, put into a spool."""
+        """Put a new message into a spool, and return it."""
         number = next(self._numbers)
         body = b"message %d" % number
         hidden = directory / f".{number}"
@@ -69,28 +71,28 @@ class Scene:
         return body
 
     def passes(self, source: Path, sink: Path, within: float = 20.0) -> None:
-        """A message put there arrives here."""
+        """Assert that a message put there arrives here."""
         body, started = self.sent(source), time.monotonic()
         wait_until(lambda: body in contents(sink), f"{source} to {sink}; log:\n{self.daemon.said()}", 20)
         assert time.monotonic() - started < within * crowd()
 
     def everything_passes(self, within: float = 20.0) -> None:
-        """In each direction of the healthy route, and of the route `s` of spools."""
+        """Assert that a message passes in each direction of the healthy route, and of the route `s` of spools."""
         self.healthy_passes(within)
         self.passes(self.evil / "s/out", self.peer / "s/in", within)
         self.passes(self.peer / "s/out", self.evil / "s/in", within)
 
     def healthy_passes(self, within: float = 20.0) -> None:
-        """In both directions."""
+        """Assert that messages pass in both directions."""
         for one, other in (("1", "2"), ("2", "1")):
             self.passes(self.peer / f"h/out{one}", self.peer / f"h/in{other}", within)
 
     def agent(self, name: str) -> dict[str, Any]:
-        """What status says."""
+        """Return the agent's part of the status."""
         return self.daemon.agents()[name]
 
     def begin_anew(self, name: str, before: int) -> None:
-        """With another process than that one, which may have died by itself."""
+        """Wait for a process other than that one, which may have died by itself."""
         with suppress(ProcessLookupError):
             kill_and_wait(before)
 
@@ -98,22 +100,22 @@ class Scene:
             agent = self.agent(name)
             return bool(agent["state"] == "RUNNING" and agent["pid"] != before)
 
-        wait_until(is_back, "there is another process")
+        wait_until(is_back, "there is a new process")
 
     def undisturbed(self, *names: str) -> None:
-        """None of these was ever started again, and the supervisor is the one that was started."""
+        """Assert that none of these was ever started again, and that the supervisor is still the first."""
         assert [self.agent(name)["restarts"] for name in names] == [0] * len(names), self.daemon.said()
         assert self.daemon.process is not None
         assert self.daemon.process.poll() is None
 
 
 def crowd() -> float:
-    """How many processes share a core just now, at least 1: limits are for a machine with nothing else to do."""
+    """Return how many processes share a core just now, at least 1: limits are for a machine with nothing else to do."""
     return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
 
 
 def contents(directory: Path) -> set[bytes]:
-    """Of all messages in a spool; those that are taken meanwhile are left out."""
+    """Return all messages in a spool; those that are taken meanwhile are left out."""
     found = set()
     for name in visible(directory):
         with suppress(OSError):
@@ -123,7 +125,7 @@ def contents(directory: Path) -> set[bytes]:
 
 @contextmanager
 def scene(tmp_path: Path, make: Factory, *kinds: str, variants: str = "provoked") -> Iterator[Scene]:
-    """With a route `s` of spools, one `h` beside it, and of the kinds `log`, `file` and `dead` those that are named."""
+    """Yield a scene with a route `s` of spools, one `h` beside it, and the named ones of `log`, `file` and `dead`."""
     evil, peer = make(), make()
     with scene_of(tmp_path, evil, peer, *kinds, variants=variants) as made:
         yield made
@@ -131,7 +133,7 @@ def scene(tmp_path: Path, make: Factory, *kinds: str, variants: str = "provoked"
 
 @contextmanager
 def scene_of(tmp_path: Path, evil: Any, peer: Any, *kinds: str, variants: str = "provoked") -> Iterator[Scene]:
-    """The same with containers that are there."""
+    """Yield the same with containers that are there."""
     for root, names in ((evil.rootfs, ("s", *kinds)), (peer.rootfs, ("s", "h", *kinds))):
         for name in names:
             (root / "srv" / name).mkdir()

@@ -166,7 +166,7 @@ class Rotation:
             program.write(self._chance.randrange(1, _BATCH))
 
     def _stall(self, program: Program) -> None:
-        """The consumer stops for a while; the program and its rotations do not."""
+        """Stop the consumer for a while; the program and its rotations continue."""
         pid = self._daemon.agents()["r:b"]["pid"]
         if not pid:
             return
@@ -195,7 +195,7 @@ class Rotation:
         self._outcome.rotations += 1
 
     def _await_next_second(self) -> None:
-        """The names of this scheme have seconds in them; logrotate skips a name that is taken."""
+        """Wait: the names of this scheme have seconds in them; logrotate skips a name that is taken."""
         taken = f"{int(time.time())}"
         if any(taken in path.name for path in self._logs.iterdir()):
             time.sleep(1 - time.time() % 1)
@@ -208,7 +208,7 @@ class Rotation:
             self._outcome.kills += 1
 
     def _settle(self, program: Program) -> None:
-        """Until all is delivered, or nothing more comes."""
+        """Wait until all is delivered, or nothing more comes."""
         last, since = -1, time.monotonic()
         while time.monotonic() - since < _QUIET:
             flow = self._daemon.flow("r:a")

@@ -63,7 +63,7 @@ class Nsbridged:
 
     @property
     def pid(self) -> int:
-        """The supervisor's."""
+        """Return the supervisor's pid."""
         assert self.process is not None
         return self.process.pid
 
@@ -79,7 +79,7 @@ class Nsbridged:
         return self.answers()
 
     def answers(self) -> bool:
-        """Whether it answers, whoever has started it."""
+        """True if it answers, no matter which process started it."""
         try:
             self.call("version")
         except NsbridgeError:
@@ -87,7 +87,7 @@ class Nsbridged:
         return True
 
     def said(self) -> str:
-        """Its log."""
+        """Return its log."""
         return self.log.read_text(encoding="utf-8") if self.log.exists() else ""
 
     def call(self, method: str, **params: object) -> Any:
@@ -96,17 +96,17 @@ class Nsbridged:
             return client.call(method, params)
 
     def agents(self) -> dict[str, dict[str, Any]]:
-        """What status says of each agent, by name."""
+        """Return the status of each agent, by name."""
         routes = self.call("status")["routes"]
         return {agent["name"]: agent for route in routes for agent in route["agents"]}
 
     def flow(self, source: str) -> dict[str, Any]:
-        """What status says of the flow that begins at the agent `source`."""
+        """Return the status of the flow that begins at the agent `source`."""
         flows = [flow for route in self.call("status")["routes"] for flow in route["flows"]]
         return next(flow for flow in flows if flow["from"] == source)
 
     def wait_for(self, state: str, *names: str, with_senders: bool = True) -> None:
-        """Until these agents (all, if none is named) are in that state, and those that run have all their senders."""
+        """Wait until these agents (all, if none is named) have that state, and running ones have all their senders."""
 
         def reached() -> bool:
             routes = self.call("status")["routes"]
@@ -120,11 +120,11 @@ class Nsbridged:
             raise AssertionError(f"{error}; {self.agents()}; log:\n{self.said()}") from None
 
     def processes(self) -> list[int]:
-        """Those that the supervisor has, and theirs."""
+        """Return the processes of the supervisor and of its agents."""
         return [child.pid for child in psutil.Process(self.pid).children(recursive=True)]
 
     def kill(self) -> list[int]:
-        """SIGKILL to the supervisor alone; returns the pids of the processes it had."""
+        """Kill the supervisor alone; return the pids of the processes it had."""
         children = self.processes()
         os.kill(self.pid, signal.SIGKILL)
         assert self.process is not None
@@ -132,14 +132,14 @@ class Nsbridged:
         return children
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
+        """Send SIGTERM; return the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(LIMIT)
 
 
 class Followed:
-    """What happens to a daemon's agents, from now on, as `nsbridgectl events -f` would say it."""
+    """Events of a daemon's agents, from now on, as `nsbridgectl events -f` would print them."""
 
     def __init__(self, daemon: Nsbridged) -> None:
         self._items: queue.Queue[dict[str, str]] = queue.Queue()
@@ -149,7 +149,7 @@ class Followed:
         assert began.wait(LIMIT)
 
     def until(self, name: str, state: str, limit: float = LIMIT) -> datetime:
-        """When that agent came into that state, which it may have done since the last call; else it is waited for."""
+        """Return when that agent came into that state, since the last call or from now on."""
         deadline = time.monotonic() + limit
         seen: list[dict[str, str]] = []
         while True:
@@ -170,13 +170,13 @@ class Followed:
 
 
 def kill_and_wait(pid: int) -> None:
-    """SIGKILL; returns when it is dead."""
+    """Kill it; return when it is dead."""
     os.kill(pid, signal.SIGKILL)
     wait_dead(pid)
 
 
 def _short_of_senders(routes: list[dict[str, Any]]) -> set[str]:
-    """Agents whose senders are still to come, a little after they run."""
+    """Return agents whose senders are still to come, a little after they run."""
     return {
         agent["name"]
         for route in routes

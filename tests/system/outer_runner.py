@@ -26,7 +26,7 @@ class UnderRunner(Nsbridged):
 
     @property
     def pid(self) -> int:
-        """The supervisor's."""
+        """Return the supervisor's pid."""
         return self._pid
 
     def start(self) -> None:
@@ -55,13 +55,13 @@ class UnderRunner(Nsbridged):
         return bool(pid != before)
 
     def kill(self) -> list[int]:
-        """SIGKILL to the supervisor alone; returns the pids of the processes it had."""
+        """Kill the supervisor alone; return the pids of the processes it had."""
         children = self.processes()
         os.kill(self._pid, signal.SIGKILL)
         return children
 
     def stop(self) -> int:
-        """The runner's end, then the daemon's, in order; 0, as nobody but the runner learns its exit code."""
+        """End the runner, then the daemon, in order; return 0, as only the runner learns its exit code."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(LIMIT)

@@ -4,7 +4,7 @@
     queue_program.py get KEY TYPE COUNT [ANSWER_TYPE]
                                         receives so many, writes each as a frame on stdout, and sends it back
                                         with the answer's type if there is one
-    queue_program.py times KEY TYPE     receives for ever; each message is a time (ns of CLOCK_MONOTONIC);
+    queue_program.py times KEY TYPE     receives until it is killed; each message is a time (ns of CLOCK_MONOTONIC);
                                         writes lines "SENT RECEIVED" of such times
 
 A frame is type (i64) and length (u32), little-endian, then the bytes.

@@ -19,7 +19,7 @@ from tests.system.traffic import in_ipc_of, visible
 
 
 def route(name: str, files: EngineContainer, queue: EngineContainer, key: int, more: str = "") -> str:
-    """Both ways between the spools /srv/NAME-out and -in and the queues `key` (to it) and `key` + 1 (from it)."""
+    """Return a route between the spools /srv/NAME-out and -in and the queues `key` (in) and `key` + 1 (out)."""
     return (
         f"[route.{name}]\n{more}\n"
         f'[route.{name}.agent.files]\ncontainer = "{files.spec}"\n'
@@ -33,33 +33,33 @@ class Reloadable(Nsbridged):
     """`reload` writes the file and asks for it; a long answer is waited for."""
 
     def write(self, *routes: str, daemon: str = "") -> None:
-        """The file, with these routes."""
+        """Write the file, with these routes."""
         head = self.config.read_text(encoding="utf-8").partition("[route")[0]
         if daemon:
             head = head.replace("[daemon]\n", f"[daemon]\n{daemon}\n", 1)
         self.config.write_text(head + "".join(routes), encoding="utf-8")
 
     def reload(self, *routes: str, wait: bool = True) -> dict[str, Any]:
-        """The plan; with `wait`, when it has been carried out."""
+        """Reload; return the plan; with `wait`, when it has been carried out."""
         self.write(*routes)
         answer: dict[str, Any] = self.call("reload", wait=wait)
         return answer
 
     def pids(self, name: str) -> dict[str, Any]:
-        """Of the agents of a route and of what sends for them."""
+        """Return the pids of the agents of a route and of their senders."""
         agents = self.agents()
         return {
             agent: (state["pid"], state["senders"]) for agent, state in agents.items() if agent.startswith(f"{name}:")
         }
 
     def events(self, name: str = "") -> list[dict[str, str]]:
-        """All that are kept, about `name`."""
+        """Return all events that are kept, about `name`."""
         with ControlClient(str(self.socket), LIMIT) as client:
             return list(client.stream("events", {"count": 10_000, "name": name}))
 
     @contextmanager
     def following(self, name: str) -> Iterator[Iterator[dict[str, str]]]:
-        """Events about `name` from now on, as they come; the daemon has heard of the wish."""
+        """Yield events about `name` from now on, as they come; the daemon has got the request."""
         with ControlClient(str(self.socket), LIMIT) as client:
             stream = client.stream("events", {"count": 1, "name": name, "follow": True}, follow=True)
             next(stream)  # one of the past: it is subscribed in the same moment
@@ -67,7 +67,7 @@ class Reloadable(Nsbridged):
 
 
 class Sender(threading.Thread):
-    """Puts the numbers from 0 on into the container's queue until it is told to stop; then `count` of them are in it.
+    """Puts the numbers from 0 on into the container's queue until it gets a stop; then `count` of them are in it.
 
     It sends some thousands a second, so that what arrives can be looked at; a full queue holds it back.
     """
@@ -106,6 +106,6 @@ class Sender(threading.Thread):
 
 
 def numbers_in(directory: Path, count: int) -> list[int]:
-    """What arrived in a spool, in order, when there are `count` of them."""
+    """Return the numbers that arrived in a spool, in order, when there are `count` of them."""
     wait_until(lambda: len(visible(directory)) >= count, f"{count} files in {directory}")
     return [int((directory / name).read_bytes()) for name in sorted(visible(directory))]

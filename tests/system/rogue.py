@@ -62,7 +62,7 @@ def _send(end: socket.socket, data: bytes) -> None:
 
 
 def frames(agent: Agent) -> None:
-    """Random packets, true ones with wrong numbers, and nothing is ever read."""
+    """Send random packets, true ones with wrong numbers, and never read."""
     _ready(agent)
     chance = random.Random(7)
     while True:
@@ -75,7 +75,7 @@ def frames(agent: Agent) -> None:
 
 
 def floods(agent: Agent) -> None:
-    """All that the control channel takes: lines, lies, bombs, and what is no text."""
+    """Send all that the control channel takes: lines, lies, bombs, and what is no text."""
     _ready(agent)
     words = [
         json.dumps({"say": "log", "level": "error", "text": "\x1b[2J flood\n" * 100}).encode(),
@@ -97,7 +97,7 @@ def floods(agent: Agent) -> None:
 
 
 def forges(agent: Agent) -> None:
-    """Every number and text of the page that it shares with the supervisor; and senders that are not its own."""
+    """Forge every number and text of the page that it shares with the supervisor; and senders that are not its own."""
     _ready(agent)
     chance = random.Random(8)
     page = agent._assignment.scoreboard._page
@@ -109,7 +109,7 @@ def forges(agent: Agent) -> None:
 
 
 def passes(agent: Agent) -> None:
-    """Descriptors, as many as go into a datagram, to both that it can talk to."""
+    """Send descriptors, as many as fit into a datagram, to both that it can talk to."""
     _ready(agent)
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [agent._peer.fileno()] * 250))]
     while True:
@@ -122,14 +122,14 @@ def passes(agent: Agent) -> None:
 
 
 def stops(agent: Agent) -> None:
-    """Stands still."""
+    """Stand still."""
     _ready(agent)
     while True:
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def dies(agent: Agent) -> None:
-    """Of a signal that has no name."""
+    """Die of a signal that has no name."""
     _ready(agent)
     os.kill(os.getpid(), 40)
 
@@ -143,7 +143,7 @@ def _start_senders(agent: Agent) -> None:
 
 
 def hides(agent: Agent) -> None:
-    """Fills the file system of the dead letters with a file that has no name."""
+    """Fill the file system of the dead letters with a file that has no name."""
     _ready(agent)
     fd = os.open("hidden", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=agent._state.dead)
     os.unlink("hidden", dir_fd=agent._state.dead)
@@ -156,7 +156,7 @@ def hides(agent: Agent) -> None:
 
 
 def tries(agent: Agent) -> None:
-    """Everything in ATTACKS, and tells what came of it."""
+    """Try everything in ATTACKS, and report the results."""
     if isinstance(agent._sink, ExactQueueSink):
         _start_senders(agent)
     attacks = ATTACKS | ({} if agent._assignment.agent.namespace is Namespace.IPC else FILES_ONLY)
@@ -243,7 +243,7 @@ def _fork() -> None:
 
 
 def _beyond(path: str, flags: int) -> Callable[[Agent], object]:
-    """A file of the host, by way of the descriptor that leads into the host's /proc."""
+    """Return an open of a file of the host, by way of the descriptor that leads into the host's /proc."""
     return lambda agent: os.open(path, flags, dir_fd=agent._entered.own_fds)
 
 
@@ -263,12 +263,12 @@ def _ask(name: str, *arguments: int) -> None:
         raise linux.oserror(name)
 
 
-# What an agent of either kind may not do, whoever has it.
+# What an agent of either kind may not do, in any hands.
 ATTACKS: dict[str, Callable[[Agent], object]] = {
     "own a signal": lambda agent: fcntl.fcntl(agent._peer, fcntl.F_SETOWN, agent._assignment.supervisor_pid),
     "choose a signal": lambda agent: fcntl.fcntl(agent._peer, _F_SETSIG, signal.SIGKILL),
     "ask for a signal": lambda agent: fcntl.fcntl(agent._peer, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK),
-    "be told of a directory": lambda agent: fcntl.fcntl(agent._state.dead, fcntl.F_NOTIFY, fcntl.DN_CREATE),
+    "watch a directory": lambda agent: fcntl.fcntl(agent._state.dead, fcntl.F_NOTIFY, fcntl.DN_CREATE),
     "outlive the supervisor": lambda _: linux.prctl(linux.PR_SET_PDEATHSIG, 0),
     "unlock its journal": lambda agent: fcntl.flock(_journal(agent), fcntl.LOCK_UN),
     "cut its journal": lambda agent: os.ftruncate(_journal(agent), 100),
@@ -296,7 +296,7 @@ ATTACKS: dict[str, Callable[[Agent], object]] = {
     "setns": lambda agent: linux.setns(agent._entered.own_fds, 0),
     "trace": lambda agent: _call("ptrace", 16, agent._assignment.supervisor_pid, 0, 0),
     "read memory": lambda agent: _call("process_vm_readv", agent._assignment.supervisor_pid, 0, 0, 0, 0, 0),
-    "be another user": lambda _: os.setuid(1),
+    "change its user": lambda _: os.setuid(1),
     "change a limit": lambda _: _call("prlimit64", 0, 7, 0, 0),
 }
 FILES_ONLY: dict[str, Callable[[Agent], object]] = {

@@ -58,7 +58,7 @@ def silences(agent: Agent) -> None:
 
 
 def maps(agent: Agent) -> None:
-    """Hold its mmap_lock forever, and continue the heartbeat."""
+    """Hold its mmap_lock without end, and continue the heartbeat."""
     fd = os.open(FUSE, os.O_RDWR)
     mapped = mmap.mmap(fd, os.fstat(fd).st_size)
     taken = mmap.mmap(-1, TAKEN, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # so that somebody wants to measure it

@@ -59,7 +59,9 @@ class Room:
             raise RuntimeError("no mount namespace could be prepared for the container engines: are you root?")
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        """The command that runs `argv` in the room; no process stays between, so signals and pids are argv's own."""
+        """Return the command that runs `argv` in the room; no process stays between, so signals and pids are argv's
+        own.
+        """
         return ["nsenter", f"--target={self._holder.pid}", "--mount", "--wd", "--", *argv]
 
     def remove_cgroup(self, name: str) -> None:
@@ -78,7 +80,7 @@ class Room:
 
 @contextmanager
 def sys_mounted() -> Iterator[None]:
-    """Mounts /sys for as long as it is needed, on a machine that has none."""
+    """Mount /sys for as long as it is needed, on a machine that has none."""
     if Path("/sys/fs/cgroup").is_dir():
         yield
         return
@@ -97,7 +99,7 @@ def run(
     stdin: bytes | None = None,
     timeout: float = LIMIT,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a command to its end; RuntimeError with all that it said if it fails and `check`.
+    """Run a command to its end; RuntimeError with all its output if it fails and `check`.
 
     Its output goes to files: a runtime hands its descriptors on to the container, which would keep a pipe open.
     """
@@ -114,15 +116,15 @@ def run(
 
 
 def wait_until(condition: Callable[[], object], what: str, limit: float = LIMIT) -> None:
-    """For things that have no event to wait on: ask every 10 ms until it holds; AssertionError at the limit."""
+    """Wait without an event: poll every 10 ms until it holds; AssertionError at the limit."""
     deadline = time.monotonic() + limit
     while not condition():
-        assert time.monotonic() < deadline, f"waited {limit} s in vain: {what}"
+        assert time.monotonic() < deadline, f"waited {limit} s without success: {what}"
         time.sleep(0.01)
 
 
 def wait_dead(pid: int, limit: float = LIMIT) -> None:
-    """Until the process that has that number now has ended (a zombie counts)."""
+    """Wait until the process that has that number now has ended (a zombie counts)."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -134,14 +136,14 @@ def wait_dead(pid: int, limit: float = LIMIT) -> None:
 
 
 def wait_readable(fd: int, what: str, limit: float = LIMIT) -> None:
-    """Until a descriptor is readable, as a pidfd is when its process has ended; AssertionError at the limit."""
+    """Wait until a descriptor is readable, as a pidfd is when its process has ended; AssertionError at the limit."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    assert poll.poll(limit * 1000), f"waited {limit} s in vain: {what}"
+    assert poll.poll(limit * 1000), f"waited {limit} s without success: {what}"
 
 
 def tool(name: str) -> str:
-    """The path of a program that these tests need; the failure names the packages."""
+    """Return the path of a program that these tests need; the failure names the packages."""
     path = shutil.which(name)
     if path is None:
         raise RuntimeError(f"{name} is missing: apt-get install runc crun docker.io podman busybox-static util-linux")

@@ -4,7 +4,7 @@ strace's tampering (tampering.py) waits at the n-th call of one name, and its st
 tracer counts the calls of every name, and what a call is given is read from its registers' copy.
 
 Facts that bind this: all requests come from the thread that attached; a process that is seized is not stopped by that;
-a forked child of a traced process begins with a SIGSTOP or PTRACE_EVENT_STOP, and the parent may be let go before it.
+a forked child of a traced process begins with a SIGSTOP or PTRACE_EVENT_STOP, and the parent may be released before it.
 """
 
 from __future__ import annotations

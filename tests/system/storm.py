@@ -53,7 +53,7 @@ class Victim(NamedTuple):
 
     @property
     def is_sender(self) -> bool:
-        """One of the two of a queue agent."""
+        """True if it is one of the two senders of a queue agent."""
         return "/" in self.name
 
 
@@ -136,7 +136,7 @@ class Storm:
             self._strike()
 
     def wait_for_arrivals(self) -> None:
-        """Until further messages have arrived in both directions."""
+        """Wait until further messages have arrived in both directions."""
         before = [counters["count"] for counters in self._received]
         wait_until(
             lambda: all(c["count"] > n for c, n in zip(self._received, before, strict=True)),
@@ -182,7 +182,7 @@ class Storm:
         self._deaths.update([agent] if agent in ("a", "b") else "ab")  # it may not have its name yet
 
     def process(self, name: str) -> Victim:
-        """The first whose name begins so, as soon as it is there."""
+        """Return the first process whose name begins so, as soon as it is there."""
         found: list[Victim] = []
 
         def there() -> bool:
@@ -193,7 +193,7 @@ class Storm:
         return found[0]
 
     def processes(self) -> list[Victim]:
-        """Agents and senders that live."""
+        """Return the agents and senders that live."""
         agents = _children(self.daemon.pid)
         return agents + [sender for agent in agents for sender in _children(agent.pid, "/")]
 
@@ -219,13 +219,13 @@ class Storm:
 
 
 def _place(container: EngineContainer, where: str) -> str:
-    """A queue's key; or a path, by the container's root."""
+    """Return a queue's key; or a path, by the container's root."""
     return where if where.startswith("0x") else str(container.rootfs / where)
 
 
 @contextmanager
 def _program(container: EngineContainer, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """storm_program.py in the container's ipc namespace; killed at the end, if it has not ended."""
+    """Run storm_program.py in the container's ipc namespace; kill it at the end, if it has not ended."""
     command = [sys.executable, "-m", storm_program.__name__, *words]
     with subprocess.Popen(["nsenter", f"--target={container.pid}", "--ipc", "--", *command], cwd=_ROOT) as program:
         try:
@@ -248,7 +248,7 @@ def _children(pid: int, suffix: str = "") -> list[Victim]:
 
 @contextmanager
 def containers(engine: str, directory: Path) -> Iterator[list[EngineContainer]]:
-    """Two of them: `unshare` (namespaces alone) or `runc`."""
+    """Yield two containers: `unshare` (namespaces alone) or `runc`."""
     with ExitStack() as cleanup:
         room = Room(directory) if engine == "runc" else None
         if room is not None:
@@ -263,7 +263,7 @@ def containers(engine: str, directory: Path) -> Iterator[list[EngineContainer]]:
 
 
 def plans(kills: int, messages: int, seed: int, pairs: Sequence[tuple[str, str]] = PAIRS) -> list[Plan]:
-    """Every pair with each delivery: so many strikes and messages in all, at least."""
+    """Return every pair with each delivery: so many strikes and messages in all, at least."""
     combinations = [(pair, delivery) for delivery in DELIVERIES for pair in pairs]
     share = len(combinations)
     return [
@@ -273,7 +273,7 @@ def plans(kills: int, messages: int, seed: int, pairs: Sequence[tuple[str, str]]
 
 
 def run(plan: Plan, engine: str = "unshare") -> Outcome:
-    """One storm in two new containers."""
+    """Run one storm in two new containers."""
     with tempfile.TemporaryDirectory(prefix="nsb-", ignore_cleanup_errors=True) as directory:
         Path(directory).chmod(0o711)
         with containers(engine, Path(directory)) as pair:
@@ -281,7 +281,7 @@ def run(plan: Plan, engine: str = "unshare") -> Outcome:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description="SIGKILL everything that carries messages, and count the messages.")
     parser.add_argument("--kills", type=int, default=2000, help="strikes, in all")
     parser.add_argument("--messages", type=int, default=1_000_000, help="messages at least, in all")

@@ -1,4 +1,4 @@
-"""What came of a kill storm (storm.py): held against the promise, and as a report in Markdown."""
+"""Results of a kill storm (storm.py): compared with the promise, and as a report in Markdown."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Plan:
 
 @dataclass
 class Direction:
-    """What the two programs and nsbridge say of one direction."""
+    """Counts of one direction, of the two programs and of nsbridge."""
 
     name: str
     sent: int
@@ -55,16 +55,16 @@ class Direction:
 
     @property
     def lost(self) -> int:
-        """Sent and never received."""
+        """Return the messages that were sent and never received."""
         return self.sent - self.audit["count"]
 
     def problems(self) -> Iterator[str]:
-        """What does not hold."""
+        """Yield what does not hold."""
         yield from self.faults()
         yield from self.miscounts()
 
     def faults(self) -> Iterator[str]:
-        """Of the messages."""
+        """Yield what is wrong with the messages."""
         found = {name: self.audit[name] for name in ("out_of_order", "corrupt", "wrong_type", "missing")}
         if self.lost or any(found.values()):
             yield f"{self.name}: lost {self.lost}, {found}"
@@ -72,7 +72,7 @@ class Direction:
             yield f"{self.name}: {self.audit['repeated']} repeated, {self.repeats_allowed} allowed"
 
     def miscounts(self) -> Iterator[str]:
-        """Of status."""
+        """Yield what is wrong with the status."""
         if (self.flow["delivered"], self.flow["pending"]) != (self.sent, 0):
             yield f"{self.name}: {self.sent} sent, and status says {self.flow}"
         if self.flow["bytes"] > self.sent_bytes:
@@ -83,7 +83,7 @@ class Direction:
 
 @dataclass
 class Outcome:
-    """Of one storm."""
+    """Results of one storm."""
 
     plan: Plan
     seconds: float
@@ -93,13 +93,13 @@ class Outcome:
     internal_errors: list[str] = field(default_factory=list)
 
     def problems(self) -> list[str]:
-        """All that does not hold; empty if the promise was kept."""
+        """Return all that does not hold; empty if the promise was kept."""
         found = [problem for direction in self.directions for problem in direction.problems()]
         return [f"{self.plan}: {problem}" for problem in found + self.internal_errors]
 
 
 def report(outcomes: Sequence[Outcome], engine: str, seed: int) -> str:
-    """In Markdown."""
+    """Return the report in Markdown."""
     rows = [_row(outcome, direction) for outcome in outcomes for direction in outcome.directions]
     problems = [f"* BROKEN: {problem}" for outcome in outcomes for problem in outcome.problems()]
     machine = (

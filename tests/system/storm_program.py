@@ -32,7 +32,7 @@ _TYPES = 5  # of messages, in a queue
 
 
 class Counters:
-    """What a program has counted, in a mapped file; it is seen from outside while it runs."""
+    """Counts of a program, in a mapped file; others see them while it runs."""
 
     def __init__(self, path: Path) -> None:
         with path.open("a+b") as file:
@@ -44,7 +44,7 @@ class Counters:
         return self._cells[CELLS.index(name)]
 
     def set(self, **values: int) -> None:
-        """One store each."""
+        """Set them, one store each."""
         for name, value in values.items():
             self._cells[CELLS.index(name)] = value
 
@@ -65,19 +65,19 @@ class Kind(Protocol):
     """An endpoint as the container's own program uses it."""
 
     def put(self, seq: int, mtype: int, body: bytes) -> bool:
-        """Leave a message for nsbridge; False if told to stop before."""
+        """Leave a message for nsbridge; False if stopped before."""
         ...
 
     def get(self) -> list[Got]:
-        """What has come, waiting a moment for it; empty if nothing has."""
+        """Return what has come, waiting a moment for it; empty if nothing has."""
         ...
 
     def sent_type(self, seq: int) -> int:
-        """The type that this message is sent with; 0 where messages have none."""
+        """Return the type that this message is sent with; 0 where messages have none."""
         ...
 
     def expected_type(self, sent: int) -> int:
-        """The type that a message must arrive with."""
+        """Return the type that a message must arrive with."""
         ...
 
 
@@ -94,7 +94,7 @@ class Stop:
         self.requested = True
 
     def close(self) -> None:
-        """No more timer, which would kill an interpreter that is ending."""
+        """Stop the timer, which would kill an interpreter that is ending."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -109,14 +109,14 @@ class Spool:
         self._directory.mkdir(exist_ok=True)
 
     def put(self, seq: int, mtype: int, body: bytes) -> bool:
-        """By rename."""
+        """Put a file there by rename."""
         hidden = self._directory / ".next"
         hidden.write_bytes(body)
         hidden.rename(self._directory / f"{seq:012d}")
         return True
 
     def get(self) -> list[Got]:
-        """All files by name, then deleted.
+        """Return all files by name, then delete them.
 
         A listing may miss a file that came before another one which it has; a second one, made after, has both.
         """
@@ -132,11 +132,11 @@ class Spool:
         return messages
 
     def sent_type(self, seq: int) -> int:
-        """Files have none."""
+        """Return 0: files have no type."""
         return 0
 
     def expected_type(self, sent: int) -> int:
-        """The suffix says it."""
+        """Return the type in the suffix."""
         return sent
 
     def _names(self) -> list[str]:
@@ -154,7 +154,7 @@ class Queue:
         self._stop = stop
 
     def put(self, seq: int, mtype: int, body: bytes) -> bool:
-        """Waits while it is full."""
+        """Put a message; wait while the queue is full."""
         while not self._stop.requested:
             try:
                 self._queue.send(body, True, mtype)
@@ -166,7 +166,7 @@ class Queue:
         return False
 
     def get(self) -> list[Got]:
-        """The first, and what is there besides it."""
+        """Return the first message, and what is there besides it."""
         messages: list[Got] = []
         try:
             while len(messages) < 100:
@@ -180,11 +180,11 @@ class Queue:
         return messages
 
     def sent_type(self, seq: int) -> int:
-        """In turn."""
+        """Return the types in turn."""
         return 1 + seq % _TYPES
 
     def expected_type(self, sent: int) -> int:
-        """As it came; 1 if it came with none."""
+        """Return the type it came with; 1 if it came with none."""
         return sent or 1
 
 
@@ -200,7 +200,7 @@ class Log:
         self._line = b""  # what has come of the next one
 
     def put(self, seq: int, mtype: int, body: bytes) -> bool:
-        """With rotation by rename."""
+        """Append a line, with rotation by rename."""
         if seq % _ROTATE == 0:
             self.close()
             self._path.rename(f"{self._path}.{seq}")
@@ -209,7 +209,7 @@ class Log:
         return True
 
     def get(self) -> list[Got]:
-        """The lines that are complete."""
+        """Return the lines that are complete."""
         data = self._file.read(1 << 20)
         if not data:
             time.sleep(0.002)
@@ -217,15 +217,15 @@ class Log:
         return [Got(0, line) for line in lines]
 
     def sent_type(self, seq: int) -> int:
-        """Lines have none."""
+        """Return 0: lines have no type."""
         return 0
 
     def expected_type(self, sent: int) -> int:
-        """It is not kept."""
+        """Return the type of a message whose own is not kept."""
         return 0
 
     def close(self) -> None:
-        """Nothing more."""
+        """Do nothing more."""
         self._file.close()
 
     def _open(self) -> FileIO:
@@ -236,13 +236,13 @@ KINDS: dict[str, type[Spool | Queue | Log]] = {"spool": Spool, "queue": Queue, "
 
 
 def make(seq: int, mtype: int, filler: bytes) -> bytes:
-    """A message."""
+    """Return a message."""
     head = b"%d %d " % (seq, mtype)
     return b"%s%08x %s" % (head, zlib.crc32(filler, zlib.crc32(head)), filler)
 
 
 def parse(body: bytes) -> tuple[int, int] | None:
-    """(seq, type) of a message; None if it is damaged."""
+    """Return (seq, type) of a message; None if it is damaged."""
     try:
         seq, mtype, check, filler = body.split(b" ", 3)
         head = b"%s %s " % (seq, mtype)
@@ -263,11 +263,11 @@ class Audit:
 
     @property
     def missing(self) -> int:
-        """Messages that were passed over and have not come since."""
+        """Return the messages that were passed over and have not come since."""
         return len(self._missing)
 
     def see(self, kind: Kind, got: Got) -> None:
-        """The next one."""
+        """Check the next message."""
         parsed = parse(got.body)
         if parsed is None:
             self.corrupt += 1
@@ -293,7 +293,7 @@ class Audit:
 
 
 def fillers(seed: int, longest: int) -> Iterator[bytes]:
-    """Random bytes without newlines: mostly few, seldom many, up to about `longest`."""
+    """Yield random bytes without newlines: mostly few, seldom many, up to about `longest`."""
     chance = random.Random(seed)
     pool = bytes(byte for byte in chance.randbytes(longest) if byte not in b"\n\0") * 2
     while True:
@@ -303,7 +303,7 @@ def fillers(seed: int, longest: int) -> Iterator[bytes]:
 
 
 def produce(kind: Kind, stop: Stop, counters: Counters, consumer: Counters, numbers: tuple[int, int, int]) -> None:
-    """Until told to stop; `numbers` are SEED, LONGEST and PAUSE."""
+    """Produce until the stop; `numbers` are SEED, LONGEST and PAUSE."""
     size = 0
     *shape, pause = numbers
     for seq, filler in enumerate(fillers(*shape), 1):
@@ -320,7 +320,7 @@ def produce(kind: Kind, stop: Stop, counters: Counters, consumer: Counters, numb
 
 
 def consume(kind: Kind, stop: Stop, counters: Counters) -> None:
-    """Until told to stop, and nothing is left."""
+    """Consume until the stop, and until nothing is left."""
     audit = Audit()
     while True:
         last = stop.requested
@@ -333,7 +333,7 @@ def consume(kind: Kind, stop: Stop, counters: Counters) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     role, kind_name, place, path, *rest = sys.argv[1:]
     stop = Stop()
     kind = KINDS[kind_name](place, stop)

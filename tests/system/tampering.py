@@ -3,7 +3,7 @@
 What strace 6.1 does, as tried (a process that renames files one after the other):
 * `signal=KILL` is delivered on entering, and the kernel then skips the call: it has had no effect.
 * `delay_exit` stops the process with the call done and its result not yet seen. A SIGKILL that comes meanwhile is
-  obeyed as soon as strace lets go: not one more instruction of the process is run.
+  obeyed as soon as strace detaches: not one more instruction of the process is run.
 * It says "(DELAYED)" when the delay begins, and counts the calls from the moment when it says "attached", for each
   thread and each process by itself.
 """
@@ -52,17 +52,17 @@ class Tampering:
         assert b" attached" in said, said
 
     def wait_held(self) -> None:
-        """Until it has made that call, and stands still (AFTER)."""
+        """Wait until it has made that call, and stands still (AFTER)."""
         wait_until(self._hit, f"{self._what} is made", LIMIT)
 
     def wait_killed(self) -> None:
-        """Until that has happened, and nothing is held any more."""
+        """Wait until that has happened, and nothing is held any more."""
         try:
             self.wait_held()
             if self._moment is Moment.AFTER:
                 os.kill(self._hit(), signal.SIGKILL)  # the number of a thread stands for its process
         finally:
-            self._strace.kill()  # whatever it still holds goes on, to its end if it was killed
+            self._strace.kill()  # whatever it still holds continues, to its end if it was killed
             self._strace.communicate()
 
     def _hit(self) -> int:

@@ -40,11 +40,11 @@ class Terminal:
         self.close()
 
     def resize(self, columns: int, rows: int) -> None:
-        """As dragging a window's corner does: the program gets SIGWINCH."""
+        """Resize, as dragging a window's corner does: the program gets SIGWINCH."""
         fcntl.ioctl(self.keyboard, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def type(self, text: bytes) -> None:
-        """As from a keyboard."""
+        """Type, as from a keyboard."""
         os.write(self.keyboard, text)
 
     def see(self, text: str) -> None:

@@ -26,7 +26,7 @@ SINKS = ("spool", "line", "length", "file", "queue")
 
 
 def agent(kind: str, side: str, name: str, number: int, spec: str) -> str:
-    """One side of a route, as TOML."""
+    """Return one side of a route, as TOML."""
     head = f'[route.{name}.agent.{side}]\ncontainer = "{spec}"\n'
     if kind == "queue":
         return head + f"queue = {{ {side} = {{ key = {0x1000 + number} }}, create = true }}\n"
@@ -36,7 +36,7 @@ def agent(kind: str, side: str, name: str, number: int, spec: str) -> str:
 
 
 def routes(one: str, other: str) -> str:
-    """Each source with each sink."""
+    """Return routes from each source to each sink."""
     made = ""
     for number, name in enumerate(names()):
         source, _, sink = name.partition("-")
@@ -46,7 +46,7 @@ def routes(one: str, other: str) -> str:
 
 
 def names() -> list[str]:
-    """Of the routes."""
+    """Return the names of the routes."""
     return [f"{source}-{sink}" for source in SOURCES for sink in SINKS]
 
 
@@ -56,7 +56,7 @@ def flow(daemon: Nsbridged, name: str) -> dict[str, Any]:
 
 
 def bodies(source: str, longest: int) -> list[bytes]:
-    """All kinds of messages that it can have."""
+    """Return all kinds of messages that it can have."""
     if source == "queue":
         return [b"", b"x", b"two\nlines", b"x" * 8192, b"last"]
     long = b"x" * longest
@@ -64,7 +64,7 @@ def bodies(source: str, longest: int) -> list[bytes]:
 
 
 def leave(container: Any, name: str, number: int, messages: list[bytes], daemon: Nsbridged) -> None:
-    """All of them, as programs do. The content of a file is waited for: the next one would take its place."""
+    """Leave all of them, as programs do. Wait for the content of a file: the next one would take its place."""
     source, place = name.partition("-")[0], Path(container.rootfs) / f"srv/{name}-out"
     if source == "queue":
         types = [1, 2, (1 << 31) - 1]
@@ -85,7 +85,7 @@ def leave(container: Any, name: str, number: int, messages: list[bytes], daemon:
 
 
 def handled(daemon: Nsbridged, name: str) -> int:
-    """Messages that were handed over or put aside."""
+    """Return how many messages were handed over or put aside."""
     found = flow(daemon, name)
     return int(found["delivered"] + found["dead"])
 

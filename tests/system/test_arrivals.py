@@ -26,7 +26,7 @@ ENGINES = ("runc", "crun", "docker", "podman")
 
 
 def waiting(one: str, other: str, name: str = "w") -> str:
-    """A route between two containers, named after their engines' kinds."""
+    """Return a route between two containers, named after their engines' kinds."""
     agents = "".join(
         f'[route.{name}.agent.{side}]\ncontainer = "{spec}"\n'
         f"queue = {{ in = {{ key = 0x{number}1 }}, out = {{ key = 0x{number}2 }}, create = true }}\n"
@@ -36,7 +36,7 @@ def waiting(one: str, other: str, name: str = "w") -> str:
 
 
 def next_look(daemon: Nsbridged, name: str) -> float:
-    """Seconds until it looks by itself; 0 if it is looking."""
+    """Return the seconds until it looks by itself; 0 if it is looking."""
     return float(daemon.agents()[name]["retry_in_s"] or 0)
 
 
@@ -78,7 +78,7 @@ def test_a_container_of_each_engine_is_seen_to_come(tmp_path: Path, request: pyt
     ]
 
 
-def test_podman_s_service_tells_too(tmp_path: Path, podman_container: Factory, podman_service: Any) -> None:
+def test_podman_s_service_reports_too(tmp_path: Path, podman_container: Factory, podman_service: Any) -> None:
     web = podman_container(start=False)
     web.create()
     with Nsbridged(tmp_path, waiting(web.spec, f"pidfile:{tmp_path}/none")) as daemon:
@@ -86,17 +86,17 @@ def test_podman_s_service_tells_too(tmp_path: Path, podman_container: Factory, p
         come(daemon, followed, "w:one", web.start)
 
 
-def test_a_dockerd_that_was_killed_and_started_again_is_watched_again(
+def test_a_restarted_dockerd_is_watched_again(
     tmp_path: Path, docker_daemon: DockerDaemon, docker_container: Factory
 ) -> None:
-    """It is said once that it cannot be watched meanwhile."""
+    """The log has one line that it cannot be watched meanwhile."""
     web = docker_container()
     with Nsbridged(tmp_path, waiting(web.spec, "docker:nobody")) as daemon:
         followed = Followed(daemon)
         daemon.wait_for("RUNNING", "w:one")
         docker_daemon.end_service()
         followed.until("w:one", "WAITING")
-        wait_until(lambda: "docker cannot be watched" in daemon.said(), "it is said that dockerd is not there")
+        wait_until(lambda: "docker cannot be watched" in daemon.said(), "the log says that dockerd is not there")
         docker_daemon.start()
         wait_until(lambda: "docker is watched again" in daemon.said(), "dockerd is watched again")
         web.start()
@@ -104,19 +104,15 @@ def test_a_dockerd_that_was_killed_and_started_again_is_watched_again(
         assert daemon.said().count("docker cannot be watched") == 1
 
 
-def test_a_container_that_gets_the_awaited_name_while_it_runs_is_attached(
-    tmp_path: Path, docker_container: Factory
-) -> None:
+def test_a_running_container_that_gets_the_name_is_attached(tmp_path: Path, docker_container: Factory) -> None:
     web = docker_container()
     with Nsbridged(tmp_path, waiting(f"docker:{web.name}-new", "docker:nobody")) as daemon:
         followed = Followed(daemon)
         come(daemon, followed, "w:one", lambda: web.engine.command("rename", web.name, f"{web.name}-new"))
 
 
-def test_a_container_that_is_restarted_faster_than_anybody_looks_is_attached_to_its_new_self(
-    tmp_path: Path, docker_container: Factory
-) -> None:
-    """By its engine, without a pause; paused, it is not away."""
+def test_a_container_restarted_faster_than_polling_is_reattached(tmp_path: Path, docker_container: Factory) -> None:
+    """The engine restarts it without a pause; a paused one is not away."""
     web = docker_container()
     with Nsbridged(tmp_path, waiting(web.spec, "docker:nobody")) as daemon:
         daemon.wait_for("RUNNING", "w:one")
@@ -134,7 +130,7 @@ def test_a_container_that_is_restarted_faster_than_anybody_looks_is_attached_to_
         assert (after["state"], after["pid"], after["restarts"]) == ("RUNNING", before["pid"], 0)
 
 
-def test_a_container_whose_init_ends_at_once_costs_no_restart_and_is_waited_for(tmp_path: Path, room: Room) -> None:
+def test_a_container_whose_init_ends_at_once_costs_no_restart(tmp_path: Path, room: Room) -> None:
     """Also when it comes and goes again and again."""
     brief = RuncContainer(Program([BUSYBOX, "true"]), room, tmp_path)
     try:
@@ -153,9 +149,7 @@ def test_a_container_whose_init_ends_at_once_costs_no_restart_and_is_waited_for(
         brief.delete()
 
 
-def test_a_queue_that_died_with_its_container_is_awaited_if_it_is_not_to_be_made(
-    tmp_path: Path, runc_container: Factory
-) -> None:
+def test_a_queue_that_died_with_its_container_is_awaited(tmp_path: Path, runc_container: Factory) -> None:
     """The messages wait; the container's program makes the queue. (Made by nsbridge: test_processes.py.)"""
     web, legacy = runc_container(), runc_container()
     routes = route(web.spec, legacy.spec).replace("create = true", "create = false")
@@ -175,10 +169,10 @@ def test_a_queue_that_died_with_its_container_is_awaited_if_it_is_not_to_be_made
 
 
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
-def test_a_queue_that_is_removed_beneath_its_agent_is_told_and_made_again(
+def test_a_queue_removed_beneath_its_agent_is_logged_and_remade(
     tmp_path: Path, unshare_container: Factory, delivery: str
 ) -> None:
-    """By whoever may: both sides say so, and go on with the new one."""
+    """Any permitted program may remove it: both sides report it, and continue with the new one."""
     web, legacy = unshare_container(), unshare_container()
     routes = route(web.spec, legacy.spec).replace("[route.r]\n", f'[route.r]\ndelivery = "{delivery}"\n', 1)
     with Nsbridged(tmp_path, routes) as daemon:
@@ -227,7 +221,7 @@ def test_runc_delete_does_not_wait_for_an_agent(tmp_path: Path, runc_container: 
 
 @pytest.mark.parametrize("agent", ["leaves", "is kept inside"])
 def test_docker_rm_does_not_wait_for_an_agent(tmp_path: Path, docker_container: Factory, agent: str) -> None:
-    """By force while it runs, and after a stop; the directories are gone as well."""
+    """It is removed by force while it runs, and after a stop; the directories are gone as well."""
     web, legacy = docker_container(), docker_container()
     with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
         daemon.wait_for("RUNNING")
@@ -250,7 +244,7 @@ def test_docker_rm_does_not_wait_for_an_agent(tmp_path: Path, docker_container: 
             wait_dead(pid, 1.0)
 
 
-def test_what_hears_podman_s_events_dies_with_a_killed_supervisor(
+def test_podman_s_event_reader_dies_with_a_killed_supervisor(
     tmp_path: Path, podman: Any, podman_container: Factory
 ) -> None:
     """It is podman's own command, which nobody else would end."""

@@ -27,9 +27,7 @@ def fail(scene: Scene, call: str, error: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("error", ["EIO", "ESTALE", "ENODEV"])
-def test_directory_whose_file_system_is_not_told_is_waited_for(
-    tmp_path: Path, runc_container: Factory, error: str
-) -> None:
+def test_directory_of_an_unnamed_file_system_is_waited_for(tmp_path: Path, runc_container: Factory, error: str) -> None:
     """statfs(2) asks the server of a network file system, or one in user space."""
     evil, peer = runc_container(), runc_container()
     data = make(evil.rootfs / "data", USER)

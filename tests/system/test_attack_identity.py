@@ -2,7 +2,7 @@
 
 The kind of fault: the agent's user is decided by one fact of the container, and that fact, or what it stands for, is
 chosen by a program with less power. To this belong the file that a queue's key is made of, init's user namespace, the
-group of an endpoint, and an endpoint that is another user's when it is opened.
+group of an endpoint, and an endpoint that is some other user's when it is opened.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def test_init_that_changes_its_user_namespace_is_found_out(tmp_path: Path, runc_
 
 
 def prepare_secret(evil: RuntimeContainer) -> None:
-    """A file of root's in a directory of uid 1000: he may move it, and not read it."""
+    """Make a file of root's in a directory of uid 1000: he may move it, and not read it."""
     make(evil.rootfs / "home/app")
     write(evil.rootfs / "home/app/secret", SECRET, 0, 0o600)
 
@@ -151,7 +151,7 @@ def prepare_secret(evil: RuntimeContainer) -> None:
 def test_directory_of_another_user_is_not_used_by_root(tmp_path: Path, runc_container: Factory) -> None:
     """In a directory that its group may write to, since the agent has entered, a user puts his spool in root's place.
 
-    The agent opened it as uid 0, and delivered what the user had moved there, before it saw that the owner is another.
+    The agent opened it as uid 0, and delivered what the user had moved there, before it saw that the owner had changed.
     """
     evil, peer = runc_container(), runc_container()
     prepare_secret(evil)

@@ -1,4 +1,4 @@
-"""What an agent that somebody has taken over does to its supervisor by the way in which it ends."""
+"""Harm that a compromised agent does to its supervisor by the way in which it ends."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_a_benchmark_runs_and_everything_arrives(lab: Lab, subject: Subject) -> 
     assert all(value > 0 for value in figures.values()), figures
 
 
-def test_several_routes_tick_at_once_and_every_message_is_delivered(lab: Lab) -> None:
+def test_several_routes_tick_and_every_message_is_delivered(lab: Lab) -> None:
     assert flows.tick(lab, 3, 1)["cpu"] > 0
 
 
@@ -64,7 +64,7 @@ def test_every_goal_compares_what_is_measured() -> None:
     assert len(names) == len(SUBJECTS)
 
 
-def test_what_is_recorded_is_a_goal_still_and_every_goal_is_recorded() -> None:
+def test_recorded_figures_and_goals_correspond() -> None:
     assert set(outcome.read_recorded(RECORDED)) == {goal.title for goal in GOALS if goal.limit is not None}
 
 

@@ -57,7 +57,7 @@ class Shell:
         self.terminal.close()
 
     def press_tab(self, line: str) -> str:
-        """What the line is after TAB; it is then made an argument of echo, which prints it."""
+        """Return the line after TAB; it is then made an argument of echo, which prints it."""
         self.terminal.type(f"{line}\t\x01echo G''OT \x05 END\n".encode())
         self.terminal.see("GOT ")
         self.terminal.see(" END")
@@ -65,7 +65,7 @@ class Shell:
 
 
 @pytest.mark.parametrize("name", SHELLS)
-def test_tab_completes_commands_options_values_and_what_the_daemon_knows(name: str, tmp_path: Path) -> None:
+def test_tab_completes_commands_options_values_and_names(name: str, tmp_path: Path) -> None:
     (tmp_path / "only.toml").write_text("")
     with daemon() as path, Shell(name, tmp_path) as shell:
         completed = {
@@ -145,7 +145,7 @@ def test_names_are_those_of_routes_and_agents() -> None:
         assert _asked(path, "names") == (0, "orders\norders:web\norders:legacy\n", "")
 
 
-def test_a_name_that_a_shell_could_take_for_more_than_a_name_is_left_out() -> None:
+def test_a_name_that_a_shell_could_misread_is_left_out() -> None:
     def hostile(api: FakeApi) -> None:
         api.status = status_document(agent("orders:$(reboot)"), agent("orders:web"), agent("a b"), agent("\x1b[2J"))
 
@@ -161,7 +161,7 @@ def test_an_answer_of_another_shape_is_no_answer() -> None:
         assert _asked(path, "names") == (0, "", "")
 
 
-def test_a_daemon_that_does_not_answer_holds_a_shell_up_no_longer_than_half_a_second() -> None:
+def test_a_silent_daemon_delays_completion_by_half_a_second() -> None:
     with Served() as served:  # nobody runs the loop
         started = time.monotonic()
         assert _asked(served.path, "names") == (0, "", "")

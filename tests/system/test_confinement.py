@@ -1,4 +1,4 @@
-"""What the kernel says about every agent and sender of a running daemon, and what the daemon says about it."""
+"""Facts from the kernel about every agent and sender of a running daemon, and the daemon's report of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USER = (1234, 2345)
 
 
 def routes(files: str, legacy: str) -> str:
-    """One route for each kind of endpoint in `files`, all into queues of `legacy`; one of these at-least-once."""
+    """Return a route for each kind of endpoint in `files`, all into queues of `legacy`; one of these at-least-once."""
     text = ""
     for number, (kind, endpoint) in enumerate(ENDPOINTS.items()):
         queue = QUEUE.replace("0x5", f"0x{5 + number}")
@@ -56,14 +56,12 @@ def assert_powerless(pid: int, user: tuple[int, int], filters: int) -> None:
 
 
 def descriptors(pid: int) -> list[str]:
-    """What its descriptors are, without numbers."""
+    """Return the kinds of its descriptors, without numbers."""
     links = sorted(Path(f"/proc/{pid}/fd").iterdir(), key=lambda path: int(path.name))
     return [re.sub(r"\d+", "N", os.readlink(link)) for link in links]
 
 
-def test_every_agent_and_sender_is_powerless_and_is_its_endpoint_s_owner(
-    tmp_path: Path, runc_container: Factory
-) -> None:
+def test_every_agent_and_sender_is_powerless_and_the_owner(tmp_path: Path, runc_container: Factory) -> None:
     """Each kind of endpoint; threads and senders too."""
     files, legacy = runc_container(), runc_container()
     (files.rootfs / "srv/a").mkdir()
@@ -88,7 +86,7 @@ def test_every_agent_and_sender_is_powerless_and_is_its_endpoint_s_owner(
 def test_an_agent_has_only_the_descriptors_that_it_was_given(
     tmp_path: Path, runc_container: Factory, kind: str
 ) -> None:
-    """And those that it opened in its container: nothing of the host but its own journals and dead letters."""
+    """It has also opened some in its container: nothing of the host but its own journals and dead letters."""
     files, legacy = runc_container(), runc_container()
     (files.rootfs / "srv/a").mkdir()
     with Nsbridged(tmp_path, routes(files.spec, legacy.spec)) as daemon:
@@ -117,7 +115,7 @@ def test_an_agent_has_only_the_descriptors_that_it_was_given(
 
 
 def assert_no_way_out(pid: int, agent: dict[str, Any], dead: Path) -> None:
-    """Each directory it holds is its container's, or what `..` does not lead out of: /proc/PID/fd and dead letters."""
+    """Assert that each of its directories is its container's, or has no way out by `..`: /proc/PID/fd, dead letters."""
     root, name = Path(f"/proc/{agent['container_pid']}/root"), agent["name"].split(":")[1]
     # Its own /proc/PID/fd has the number of no other: that of a process is made anew for each look.
     own = [(dead / name).stat(), (dead / ".retry" / name).stat(), Path(f"/proc/{pid}/fd").stat()]
@@ -143,13 +141,13 @@ def test_a_required_confinement_that_is_there_changes_nothing(tmp_path: Path, ru
 
 
 def shown(daemon: Nsbridged, name: str) -> dict[str, Any]:
-    """What inspect says."""
+    """Return the output of inspect."""
     (agent,) = daemon.call("inspect", name=name)
     return dict(agent)
 
 
 def test_inspect_shows_the_filter(tmp_path: Path, runc_container: Factory) -> None:
-    """Of agents and senders."""
+    """This holds for agents and senders."""
     files, legacy = runc_container(), runc_container()
     with Nsbridged(tmp_path, route(files.spec, legacy.spec)) as daemon:
         daemon.wait_for("RUNNING")

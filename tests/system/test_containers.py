@@ -46,7 +46,7 @@ def test_a_running_container_is_found_with_its_identity(request: pytest.FixtureR
 
 
 @pytest.mark.parametrize("kind", NAMED)
-def test_an_unknown_container_is_said_to_be_unknown(request: pytest.FixtureRequest, kind: str) -> None:
+def test_an_unknown_container_is_reported_as_unknown(request: pytest.FixtureRequest, kind: str) -> None:
     make(request, kind, start=False)
     with pytest.raises(NotRunning, match=f'container "nowhere" is not known to {kind}'):
         containers.locate(Container(ContainerKind(kind), "nowhere"))
@@ -217,9 +217,7 @@ def test_a_bare_namespace_file_is_found_while_it_is_bound(unshare_container: Any
 
 
 @pytest.mark.parametrize("kind", ["docker", "podman"])
-def test_an_engines_container_is_found_by_its_id_but_not_by_a_chance_beginning_of_it(
-    request: pytest.FixtureRequest, kind: str
-) -> None:
+def test_a_container_is_found_by_its_id_not_by_a_chance_prefix(request: pytest.FixtureRequest, kind: str) -> None:
     web = make(request, kind)
     assert containers.locate(Container(web.kind, web.id)).pid == web.pid
     assert containers.locate(Container(web.kind, web.id[:12])).pid == web.pid
@@ -238,7 +236,7 @@ def test_podman_is_asked_over_its_socket_too(podman_container: Any, podman_servi
         containers.locate(web.container)
 
 
-def test_podman_is_asked_by_command_when_its_socket_is_a_leftover(
+def test_podman_s_command_is_used_if_its_socket_is_a_leftover(
     podman_container: Any, podman_service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web = podman_container()
@@ -276,7 +274,7 @@ def test_a_restarted_dockerd_is_found_again(docker_daemon: Any, docker_container
     assert containers.locate(web.container).pid == web.pid
 
 
-def test_the_listing_shows_every_container_once_under_its_own_name(request: pytest.FixtureRequest) -> None:
+def test_the_listing_shows_every_container_once_by_its_own_name(request: pytest.FixtureRequest) -> None:
     made = [make(request, kind) for kind in [*NAMED, "unshare"]]
     rows = listing.list_containers()
     for web in made:
@@ -290,7 +288,7 @@ def test_the_listing_shows_every_container_once_under_its_own_name(request: pyte
 
 
 @pytest.mark.parametrize(("kind", "dead"), [("runc", "stopped"), ("docker", "exited"), ("podman", "exited")])
-def test_the_listing_tells_created_and_dead_containers_apart(
+def test_the_listing_separates_created_and_dead_containers(
     request: pytest.FixtureRequest, kind: str, dead: str
 ) -> None:
     web = make(request, kind, start=False)

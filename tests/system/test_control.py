@@ -37,7 +37,7 @@ def test_an_answer_may_come_later_than_that_to_the_next_request() -> None:
         assert wire.answer() == {"id": 1, "result": "done"}
 
 
-def test_an_error_has_the_exit_code_and_the_connection_goes_on() -> None:
+def test_an_error_has_the_exit_code_and_the_connection_stays() -> None:
     with Served() as served, Wire(served) as wire:
         error = wire.ask("status", names=["nobody"])["error"]
         assert error == {"code": 5, "message": "no route or agent is called ['nobody']"}
@@ -55,14 +55,14 @@ def test_a_stream_sends_items_until_its_result() -> None:
         ]
 
 
-def test_a_bug_behind_the_socket_is_an_answer_and_a_notice_and_not_the_end() -> None:
+def test_a_bug_behind_the_socket_is_an_answer_and_a_notice() -> None:
     with Served() as served, Wire(served) as wire:
         assert "a bug" in wire.ask("bug")["error"]["message"]
         assert "TypeError: what nobody thought of at" in served.notices[0]
         assert wire.ask("version")["result"]
 
 
-def test_whoever_only_shuts_its_writing_side_still_gets_the_answer() -> None:
+def test_a_half_closed_caller_still_gets_the_answer() -> None:
     with Served() as served, Wire(served) as wire:
         wire.request("later")
         wire.socket.shutdown(socket.SHUT_WR)
@@ -106,7 +106,7 @@ def test_a_stream_learns_that_its_caller_has_gone() -> None:
         assert gone == ["first", "second"]
 
 
-def test_what_has_been_answered_is_not_told_that_its_caller_has_gone() -> None:
+def test_an_answered_request_does_not_hear_that_its_caller_left() -> None:
     with Served() as served:
         gone: list[str] = []
         with Wire(served) as wire:
@@ -147,7 +147,7 @@ def test_garbage_gets_one_error_and_is_hung_up_on(garbage: bytes) -> None:
         try:
             wire.send(garbage + b'{"id": 1, "method": "version"}\n')
         except (BrokenPipeError, ConnectionResetError):
-            pass  # it was hung up on before it had said it all
+            pass  # the connection was closed before all was sent
         answer = wire.answer()
         assert answer["id"] is None
         assert answer["error"]["code"] == 2
@@ -179,7 +179,7 @@ def test_who_does_not_read_answers_is_not_served_on() -> None:
         assert all(wire.answer()["result"] == served.api.status for _ in range(8))
 
 
-def test_who_never_reads_a_stream_loses_its_connection_at_a_mebibyte() -> None:
+def test_a_stream_that_nobody_reads_is_cut_at_a_mebibyte() -> None:
     with Served() as served, Wire(served) as wire:
         wire.request("later")
         served.pump(lambda: served.api.answers)
@@ -224,7 +224,7 @@ def test_others_cannot_take_the_places_kept_for_root() -> None:
         assert answer == "yes, 0.1.0, nsbridged already serves 240 callers; try again later"
 
 
-def test_who_may_only_look_cannot_take_the_places_of_who_may_control() -> None:
+def test_readers_cannot_take_the_places_of_controllers() -> None:
     def crowd() -> str:
         os.setegid(READERS)
         os.seteuid(STRANGER)
@@ -279,7 +279,7 @@ def _connections(served: Served) -> int:
 
 
 def _rounds(served: Served, seconds: float) -> int:
-    """How often the loop wakes up in that time, with nothing to do."""
+    """Return how often the loop wakes up in that time, with nothing to do."""
     end, rounds = time.monotonic() + seconds, 0
     while (left := end - time.monotonic()) > 0:
         served.loop.run_once(left)

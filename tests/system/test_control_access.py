@@ -1,4 +1,4 @@
-"""Who may do what over the control socket: real ids, real groups, the mode and the ACL of a real file."""
+"""Permissions of the control socket: real ids, real groups, the mode and the ACL of a real file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_read_group_may_look(method: str) -> None:
         assert served.as_user(STRANGER, READ_GROUP, [], lambda: called(served.path, method)) == "yes"
 
 
-def test_of_all_methods_that_there_are_the_read_group_may_call_those_that_only_look(tmp_path: Path) -> None:
+def test_the_read_group_may_call_only_methods_that_look(tmp_path: Path) -> None:
     """A new one is refused until somebody has thought about it."""
     looking = {"status", "tail", "events", "inspect", "top", "version", "dead_list"}
     with fuzz.supervisor_at(tmp_path) as supervisor:
@@ -65,7 +65,7 @@ def test_the_read_group_may_nothing_but_look(method: str) -> None:
         assert served.api.calls == []
 
 
-def test_who_asks_for_a_change_is_told_with_what_was_asked_and_so_is_who_was_refused() -> None:
+def test_the_log_names_who_asks_for_a_change_and_who_is_refused() -> None:
     def ask() -> str:
         with ControlClient(served.path) as client:
             try:
@@ -81,7 +81,7 @@ def test_who_asks_for_a_change_is_told_with_what_was_asked_and_so_is_who_was_ref
         assert served.as_user(STRANGER, READ_GROUP, [], ask) == "77"
         assert served.notices[-1].startswith(f"uid {STRANGER} is not permitted to dead drop: only root and members")
         assert served.as_user(STRANGER, READ_GROUP, [], lambda: called(served.path, "status")) == "yes"
-        assert len(served.audit) == 1, "who only looks is not told of"
+        assert len(served.audit) == 1, "a caller who only looks is not logged"
 
 
 def test_a_refusal_says_who_was_refused_what_and_who_may() -> None:
@@ -107,7 +107,7 @@ def test_strangers_do_not_fill_the_log() -> None:
         assert served.notices == [f"refused uid {STRANGER} on the control socket: it is in neither of its groups"]
 
 
-def test_the_daemon_s_own_user_may_everything_although_it_is_not_root() -> None:
+def test_the_daemon_s_own_user_may_do_everything_without_root() -> None:
     def serve_and_call() -> str:
         with Served(group=str(OTHER), read_group=str(OTHER), mode=0o600) as own, Wire(own) as wire:
             return " ".join(next(iter(wire.ask(method).keys() - {"id"})) for method in ("status", "shutdown"))

@@ -68,7 +68,7 @@ def crowding(path: str) -> int:
 
 
 def _times(daemon: Nsbridged, followed: Followed) -> tuple[float, float, float]:
-    """Seconds for a status, until a killed agent is back, for an inspect."""
+    """Return the seconds for a status, until a killed agent is back, for an inspect."""
     before = time.monotonic()
     pid = daemon.agents()["h:one"]["pid"]
     asked = time.monotonic()

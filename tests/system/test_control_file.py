@@ -21,7 +21,7 @@ from tests.control_fake import FakeApi, Served, Wire
 STRANGER = 51000
 
 
-def test_the_socket_has_its_group_and_mode_and_is_gone_after_close() -> None:
+def test_the_socket_has_its_group_and_mode_and_is_removed() -> None:
     with Served(group="daemon", mode=0o660) as served:
         found = os.lstat(served.path)
         assert stat.S_ISSOCK(found.st_mode)
@@ -37,7 +37,7 @@ def _gid(name: str) -> int:
     return next(int(line.split(":")[2]) for line in lines if line.startswith(name + ":"))
 
 
-def test_the_socket_never_exists_under_its_name_before_it_is_complete(tmp_path: Path) -> None:
+def test_the_socket_s_name_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     server, loop = _server(path)
     with INotify() as inotify:
@@ -103,7 +103,7 @@ def test_what_is_not_a_socket_is_not_touched(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_close_leaves_the_socket_of_whoever_came_after(tmp_path: Path) -> None:
+def test_close_leaves_the_socket_of_a_later_daemon(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     server, loop = _server(path)
     server.open()
@@ -114,7 +114,7 @@ def test_close_leaves_the_socket_of_whoever_came_after(tmp_path: Path) -> None:
     assert path.read_text() == "somebody else's"
 
 
-def test_missing_directories_are_made_for_everybody_to_enter_whatever_the_umask(tmp_path: Path) -> None:
+def test_missing_directories_are_made_enterable_under_any_umask(tmp_path: Path) -> None:
     path = tmp_path / "run" / "nsbridge" / "control.sock"
     before = os.umask(0o077)
     try:
@@ -136,8 +136,8 @@ def test_a_directory_that_others_can_change_is_refused(tmp_path: Path, owner: in
 
 
 @pytest.mark.parametrize("kind", ["a parent of somebody else's", "a link that somebody else can exchange"])
-def test_a_directory_whose_name_others_can_lead_elsewhere_is_refused(tmp_path: Path, kind: str) -> None:
-    """Whoever owns a directory above can rename what is in it."""
+def test_a_directory_that_others_can_redirect_is_refused(tmp_path: Path, kind: str) -> None:
+    """The owner of a directory above can rename what is in it."""
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     if kind.startswith("a link"):

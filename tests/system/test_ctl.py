@@ -92,7 +92,7 @@ def test_hostile_names_are_escaped_on_a_person_s_terminal(served: Served) -> Non
     assert output.count("\n") == 1
 
 
-def test_start_asks_for_what_was_named_and_shows_what_became_of_it(served: Served) -> None:
+def test_start_orders_the_named_agents_and_shows_the_outcome(served: Served) -> None:
     served.api.changed = [{"name": "orders:web", "state": "STARTING", "detail": ""}]
     done = served.run("start", "orders", "orders:web")
     assert (done.returncode, done.stdout) == (0, "orders:web  STARTING\n")
@@ -105,7 +105,7 @@ def test_stop_with_wait_is_done_when_all_have_stopped(served: Served) -> None:
     assert served.api.calls == [("stop", {"names": ["all"], "wait": True})]
 
 
-def test_start_with_wait_fails_if_an_agent_does_not_run_in_the_end(served: Served) -> None:
+def test_start_with_wait_fails_if_an_agent_does_not_run(served: Served) -> None:
     served.api.changed = [{"name": "orders:web", "state": "FATAL", "detail": "no such namespace"}]
     done = served.run("restart", "all", "--wait")
     assert done.returncode == 1
@@ -122,11 +122,11 @@ def test_wait_that_takes_too_long_says_what_it_waits_for(served: Served, command
     served.api.results[command] = NO_ANSWER
     done = served.run("--timeout", "0.3", command, "--wait", "orders")
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"{command}: not done within 0.3 s: orders:web is {state} (why\\x07); it goes on" in _one_line(done.stderr)
+    assert f"{command}: not done within 0.3 s: orders:web is {state} (why\\x07); it continues" in _one_line(done.stderr)
     assert "a:b" not in done.stderr
 
 
-def test_an_order_that_is_not_answered_at_all_is_a_daemon_that_cannot_be_reached(served: Served) -> None:
+def test_an_unanswered_order_means_an_unreachable_daemon(served: Served) -> None:
     served.api.results["start"] = NO_ANSWER
     done = served.run("--timeout", "0.3", "start", "orders")
     assert done.returncode == 4
@@ -265,7 +265,7 @@ def _fails(*arguments: str, control: str, code: int) -> str:
     return _one_line(stderr)
 
 
-def test_no_socket_says_how_to_mend_it() -> None:
+def test_a_missing_socket_names_the_fix() -> None:
     error = _fails("status", control="/nonexistent/control.sock", code=4)
     assert "/nonexistent/control.sock: there is no such socket; start nsbridged, or name its socket with -s" in error
 
@@ -277,7 +277,7 @@ def test_a_stale_socket_says_that_nobody_listens(tmp_path: Path) -> None:
     assert "nobody listens" in _fails("status", control=str(path), code=4)
 
 
-def test_a_file_that_is_no_socket_is_told_from_one_that_nobody_listens_at() -> None:
+def test_a_file_that_is_no_socket_differs_from_a_dead_socket() -> None:
     error = _fails("status", control="/etc/passwd", code=4)
     assert "/etc/passwd: that is no socket; name nsbridged's socket with -s" in error
 
@@ -320,12 +320,12 @@ def test_a_path_longer_than_a_socket_s_is_one_line() -> None:
 
 
 def _main(served: Served, *arguments: str) -> str:
-    """The command in this process: other users may not be able to run this interpreter."""
+    """Run the command in this process: other users may not be able to run this interpreter."""
     sys.stderr = io.StringIO()
     return f"{main(['-s', served.path, *arguments])} {sys.stderr.getvalue()}"
 
 
-def test_who_may_not_connect_is_told_what_to_be() -> None:
+def test_a_refused_caller_learns_which_group_it_needs() -> None:
     with Served(group="51001") as served:
         told = served.as_user(51000, 51003, [], lambda: _main(served, "status"))
         assert told.startswith("77 nsbridgectl: cannot reach nsbridged")

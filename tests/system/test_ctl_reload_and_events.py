@@ -123,7 +123,7 @@ def test_events_follow_prints_at_once_and_ends_quietly_on_ctrl_c(served: Served)
 
 
 def _route(name: str, directory: Path, container: str = "host") -> str:
-    """A route between two spools of the host itself, which needs no container."""
+    """Return a route between two spools of the host itself, which needs no container."""
     agents = ""
     for side in ("left", "right"):
         (directory / name / side).mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ class Told:
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def test_a_changed_file_is_planned_then_done_and_the_events_tell_it(tmp_path: Path) -> None:
+def test_a_changed_file_is_planned_done_and_seen_in_events(tmp_path: Path) -> None:
     with Nsbridged(tmp_path, _route("a", tmp_path) + _route("b", tmp_path)) as daemon:
         daemon.wait_for("RUNNING")
         told, pids = Told(daemon), {name: agent["pid"] for name, agent in daemon.agents().items()}
@@ -171,7 +171,7 @@ def test_a_changed_file_is_planned_then_done_and_the_events_tell_it(tmp_path: Pa
         assert {json.loads(line)["name"] for line in only} == {"c:left", "c:right"}
 
 
-def test_a_broken_file_is_exit_code_2_with_a_line_for_each_mistake_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_broken_file_exits_2_with_a_line_per_mistake(tmp_path: Path) -> None:
     with Nsbridged(tmp_path, _route("a", tmp_path)) as daemon:
         daemon.wait_for("RUNNING")
         before = daemon.agents()
@@ -188,7 +188,7 @@ def test_a_broken_file_is_exit_code_2_with_a_line_for_each_mistake_and_changes_n
         }
 
 
-def test_every_command_that_takes_a_name_says_5_to_one_that_there_is_not(tmp_path: Path) -> None:
+def test_every_command_exits_5_for_an_unknown_name(tmp_path: Path) -> None:
     with Nsbridged(tmp_path, _route("a", tmp_path)) as daemon:
         told = Told(daemon)
         for words in (

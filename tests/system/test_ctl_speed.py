@@ -1,4 +1,4 @@
-"""How fast `nsbridgectl status` is, beside `supervisorctl status`, which people know as fast enough."""
+"""Speed of `nsbridgectl status`, beside `supervisorctl status`, which people know as fast enough."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture
 def nsbridged() -> Iterator[str]:
-    """The path of a control socket that is served by a process of its own."""
+    """Yield the path of a control socket that is served by a process of its own."""
     with daemon() as path:
         yield path
 
 
 @pytest.fixture
 def supervisord(tmp_path: Path) -> Iterator[Path]:
-    """The configuration of a running supervisord, with as many programs as we have agents."""
+    """Yield the configuration of a running supervisord, with as many programs as we have agents."""
     config, path = tmp_path / "supervisord.conf", tmp_path / "supervisor.sock"
     programs = "".join(f"[program:{name}]\ncommand=sleep 1000\n" for name in ("web", "legacy"))
     config.write_text(

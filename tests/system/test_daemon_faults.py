@@ -1,4 +1,4 @@
-"""Faults that meet the daemon itself: what it needs is used up, and comes back. It goes on, says so, and recovers."""
+"""Faults of the daemon itself: its resources are used up, and come back. It continues, reports them, and recovers."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ GROWTH = 16 << 20  # bytes that callers who never read may cost: at most one ans
 
 @pytest.fixture
 def pair(unshare_container: Factory) -> tuple[Any, Any]:
-    """The container with files, and the one with queues."""
+    """Return the container with files, and the one with queues."""
     return unshare_container(), unshare_container()
 
 
 def relays(daemon: Nsbridged, pair: tuple[Any, Any]) -> None:
-    """One message both ways."""
+    """Assert that one message passes both ways."""
     count = len(visible(pair[0].rootfs / "srv/in"))
     put_into_spool(pair[0].rootfs / "srv/out", [b"there"])
     send_all(pair[1], TO_WEB, [Sent(1, b"back")])
@@ -52,7 +52,7 @@ def relays(daemon: Nsbridged, pair: tuple[Any, Any]) -> None:
 
 @contextmanager
 def clock_stepped(seconds: float) -> Iterator[None]:
-    """The machine's own; set right again by the monotonic clock."""
+    """Step the machine's own clock; set it right again by the monotonic clock."""
     before, since = time.clock_gettime(time.CLOCK_REALTIME), time.monotonic()
     try:
         time.clock_settime(time.CLOCK_REALTIME, before + seconds)
@@ -65,9 +65,7 @@ def clock_stepped(seconds: float) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("step", [DAY, -DAY])
-def test_a_clock_that_is_stepped_by_a_day_and_back_disturbs_nothing(
-    tmp_path: Path, pair: tuple[Any, Any], step: float
-) -> None:
+def test_a_clock_stepped_by_a_day_and_back_disturbs_nothing(tmp_path: Path, pair: tuple[Any, Any], step: float) -> None:
     """No agent is taken for wedged or started late, no message is lost, no uptime jumps."""
     routes = route(pair[0].spec, pair[1].spec)
     with Nsbridged(tmp_path, routes, 'health = { deadline = "1500ms" }') as daemon:
@@ -89,10 +87,8 @@ def test_a_clock_that_is_stepped_by_a_day_and_back_disturbs_nothing(
 # -- descriptors, processes
 
 
-def test_without_descriptors_the_daemon_goes_on_and_starts_what_it_could_not_when_it_has_some(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
-    """EMFILE for callers and for a dead agent's successor; who is connected is still served, and is told why."""
+def test_without_descriptors_the_daemon_continues_and_recovers(tmp_path: Path, pair: tuple[Any, Any]) -> None:
+    """EMFILE meets callers and a dead agent's successor; connected callers are still served, and learn the reason."""
     with (
         Nsbridged(tmp_path, route(pair[0].spec, pair[1].spec)) as daemon,
         ControlClient(str(daemon.socket), LIMIT) as connected,
@@ -126,7 +122,7 @@ def _agent(client: ControlClient, name: str) -> dict[str, Any]:
 
 @contextmanager
 def process_limit(directory: Path) -> Iterator[Path]:
-    """A cgroup of the pids controller, v1 or v2; its directory."""
+    """Make a cgroup of the pids controller, v1 or v2; yield its directory."""
     mounted = directory / "cgroup"
     mounted.mkdir()
     kind = ["-t", "cgroup", "-o", "pids"] if "pids" in _v1_controllers() else ["-t", "cgroup2"]
@@ -151,9 +147,7 @@ def _v1_controllers() -> str:
     return " ".join(line.split()[0] for line in lines if line.split()[1] != "0")
 
 
-def test_when_fork_fails_the_agent_waits_and_comes_when_processes_may_be_made_again(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
+def test_when_fork_fails_the_agent_is_retried_until_it_succeeds(tmp_path: Path, pair: tuple[Any, Any]) -> None:
     """EAGAIN from the pids controller; status says so. The other agent serves on."""
     with process_limit(tmp_path) as group, Nsbridged(tmp_path, route(pair[0].spec, pair[1].spec)) as daemon:
         daemon.wait_for("RUNNING")
@@ -174,10 +168,8 @@ def test_when_fork_fails_the_agent_waits_and_comes_when_processes_may_be_made_ag
 # -- the log's disk
 
 
-def test_a_full_disk_under_the_log_costs_lines_which_are_counted_and_nothing_else(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
-    """When there is room again the log says how many are missing, and goes on."""
+def test_a_full_disk_under_the_log_costs_only_counted_lines(tmp_path: Path, pair: tuple[Any, Any]) -> None:
+    """When there is room again the log reports how many are missing, and continues."""
     logs = tmp_path / "logs"
     logs.mkdir()
     run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", logs])
@@ -205,7 +197,7 @@ def test_a_full_disk_under_the_log_costs_lines_which_are_counted_and_nothing_els
 
 
 def _tail(daemon: Nsbridged) -> int:
-    """How many records it has in memory."""
+    """Return how many records it has in memory."""
     with ControlClient(str(daemon.socket), LIMIT) as client:
         return len(list(client.stream("tail", {"count": 1000})))
 
@@ -213,9 +205,7 @@ def _tail(daemon: Nsbridged) -> int:
 # -- callers
 
 
-def test_callers_who_never_read_cost_bounded_memory_and_nobody_else_waits(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
+def test_callers_that_never_read_cost_bounded_memory(tmp_path: Path, pair: tuple[Any, Any]) -> None:
     """They ask as fast as they can, until each is held back: no more of it is read before it reads its answers."""
     with Nsbridged(tmp_path, route(pair[0].spec, pair[1].spec)) as daemon, ExitStack() as cleanup:
         daemon.wait_for("RUNNING")

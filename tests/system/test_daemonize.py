@@ -17,14 +17,12 @@ from tests.system.test_relay import route
 
 
 def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """One of the installed commands, to its end."""
+    """Run one of the installed commands to its end."""
     path = Path(sys.executable).with_name(str(words[0]))
     return subprocess.run([path, *words[1:]], capture_output=True, text=True, check=False, timeout=LIMIT)
 
 
-def test_a_detached_daemon_is_ready_when_the_command_returns_and_shuts_down_on_request(
-    tmp_path: Path, runc_container: Factory
-) -> None:
+def test_a_detached_daemon_is_ready_on_return_and_shuts_down(tmp_path: Path, runc_container: Factory) -> None:
     """It has left session, terminal, directory and descriptors of the caller; a second one says whose place it is."""
     web, legacy = runc_container(), runc_container()
     daemon = Nsbridged(tmp_path, route(web.spec, legacy.spec))
@@ -51,7 +49,7 @@ def test_a_detached_daemon_is_ready_when_the_command_returns_and_shuts_down_on_r
         assert not Path(f"/proc/{agent['pid']}").exists()
 
 
-def test_status_of_a_route_whose_container_is_missing_exits_3_and_says_why(tmp_path: Path) -> None:
+def test_status_of_a_missing_container_exits_3_with_the_reason(tmp_path: Path) -> None:
     """For people and for programs."""
     with Nsbridged(tmp_path, route("runc:nobody-1", "runc:nobody-2")) as daemon:
         daemon.wait_for("WAITING")

@@ -24,19 +24,19 @@ TOO_LONG = b"x" * (MSGMAX + 1)
 
 
 def set_msgmax(container: HasPid, size: int) -> None:
-    """In the container's ipc namespace alone."""
+    """Set it in the container's ipc namespace alone."""
     write = f"echo {size} > /proc/sys/kernel/msgmax"
     run(["nsenter", f"--target={container.pid}", "--ipc", "--", "sh", "-c", write])
 
 
 def ctl(daemon: Nsbridged, *words: str) -> subprocess.CompletedProcess[str]:
-    """The real command."""
+    """Run the real command."""
     command = [str(Path(sys.executable).with_name("nsbridgectl")), "-s", str(daemon.socket), *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
 
 
 def listed(daemon: Nsbridged, *names: str) -> list[dict[str, Any]]:
-    """What `dead list --json` has."""
+    """Return the output of `dead list --json`."""
     done = ctl(daemon, "dead", "list", *names, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     letters: list[dict[str, Any]] = json.loads(done.stdout)["letters"]
@@ -44,12 +44,12 @@ def listed(daemon: Nsbridged, *names: str) -> list[dict[str, Any]]:
 
 
 def files_of(daemon: Nsbridged) -> list[str]:
-    """Every file below the dead letters' directory."""
+    """Return every file below the dead letters' directory."""
     return [name for _, _, names in os.walk(daemon.directory / "state/dead") for name in names]
 
 
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
-def test_a_message_too_long_for_its_queue_is_put_aside_and_delivered_when_the_queue_takes_it(
+def test_a_message_too_long_for_its_queue_is_delivered_later(
     tmp_path: Path, unshare_container: Factory, delivery: str
 ) -> None:
     """8193 bytes where 8192 are the limit: with the reason, nothing else waits for it; then all of it, once."""
@@ -61,7 +61,7 @@ def test_a_message_too_long_for_its_queue_is_put_aside_and_delivered_when_the_qu
         with Receiver(legacy, 0x51, 3) as receiver:
             put_into_spool(web.rootfs / "srv/out", bodies)
             assert receiver.messages() == [Sent(7, b"before"), Sent(7, b"after"), Sent(7, b"")]
-        wait_until(lambda: not visible(web.rootfs / "srv/out"), "all files are let go of")
+        wait_until(lambda: not visible(web.rootfs / "srv/out"), "all files are released")
         (letter,) = listed(daemon)
         assert (letter["agent"], letter["seq"], letter["bytes"], letter["type"]) == ("r:queue", 2, len(TOO_LONG), 0)
         assert letter["where"] == "queue 0x51"
@@ -133,7 +133,7 @@ def test_a_retry_reaches_a_source_that_waits_in_msgrcv(tmp_path: Path, unshare_c
 
 @pytest.mark.parametrize("endpoint", ["file", "log"])
 def test_a_retry_is_not_mistaken_for_what_a_file_has(tmp_path: Path, unshare_container: Factory, endpoint: str) -> None:
-    """What was read last stays known: across the retry and a restart of the source, nothing is taken twice."""
+    """The last content stays known: across the retry and a restart of the source, nothing is taken twice."""
     web, legacy = unshare_container(), unshare_container()
     routes = (
         f'[route.r]\n[route.r.agent.web]\ncontainer = "{web.spec}"\n{endpoint} = {{ out = "/srv/out" }}\n'
@@ -167,12 +167,12 @@ def _handled(daemon: Nsbridged) -> int:
 
 
 def _seqs(endpoint: str) -> list[int]:
-    """Of the first two messages: a log's first number says where it begins."""
+    """Return those of the first two messages: a log's first number says where it begins."""
     return [2, 3] if endpoint == "log" else [1, 2]
 
 
 def test_a_retry_waits_for_a_source_that_does_not_run(tmp_path: Path, unshare_container: Factory) -> None:
-    """It is said so; and it is delivered when the source runs, also by another daemon."""
+    """The answer reports the wait; the message is delivered when the source runs, also by a later daemon."""
     web, legacy = unshare_container(), unshare_container()
     with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
         daemon.wait_for("RUNNING")
@@ -221,7 +221,7 @@ def test_dropped_letters_are_gone(tmp_path: Path, unshare_container: Factory) ->
 
 
 @pytest.mark.parametrize("window", [8, 512])
-def test_kills_of_the_source_make_no_retried_letter_be_lost_or_repeated(
+def test_kills_of_the_source_neither_lose_nor_repeat_a_retry(
     tmp_path: Path, unshare_container: Factory, window: int
 ) -> None:
     """300 letters are given back in ten portions, and after each the agent that takes them again is killed."""
@@ -243,7 +243,7 @@ def test_kills_of_the_source_make_no_retried_letter_be_lost_or_repeated(
                 if pid is not None:
                     kill_and_wait(pid)
                     kills += 1
-                daemon.call("start", names=["r:files"])  # or it would be waited for ever longer
+                daemon.call("start", names=["r:files"])  # or the delay would grow
             wait_until(lambda: not files_of(daemon), "all are taken")
             daemon.wait_for("RUNNING")
             wait_until(lambda: daemon.flow("r:files")["delivered"] == count, "all are delivered", 60)

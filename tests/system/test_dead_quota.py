@@ -33,7 +33,7 @@ def detail(daemon: Nsbridged, agent: str = "r:queue") -> str:
 
 
 def seqs(daemon: Nsbridged) -> list[int]:
-    """Of the letters."""
+    """Return the seqs of the letters."""
     return [letter["seq"] for letter in listed(daemon)]
 
 
@@ -67,7 +67,7 @@ def test_newlines_into_a_line_log_do_not_fill_state_dir(tmp_path: Path, unshare_
             before = daemon.flow("r:a")["dead"]
             assert 1000 < before < 10_001
             assert ctl(daemon, "dead", "drop", "r:b").returncode == 0
-            wait_until(lambda: daemon.flow("r:a")["dead"] > before, "it goes on by itself")
+            wait_until(lambda: daemon.flow("r:a")["dead"] > before, "it resumes by itself")
     finally:
         run(["umount", "-l", str(state)])
 

@@ -54,7 +54,7 @@ os.execv(sys.argv[end + 1], sys.argv[end + 1 :])
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """The directory for temporary files; at the end the demo must have left nothing there and nothing anywhere else.
+    """Yield the directory for temporary files; at the end the demo must have left nothing there and nothing elsewhere.
 
     Other demos may run on the machine: only what has this directory's name in it, or is our descendant, counts.
     """
@@ -74,7 +74,7 @@ def scratch() -> Iterator[Path]:
 
 
 def _text(path: Path) -> str:
-    """What is in a file; nothing if it has just been removed, with somebody else's container."""
+    """Return the text of a file; empty if it has just been removed, with somebody else's container."""
     try:
         return path.read_text()
     except FileNotFoundError:
@@ -86,7 +86,7 @@ def _children() -> set[str]:
 
 
 def _assert_that_they_die(orphans: set[str]) -> None:
-    """What has been killed may need a moment; what has not, is found here."""
+    """Assert that they die: a killed process may need a moment; a live one is found here."""
     for orphan in orphans:
         command = Path(f"/proc/{orphan}/cmdline").read_bytes().replace(b"\0", b" ").decode()
         try:
@@ -157,7 +157,7 @@ def test_bytes_that_are_no_text_come_back_too(scratch: Path) -> None:
     assert done.stdout.count(b"Recv " + message + b"\n") == 2
 
 
-def test_a_message_that_is_too_long_is_refused_by_the_client_and_the_rest_is_sent(scratch: Path) -> None:
+def test_an_overlong_message_is_refused_and_the_rest_is_sent(scratch: Path) -> None:
     done = _demo(scratch, "--runtime", "unshare", "first", "x" * 8001, "last")
     assert done.returncode == 1
     assert "echo_client: the message has 8001 bytes, at most 8000 can be sent\n" in done.stdout
@@ -165,7 +165,7 @@ def test_a_message_that_is_too_long_is_refused_by_the_client_and_the_rest_is_sen
     assert "only 3 of 4 messages" in done.stdout
 
 
-def test_a_message_of_two_lines_is_refused_before_anything_is_made(scratch: Path) -> None:
+def test_a_message_of_two_lines_is_refused_at_the_start(scratch: Path) -> None:
     done = _demo(scratch, "one\ntwo")
     assert (done.returncode, done.stdout) == (2, "")
     assert "newline" in done.stderr
@@ -188,7 +188,7 @@ def test_a_reader_that_goes_away_leaves_nothing_running(unbuffered: str, scratch
         assert demo.returncode == 1
 
 
-def test_the_control_socket_is_found_room_for_when_tmpdir_is_long(scratch: Path) -> None:
+def test_a_long_tmpdir_moves_the_control_socket_elsewhere(scratch: Path) -> None:
     long = scratch / ("d" * 100)
     long.mkdir()
     done = _demo(scratch, "--runtime", "unshare", "hello", TMPDIR=str(long))
@@ -199,7 +199,7 @@ def test_the_control_socket_is_found_room_for_when_tmpdir_is_long(scratch: Path)
 # -- where something is missing
 
 
-def test_auto_takes_plain_namespaces_when_runc_fails_and_says_why(scratch: Path, tmp_path: Path) -> None:
+def test_auto_uses_plain_namespaces_if_runc_fails_and_says_why(scratch: Path, tmp_path: Path) -> None:
     done = _demo(scratch, "hello", PATH=_broken_runc(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"runc cannot run a container here \(.+\): plain namespaces instead", done.stdout)
@@ -316,7 +316,7 @@ def test_a_signal_that_ends_it_leaves_nothing_behind(
     assert terminal.end() == code, terminal.shown
 
 
-def test_the_daemon_that_dies_is_reported_and_nothing_is_left_behind(at_terminal: OpenTerminal) -> None:
+def test_the_daemon_s_death_is_reported_and_all_is_removed(at_terminal: OpenTerminal) -> None:
     terminal = at_terminal("--runtime", "unshare")
     terminal.see("> ")
     found = re.search(r"nsbridged, pid (\d+)", terminal.shown)

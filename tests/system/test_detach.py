@@ -28,7 +28,7 @@ from nsbridge.supervisor.host.pidfile import PidFile
 STATE = sys.argv[1]
 PIDFILE = PidFile(STATE + "/nsbridged.pid")
 
-def told(facts):
+def report(facts):
     with open(STATE + "/facts.new", "w") as file:
         json.dump(facts, file)
     os.rename(STATE + "/facts.new", STATE + "/facts")
@@ -69,7 +69,7 @@ def _pid(state: Path) -> int:
 
 
 def _stat(pid: int) -> list[str]:
-    """Fields of proc_pid_stat(5) from the third on: state, ppid, pgrp, session, tty_nr."""
+    """Return the fields of proc_pid_stat(5) from the third on: state, ppid, pgrp, session, tty_nr."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
@@ -112,7 +112,7 @@ def test_the_daemon_is_on_its_own(state: Path) -> None:
 
 
 def _lives(pid: int) -> bool:
-    """Whether it is there and not merely waiting to be reaped."""
+    """True if it is there and not merely waiting to be reaped."""
     try:
         return _stat(pid)[0] not in "ZX"
     except OSError:
@@ -120,7 +120,7 @@ def _lives(pid: int) -> bool:
 
 
 def _is_subreaper(pid: int) -> bool:
-    """Whether orphans of ours come to `pid`."""
+    """True if orphans of ours come to `pid`."""
     program = """
 import os
 parent = os.getpid()
@@ -132,7 +132,7 @@ if os.fork() == 0:
     return int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout) == pid
 
 
-def test_the_daemon_has_the_root_directory_a_careful_umask_and_no_core_dumps(state: Path) -> None:
+def test_the_daemon_has_root_directory_umask_and_no_core_dumps(state: Path) -> None:
     assert _run(state, SERVE, cwd=state, umask=0).returncode == 0
     pid = _pid(state)
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
@@ -158,7 +158,7 @@ def test_a_descriptor_to_keep_is_kept(state: Path) -> None:
     program = """
 reader, writer = os.pipe()
 def start(ready):
-    told(os.fstat(writer).st_ino)
+    report(os.fstat(writer).st_ino)
     ready()
     return 0
 inode = os.fstat(writer).st_ino
@@ -171,7 +171,7 @@ sys.exit(code)
 
 
 @pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
-def test_a_command_started_with_closed_streams_detaches_all_the_same(state: Path, closed: str) -> None:
+def test_a_command_with_closed_streams_detaches_all_the_same(state: Path, closed: str) -> None:
     shut = " ".join(f"{fd}>&-" for fd in closed.split())
     command = ["sh", "-c", f'exec "$@" {shut}', "sh", sys.executable, "-c", PREAMBLE + SERVE, str(state)]
     assert subprocess.run(command, check=False, timeout=DEADLINE).returncode == 0
@@ -181,7 +181,8 @@ def test_a_command_started_with_closed_streams_detaches_all_the_same(state: Path
 def test_signals_are_left_to_the_daemon_s_own_loop(state: Path) -> None:
     program = """
 def start(ready):
-    told({name: int(signal.getsignal(getattr(signal, name))) for name in ("SIGTERM", "SIGTSTP", "SIGTTIN", "SIGTTOU")})
+    names = ("SIGTERM", "SIGTSTP", "SIGTTIN", "SIGTTOU")
+    report({name: int(signal.getsignal(getattr(signal, name))) for name in names})
     ready()
     return 0
 sys.exit(run_detached(start, PIDFILE))
@@ -227,7 +228,7 @@ def test_a_second_daemon_is_refused_on_the_command_s_own_stderr(state: Path) -> 
     assert _pid(state) == first
 
 
-def test_a_pid_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_pid_file_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     done = _run(tmp_path / "missing", SERVE)
     assert done.returncode == 1
     assert "cannot write the pid file" in done.stderr
@@ -245,14 +246,14 @@ def test_output_waiting_in_the_command_is_written_once(state: Path) -> None:
     assert done.stdout == "once "
 
 
-def test_ctrl_c_while_waiting_leaves_the_daemon_to_go_on(state: Path) -> None:
+def test_ctrl_c_while_waiting_lets_the_daemon_start(state: Path) -> None:
     program = """
 def start(ready):
-    told("started")
+    report("started")
     while not os.path.exists(STATE + "/go"):
         time.sleep(0.01)
     ready()
-    told("ready")
+    report("ready")
     return 0
 sys.exit(run_detached(start, PIDFILE))
 """
@@ -294,7 +295,7 @@ def _holding(path: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_the_lock_names_the_live_holder_and_not_what_the_file_says(tmp_path: Path) -> None:
+def test_the_lock_names_the_live_holder_not_the_file_s_text(tmp_path: Path) -> None:
     path = tmp_path / "nsbridged.pid"
     with _holding(path) as holder:
         path.write_text("1\n")

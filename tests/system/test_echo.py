@@ -24,7 +24,7 @@ FILES = ("/srv/to_server", "/srv/to_client")
 
 @pytest.fixture(scope="module")
 def peers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of the C programs, built static so that they run in a bare root file system."""
+    """Return the directory of the C programs, built static so that they run in a bare root file system."""
     where = tmp_path_factory.mktemp("peers")
     for name in ("ipc_echo_server", "mnt_echo_client"):
         run([tool("cc"), "-O2", "-Wall", "-static", PEERS / f"{name}.c", "-o", where / name])
@@ -32,14 +32,14 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start_pair(factory: Factory, peers: Path) -> tuple[EngineContainer, EngineContainer]:
-    """The server's container, running it; the client's, which waits."""
+    """Start the server's container, running it; and the client's, which waits."""
     server = factory(["/bin/server"], files={"/bin/server": peers / "ipc_echo_server"})
     client = factory(files={"/bin/client": peers / "mnt_echo_client"})
     return server, client
 
 
 def assert_all_come_back(client: EngineContainer) -> None:
-    """The client ends when every message has come back equal, and prints its times."""
+    """Assert that the client ends when every message has come back equal, and prints its times."""
     wait_until(lambda: all((client.rootfs / path.lstrip("/")).exists() for path in FILES), "the bridge makes the files")
     done = client.exec(["/bin/client", "/srv", str(ROUND_TRIPS), "64"])
     assert re.match(rb"rtt_us p50 [0-9.]+ .* round-trips/s\n", done.stdout), done.stdout
@@ -47,7 +47,7 @@ def assert_all_come_back(client: EngineContainer) -> None:
 
 @contextmanager
 def bridge(server: EngineContainer, client: EngineContainer) -> Iterator[subprocess.Popen[bytes]]:
-    """`nsbridge bridge`, in the foreground."""
+    """Run `nsbridge bridge` in the foreground."""
     command = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridge", "bridge"]
     paths = [f"/proc/{server.pid}/ns/ipc", f"/proc/{client.pid}/ns/mnt", "--out", FILES[0], "--in", FILES[1]]
     with subprocess.Popen([*command, *paths], stderr=subprocess.PIPE) as program:
@@ -57,9 +57,7 @@ def bridge(server: EngineContainer, client: EngineContainer) -> Iterator[subproc
             program.kill()
 
 
-def test_nsbridge_bridge_carries_10000_round_trips_between_two_runc_containers(
-    runc_container: Factory, peers: Path
-) -> None:
+def test_bridge_carries_10000_round_trips_for_runc_containers(runc_container: Factory, peers: Path) -> None:
     """Ctrl-C ends it well."""
     server, client = start_pair(runc_container, peers)
     with bridge(server, client) as program:
@@ -68,7 +66,7 @@ def test_nsbridge_bridge_carries_10000_round_trips_between_two_runc_containers(
         assert program.wait(LIMIT) == 0
 
 
-def test_nsbridge_bridge_ends_with_a_reason_when_a_container_does(runc_container: Factory, peers: Path) -> None:
+def test_bridge_ends_with_a_reason_when_a_container_does(runc_container: Factory, peers: Path) -> None:
     """A namespace that was given by its path does not come back."""
     server, client = start_pair(runc_container, peers)
     with bridge(server, client) as program:
@@ -79,10 +77,10 @@ def test_nsbridge_bridge_ends_with_a_reason_when_a_container_does(runc_container
         assert said.splitlines()[-1].startswith(b"nsbridge: bridge:queue: container not running")
 
 
-def test_nsbridged_carries_10000_round_trips_between_docker_containers_by_name(
+def test_nsbridged_carries_10000_round_trips_for_docker_names(
     tmp_path: Path, docker_container: Factory, peers: Path
 ) -> None:
-    """As a configuration names them: docker:NAME."""
+    """A configuration names them so: docker:NAME."""
     server, client = start_pair(docker_container, peers)
     routes = (
         f'[route.echo]\n[route.echo.agent.web]\ncontainer = "{client.spec}"\n'

@@ -18,7 +18,7 @@ from tests.system.traffic import Receiver, Sent, put_into_spool, visible, wait_f
 
 @pytest.fixture
 def pair(runc_container: Factory) -> tuple[EngineContainer, EngineContainer]:
-    """A container with files, one with a queue."""
+    """Return a container with files, and one with a queue."""
     return runc_container(), runc_container()
 
 
@@ -26,12 +26,12 @@ Pair = tuple[EngineContainer, EngineContainer]
 
 
 def files_route(pair: Pair, endpoint: str) -> str:
-    """As test_relay's, with another endpoint on the side of the files."""
+    """Return test_relay's route with a different endpoint on the side of the files."""
     return route(pair[0].spec, pair[1].spec).replace('spool = { out = "/srv/out", in = "/srv/in" }', endpoint)
 
 
 def wait_for_detail(daemon: Nsbridged, agent: str, *parts: str) -> None:
-    """Until status says all of this of the agent."""
+    """Wait until status shows all of this for the agent."""
 
     def said() -> bool:
         return all(part in daemon.agents()[agent]["detail"] for part in parts)
@@ -39,8 +39,8 @@ def wait_for_detail(daemon: Nsbridged, agent: str, *parts: str) -> None:
     wait_until(said, f"{agent} says {parts}")
 
 
-def test_what_is_no_regular_file_is_left_in_the_spool_and_holds_nothing_up(tmp_path: Path, pair: Pair) -> None:
-    """A symbolic link, a FIFO, a directory; and a name is looked at again when there is another file of it."""
+def test_what_is_no_regular_file_stays_and_blocks_nothing(tmp_path: Path, pair: Pair) -> None:
+    """These are a symbolic link, a FIFO and a directory; a name is looked at again when it names a new file."""
     spool = pair[0].rootfs / "srv/out"
     spool.mkdir()
     (spool / "1-link").symlink_to("/etc/passwd")
@@ -58,7 +58,7 @@ def test_what_is_no_regular_file_is_left_in_the_spool_and_holds_nothing_up(tmp_p
         assert "1-link is a symbolic link, not a regular file; left where it is" in daemon.said()
 
 
-def test_a_file_that_was_too_long_is_taken_when_it_is_replaced_by_a_shorter_one(tmp_path: Path, pair: Pair) -> None:
+def test_an_overlong_file_replaced_by_a_shorter_one_is_taken(tmp_path: Path, pair: Pair) -> None:
     """Under the same name."""
     endpoint = 'spool = { out = "/srv/out", in = "/srv/in", max_message = 100 }'
     with Nsbridged(tmp_path, files_route(pair, endpoint)) as daemon, Receiver(pair[1], 0x51, 1) as receiver:
@@ -71,8 +71,8 @@ def test_a_file_that_was_too_long_is_taken_when_it_is_replaced_by_a_shorter_one(
         assert receiver.messages() == [Sent(7, b"short")]
 
 
-def test_delivered_files_go_to_done_which_is_made_again_if_it_is_removed(tmp_path: Path, pair: Pair) -> None:
-    """And a name that is there already does not overwrite the older file."""
+def test_delivered_files_go_to_done_which_is_remade_if_removed(tmp_path: Path, pair: Pair) -> None:
+    """A name that is there already does not overwrite the older file."""
     endpoint = 'spool = { out = "/srv/out", in = "/srv/in", done = "/srv/done" }'
     spool, done = pair[0].rootfs / "srv/out", pair[0].rootfs / "srv/done"
     with Nsbridged(tmp_path, files_route(pair, endpoint)) as daemon:
@@ -89,7 +89,7 @@ def test_delivered_files_go_to_done_which_is_made_again_if_it_is_removed(tmp_pat
         assert [file.read_bytes() for file in done.iterdir()] == [b"three"]
 
 
-def test_what_cannot_be_removed_is_said_and_never_delivered_twice(tmp_path: Path, pair: Pair) -> None:
+def test_an_unremovable_file_is_logged_and_delivered_once(tmp_path: Path, pair: Pair) -> None:
     """An immutable directory entry: the spool's directory lets nobody remove anything."""
     spool = pair[0].rootfs / "srv/out"
     spool.mkdir()
@@ -120,9 +120,7 @@ def test_spools_are_made_when_their_parent_directory_appears(tmp_path: Path, pai
         wait_until(lambda: daemon.agents()["r:files"]["detail"] == "", "nothing is missing any more")
 
 
-def test_a_file_whose_directory_comes_late_is_a_message_and_one_that_nsbridge_made_is_none(
-    tmp_path: Path, pair: Pair
-) -> None:
+def test_a_late_directory_s_file_is_a_message_unless_ours(tmp_path: Path, pair: Pair) -> None:
     """Also after its directory was replaced."""
     endpoint = 'file = { out = "/srv/late/f", in = "/srv/late/g" }'
     late = pair[0].rootfs / "srv/late"
@@ -141,8 +139,8 @@ def test_a_file_whose_directory_comes_late_is_a_message_and_one_that_nsbridge_ma
         assert daemon.flow("r:files")["delivered"] == 2, "no empty message was made up"
 
 
-def test_an_agent_whose_directory_s_parent_was_replaced_enters_anew(tmp_path: Path, pair: Pair) -> None:
-    """Landlock leaves it the old one only; by the path there is another. Nothing is lost, and it is only once."""
+def test_an_agent_whose_parent_directory_was_replaced_reenters(tmp_path: Path, pair: Pair) -> None:
+    """Landlock leaves it only the old one; the path leads to a new one. Nothing is lost, and it happens only once."""
     endpoint = 'spool = { out = "/srv/a/out", in = "/srv/a/in" }'
     parent = pair[0].rootfs / "srv/a"
     parent.mkdir()
@@ -160,7 +158,7 @@ def test_an_agent_whose_directory_s_parent_was_replaced_enters_anew(tmp_path: Pa
         assert agent["restarts"] == (1 if agent["confinement"]["landlock"] else 0)
 
 
-def test_a_directory_where_a_file_should_be_is_said(tmp_path: Path, pair: Pair) -> None:
+def test_a_directory_where_a_file_should_be_is_reported(tmp_path: Path, pair: Pair) -> None:
     """Not taken for an idle file."""
     (pair[0].rootfs / "srv/f").mkdir()
     with Nsbridged(tmp_path, files_route(pair, 'file = { out = "/srv/f", in = "/srv/g" }')) as daemon:
@@ -169,8 +167,8 @@ def test_a_directory_where_a_file_should_be_is_said(tmp_path: Path, pair: Pair) 
         wait_until(lambda: "WARNING r:files blocked: /srv/f" in daemon.said(), "the log has it too")
 
 
-def test_a_burst_of_questions_leaves_room_in_the_queue_for_their_answers(tmp_path: Path, pair: Pair) -> None:
-    """One queue with two types, as such programs have: a queue full of questions would stop the server for ever."""
+def test_a_burst_of_questions_leaves_room_for_their_answers(tmp_path: Path, pair: Pair) -> None:
+    """One queue with two types, as such programs have: a queue full of questions would stop the server for good."""
     web, legacy = pair
     routes = (
         f'[route.echo]\n[route.echo.agent.web]\ncontainer = "{web.spec}"\n'
@@ -189,7 +187,7 @@ def test_a_burst_of_questions_leaves_room_in_the_queue_for_their_answers(tmp_pat
             assert [message.body for message in server.messages()] == messages
 
 
-def test_a_queue_that_may_not_be_as_large_as_configured_waits_and_names_the_sysctl(tmp_path: Path, pair: Pair) -> None:
+def test_a_queue_limited_by_the_host_waits_and_names_the_sysctl(tmp_path: Path, pair: Pair) -> None:
     """No smaller queue is left behind that the next look would take; when the limit is raised, it is made."""
     web, legacy = pair
     routes = route(web.spec, legacy.spec).replace("create = true", 'create = true, max_bytes = "1MB"')

@@ -71,13 +71,11 @@ def is_steady(look: Callable[[], object]) -> bool:
 
 
 def memory_of(daemon: Nsbridged) -> int:
-    """Of agents and senders: bytes that are theirs alone."""
+    """Return the bytes that only these agents and senders have."""
     return sum(process.memory_full_info().uss for process in psutil.Process(daemon.pid).children(recursive=True))
 
 
-def test_a_queue_that_is_removed_under_waiting_senders_costs_only_what_was_in_it(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_a_queue_removed_under_senders_costs_only_its_content(tmp_path: Path, unshare_container: Factory) -> None:
     """Three times over; what had not been sent goes into the queue that takes its place, in order, once."""
     web, legacy = unshare_container(), unshare_container()
     messages = bodies(200, 4000)
@@ -98,9 +96,7 @@ def test_a_queue_that_is_removed_under_waiting_senders_costs_only_what_was_in_it
         says_nothing(daemon, "r:queue")
 
 
-def test_a_queue_that_is_missing_for_a_while_is_waited_for_by_both_sides(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_a_missing_queue_is_waited_for_by_both_sides(tmp_path: Path, unshare_container: Factory) -> None:
     """Without `create` only its program makes it; until then status says which is missing."""
     web, legacy = unshare_container(), unshare_container()
     messages = bodies(100, 500)
@@ -125,10 +121,8 @@ def test_a_queue_that_is_missing_for_a_while_is_waited_for_by_both_sides(
 # Directories
 
 
-def test_a_spool_that_is_renamed_away_and_made_anew_costs_nothing_that_was_taken(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
-    """What was taken is delivered; what is in the old one stays there; the new one's come, also of the same names."""
+def test_a_renamed_and_remade_spool_costs_nothing_taken(tmp_path: Path, unshare_container: Factory) -> None:
+    """Taken messages are delivered; the old one's others stay there; the new one's come, also of the same names."""
     web, legacy = unshare_container(), unshare_container()
     out, old = web.rootfs / "srv/out", web.rootfs / "srv/old"
     messages = bodies(100, 4000)
@@ -151,8 +145,8 @@ def test_a_spool_that_is_renamed_away_and_made_anew_costs_nothing_that_was_taken
         assert daemon.flow("r:files")["dead"] == 0
 
 
-def test_a_spool_that_is_removed_and_made_anew_goes_on(tmp_path: Path, unshare_container: Factory) -> None:
-    """What was taken from the removed one still comes."""
+def test_a_spool_that_is_removed_and_remade_is_served(tmp_path: Path, unshare_container: Factory) -> None:
+    """Messages that were taken from the removed one still come."""
     web, legacy = unshare_container(), unshare_container()
     out = web.rootfs / "srv/out"
     messages = bodies(30, 4000)
@@ -169,9 +163,7 @@ def test_a_spool_that_is_removed_and_made_anew_goes_on(tmp_path: Path, unshare_c
         wait_until(lambda: not visible(out), "delivered files are removed")
 
 
-def test_a_sinks_directory_that_is_replaced_under_load_gets_the_rest(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_a_sink_s_directory_replaced_under_load_gets_the_rest(tmp_path: Path, unshare_container: Factory) -> None:
     """Renamed away three times, and removed: all that was ever handed over is in one of them, once, in order."""
     web, legacy = unshare_container(), unshare_container()
     inside = web.rootfs / "srv/in"
@@ -196,9 +188,7 @@ def test_a_sinks_directory_that_is_replaced_under_load_gets_the_rest(
         assert [file.read_bytes() for file in wait_for_files(inside, 1)] == [b"last"]
 
 
-def test_more_files_than_inotify_can_tell_of_arrive_once_and_in_order(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_more_files_than_inotify_reports_arrive_once_in_order(tmp_path: Path, unshare_container: Factory) -> None:
     """While their agent stands still, and after; each file is two events, and the kernel keeps 16384."""
     one, two = unshare_container(), unshare_container()
     agent = '[route.s.agent.{}]\ncontainer = "{}"\nspool = {{ {} = "/srv/{}" }}\n'
@@ -225,10 +215,8 @@ def test_more_files_than_inotify_can_tell_of_arrive_once_and_in_order(
 # Journals
 
 
-def test_a_journal_damaged_while_its_agent_is_stopped_costs_what_was_in_it_and_no_more(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
-    """What had left its queue and was not delivered is in the journal that is put aside, and it is said."""
+def test_a_journal_damaged_during_a_stop_costs_only_its_content(tmp_path: Path, unshare_container: Factory) -> None:
+    """A message that had left its queue and was not delivered is in the journal put aside, and the log says so."""
     web, legacy = unshare_container(), unshare_container()
     state = tmp_path / "state/journal/r"
     before, pending, after = bodies(10, 100), bodies(20, 200), bodies(30, 300)

@@ -43,9 +43,7 @@ def _has_room(file: Any) -> bool:
     return True
 
 
-def test_a_full_disk_under_a_spool_holds_messages_back_until_there_is_room(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_a_full_disk_under_a_spool_holds_messages_back(tmp_path: Path, unshare_container: Factory) -> None:
     """Its reader makes room file by file; every message comes once, whole, in order."""
     web, legacy = unshare_container(), unshare_container()
     inside = web.rootfs / "srv/in"
@@ -72,7 +70,7 @@ def test_a_full_disk_under_a_spool_holds_messages_back_until_there_is_room(
 
 @contextmanager
 def small_state_dir(directory: Path, size: str) -> Iterator[Path]:
-    """The daemon's state directory is a file system of its own."""
+    """Give the daemon's state directory a file system of its own."""
     state = directory / "state"
     state.mkdir(mode=0o700)
     run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(state)])
@@ -82,9 +80,7 @@ def small_state_dir(directory: Path, size: str) -> Iterator[Path]:
         run(["umount", "--lazy", str(state)])
 
 
-def test_a_full_state_directory_leaves_messages_where_they_are_until_there_is_room(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_a_full_state_directory_leaves_messages_in_place(tmp_path: Path, unshare_container: Factory) -> None:
     """Also an agent that is killed meanwhile, and comes back to no room at all, loses nothing."""
     web, legacy = unshare_container(), unshare_container()
     messages = [Sent(1, body) for body in bodies(200, 8000)]
@@ -108,9 +104,7 @@ def test_a_full_state_directory_leaves_messages_where_they_are_until_there_is_ro
         says_nothing(daemon, "r:queue")
 
 
-def test_agents_that_find_no_room_for_their_journals_start_when_there_is_some(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_agents_without_room_for_journals_start_when_there_is(tmp_path: Path, unshare_container: Factory) -> None:
     """The first start of all, on a full state directory: status names the file and the reason."""
     web, legacy = unshare_container(), unshare_container()
     routes = configured(route(web.spec, legacy.spec), "autostart = false")
@@ -128,9 +122,7 @@ def test_agents_that_find_no_room_for_their_journals_start_when_there_is_some(
 # No descriptors
 
 
-def test_an_agent_without_descriptors_takes_nothing_and_goes_on_when_it_has_some(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_an_agent_without_descriptors_resumes_when_it_has_some(tmp_path: Path, unshare_container: Factory) -> None:
     """EMFILE: files stay where they are; messages to be put into files wait."""
     web, legacy = unshare_container(), unshare_container()
     messages = bodies(50, 100)
@@ -152,7 +144,7 @@ def test_an_agent_without_descriptors_takes_nothing_and_goes_on_when_it_has_some
 
 @contextmanager
 def no_inotify_instances(uid: int) -> Iterator[None]:
-    """A process of that user has them all."""
+    """Let a process of that user have them all."""
     reader, writer = os.pipe()
     inotify_simple.INotify().close()  # its first use looks for libc in a way that another user may not
 
@@ -222,7 +214,7 @@ def put_owned(directory: Path, messages: list[bytes]) -> None:
         hidden.rename(directory / f"{number:08d}")
 
 
-def test_the_daemon_starts_also_when_its_own_user_has_no_inotify_instance_left() -> None:
+def test_the_daemon_starts_without_a_free_inotify_instance() -> None:
     """It needs none itself: in a user namespace that allows none, the program prints its version."""
     in_namespace = ["unshare", "--user", "--map-root-user", "sh", "-ec"]
     script = 'echo 0 > /proc/sys/user/max_inotify_instances; exec "$@"'

@@ -1,4 +1,4 @@
-"""`fsync = true`: what one agent tells the other is on the disk before, by one sync for each batch."""
+"""Option `fsync = true`: an agent's message is on the disk before it is sent, by one sync for each batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNT = 2000
 
 @contextmanager
 def traced(pid: int, output: Path) -> Iterator[None]:
-    """Its syncs and sends, one a line."""
+    """Trace its syncs and sends, one a line."""
     calls = "trace=fdatasync,syncfs,sendto,renameat2"
     command = [tool("strace"), "-f", "-q", "-e", calls, "-o", str(output), "-p", str(pid)]
     with subprocess.Popen(command) as strace:
@@ -32,12 +32,12 @@ def traced(pid: int, output: Path) -> Iterator[None]:
 
 
 def calls(output: Path) -> list[str]:
-    """The names of the system calls that ended, in order; sends of greetings and confirmations are SENDTO with size."""
+    """Return the names of the system calls that ended, in order; greetings and confirmations are SENDTO with size."""
     lines = output.read_text(encoding="utf-8").splitlines()
     return [line.split()[1].partition("(")[0] for line in lines if "unfinished" not in line and "(" in line]
 
 
-def test_with_fsync_every_packet_follows_a_sync_and_a_batch_shares_one(tmp_path: Path, runc_container: Factory) -> None:
+def test_with_fsync_packets_follow_a_sync_and_batches_share_one(tmp_path: Path, runc_container: Factory) -> None:
     """The source syncs its journal before it sends messages, the sink the files and its journal before it confirms."""
     web, legacy = runc_container(), runc_container()
     routes = route(web.spec, legacy.spec).replace("[route.r]\n", "[route.r]\nfsync = true\n", 1)

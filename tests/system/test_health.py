@@ -22,7 +22,7 @@ DEADLINE = 20.0  # seconds
 
 @contextmanager
 def _running(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """`command`, which says `ready`, then only sleeps, and lives until it is killed."""
+    """Run `command`, which prints `ready`, then only sleeps, and lives until it is killed."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options) as process:
         try:
             assert process.stdout is not None
@@ -103,7 +103,7 @@ assert libc.prctl(22, 2, struct.pack("HP", 1, ctypes.addressof(allow_all)), 0, 0
         assert _facts(process.pid)["seccomp"] == expected
 
 
-def test_namespaces_are_told_from_the_host_s_and_the_container_s() -> None:
+def test_inspect_shows_whose_namespaces_they_are() -> None:
     with (
         _running("unshare", "--ipc", "--mount", "sh", "-c", "echo ready; exec sleep 1000") as container,
         _running("nsenter", f"--ipc=/proc/{container.pid}/ns/ipc", "sh", "-c", "echo ready; exec sleep 1000") as agent,
@@ -141,7 +141,7 @@ def test_a_process_that_waits_to_be_reaped_counts_as_gone() -> None:
             health.inspect(process.pid)
 
 
-def test_a_process_of_somebody_else_is_one_line_for_who_is_not_root() -> None:
+def test_a_stranger_s_process_is_one_line_for_a_non_root_user() -> None:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -168,7 +168,7 @@ def test_more_descriptors_than_are_listed_are_counted() -> None:
 
 
 def _dead() -> int:
-    """The pid of a process that has ended just now."""
+    """Return the pid of a process that has ended just now."""
     with subprocess.Popen(["true"]) as process:
         process.wait()
     with pytest.raises(ProcessLookupError):

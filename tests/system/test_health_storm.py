@@ -15,11 +15,11 @@ SEED = 11
 DEADLINE = 1.5  # seconds
 
 
-def test_every_stopped_process_is_noticed_and_replaced_within_the_deadline() -> None:
+def test_every_stopped_process_is_replaced_within_the_deadline() -> None:
     """Agents and senders, while messages flow both ways: none is lost, repeated or moved."""
     timed = Timed(DEADLINE, SEED)
     outcome = timed.run(timed.stop_agents(3))
-    print(summary("dead after SIGSTOP", timed.noticed), "\n", summary("messages again", timed.mended))
+    print(summary("dead after SIGSTOP", timed.noticed), "\n", summary("messages again", timed.recovered))
     assert outcome.problems() == []
     assert max(timed.noticed) <= DEADLINE
 
@@ -29,13 +29,13 @@ def under_runit(directory: Path, routes: str, more: str) -> UnderRunner:
 
 
 @pytest.mark.parametrize(("run_daemon", "kills"), [(UnderRunner, 4), (under_runit, 2)], ids=["sh", "runit"])
-def test_a_supervisor_that_is_killed_leaves_no_orphan_no_double_and_no_loss(
+def test_a_killed_supervisor_leaves_no_orphan_double_or_loss(
     run_daemon: Callable[[Path, str, str], Nsbridged], kills: int
 ) -> None:
     """Under a runner that starts the next at once: everything of the one before is dead by then."""
     timed = Timed(15.0, SEED)
     outcome = timed.run(timed.kill_supervisor(kills), run_daemon)
-    print(summary("its last process dead", timed.noticed), "\n", summary("the next one's running", timed.mended))
+    print(summary("its last process dead", timed.noticed), "\n", summary("the next one's running", timed.recovered))
     assert outcome.problems() == []
 
 

@@ -23,7 +23,7 @@ NEEDS_LANDLOCK = {"dlopen", "thread-exit", "getaddrinfo", "pwd", "zone", "traceb
 
 @contextmanager
 def baited(tmp_path: Path, make: Factory, variants: str) -> Iterator[tuple[Scene, Baits, Opened]]:
-    """Everything is planted before the daemon starts, and looked at from its start on."""
+    """Plant everything before the daemon starts, and watch it from its start on."""
     evil, peer = make(), make()
     baits = Baits(evil.rootfs)
     baits.plant_everything(tmp_path)
@@ -38,7 +38,7 @@ def lure(scene: Scene, what: str) -> None:
 
 
 def provoke(scene: Scene, what: str) -> None:
-    """Returns once the agent has done it, or has died of it."""
+    """Return once the agent has done it, or has died of it."""
     before = scene.agent("s:evil")["pid"]
     lure(scene, what)
 
@@ -64,8 +64,8 @@ def test_no_bait_is_taken_whatever_happens_in_an_agent(tmp_path: Path, runc_cont
         assert "internal error: RuntimeError: can't start new thread at " in said, "no agent for files has one"
 
 
-def test_without_defences_the_same_checks_see_each_bait_that_is_taken(tmp_path: Path, runc_container: Factory) -> None:
-    """It is run, or opened, which is as bad: a FIFO holds whoever opens it."""
+def test_without_defences_the_same_checks_see_each_bait_taken(tmp_path: Path, runc_container: Factory) -> None:
+    """Each is run, or opened, which is as bad: a FIFO blocks a process that opens it."""
     with baited(tmp_path, runc_container, "provoked,unfrozen") as (scene, baits, opened):
         for what in OPENED_WITHOUT_DEFENCES:
             agent = scene.agent("s:evil")["pid"]

@@ -76,7 +76,7 @@ def plant(kind: str, path: Path) -> None:
 
 @contextmanager
 def _at(directory: Path) -> Iterator[int]:
-    """A short name for a directory whose path is longer than a socket's may be."""
+    """Yield a short name for a directory whose path is longer than a socket's may be."""
     fd = os.open(directory, os.O_PATH)
     try:
         yield fd
@@ -89,7 +89,7 @@ def plant_secrets(scene: Scene) -> None:
 
 
 def nothing_was_read_or_written(scene: Scene) -> None:
-    """Of what the baits lead to."""
+    """Assert that nothing that the baits lead to was read or written."""
     arrived = b"".join(path.read_bytes() for path in scene.peer.rglob("*") if path.is_file())
     assert b"must-not-leave" not in arrived
     assert (scene.evil.parent / "etc/shadow").read_bytes() == SECRET
@@ -100,9 +100,7 @@ def nothing_was_read_or_written(scene: Scene) -> None:
 # -- in a spool
 
 
-def test_a_bait_in_a_spool_costs_the_files_behind_it_less_than_a_second(
-    tmp_path: Path, runc_container: Factory
-) -> None:
+def test_a_bait_in_a_spool_delays_others_less_than_a_second(tmp_path: Path, runc_container: Factory) -> None:
     with scene(tmp_path, runc_container) as played:
         plant_secrets(played)
         for kind in BAITS:
@@ -120,9 +118,7 @@ def test_a_bait_in_a_spool_costs_the_files_behind_it_less_than_a_second(
         played.undisturbed("s:evil", "s:peer", "h:one", "h:two")
 
 
-def test_a_file_that_is_too_large_or_never_ends_costs_less_than_a_second(
-    tmp_path: Path, runc_container: Factory
-) -> None:
+def test_an_endless_file_delays_others_less_than_a_second(tmp_path: Path, runc_container: Factory) -> None:
     """A sparse terabyte; a file that is written faster than it is read."""
     with scene(tmp_path, runc_container) as played:
         with (played.evil / "sparse").open("wb") as sparse:
@@ -141,7 +137,7 @@ def test_a_file_that_is_too_large_or_never_ends_costs_less_than_a_second(
 
 @contextmanager
 def growing(path: Path) -> Iterator[None]:
-    """A file that another process appends to as fast as it can."""
+    """Yield while another process appends to a file as fast as it can."""
     path.write_bytes(b"x")
     with path.open("ab") as file, subprocess.Popen(["dd", "if=/dev/zero", "bs=4k", "count=10k"], stdout=file) as writer:
         try:
@@ -150,8 +146,8 @@ def growing(path: Path) -> Iterator[None]:
             writer.kill()
 
 
-def test_a_leased_file_costs_the_files_behind_it_less_than_a_second(tmp_path: Path, runc_container: Factory) -> None:
-    """Whoever opens it without O_NONBLOCK waits for 45 s."""
+def test_a_leased_file_delays_others_less_than_a_second(tmp_path: Path, runc_container: Factory) -> None:
+    """A process that opens it without O_NONBLOCK waits for 45 s."""
     with scene(tmp_path, runc_container) as played:
         holder = leased(played.evil / "leased")
         try:
@@ -167,7 +163,7 @@ def test_a_leased_file_costs_the_files_behind_it_less_than_a_second(tmp_path: Pa
 
 
 def leased(path: Path) -> int:
-    """A file with a write lease, which lasts as long as the descriptor."""
+    """Make a file with a write lease, which lasts as long as the descriptor."""
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     path.write_bytes(b"leased")
     fd = os.open(path, os.O_RDWR)
@@ -188,7 +184,7 @@ def test_another_name_of_a_file_is_a_message_and_the_file_stays(tmp_path: Path, 
 
 
 def test_ten_thousand_files_at_once_arrive_and_disturb_nobody(tmp_path: Path, runc_container: Factory) -> None:
-    """Every other one is a bait; the healthy route goes on meanwhile."""
+    """Every other one is a bait; the healthy route continues meanwhile."""
     with scene(tmp_path, runc_container) as played:
         heap = played.evil / "heap"
         heap.mkdir()
@@ -215,10 +211,10 @@ PLACES = ("s/out", "s/in", "s/done", "log/out", "log/in", "file/out", "file/in")
 
 
 @pytest.mark.parametrize("kind", [*_LINKS, "a FIFO", "an endless device", "a socket", OTHER])
-def test_a_bait_in_the_place_of_any_directory_or_file_is_not_touched_and_what_comes_back_is_used(
+def test_a_bait_in_place_of_a_directory_or_file_is_not_touched(
     tmp_path: Path, runc_container: Factory, kind: str
 ) -> None:
-    """Of every endpoint at once; messages for them wait meanwhile, and none is lost."""
+    """This holds for every endpoint at once; messages for them wait meanwhile, and none is lost."""
     with scene(tmp_path, runc_container, "log", "file") as played:
         plant_secrets(played)
         work(played, "before")
@@ -270,7 +266,7 @@ def remove(path: Path) -> None:
 
 
 def work(played: Scene, word: str) -> None:
-    """A message in each direction of each route."""
+    """Send a message in each direction of each route."""
     played.everything_passes()
     for one, other in ((played.evil, played.peer), (played.peer, played.evil)):
         append(one / "log/out", word.encode())
@@ -298,14 +294,14 @@ def test_names_that_are_exchanged_all_the_time_lead_nowhere(tmp_path: Path, runc
                 played.sent(played.peer / "s/out")
                 played.healthy_passes(WITHIN)
         nothing_was_read_or_written(played)
-        wait_until(lambda: not is_refused(played, "s"), "it goes on")
+        wait_until(lambda: not is_refused(played, "s"), "it resumes")
         played.everything_passes()
         played.undisturbed("h:one", "h:two")
 
 
 @contextmanager
 def exchanging(directory: Path, pairs: list[tuple[str, str]]) -> Iterator[None]:
-    """Each pair's names are exchanged all the time, and are what they were at the end."""
+    """Exchange each pair's names all the time; at the end they are what they were."""
     ended = threading.Event()
     with _at(directory) as fd:
 
@@ -326,14 +322,14 @@ def exchanging(directory: Path, pairs: list[tuple[str, str]]) -> Iterator[None]:
 
 
 def exchange(directory: int, one: bytes, other: bytes) -> None:
-    """By one step, if both are there."""
+    """Exchange them in one step, if both are there."""
     linux._libc.renameat2(directory, one, directory, other, RENAME_EXCHANGE)
 
 
 # -- with files opened by name
 
 
-def test_without_defences_the_same_checks_see_a_link_that_is_followed(tmp_path: Path, runc_container: Factory) -> None:
+def test_without_defences_the_same_checks_see_a_link_followed(tmp_path: Path, runc_container: Factory) -> None:
     """Read, and written."""
     with scene(tmp_path, runc_container, "file", variants="naive,unfrozen") as played:
         plant_secrets(played)

@@ -110,7 +110,7 @@ def test_configuration_in_a_home_directory_is_refused(theirs: Path, tmp_path: Pa
     assert f"{config}: this host: {theirs} can be changed by users other than root" in done.stdout
 
 
-def test_reload_refuses_a_configuration_that_became_somebody_elses(tmp_path: Path) -> None:
+def test_reload_refuses_a_configuration_that_changed_its_owner(tmp_path: Path) -> None:
     with Nsbridged(tmp_path, "") as daemon:
         os.chown(daemon.config, STRANGER, STRANGER)
         os.kill(daemon.pid, signal.SIGHUP)
@@ -181,7 +181,7 @@ def test_log_file_that_others_choose_is_refused(theirs: Path, tmp_path: Path, at
 
 
 def waits_or_fails(directory: Path, container: str) -> Any:
-    """The agent a of a route in that container, once it is FATAL; a daemon of its own."""
+    """Return the agent a of a route in that container, once it is FATAL; use a daemon of its own."""
     directory.mkdir()
     with Nsbridged(directory, one_route(container)) as daemon:
         daemon.wait_for("FATAL")

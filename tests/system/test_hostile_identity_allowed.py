@@ -114,7 +114,7 @@ def test_users_link_by_way_of_roots_directory(tmp_path: Path, runc_container: Fa
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_configured_user_is_served(tmp_path: Path, runc_container: Factory, kind: str) -> None:
-    """`user` decides where the directory's owner is another. Today too."""
+    """Setting `user` decides if the directory's owner differs. Today too."""
     evil, peer = runc_container(), runc_container()
     directory = make(evil.rootfs / "data", 0, 0o777)
     for name in ("out", "in"):
@@ -129,7 +129,7 @@ def test_configured_user_is_served(tmp_path: Path, runc_container: Factory, kind
 
 
 def test_configured_user_of_a_volume_is_served(tmp_path: Path, runc_container: Factory) -> None:
-    """A host's user whom the operator names, in a container with a user namespace that does not map it.
+    """A host's user that the operator names, in a container with a user namespace that does not map it.
 
     It may also be refused with a reason that names `user`; the agent is never the host's root. Today it is served.
     """
@@ -217,7 +217,7 @@ def in_queues(container: RuntimeContainer, user: int, work: str) -> str:
 def test_queue_made_again_by_another_user(tmp_path: Path, runc_container: Factory, before: int, after: int) -> None:
     """Mode 0600. It is served as the new user where that is safe, else FATAL says what to set.
 
-    Never does an agent get root's power by that. Today it waits for ever and says that the queue was removed.
+    Never does an agent get root's power by that. Today it waits indefinitely and reports that the queue was removed.
     """
     evil, peer = runc_container(), runc_container()
     in_queues(evil, before, "make")

@@ -34,7 +34,7 @@ def endpoint(side: str, directory: str = SPOOL) -> str:
 
 
 def prepared(scene: Scene, victim: Victim, side: str) -> None:
-    """What would be delivered to the victim, or from it, as soon as an agent serves there."""
+    """Prepare what would be delivered to the victim, or from it, as soon as an agent serves there."""
     scene.watch(victim)
     if not takes(SIDES[side]):
         scene.send()

@@ -1,4 +1,4 @@
-"""Who an agent may be: an id of the container's own, the same for the route's life.
+"""User that an agent may be: an id of the container's own, the same for the route's life.
 
 The kind of fault: the owner of whatever the path leads to becomes the agent's user. To this belong owners that are not
 mapped in the container's user namespace (a volume's, for instance), the host's root above all, and a later owner.
@@ -110,7 +110,7 @@ def test_host_root_of_a_queue_is_refused_in_a_user_namespace(tmp_path: Path, run
 
 
 def served(scene: Scene, spool: Path, owner: int) -> None:
-    """A message has passed, and the agent is that user."""
+    """Assert that a message has passed, and that the agent is that user."""
     scene.daemon.wait_for("RUNNING")
     assert scene.owner() == owner
     write(spool / "out/first", b"first", owner)
@@ -122,7 +122,7 @@ def served(scene: Scene, spool: Path, owner: int) -> None:
 def test_changed_owner_is_fatal(
     tmp_path: Path, runc_container: Factory, before: int, after: int, restart: bool
 ) -> None:
-    """Also after the daemon was started anew; the line says what changed, from whom to whom, and what to set.
+    """Also after the daemon was started anew; the line says what changed, from which owner to which, and what to set.
 
     Today each new agent becomes the new owner without a word.
     """

@@ -4,8 +4,8 @@ A tracer stops the agent before each system call that takes a path, from its arr
 (stepping.py). There the test exchanges the user's directory and the user's link, for good or until the next such call.
 An exchange between two calls that take no path is the same as one before the next call that does.
 
-The kind of fault: a path that is looked at, and found once more. It is seen by whom the agent becomes (the arguments of
-setresuid), by inotify on the victim's files, by their content, and by what is delivered.
+The kind of fault: a path that is looked at, and found once more. It shows in the user that the agent becomes (the
+arguments of setresuid), in inotify events on the victim's files, in their content, and in what is delivered.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Attack:
                 if back:
                     self.exchange()
                 if self.became:
-                    return True  # else go on until it has chosen
+                    return True  # else continue until it has chosen
                 back = False
         return paths >= number
 
@@ -173,7 +173,7 @@ class Attack:
 
 @contextmanager
 def attack(tmp_path: Path, make_one: Factory, kind: str) -> Iterator[Attack]:
-    """A route with a user's directory `spool`, beside it the user's link `other`, and the victim that it leads to."""
+    """Make a route with a user's directory `spool`, beside it the user's link `other` to the victim."""
     evil, peer = make_one(), make_one()
     app = make(evil.rootfs / "home/app")
     populate(make(app / "spool"))

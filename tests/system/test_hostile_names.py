@@ -56,7 +56,7 @@ def everything_printed_is_clean(played: Scene) -> None:
 
 
 def test_hostile_names_reach_log_and_terminal_escaped(tmp_path: Path, runc_container: Factory) -> None:
-    """Of files that are refused, and of one that cannot be removed (so status names it), in all that is printed."""
+    """Names of refused files, and of one that cannot be removed (so status names it), are escaped in all output."""
     with scene(tmp_path, runc_container) as played:
         out = os.fsencode(played.evil / "s/out")
         for name in NAMES:
@@ -80,7 +80,7 @@ def test_hostile_names_reach_log_and_terminal_escaped(tmp_path: Path, runc_conta
 
 
 def test_hostile_names_of_messages_are_messages(tmp_path: Path, runc_container: Factory) -> None:
-    """And their files go to `done` under their names."""
+    """Their files move to `done` under their names."""
     with scene(tmp_path, runc_container) as played:
         out = os.fsencode(played.evil / "s/out")
         for name in NAMES:
@@ -93,7 +93,7 @@ def test_hostile_names_of_messages_are_messages(tmp_path: Path, runc_container: 
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
-def test_a_hostile_message_that_is_a_dead_letter_is_shown_escaped(
+def test_a_hostile_message_as_a_dead_letter_is_shown_escaped(
     tmp_path: Path, runc_container: Factory, form: tuple[str, ...]
 ) -> None:
     with scene(tmp_path, runc_container, "dead") as played:

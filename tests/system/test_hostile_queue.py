@@ -1,4 +1,4 @@
-"""A queue in hostile hands: its own route waits and says why, is not restarted and idles; another one goes on."""
+"""A queue in hostile hands: its own route waits and says why, is not restarted and idles; a second one continues."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def in_ipc(container: EngineContainer, then: Callable[[], object]) -> None:
 
 
 def make_queues() -> None:
-    """By another than the agent, who is their owner then."""
+    """Make them as a user other than the agent; that user is their owner then."""
     for key in (IN, OUT):
         queue = Queue(key, 0o3000, 0o600)
         queue.uid = AGENT
@@ -50,7 +50,7 @@ def make_queues() -> None:
 
 @contextmanager
 def two_routes(tmp_path: Path, make: Factory) -> Iterator[tuple[Nsbridged, EngineContainer, EngineContainer]]:
-    """`r` with the queue's container, which is hostile, and one with files; `good` beside it."""
+    """Serve `r` with the queue's container, which is hostile, and one with files; `good` beside it."""
     evil, files, good = make(), make(), make()
     in_ipc(evil, make_queues)
     queue = f"queue = {{ in = {{ key = {IN}, type = {OURS} }}, out = {{ key = {OUT}, type = {OURS} }} }}"
@@ -75,7 +75,7 @@ def cpu(pid: int) -> float:
 
 
 def assert_idles(daemon: Nsbridged) -> None:
-    """It uses less than a quarter of a processor meanwhile, its senders included."""
+    """Assert that it uses less than a quarter of a processor meanwhile, its senders included."""
     agent = daemon.agents()["r:queue"]
     processes = [agent["pid"], *agent["senders"]]
     before = sum(map(cpu, processes))
@@ -98,7 +98,7 @@ def set_mode(mode: int) -> None:
     [(lambda: set_owner(STRANGER), lambda: set_owner(AGENT)), (lambda: set_mode(0), lambda: set_mode(0o600))],
     ids=["owner", "mode"],
 )
-def test_a_queue_that_the_agent_may_not_use_any_more_is_waited_for(
+def test_a_queue_that_became_forbidden_is_waited_for(
     tmp_path: Path, runc_container: Factory, take: Callable[[], None], give_back: Callable[[], None]
 ) -> None:
     """Nothing is lost in either direction, and status says who is refused."""
@@ -115,10 +115,8 @@ def test_a_queue_that_the_agent_may_not_use_any_more_is_waited_for(
         wait_until(lambda: daemon.agents()["r:queue"]["detail"] == "", "nothing is refused any more")
 
 
-def test_a_queue_that_is_removed_and_made_again_in_a_loop_costs_no_agent(
-    tmp_path: Path, runc_container: Factory
-) -> None:
-    """What is sent when it has come to rest arrives."""
+def test_a_queue_remade_in_a_loop_costs_no_agent(tmp_path: Path, runc_container: Factory) -> None:
+    """Messages sent after the loop arrive."""
 
     def churn() -> None:
         for _ in range(300):
@@ -139,8 +137,8 @@ def test_a_queue_that_is_removed_and_made_again_in_a_loop_costs_no_agent(
             assert receiver.messages() == [Sent(OURS, b"in")]
 
 
-def test_a_queue_that_a_stranger_fills_is_not_looked_through_for_ever(tmp_path: Path, runc_container: Factory) -> None:
-    """With foreign types, empty and as large as may be; ours waits behind them, and the agent's heart goes on."""
+def test_a_stranger_s_full_queue_is_not_searched_endlessly(tmp_path: Path, runc_container: Factory) -> None:
+    """It holds foreign messages, empty ones and huge ones; ours waits behind them, and the agent's heart beats on."""
 
     def fill() -> None:
         queue = Queue(OUT, 0, 0)

@@ -45,7 +45,7 @@ def test_an_idle_daemon_wakes_for_heartbeats_only(tmp_path: Path, unshare_contai
 
 
 def _traced(pids: list[int], directory: Path) -> Counter[tuple[int, str]]:
-    """How often each thread has returned from or made each system call, in IDLE_FOR seconds."""
+    """Count how often each thread has returned from or made each system call, in IDLE_FOR seconds."""
     output = directory / "strace.out"
     targets = [word for pid in pids for word in ("-p", str(pid))]
     with subprocess.Popen([tool("strace"), "-f", "-o", str(output), *targets], stderr=subprocess.DEVNULL) as strace:

@@ -55,7 +55,7 @@ class Setting:
 
     @contextmanager
     def program(self) -> Iterator[subprocess.Popen[bytes]]:
-        """The program."""
+        """Run the program."""
         command = ["nsenter", f"--target={self.legacy.pid}", "--ipc", "--", sys.executable, "-c", PROGRAM]
         with self.printed.open("wb") as out, subprocess.Popen(command, stdout=out) as program:
             try:
@@ -65,37 +65,37 @@ class Setting:
 
     @contextmanager
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
-        """The daemon, and the program."""
+        """Run the daemon and the program."""
         with self.program() as program, self.daemon:
             self.daemon.wait_for("RUNNING")
             yield program
 
     def send(self, body: bytes) -> None:
-        """From the spool."""
+        """Send from the spool."""
         self._sent += 1
         (self.out / ".next").write_bytes(body)
         (self.out / ".next").rename(self.out / f"{self._sent:08d}")
 
     def received(self) -> list[str]:
-        """By the program, so far."""
+        """Return the messages that the program has received so far."""
         return self.printed.read_text(encoding="ascii").split()
 
     def answers(self) -> list[str]:
-        """That came back, so far, in order."""
+        """Return the answers that came back so far, in order."""
         return [(self.in_ / name).read_text(encoding="ascii") for name in sorted(visible(self.in_))]
 
     def sender(self, which: int) -> int:
-        """The pid of one of the two."""
+        """Return the pid of one of the two."""
         agent = psutil.Process(self.daemon.agents()["r:queue"]["pid"])
         pids: list[int] = sorted(child.pid for child in agent.children())
         return pids[which]
 
     def hold_next_sender(self, moment: Moment, which: int = 1) -> Tampering:
-        """The one that is to send the second message of this life, or the first."""
+        """Hold the sender that is to send the second message of this life, or the first."""
         return Tampering(self.sender(which), "msgsnd", 1, moment, self._directory)
 
     def wait_answered(self, *bodies: str) -> None:
-        """Until the program has received these, in this order, and its answers have come back; nothing is pending."""
+        """Wait until the program has received these, in order, and its answers came back; nothing is pending."""
         wait_until(lambda: len(self.received()) >= len(bodies), f"the program gets {bodies}, not {self.received()}")
         wait_until(lambda: len(self.answers()) >= len(bodies), f"the answers come back, not {self.answers()}")
         wait_until(lambda: self.flow()["pending"] == 0, "nothing is pending")
@@ -103,15 +103,15 @@ class Setting:
         assert [answer.removeprefix("answer to ") for answer in self.answers()] == list(bodies)
 
     def flow(self) -> dict[str, Any]:
-        """Into the queue."""
+        """Return the flow into the queue."""
         return self.daemon.flow("r:files")
 
     def doubts(self) -> list[str]:
-        """What the log says of them."""
+        """Return the lines of the log about them."""
         return [line for line in self.daemon.said().splitlines() if "unknown whether" in line]
 
     def shown(self) -> bytes:
-        """What `nsbridgectl status` shows."""
+        """Return the output of `nsbridgectl status`."""
         command = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridgectl", "-s", str(self.daemon.socket), "status"]
         return run(command, check=False).stdout
 
@@ -119,7 +119,7 @@ class Setting:
 @pytest.mark.parametrize(
     ("in_doubt", "arrive"), [("resend", ["one", "two", "two", "three"]), ("skip", ["one", "two", "three"])]
 )
-def test_a_message_that_was_sent_and_answered_before_the_kill_is_in_doubt(
+def test_a_message_sent_and_answered_before_the_kill_is_in_doubt(
     tmp_path: Path, unshare_container: Factory, in_doubt: str, arrive: list[str]
 ) -> None:
     """The answer hides it: `resend` repeats the one message, `skip` is right; either is counted, logged and shown."""
@@ -141,7 +141,7 @@ def test_a_message_that_was_sent_and_answered_before_the_kill_is_in_doubt(
 
 
 @pytest.mark.parametrize(("in_doubt", "arrive"), [("resend", ["one", "two", "three"]), ("skip", ["one", "three"])])
-def test_a_message_that_was_not_sent_before_the_kill_is_in_doubt_too(
+def test_a_message_not_sent_before_the_kill_is_in_doubt_too(
     tmp_path: Path, unshare_container: Factory, in_doubt: str, arrive: list[str]
 ) -> None:
     """The answer to the one before looks the same: `resend` is right, `skip` loses the one message."""
@@ -157,9 +157,7 @@ def test_a_message_that_was_not_sent_before_the_kill_is_in_doubt_too(
         assert (setting.flow()["in_doubt"], len(setting.doubts())) == (1, 1)
 
 
-def test_an_answerer_that_sent_before_the_daemon_came_is_no_proof_that_nothing_was_sent(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_an_answerer_from_before_the_daemon_is_no_evidence(tmp_path: Path, unshare_container: Factory) -> None:
     """Its answer to the doubtful message looks like what it had sent before: a repeat is counted."""
     setting = Setting(tmp_path, unshare_container, "resend")
     with setting.program():
@@ -222,7 +220,7 @@ def test_an_equal_message_in_the_queue_is_no_proof(tmp_path: Path, unshare_conta
 
 
 def test_a_sender_that_never_came_to_send_leaves_no_doubt(tmp_path: Path, unshare_container: Factory) -> None:
-    """It had not noted itself: whoever has sent since, the message was not sent, and `skip` loses nothing."""
+    """It had not noted itself: the message was not sent, no matter who has sent since, and `skip` loses nothing."""
     setting = Setting(tmp_path, unshare_container, "skip")
     with setting.running():
         setting.send(b"one")

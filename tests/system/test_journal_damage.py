@@ -20,7 +20,7 @@ _WINDOW = 8
 
 
 def route(one: str, two: str) -> str:
-    """A route `s` with two spool agents, from `s:one` to `s:two`."""
+    """Return a route `s` with two spool agents, from `s:one` to `s:two`."""
     agent = '[route.s.agent.{}]\ncontainer = "{}"\nspool = {{ {} = "/srv/{}" }}\n'
     window = f"[route.s]\nwindow = {{ messages = {_WINDOW} }}\n"
     return window + agent.format("one", one, "out", "spool") + agent.format("two", two, "in", "spool")
@@ -37,7 +37,7 @@ def run_with_pending(daemon: Nsbridged, spool: Path, sink: Path) -> None:
 
 
 def flip(path: Path, at: int) -> None:
-    """All bits of one byte."""
+    """Flip all bits of one byte."""
     with path.open("r+b") as file:
         file.seek(at)
         (byte,) = file.read(1)
@@ -65,7 +65,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_source_journal_is_moved_aside_and_the_route_goes_on(
+def test_a_damaged_source_journal_is_moved_and_the_route_resumes(
     tmp_path: Path, unshare_container: Factory, damage: str
 ) -> None:
     """It is reported as an error; every file is still there and delivered, since only the files were the messages."""
@@ -90,10 +90,8 @@ def test_a_damaged_source_journal_is_moved_aside_and_the_route_goes_on(
         assert str(aside) in line
 
 
-def test_a_damaged_sink_journal_is_moved_aside_and_the_route_goes_on(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
-    """What was confirmed is not delivered again: the source says so in its greeting."""
+def test_a_damaged_sink_journal_is_moved_and_the_route_resumes(tmp_path: Path, unshare_container: Factory) -> None:
+    """Confirmed messages are not delivered again: the source names them in its greeting."""
     one, two = unshare_container(), unshare_container()
     spool, sink = one.rootfs / "srv/spool", two.rootfs / "srv/spool"
     spool.mkdir()
@@ -115,7 +113,7 @@ def test_a_damaged_sink_journal_is_moved_aside_and_the_route_goes_on(
 def test_a_journal_of_a_newer_version_is_refused_and_left_alone(
     tmp_path: Path, unshare_container: Factory, agent: str, name: str
 ) -> None:
-    """FATAL with one line that says which version it has; with the old version back, `start` goes on."""
+    """FATAL with one line that says which version it has; with the old version back, `start` succeeds."""
     one, two = unshare_container(), unshare_container()
     spool, sink = one.rootfs / "srv/spool", two.rootfs / "srv/spool"
     spool.mkdir()

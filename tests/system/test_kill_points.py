@@ -38,7 +38,7 @@ class Point(NamedTuple):
 
     @property
     def plan(self) -> Plan:
-        """No strikes but these."""
+        """Return a plan of no strikes but these."""
         return Plan((self.files, "queue"), EXACTLY_ONCE, 0, pause=self.pause)
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ POINTS = [
     # Taking from a queue: wait (size 0), look (MSG_COPY), receive, look again
     Point(QUEUE, "msgrcv", 5),
     Point(QUEUE, "msgrcv", 3, FULL),
-    # Handing to a queue: offer (eventfd), send, wake the other sender and tell the agent (eventfds), collect
+    # Handing to a queue: offer (eventfd), send, wake the other sender and notify the agent (eventfds), collect
     Point(QUEUE, "write", 2),
     Point(SENDER, "msgsnd", 3),
     Point(SENDER, "msgsnd", 3, FULL),
@@ -91,21 +91,21 @@ POINTS = [
 
 @contextmanager
 def a_storm(directory: Path, plan: Plan) -> Iterator[Storm]:
-    """In two new containers."""
+    """Run a storm in two new containers."""
     directory.chmod(0o711)
     with storm.containers("unshare", directory) as pair:
         yield Storm(plan, directory, pair)
 
 
 def check(running: Storm, strikes: Callable[[], None]) -> None:
-    """Nothing is lost, repeated, out of order or counted wrongly."""
+    """Assert that nothing is lost, repeated, out of order or counted wrongly."""
     outcome = running.run(strikes)
     print(outcome)
     assert outcome.problems() == []
 
 
 def kill_at(running: Storm, point: Point, directory: Path) -> None:
-    """Each of the point's calls, before and after; in between all goes on."""
+    """Kill at each of the point's calls, before and after; in between all continues."""
     for number in range(1, point.times + 1):
         for moment in Moment:
             running.wait_for_arrivals()
@@ -117,7 +117,7 @@ def kill_at(running: Storm, point: Point, directory: Path) -> None:
 
 
 @pytest.mark.parametrize("point", POINTS, ids=str)
-def test_a_kill_before_or_after_a_system_call_loses_and_repeats_nothing(tmp_path: Path, point: Point) -> None:
+def test_a_kill_around_a_system_call_loses_and_repeats_nothing(tmp_path: Path, point: Point) -> None:
     with a_storm(tmp_path, point.plan) as running:
         check(running, lambda: kill_at(running, point, tmp_path))
 
@@ -137,7 +137,7 @@ OPENING = [("flock", 2), ("fallocate", 2), ("ftruncate", 1), ("pwrite64", 1), ("
 @pytest.mark.parametrize("agent", [SPOOL, QUEUE])
 @pytest.mark.parametrize(("call", "count"), OPENING)
 def test_a_kill_while_an_agent_opens_its_journals(tmp_path: Path, agent: str, call: str, count: int) -> None:
-    """New ones, since the old ones are removed while nothing is under way; the programs go on meanwhile."""
+    """New ones are made, since the old ones are removed while nothing is under way; the programs continue meanwhile."""
 
     def strikes() -> None:
         for number in range(1, count + 1):
@@ -180,7 +180,7 @@ RECOVERING = [
 
 @pytest.mark.parametrize("point", RECOVERING, ids=str)
 def test_a_second_kill_while_an_agent_recovers_from_the_first(tmp_path: Path, point: Point) -> None:
-    """What the first left undecided is still there for the third."""
+    """Messages that the first left undecided are still there for the third."""
 
     def strikes() -> None:
         for number in range(1, point.times + 1):
@@ -190,7 +190,7 @@ def test_a_second_kill_while_an_agent_recovers_from_the_first(tmp_path: Path, po
                 tampering = Tampering(running.daemon.pid, point.call, number, moment, tmp_path)
                 os.kill(victim.pid, signal.SIGKILL)
                 tampering.wait_killed()
-                # It died before it was ready, and would be waited for ever longer.
+                # It died before it was ready, and its delay would grow.
                 running.daemon.call("start", names=["r"])
         running.wait_for_arrivals()
 
@@ -235,7 +235,7 @@ def test_a_kill_of_a_process_that_waits_in_the_kernel(
 
 
 def calls_of(pid: int) -> set[int]:
-    """The numbers of the system calls in which its threads wait."""
+    """Return the numbers of the system calls in which its threads wait."""
     said = [
         Path(f"/proc/{pid}/task/{thread}/syscall").read_text().split()[0] for thread in os.listdir(f"/proc/{pid}/task")
     ]

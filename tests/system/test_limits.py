@@ -23,12 +23,12 @@ USER = 51000 + os.getpid() % 1000
 
 @pytest.fixture
 def pair(unshare_container: Factory) -> tuple[Any, Any]:
-    """The container with files, and the one with queues."""
+    """Return the container with files, and the one with queues."""
     return unshare_container(), unshare_container()
 
 
 def limited(directory: Path, routes: str, limit: str) -> Nsbridged:
-    """A daemon whose soft and hard limit is set before it starts: an option of prlimit(1)."""
+    """Return a daemon whose soft and hard limit is set before it starts: an option of prlimit(1)."""
     return Nsbridged(directory, routes, through=[tool("prlimit"), limit])
 
 

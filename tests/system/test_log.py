@@ -28,7 +28,7 @@ def agent(name: str, container: EngineContainer, endpoint: str) -> str:
 
 
 def lines(size: int) -> list[bytes]:
-    """Random bytes without newlines, some empty."""
+    """Return random bytes without newlines, some empty."""
     return [b"", *(body.replace(b"\n", b"\r") for body in random_messages(size)), b""]
 
 
@@ -46,7 +46,7 @@ def unframed(data: bytes) -> Iterator[bytes]:
 
 @contextmanager
 def killing(daemon: Nsbridged, seed: int = 1) -> Iterator[list[str]]:
-    """SIGKILL one agent after the other, whenever it runs, KILLS times; gives the names of those that were."""
+    """Kill one agent after the other, whenever it runs, KILLS times; yield the names of those that were."""
     killed: list[str] = []
     stop = threading.Event()
     chance = random.Random(seed)
@@ -71,7 +71,7 @@ def killing(daemon: Nsbridged, seed: int = 1) -> Iterator[list[str]]:
 
 
 def paced(messages: list[bytes], killed: list[str]) -> Iterator[list[bytes]]:
-    """The messages in shares, one more after each kill: so every kill meets some on their way."""
+    """Yield the messages in shares, one more after each kill: so every kill meets some on their way."""
     share = -(-len(messages) // (KILLS + 1))
     for number, at in enumerate(range(0, len(messages), share)):
         wait_until(lambda number=number: len(killed) >= number, f"kill {number}")  # type: ignore[misc]
@@ -93,7 +93,7 @@ def wait_delivered(daemon: Nsbridged, source: str, count: int) -> None:
     assert daemon.flow(source)["in_doubt"] == 0
 
 
-def test_20_mb_of_lines_reach_a_queue_through_rotations_and_kills(tmp_path: Path, unshare_container: Factory) -> None:
+def test_20_mb_of_lines_reach_a_queue_with_rotations_and_kills(tmp_path: Path, unshare_container: Factory) -> None:
     web, legacy = unshare_container(), unshare_container()
     routes = "[route.r]\n" + agent("web", web, 'log = { out = "/srv/app.log" }')
     routes += agent("legacy", legacy, "queue = { in = { key = 0x51 }, create = true }")
@@ -111,9 +111,7 @@ def test_20_mb_of_lines_reach_a_queue_through_rotations_and_kills(tmp_path: Path
     assert len(killed) == KILLS
 
 
-def test_20_mb_of_queue_messages_reach_a_log_through_rotations_and_kills(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_20_mb_from_a_queue_reach_a_log_with_rotations_and_kills(tmp_path: Path, unshare_container: Factory) -> None:
     web, legacy = unshare_container(), unshare_container()
     routes = "[route.r]\n" + agent("web", web, 'log = { in = "/srv/app.log", framing = "length" }')
     routes += agent("legacy", legacy, "queue = { out = { key = 0x52 }, create = true }")
@@ -135,7 +133,7 @@ def test_20_mb_of_queue_messages_reach_a_log_through_rotations_and_kills(
     assert len(killed) == KILLS
 
 
-def test_20_mb_of_lines_reach_another_log_both_ways_through_kills(tmp_path: Path, unshare_container: Factory) -> None:
+def test_20_mb_of_lines_reach_another_log_both_ways_with_kills(tmp_path: Path, unshare_container: Factory) -> None:
     one, two = unshare_container(), unshare_container()
     endpoint = 'log = { out = "/srv/out.log", in = "/srv/in.log" }'
     routes = "[route.r]\n" + agent("one", one, endpoint) + agent("two", two, endpoint)
@@ -172,9 +170,7 @@ def test_logs_of_runc_containers_on_a_disk(tmp_path: Path, runc_container: Facto
 
 
 @pytest.mark.parametrize("kind", ["truncated", "too long"])
-def test_what_a_log_cannot_give_is_said_in_the_daemons_log(
-    tmp_path: Path, unshare_container: Factory, kind: str
-) -> None:
+def test_what_a_log_cannot_give_is_in_the_daemon_s_log(tmp_path: Path, unshare_container: Factory, kind: str) -> None:
     one, two = unshare_container(), unshare_container()
     routes = "[route.r]\n" + agent("one", one, 'log = { out = "/srv/out.log", max_message = 100 }')
     routes += agent("two", two, 'log = { in = "/srv/in.log" }')

@@ -39,19 +39,19 @@ class Daemon:
         wait_until(self.socket.exists, "the control socket")
 
     def flood(self) -> None:
-        """Let it log more than any pipe holds; each text is another, so none is held back as a repeat."""
+        """Let it log more than any pipe holds; each text differs, so none is held back as a repeat."""
         with ControlClient(str(self.socket), 5.0) as client:
             for number in range(FLOOD):
                 with pytest.raises(NsbridgeError):
                     client.call("start", {"names": [f"nothing-{number:060}"]})
 
     def end(self) -> int:
-        """SIGTERM; its exit code."""
+        """Send SIGTERM; return its exit code."""
         self.process.terminate()
         return self.process.wait(5.0)
 
     def kill(self) -> None:
-        """Harmless when it has ended."""
+        """Kill it; harmless when it has ended."""
         self.process.kill()
         self.process.wait()
 
@@ -62,7 +62,7 @@ def _pipe() -> tuple[int, int]:
 
 
 def _terminal() -> tuple[int, int]:
-    """Stopped, as Ctrl-S does it."""
+    """Return a terminal that is stopped, as Ctrl-S does it."""
     reader, writer = pty.openpty()
     termios.tcflow(writer, termios.TCOOFF)
     return reader, writer

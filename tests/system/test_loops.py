@@ -19,7 +19,7 @@ from tests.system.test_queue_faults import KEY, OTHER, agent
 
 @contextmanager
 def two_of_one(one: EngineContainer) -> Iterator[tuple[str, str]]:
-    """The container and a second one that shares its ipc namespace, as nsbridge finds them."""
+    """Yield the container and a second one that shares its ipc namespace, as nsbridge finds them."""
     program = ["nsenter", f"--target={one.pid}", "--ipc", "--", "sleep", "1000"]
     with subprocess.Popen(program) as second:
         inside = os.stat(f"/proc/{one.pid}/ns/ipc").st_ino
@@ -34,7 +34,7 @@ def two_of_one(one: EngineContainer) -> Iterator[tuple[str, str]]:
 def test_shared_ipc_namespace_with_one_queue_is_fatal(
     tmp_path: Path, unshare_container: Factory, types: tuple[str, str]
 ) -> None:
-    """Each message would come back forever. The supervisor detects the loop before an agent takes anything."""
+    """Each message would come back endlessly. The supervisor detects the loop before an agent takes anything."""
     with two_of_one(unshare_container()) as (one, two):
         routes = "[route.r]\n" + agent("one", one, f"queue = {{ out = {{ key = {KEY}{types[0]} }}, create = true }}")
         routes += agent("two", two, f"queue = {{ in = {{ key = {KEY}{types[1]} }}, create = true }}")
@@ -72,7 +72,7 @@ def test_shared_mount_with_one_place_is_fatal(tmp_path: Path, unshare_container:
 
 
 def one_way(name: str, source: str, out: int, sink: str, in_: int) -> str:
-    """A route of that name between two queues."""
+    """Return a route of that name between two queues."""
     return (
         f'[route.{name}]\n[route.{name}.agent.a]\ncontainer = "{source}"\n'
         f"queue = {{ out = {{ key = {out} }}, create = true }}\n"
@@ -86,7 +86,7 @@ def test_circle_through_two_routes_is_refused(tmp_path: Path, unshare_container:
         routes = one_way("r", one, KEY, out, OTHER) + one_way("s", back, OTHER, two, KEY)
         with Nsbridged(tmp_path, routes) as daemon:
             wait_until(lambda: "FATAL" in states(daemon), "one route is refused")
-            assert "messages would circulate forever" in daemon.said()
+            assert "messages would circulate endlessly" in daemon.said()
             assert "RUNNING" in states(daemon)
 
 
@@ -101,12 +101,12 @@ def test_two_exact_routes_into_one_queue_are_warned_of(tmp_path: Path, unshare_c
         routes = from_spool("r", files, one) + from_spool("s", files, two)
         with Nsbridged(tmp_path, routes) as daemon:
             daemon.wait_for("RUNNING")
-            wait_until(lambda: "after a kill neither can tell" in daemon.said(), "it is warned of")
-        assert Nsbridged(tmp_path, "").said().count("after a kill neither can tell") == 1
+            wait_until(lambda: "after a kill neither can find out" in daemon.said(), "it is warned of")
+        assert Nsbridged(tmp_path, "").said().count("after a kill neither can find out") == 1
 
 
 def from_spool(name: str, files: EngineContainer, queue: str) -> str:
-    """A route of that name from a spool into a queue."""
+    """Return a route of that name from a spool into a queue."""
     return (
         f'[route.{name}]\n[route.{name}.agent.a]\ncontainer = "{files.spec}"\nspool = {{ out = "/srv/{name}" }}\n'
         f'[route.{name}.agent.b]\ncontainer = "{queue}"\nqueue = {{ in = {{ key = {KEY} }}, create = true }}\n'

@@ -19,19 +19,19 @@ BY_PROGRAM = pytest.mark.parametrize("program", PROGRAMS, ids=[program.name for 
 
 
 def _mandoc(page: str, *options: str) -> str:
-    """What mandoc prints about the page, which must not be an error."""
+    """Return mandoc's output about the page, which must not be an error."""
     done = subprocess.run(["mandoc", *options], input=PAGES[page], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     return done.stdout
 
 
 def _shown(program: Program) -> str:
-    """The page as a person reads it, without overstriking, each run of blanks as one."""
+    """Return the page as a person reads it, without overstriking, each run of blanks as one."""
     text = _mandoc(f"{program.name}.{program.section}", "-Tutf8", "-Owidth=200")
     return re.sub(r"\s+", " ", re.sub(".\b", "", text))
 
 
-def test_there_is_a_page_for_each_command_and_for_the_configuration() -> None:
+def test_commands_and_configuration_each_have_a_page() -> None:
     assert set(PAGES) == {"nsbridge.1", "nsbridgectl.1", "nsbridged.8", "nsbridge.toml.5"}
 
 
@@ -41,7 +41,7 @@ def test_mandoc_has_no_warning_and_no_matter_of_style_either(page: str) -> None:
 
 
 @BY_PROGRAM
-def test_a_page_has_every_command_option_and_operand_with_what_the_help_says_of_it(program: Program) -> None:
+def test_a_page_has_every_command_option_operand_and_its_help(program: Program) -> None:
     text = _shown(program)
     for path in program.command.walk():
         command = path[-1]
@@ -63,7 +63,7 @@ def test_a_page_names_only_pages_that_there_are(program: Program) -> None:
         assert name in _shown(program)
 
 
-def test_the_page_of_the_configuration_shows_the_example_as_it_is() -> None:
+def test_the_configuration_s_page_shows_the_example_unchanged() -> None:
     shown = re.sub(".\b", "", _mandoc("nsbridge.toml.5", "-Tutf8", "-Owidth=200"))
     lines = [line.strip() for line in shown.splitlines()]
     for line in EXAMPLE.read_text().splitlines():

@@ -36,13 +36,13 @@ class ServiceManager:
         self._socket.close()
 
     def next(self) -> dict[str, str]:
-        """The next datagram."""
+        """Return the next datagram."""
         lines = self._socket.recv(65536).decode().splitlines()
         self.said.append(dict(line.split("=", 1) for line in lines))
         return self.said[-1]
 
     def falls_silent(self, seconds: float) -> bool:
-        """What is on its way is read first; True when nothing has come for so long, False if it never ends."""
+        """Read what is on its way first; True when nothing has come for so long, False if it never ends."""
         self._socket.settimeout(seconds)
         try:
             for _ in range(20):
@@ -54,7 +54,7 @@ class ServiceManager:
         return False
 
     def wait_for(self, **wanted: str) -> dict[str, str]:
-        """Until one has these fields; nothing that was said before counts."""
+        """Wait until a datagram has these fields; earlier ones do not count."""
         while True:
             said = self.next()
             if wanted.items() <= said.items():
@@ -70,7 +70,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServiceM
 
 @contextmanager
 def started(daemon: Nsbridged, manager: ServiceManager, **env: str) -> Iterator[int]:
-    """The daemon as systemd starts it; gives its pid."""
+    """Start the daemon as systemd does; yield its pid."""
     command = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridged", "-c", str(daemon.config)]
     given = os.environ | {"NOTIFY_SOCKET": manager.address} | env
     with subprocess.Popen(["sh", "-c", 'WATCHDOG_PID=$$ exec "$@"', "sh", *command], env=given) as process:
@@ -103,9 +103,7 @@ def test_a_manager_hears_of_the_whole_life(tmp_path: Path, manager: ServiceManag
         manager.wait_for(STOPPING="1")
 
 
-def test_the_watchdog_is_fed_by_the_main_loop_and_hungers_when_that_is_stopped(
-    tmp_path: Path, manager: ServiceManager
-) -> None:
+def test_the_watchdog_is_fed_only_while_the_main_loop_runs(tmp_path: Path, manager: ServiceManager) -> None:
     """Twice in each interval."""
     daemon = Nsbridged(tmp_path, "")
     with started(daemon, manager, WATCHDOG_USEC="400000") as pid:

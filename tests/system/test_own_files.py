@@ -25,7 +25,7 @@ from tests.system.test_relay import route
 
 @pytest.fixture
 def pair(unshare_container: Factory) -> tuple[Any, Any]:
-    """The container with files, and the one with queues."""
+    """Return the container with files, and the one with queues."""
     return unshare_container(), unshare_container()
 
 

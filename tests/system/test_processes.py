@@ -1,4 +1,4 @@
-"""The processes: who is in which namespace, who dies with whom, who comes back."""
+"""Processes: their namespaces, which die together, which come back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KILLS = 20
 
 
 def namespaces(pid: int | str) -> dict[str, str]:
-    """Every namespace of a process, as /proc shows it, but for the two that only say what its children get."""
+    """Return every namespace of a process, as /proc shows it, but for the two that only name its children's."""
     where = Path(f"/proc/{pid}/ns")
     return {kind: os.readlink(where / kind) for kind in os.listdir(where) if not kind.endswith("_for_children")}
 
@@ -105,9 +105,7 @@ class Load:
             hidden.rename(self._directory / f"{number:09d}")
 
 
-def test_no_process_outlives_a_killed_supervisor_and_the_next_start_works(
-    tmp_path: Path, runc_container: Factory
-) -> None:
+def test_no_process_outlives_a_killed_supervisor(tmp_path: Path, runc_container: Factory) -> None:
     """Within a second; what was in the spool is delivered by the next."""
     web, legacy = runc_container(), runc_container()
     with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
@@ -123,7 +121,7 @@ def test_no_process_outlives_a_killed_supervisor_and_the_next_start_works(
             assert receiver.messages() == [Sent(7, b"meanwhile")]
 
 
-def test_a_second_daemon_on_the_same_state_directory_refuses_to_start(tmp_path: Path) -> None:
+def test_a_second_daemon_on_one_state_directory_is_refused(tmp_path: Path) -> None:
     """It names the first, which is not disturbed."""
     with Nsbridged(tmp_path, "") as daemon:
         second = run([sys.executable, "-m", "nsbridge.supervisor.cli.nsbridged", "-c", daemon.config], check=False)
@@ -151,7 +149,7 @@ def test_stopping_in_order_delivers_what_was_taken(tmp_path: Path, runc_containe
 
 @contextmanager
 def _full_queue(directory: Path, make: Factory) -> Iterator[tuple[Nsbridged, HasPid, list[bytes]]]:
-    """A daemon, the container of a queue that nobody reads, and the messages, which do not all find room there."""
+    """Yield a daemon, the container of a queue that nobody reads, and more messages than it has room for."""
     web, legacy = make(), make()
     bodies = [b"%03d" % number + bytes(2000) for number in range(20)]
     with Nsbridged(directory, route(web.spec, legacy.spec)) as daemon:
@@ -161,9 +159,7 @@ def _full_queue(directory: Path, make: Factory) -> Iterator[tuple[Nsbridged, Has
         yield daemon, legacy, bodies
 
 
-def test_shutdown_waits_for_the_end_and_the_log_says_what_is_left_and_where(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_shutdown_waits_and_the_log_says_what_is_left_and_where(tmp_path: Path, unshare_container: Factory) -> None:
     """A full queue, which nobody reads: what has not found room in it waits in the journal, and comes the next time."""
     with _full_queue(tmp_path, unshare_container) as (daemon, legacy, bodies):
         left = daemon.flow("r:files")["pending"]
@@ -179,7 +175,7 @@ def test_shutdown_waits_for_the_end_and_the_log_says_what_is_left_and_where(
 
 
 def test_counters_are_right_before_an_agent_has_started(tmp_path: Path, unshare_container: Factory) -> None:
-    """Of a daemon that was started while the container was away: what the journals say."""
+    """The daemon was started while the container was away: the journals have the counts."""
     web, legacy = unshare_container(), unshare_container()
     with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
         daemon.wait_for("RUNNING")
@@ -268,7 +264,7 @@ def test_a_namespace_that_is_the_hosts_own_is_refused(tmp_path: Path) -> None:
                 run(["ipcrm", "-Q", key])
 
 
-def test_an_agent_sees_the_root_that_its_container_sees_also_if_that_is_a_chroot(tmp_path: Path) -> None:
+def test_an_agent_sees_its_container_s_root_even_if_a_chroot(tmp_path: Path) -> None:
     """setns alone leads to the root of the mount namespace."""
     root = tmp_path / "root"
     for name in ("bin", "srv"):
@@ -287,8 +283,8 @@ def test_an_agent_sees_the_root_that_its_container_sees_also_if_that_is_a_chroot
             container.kill()
 
 
-def test_a_file_that_was_closed_while_its_agent_was_dead_is_a_message(tmp_path: Path, runc_container: Factory) -> None:
-    """And what it had before the first start is none."""
+def test_a_file_closed_while_its_agent_was_dead_is_a_message(tmp_path: Path, runc_container: Factory) -> None:
+    """A file that was there before the first start is none."""
     web, legacy = runc_container(), runc_container()
     file = web.rootfs / "srv/to_server"
     file.write_bytes(b"before the bridge")

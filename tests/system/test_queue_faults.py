@@ -46,7 +46,7 @@ def send(key: int, mtype: int, body: bytes) -> None:
 
 
 def receive(key: int, longest: int = 65536) -> list[int] | None:
-    """The type and length of the next message, None if there is none."""
+    """Return the type and length of the next message, None if there is none."""
     buffer = bytearray(8 + longest)
     length = linux.try_msgrcv(Queue(key, 0, 0).id, linux.address_of(buffer), longest, 0, linux.IPC_NOWAIT)
     return None if length < 0 else [int.from_bytes(buffer[:8], "little"), length]
@@ -125,7 +125,7 @@ def test_dead_letter_keeps_a_large_type(tmp_path: Path, unshare_container: Facto
 def test_message_over_one_mebibyte_passes_within_max_message(
     tmp_path: Path, unshare_container: Factory, delivery: str
 ) -> None:
-    """Whose limits were raised; one that is longer stays in its queue with a reason, and its removal ends that."""
+    """Its limits were raised; a longer one stays in its queue with a reason, and its removal ends that."""
     one, two = unshare_container(), unshare_container()
     for container in (one, two):
         raise_limits(container, 16 * MIB)
@@ -230,7 +230,7 @@ def test_queue_made_again_by_another_user_is_served(
 ) -> None:
     """With mode 0600: the agent enters anew as its owner, says so, and no status calls it removed.
 
-    The kind: an owner, mode or absence that the agent's identity was decided by, and that is another now.
+    The kind: an owner, mode or absence that the agent's identity was decided by, and that has changed since.
     """
     one, two = unshare_container(), unshare_container()
 

@@ -24,7 +24,7 @@ SIZE = 20_000_000  # bytes
 
 
 def route(files: str, queue: str) -> str:
-    """A route `r` with a spool agent `r:files` and a queue agent `r:queue`."""
+    """Return a route `r` with a spool agent `r:files` and a queue agent `r:queue`."""
     return (
         f'[route.r]\n[route.r.agent.files]\ncontainer = "{files}"\nspool = {{ out = "/srv/out", in = "/srv/in" }}\n'
         f'[route.r.agent.queue]\ncontainer = "{queue}"\n'
@@ -32,7 +32,7 @@ def route(files: str, queue: str) -> str:
     )
 
 
-def test_20_mb_of_spool_files_reach_a_queue_byte_for_byte_in_order(tmp_path: Path, runc_container: Factory) -> None:
+def test_20_mb_of_spool_files_reach_a_queue_in_order(tmp_path: Path, runc_container: Factory) -> None:
     """Files of 1 B to 8 KB, most written while the daemon runs, some before it; each is gone once it is delivered."""
     web, legacy = runc_container(), runc_container()
     spool = web.rootfs / "srv/out"
@@ -51,7 +51,7 @@ def test_20_mb_of_spool_files_reach_a_queue_byte_for_byte_in_order(tmp_path: Pat
     assert (flow["delivered"], flow["bytes"]) == (len(messages), SIZE)
 
 
-def test_20_mb_of_queue_messages_reach_a_spool_byte_for_byte_in_order(tmp_path: Path, runc_container: Factory) -> None:
+def test_20_mb_of_queue_messages_reach_a_spool_in_order(tmp_path: Path, runc_container: Factory) -> None:
     """The files' names give order and type."""
     web, legacy = runc_container(), runc_container()
     messages = [Sent(1 + number % 3, body) for number, body in enumerate(random_messages(SIZE))]
@@ -84,9 +84,7 @@ def test_queue_to_queue_keeps_bytes_types_and_order_both_ways(tmp_path: Path, ru
         assert at_two.messages() == there
 
 
-def test_a_source_that_is_killed_with_a_full_window_takes_nothing_more(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_a_source_killed_with_a_full_window_takes_nothing_more(tmp_path: Path, unshare_container: Factory) -> None:
     """Empty messages come with the wait for a message. One too many, and the other agent would refuse them all."""
     one, two = unshare_container(), unshare_container()
     agent = '[route.q.agent.{}]\ncontainer = "{}"\nqueue = {{ {} = {{ key = 0x61 }}, create = true }}\n'

@@ -1,4 +1,4 @@
-"""Reload: only what is another is touched, and whatever is touched loses and repeats nothing."""
+"""Reload: only what changed is touched, and a touched route loses and repeats nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.system.traffic import Receiver, put_into_spool
 DIFFERENT = "window = { messages = 7 }"
 
 
-def test_only_what_is_another_is_touched(tmp_path: Path, runc_container: Factory) -> None:
+def test_only_what_changed_is_touched(tmp_path: Path, runc_container: Factory) -> None:
     """One stays under load, one changes, one goes, one comes; with real containers."""
     web, legacy = runc_container(), runc_container()
     same, gone = route("same", web, legacy, 0x51), route("gone", web, legacy, 0x61)
@@ -52,9 +52,7 @@ def test_only_what_is_another_is_touched(tmp_path: Path, runc_container: Factory
 
 
 @pytest.mark.timeout(300)
-def test_50_reloads_under_load_lose_and_repeat_nothing_and_leave_the_neighbour_alone(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_50_reloads_under_load_lose_and_repeat_nothing(tmp_path: Path, unshare_container: Factory) -> None:
     """Every second one comes while the one before is still handing over."""
     web, legacy = unshare_container(), unshare_container()
     same = route("same", web, legacy, 0x51)
@@ -95,9 +93,7 @@ def _own_memory(daemon: Reloadable, name: str) -> int:
     return own
 
 
-def test_a_route_that_goes_and_comes_back_under_load_goes_on_where_it_stood(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_a_route_that_returns_under_load_resumes_where_it_stood(tmp_path: Path, unshare_container: Factory) -> None:
     """Nothing lost, nothing repeated; half of the times it is back before it has gone."""
     web, legacy = unshare_container(), unshare_container()
     there, key = route("r", web, legacy, 0x51), 0x52
@@ -112,9 +108,7 @@ def test_a_route_that_goes_and_comes_back_under_load_goes_on_where_it_stood(
         assert daemon.flow("r:queue")["delivered"] == sender.count
 
 
-def test_a_queue_that_moves_from_route_to_route_under_load_is_never_taken_from_by_both(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_a_queue_that_changes_routes_under_load_has_one_taker(tmp_path: Path, unshare_container: Factory) -> None:
     """Each message reaches one of the two, in order; the events show that one ended before the other began."""
     legacy = unshare_container()
     webs = {"a": unshare_container(), "b": unshare_container()}
@@ -136,7 +130,7 @@ def test_a_queue_that_moves_from_route_to_route_under_load_is_never_taken_from_b
 
 
 def _most_at_once(events: list[dict[str, str]], agent: str) -> int:
-    """How many agents of that name in a route were not stopped at the same time."""
+    """Return how many agents of that name in a route were not stopped at the same time."""
     alive: set[str] = set()
     most = 0
     for event in events:
@@ -146,9 +140,7 @@ def _most_at_once(events: list[dict[str, str]], agent: str) -> int:
     return most
 
 
-def test_what_cannot_be_handed_over_waits_in_the_journal_and_everybody_is_told_meanwhile(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_undelivered_messages_of_a_removed_route_stay(tmp_path: Path, unshare_container: Factory) -> None:
     """The sink's queue is full, so a route that goes takes its whole limit; control calls meet it on its way."""
     web, legacy = unshare_container(), unshare_container()
     both = [route("full", web, legacy, 0x51), route("other", web, legacy, 0x61)]
@@ -194,7 +186,7 @@ def test_a_daemon_is_stopped_while_a_reload_is_handing_over(tmp_path: Path, unsh
         assert "ready: " not in daemon.said().partition("reload: ")[2]
 
 
-def test_hup_reloads_and_a_broken_file_or_a_dry_run_touches_nothing(tmp_path: Path, unshare_container: Factory) -> None:
+def test_hup_reloads_and_a_broken_file_changes_nothing(tmp_path: Path, unshare_container: Factory) -> None:
     web, legacy = unshare_container(), unshare_container()
     one, two = route("one", web, legacy, 0x51), route("two", web, legacy, 0x61)
     with Reloadable(tmp_path, one) as daemon:
@@ -220,7 +212,7 @@ def test_hup_reloads_and_a_broken_file_or_a_dry_run_touches_nothing(tmp_path: Pa
 
 
 def test_people_s_stop_and_a_fatal_state_meet_a_changed_route(tmp_path: Path, unshare_container: Factory) -> None:
-    """What was stopped stays so; what only a person could mend is tried again, because a person has mended it."""
+    """Stopped agents stay so; a FATAL one is tried again, because a person has fixed the cause."""
     web, legacy = unshare_container(), unshare_container()
     stopped = route("stopped", web, legacy, 0x51)
     wrong = route("wrong", web, legacy, 0x61).replace(f'"{web.spec}"', f'"ns:/proc/{os.getpid()}/ns/mnt"')
@@ -297,9 +289,7 @@ def test_an_endpoint_that_moves_takes_and_gives_at_its_new_place(
 
 
 @pytest.mark.parametrize("what", ["the spool", "from a spool to a file"])
-def test_a_source_that_moves_while_its_messages_wait_says_so_and_loses_none(
-    tmp_path: Path, unshare_container: Factory, what: str
-) -> None:
+def test_a_source_moved_while_messages_wait_loses_none(tmp_path: Path, unshare_container: Factory, what: str) -> None:
     """The queue across is full, so they are pending as notes, which only the old place explains."""
     web, legacy = unshare_container(), unshare_container()
     before = route("r", web, legacy, 0x51)

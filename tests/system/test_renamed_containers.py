@@ -1,7 +1,7 @@
 """A container whose name is given to another one while it is served: `docker rename web old; docker run --name web`.
 
 The kind: what a name leads to changes while its old meaning lives. A container that is removed and made again ends,
-which its pidfd tells (test_arrivals.py); a pid that is reused is FATAL, and an id never changes.
+which its pidfd shows (test_arrivals.py); a pid that is reused is FATAL, and an id never changes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SOON = 45.0  # seconds: the engine is asked every 10, of docker, on a busy machi
 
 
 @pytest.mark.timeout(180)
-def test_renamed_container_is_named_and_the_names_new_owner_followed(
+def test_a_renamed_container_s_old_name_leads_to_its_new_owner(
     tmp_path: Path, docker_container: Factory, unshare_container: Factory
 ) -> None:
     """Messages that were taken before are handed over after; the one that was left behind is not touched any more."""

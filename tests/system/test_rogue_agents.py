@@ -24,7 +24,7 @@ ALL = ("frames", "passes", *SILENT)
 
 
 def rogue_route(name: str, evil: str, peer: str, endpoint: str = "") -> str:
-    """A rogue in one container, an honest agent in the other."""
+    """Return a route with a rogue in one container, and an honest agent in the other."""
     endpoint = endpoint or f'spool = {{ out = "/srv/{name}-out", in = "/srv/{name}-in" }}'
     return (
         f'[route.{name}.agent.rogue]\ncontainer = "{evil}"\n{endpoint}\n[route.{name}.agent.peer]\n'
@@ -33,7 +33,7 @@ def rogue_route(name: str, evil: str, peer: str, endpoint: str = "") -> str:
 
 
 def measured(daemon: Variant) -> tuple[int, int]:
-    """The supervisor's descriptors, and the bytes of memory that are its own."""
+    """Return the supervisor's descriptors, and the bytes of memory that are its own."""
     process = psutil.Process(daemon.pid)
     return process.num_fds(), process.memory_full_info().uss
 
@@ -64,7 +64,7 @@ def test_rogue_agents_harm_nothing_but_their_own_routes(tmp_path: Path, unshare_
         assert "lines before this were not logged" in daemon.said()
         assert "killed by signal 40" in daemon.said()
         played.undisturbed("h:one", "h:two")
-        assert daemon.stop() == 0, "and it ends in order, whoever of them does not"
+        assert daemon.stop() == 0, "and it ends in order, even if one of them does not"
 
 
 def outcomes(daemon: Variant, name: str) -> dict[str, str]:

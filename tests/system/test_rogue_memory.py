@@ -45,7 +45,7 @@ def test_agent_cannot_write_into_others_scoreboards(tmp_path: Path, unshare_cont
 
 @pytest.mark.parametrize("health", ["", HEALTH], ids=["asked", "measured"])
 def test_supervisor_never_waits_for_an_agents_memory_lock(tmp_path: Path, runc_container: Factory, health: str) -> None:
-    """An agent holds its own mmap_lock forever. Callers still get answers, and a killed agent restarts."""
+    """An agent holds its own mmap_lock without end. Callers still get answers, and a killed agent restarts."""
     evil, peer = runc_container(), runc_container()
     for name in ("h", "fuse"):
         (peer.rootfs / "srv" / name).mkdir()
@@ -98,7 +98,7 @@ def test_shared_memory_counts_as_an_agents_own(tmp_path: Path, unshare_container
 
 
 def _readable(pid: int) -> bytes:
-    """All that a process has in memory of its own."""
+    """Return all that a process has in memory of its own."""
     found = []
     with (
         open(f"/proc/{pid}/maps", encoding="ascii", errors="replace") as maps,
@@ -114,7 +114,7 @@ def _readable(pid: int) -> bytes:
 
 
 def _dead_end(web: Any, other: Any) -> str:
-    """A route `r` whose messages with a newline are dead letters, and a route `h`."""
+    """Return a route `r` whose messages with a newline are dead letters, and a route `h`."""
     return (
         f'[route.r.agent.a]\ncontainer = "{web.spec}"\nspool = {{ out = "/srv/out" }}\n'
         f'[route.r.agent.b]\ncontainer = "{other.spec}"\nlog = {{ in = "/srv/log" }}\n{healthy(other.spec)}'
@@ -122,7 +122,7 @@ def _dead_end(web: Any, other: Any) -> str:
 
 
 def test_no_body_of_a_message_is_ever_in_the_supervisor(tmp_path: Path, unshare_container: Factory) -> None:
-    """Nor in an agent of another route that is forked after a dead letter was shown."""
+    """An agent of another route that is forked after a dead letter was shown has none either."""
     web, other = unshare_container(), unshare_container()
     (other.rootfs / "srv/h").mkdir()
     with Nsbridged(tmp_path, _dead_end(web, other)) as daemon:

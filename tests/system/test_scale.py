@@ -33,7 +33,7 @@ def test_forty_routes_start_answer_rest_and_stop(delivery: str, processes: int) 
     assert all(memory.median < 7 << 20 for kind, memory in outcome.memory.items() if kind != "supervisor")
 
 
-def test_a_killed_agent_relays_again_long_before_supervisord_s_child_runs() -> None:
+def test_a_killed_agent_relays_again_long_before_supervisord_s() -> None:
     """Every kind of endpoint."""
     times = restart.measure(KILLS)
     print(restart.report(times, 0.0))

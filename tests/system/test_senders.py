@@ -12,7 +12,7 @@ from tests.system.room import wait_until
 from tests.system.test_relay import route
 
 
-def test_senders_are_named_by_status_and_inspected_with_their_agent(tmp_path: Path, unshare_container: Factory) -> None:
+def test_status_names_senders_and_inspect_shows_them(tmp_path: Path, unshare_container: Factory) -> None:
     """Two for the queue agent, its children; none for the other. New ones after a kill."""
     web, legacy = unshare_container(), unshare_container()
     with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
@@ -64,7 +64,7 @@ def test_an_agent_cannot_name_another_process_as_its_sender(tmp_path: Path, unsh
 
 
 def _page_with(pid: int, first: int, second: int) -> int:
-    """Where the process has these two numbers side by side in shared memory without a file."""
+    """Return the address where the process has these two numbers side by side in shared memory without a file."""
     wanted = first.to_bytes(8, "little") + second.to_bytes(8, "little")
     with open(f"/proc/{pid}/maps", encoding="ascii") as maps, open(f"/proc/{pid}/mem", "rb") as memory:
         for line in maps:

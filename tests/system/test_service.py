@@ -1,4 +1,4 @@
-"""How it is run as a service: the examples of examples/service, with what each promises shown by the real thing."""
+"""Services: the examples of examples/service, whose promises the real programs show."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USER = 1234
 
 
 def values(key: str) -> list[str]:
-    """What the unit says for `key`, all lines together."""
+    """Return the values of `key` in the unit, all lines together."""
     lines: list[str] = re.findall(rf"^{key}=(.*)$", UNIT.read_text(encoding="utf-8"), re.MULTILINE)
     return [word for line in lines for word in line.split()]
 
@@ -40,9 +40,7 @@ def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == (b"", b"")
 
 
-def test_the_unit_s_capabilities_are_enough_for_a_route_and_are_all_there_are(
-    tmp_path: Path, runc_container: Factory
-) -> None:
+def test_the_unit_s_capabilities_are_enough_and_all_there_are(tmp_path: Path, runc_container: Factory) -> None:
     """The spool belongs to somebody else; a killed agent is back, and one that is stopped is ended."""
     web, legacy = runc_container(), runc_container()
     for name in ("out", "in"):
@@ -71,7 +69,7 @@ def test_the_unit_s_capabilities_are_enough_for_a_route_and_are_all_there_are(
 
 
 def test_the_unit_s_filter_has_every_system_call_that_was_seen(tmp_path: Path, runc_container: Factory) -> None:
-    """Of the supervisor and of agents of both kinds, from start to end, with a kill between."""
+    """The calls are those of the supervisor and of agents of both kinds, from start to end, with a kill between."""
     web, legacy = runc_container(), runc_container()
     trace = tmp_path / "trace"
     strace = ["strace", "-f", "-qq", "-e", "signal=none", "-o", str(trace)]
@@ -92,7 +90,7 @@ def test_the_unit_s_filter_has_every_system_call_that_was_seen(tmp_path: Path, r
 
 
 def expanded(names: list[str]) -> Iterator[str]:
-    """System calls of a filter, its groups as systemd has them."""
+    """Yield the system calls of a filter, its groups as systemd has them."""
     for name in names:
         if not name.startswith("@"):
             yield name
@@ -101,7 +99,7 @@ def expanded(names: list[str]) -> Iterator[str]:
         yield from expanded([line.strip() for line in listed if line.strip() and not line.strip().startswith("#")])
 
 
-def test_limits_of_the_host_that_are_too_small_are_named_by_check_at_start_and_at_a_reload(tmp_path: Path) -> None:
+def test_too_small_host_limits_are_named_by_check_start_reload(tmp_path: Path) -> None:
     """With what to set; none of them stops the daemon."""
     few = ["prlimit", "--nofile=200:200"]
     with Nsbridged(tmp_path, route("runc:nobody-1", "runc:nobody-2"), through=few) as daemon:
@@ -115,7 +113,7 @@ def test_limits_of_the_host_that_are_too_small_are_named_by_check_at_start_and_a
 
 @contextmanager
 def runit(directory: Path, daemon: Nsbridged) -> Iterator[Path]:
-    """The example of a runit service, served by a real runsv; gives its directory."""
+    """Serve the example of a runit service by a real runsv; yield its directory."""
     service = directory / "sv"
     shutil.copytree(SERVICE / "runit", service)
     (service / "conf").write_text(f"NSBRIDGED={NSBRIDGED}\nNSBRIDGED_CONFIG={daemon.config}\n", encoding="utf-8")
@@ -150,7 +148,7 @@ def test_runit_starts_it_again_and_ends_it_in_order(tmp_path: Path, runc_contain
 
 
 def test_runit_leaves_it_down_when_its_configuration_is_wrong(tmp_path: Path) -> None:
-    """It would fail the same way once a second, for ever."""
+    """It would fail the same way once a second, without end."""
     daemon = Nsbridged(tmp_path, "nonsense = 1\n")
     with runit(tmp_path, daemon) as service:
         wait_until(lambda: b"want" in status(service) or status(service).startswith(b"down"), "it is seen to fail")
@@ -159,10 +157,10 @@ def test_runit_leaves_it_down_when_its_configuration_is_wrong(tmp_path: Path) ->
 
 
 def status(service: Path) -> bytes:
-    """What sv says, without the directory's name."""
+    """Return the output of sv, without the directory's name."""
     return run([tool("sv"), "status", service], check=False).stdout.replace(f": {service}".encode(), b"")
 
 
 def daemon_pid(daemon: Nsbridged) -> int:
-    """As the daemon itself says."""
+    """Return the pid that the daemon itself reports."""
     return int(daemon.call("status")["daemon"]["pid"])

@@ -40,7 +40,7 @@ PROGRAMS = {  # what a shell does in `out` → the messages that come of it, in 
 
 @contextmanager
 def spooling(directory: Path, web: EngineContainer, legacy: EngineContainer, more: str = "") -> Iterator[Nsbridged]:
-    """A daemon with a route whose spool has these further keys."""
+    """Yield a daemon with a route whose spool has these further keys."""
     routes = route(web.spec, legacy.spec).replace('in = "/srv/in" }', f'in = "/srv/in"{more} }}', 1)
     with Nsbridged(directory, routes) as daemon:
         daemon.wait_for("RUNNING")
@@ -145,9 +145,7 @@ def test_done_on_another_mount_is_refused_at_the_start(tmp_path: Path, unshare_c
         wait_until(lambda: len(visible(done)) == 1, "it is moved")
 
 
-def test_names_sort_though_journals_are_lost_and_the_clock_was_set_back(
-    tmp_path: Path, unshare_container: Factory
-) -> None:
+def test_names_sort_after_lost_journals_and_a_clock_set_back(tmp_path: Path, unshare_container: Factory) -> None:
     """The names of the time before are those of the future (F16)."""
     web, legacy = unshare_container(), unshare_container()
     inside = web.rootfs / "srv/in"

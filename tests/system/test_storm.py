@@ -18,7 +18,7 @@ SEED = 20
 
 
 @pytest.mark.parametrize("plan", storm.plans(STRIKES, 0, SEED), ids=str)
-def test_no_message_is_lost_repeated_reordered_or_damaged_by_kills(plan: Plan) -> None:
+def test_kills_lose_repeat_reorder_and_damage_no_message(plan: Plan) -> None:
     """Both directions at full load; with at-least-once a repeat for each kill of who sends into a queue is allowed."""
     outcome = storm.run(plan)
     print(report([outcome], "unshare", plan.seed))
@@ -36,7 +36,7 @@ def test_a_storm_over_containers_of_runc() -> None:
 
 @pytest.fixture
 def audit() -> Audit:
-    """One that has seen the messages 1, 2 and 3."""
+    """Return an audit that has seen the messages 1, 2 and 3."""
     audit = Audit()
     for seq in (1, 2, 3):
         audit.see(QUEUE, Got(1, make(seq, 1, b"x")))
@@ -78,7 +78,7 @@ def test_the_audit_finds_a_wrong_type(audit: Audit) -> None:
 
 
 def test_a_storm_names_each_broken_promise() -> None:
-    """What status says is held against what the programs counted."""
+    """Counts of status are compared with those of the programs."""
     audit = dict.fromkeys(("bytes", "repeated", "out_of_order", "corrupt", "wrong_type", "missing"), 0) | {"count": 10}
     flow = {"delivered": 10, "pending": 0, "bytes": 90, "in_doubt": 0, "dead": 0}
 

@@ -1,4 +1,4 @@
-"""An engine that does not speak as it should delays only what waits for it: other routes go on, memory is bounded."""
+"""An engine that does not speak as it should delays only what waits for it: other routes run on, memory is bounded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Speak = Callable[[socket.socket], None]
 
 
 def silence(caller: socket.socket) -> None:
-    """The kernel takes the call, and that is all."""
+    """Accept the call in the kernel, and do nothing more."""
 
 
 def garbage(caller: socket.socket) -> None:
@@ -49,7 +49,7 @@ def endless_line(caller: socket.socket) -> None:
 
 
 def endless_events(caller: socket.socket) -> None:
-    """Each for the awaited container, and for another."""
+    """Send events without end, for the awaited container and for others."""
     caller.sendall(_HEAD)
     while True:
         caller.sendall((_EVENT % b"ghost" + _EVENT % b"other") * 200)
@@ -116,7 +116,7 @@ def engine(engine_base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
 
 @pytest.mark.parametrize("speak", [silence, garbage, garbage_as_events, endless_line, endless_events])
-def test_an_engine_that_does_not_speak_as_it_should_disturbs_nobody_else(
+def test_an_engine_that_speaks_nonsense_disturbs_nobody_else(
     tmp_path: Path,
     engine: Callable[[Speak], Engine],
     unshare_container: Factory,

@@ -36,7 +36,7 @@ STEP = 250  # messages between two answers, which are one second apart by their 
 
 
 def _busy(api: FakeApi) -> None:
-    """20 routes; orders:web sends 250 messages of 100 bytes a second, and its CPU is at 50 %."""
+    """Return 20 routes; orders:web sends 250 messages of 100 bytes a second, and its CPU is at 50 %."""
     asked = 0
 
     def answer() -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _top(path: str, *arguments: str, size: tuple[int, int] = (80, 24)) -> Termin
 
 
 def _assert_put_back(terminal: Terminal) -> None:
-    """It has left the alternate screen last, and the terminal's settings are as they were."""
+    """Assert that it has left the alternate screen last, and that the terminal's settings are as they were."""
     assert terminal.shown.count(_ENTER) == terminal.shown.count(_LEAVE)
     assert terminal.shown.rindex(_LEAVE) > terminal.shown.rindex(_ENTER)
     assert termios.tcgetattr(terminal.keyboard) == terminal.settings
@@ -82,7 +82,7 @@ def test_it_shows_rates_and_refreshes_by_itself_until_q(busy: str) -> None:
         _assert_put_back(terminal)
 
 
-def test_a_frame_is_written_over_the_one_before_so_that_nothing_flickers(busy: str) -> None:
+def test_a_frame_overwrites_the_one_before_without_flicker(busy: str) -> None:
     with _top(busy, "-d", "0.1") as terminal:
         for _ in range(3):
             terminal.see("\x1b[Hnsbridged")
@@ -91,7 +91,7 @@ def test_a_frame_is_written_over_the_one_before_so_that_nothing_flickers(busy: s
         assert "\x1b[2J" not in terminal.shown
 
 
-def test_no_line_is_longer_than_the_terminal_and_the_names_are_escaped(busy: str) -> None:
+def test_lines_fit_the_terminal_and_names_are_escaped(busy: str) -> None:
     with _top(busy, size=(80, 24)) as terminal:
         terminal.see("250/s")
         terminal.see("\x1b[J")
@@ -167,7 +167,7 @@ def test_ctrl_z_gives_the_terminal_back_until_it_is_continued(busy: str) -> None
         _assert_put_back(terminal)
 
 
-def test_a_daemon_that_goes_away_is_said_on_the_screen_that_was_there_before() -> None:
+def test_a_lost_daemon_is_reported_on_the_original_screen() -> None:
     def dying(api: FakeApi) -> None:
         answers = [top_answer(1.0, (agent("a:b"),), (), {})]
         api.results["top"] = lambda: answers.pop() if answers else os._exit(0)
@@ -179,7 +179,7 @@ def test_a_daemon_that_goes_away_is_said_on_the_screen_that_was_there_before() -
         assert "nsbridgectl: " in terminal.shown.rpartition(_LEAVE)[2]
 
 
-def test_an_unknown_name_is_said_before_the_screen_is_taken(tmp_path: Path) -> None:
+def test_an_unknown_name_is_reported_on_the_normal_screen(tmp_path: Path) -> None:
     with daemon() as path, _top(path, "nobody") as terminal:
         assert terminal.end() == 2  # the fake knows no top
         assert _ENTER not in terminal.shown
@@ -230,7 +230,7 @@ def test_json_is_one_document_with_the_rates(busy: str) -> None:
     }
 
 
-def test_memory_that_the_daemon_measures_bit_by_bit_is_asked_for_again() -> None:
+def test_memory_that_is_measured_bit_by_bit_is_asked_for_again() -> None:
     def slowly(api: FakeApi) -> None:
         answers = [None, None, 7 << 20]
 

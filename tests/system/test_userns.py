@@ -35,7 +35,7 @@ KINDS = {
 
 
 def in_container(container: EngineContainer, user: tuple[int, int], then: Callable[[], object]) -> Any:
-    """What `then` says in the container's user and ipc namespaces, as that user of the container."""
+    """Return the result of `then` in the container's user and ipc namespaces, as that user of the container."""
 
     def child() -> object:
         joins = [(linux.CLONE_NEWUSER, "user"), (linux.CLONE_NEWIPC, "ipc")]
@@ -65,7 +65,7 @@ def sh(container: EngineContainer, command: str) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("user", "directory"), [((1000, 1001), "/srv/a"), ((0, 0), "/dev/a")])
-def test_messages_go_both_ways_and_files_belong_to_the_container_s_user(
+def test_messages_pass_and_files_belong_to_the_container_s_user(
     tmp_path: Path, runc_container: Factory, kind: str, user: tuple[int, int], directory: str
 ) -> None:
     """On the disk, and on a tmpfs of the container, where uid 0 of the host could not make a file (EOVERFLOW)."""
@@ -104,10 +104,10 @@ def test_messages_go_both_ways_and_files_belong_to_the_container_s_user(
         ("", ', mode = "0666"', True),
     ],
 )
-def test_a_queue_that_is_made_is_for_whom_the_configuration_says(
+def test_a_made_queue_belongs_to_the_configured_user(
     tmp_path: Path, runc_container: Factory, agent: str, endpoint: str, may_use: bool
 ) -> None:
-    """Where the container's init is root and its program is not, nothing tells who the queue is for."""
+    """If the container's init is root and its program is not, only the configuration can name the owner."""
     files, queues = runc_container(), runc_container(id_base=QUEUES_BASE)
     spool = 'spool = { out = "/srv/out", in = "/srv/in" }'
     routes = (

@@ -31,18 +31,18 @@ BACK_WITHIN = 1.0  # seconds from the kill on, on a machine that is busy with ot
 
 @pytest.fixture
 def pair(unshare_container: Factory) -> tuple[Any, Any]:
-    """The container with files, and the one with queues."""
+    """Return the container with files, and the one with queues."""
     return unshare_container(), unshare_container()
 
 
 def daemon_for(directory: Path, pair: tuple[Any, Any], line: str = "") -> Nsbridged:
-    """With the route `r` of test_relay."""
+    """Return a daemon with the route `r` of test_relay."""
     routes = route(pair[0].spec, pair[1].spec)
     return Nsbridged(directory, configured(routes, line) if line else routes, HEALTH)
 
 
 def is_replaced(daemon: Nsbridged, name: str, before: dict[str, Any], since: float) -> None:
-    """Killed before the deadline has passed since the time `since`, then back; status says why, the log too."""
+    """Assert that it was killed within the deadline since `since`, then came back; status and log have the reason."""
     wait_dead(before["pid"], 2 * DEADLINE)
     noticed = time.monotonic() - since
     wait_until(lambda: daemon.agents()[name]["pid"] not in (None, before["pid"]), f"{name} is back")
@@ -57,7 +57,7 @@ def is_replaced(daemon: Nsbridged, name: str, before: dict[str, Any], since: flo
 
 
 def relays(daemon: Nsbridged, pair: tuple[Any, Any]) -> None:
-    """Both ways, one message each beyond what is there."""
+    """Assert that one message passes each way, beyond what is there."""
     before = daemon.flow("r:files")["delivered"], daemon.flow("r:queue")["delivered"]
     put_into_spool(pair[0].rootfs / "srv/out", [b"x"])
     send_all(pair[1], TO_WEB, [Sent(1, b"y")])
@@ -67,7 +67,7 @@ def relays(daemon: Nsbridged, pair: tuple[Any, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["r:files", "r:queue"])
 def test_a_stopped_agent_is_replaced_within_the_deadline(tmp_path: Path, pair: tuple[Any, Any], name: str) -> None:
-    """SIGSTOP. Status calls it wedged before it is killed; the other agent stays; messages go on."""
+    """SIGSTOP. Status calls it wedged before it is killed; the other agent stays; messages continue."""
     with daemon_for(tmp_path, pair) as daemon:
         daemon.wait_for("RUNNING")
         before = daemon.agents()
@@ -93,21 +93,19 @@ def test_a_stopped_sender_of_an_idle_agent_is_noticed(tmp_path: Path, pair: tupl
 
 
 def test_a_sender_that_hangs_is_noticed_by_what_it_does_not_send(tmp_path: Path, pair: tuple[Any, Any]) -> None:
-    """Nothing tells that it stands still; its agent's loop beats on. Every message comes, once."""
+    """No report says that it stands still; its agent's loop beats on. Every message comes, once."""
     with daemon_for(tmp_path, pair) as daemon, Receiver(pair[1], TO_LEGACY, 100) as receiver:
         daemon.wait_for("RUNNING")
         before = daemon.agents()["r:queue"]
         with held(before["senders"][0]):
             put_into_spool(pair[0].rootfs / "srv/out", bodies(100, 100))
             is_replaced(daemon, "r:queue", before, time.monotonic())
-        assert "what works beside its loop has not gone on" in daemon.agents()["r:queue"]["last_exit"]
+        assert "the work beside its loop has made no progress" in daemon.agents()["r:queue"]["last_exit"]
         assert [message.body for message in receiver.messages()] == bodies(100, 100)
 
 
-def test_a_sender_that_hangs_with_the_queue_full_is_noticed_when_the_queue_has_room(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
-    """It had said that the queue was full, which was true then; while it was, waiting was right."""
+def test_a_sender_hanging_beside_a_full_queue_is_noticed_later(tmp_path: Path, pair: tuple[Any, Any]) -> None:
+    """It had reported that the queue was full, which was true then; while it was, waiting was correct."""
     messages = bodies(100, 1000)
     with daemon_for(tmp_path, pair) as daemon:
         daemon.wait_for("RUNNING")
@@ -122,10 +120,8 @@ def test_a_sender_that_hangs_with_the_queue_full_is_noticed_when_the_queue_has_r
                 assert [message.body for message in receiver.messages()] == messages
 
 
-def test_a_thread_that_hangs_in_msgrcv_is_noticed_by_what_it_does_not_take(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
-    """It waits there for ever, rightly, until there is a message for it."""
+def test_a_thread_hanging_in_msgrcv_is_noticed_by_its_backlog(tmp_path: Path, pair: tuple[Any, Any]) -> None:
+    """It may wait there indefinitely, until there is a message for it."""
     with daemon_for(tmp_path, pair, AT_LEAST_ONCE) as daemon:
         daemon.wait_for("RUNNING")
         before = daemon.agents()["r:queue"]
@@ -137,9 +133,7 @@ def test_a_thread_that_hangs_in_msgrcv_is_noticed_by_what_it_does_not_take(
         assert [file.read_bytes() for file in wait_for_files(pair[0].rootfs / "srv/in", 1)] == [b"to be taken"]
 
 
-def test_a_thread_that_hangs_in_msgsnd_is_noticed_when_the_queue_has_room(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
+def test_a_thread_hanging_in_msgsnd_is_noticed_later(tmp_path: Path, pair: tuple[Any, Any]) -> None:
     """At least once, where a thread of the agent waits for room; the message that it had may come twice."""
     messages = bodies(100, 1000)
     with daemon_for(tmp_path, pair, AT_LEAST_ONCE) as daemon:
@@ -153,7 +147,7 @@ def test_a_thread_that_hangs_in_msgsnd_is_noticed_when_the_queue_has_room(
 
 
 def test_a_full_queue_is_not_taken_for_a_wedged_agent(tmp_path: Path, pair: tuple[Any, Any]) -> None:
-    """Nor is an idle one: nothing is killed in several deadlines."""
+    """An idle one is not either: nothing is killed in several deadlines."""
     with daemon_for(tmp_path, pair) as daemon:
         daemon.wait_for("RUNNING")
         before = daemon.agents()
@@ -168,9 +162,7 @@ def test_a_full_queue_is_not_taken_for_a_wedged_agent(tmp_path: Path, pair: tupl
             time.sleep(0.2)
 
 
-def test_agents_are_not_judged_by_the_time_in_which_everything_stood_still(
-    tmp_path: Path, pair: tuple[Any, Any]
-) -> None:
+def test_time_in_which_everything_stood_still_does_not_count(tmp_path: Path, pair: tuple[Any, Any]) -> None:
     """The supervisor stopped alone, then it and all agents: as when the machine is suspended, or a cgroup frozen."""
     with daemon_for(tmp_path, pair) as daemon:
         daemon.wait_for("RUNNING")
@@ -203,7 +195,7 @@ def test_an_agent_that_is_stopped_while_it_starts_is_replaced(tmp_path: Path, pa
 
 
 @pytest.mark.parametrize("how", ["deaf", "mute"])
-def test_an_agent_that_waits_for_a_hanging_file_system_is_killed_and_the_rest_goes_on(
+def test_an_agent_on_a_hanging_file_system_is_killed_alone(
     tmp_path: Path, runc_container: Factory, unshare_container: Factory, how: str
 ) -> None:
     """A spool in user space (FUSE). Where the kernel does not let it die, status says so, and it is replaced as soon as
@@ -223,7 +215,7 @@ def test_an_agent_that_waits_for_a_hanging_file_system_is_killed_and_the_rest_go
             wait_until(lambda: "stuck in the kernel" in daemon.agents()["r:files"]["detail"], "status says so")
             assert daemon.agents()["r:files"]["phase"] == "wedged"
         put_into_spool(other.rootfs / "srv/out", [b"x"])
-        wait_until(lambda: daemon.flow("s:files")["delivered"] == 1, "the other route goes on")
+        wait_until(lambda: daemon.flow("s:files")["delivered"] == 1, "the other route continues")
         assert daemon.agents()["r:queue"]["pid"] == before["r:queue"]["pid"]
         hanging.let_go()
         with Receiver(legacy, TO_LEGACY, 1) as receiver:

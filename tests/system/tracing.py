@@ -1,4 +1,4 @@
-"""A single thread held still by ptrace(2), so that neither its process nor its parent can tell: it hangs, for them."""
+"""A single thread held still by ptrace(2), which neither its process nor its parent can see: it hangs, for them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _ptrace(request: int, thread: int) -> None:
 
 @contextmanager
 def held(thread: int) -> Iterator[None]:
-    """The thread stands still, until the end or until its process is killed (which it does not delay)."""
+    """Hold the thread, until the end or until its process is killed (which it does not delay)."""
     _ptrace(_SEIZE, thread)
     _ptrace(_INTERRUPT, thread)
     os.waitpid(thread, _WALL)
@@ -41,14 +41,14 @@ def held(thread: int) -> Iterator[None]:
 
 
 def _reap(thread: int) -> None:
-    """A process is not dead before each thread's tracer has waited for it."""
+    """Reap: a process is not dead before each thread's tracer has waited for it."""
     with suppress(ChildProcessError):  # it is not traced any more
         while os.WIFSTOPPED(os.waitpid(thread, _WALL)[1]):
             pass
 
 
 def waiting_in(pid: int, call: str) -> int:
-    """The thread of it that waits in that system call of the kernel, once one does."""
+    """Return the thread of it that waits in that system call of the kernel, once one does."""
 
     def found() -> list[int]:
         places = {tid: Path(f"/proc/{pid}/task/{tid}/wchan").read_text(encoding="ascii") for tid in threads_of(pid)}
@@ -59,5 +59,5 @@ def waiting_in(pid: int, call: str) -> int:
 
 
 def threads_of(pid: int) -> list[int]:
-    """Its threads, the first being the process itself."""
+    """Return its threads, the first being the process itself."""
     return sorted(int(name) for name in os.listdir(Path(f"/proc/{pid}/task")))

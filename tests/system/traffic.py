@@ -1,4 +1,4 @@
-"""What containers' programs send and receive, for tests that compare byte for byte."""
+"""Traffic of containers' programs, for tests that compare byte for byte."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HasPid(Protocol):
 
     @property
     def pid(self) -> int:
-        """As the host numbers it."""
+        """Return its pid in the host's namespace."""
         ...
 
 
@@ -35,7 +35,7 @@ class Sent(NamedTuple):
 
 
 def random_messages(size: int, *, longest: int = 8192, seed: int = 2) -> list[bytes]:
-    """Random bytes, `size` in all, in messages of 1 to `longest` bytes."""
+    """Return random bytes, `size` in all, in messages of 1 to `longest` bytes."""
     chance = random.Random(seed)
     messages: list[bytes] = []
     left = size
@@ -49,7 +49,7 @@ def random_messages(size: int, *, longest: int = 8192, seed: int = 2) -> list[by
 def in_ipc_of(
     container: HasPid, *words: str, stdout: int | BinaryIO = subprocess.PIPE
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """queue_program.py in the container's ipc namespace; it is killed at the end."""
+    """Run queue_program.py in the container's ipc namespace; kill it at the end."""
     command = ["nsenter", f"--target={container.pid}", "--ipc", "--", sys.executable, _PROGRAM, *words]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stdout, bufsize=1 << 20) as program:
         try:
@@ -76,7 +76,7 @@ class Receiver:
         self._file.close()
 
     def messages(self, limit: float = 60.0) -> list[Sent]:
-        """All of them, once the last has come."""
+        """Return all messages, once the last has come."""
         try:
             assert self._running.wait(limit) == 0
         finally:
@@ -105,7 +105,7 @@ def send_all(container: HasPid, key: int, messages: Sequence[Sent]) -> None:
 
 
 def put_into_spool(directory: Path, messages: Sequence[bytes]) -> None:
-    """One file each, by rename, as programs do; names with spaces and letters beyond ASCII; by name in this order."""
+    """Put one file each, by rename, as programs do; the names have spaces and non-ASCII letters, and sort in order."""
     for number, body in enumerate(messages):
         hidden = directory / f".part {number}"
         hidden.write_bytes(body)
@@ -113,11 +113,11 @@ def put_into_spool(directory: Path, messages: Sequence[bytes]) -> None:
 
 
 def wait_for_files(directory: Path, count: int) -> list[Path]:
-    """Until the spool has that many files; their paths by name."""
+    """Wait until the spool has that many files; return their paths by name."""
     wait_until(lambda: len(visible(directory)) >= count, f"{count} files in {directory}", 60)
     return [directory / name for name in sorted(visible(directory))]
 
 
 def visible(directory: Path) -> list[str]:
-    """The names that do not begin with a dot."""
+    """Return the names that do not begin with a dot."""
     return [name for name in os.listdir(directory) if not name.startswith(".")]

@@ -15,7 +15,7 @@ __all__ = ["life", "make", "make_spool"]
 
 @pytest.fixture(autouse=True)
 def no_late_imports() -> Iterator[None]:
-    """Whatever is tested of agents/, it imports nothing that an agent would not have loaded before the join."""
+    """Fail a test of agents/ that imports a module which an agent would not have loaded before the join."""
     with LateImports() as guard:
         yield
     assert guard.seen == [], "an agent would read these from its container"

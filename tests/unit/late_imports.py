@@ -17,7 +17,7 @@ _AGENTS = str(Path(nsbridge.agents.__file__).parent)
 
 @cache
 def loaded_by_an_agent() -> frozenset[str]:
-    """What the supervisor has loaded when it forks one."""
+    """Return the modules that the supervisor has loaded when it forks an agent."""
     program = "import sys, nsbridge.supervisor.cli.nsbridged; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return frozenset(done.stdout.split())
@@ -45,7 +45,7 @@ class LateImports:
 
 
 def _function_of_agents(frame: FrameType | None) -> str:
-    """The innermost function of agents/ that is running; empty if there is none, or a module is being loaded."""
+    """Return the innermost function of agents/ that is running; empty if there is none, or a module is being loaded."""
     while frame is not None:
         code = frame.f_code
         if code.co_name == "<module>":

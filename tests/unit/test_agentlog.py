@@ -1,4 +1,4 @@
-"""What an agent says for the log, and what the log says of its end."""
+"""Lines of an agent for the log, and lines of the log about its end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_dead_letter_is_logged_with_what_to_do_and_is_an_event() -> None:
     assert (event.event, event.after, event.detail) == ("dead", "aside", "message 3: queue 0x4d2: 9000 bytes are more")
 
 
-def test_what_was_left_behind_is_told_with_its_place() -> None:
+def test_what_was_left_behind_is_logged_with_its_place() -> None:
     agent_log, log, _ = _agent_log()
     for pending in (0, 1, 1200):
         agent_log.left_behind(pending, "/run/x.out")

@@ -1,4 +1,4 @@
-"""What is watched of which container, and what is said when it cannot be."""
+"""Watches for containers: which places are watched, and what the log says when they cannot be."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_what_does_not_come_back_is_not_watched(tmp_path: Path) -> None:
     log.close()
 
 
-def test_used_up_inotify_instances_are_said_once_and_used_when_they_are_there_again(tmp_path: Path) -> None:
-    """As another user, whose instances nobody else uses. Looks remain, and each of them tries again."""
+def test_exhausted_inotify_is_logged_once_and_used_when_free(tmp_path: Path) -> None:
+    """Runs as another user, whose instances nobody else uses. Polling remains, and each look tries the watch again."""
 
     def child() -> list[object]:
         log = open_log(LogConfig(file=str(tmp_path / "log")))

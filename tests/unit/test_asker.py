@@ -73,7 +73,7 @@ Make = Callable[[Callable[[Container], Found]], Engine]
 
 
 def by_name(container: Container) -> Found:
-    """`12` runs as process 12."""
+    """Return `12` as process 12."""
     return Found(int(container.name), 34, "")
 
 
@@ -110,7 +110,7 @@ def test_400_agents_that_ask_at_once_do_not_make_400_children(engine: Make) -> N
     assert asked.most_children == 1
 
 
-def test_one_that_was_seen_to_start_does_not_wait_for_a_look_that_hangs(engine: Make) -> None:
+def test_one_seen_to_start_does_not_wait_for_a_hanging_look(engine: Make) -> None:
     asked = engine(lambda container: hang(container) if container.name == "1" else by_name(container))
     asked.ask("1", "2")
     asked.until(lambda: asked.most_children == 1)
@@ -119,9 +119,7 @@ def test_one_that_was_seen_to_start_does_not_wait_for_a_look_that_hangs(engine: 
     assert "1" not in asked.answers
 
 
-def test_an_engine_that_never_answers_costs_its_limit_once_and_the_others_go_on(
-    engine: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_engine_costs_its_limit_once_and_no_other(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asker, "ANSWER_LIMIT", 0.1)
     asked = engine(hang)
     asked.ask(*map(str, range(BATCH)))
@@ -129,7 +127,7 @@ def test_an_engine_that_never_answers_costs_its_limit_once_and_the_others_go_on(
     assert {str(answer) for answer in asked.answers.values()} == {"docker did not answer in 0.1 s"}
 
 
-def test_an_engine_that_did_not_answer_one_is_not_asked_for_the_others_of_that_child(engine: Make) -> None:
+def test_a_silent_engine_is_not_asked_again_by_the_same_child(engine: Make) -> None:
     """Each would cost the time limit."""
 
     def locate(container: Container) -> Found:
@@ -161,7 +159,7 @@ def test_what_is_cancelled_is_not_answered(engine: Make) -> None:
     assert list(asked.answers) == ["2"]
 
 
-def test_without_another_process_it_is_said_so(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_fork_is_reported(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_fork(*_: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 

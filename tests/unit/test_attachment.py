@@ -118,7 +118,7 @@ def test_a_hint_brings_a_look_at_once_that_goes_before_others(agent: Agent, arri
 
 
 def test_a_hundred_hints_bring_one_look(agent: Agent, arrivals: ByHand) -> None:
-    """A start has many steps, and other containers' are not always told apart."""
+    """A start has many steps, and other containers' are not always recognised."""
     absent(arrivals)
     for _ in range(100):
         arrivals.expected[0].hint()
@@ -136,7 +136,7 @@ def test_a_hint_while_the_engine_is_asked_brings_another_look(agent: Agent, arri
     assert len(arrivals.asked) == 3
 
 
-def test_hints_of_an_engine_that_come_in_vain_are_answered_ever_later(agent: Agent, arrivals: ByHand) -> None:
+def test_hints_that_find_nothing_are_answered_with_backoff(agent: Agent, arrivals: ByHand) -> None:
     """A container whose program ends at once and is started again and again does not keep a core busy with askers."""
     absent(arrivals)
     looks = []
@@ -155,9 +155,7 @@ def test_hints_of_an_engine_that_come_in_vain_are_answered_ever_later(agent: Age
     assert agent.attachment._hint.due - agent.attachment._looked == pytest.approx(0.02)
 
 
-def test_without_hints_it_is_looked_for_ever_later_and_seldom_if_hints_would_come(
-    agent: Agent, arrivals: ByHand
-) -> None:
+def test_without_hints_polling_backs_off(agent: Agent, arrivals: ByHand) -> None:
     absent(arrivals)
     delays = [agent.delay, *(agent.attachment.wait() for _ in range(10))]
     assert delays[:3] == [LOOK_FIRST, 2 * LOOK_FIRST, 4 * LOOK_FIRST]
@@ -168,7 +166,7 @@ def test_without_hints_it_is_looked_for_ever_later_and_seldom_if_hints_would_com
 
 
 def test_what_cannot_be_watched_is_tried_again_at_each_look(agent: Agent, arrivals: ByHand) -> None:
-    """As when inotify instances were used up."""
+    """For example when inotify instances were used up."""
     arrivals.is_watched = False
     absent(arrivals)
     arrivals.is_watched = True

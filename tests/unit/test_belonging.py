@@ -59,7 +59,7 @@ def close(state: AgentFiles) -> None:
 
 
 def lived(tmp_path: Path, name: str, *, pending: int) -> None:
-    """An agent of that endpoint has taken three messages, of which so many are pending, and has handed one over."""
+    """Run an agent of that endpoint: it takes three messages, of which so many stay pending, and hands one over."""
     state = opened(tmp_path, ENDPOINTS[name])
     assert state.source is not None
     assert state.sink is not None
@@ -96,9 +96,7 @@ def test_what_is_pending_is_kept_for_who_can_read_it(tmp_path: Path, before: str
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(ENDPOINTS, repeat=2)))
-def test_with_nothing_pending_another_endpoint_begins_as_if_it_were_new_and_numbers_go_on(
-    tmp_path: Path, before: str, after: str
-) -> None:
+def test_another_endpoint_continues_numbering_if_none_pend(tmp_path: Path, before: str, after: str) -> None:
     lived(tmp_path, before, pending=0)
     state = opened(tmp_path, ENDPOINTS[after])
     assert state.source is not None
@@ -114,7 +112,7 @@ def test_with_nothing_pending_another_endpoint_begins_as_if_it_were_new_and_numb
     close(state)
 
 
-def test_a_log_with_another_name_in_its_directory_counts_as_rotated(tmp_path: Path) -> None:
+def test_a_log_renamed_within_its_directory_counts_as_rotated(tmp_path: Path) -> None:
     lived(tmp_path, "log", pending=2)
     state = opened(tmp_path, LogEndpoint(out="/a/renamed", in_="/a/in.log"))
     assert state.source is not None

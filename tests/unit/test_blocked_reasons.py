@@ -54,7 +54,7 @@ class Taking(SourceHost):
         return super().take(message, note)
 
     def take_run(self, bodies: Sequence[bytes], note: bytes) -> int:
-        """The same."""
+        """Take as many messages as the endpoint has."""
         if self.full:
             raise Blocked(FULL)
         return super().take_run(bodies, note)
@@ -83,7 +83,7 @@ class Source:
         self.side.start()
 
     def leave(self) -> None:
-        """One message, as a program does."""
+        """Leave one message, as a program does."""
         if self.kind == "spool":
             (self.home / "part").write_bytes(b"body")
             (self.home / "part").rename(self.place / "one")
@@ -123,7 +123,7 @@ class Sink:
         self.side.start()
 
     def leave(self) -> None:
-        """One message comes from the other agent."""
+        """Leave one message that comes from the other agent."""
         self.host.waiting.append(Run(SinkHost.EPOCH, self.host.journal.handed + 1, 0, (b"body" * 2000,)))
         self.host.offer()
 
@@ -135,7 +135,7 @@ class Sink:
         return True
 
     def make(self) -> None:
-        """It is made by the sink."""
+        """Leave the endpoint to be made by the sink."""
 
 
 Side = Source | Sink
@@ -167,7 +167,7 @@ def side(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def waits(side: Side, *reasons: str) -> None:
-    """It waits, and says why; and after some more attempts it has no more open than after the first."""
+    """Assert that it waits and gives the reason, and that more attempts leave no more descriptors open."""
     side.host.run_until(lambda: any(reason in side.host.reason for reason in reasons), f"it waits for {reasons}")
     before = len(os.listdir("/proc/self/fd"))
     end = side.host.loop.now() + 0.4
@@ -217,7 +217,7 @@ def test_something_else_at_the_path(side: Side, make: Callable[[Path], None]) ->
 
 @contextmanager
 def descriptors(more: int) -> Iterator[None]:
-    """So many can be had, and no more."""
+    """Allow so many descriptors and no more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + more, hard))
     try:

@@ -1,4 +1,4 @@
-"""The command `nsbridge`: what each command line means, and what is said about one that is wrong."""
+"""Command `nsbridge`: what each command line means, and the error for a wrong one."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_namespace_path_is_relative_to_where_the_person_stands(monkeypatch: py
         (["--colour"], "--colour"),
     ],
 )
-def test_a_wrong_option_of_bridge_is_refused_in_one_line_that_names_it(arguments: list[str], said: str) -> None:
+def test_a_wrong_option_of_bridge_is_refused_in_one_line(arguments: list[str], said: str) -> None:
     with pytest.raises(UsageError) as refused:
         _bridge(*arguments)
     assert said in str(refused.value)
@@ -84,7 +84,7 @@ def test_a_wrong_option_of_bridge_is_refused_in_one_line_that_names_it(arguments
 @pytest.mark.parametrize(
     "arguments", [[], ["nonsense"], ["bridge"], ["bridge", "/a"], ["bridge", "", "/b"], ["demo", "--runtime", "docker"]]
 )
-def test_a_command_line_that_is_wrong_costs_one_line_and_exit_code_2(arguments: list[str]) -> None:
+def test_a_wrong_command_line_costs_one_line_and_exit_code_2(arguments: list[str]) -> None:
     done = _nsbridge(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("nsbridge: ")
@@ -127,7 +127,7 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_output_that_cannot_be_written_costs_one_line_and_exit_code_1() -> None:
+def test_unwritable_output_costs_one_line_and_exit_code_1() -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [*CLI, "containers"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False

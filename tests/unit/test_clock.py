@@ -36,7 +36,7 @@ ALLOWED = {
 
 
 def _uses(path: Path) -> Iterator[str]:
-    """Each function of the file that asks for wall time."""
+    """Yield each function of the file that asks for wall time."""
     for function in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(function, ast.FunctionDef) and any(map(_is_wall_clock, ast.walk(function))):
             yield f"{path.relative_to(ROOT)} {function.name}"

@@ -1,4 +1,4 @@
-"""What a command line means, what is said about one that is wrong, and that the help has all there is."""
+"""Command lines: what they mean, the error for a wrong one, and that the help is complete."""
 
 from __future__ import annotations
 
@@ -113,14 +113,14 @@ def test_help_and_version_are_asked_of_the_command_typed_so_far(line: str, comma
         ("dead list --wait", "dead list does not take --wait"),
     ],
 )
-def test_a_wrong_command_line_is_told_what_is_wrong_in_one_line(line: str, complaint: str) -> None:
+def test_a_wrong_command_line_gets_one_line_of_complaint(line: str, complaint: str) -> None:
     with pytest.raises(UsageError) as wrong:
         ctl_line(line)
     assert complaint in str(wrong.value)
     assert "\n" not in str(wrong.value)
 
 
-def test_a_value_that_a_command_does_not_have_is_an_error_and_not_none() -> None:
+def test_a_value_that_a_command_lacks_is_an_error_not_none() -> None:
     with pytest.raises(AttributeError):
         _ = ctl_line("status").wait
 
@@ -133,7 +133,7 @@ def test_operands_are_given_out_in_their_order() -> None:
         parse(pair, ["1", "2", "3", "4"])
 
 
-def test_every_command_of_the_table_has_what_carries_it_out_and_the_other_way_round() -> None:
+def test_commands_of_the_table_and_their_functions_correspond() -> None:
     assert {command.name for command in nsbridgectl.PROGRAM.command.commands} == {*ctl.COMMANDS, "completion"}
 
 

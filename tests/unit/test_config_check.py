@@ -14,7 +14,7 @@ SPOOL_OUT = 'spool = { out = "/out" }'
 
 
 def route(name: str, one: tuple[str, str], other: tuple[str, str]) -> str:
-    """Agents x and y, each a container and an endpoint."""
+    """Return a route of agents x and y, each a container and an endpoint."""
     return "".join(
         f'[route.{name}.agent.{agent}]\ncontainer = "{container}"\n{endpoint}\n'
         for agent, (container, endpoint) in (("x", one), ("y", other))
@@ -22,7 +22,7 @@ def route(name: str, one: tuple[str, str], other: tuple[str, str]) -> str:
 
 
 def found(text: str) -> list[str]:
-    """The key paths that are complained of; empty if nothing is."""
+    """Return the key paths that have problems; empty if none has."""
     try:
         parse(text, "f")
     except ConfigError as error:
@@ -81,7 +81,7 @@ def test_queue_that_hears_only_others_is_accepted(out: str, in_: str) -> None:
     assert found(route("r", ("docker:aa", queue(out, in_)), ("docker:bb", SPOOL_BOTH))) == []
 
 
-def test_queue_facing_a_queue_needs_a_type_of_its_own_where_it_also_takes() -> None:
+def test_queue_facing_a_queue_needs_its_own_type_if_it_takes() -> None:
     across = ("docker:bb", queue("key = 3", "key = 4"))
     text = route("r", ("docker:aa", queue("key = 1, type = 2", "key = 1")), across)
 
@@ -92,13 +92,13 @@ def test_queue_facing_a_queue_needs_a_type_of_its_own_where_it_also_takes() -> N
     assert found(route("r", ("docker:aa", queue("key = 1, type = 2", "key = 9")), across)) == []
 
 
-def test_queue_is_not_said_to_hear_itself_while_it_is_unclear_what_is_across() -> None:
+def test_queue_loop_is_not_reported_if_the_peer_is_unclear() -> None:
     across = ("docker:bb", f"{queue('key = 3', 'key = 4')}\n{SPOOL_BOTH}")
 
     assert found(route("r", ("docker:aa", queue("key = 1, type = 2", "key = 1")), across)) == ["route.r.agent.y"]
 
 
-def test_queue_fed_by_one_route_and_taken_by_another_in_one_container_is_refused() -> None:
+def test_queue_fed_by_one_route_and_taken_by_another_is_refused() -> None:
     feeds = route("a", ("docker:aa", queue(in_="key = 1, type = 5")), ("docker:bb", SPOOL_OUT))
     takes = route("b", ("docker:aa", queue("key = 1")), ("docker:bb", SPOOL_IN))
 
@@ -107,14 +107,14 @@ def test_queue_fed_by_one_route_and_taken_by_another_in_one_container_is_refused
     assert found(feeds + takes.replace("docker:aa", "podman:aa")) == []
 
 
-def test_two_queues_of_one_container_in_one_route_must_not_be_the_same() -> None:
+def test_two_queues_of_one_container_in_one_route_must_differ() -> None:
     assert found(route("r", ("docker:aa", queue("key = 1")), ("docker:aa", queue(in_="key = 1, type = 1")))) == [
         "route.r.agent.y.queue.in"
     ]
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 0), (0, 7), (7, 7), (-7, 7), (-1, -9)])
-def test_queue_that_two_agents_take_the_same_type_from_is_refused(one: int, other: int) -> None:
+def test_queue_from_which_two_agents_take_one_type_is_refused(one: int, other: int) -> None:
     text = route("a", ("docker:aa", queue(f"key = 1, type = {one}")), ("docker:bb", SPOOL_IN)) + route(
         "b", ("docker:aa", queue(f"key = 1, type = {other}")), ("docker:bb", SPOOL_IN)
     )
@@ -122,7 +122,7 @@ def test_queue_that_two_agents_take_the_same_type_from_is_refused(one: int, othe
     assert found(text) == ["route.b.agent.x.queue.out"]
 
 
-def test_queue_that_two_agents_take_different_types_from_is_accepted() -> None:
+def test_queue_from_which_two_agents_take_two_types_is_accepted() -> None:
     text = route("a", ("docker:aa", queue("key = 1, type = 1")), ("docker:bb", SPOOL_IN)) + route(
         "b", ("docker:aa", queue("key = 1, type = 2")), ("docker:bb", SPOOL_IN)
     )
@@ -146,7 +146,7 @@ def test_file_that_two_agents_take_from_is_refused() -> None:
     assert found(text) == ["route.b.agent.x.file.out"]
 
 
-def test_directory_that_a_route_takes_from_and_writes_to_is_refused_but_a_chain_of_routes_is_not() -> None:
+def test_directory_taken_and_written_by_one_route_is_refused() -> None:
     loop = route("r", ("docker:aa", 'spool = { out = "/s" }'), ("docker:aa", 'spool = { in = "/s" }'))
     first = route("a", ("docker:bb", SPOOL_OUT), ("docker:aa", 'spool = { in = "/s" }'))
     second = route("b", ("docker:aa", 'spool = { out = "/s" }'), ("docker:cc", SPOOL_IN))
@@ -185,9 +185,7 @@ def test_every_end_needs_its_counterpart_across(one: str, other: str, expected: 
         ("ns:/run/x/pid_for_children", queue("key = 1"), ["route.r.agent.x.container"]),
     ],
 )
-def test_namespace_file_must_be_of_the_kind_that_the_endpoint_joins(
-    container: str, endpoint: str, expected: list[str]
-) -> None:
+def test_namespace_file_must_be_of_the_endpoint_s_kind(container: str, endpoint: str, expected: list[str]) -> None:
     assert found(route("r", (container, endpoint), ("docker:bb", SPOOL_IN))) == expected
 
 

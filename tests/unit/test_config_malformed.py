@@ -22,7 +22,7 @@ def expected(path: Path) -> list[str]:
 
 
 def where(problem: str, path: Path) -> str:
-    """What stands between the file's name and what is wrong (no key here has a colon in it)."""
+    """Return the text between the file's name and the problem (no key here has a colon in it)."""
     place, colon, _ = problem.removeprefix(f"{path}: ").partition(": ")
     if place.startswith("line "):
         return place.partition(", column")[0]
@@ -30,7 +30,7 @@ def where(problem: str, path: Path) -> str:
     return place if is_place else ""
 
 
-def test_there_are_enough_malformed_files_and_each_says_what_it_expects() -> None:
+def test_there_are_enough_malformed_files_with_expectations() -> None:
     assert len(FILES) >= 40
     assert [path.name for path in FILES if not expected(path)] == []
 
@@ -46,7 +46,7 @@ def test_malformed_file_is_refused_with_every_problem_at_its_key(path: Path) -> 
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_problem_of_a_malformed_file_is_one_printable_line_with_a_mend(path: Path) -> None:
+def test_problem_of_a_malformed_file_is_one_line_with_a_fix(path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(str(path))
 

@@ -14,7 +14,7 @@ from nsbridge.config.schema import Container, ContainerKind, Delivery, User
 def refused(reader: Callable[[object], object], value: object) -> str:
     with pytest.raises(InvalidValue) as caught:
         reader(value)
-    return f"{caught.value.what}; {caught.value.mend}"
+    return f"{caught.value.what}; {caught.value.fix}"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_key_of_thousands_of_digits_is_refused() -> None:  # str() of such a num
     assert "out of range" in refused(values.size, 1 << 100_000)
 
 
-def test_negative_key_is_refused_with_the_same_bits_as_a_mend() -> None:
+def test_negative_key_is_refused_with_the_same_bits_as_a_fix() -> None:
     assert refused(values.queue_key, -1).endswith("0xffffffff")
     assert refused(values.queue_key, -(1 << 31) - 1).endswith("keys have 32 bits")
 
@@ -253,7 +253,7 @@ def test_problem_is_one_line_whatever_it_is_made_of() -> None:
 
 
 def test_problem_without_a_source_still_says_what_it_is_about() -> None:
-    assert Problem((), "is wrong", "mend it").line("") == "configuration: is wrong; mend it"
+    assert Problem((), "is wrong", "fix it").line("") == "configuration: is wrong; fix it"
 
 
 def test_value_is_shown_short() -> None:
@@ -264,7 +264,7 @@ def test_value_is_shown_short() -> None:
     assert quoted('a\\"') == '"a\\\\\\""'
 
 
-def test_nearest_key_is_found_in_spite_of_case_and_nothing_far_off_is() -> None:
+def test_nearest_key_is_found_in_any_case_and_nothing_far_off() -> None:
     assert nearest("Delivery", ("delivery", "window")) == "delivery"
     assert nearest("colour", ("delivery", "window")) is None
 

@@ -1,4 +1,4 @@
-"""What was found out about a container's init still holds when its namespace is joined, or the agent enters anew."""
+"""Facts about a container's init still hold when its namespace is joined, or the agent enters anew."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.unit.test_entering import assignment
 
 @contextmanager
 def init(then: int) -> Iterator[tuple[int, int]]:
-    """A process in a mount namespace of its own; for a byte to the descriptor it leaves the namespaces `then`."""
+    """Yield a process in its own mount namespace; after a byte to the descriptor it leaves the namespaces `then`."""
     from_init, to_test = os.pipe()
     from_test, to_init = os.pipe()
 

@@ -26,7 +26,7 @@ Answer = Callable[[socket.socket], object]
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answer], None]]:
-    """A listening socket that DOCKER_HOST names; each caller gets the answer that is given, then the end."""
+    """Yield a function that sets the answer of a listening socket, which DOCKER_HOST names."""
     listener = socket.socket(socket.AF_UNIX)
     monkeypatch.chdir(tmp_path)
     listener.bind("api.sock")
@@ -89,14 +89,14 @@ def test_an_engine_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch
         containers.locate(WEB)
 
 
-def test_an_engine_that_accepts_and_never_answers_costs_the_time_limit(engine: Callable[[Answer], None]) -> None:
+def test_an_engine_that_never_answers_costs_the_time_limit(engine: Callable[[Answer], None]) -> None:
     began = time.monotonic()  # nobody serves: the kernel accepts into the backlog
     with pytest.raises(NotRunning, match="does not answer"):
         containers.locate(WEB)
     assert engines.TIME_LIMIT <= time.monotonic() - began < engines.TIME_LIMIT + SLACK
 
 
-def test_an_engine_that_answers_drop_by_drop_costs_the_time_limit(engine: Callable[[Answer], None]) -> None:
+def test_an_engine_that_answers_in_drops_costs_the_time_limit(engine: Callable[[Answer], None]) -> None:
     def drip(caller: socket.socket) -> None:
         caller.recv(4096)
         caller.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
@@ -153,7 +153,7 @@ def test_a_good_answer_leads_to_the_process(engine: Callable[[Answer], None]) ->
     assert containers.locate(WEB) == identity.found_by_pid(os.getpid())
 
 
-def test_a_container_that_changes_between_two_questions_is_not_taken(engine: Callable[[Answer], None]) -> None:
+def test_a_container_that_changes_between_requests_is_not_taken(engine: Callable[[Answer], None]) -> None:
     answers = [container(StartedAt=f"{n}") for n in range(2)]
 
     def answer(caller: socket.socket) -> None:
@@ -166,7 +166,7 @@ def test_a_container_that_changes_between_two_questions_is_not_taken(engine: Cal
         containers.locate(WEB)
 
 
-def test_a_container_whose_id_happens_to_begin_like_the_name_is_not_taken(engine: Callable[[Answer], None]) -> None:
+def test_an_id_that_begins_like_the_name_is_not_taken(engine: Callable[[Answer], None]) -> None:
     engine(answering(container()))
     with pytest.raises(NotRunning, match="not known"):
         containers.locate(Container(ContainerKind.DOCKER, "52"))
@@ -182,7 +182,7 @@ def test_a_name_that_no_engine_would_give_is_not_asked_for(kind: ContainerKind, 
 
 @pytest.fixture
 def podman_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a shell script in the place of podman, and no socket."""
+    """Put a shell script in the place of podman, and no socket."""
     monkeypatch.delenv("CONTAINER_HOST", raising=False)
     monkeypatch.setattr(engines, "PODMAN_SOCKET", str(tmp_path / "none.sock"))
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -195,7 +195,7 @@ def podman_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
     return install
 
 
-def test_a_stuck_podman_command_costs_the_time_limit_and_is_killed(podman_program: Callable[[str], None]) -> None:
+def test_a_stuck_podman_command_is_killed_after_the_limit(podman_program: Callable[[str], None]) -> None:
     podman_program("exec sleep 1000")
     began = time.monotonic()
     with pytest.raises(NotRunning, match="podman does not answer"):
@@ -221,7 +221,7 @@ def test_a_failing_podman_command_becomes_a_readable_line(
     assert str(raised.value).isprintable()
 
 
-def test_no_podman_at_all_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_podman_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CONTAINER_HOST", raising=False)
     monkeypatch.setattr(engines, "PODMAN_SOCKET", str(tmp_path / "none.sock"))
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -1,4 +1,4 @@
-"""What /proc says is read right, also when a process chose its name to mislead; bounded reads; escaped names."""
+"""Reads of /proc are right, also when a process chose its name to mislead; bounded reads; escaped names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_quoted_name_is_printable_and_short(name: str) -> None:
     assert len(shown) <= 10 * identity.NAME_SHOWN + 3
 
 
-def test_an_ordinary_name_is_shown_as_it_is_and_a_hostile_one_escaped() -> None:
+def test_ordinary_names_are_shown_plain_and_hostile_ones_escaped() -> None:
     assert identity.quoted("web-1.ä") == '"web-1.ä"'
     assert identity.quoted('a"\x1b[2J\n\u202e\udc80') == r'"a\"\x1b[2J\n\u202e\udc80"'
 
@@ -52,7 +52,7 @@ def test_a_pidfile_is_read(tmp_path: Path) -> None:
         (b"1" * 65, ContainerRefused, "longer than 64 bytes"),
     ],
 )
-def test_a_pidfile_that_names_no_process_is_told_apart(
+def test_a_pidfile_that_names_no_process_has_its_own_error(
     tmp_path: Path, content: bytes, error: type[Exception], said: str
 ) -> None:
     path = tmp_path / "pid"

@@ -108,9 +108,7 @@ def test_a_name_that_leads_elsewhere_is_refused(root: Path, name: str) -> None:
         containers.locate(runc(name))
 
 
-def test_crun_is_looked_for_in_the_users_directory_and_then_in_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_crun_is_searched_in_the_user_s_directory_then_in_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NSBRIDGE_CRUN_ROOT", raising=False)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     assert runstate.crun_roots() == ("/run/crun",)

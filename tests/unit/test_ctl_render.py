@@ -53,7 +53,7 @@ def test_colour_is_put_on_the_state_and_on_nothing_else() -> None:
     assert second.startswith("a:b              \x1b[31mFATAL\x1b[0m    FATAL: no")
 
 
-def test_no_routes_is_said() -> None:
+def test_an_empty_status_is_reported() -> None:
     assert render.status({"routes": []}, colour=False) == ["no routes"]
 
 

@@ -17,7 +17,7 @@ EXAMPLE = Path(__file__).parents[2] / "config" / "example.toml"
 
 
 @pytest.mark.parametrize("file", MALFORMED, ids=lambda file: file.stem)
-def test_a_malformed_configuration_exits_2_with_one_line_for_each_error(
+def test_a_malformed_configuration_exits_2_with_a_line_per_error(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each names the file; nothing is started."""
@@ -32,17 +32,17 @@ def test_a_malformed_configuration_exits_2_with_one_line_for_each_error(
 
 
 def test_there_are_at_least_40_malformed_configurations() -> None:
-    """So that the test above cannot shrink unseen."""
+    """Holds the number, so that the test above cannot shrink unseen."""
     assert len(MALFORMED) >= 40
 
 
-def test_a_right_configuration_is_said_to_be_right(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_right_configuration_is_reported_as_right(capsys: pytest.CaptureFixture[str]) -> None:
     """--check of the example."""
     assert main(["--check", "-c", str(EXAMPLE)]) == EXIT_OK
     assert capsys.readouterr().out.startswith(f"{EXAMPLE}: right; ")
 
 
-def test_check_tells_of_what_the_host_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_what_the_host_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A group that is not there would keep the daemon from starting, and so would a log's directory."""
     file = tmp_path / "nsbridge.toml"
     file.write_text('[daemon]\ncontrol = { group = "no-such-group" }\n', encoding="utf-8")
@@ -62,7 +62,7 @@ def test_check_warns_of_exact_routes_into_one_queue(tmp_path: Path, capsys: pyte
     file = tmp_path / "nsbridge.toml"
     file.write_text(route.format("r") + route.format("s"), encoding="utf-8")
     assert main(["--check", "-c", str(file)]) == EXIT_OK
-    warning = f"{file}: s:b: r:b sends into queue 0x51 of docker:legacy too, and after a kill neither can tell"
+    warning = f"{file}: s:b: r:b sends into queue 0x51 of docker:legacy too, and after a kill neither can find out"
     assert warning in capsys.readouterr().out
 
 
@@ -81,7 +81,7 @@ def test_a_wrong_option_exits_2_with_one_line(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "nsbridged: no such option: --no-such-option; --help lists them\n"
 
 
-def test_who_is_not_root_is_told_so() -> None:
+def test_a_user_other_than_root_is_refused() -> None:
     """Exit code 77, in one line; the configuration is checked first."""
     reader, writer = os.pipe()
     child = os.fork()

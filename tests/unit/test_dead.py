@@ -75,8 +75,8 @@ def test_the_same_message_again_is_the_same_letter(tmp_path: Path, box: int, sin
     assert inside(tmp_path) == before
 
 
-def test_a_letter_that_a_killed_agent_had_not_noted_is_not_delivered_as_well(box: int, sink: SinkJournal) -> None:
-    """Whatever the endpoint takes by now; and it is counted once."""
+def test_a_letter_not_noted_before_a_kill_is_not_also_delivered(box: int, sink: SinkJournal) -> None:
+    """The endpoint's present limit does not matter; and the letter is counted once."""
     DeadLetters(box, sink).add(Run(0xABC, 7, 1, (b"body",)), "here", "why")
     assert (sink.handed, sink.cells[DEAD], sink.delivered) == (6, 1, -1)
     sink.cells[DEAD] = sink.cells[NOT_DELIVERED] = 0  # killed between the letter and the counters
@@ -85,9 +85,7 @@ def test_a_letter_that_a_killed_agent_had_not_noted_is_not_delivered_as_well(box
         assert (sink.handed, sink.cells[DEAD], sink.delivered) == (7, 1, 0)
 
 
-def test_a_letter_of_a_source_that_has_lost_its_journal_is_none_of_those_handed_over(
-    box: int, sink: SinkJournal
-) -> None:
+def test_a_letter_of_a_lost_journal_is_not_handed_over(box: int, sink: SinkJournal) -> None:
     """It counts as dead, and takes nothing from what was delivered."""
     DeadLetters(box, sink).add(Run(0xDEF, 7, 1, (b"body",)), "here", "why")
     assert (sink.cells[DEAD], sink.cells[NOT_DELIVERED]) == (1, 0)
@@ -106,7 +104,7 @@ def test_what_a_killed_agent_had_begun_is_done_anew(
     assert found[f"{STEM}.body"] == b"body"
 
 
-def test_a_full_disk_is_told_and_leaves_no_letter(tmp_path: Path, box: int, sink: SinkJournal) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_letter(tmp_path: Path, box: int, sink: SinkJournal) -> None:
     """Nothing is confirmed then; it is tried again."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -125,7 +123,7 @@ def test_a_full_disk_is_told_and_leaves_no_letter(tmp_path: Path, box: int, sink
 
 
 class Host:
-    """Of what an agent is to Retries, no more."""
+    """The part of an agent that DeadLetterRetries uses."""
 
     def __init__(self, journal: SourceJournal, room: int = 100) -> None:
         self.journal = journal
@@ -136,7 +134,7 @@ class Host:
         self.loop = Loop()
 
     def flush(self) -> None:
-        """There is no other agent."""
+        """Do nothing: there is no other agent."""
 
     def has_room(self) -> bool:
         return self.room > 0
@@ -206,9 +204,7 @@ def test_the_window_and_the_source_are_asked_before_each(tmp_path: Path, box: in
     assert [message.body for message in pending(journal)] == [b"0", b"1", b"2", b"3", b"4"]
 
 
-def test_one_that_was_in_the_journal_when_the_agent_was_killed_is_not_taken_twice(
-    tmp_path: Path, box: int, journal: SourceJournal
-) -> None:
+def test_one_in_the_journal_at_a_kill_is_not_taken_twice(tmp_path: Path, box: int, journal: SourceJournal) -> None:
     """Killed before the file was removed: also if it was confirmed since."""
     given(tmp_path, 7, 1, b"body", f"@{journal.epoch:016x}-{1:020d}")
     journal.append(Message(1, b"body"))
@@ -224,7 +220,7 @@ def test_one_that_was_in_the_journal_when_the_agent_was_killed_is_not_taken_twic
 
 
 @pytest.mark.parametrize("epoch", ["own", "of a journal that was lost"])
-def test_one_that_was_not_in_the_journal_when_the_agent_was_killed_is_taken(
+def test_one_not_in_the_journal_at_a_kill_is_taken(
     tmp_path: Path, box: int, journal: SourceJournal, epoch: str
 ) -> None:
     """Killed after the file was renamed and before it was in the journal, or the journal has been lost since."""

@@ -180,9 +180,7 @@ def test_restarted_agent_knows_which_letter_is_oldest(tmp_path: Path, box: int, 
     assert kept(tmp_path) == [1, 3, 4]
 
 
-def test_letter_that_somebody_else_dropped_is_not_counted_as_dropped(
-    tmp_path: Path, box: int, sink: SinkJournal
-) -> None:
+def test_letter_dropped_by_others_is_not_counted_as_dropped(tmp_path: Path, box: int, sink: SinkJournal) -> None:
     letters = DeadLetters(box, sink, OLDEST)
     put(letters, 1, 2, 3)
     take_out(tmp_path, 1)
@@ -213,7 +211,7 @@ def test_letters_older_than_max_age_are_dropped(tmp_path: Path, box: int, sink: 
 
 
 def test_letter_from_the_future_is_young(tmp_path: Path, box: int, sink: SinkJournal) -> None:
-    """The wall clock was set back: the letter lives max_age from now on, neither forever nor shorter."""
+    """The wall clock was set back: the letter lives max_age from now on, neither longer nor shorter."""
     clock, aging = Clock(), DeadConfig(max_age=60.0)
     put(DeadLetters(box, sink, aging, clock), 1)
     later = os.stat(tmp_path / "box").st_mtime + 1e6
@@ -275,7 +273,7 @@ class Host:
         self.shown.append(self.keeper.reason)
 
     def show_counters(self) -> None:
-        """They are in the journal."""
+        """Do nothing: they are in the journal."""
 
     def sink_ready(self) -> None:
         while self.next <= self.last and self.keeper.put(message(self.next), "here", "why") is not None:

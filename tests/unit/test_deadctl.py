@@ -50,7 +50,7 @@ def test_the_list_names_each_as_shortly_as_it_can_be_named() -> None:
         "orders:legacy/9                    2026-11-23T19:00:00Z  8193   1     queue 0x4d2  too long",
         "orders:legacy/00000000000000aa-12  2026-11-23T19:00:00Z  8193   1     queue 0x4d2  too long",
         "orders:legacy/00000000000000bb-12  -                     8193   -                  \\x1b[2J",
-        "when what is said there is mended: nsbridgectl dead retry ID…, or all; dead drop removes them",
+        "when the cause under WHY is fixed: nsbridgectl dead retry ID…, or all; dead drop removes them",
         "2 given back, to be delivered by orders:web when it can",
         "and more: name an agent, or retry or drop some first",
     ]
@@ -66,7 +66,7 @@ def test_a_message_is_shown_escaped_and_not_whole() -> None:
     assert lines[-1] == f"{'x' * 1024} … and 7,169 more bytes, in the file"
 
 
-def test_what_failed_is_said_and_is_the_exit_code() -> None:
+def test_failures_are_listed_and_set_the_exit_code() -> None:
     result = {"done": ["a", "b"], "failed": [{"id": "c", "error": "c: it has just gone"}], "waiting": {}, "more": False}
     assert run(result, "retry", "all") == (["c: it has just gone", "2 dead letters given back to be delivered"], 1)
     result |= {"failed": [], "waiting": {"orders:web": "STOPPED"}, "more": True}

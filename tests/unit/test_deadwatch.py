@@ -52,7 +52,7 @@ class Scene:
         self.watch = DeadWatch(services, roster)
 
     def look(self, *, grown: bool = True) -> None:
-        """Until the child, if one was made, has ended. The disk is shared with others: nothing else is asked of it."""
+        """Wait until the child, if one was made, has ended. The disk is shared: nothing else depends on its content."""
         if grown:
             self.watch._lowest = (0, 0)
         self.watch.look()

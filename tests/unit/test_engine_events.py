@@ -1,4 +1,4 @@
-"""What engines say of containers that start, read: any bytes, in any pieces."""
+"""Events of engines about containers that start: any bytes, in any pieces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nsbridge.supervisor.containers import engine_events
 from nsbridge.supervisor.containers.engine_events import EVENT_LIMIT, SOMETHING, EventParser, parse_event, parse_started
 
 ID = "5203" * 16
-# As dockerd 20.10 and podman 4.3 said it.
+# As dockerd 20.10 and podman 4.3 wrote it.
 DOCKER = (
     '{"status":"start","id":"ID","from":"busybox:1","Type":"container","Action":"start","Actor":{"ID":"ID",'
     '"Attributes":{"image":"busybox:1","name":"web"}},"scope":"local","time":1795631577,"timeNano":1795631577556733544}'
@@ -52,7 +52,7 @@ def test_an_event_of_each_engine_is_its_id_and_name(said: str) -> None:
         event(None, name="web"),
     ],
 )
-def test_a_name_or_id_that_no_engine_gives_is_only_something_that_happened(said: bytes) -> None:
+def test_a_name_or_id_that_no_engine_gives_is_a_plain_event(said: bytes) -> None:
     assert parse_event(said) == SOMETHING
 
 
@@ -85,7 +85,7 @@ def test_events_are_the_same_however_they_are_cut(said: list[str], cuts: list[in
     assert told == [TOLD for line in said if line]
 
 
-def test_an_event_that_is_too_long_is_not_kept_and_does_not_hide_the_next() -> None:
+def test_an_overlong_event_is_dropped_and_does_not_hide_the_next() -> None:
     """A container's labels may be of any length."""
     events = EventParser()
     piece = b"x" * 60_000

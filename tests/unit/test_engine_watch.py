@@ -1,4 +1,4 @@
-"""Who waits for a container of an engine is told: real children, which say what the test wrote."""
+"""Waiters for a container of an engine get its events: real children, which write what the test gave them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Engine:
         self.log = log
         self.script: list[bytes] = []
         self.children = 0
-        self.told: list[str] = []
+        self.notified: list[str] = []
         self.watch = _Counted(self)
 
     def expect(self, name: str) -> engine_watch.Awaited:
-        return self.watch.expect(name, lambda: self.told.append(name))
+        return self.watch.expect(name, lambda: self.notified.append(name))
 
     def until(self, condition: Callable[[], object]) -> None:
         deadline = self.loop.now() + LIMIT
@@ -88,82 +88,82 @@ def says(*lines: str, stays: bool = True) -> bytes:
     return ("".join(line + "\n" for line in lines) + ("…" if stays else "")).encode()
 
 
-def test_who_waits_is_told_first_when_the_watch_stands_and_then_when_it_starts(engine: Engine) -> None:
+def test_waiters_hear_first_of_the_watch_and_then_of_the_start(engine: Engine) -> None:
     engine.script = [says("+", f"{ID} web")]
     web = engine.expect("web")
     engine.expect("other")
     assert not web.is_watched
-    engine.until(lambda: len(engine.told) == 3)
-    assert sorted(engine.told) == ["other", "web", "web"]
+    engine.until(lambda: len(engine.notified) == 3)
+    assert sorted(engine.notified) == ["other", "web", "web"]
     assert web.is_watched
     assert engine.complaints() == []
 
 
 @pytest.mark.parametrize("name", [ID, ID[:12], ID[:40]])
-def test_a_container_may_be_awaited_by_its_id_or_the_beginning_of_it(engine: Engine, name: str) -> None:
+def test_a_container_may_be_awaited_by_id_or_its_beginning(engine: Engine, name: str) -> None:
     engine.script = [says("+", f"{ID} web")]
     engine.expect(name)
     engine.expect(ID[:11])  # which is a name
-    engine.until(lambda: len(engine.told) == 3)
-    assert engine.told.count(name) == 2
+    engine.until(lambda: len(engine.notified) == 3)
+    assert engine.notified.count(name) == 2
 
 
-def test_when_something_has_happened_everybody_is_told(engine: Engine) -> None:
+def test_an_event_without_a_name_wakes_every_waiter(engine: Engine) -> None:
     engine.script = [says("+", "?")]
     for name in "ab":
         engine.expect(name)
-    engine.until(lambda: len(engine.told) == 4)
-    assert sorted(engine.told) == ["a", "a", "b", "b"]
+    engine.until(lambda: len(engine.notified) == 4)
+    assert sorted(engine.notified) == ["a", "a", "b", "b"]
 
 
-def test_one_child_serves_all_and_who_comes_later_is_told_that_it_stands(engine: Engine) -> None:
+def test_one_child_serves_all_and_late_waiters_hear_it_stands(engine: Engine) -> None:
     engine.script = [says("+")]
     engine.expect("first")
-    engine.until(lambda: engine.told)
+    engine.until(lambda: engine.notified)
     for number in range(400):
         engine.expect(str(number))
-    engine.until(lambda: len(engine.told) == 401)
+    engine.until(lambda: len(engine.notified) == 401)
     assert engine.children == 1
 
 
-def test_a_cancelled_one_is_told_nothing_and_the_child_stays_a_while(
+def test_a_cancelled_waiter_hears_nothing_and_the_child_lingers(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A container that is restarted is gone for a moment only: the child is there for the next time."""
     engine.script = [says("+")]
     awaited = engine.expect("web")
-    engine.until(lambda: engine.told)
+    engine.until(lambda: engine.notified)
     awaited.cancel()
     awaited.cancel()
     again = engine.expect("web")
-    engine.until(lambda: len(engine.told) == 2)
+    engine.until(lambda: len(engine.notified) == 2)
     assert engine.children == 1
     monkeypatch.setattr(engine_watch, "LINGER", 0.01)
     had = children()
     again.cancel()
     engine.until(lambda: len(children()) < len(had))
     engine.expect("web")
-    engine.until(lambda: len(engine.told) == 3)
+    engine.until(lambda: len(engine.notified) == 3)
     assert engine.children == 2
 
 
-def test_an_engine_that_ends_is_watched_again_and_whoever_waits_looks(engine: Engine) -> None:
-    """It is said once that it cannot be watched, with its words, and once that it can again."""
+def test_an_engine_that_ends_is_watched_again(engine: Engine) -> None:
+    """The log has one line that it cannot be watched, with the engine's words, and one when it can again."""
     engine.script = [
         says("+", "! engine socket ended its events", stays=False),
         *[says("! engine socket is \x1b[2J not there", stays=False)] * 5,
         says("+", f"{ID} web"),
     ]
     web = engine.expect("web")
-    engine.until(lambda: engine.children == 7 and web.is_watched and len(engine.told) >= 9)
+    engine.until(lambda: engine.children == 7 and web.is_watched and len(engine.notified) >= 9)
     broken, mended = engine.complaints()
     assert broken.startswith("docker cannot be watched (engine socket ended its events)")
     assert mended.startswith("docker is watched again")
-    assert engine.told == ["web"] * 9  # the two watches that stood, six ends, its start
+    assert engine.notified == ["web"] * 9  # the two watches that stood, six ends, its start
 
 
 @pytest.mark.parametrize("garbage", ["web", f"{ID} a b", "\x1b[2J", "+ ", "x" * 5000])
-def test_a_child_that_tells_anything_else_is_ended_and_tried_again(engine: Engine, garbage: str) -> None:
+def test_a_child_that_writes_garbage_is_ended_and_retried(engine: Engine, garbage: str) -> None:
     engine.script = [says(garbage), says("+")]
     web = engine.expect("web")
     engine.until(lambda: web.is_watched)
@@ -171,7 +171,7 @@ def test_a_child_that_tells_anything_else_is_ended_and_tried_again(engine: Engin
     assert "\x1b" not in engine.complaints()[0]
 
 
-def test_a_child_that_dies_without_a_word_is_said_with_its_exit_code(engine: Engine) -> None:
+def test_a_child_that_dies_silently_is_logged_with_its_exit_code(engine: Engine) -> None:
     engine.script = [says(stays=False), says("+")]
     web = engine.expect("web")
     engine.until(lambda: web.is_watched)

@@ -1,4 +1,4 @@
-"""How a forked child enters a container: which namespace, what it keeps, what the kernel holds it to."""
+"""Entry of a forked child into a container: which namespace, what it keeps, what the kernel confines."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def assignment(**changes: object) -> Assignment:
 
 @pytest.fixture
 def container() -> Iterator[int]:
-    """The pid of a process in an ipc namespace of its own."""
+    """Yield the pid of a process in an ipc namespace of its own."""
     reader, writer = os.pipe()
 
     def main() -> int:
@@ -175,7 +175,7 @@ SECCOMP = seccomp.MACHINES[os.uname().machine].numbers["seccomp"]
 
 
 def on_a_kernel_without(call: int, then: Callable[[], object]) -> object:
-    """What `then` says where that system call is not there: a filter that answers so stands in for such a kernel."""
+    """Return the result of `then` on a kernel without that system call: a filter that answers so stands in for one."""
     lines = [(0x20, 0, 0, 0), (0x15, 0, 1, call), (0x06, 0, 0, 0x50000 | errno.ENOSYS), (0x06, 0, 0, 0x7FFF0000)]
 
     def child() -> object:
@@ -205,9 +205,7 @@ def test_an_agent_runs_without_what_the_kernel_lacks_and_says_so(
 
 
 @pytest.mark.parametrize(("call", "what", "why", "mend"), LACKING)
-def test_an_agent_refuses_to_run_without_what_is_required_and_says_what_would_mend_it(
-    call: int, what: Confinement, why: str, mend: str
-) -> None:
+def test_an_agent_without_required_confinement_names_the_fix(call: int, what: Confinement, why: str, mend: str) -> None:
     required = assignment(require=(what,))
     said = on_a_kernel_without(call, lambda: attempt(entry.confine, required, []))
     assert said == (
@@ -216,8 +214,8 @@ def test_an_agent_refuses_to_run_without_what_is_required_and_says_what_would_me
     )
 
 
-def test_an_agent_that_has_entered_keeps_nothing_but_what_it_was_given(container: int, tmp_path: Path) -> None:
-    """As the host sees it: inside there is nothing left to look at."""
+def test_an_entered_agent_keeps_only_what_it_was_given(container: int, tmp_path: Path) -> None:
+    """Seen from the host: inside there is nothing left to look at."""
     ours, peer = socket.socketpair()
     control, _secret = socket.socketpair()
     pidfd = os.pidfd_open(container)

@@ -1,4 +1,4 @@
-"""How a forked child loses its ties, its imports and its power: each test's child is a real one, forked by root."""
+"""Loss of ties, imports and power in a forked child: each test's child is a real one, forked by root."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_after_freezing_nothing_is_imported() -> None:
 
 
 def attempt(action: Callable[..., object], *arguments: object) -> str:
-    """What was raised, empty if nothing was."""
+    """Return the name of what was raised, empty if nothing was."""
     try:
         action(*arguments)
     except Exception as error:  # noqa: BLE001  (that is the question)
@@ -137,7 +137,7 @@ time.localtime(0), time.ctime(0), time.strftime("%c %Z"), time.mktime(time.gmtim
 
 @pytest.fixture
 def subreaper() -> Iterator[None]:
-    """The children of killed children come to this process."""
+    """Make this process the parent of the children of killed children."""
     be_subreaper(yes=True)
     yield
     be_subreaper(yes=False)

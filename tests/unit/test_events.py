@@ -1,4 +1,4 @@
-"""What has happened, as programs get it: each event's fields, their order, how many are kept."""
+"""Events as programs get them: each event's fields, their order, how many are kept."""
 
 from __future__ import annotations
 

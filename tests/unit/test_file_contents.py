@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 @pytest.mark.parametrize("limit", [0, 1, 100, 65_535, 65_536, 65_537, MIB, 3 * MIB])
 @pytest.mark.parametrize("more", [-1, 0, 1])
-def test_a_file_is_read_whole_up_to_the_limit_and_not_at_all_beyond(tmp_path: Path, limit: int, more: int) -> None:
+def test_a_file_is_read_whole_up_to_the_limit_and_not_beyond(tmp_path: Path, limit: int, more: int) -> None:
     content = os.urandom(max(0, limit + more))
     (tmp_path / "x").write_bytes(content)
     with (tmp_path / "x").open("rb", buffering=0) as file:
@@ -31,7 +31,7 @@ def test_of_a_file_that_is_too_large_nothing_is_read(tmp_path: Path, limit: int)
 
 
 @pytest.mark.parametrize("limit", [0, 1000, 65_535, 65_536, 8 * MIB])
-def test_a_file_that_grows_for_ever_is_not_read_for_ever(limit: int) -> None:
+def test_reading_of_an_endlessly_growing_file_ends(limit: int) -> None:
     """/dev/zero never ends; a file that its writer is faster with than we are is the same."""
     fd = os.open("/dev/zero", os.O_RDONLY)
     assert files.read_up_to(fd, limit) is None

@@ -12,7 +12,7 @@ from tests.unit.test_blocked_reasons import Source, passes, waits
 
 
 class Unreadable(CachedFile):
-    """A file of which read(2) says EISDIR while it is told to fail."""
+    """A file for which read(2) fails with EISDIR while `fails` is set."""
 
     fails = True
 

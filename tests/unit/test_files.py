@@ -36,7 +36,7 @@ def tree() -> Iterator[Tree]:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[int]:
-    """An open one, of `tmp_path`."""
+    """Open `tmp_path`."""
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     yield fd
     os.close(fd)
@@ -243,7 +243,7 @@ def test_the_root_is_opened(nothing_stays_open: None, tree: Tree) -> None:
 @pytest.mark.parametrize(
     ("mode", "made"), [(0o660, 0o770), (0o600, 0o700), (0o644, 0o755), (0o640, 0o750), (0o000, 0o100), (0o622, 0o722)]
 )
-def test_a_missing_directory_is_made_so_that_its_readers_can_enter_it(
+def test_a_missing_directory_is_made_with_access_for_its_readers(
     nothing_stays_open: None, tree: Tree, tmp_path: Path, mode: int, made: int
 ) -> None:
     before = os.umask(0o777)
@@ -254,7 +254,7 @@ def test_a_missing_directory_is_made_so_that_its_readers_can_enter_it(
     assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == made
 
 
-def test_a_directory_that_is_made_is_told_of(tmp_path: Path) -> None:
+def test_a_directory_that_is_made_is_reported(tmp_path: Path) -> None:
     told: list[tuple[str, str]] = []
     tree = Tree(-1, log=lambda *said: told.append(said))
     for _ in range(2):
@@ -323,7 +323,7 @@ def test_a_magic_link_is_never_followed(nothing_stays_open: None, tree: Tree, pa
 def test_a_directory_of_the_kernel_s_is_not_opened(
     nothing_stays_open: None, tree: Tree, tmp_path: Path, path: str, kind: str
 ) -> None:
-    """What is written into a file there acts on the machine; a parent that is a link may lead there."""
+    """A write into a file there acts on the machine; a parent that is a link may lead there."""
     if not Path("/sys/kernel").exists() and kind == "sysfs":
         pytest.skip("no sysfs is mounted here")
     (tmp_path / "x").symlink_to("/proc/sys")

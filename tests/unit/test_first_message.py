@@ -65,10 +65,8 @@ def test_the_next_message_is_for_the_other_sender(tmp_path: Path, queue: sysv_ip
         assert os.getpid() not in (queue.last_send_pid, host.journal.cells[SENDERS])
 
 
-def test_a_full_queue_leaves_even_the_first_message_to_the_senders(
-    tmp_path: Path, queue: sysv_ipc.MessageQueue
-) -> None:
-    """And no trace that the agent might have sent it."""
+def test_a_full_queue_leaves_even_the_first_message_to_senders(tmp_path: Path, queue: sysv_ipc.MessageQueue) -> None:
+    """No trace stays that the agent might have sent it."""
     while queue.current_messages < 2:
         queue.send(bytes(8192), False)
     with live(tmp_path / "a.in", queue.key) as (host, sink):

@@ -48,7 +48,7 @@ def test_no_function_of_an_agent_imports() -> None:
     assert late == []
 
 
-def test_no_agent_s_module_uses_what_reads_files_of_its_own_accord() -> None:
+def test_no_module_of_an_agent_reads_files_on_its_own() -> None:
     used = {
         f"{path.name}: {name}"
         for path in AGENTS.rglob("*.py")
@@ -80,7 +80,7 @@ def test_the_guard_sees_a_late_import() -> None:
 
 
 SAYINGS = {
-    "warning": "warnings.warn('said', RuntimeWarning)",
+    "warning": "warnings.warn('provoked', RuntimeWarning)",
     "unraisable": "Bad().__del__()\nb = Bad(); del b",
     "thread": "t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()",
     "uncaught": "1 / 0",
@@ -97,7 +97,7 @@ from nsbridge.agents.confinement import entry
 class Bad:
     def __del__(self):
         try:
-            raise ValueError("said")
+            raise ValueError("provoked")
         finally:
             pass
 signal.alarm(10)

@@ -1,4 +1,4 @@
-"""What `top` costs the daemon: what is measured is remembered, and how much is measured at a time is bounded."""
+"""Cost of `top` for the daemon: it remembers measurements, and bounds how much it measures at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Config:
 
 
 class Agent:
-    """As much of a Managed as is asked about here."""
+    """The part of a ManagedAgent that gauges use."""
 
     def __init__(self, name: str, pid: int | None) -> None:
         self.config = Config(name)
@@ -84,7 +84,7 @@ def test_asking_again_at_once_costs_nothing(clock: Clock) -> None:
     assert CountingMeter.usages == 800
 
 
-def test_the_dear_part_is_measured_for_a_few_at_a_time_until_all_are_known(clock: Clock) -> None:
+def test_expensive_values_are_measured_for_a_few_at_a_time(clock: Clock) -> None:
     measured, agents = Gauges(clock, CountingMeter), [Agent(f"a:{number}", number) for number in range(1, 400)]
     for _ in range(25):
         assert _of(measured, agents)["owns"] == OWN_AT_ONCE
@@ -95,7 +95,7 @@ def test_the_dear_part_is_measured_for_a_few_at_a_time_until_all_are_known(clock
     assert _of(measured, agents)["owns"] == 0
 
 
-def test_whoever_asks_without_end_has_each_measured_once_a_second_at_most(clock: Clock) -> None:
+def test_endless_requests_cause_one_measurement_a_second(clock: Clock) -> None:
     measured, agents = Gauges(clock, CountingMeter), [Agent("a:b", 1)]
     owns = 0
     for _ in range(100):
@@ -105,7 +105,7 @@ def test_whoever_asks_without_end_has_each_measured_once_a_second_at_most(clock:
     assert CountingMeter.usages <= 2 * (OWN_MIN_AGE / MIN_AGE + 1)
 
 
-def test_another_process_is_another_measurement(clock: Clock) -> None:
+def test_a_new_process_needs_a_new_measurement(clock: Clock) -> None:
     measured, agent = Gauges(clock, CountingMeter), Agent("a:b", 1)
     _of(measured, [agent])
     agent.pid = 2
@@ -126,7 +126,7 @@ def test_what_cannot_be_measured_keeps_what_was_known(clock: Clock) -> None:
     assert _of(measured, [agent])["processes"]["a:b"]["own"] == 100
 
 
-def test_a_real_process_is_measured_and_one_that_is_gone_counts_nothing() -> None:
+def test_a_real_process_is_measured_and_a_gone_one_is_empty() -> None:
     seconds, resident = Meter((os.getpid(),)).usage()
     assert seconds > 0
     own = health.own_memory(os.getpid())

@@ -69,12 +69,12 @@ def test_a_debt_counts_from_the_last_moment_without_one(clock: Clock) -> None:
     assert debt.since(owes=True) == 1007.0
 
 
-def test_a_heart_tells_of_whoever_beside_the_loop_has_owed_a_step_for_longest(loop: Loop, clock: Clock) -> None:
-    """And asks at every beat; the beat itself is written in any case."""
+def test_heartbeat_reports_longest_stalled_thread(loop: Loop, clock: Clock) -> None:
+    """It looks at every beat; it writes the beat itself in any case."""
     page = Scoreboard()
     heart = Heart(loop, page.cells, 3.0)
     heart.start()
-    assert page.cells[scoreboard.GOES_ON] == 0, "there is nothing beside the loop"
+    assert page.cells[scoreboard.PROGRESS] == 0, "there is nothing beside the loop"
     owed = [clock.time, clock.time]
     for number in (0, 1):
         heart.vouch(lambda number=number: owed[number])  # type: ignore[misc]
@@ -82,14 +82,14 @@ def test_a_heart_tells_of_whoever_beside_the_loop_has_owed_a_step_for_longest(lo
     before = page.cells[scoreboard.BEAT]
     clock.time += 3.0
     loop.run_once(0)
-    assert page.cells[scoreboard.GOES_ON] == 900 * 10**9
+    assert page.cells[scoreboard.PROGRESS] == 900 * 10**9
     assert page.cells[scoreboard.BEAT] > before
     assert page.last_sign() == 900.0
 
 
 def test_a_new_agent_has_time_from_its_birth_on_and_no_old_debts() -> None:
     page = Scoreboard()
-    page.cells[scoreboard.GOES_ON] = 1
+    page.cells[scoreboard.PROGRESS] = 1
     page.begin()
     assert page.last_sign() == page.cells[scoreboard.BEAT] / 1e9 > 1
 
@@ -110,7 +110,7 @@ class FakeChild:
 
 
 class FakeAgent:
-    """What the check asks of a Managed."""
+    """The part of a ManagedAgent that the check uses."""
 
     def __init__(self, clock: Clock, number: int = 0) -> None:
         self.config = SimpleNamespace(name=f"r:{number}")
@@ -129,7 +129,7 @@ class FakeAgent:
 
 
 class FakeLog:
-    """Keeps what it is told."""
+    """Keeps its records."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -137,8 +137,8 @@ class FakeLog:
     def error(self, _name: str, message: str) -> None:
         self.said.append(message)
 
-    def tell_repeats(self) -> None:
-        """There are none."""
+    def log_repeats(self) -> None:
+        """Do nothing: there are none."""
 
 
 class Scene:
@@ -155,12 +155,12 @@ class Scene:
 
     @property
     def routes(self) -> dict[str, Any]:
-        """As a Roster has them."""
+        """Return the routes as a Roster has them."""
         self.wakeups += 1
         return {"r": SimpleNamespace(agents=self.agents, note_blocked=lambda: None)}
 
     def at(self, second: float, *beating: int) -> None:
-        """That many seconds after the start; these agents beat just before."""
+        """Move the clock to that many seconds after the start; these agents beat just before."""
         self._clock.time = 1000.0 + second
         for number in beating:
             self.agents[number].beat()
@@ -176,7 +176,7 @@ def scene(loop: Loop, clock: Clock) -> Scene:
     return Scene(loop, clock)
 
 
-def test_who_is_silent_is_killed_within_the_deadline_and_not_before_two_thirds_of_it(scene: Scene) -> None:
+def test_a_silent_agent_is_killed_within_the_deadline(scene: Scene) -> None:
     for second in range(1, 10):
         scene.at(second, 1)
     assert scene.killed == []
@@ -198,14 +198,14 @@ def test_the_check_is_due_when_the_most_silent_would_be_late(scene: Scene, clock
 
 
 def test_an_owed_step_counts_as_silence_though_the_loop_beats(scene: Scene) -> None:
-    scene.agents[0].scoreboard.cells[scoreboard.GOES_ON] = 1000 * 10**9
+    scene.agents[0].scoreboard.cells[scoreboard.PROGRESS] = 1000 * 10**9
     for second in (3, 6, 9, 10):
         scene.at(second, 0, 1)
     assert scene.killed == [0]
-    assert "what works beside its loop has not gone on for 10.0 s" in scene.agents[0].process.last_words
+    assert "the work beside its loop has made no progress for 10.0 s" in scene.agents[0].process.last_words
 
 
-def test_nobody_is_judged_by_the_time_in_which_the_supervisor_slept(scene: Scene) -> None:
+def test_time_in_which_the_supervisor_slept_does_not_count(scene: Scene) -> None:
     scene.at(60.0)
     assert scene.killed == []
     scene.at(65.0, 1)
@@ -223,7 +223,7 @@ def test_who_stops_or_has_no_process_owes_nothing(scene: Scene) -> None:
     assert scene.killed == []
 
 
-def test_it_is_killed_once_and_said_to_be_stuck_when_it_does_not_die(scene: Scene) -> None:
+def test_a_wedged_agent_is_killed_once_and_reported_as_stuck(scene: Scene) -> None:
     for second in (5, 10, 10.5, 15.5, 20.5):
         scene.at(second, 1)
     assert [line.partition(":")[0] for line in scene.log.said] == ["wedged", "pid 0 was killed and does not end"]
@@ -246,14 +246,14 @@ def test_status_calls_an_agent_wedged_when_a_beat_fails_to_come(scene: Scene, cl
     assert healthcheck.wedged(agent, clock.time + 1.5 * HEALTH.beat_every + 0.01) == "wedged: no heartbeat for 7.5 s"
 
 
-def test_what_has_more_than_it_may_is_told_with_the_numbers() -> None:
+def test_excess_is_reported_with_the_numbers() -> None:
     assert healthcheck.excess(Usage(1000, 10), 1000, 10) == ""
     assert healthcheck.excess(Usage(2_500_000, 10), 1_000_000, 10) == "2.5 MB of memory, 1.0 MB are allowed"
     assert healthcheck.excess(Usage(1000, 11), 1000, 10) == "11 descriptors, 10 are allowed"
 
 
 def test_own_memory_is_measured_apart_from_what_a_fork_shares() -> None:
-    """Of a fork of this process, with which it shares nearly all; only the exact look sees that."""
+    """A fork of this process shares nearly all its memory with it; only the exact look sees that."""
 
     def wait() -> int:
         signal.pause()

@@ -1,4 +1,4 @@
-"""What a configuration needs of the host, and what is said where the host has less."""
+"""Needs of a configuration, and the warnings if the host has less."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ AMPLE = HostLimits(instances=100_000, watches=1_000_000, descriptors=100_000, pi
 
 
 def config(routes: int, delivery: Delivery = Delivery.EXACTLY_ONCE, uids: int = 0) -> Config:
-    """So many routes of a spool and a queue, both ways; `uids` users take turns, 0: whoever owns the directories."""
+    """Return so many routes of a spool and a queue, both ways; `uids` users take turns, 0: the owner of the
+    directories.
+    """
 
     def route(number: int) -> RouteConfig:
         user = User(1000 + number % uids, 0) if uids else None
@@ -47,7 +49,7 @@ def test_debian_s_limits_are_enough_for_a_few_routes() -> None:
     assert shortages(config(10), HostLimits(128, 65536, 1024, 32768, 4096)) == []
 
 
-def test_two_hundred_routes_of_one_user_need_more_inotify_instances_than_there_are_by_default() -> None:
+def test_two_hundred_routes_need_more_inotify_instances() -> None:
     """Each side of a spool has one."""
     (line,) = shortages(config(200), replace(AMPLE, instances=128))
     assert line.startswith("fs.inotify.max_user_instances is 128, and agents of the owners of directories may need 464")
@@ -72,7 +74,7 @@ def test_the_supervisor_s_descriptors() -> None:
 
 
 def test_processes_with_senders_and_threads() -> None:
-    """Of a spool and a queue: two agents, the thread that takes, and two senders or a thread that puts."""
+    """A spool and a queue: two agents, the thread that takes, and two senders or a thread that puts."""
     (line,) = shortages(config(200), replace(AMPLE, tasks=900, tasks_where="/sys/fs/cgroup/x/pids.max"))
     assert line.startswith("/sys/fs/cgroup/x/pids.max leaves room for 900, and 200 routes may need 1000 processes")
     assert shortages(config(200, Delivery.AT_LEAST_ONCE), replace(AMPLE, tasks=900)) == []

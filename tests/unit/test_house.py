@@ -1,4 +1,4 @@
-"""The rules of the house (docs/architecture.md), held as tests: linters, layers, imports, sizes, what is shipped."""
+"""The rules of the tree (docs/architecture.md), held as tests: linters, layers, imports, sizes, what is shipped."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _name(path: Path) -> str:
 
 
 def _imports(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of every absolute import; `from a import b` gives a.b."""
+    """Yield (line, dotted name) of every absolute import; `from a import b` gives a.b."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -125,7 +125,7 @@ def test_nothing_imports_upwards(layer: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_a_third_party_package_is_imported_in_its_one_module_only() -> None:
+def test_a_third_party_package_has_one_home() -> None:
     wrong = [
         f"{_name(path)}:{line}: {name} belongs in {HOMES.get(name.split('.')[0], 'no module: docs/dependencies.md')}"
         for path in PRODUCT
@@ -142,7 +142,7 @@ def _is_allowed(package: str, module: str) -> bool:
     return package == "nsbridge" or package in sys.stdlib_module_names
 
 
-def test_a_container_program_imports_only_what_a_container_may_have() -> None:
+def test_a_container_program_imports_only_what_it_may_have() -> None:
     allowed = {"sysv_ipc", "inotify_simple"}
     wrong = [
         f"{_name(path)}:{line}: {name}"
@@ -154,7 +154,7 @@ def test_a_container_program_imports_only_what_a_container_may_have() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_every_dependency_that_is_declared_is_used_and_the_other_way_round() -> None:
+def test_declared_dependencies_are_the_used_ones() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[<>=!~ ;\[]", requirement)[0] for requirement in project["dependencies"]}
     imported = {name.split(".")[0] for path in PRODUCT for _line, name in _imports(path)}
@@ -173,7 +173,7 @@ def test_there_is_one_fork() -> None:
 
 
 def _calls(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of every call of a module's function."""
+    """Yield (line, dotted name) of every call of a module's function."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             yield node.lineno, ast.unparse(node.func)
@@ -227,7 +227,7 @@ def _height(node: ast.stmt) -> int:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the sdist and the wheel built from it; made of a copy, so that no old build gets in."""
+    """Build the sdist and the wheel from a copy, so that no old build gets in; return their directory."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("built")
     listed = _run("git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in filter(None, listed.split("\0")):
@@ -251,9 +251,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     assert {name.split("/", 1)[1] for name in info} >= {"METADATA", "RECORD", "entry_points.txt", "licenses/LICENSE"}
 
 
-def test_the_wheel_holds_manual_pages_and_completion_where_they_are_looked_for(
-    built: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_wheel_holds_manual_pages_and_completions(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pip puts what is below *.data/data into its prefix: /usr/local/share/man and so on."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", BUILT_AT)
     (wheel,) = built.glob("*.whl")

@@ -1,4 +1,4 @@
-"""Who an agent becomes: every combination of owner, mapping, memory and configuration against the rules."""
+"""User that an agent becomes: every combination of owner, mapping, memory and configuration against the rules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNKNOWN = IdMap((), (), 4294967295)
 
 
 def decided(ids: IdMap, **about: object) -> Ids | str:
-    """The user, or the name of what was raised."""
+    """Return the user, or the name of what was raised."""
     fields = {"where": "/data/out", "owner": None, "maker": ROOT} | about
     try:
         return decide(UserEvidence(**fields), ids)  # type: ignore[arg-type]
@@ -150,7 +150,7 @@ def test_own_user_namespace_maps_all() -> None:
 
 @pytest.fixture
 def container() -> Iterator[int]:
-    """The pid of a process in a user namespace that maps 0 to BASE, and a mount namespace of it."""
+    """Yield the pid of a process in a user namespace that maps 0 to BASE, and a mount namespace of it."""
     reader, writer = os.pipe()
 
     def main() -> int:

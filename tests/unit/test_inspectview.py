@@ -1,4 +1,4 @@
-"""What `inspect` shows people."""
+"""Text that `inspect` prints for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from nsbridge.supervisor.cli import inspect as inspectview
 from tests.control_fake import inspected
 
 
-def test_an_agent_fits_a_screen_and_its_senders_are_told_from_it() -> None:
+def test_an_agent_fits_a_screen_and_its_senders_stand_apart() -> None:
     assert inspectview.lines(inspected()) == [
         "orders:legacy  RUNNING",
         "  process       pid 4711, sleeping, 1 thread, up 1:01:01, child of 4242",

@@ -44,7 +44,7 @@ def test_messages_are_there_after_closing_and_opening(tmp_path: Path, length: in
 
 
 def test_the_index_and_the_ring_wrap_around(tmp_path: Path) -> None:
-    """Records of all lengths pass the ring's end many times; opened again, it goes on in the same place."""
+    """Records of all lengths pass the ring's end many times; opened again, it continues in the same place."""
     chance = random.Random(1)
     opened = source(tmp_path / "a")
     model: list[Message] = []
@@ -64,7 +64,7 @@ def test_the_index_and_the_ring_wrap_around(tmp_path: Path) -> None:
     opened.close()
 
 
-def test_a_message_as_long_as_the_ring_fits_and_one_byte_more_is_refused(tmp_path: Path) -> None:
+def test_a_message_fits_the_ring_exactly_and_one_byte_more_fails(tmp_path: Path) -> None:
     opened = source(tmp_path / "a", ring=256)
     longest = Message(1, b"x" * (256 - 16))
     for _ in range(3):
@@ -78,7 +78,7 @@ def test_a_message_as_long_as_the_ring_fits_and_one_byte_more_is_refused(tmp_pat
     opened.close()
 
 
-def test_seqs_go_on_at_the_top_of_their_range(tmp_path: Path) -> None:
+def test_seqs_continue_at_the_top_of_their_range(tmp_path: Path) -> None:
     """47 bits: at a million messages a second that is four years. The sink keeps a bit for the sender beside it."""
     start = (1 << 47) - 5
     opened = source(tmp_path / "a")
@@ -102,7 +102,7 @@ def test_seqs_go_on_at_the_top_of_their_range(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("entries", "ring"), [(4, 64), (64, 1 << 14)])
-def test_another_window_keeps_what_is_pending_its_epoch_and_its_notes(tmp_path: Path, entries: int, ring: int) -> None:
+def test_another_window_keeps_pending_epoch_and_notes(tmp_path: Path, entries: int, ring: int) -> None:
     """Also a smaller one than what is pending needs."""
     used(tmp_path / "a")
     opened = source(tmp_path / "a")
@@ -121,7 +121,7 @@ def test_another_window_keeps_what_is_pending_its_epoch_and_its_notes(tmp_path: 
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_another_window_keeps_the_notes_of_files_that_are_confirmed_and_not_removed(tmp_path: Path) -> None:
+def test_another_window_keeps_notes_of_confirmed_unremoved_files(tmp_path: Path) -> None:
     """A kill can fall between the two; without its note the file would be taken, and delivered, again."""
     store = NoteStore(source(tmp_path / "a"))
     store.journal.cells[journal.RECORDS] = journal.SPOOL_NOTES
@@ -159,7 +159,7 @@ def test_a_journal_of_a_newer_version_is_refused_and_untouched(
 # The lock
 
 
-def test_a_second_opener_waits_until_the_holder_and_all_that_inherited_it_are_dead(tmp_path: Path) -> None:
+def test_a_second_opener_waits_until_all_holders_are_dead(tmp_path: Path) -> None:
     """A sender process can still note what it sent after its agent was killed."""
     path = tmp_path / "a"
     child.be_subreaper(yes=True)
@@ -210,7 +210,7 @@ def _open_and_say(path: Path) -> int:
     return opened.handed
 
 
-def test_a_second_opener_gets_the_journal_that_took_the_place_of_the_one_it_waited_for(tmp_path: Path) -> None:
+def test_a_second_opener_gets_the_journal_now_in_that_place(tmp_path: Path) -> None:
     """The first holder changed its size, or moved it aside, while the second waited."""
     path = tmp_path / "a"
     used(path)
@@ -266,7 +266,7 @@ def _has_room(file: FileIO) -> bool:
     return True
 
 
-def test_a_full_file_system_refuses_messages_loses_none_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+def test_a_full_file_system_loses_no_message(tmp_path: Path) -> None:
     def run(directory: Path) -> list[object]:
         path = directory / "a"
         opened = source(path, 1000, 1 << 20)
@@ -298,7 +298,7 @@ def test_a_full_file_system_refuses_messages_loses_none_and_goes_on_when_there_i
     assert "/mnt/a" in refused
 
 
-def test_a_journal_that_cannot_be_made_or_made_larger_says_where_and_leaves_what_was(tmp_path: Path) -> None:
+def test_a_journal_that_cannot_be_made_names_its_place(tmp_path: Path) -> None:
     def run(directory: Path) -> list[str]:
         path = directory / "a"
         data = used(path)
@@ -327,7 +327,7 @@ def test_a_journal_that_cannot_be_made_or_made_larger_says_where_and_leaves_what
         assert "No space left on device" in line
 
 
-def test_a_confirmed_message_whose_place_was_taken_by_the_next_does_not_count_after_a_change_of_size(
+def test_an_overwritten_confirmed_message_is_left_on_resize(
     tmp_path: Path,
 ) -> None:
     """Both have the same place in the index, as the messages of one record have."""

@@ -57,7 +57,7 @@ def test_a_sink_journal_of_a_wrong_length_is_moved_aside(tmp_path: Path, length:
 
 @pytest.mark.parametrize("at", range(HEADER))
 def test_a_flipped_byte_of_the_header_is_found(tmp_path: Path, at: int) -> None:
-    """Also of the version: a damaged journal must not be taken for a newer one, which no restart would mend."""
+    """The version too: a damaged journal must not be taken for a newer one, because no restart would fix that."""
     path = tmp_path / "a"
     data = used(path)
     for mask in (1, 0x80, 0xFF):
@@ -135,7 +135,7 @@ def test_no_flipped_byte_of_a_source_journal_goes_unseen(tmp_path: Path) -> None
 
 
 def test_no_flipped_byte_of_a_landing_place_invents_a_message(tmp_path: Path) -> None:
-    """But for the eight of the type itself, which the kernel writes and nothing can vouch for."""
+    """The exception is the eight bytes of the type itself, which the kernel writes and nothing can vouch for."""
     path = tmp_path / "a"
     used(path)
     opened = source(path)
@@ -159,7 +159,7 @@ def test_no_flipped_byte_of_a_landing_place_invents_a_message(tmp_path: Path) ->
 
 
 def test_no_flipped_byte_of_a_sink_journal_goes_unseen(tmp_path: Path) -> None:
-    """How far it handed over; counters and the like may differ."""
+    """The number handed over must be right; counters and the like may differ."""
     path = tmp_path / "a"
     handing = sink(path)
     for epoch in (1 << 60, (1 << 60) + 5):
@@ -190,9 +190,7 @@ def test_no_flipped_byte_of_a_sink_journal_goes_unseen(tmp_path: Path) -> None:
 
 @given(st.binary(min_size=1, max_size=40), st.integers(0, 1 << 20), st.sampled_from(["source", "sink"]))
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_garbage_anywhere_is_never_an_error_a_hang_or_a_huge_allocation(
-    tmp_path: Path, garbage: bytes, at: int, kind: str
-) -> None:
+def test_garbage_causes_no_error_hang_or_huge_allocation(tmp_path: Path, garbage: bytes, at: int, kind: str) -> None:
     path = tmp_path / "a"
     path.unlink(missing_ok=True)
     if kind == "source":
@@ -230,9 +228,7 @@ def test_a_damaged_record_leaves_nothing_mapped_or_open(tmp_path: Path) -> None:
     opened.close()
 
 
-def test_the_journal_that_replaces_a_damaged_one_has_a_later_epoch_whatever_the_clock_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_successor_of_a_damaged_journal_has_a_later_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The names of a spool's files begin with it, and their order is the messages': the clock may have gone back."""
     path = tmp_path / "a"
     data = used(path)

@@ -127,7 +127,7 @@ def test_record_longer_than_any_message_is_damage(tmp_path: Path) -> None:
 
 
 def forge_long(path: Path) -> None:
-    """One record whose length is beyond MAX_MESSAGE, in a file of that size."""
+    """Write one record whose length is beyond MAX_MESSAGE, into a file of that size."""
     forge(path, ENTRIES, 200 << 20, 1)
     with path.open("r+b") as file:
         file.seek(PAGE + 8)

@@ -20,7 +20,7 @@ from tests import child
 from tests.journals import content, source
 
 
-def test_what_a_killed_process_said_it_kept_is_kept(tmp_path: Path) -> None:
+def test_what_a_killed_process_reported_as_kept_is_kept(tmp_path: Path) -> None:
     """It takes from a queue and confirms as fast as it can; killed 60 times: none lost, none invented."""
     path = tmp_path / "a"
     said = memoryview(mmap.mmap(-1, PAGE)).cast("Q")

@@ -109,7 +109,7 @@ def test_what_is_printed_is_bounded_unless_all_is_asked_for(
 def test_a_spool_s_notes_show_the_file_and_its_size(
     tmp_path: Path, source: SourceJournal, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And a message that was kept whole among them, itself."""
+    """A message that was kept whole among them is shown itself."""
     store = NoteStore(source)
     source.cells[journal.RECORDS] = journal.SPOOL_NOTES
     store.note(0, (b"body",), struct.pack("<QqQ", 5, 6, 4) + "Grüße \n".encode() + b"\xff")
@@ -126,7 +126,7 @@ def test_a_spool_s_notes_show_the_file_and_its_size(
 def test_a_log_s_notes_show_where_the_message_is(
     tmp_path: Path, source: SourceJournal, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also a note of nothing but where to go on, and one that is no such note."""
+    """A note of nothing but a position, and one that is no such note, are shown too."""
     store = NoteStore(source)
     source.cells[journal.RECORDS] = journal.LOG_NOTES
     store.note(0, (b"body", b"longer"), Note(99, 100, 1, (5, 7), (1, 2)).pack())

@@ -28,22 +28,22 @@ class Watched:
 
     def __init__(self) -> None:
         self.loop = Loop()
-        self.said: list[str] = []
+        self.logged: list[str] = []
         self.restarted: list[str] = []
         self.agents: list[Any] = []
-        log = SimpleNamespace(warning=lambda name, text: self.said.append(f"{name}: {text}"))
+        log = SimpleNamespace(warning=lambda name, text: self.logged.append(f"{name}: {text}"))
         roster: Any = SimpleNamespace(agents=self.agents, is_ending=False)
         services: Any = SimpleNamespace(loop=self.loop, log=log)
         self.watch = KeyWatch(services, roster)
 
     def add(self, name: str, path: Path, *, side: str = "out") -> Any:
-        """An agent that runs, and has said which key it uses."""
+        """Start an agent that has reported which key it uses."""
         key = FtokKey(str(path), 1)
         endpoint = QueueEndpoint(out=QueueOut(key)) if side == "out" else QueueEndpoint(in_=QueueIn(key))
-        told = str(numeric_key(key, "/"))
+        key_text = str(numeric_key(key, "/"))
         agent = SimpleNamespace(
             config=SimpleNamespace(name=name, endpoint=endpoint),
-            process=SimpleNamespace(places={side: [told]}),
+            process=SimpleNamespace(places={side: [key_text]}),
             state=State.RUNNING,
             container_pid=None,
             restart=lambda: self.restarted.append(name),
@@ -54,7 +54,7 @@ class Watched:
     def until(self, reached: Callable[[], object]) -> None:
         end = time.monotonic() + LIMIT
         while not reached():
-            assert time.monotonic() < end, f"it said {self.said}"
+            assert time.monotonic() < end, f"it logged {self.logged}"
             self.loop.run_once(0.05)
 
 
@@ -74,7 +74,7 @@ def replace(path: Path) -> None:
 
 @pytest.mark.parametrize("side", ["out", "in"])
 def test_replaced_file_has_its_agent_enter_anew(tmp_path: Path, watched: Watched, side: str) -> None:
-    """That one only. A file that is missing meanwhile changes nothing."""
+    """Only that agent does. A file that is missing meanwhile changes nothing."""
     for name in ("one", "two"):
         (tmp_path / name).touch()
         watched.add(name, tmp_path / name, side=side)
@@ -83,7 +83,7 @@ def test_replaced_file_has_its_agent_enter_anew(tmp_path: Path, watched: Watched
     replace(tmp_path / "one")
     watched.until(lambda: watched.restarted)
     assert set(watched.restarted) == {"one"}
-    assert f"one: {tmp_path}/one was replaced: the key made of it is 0x" in watched.said[0]
+    assert f"one: {tmp_path}/one was replaced: the key made of it is 0x" in watched.logged[0]
 
 
 def test_agent_that_does_not_run_is_not_asked_about(tmp_path: Path, watched: Watched) -> None:
@@ -122,7 +122,7 @@ def test_path_that_hangs_keeps_no_other_from_being_seen(
     watched.until(lambda: "third" in watched.restarted)
 
 
-def test_path_that_hangs_in_the_kernel_keeps_no_other_from_being_seen(
+def test_path_that_hangs_in_the_kernel_delays_no_other(
     tmp_path: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A container's file system has taken the request and does not answer: not even SIGKILL ends the look.

@@ -25,7 +25,7 @@ def opened(path: Path) -> SourceJournal:
 
 
 def after_a_kill(path: Path, head: bytes, ring: bytes) -> tuple[int, list[Message]]:
-    """What a fresh agent makes of it: (whether it recovered a message, all that is pending)."""
+    """Return what a fresh agent finds: (1 if it recovered a message, all that is pending)."""
     path.write_bytes(head[:RING_AT] + ring[RING_AT:])
     fresh = opened(path)
     found = fresh.recovered, [fresh.get(seq) for seq in range(fresh.confirmed + 1, fresh.taken + 1)]
@@ -35,7 +35,7 @@ def after_a_kill(path: Path, head: bytes, ring: bytes) -> tuple[int, list[Messag
 
 @pytest.fixture
 def before_and_after(tmp_path: Path) -> tuple[bytes, bytes]:
-    """The file around `land`, at a place where a message lay that has been taken, delivered and confirmed."""
+    """Return the file before and after `land`, where a message lay that was taken, delivered and confirmed."""
     path = tmp_path / "running"
     running = opened(path)
     running.confirm(running.append(OLD))
@@ -46,7 +46,7 @@ def before_and_after(tmp_path: Path) -> tuple[bytes, bytes]:
     return before, after
 
 
-def test_a_kill_before_the_index_points_to_a_landing_place_recovers_nothing(
+def test_a_kill_before_the_index_is_written_recovers_nothing(
     tmp_path: Path, before_and_after: tuple[bytes, bytes]
 ) -> None:
     """The order as it is: first the ring, then the index. A kill may fall before, between and after."""
@@ -55,7 +55,7 @@ def test_a_kill_before_the_index_points_to_a_landing_place_recovers_nothing(
         assert after_a_kill(tmp_path / "killed", head, ring) == (0, [])
 
 
-def test_in_the_other_order_a_kill_recovers_a_message_that_never_came(
+def test_the_other_order_would_recover_a_message_that_never_came(
     tmp_path: Path, before_and_after: tuple[bytes, bytes]
 ) -> None:
     """If the index pointed to a place whose old type is still there, an old message would be delivered again."""
@@ -63,7 +63,7 @@ def test_in_the_other_order_a_kill_recovers_a_message_that_never_came(
     assert after_a_kill(tmp_path / "killed", after, before) == (1, [OLD])
 
 
-def test_a_kill_right_after_the_kernel_wrote_recovers_the_message(tmp_path: Path) -> None:
+def test_a_kill_after_the_kernel_wrote_recovers_the_message(tmp_path: Path) -> None:
     """All of it, in the length that was announced; and only once."""
     path = tmp_path / "running"
     running = opened(path)

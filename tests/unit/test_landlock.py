@@ -1,4 +1,4 @@
-"""What Landlock leaves an agent: as rules for every version of it, and as this kernel obeys them."""
+"""Rights that Landlock leaves an agent: as rules for every version of it, and as this kernel enforces them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ needs_landlock = pytest.mark.skipif(linux.landlock_abi() == 0, reason="this kern
 
 
 def named(rights: int) -> set[str]:
-    """As the kernel's header calls them."""
+    """Return their names in the kernel's header."""
     bits = re.findall(r"define LANDLOCK_ACCESS_FS_(\w+)\s+\(1ULL << (\d+)\)", HEADER.read_text(encoding="utf-8"))
     later = [("TRUNCATE", 14), ("IOCTL_DEV", 15)]  # of headers newer than Debian 12's
     return {name for name, bit in [*bits, *later] if rights >> int(bit) & 1}
 
 
-def test_nothing_is_granted_that_a_message_in_a_file_does_not_need() -> None:
+def test_only_what_a_message_in_a_file_needs_is_granted() -> None:
     assert named(landlock.granted(7)) == {
         "READ_FILE",
         "WRITE_FILE",
@@ -78,7 +78,7 @@ def test_a_kernel_is_only_asked_for_what_it_knows(abi: int, fields: tuple[int, .
 
 @pytest.fixture
 def places(tmp_path: Path) -> Path:
-    """/a is granted, /b is not; both have a file."""
+    """Make /a, which is granted, and /b, which is not; both have a file."""
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_bytes(b"x")
@@ -86,7 +86,7 @@ def places(tmp_path: Path) -> Path:
 
 
 def restricted(places: Path, then: Callable[[], object]) -> object:
-    """What `then` says in a child that was granted places/a."""
+    """Return the result of `then` in a child that was granted places/a."""
 
     def child() -> object:
         entry.drop_privileges(0, 0)
@@ -99,7 +99,7 @@ def restricted(places: Path, then: Callable[[], object]) -> object:
 
 
 def refusal(action: Callable[..., object], *arguments: object, **keywords: object) -> str:
-    """The name of the error; empty if it succeeded."""
+    """Return the name of the error; empty if it succeeded."""
     try:
         action(*arguments, **keywords)
     except OSError as error:

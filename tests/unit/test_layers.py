@@ -1,4 +1,4 @@
-"""Holds the tables "Who may import whom" of docs/architecture.md: no folder imports upwards, and none in a circle."""
+"""The import tables of docs/architecture.md: no folder imports upwards, and none in a circle."""
 
 from __future__ import annotations
 

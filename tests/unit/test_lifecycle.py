@@ -50,7 +50,7 @@ def test_stop_leads_to_a_stop_from_everywhere() -> None:
     assert all(A.DRAIN in actions for state, _, actions in pairs(E.STOP) if state in WITH_A_PROCESS - {S.STOPPING})
 
 
-def test_start_looks_for_the_container_wherever_nothing_is_under_way() -> None:
+def test_start_looks_for_the_container_when_idle() -> None:
     at_rest = {S.STOPPED, S.BACKOFF, S.FATAL}
     assert {state for state, following, _ in pairs(E.START) if following is S.STARTING} == at_rest | {S.STARTING}
     assert {state for state, _, actions in pairs(E.START) if A.LOCATE in actions} == at_rest | {S.WAITING}
@@ -61,7 +61,7 @@ def test_a_process_is_made_only_when_the_container_was_found() -> None:
     assert all(event is E.FOUND for (_, event), (_, actions) in TABLE.items() if A.SPAWN in actions)
 
 
-def test_an_agent_runs_only_when_it_has_said_that_it_is_ready() -> None:
+def test_an_agent_runs_only_after_it_reports_ready() -> None:
     entered = [(state, event) for (state, event), (following, _) in TABLE.items() if following is S.RUNNING != state]
     assert entered == [(S.STARTING, E.READY)]
 
@@ -81,7 +81,7 @@ def test_a_container_s_end_kills_the_process_that_may_be_inside() -> None:
     assert killing == {S.STARTING, S.RUNNING, S.STOPPING}
 
 
-def test_whoever_waits_has_a_deadline() -> None:
+def test_every_wait_has_a_deadline() -> None:
     for (state, event), (following, actions) in TABLE.items():
         if following is S.BACKOFF:
             assert A.RETRY in actions, (state, event)
@@ -90,7 +90,7 @@ def test_whoever_waits_has_a_deadline() -> None:
     assert states_with(E.DUE) == {S.STARTING, S.BACKOFF, S.WAITING, S.STOPPING}
 
 
-def test_what_only_a_person_can_mend_waits_for_a_person() -> None:
+def test_what_only_a_person_can_fix_waits_for_a_person() -> None:
     leaving = {event for (state, event), (following, _) in TABLE.items() if state is S.FATAL != following}
     assert leaving == {E.START, E.STOP}
 
@@ -186,7 +186,7 @@ class Driver(RuleBasedStateMachine):
     @precondition(lambda self: self.asked)
     @rule(answer=st.sampled_from([E.FOUND, E.ABSENT, E.REFUSED]), held=st.booleans())
     def the_look_ends(self, answer: Event, held: bool) -> None:
-        """An ABSENT or REFUSED container may be held nevertheless, until its pidfd is served."""
+        """End the look: an ABSENT or REFUSED container may be held nevertheless, until its pidfd is served."""
         self.asked, self.held = False, held or (self.held and answer is not E.FOUND)
         self.feed(answer)
 
@@ -211,7 +211,7 @@ class Driver(RuleBasedStateMachine):
     @precondition(lambda self: self.process and self.state in (S.STARTING, S.RUNNING))
     @rule()
     def the_agent_is_refused(self) -> None:
-        """For what it says, or has on the disk; the kernel may take long to end it."""
+        """Refuse the agent for its messages or its files; the kernel may take long to end it."""
         self.process = "killed"
         self.feed(E.REFUSED)
 
@@ -254,7 +254,7 @@ TestDriver.settings = settings(max_examples=300, stateful_step_count=30)
 
 
 def drawn() -> str:
-    """docs/lifecycle.md, as TABLE says it."""
+    """Return docs/lifecycle.md, drawn from TABLE."""
     lines = ["stateDiagram-v2", "    [*] --> STOPPED"]
     for (state, event), (following, actions) in TABLE.items():
         if following is not state or actions:

@@ -57,7 +57,7 @@ def test_late_write_does_not_hide_the_generation_between(life: Life) -> None:
     assert life.host.missing == (0, 0)
 
 
-def test_compressed_and_oddly_named_generations_are_read_while_held(life: Life) -> None:
+def test_odd_and_compressed_generations_are_read_while_held(life: Life) -> None:
     """Issue 13, F2. The kind: compress, delete, date names, names without the log's own, while an agent runs."""
     life.start()
     with life.log.open("ab", buffering=0) as late:
@@ -171,7 +171,7 @@ def wait_for_tick(ticks: int = 1) -> None:
 
 
 def test_numbers_may_count_up_or_down(life: Life) -> None:
-    """Some programs call the oldest file .1: only births tell."""
+    """Some programs call the oldest file .1: only birth times show the order."""
     life.start()
     step(life, b"a1")
     life.expect(b"a1")
@@ -210,7 +210,7 @@ def test_a_dead_agent_counts_what_was_compressed(life: Life, rest: bytes) -> Non
 
 
 def test_another_programs_log_is_not_taken_for_a_generation(life: Life) -> None:
-    """app-1.log may be a generation of app.log; here it is written after the rotation, so it is another log."""
+    """app-1.log may be a generation of app.log; here it is written after the rotation, so it is a different log."""
     life.start()
     step(life, b"a1")
     life.expect(b"a1")
@@ -351,5 +351,5 @@ def test_rotations_are_read_where_inotify_is_used_up(life: Life, monkeypatch: py
 
 
 def no_watch(directory: int, mask: int) -> watch.DirectoryWatch:
-    """In the place of an instance of inotify."""
+    """Return a watch without an instance of inotify."""
     raise watch.UsedUp("inotify instances are used up")

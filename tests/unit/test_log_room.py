@@ -40,7 +40,7 @@ def test_a_preallocated_log_is_read_as_it_is_written(life: Life) -> None:
 
 @pytest.fixture
 def shm_life(monkeypatch: pytest.MonkeyPatch) -> Iterator[Life]:
-    """On tmpfs, whose files may have 2^63 bytes."""
+    """Yield a log on tmpfs, whose files may have 2^63 bytes."""
     monkeypatch.chdir("/")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         life = Life(Path(directory))

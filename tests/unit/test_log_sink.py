@@ -48,29 +48,29 @@ class Life:
 
     @property
     def in_doubt(self) -> int:
-        """Counted, over all lives."""
+        """Return the count, over all lives."""
         return self.host.journal.cells[sinkjournal.IN_DOUBT]
 
     def create(self) -> LogSink:
-        """A new process; not started yet."""
+        """Make a new process; it is not started yet."""
         self._host = SinkHost(self._journal, self.messages)
         self._sink = LogSink(self._host, self._host.tree, self._config, self._host.journal, self._in_doubt)
         self._host.sink = self._sink
         return self._sink
 
     def start(self) -> None:
-        """A new process that runs."""
+        """Run a new process."""
         self.create().start()
 
     def offer(self, upto: int | None = None) -> None:
-        """Messages come (up to that seq, for now), and are written."""
+        """Let messages come (up to that seq, for now), and be written."""
         kept = [self.host.waiting.pop() for _ in range(len(self.messages) - upto)] if upto is not None else []
         self.host.offer()
         self.host.settle()
         self.host.waiting.extend(reversed(kept))
 
     def kill(self) -> None:
-        """The process is gone."""
+        """Let the process be gone."""
         if self._host is not None:
             self.said += self._host.said
             assert self._sink is not None
@@ -78,7 +78,7 @@ class Life:
             self._host = None
 
     def finish(self) -> None:
-        """All that is left is handed over."""
+        """Hand over all that is left."""
         self.host.offer()
         self.host.run_until(lambda: self.host.done == len(self.messages), "all is handed over")
 
@@ -159,7 +159,7 @@ def test_a_newline_in_a_line_is_a_dead_letter_in_its_turn(make: Make) -> None:
     assert any("newline" in text and str(life.log) in text for text in life.host.said)
 
 
-def test_a_fifo_in_the_place_of_the_log_is_not_opened_and_waited_for(make: Make) -> None:
+def test_a_fifo_in_place_of_the_log_is_not_opened(make: Make) -> None:
     life = make(b"one")
     os.mkfifo(life.log)
     life.start()
@@ -205,7 +205,7 @@ def test_a_kill_at_any_line_appends_each_message_once(tmp_path_factory: pytest.T
 
 
 @pytest.mark.parametrize("framing", Framing)
-def test_two_kills_one_of_them_while_the_first_is_settled_append_each_message_once(
+def test_two_kills_during_settlement_append_each_message_once(
     tmp_path_factory: pytest.TempPathFactory, framing: Framing
 ) -> None:
     """After the write and before its note, for each part of the batch that a kill may have left; again at each line."""
@@ -230,7 +230,7 @@ def test_two_kills_one_of_them_while_the_first_is_settled_append_each_message_on
 
 
 def write_and_lose_the_note(life: Life, part: int, *, after: Callable[[], object] = lambda: None) -> None:
-    """A kill in the middle of the write of a batch that has all messages, when `part` bytes are in the file."""
+    """Kill in the middle of the write of a batch that has all messages, when `part` bytes are in the file."""
 
     def die(seq: int) -> None:
         raise Killed
@@ -246,7 +246,7 @@ def write_and_lose_the_note(life: Life, part: int, *, after: Callable[[], object
     life.kill()
 
 
-def test_a_part_is_completed_in_the_file_that_was_renamed_meanwhile(make: Make) -> None:
+def test_a_part_is_completed_in_the_renamed_file(make: Make) -> None:
     life = make(b"one", b"two")
     write_and_lose_the_note(life, 6, after=lambda: life.log.rename(life.directory / "app.log.1"))
     life.messages.append(b"three")
@@ -270,7 +270,7 @@ def test_a_file_that_is_gone_after_a_kill_leaves_it_to_in_doubt(make: Make, in_d
     assert life.host.journal.delivered == (3 if in_doubt is InDoubt.RESEND else 1)
 
 
-def test_a_file_that_was_truncated_after_a_kill_leaves_it_to_in_doubt(make: Make) -> None:
+def test_a_truncation_after_a_kill_is_left_to_in_doubt(make: Make) -> None:
     life = make(b"one", b"two")
     life.log.write_bytes(b"before\n")
     write_and_lose_the_note(life, 8, after=lambda: os.truncate(life.log, 0))
@@ -279,7 +279,7 @@ def test_a_file_that_was_truncated_after_a_kill_leaves_it_to_in_doubt(make: Make
     assert (life.log.read_bytes(), life.in_doubt) == (lines(b"one", b"two"), 2)
 
 
-def test_what_another_writer_put_there_after_a_kill_leaves_it_to_in_doubt(make: Make) -> None:
+def test_another_writer_after_a_kill_is_left_to_in_doubt(make: Make) -> None:
     life = make(b"one", b"two")
     write_and_lose_the_note(life, 0, after=lambda: life.log.write_bytes(b"foreign\n"))
     life.start()
@@ -297,7 +297,7 @@ def test_a_renamed_file_gets_nothing_more_and_a_new_one_is_made(make: Make) -> N
     life.offer(1)
     life.log.rename(life.directory / "app.log.1")
     life.host.settle()
-    assert not life.log.exists(), "whoever rotates may make it"
+    assert not life.log.exists(), "the rotating program may make it"
     life.offer(2)
     life.log.unlink()
     life.log.touch()
@@ -329,7 +329,7 @@ def test_a_directory_that_is_replaced_is_opened_anew(make: Make) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KB."""
+    """Yield the directory of a file system of 64 KB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
@@ -339,7 +339,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("killed", [False, True])
 @pytest.mark.parametrize("framing", Framing)
-def test_a_full_disk_is_waited_for_and_the_part_that_was_written_is_completed(
+def test_a_part_written_before_a_full_disk_is_completed_later(
     make: Make, small_disk: Path, framing: Framing, killed: bool
 ) -> None:
     """Nothing is lost or repeated, and readers never see a torn message that is not completed in its place."""

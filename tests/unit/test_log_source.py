@@ -26,7 +26,7 @@ def test_the_first_start_takes_what_is_there_already(life: Life) -> None:
     life.expect(b"old")
 
 
-def test_a_partial_line_waits_for_its_newline_also_across_a_restart(life: Life) -> None:
+def test_a_partial_line_waits_for_its_newline_across_a_restart(life: Life) -> None:
     life.start()
     life.append(b"one\ntw")
     life.expect(b"one")
@@ -37,7 +37,7 @@ def test_a_partial_line_waits_for_its_newline_also_across_a_restart(life: Life) 
     life.expect(b"one", b"two")
 
 
-def test_a_partial_frame_waits_for_the_rest_also_across_a_restart(make: Make) -> None:
+def test_a_partial_frame_waits_for_the_rest_across_a_restart(make: Make) -> None:
     life = make(framing=Framing.LENGTH)
     life.start()
     data = framed(b"a\nb", b"", b"\0" * 300)
@@ -50,7 +50,7 @@ def test_a_partial_frame_waits_for_the_rest_also_across_a_restart(make: Make) ->
     life.expect(b"a\nb", b"", b"\0" * 300)
 
 
-def test_nothing_is_repeated_or_lost_when_a_restart_finds_everything_confirmed(life: Life) -> None:
+def test_a_restart_with_all_confirmed_repeats_and_loses_nothing(life: Life) -> None:
     life.append(b"one\ntwo\n")
     life.start()
     life.expect(b"one", b"two")
@@ -61,7 +61,7 @@ def test_nothing_is_repeated_or_lost_when_a_restart_finds_everything_confirmed(l
     assert not life.said + life.host.said
 
 
-def test_a_dead_letter_that_is_given_back_does_not_move_the_place(life: Life) -> None:
+def test_a_retried_dead_letter_does_not_move_the_place(life: Life) -> None:
     life.append(b"one\ntwo\n")
     life.start()
     life.expect(b"one", b"two")
@@ -84,7 +84,7 @@ def test_unconfirmed_messages_are_read_again_under_their_numbers(life: Life) -> 
     life.expect(b"one", b"two", b"three")
 
 
-def test_a_restart_with_a_full_window_goes_on_when_it_opens(make: Make) -> None:
+def test_a_restart_with_a_full_window_resumes_when_it_opens(make: Make) -> None:
     life = make(window=4)
     life.append(b"".join(b"%d\n" % number for number in range(20)))
     life.start(confirms=False)
@@ -95,14 +95,14 @@ def test_a_restart_with_a_full_window_goes_on_when_it_opens(make: Make) -> None:
     life.expect(*(b"%d" % number for number in range(20)))
 
 
-def test_a_line_that_is_too_long_is_passed_over_and_reported_with_its_place(life: Life) -> None:
+def test_an_overlong_line_is_skipped_and_reported_with_its_place(life: Life) -> None:
     life.append(b"one\n" + b"x" * 1001 + b"\ntwo\n" + b"y" * 1000 + b"\n")
     life.start()
     life.expect(b"one", b"two", b"y" * 1000)
     assert life.warned("1002 bytes at byte 4 are passed over") == 1
 
 
-def test_a_line_that_is_too_long_and_comes_in_pieces_is_passed_over_once(make: Make) -> None:
+def test_an_overlong_line_in_pieces_is_skipped_once(make: Make) -> None:
     life = make()
     life.start()
     life.append(b"one\n")
@@ -148,8 +148,8 @@ def test_a_renamed_file_is_read_to_its_end_before_the_new_one(life: Life) -> Non
     life.expect(b"one", b"two", b"three")
 
 
-def test_the_new_file_waits_while_the_renamed_one_is_open_for_writing(life: Life) -> None:
-    """A program that is told to reopen its log writes into the old one for a while; status says what is waited for."""
+def test_the_new_file_waits_while_the_renamed_one_has_a_writer(life: Life) -> None:
+    """A program that got the order to reopen its log writes into the old one for a while; status shows the wait."""
     life.start()
     with life.log.open("ab", buffering=0) as writer:
         writer.write(b"one\n")
@@ -163,7 +163,7 @@ def test_the_new_file_waits_while_the_renamed_one_is_open_for_writing(life: Life
     assert life.host.reason == ""
 
 
-def test_the_last_line_of_a_renamed_file_is_a_message_only_when_there_is_a_new_file(life: Life) -> None:
+def test_the_last_line_of_a_renamed_file_needs_a_new_file(life: Life) -> None:
     life.start()
     life.append(b"one\ntw")
     old = life.rotate(create=False)
@@ -174,7 +174,7 @@ def test_the_last_line_of_a_renamed_file_is_a_message_only_when_there_is_a_new_f
     life.expect(b"one", b"two")
 
 
-def test_an_incomplete_frame_at_the_end_of_a_renamed_file_is_reported(make: Make) -> None:
+def test_an_incomplete_frame_at_a_renamed_file_s_end_is_reported(make: Make) -> None:
     life = make(framing=Framing.LENGTH)
     life.start()
     life.append(framed(b"one") + b"\0\0\0\5ab")
@@ -197,7 +197,7 @@ def test_a_deleted_file_is_read_to_its_end_while_it_is_open(life: Life) -> None:
 
 
 @pytest.mark.parametrize("confirms", [True, False])
-def test_a_rotation_while_no_agent_runs_loses_and_repeats_nothing(life: Life, confirms: bool) -> None:
+def test_a_rotation_without_agent_loses_and_repeats_nothing(life: Life, confirms: bool) -> None:
     life.start(confirms=confirms)
     life.append(b"one\ntwo\n")
     life.expect(b"one", b"two")
@@ -212,7 +212,7 @@ def test_a_rotation_while_no_agent_runs_loses_and_repeats_nothing(life: Life, co
     assert not life.said + life.host.said
 
 
-def test_several_rotations_while_no_agent_runs_are_read_in_their_order(life: Life) -> None:
+def test_several_rotations_without_agent_are_read_in_order(life: Life) -> None:
     life.start()
     life.append(b"one\n")
     life.expect(b"one")
@@ -247,12 +247,12 @@ def test_a_copy_of_the_log_beside_it_is_not_read(life: Life) -> None:
 
 
 @pytest.mark.parametrize("how", ["deleted", "moved away"])
-def test_a_file_that_went_while_no_agent_ran_is_reported_and_the_new_one_read(life: Life, how: str) -> None:
+def test_a_file_lost_without_agent_is_reported(life: Life, how: str) -> None:
     life.append(b"one\n")
     life.start()
     life.expect(b"one")
     life.kill()
-    keeper = life.log.open("rb")  # or the new file might get the same inode, which is another test
+    keeper = life.log.open("rb")  # or the new file might get the same inode, which a different test covers
     life.append(b"lost\n")
     old = life.rotate()
     if how == "deleted":
@@ -270,7 +270,7 @@ def test_a_file_that_went_while_no_agent_ran_is_reported_and_the_new_one_read(li
     assert life.warned("no longer in its directory") == 1, "it is reported once"
 
 
-def test_unconfirmed_messages_of_a_deleted_file_are_reported_and_hold_nothing_up(life: Life) -> None:
+def test_unconfirmed_messages_of_a_deleted_file_are_reported(life: Life) -> None:
     life.append(b"one\ntwo\n")
     life.start(confirms=False)
     life.kill()

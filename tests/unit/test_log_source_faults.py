@@ -14,7 +14,7 @@ from tests.log_life import PARTS, Life
 # -- truncation
 
 
-def test_a_truncation_is_reported_and_the_file_is_read_from_its_start(life: Life) -> None:
+def test_a_truncated_file_is_reported_and_read_from_its_start(life: Life) -> None:
     life.start()
     life.append(b"one\ntwo\npart")
     life.expect(b"one", b"two")
@@ -24,7 +24,7 @@ def test_a_truncation_is_reported_and_the_file_is_read_from_its_start(life: Life
     assert life.warned("was truncated or written anew (1 times so far)") == 1
 
 
-def test_a_truncation_after_which_the_file_has_grown_beyond_the_place_is_seen(life: Life) -> None:
+def test_a_truncation_is_seen_although_the_file_grew_again(life: Life) -> None:
     """Also if no agent looked in between, as with copytruncate under load."""
     life.start()
     life.append(b"one\n")
@@ -54,7 +54,7 @@ def test_a_truncation_is_seen_where_only_the_end_differs(life: Life) -> None:
     life.expect(header[:-1], b"one", *[header[:-1], b"two", b"three"], *[header[:-1], b"six", b"three", b"four"])
 
 
-def test_a_truncation_while_messages_are_unconfirmed_loses_only_what_was_not_delivered(life: Life) -> None:
+def test_a_truncation_loses_only_what_was_not_delivered(life: Life) -> None:
     life.append(b"one\ntwo\n")
     life.start(confirms=False)
     os.truncate(life.log, 0)
@@ -80,7 +80,7 @@ def test_a_new_file_with_the_old_ones_inode_is_not_taken_for_it(life: Life) -> N
 
 
 @pytest.mark.parametrize("kind", ["fifo", "symlink", "directory"])
-def test_what_is_no_regular_file_is_never_read_and_said_in_status(life: Life, kind: str) -> None:
+def test_what_is_no_regular_file_is_never_read_but_reported(life: Life, kind: str) -> None:
     make: dict[str, Callable[[], object]] = {
         "fifo": lambda: os.mkfifo(life.log),
         "symlink": lambda: life.log.symlink_to("/etc/passwd"),
@@ -104,7 +104,7 @@ def test_a_directory_that_is_not_there_yet_is_waited_for(life: Life) -> None:
     life.expect(b"one")
 
 
-def test_a_huge_hole_without_a_newline_takes_no_memory_and_lets_the_loop_live(life: Life) -> None:
+def test_a_huge_hole_takes_no_memory_and_does_not_block_the_loop(life: Life) -> None:
     life.start()
     life.append(b"one\n")
     os.truncate(life.log, 1 << 30)
@@ -118,7 +118,7 @@ def test_a_huge_hole_without_a_newline_takes_no_memory_and_lets_the_loop_live(li
 
 
 def run_and_kill(life: Life, line: int) -> tuple[int, bool]:
-    """A process is killed before that line of the endpoint, journal and store. How many lines ran, and if all did."""
+    """Kill a process before that line of endpoint, journal and store; return how many lines ran, and if all did."""
     steps: list[Callable[[], object]] = [
         lambda: life.append(b"one\ntwo\n"),
         lambda: life.append(b"x" * 2000 + b"\nthree\nrest"),
@@ -167,7 +167,7 @@ def test_a_kill_at_any_line_loses_and_repeats_nothing(tmp_path_factory: pytest.T
     assert line > 500
 
 
-def test_a_log_that_is_gone_is_not_looked_for_again_and_again_among_many_names(life: Life) -> None:
+def test_a_lost_log_is_not_searched_again_among_many_names(life: Life) -> None:
     """After a kill, for each of the messages that have to be read again: ten thousand names cost once."""
     life.start(confirms=False)
     for number in range(60):  # one by one, so that each has a note of its own

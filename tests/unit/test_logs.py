@@ -16,7 +16,7 @@ import pytest
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import LogConfig
 from nsbridge.supervisor.log.log import KEPT, Entry, Log, open_log
-from nsbridge.supervisor.log.repeats import BURST, REMEMBERED, WINDOW, Repeats, Said
+from nsbridge.supervisor.log.repeats import BURST, REMEMBERED, WINDOW, LogText, Repeats
 
 HOSTILE = "a\x1b[2J\r\nfake line\x00\u202e\udc80\x9b"
 ESCAPED = r"a\x1b[2J\r\nfake line\x00\u202e\udc80\x9b"
@@ -53,7 +53,7 @@ def test_a_json_line_is_an_object_with_the_same(path: Path) -> None:
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])
-def test_a_container_cannot_write_escape_sequences_or_lines_of_its_own(path: Path, format_: str) -> None:
+def test_a_container_cannot_write_escapes_or_lines_of_its_own(path: Path, format_: str) -> None:
     daemon_log = open_log(LogConfig(file=str(path), format=format_))
     daemon_log.info(HOSTILE, HOSTILE)
     daemon_log.close()
@@ -68,7 +68,7 @@ def test_percent_signs_in_a_message_are_only_that(daemon_log: Log, path: Path) -
 
 
 @pytest.mark.parametrize(("level", "written"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
-def test_the_level_decides_what_is_written_and_what_is_remembered(path: Path, level: str, written: int) -> None:
+def test_the_level_decides_what_is_written_and_remembered(path: Path, level: str, written: int) -> None:
     daemon_log = open_log(LogConfig(file=str(path), level=level))
     for write in (daemon_log.debug, daemon_log.info, daemon_log.warning, daemon_log.error):
         write("", "x")
@@ -85,7 +85,7 @@ def test_the_file_is_nobody_else_s_to_read_whatever_the_umask(path: Path) -> Non
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-def test_a_restarted_daemon_goes_on_in_the_same_file(path: Path) -> None:
+def test_a_restarted_daemon_continues_in_the_same_file(path: Path) -> None:
     for message in ("first", "second"):
         daemon_log = open_log(LogConfig(file=str(path)))
         daemon_log.info("", message)
@@ -125,8 +125,8 @@ os.dup2(os.open("/dev/null", os.O_WRONLY), 2); log.close()
 # -- repeats
 
 
-def test_what_is_said_again_and_again_is_counted_and_told_when_the_window_has_passed(path: Path) -> None:
-    """In the file and for `tail` alike; what is another text, name or level is not held back."""
+def test_repeated_texts_are_counted_and_reported_later(path: Path) -> None:
+    """This holds for the file and for `tail`; a different text, name or level is not held back."""
     now = [0.0]
     daemon_log = open_log(LogConfig(file=str(path)), lambda: now[0])
     for _ in range(1000 + BURST):
@@ -134,7 +134,7 @@ def test_what_is_said_again_and_again_is_counted_and_told_when_the_window_has_pa
     daemon_log.warning("a:b", "something else")
     daemon_log.error("a:b", "flood")
     now[0] = WINDOW
-    daemon_log.tell_repeats()
+    daemon_log.log_repeats()
     daemon_log.warning("a:b", "flood")
     daemon_log.close()
     texts = [line.split(" ", 3)[3] for line in path.read_text().splitlines()]
@@ -142,20 +142,20 @@ def test_what_is_said_again_and_again_is_counted_and_told_when_the_window_has_pa
     assert [entry.message for entry in daemon_log.ring.recent()] == texts
 
 
-def test_what_was_held_back_is_told_before_the_log_is_closed(daemon_log: Log, path: Path) -> None:
+def test_what_was_held_back_is_logged_before_the_close(daemon_log: Log, path: Path) -> None:
     for _ in range(BURST + 1):
         daemon_log.info("", "again")
     daemon_log.close()
     assert path.read_text().splitlines()[-1].endswith(" 1 times more within 10 s: again")
 
 
-def test_a_flood_of_different_texts_is_not_remembered_without_limit() -> None:
+def test_memory_for_different_texts_is_limited() -> None:
     repeats = Repeats()
     for number in range(REMEMBERED + 100):
-        assert repeats.admit(Said(20, "", str(number)), 0.0)
+        assert repeats.admit(LogText(20, "", str(number)), 0.0)
     assert not list(repeats.over(WINDOW))
-    assert all(repeats.admit(Said(20, "", "x"), WINDOW) for _ in range(BURST))
-    assert not repeats.admit(Said(20, "", "x"), WINDOW)
+    assert all(repeats.admit(LogText(20, "", "x"), WINDOW) for _ in range(BURST))
+    assert not repeats.admit(LogText(20, "", "x"), WINDOW)
 
 
 # -- rotation
@@ -215,7 +215,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk_costs_records_and_says_so_when_there_is_room_again(small_disk: Path) -> None:
+def test_a_full_disk_costs_records_and_is_reported_later(small_disk: Path) -> None:
     daemon_log = open_log(LogConfig(file=str(small_disk / "log")))
     filler = small_disk / "filler"
     try:
@@ -285,7 +285,7 @@ def test_a_subscriber_hears_every_new_record_until_it_ends_that(daemon_log: Log)
     assert heard[0].item().keys() == {"time", "level", "name", "message"}
 
 
-def test_a_subscriber_may_end_its_subscription_while_it_is_called(daemon_log: Log) -> None:
+def test_a_subscriber_may_unsubscribe_while_it_is_called(daemon_log: Log) -> None:
     heard: list[str] = []
 
     def once(entry: Entry) -> None:

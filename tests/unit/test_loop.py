@@ -41,7 +41,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def still(clock: FakeClock) -> Iterator[Loop]:
-    """A loop on a clock that stands still."""
+    """Yield a loop on a clock that stands still."""
     made = Loop(clock)
     yield made
     made.close()
@@ -49,7 +49,7 @@ def still(clock: FakeClock) -> Iterator[Loop]:
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """The signals that tests use get their handlers back."""
+    """Restore the handlers of the signals that tests use."""
     signums = (signal.SIGUSR1, signal.SIGUSR2)
     before = [signal.getsignal(signum) for signum in signums]
     yield
@@ -188,7 +188,7 @@ def test_what_was_unwatched_in_this_batch_is_not_served(loop: Loop) -> None:
         end.close()
 
 
-def test_an_event_of_a_closed_descriptor_is_not_given_to_the_next_of_that_number(loop: Loop) -> None:
+def test_an_event_of_a_closed_descriptor_misses_its_successor(loop: Loop) -> None:
     pairs = [readable_pair() for _ in range(2)]
     fresh: list[tuple[socket.socket, socket.socket]] = []
     calls: list[str] = []
@@ -288,7 +288,7 @@ def test_a_signal_ends_the_loop_s_sleep(loop: Loop, handlers: None) -> None:
     thread.join()
 
 
-def test_a_storm_of_signals_leaves_the_loop_able_to_hear_the_next(loop: Loop, handlers: None) -> None:
+def test_a_storm_of_signals_does_not_hide_the_next(loop: Loop, handlers: None) -> None:
     calls: list[str] = []
     loop.on_signal(signal.SIGUSR1, note(calls, "usr1"))
     loop.on_signal(signal.SIGUSR2, note(calls, "usr2"))
@@ -331,7 +331,7 @@ def test_a_deadline_set_by_a_thread_ends_the_loop_s_sleep(loop: Loop) -> None:
         thread.join()
 
 
-def test_a_deadline_that_is_not_the_next_does_not_disturb_the_order(loop: Loop) -> None:
+def test_a_later_deadline_does_not_disturb_the_order(loop: Loop) -> None:
     calls: list[str] = []
     loop.call_later(0.05, note(calls, "early"))
 

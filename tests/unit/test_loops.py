@@ -1,4 +1,4 @@
-"""Which flows feed which, of agents that serve in namespaces and say where their ends are."""
+"""Flows that feed each other, among agents that serve in namespaces and report the places of their ends."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_known_circle_is_refused_and_reported_one_is_warned_of() -> None:
     circles = Circles()
     assert circles.ready("r:one", serve(route(taking(1), putting(2))), warn) == ""
     assert circles.ready("s:one", serve(route(taking(2), putting(3), "s")), warn) == ""
-    assert "circulate forever" in circles.ready("t:two", serve(route(taking(3), putting(1), "t")), warn)
+    assert "circulate endlessly" in circles.ready("t:two", serve(route(taking(3), putting(1), "t")), warn)
     circles.forget("s")
     assert circles.ready("t:two", serve(route(taking(3), putting(1), "t")), warn) == ""
     told: list[object] = [{"out": [str(2)]}, {}]
@@ -132,7 +132,7 @@ def test_known_circle_is_refused_and_reported_one_is_warned_of() -> None:
 
 
 def test_exact_routes_into_one_queue_are_warned_of_once() -> None:
-    """Where the containers are written alike by `advice`, else when they run."""
+    """The warning comes from `advice` if the containers are written alike, else when the agents run."""
     warned: list[str] = []
     circles = Circles()
     spool = SpoolEndpoint(out="/o")

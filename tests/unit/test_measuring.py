@@ -119,7 +119,7 @@ def test_no_process_to_be_had_is_an_answer_too(loop: Loop, monkeypatch: pytest.M
 
 @pytest.fixture
 def caller() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The supervisor's end and the caller's."""
+    """Yield the supervisor's end and the caller's."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     with ours, theirs:

@@ -1,4 +1,4 @@
-"""What a reload would do, asked of two configurations: every kind of change, alone and together."""
+"""Plan of a reload from two configurations: every kind of change, alone and together."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_route_with_another_value_of_any_key_is_restarted(key: str) -> None:
 
 
 @pytest.mark.parametrize(("key", "which"), list(product(OTHER_AGENT, (0, 1))))
-def test_a_route_of_which_one_agent_is_another_is_restarted(key: str, which: int) -> None:
+def test_a_route_with_one_changed_agent_is_restarted(key: str, which: int) -> None:
     agents = list(route("r").agents)
     agents[which] = dataclasses.replace(agents[which], **{key: OTHER_AGENT[key]})
     assert compare(config(route("r")), config(route("r", agents=tuple(agents)))).restart == ("r",)
@@ -103,7 +103,7 @@ KINDS = ("absent", "stop", "start", "restart", "unchanged", "autostart")
 
 
 @pytest.mark.parametrize("kinds", list(product(KINDS, repeat=3)), ids="-".join)
-def test_each_route_is_in_the_list_of_its_own_change_whatever_the_others_do(kinds: tuple[str, ...]) -> None:
+def test_each_route_is_in_the_list_of_its_own_change(kinds: tuple[str, ...]) -> None:
     named = [(f"r{number}", kind) for number, kind in enumerate(kinds)]
     before = [route(name) for name, kind in named if kind not in ("absent", "start")]
     changes: dict[str, dict[str, Any]] = {"restart": {"fsync": True}, "autostart": {"autostart": False}}
@@ -127,9 +127,7 @@ routes = st.lists(
 
 
 @given(routes, routes)
-def test_doing_what_the_plan_says_to_the_old_routes_gives_the_new_ones(
-    old: tuple[RouteConfig, ...], new: tuple[RouteConfig, ...]
-) -> None:
+def test_applying_the_plan_gives_the_new_routes(old: tuple[RouteConfig, ...], new: tuple[RouteConfig, ...]) -> None:
     found = compare(config(*old), config(*new))
     wanted = {one.name: one for one in new}
     done = {one.name: one for one in old if one.name not in found.stop}
@@ -156,17 +154,17 @@ def _meaning(one: RouteConfig) -> RouteConfig:
 # -- the table of the daemon itself
 
 
-def test_of_every_key_of_daemon_it_is_said_whether_it_can_be_applied_at_once() -> None:
+def test_every_key_of_daemon_reports_if_it_is_applied_at_once() -> None:
     """A new key shows here."""
     told = plan.LIVE | plan.FIXED
     for field in dataclasses.fields(DaemonConfig):
         if field.name not in told:
-            parts = dataclasses.fields(field.default)  # type: ignore[arg-type]  # a table of which each key is told
+            parts = dataclasses.fields(field.default)  # type: ignore[arg-type]  # a table whose keys are listed one by one
             assert {f"{field.name}.{part.name}" for part in parts} <= told
     assert not plan.LIVE & plan.FIXED
 
 
-def test_what_is_bound_to_the_process_keeps_its_old_value_and_says_so() -> None:
+def test_a_key_bound_to_the_process_keeps_its_old_value() -> None:
     new = config(state_dir="/var/lib/nsbridge", control=ControlConfig(mode=0o600, read_group="operators"))
     found = compare(config(), new)
     assert found.config.daemon == DaemonConfig()
@@ -202,7 +200,7 @@ def test_the_summary_is_one_line_and_counts_what_is_not_touched() -> None:
     assert compare(old, old).summary() == "5 unchanged"
 
 
-# -- who may meet whom
+# -- routes that may meet
 
 FTOK = FtokKey("/etc/x", 1)
 SPOOL, QUEUE = SpoolEndpoint(out="/srv/out", done="/srv/done"), QueueEndpoint(out=QueueOut(1), in_=QueueIn(2))
@@ -229,7 +227,7 @@ def _container(word: str) -> Container:
         (("runc:a", QUEUE), ("crun:a", QUEUE), True),  # crun may be asked for what runc has made, and the other way
     ],
 )
-def test_two_routes_may_meet_unless_it_is_certain_that_they_cannot(
+def test_two_routes_may_meet_unless_they_certainly_cannot(
     one: tuple[str, Any], other: tuple[str, Any], meet: bool
 ) -> None:
     quiet = AgentConfig("q:q", Container(ContainerKind.RUNC, "quiet"), FileEndpoint(in_="/quiet"))

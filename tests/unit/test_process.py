@@ -1,4 +1,4 @@
-"""What a compromised agent says to its supervisor, and how it ends: neither may cost anybody else anything."""
+"""A compromised agent's messages to its supervisor, and its end: neither may harm anybody else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from inotify_simple import INotify, flags
 
 from nsbridge.agents.confinement.entry import Assignment, close_all_but
-from nsbridge.agents.fork import fork, let_go_of_first
+from nsbridge.agents.fork import fork, release_first
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import Evidence
 from nsbridge.supervisor.host import spawn
@@ -28,24 +28,24 @@ PASSES_A_SECOND = 200  # of a loop that nothing else keeps busy, at most, while 
 
 
 class Heard:
-    """A channel on a real loop; `said` is what the supervisor hears."""
+    """A channel on a real loop; `heard` is what the supervisor receives."""
 
     def __init__(self) -> None:
         self.loop = Loop()
         ours, self.agent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self.agent.setblocking(False)
-        self.said: list[dict[str, object]] = []
-        self.channel = Channel(self.loop, ours, self.said.append)
+        self.heard: list[dict[str, object]] = []
+        self.channel = Channel(self.loop, ours, self.heard.append)
 
     def run_until(self, count: int) -> None:
         deadline = time.monotonic() + LIMIT
-        while len(self.said) < count:
-            assert time.monotonic() < deadline, f"only {len(self.said)} were heard"
+        while len(self.heard) < count:
+            assert time.monotonic() < deadline, f"only {len(self.heard)} were heard"
             self.loop.run_once(0.1)
 
     def flood(self) -> int:
-        """As much as the socket takes; how many datagrams."""
+        """Send as much as the socket takes; return how many datagrams."""
         count = 0
         try:
             while True:
@@ -81,7 +81,7 @@ def test_the_last_words_of_an_agent_that_flooded_are_heard(heard: Heard) -> None
     sent = heard.flood()
     heard.agent.close()
     heard.channel.close()
-    assert len(heard.said) == sent > 50
+    assert len(heard.heard) == sent > 50
 
 
 def test_a_descriptor_that_is_passed_does_not_arrive(heard: Heard) -> None:
@@ -94,7 +94,7 @@ def test_a_descriptor_that_is_passed_does_not_arrive(heard: Heard) -> None:
 
 
 def test_an_empty_datagram_is_no_more_than_the_end(heard: Heard) -> None:
-    """Whoever sends one is not heard any more; nothing spins."""
+    """Its sender is not heard any more; nothing spins."""
     heard.agent.send(b"")
     heard.agent.send(b'{"say": "ready"}')
     passes = 0
@@ -115,11 +115,11 @@ class _Given:
 
 
 class Kept:
-    """An agent's process on a real loop: `main` in place of an agent's. `told` is what its keeper hears."""
+    """An agent's process on a real loop: `main` in place of an agent's. `heard` is what its keeper receives."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, main: Callable[[int], int], *, let_go: bool = False) -> None:
         self.loop = Loop()
-        self.told: list[object] = []
+        self.heard: list[object] = []
         self._let_go = let_go
         monkeypatch.setattr(spawn, "agent", lambda given, _register: fork(lambda: main(given.control_fd)))
         self.process = AgentProcess.begin(
@@ -127,32 +127,32 @@ class Kept:
         )
 
     def hear(self, fields: dict[str, object]) -> None:
-        self.told.append(fields.get("text"))
+        self.heard.append(fields.get("text"))
 
     def dying(self, code: int) -> None:
-        self.told.append(("dying", code))
+        self.heard.append(("dying", code))
         if self._let_go:
             self.process.let_go()
 
     def ended(self, code: int) -> None:
-        self.told.append(("ended", code))
+        self.heard.append(("ended", code))
 
     def run_until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + LIMIT
         while not condition():
-            assert time.monotonic() < deadline, f"only {self.told}"
+            assert time.monotonic() < deadline, f"only {self.heard}"
             self.loop.run_once(0.1)
 
     def until_reaped(self) -> list[object]:
-        """All that its keeper was told."""
+        """Wait until it is reaped; return all that its keeper received."""
         self.run_until(lambda: self.process.is_reaped)
         self.loop.close()
-        return self.told
+        return self.heard
 
 
 def _watch_and_wait(control_fd: int) -> int:
-    """As an agent of files does: the kernel takes its time to let go of what it watches."""
-    control_fd = let_go_of_first(control_fd)
+    """Do as an agent of files does: the kernel takes its time to release what it watches."""
+    control_fd = release_first(control_fd)
     close_all_but({0, 1, 2, control_fd})
     watching = [INotify() for _ in range(3)]
     for one in watching:
@@ -163,21 +163,21 @@ def _watch_and_wait(control_fd: int) -> int:
 
 
 @pytest.mark.parametrize("let_go", [True, False])
-def test_a_death_is_told_before_the_kernel_is_done_with_it(monkeypatch: pytest.MonkeyPatch, *, let_go: bool) -> None:
-    """Its successor need not wait for what closing inotify takes; nothing is told of one that was let go of."""
+def test_a_death_is_known_before_the_kernel_is_done_with_it(monkeypatch: pytest.MonkeyPatch, *, let_go: bool) -> None:
+    """Its successor need not wait until inotify is closed; a released process causes no notice."""
     kept = Kept(monkeypatch, _watch_and_wait, let_go=let_go)
-    kept.run_until(lambda: kept.told == ["ready"])
+    kept.run_until(lambda: kept.heard == ["ready"])
     kept.process.child.kill()
-    kept.run_until(lambda: len(kept.told) == 2)
-    assert kept.told[1] == ("dying", -signal.SIGKILL)
+    kept.run_until(lambda: len(kept.heard) == 2)
+    assert kept.heard[1] == ("dying", -signal.SIGKILL)
     assert kept.until_reaped()[2:] == ([] if let_go else [("ended", -signal.SIGKILL)])
 
 
 def test_an_exit_code_is_known_when_it_is_dying(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Kept(monkeypatch, lambda _control_fd: 78)
-    told = kept.until_reaped()
-    assert set(told) <= {("dying", 78), ("ended", 78)}
-    assert told[-1] == ("ended", 78)
+    heard = kept.until_reaped()
+    assert set(heard) <= {("dying", 78), ("ended", 78)}
+    assert heard[-1] == ("ended", 78)
 
 
 def test_an_agent_that_closes_its_channel_and_lives_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

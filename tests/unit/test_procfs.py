@@ -1,7 +1,7 @@
 r"""The one parser of /proc/PID/stat and status, also when a process chose its name to mislead.
 
 The kind: a container's bytes in a text of the kernel. The kernel escapes only `\n` and `\` of a name in `status`, and
-nothing of it in `stat`. Whoever splits at more than `\n` takes a name for a line.
+nothing of it in `stat`. A reader that splits at more than `\\n` takes a name for a line.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_name_cannot_forge_lines_of_status(name: bytes) -> None:
 
 @contextmanager
 def named(name: bytes) -> Iterator[int]:
-    """A real child of uid 4321 and gid 4322 that has this name."""
+    """Yield a real child of uid 4321 and gid 4322 that has this name."""
     come, tell = os.pipe()
     stay, leave = os.pipe()
 

@@ -27,7 +27,7 @@ def test_number_is_nobody_s_choice() -> None:
     assert key_and_makers(0x51, "/nowhere") == (0x51, ())
 
 
-def test_owners_of_directories_links_and_the_file_are_told(tmp_path: Path) -> None:
+def test_owners_of_directories_links_and_the_file_are_given(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/key").touch()
     (tmp_path / "home").mkdir()

@@ -50,7 +50,7 @@ def test_the_messages_are_those_that_msgrcv_gives(
 def test_no_more_are_looked_at_than_there_is_room_for(
     queue: sysv_ipc.MessageQueue, most: int, size: int, count: int
 ) -> None:
-    """Where one message more than fits is allowed for, as when they are taken one by one."""
+    """One message more than fits is allowed for, because they are taken one by one."""
     for body in (b"333", b"1", b"4444", b"22"):
         queue.send(body)
     assert len(QueuePeek(0).next(queue.id, most, size)) == count

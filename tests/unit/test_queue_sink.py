@@ -71,7 +71,7 @@ def queue() -> Iterator[sysv_ipc.MessageQueue]:
 def life(
     path: Path, key: int, *, is_exact: bool, mtype: int | None = None, max_message: int = 1 << 20
 ) -> Iterator[SinkHost]:
-    """An agent that has just started, with its senders."""
+    """Yield an agent that has just started, with its senders."""
     host = SinkHost(path / "a.in")
     config = QueueEndpoint(in_=QueueIn(key, mtype), max_message=max_message)
     sink = (
@@ -90,7 +90,7 @@ def life(
 
 
 def take(queue: sysv_ipc.MessageQueue) -> tuple[int, bytes]:
-    """The next message, of any type; sysv_ipc knows no type beyond a C int."""
+    """Take the next message, of any type; sysv_ipc knows no type beyond a C int."""
     buffer = bytearray(8 + (1 << 16))
     length = linux.try_msgrcv(queue.id, linux.address_of(buffer), len(buffer) - 8, 0, linux.IPC_NOWAIT)
     assert length >= 0, "there is a message"
@@ -98,7 +98,7 @@ def take(queue: sysv_ipc.MessageQueue) -> tuple[int, bytes]:
 
 
 def serve(host: SinkHost, seconds: float) -> None:
-    """The loop runs for that long, which is what is measured."""
+    """Run the loop for that long, which is what is measured."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         host.loop.run_once(0.05)

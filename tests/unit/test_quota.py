@@ -27,7 +27,7 @@ def names(letters: tuple[KeptLetter, ...]) -> str:
 @pytest.mark.parametrize("size", [0, 1, 5, 10, 11, 100])
 @pytest.mark.parametrize("max_bytes", [1, 10, 25])
 @pytest.mark.parametrize("max_letters", [1, 2, 3])
-def test_admission_keeps_both_limits_and_drops_no_more_than_needed(
+def test_admission_keeps_both_limits_and_drops_only_what_it_must(
     max_letters: int, max_bytes: int, size: int, when_full: WhenFull
 ) -> None:
     """With any number of letters, also beyond the limits, which may have been larger."""
@@ -87,7 +87,7 @@ def test_drop_oldest_frees_what_the_file_system_lacks() -> None:
     assert names(found.admit(10, FileSystem(800, 800, 9, 80)).drop) == "01"
 
 
-def test_drop_oldest_drops_nothing_in_vain() -> None:
+def test_drop_oldest_drops_nothing_without_need() -> None:
     """Something else fills the file system: the letters would be lost and the new one not written."""
     admission = quota([50, 60], when_full=DROP).admit(11, FileSystem(0, 800))
     assert admission.drop == ()

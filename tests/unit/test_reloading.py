@@ -35,7 +35,7 @@ spool = {{ in = "/srv/in" }}
 
 
 class Daemon:
-    """What a reload touches, with a configuration file that the test writes; no loop runs."""
+    """The parts that a reload touches, with a configuration file that the test writes; no loop runs."""
 
     def __init__(self, directory: Path) -> None:
         self.file = directory / "nsbridge.toml"
@@ -90,7 +90,7 @@ def test_a_reload_says_what_it_does_in_one_line_and_as_an_event(daemon: Daemon) 
     assert 'INFO nsbridged reload: 2 unchanged; daemon.log.level: "warning" → "info": at once' in daemon.said()
 
 
-def test_a_new_route_that_does_not_start_by_itself_is_told_from_those_that_do(daemon: Daemon) -> None:
+def test_a_new_route_without_autostart_is_listed_apart(daemon: Daemon) -> None:
     daemon.write("a", "b")
     text = daemon.file.read_text(encoding="utf-8")
     daemon.file.write_text(f"{text}\n[route.b]\nautostart = false\n", encoding="utf-8")
@@ -100,7 +100,7 @@ def test_a_new_route_that_does_not_start_by_itself_is_told_from_those_that_do(da
     assert render.reload({"dry_run": True, **plan.item()})[0] == "would start        a, b (stopped: autostart = false)"
 
 
-def test_a_broken_file_changes_nothing_and_all_that_is_wrong_is_said_line_by_line(daemon: Daemon) -> None:
+def test_a_broken_file_changes_nothing_and_each_error_is_logged(daemon: Daemon) -> None:
     daemon.write("a")
     daemon.reloader.reload()
     before, routes = daemon.reloader.config, dict(daemon.roster.routes)
@@ -134,7 +134,7 @@ def test_a_log_that_cannot_be_opened_changes_nothing(daemon: Daemon, tmp_path: P
     assert daemon.said()[-1] == "ERROR nsbridged reload: nothing was changed"
 
 
-def test_the_log_goes_on_where_and_as_the_new_file_says(daemon: Daemon, tmp_path: Path) -> None:
+def test_the_log_continues_as_the_new_file_says(daemon: Daemon, tmp_path: Path) -> None:
     daemon.write(log=tmp_path / "other", more=', format = "json", level = "debug"')
     daemon.reloader.reload()
     write = daemon.log.debug
@@ -144,7 +144,7 @@ def test_the_log_goes_on_where_and_as_the_new_file_says(daemon: Daemon, tmp_path
     assert lines[0]["message"].startswith("reload: 0 unchanged; daemon.log.file:")
 
 
-def test_what_needs_a_restart_is_said_again_at_every_reload(daemon: Daemon) -> None:
+def test_what_needs_a_restart_is_logged_at_every_reload(daemon: Daemon) -> None:
     daemon.write()
     daemon.file.write_text('[daemon]\nstate_dir = "/elsewhere"\n' + daemon.file.read_text().removeprefix("[daemon]\n"))
     for _ in range(2):

@@ -12,11 +12,11 @@ NOW = 1000.0
 
 
 def crash(policy: RestartPolicy, now: float = NOW, chance: float = 0.0) -> float:
-    """It exits by itself before it was ready."""
+    """Exit before the agent was ready."""
     return policy.died(now, None, by_signal=False, chance=chance)
 
 
-def test_the_first_restart_is_at_once_and_then_the_delay_doubles_up_to_its_limit() -> None:
+def test_restart_is_immediate_then_delays_double_to_the_limit() -> None:
     policy = RestartPolicy()
     delays = [crash(policy) for _ in range(12)]
     assert delays == pytest.approx([0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30])
@@ -77,7 +77,7 @@ deaths: st.SearchStrategy[Death] = st.tuples(
 
 
 @given(st.lists(deaths, max_size=60))
-def test_a_delay_is_within_its_limits_and_jitter_only_shortens_it(
+def test_a_delay_is_within_limits_and_jitter_shortens_it(
     history: list[Death],
 ) -> None:
     policy, exact, now = RestartPolicy(), RestartPolicy(), NOW
@@ -93,7 +93,7 @@ def test_a_delay_is_within_its_limits_and_jitter_only_shortens_it(
 
 
 @given(st.lists(deaths, max_size=60))
-def test_without_stable_running_delays_never_shrink_for_an_agent_that_exits(
+def test_delays_never_shrink_without_a_stable_run(
     history: list[Death],
 ) -> None:
     policy, last = RestartPolicy(), 0.0

@@ -40,7 +40,7 @@ from nsbridge.supervisor.routes.route import Route
 
 
 def route(name: str, key: int, messages: int = 1, *, autostart: bool = True) -> RouteConfig:
-    """Its containers are not there, so an agent that is started is WAITING."""
+    """Return a route whose containers are not there, so an agent that is started is WAITING."""
     agents = (
         AgentConfig(
             f"{name}:queue", Container(ContainerKind.PIDFILE, f"/nonexistent/{key}"), QueueEndpoint(out=QueueOut(key))
@@ -74,7 +74,7 @@ class SlowRoute(Route):
 
 
 class Later:
-    """What the loop would call in its next turn."""
+    """Calls that the loop would make in its next turn."""
 
     def __init__(self) -> None:
         self.due: list[Callable[[], None]] = []
@@ -111,7 +111,7 @@ class Daemon:
         return made
 
     def _check_release(self, route: Route) -> None:
-        """Nobody is there any more whom it may meet."""
+        """Assert that no route is left that it may meet."""
         for old in self.leaving():
             if old.started and not old.done:
                 assert not may_meet(old.config, route.config), (old.config, route.config)
@@ -126,7 +126,7 @@ class Daemon:
         return [route for route in self.made if route.is_leaving and not route.closed]
 
     def finish(self, route: SlowRoute) -> None:
-        """It has handed over, and its agents have ended."""
+        """Let it hand over, and its agents end."""
         route.done = True
         self.roster.changed()
         self.later.turn()
@@ -162,7 +162,7 @@ def test_a_changed_route_is_followed_only_when_it_has_ended(daemon: Daemon) -> N
     assert set(daemon.states().values()) == {State.WAITING}
 
 
-def test_a_queue_that_moves_to_another_route_is_not_taken_from_before_the_old_one_has_ended(daemon: Daemon) -> None:
+def test_a_moved_queue_is_not_taken_before_the_old_route_ended(daemon: Daemon) -> None:
     daemon.reload(route("a", 1), route("far", 9))
     old, far = daemon.made
     daemon.reload(route("b", 1), route("far", 9, messages=2), route("free", 5))
@@ -184,7 +184,7 @@ def test_a_held_route_does_not_start_for_anybody_but_remembers(daemon: Daemon) -
     assert daemon.states() == {"b:queue": State.WAITING, "b:file": State.STOPPED}
 
 
-def test_what_people_have_stopped_stays_stopped_when_it_is_changed(daemon: Daemon) -> None:
+def test_stopped_agents_stay_stopped_after_a_change(daemon: Daemon) -> None:
     daemon.reload(route("a", 1))
     daemon.agent("a:queue").stop()
     daemon.reload(route("a", 1, messages=2))
@@ -216,7 +216,7 @@ def test_an_agent_with_a_new_name_is_wanted_as_its_route_was(daemon: Daemon) -> 
         assert daemon.agent(f"a:new{messages}").state is expected
 
 
-def test_a_route_that_comes_back_while_it_goes_is_followed_by_itself(daemon: Daemon) -> None:
+def test_a_route_that_returns_while_ending_follows_itself(daemon: Daemon) -> None:
     daemon.reload(route("a", 1))
     (old,) = daemon.made
     daemon.reload()
@@ -256,8 +256,8 @@ def test_nothing_starts_once_the_daemon_is_stopping(daemon: Daemon) -> None:
     assert [made.config.name for made in daemon.made] == ["a", "b"]
 
 
-def test_a_route_that_is_let_go_of_leaves_nothing_for_the_collector(daemon: Daemon) -> None:
-    """What is frozen (gc.freeze) the collector never looks at: a circle would stay for ever, at each reload."""
+def test_a_released_route_leaves_nothing_for_the_collector(daemon: Daemon) -> None:
+    """The collector never looks at frozen objects (gc.freeze): each reload would leave a circle for good."""
     daemon.reload(route("a", 1))
     old = weakref.ref(daemon.made.pop())
     agents = [weakref.ref(agent) for agent in daemon.roster.agents]
@@ -324,6 +324,6 @@ class AnyReloads(RuleBasedStateMachine):
         assert all(made.closed == 1 for made in self.daemon.made if made.is_leaving)
 
 
-def test_any_sequence_of_reloads_ends_as_asked_and_nobody_ever_meets(tmp_path: Path) -> None:
+def test_any_sequence_of_reloads_ends_as_configured(tmp_path: Path) -> None:
     AnyReloads.log_file = str(tmp_path / "log")
     run_state_machine_as_test(AnyReloads, settings=settings(max_examples=50, stateful_step_count=25, deadline=None))

@@ -1,4 +1,4 @@
-"""What an agent tells its supervisor: the page that both see, and the control channel. The agent may be hostile."""
+"""Reports of an agent to its supervisor: the page that both see, and the control channel. The agent may be hostile."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_each_cell_and_each_reason_has_a_place_of_its_own() -> None:
     assert page.reason("in") == "b" * LONGEST
 
 
-def test_a_shorter_reason_leaves_nothing_of_the_longer_one_before() -> None:
+def test_a_shorter_reason_overwrites_the_whole_longer_one() -> None:
     page = Scoreboard()
     page.set_reason("out", "a long reason")
     page.set_reason("out", "short")
@@ -90,7 +90,7 @@ def test_a_shorter_reason_leaves_nothing_of_the_longer_one_before() -> None:
 @given(st.text())
 @example("\udcff")
 @example("ä" * LONGEST)
-def test_any_reason_can_be_said_and_read(text: str) -> None:
+def test_any_reason_can_be_written_and_read(text: str) -> None:
     page = Scoreboard()
     page.set_reason("out", text)
     whole = text.encode("utf-8", "surrogateescape")
@@ -117,7 +117,7 @@ def channel() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def test_what_is_said_is_heard(channel: tuple[socket.socket, socket.socket]) -> None:
+def test_what_is_sent_is_received(channel: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = channel
     assert control.say(theirs, say="log", level="info", text="ä\udcff\n")
     assert control.parse(ours.recv(control.MAX_SIZE)) == {"say": "log", "level": "info", "text": "ä\udcff\n"}
@@ -125,10 +125,10 @@ def test_what_is_said_is_heard(channel: tuple[socket.socket, socket.socket]) -> 
 
 def test_a_full_channel_blocks_nobody(channel: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = channel
-    said = 0
+    sent = 0
     while control.say(theirs, say="ready"):
-        said += 1
-    assert said > 10
+        sent += 1
+    assert sent > 10
     ours.recv(control.MAX_SIZE)
     assert control.say(theirs, say="ready")
 

@@ -48,12 +48,12 @@ def test_the_numbers_are_those_of_the_kernel_s_headers(machine: str) -> None:
 
 @cache
 def numbers() -> dict[str, int]:
-    """All calls of this machine, by name."""
+    """Return all calls of this machine, by name."""
     return header_numbers(os.uname().machine)
 
 
 def call(name: str, *arguments: object) -> str:
-    """The name of the error; empty if it succeeded."""
+    """Return the name of the error; empty if it succeeded."""
     ctypes.set_errno(0)
     result = libc.syscall(numbers()[name], *arguments)
     return errno.errorcode[ctypes.get_errno()] if result < 0 else ""
@@ -281,7 +281,7 @@ def test_a_rule_is_in_force_for_threads_that_run_already() -> None:
     assert confined(AT_START, narrowed) == ["EPERM"]
 
 
-def test_a_c_library_goes_on_without_what_it_cannot_have() -> None:
+def test_a_c_library_works_without_what_it_cannot_have() -> None:
     def attempts() -> list[str]:
         ctypes.set_errno(0)
         libc.syscall(999)
@@ -334,7 +334,7 @@ def test_an_agent_can_do_what_it_does() -> None:
 
 
 def test_an_agent_may_end_itself() -> None:
-    """As it does when one of its senders is killed."""
+    """It does so when one of its senders is killed."""
 
     def child() -> int:
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)

@@ -51,7 +51,7 @@ GOOD = {
 
 @each_agent
 @pytest.mark.parametrize("name", sorted(seccomp.MACHINES))
-def test_every_call_of_every_machine_has_the_verdict_of_the_table(name: str, rules: tuple[str, ...]) -> None:
+def test_every_call_has_the_table_s_verdict_on_every_machine(name: str, rules: tuple[str, ...]) -> None:
     machine = seccomp.MACHINES[name]
     program = seccomp.program(machine, rules, PID)
     calls = {callrules.RULES[rule].call for rule in rules}

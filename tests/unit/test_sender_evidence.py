@@ -1,4 +1,4 @@
-"""What tells after a kill whether a message is in the queue, where others send too and messages are alike."""
+"""Evidence after a kill whether a message is in the queue, with other senders and equal messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def queue() -> Iterator[sysv_ipc.MessageQueue]:
 
 
 def _die_at(path: Path, key: int, seq: int, body: bytes) -> None:
-    """A life that ends just before it sends that message, its first."""
+    """End a life just before it sends that message, its first."""
 
     def life() -> int:
         setattr(linux, "try_msgsnd", killed(linux.try_msgsnd, after=False))  # noqa: B010  (a function, for mypy)
@@ -44,10 +44,10 @@ def _die_at(path: Path, key: int, seq: int, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("between", [b"two", bytes(9000)])
-def test_an_equal_older_message_does_not_prove_that_the_doubtful_one_was_sent(
+def test_an_equal_older_message_is_no_evidence_of_sending(
     tmp_path: Path, queue: sysv_ipc.MessageQueue, between: bytes
 ) -> None:
-    """Whether the one before it is in the queue too, or was put aside: it is sent, and the doubt is counted."""
+    """The one before it may be in the queue too, or put aside: the message is sent, and the doubt is counted."""
     path = tmp_path / "a.in"
     with live(path, queue.key) as (host, sink):
         host.run_until(lambda: bool(sink._pids), "the senders")
@@ -62,9 +62,7 @@ def test_an_equal_older_message_does_not_prove_that_the_doubtful_one_was_sent(
         assert contents(queue).count(PING) == 2
 
 
-def test_one_that_had_sent_before_and_sends_again_is_not_taken_for_nobody(
-    tmp_path: Path, queue: sysv_ipc.MessageQueue
-) -> None:
+def test_a_repeated_sender_is_not_taken_for_nobody(tmp_path: Path, queue: sysv_ipc.MessageQueue) -> None:
     """The message was sent and received: what is sent again is counted."""
     with Foreigner(queue.key) as foreigner:
         foreigner.send()
@@ -77,7 +75,7 @@ def test_one_that_had_sent_before_and_sends_again_is_not_taken_for_nobody(
             assert (got.count(b"one"), host.journal.cells[IN_DOUBT]) == (2, 1)
 
 
-def test_a_sender_that_our_pid_namespace_does_not_show_is_not_taken_for_nobody(
+def test_a_sender_outside_our_pid_namespace_is_not_nobody(
     tmp_path: Path, queue: sysv_ipc.MessageQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel calls it 0, as it does where nobody has sent."""
@@ -91,7 +89,7 @@ def test_a_sender_that_our_pid_namespace_does_not_show_is_not_taken_for_nobody(
 
 
 @pytest.mark.parametrize(("pid", "when", "who"), [(7, 1, 7), (0, 0, 0), (0, 1, -1)])
-def test_who_sent_last_is_a_process_nobody_or_somebody_that_is_not_shown(pid: int, when: int, who: int) -> None:
+def test_the_last_sender_is_a_process_nobody_or_hidden(pid: int, when: int, who: int) -> None:
     seen: Any = SimpleNamespace(last_send_pid=pid, last_send_time=when)
     assert last_sender(seen, 0x51) == who
 
@@ -140,10 +138,8 @@ def test_only_the_message_that_cannot_be_sent_is_put_aside(
 
 
 @pytest.mark.parametrize("seq", [1, 5])
-def test_what_came_of_a_source_that_has_lost_its_journal_takes_no_number_of_the_new_one(
-    tmp_path: Path, queue: sysv_ipc.MessageQueue, seq: int
-) -> None:
-    """It cannot be told whether it is sent twice then: it is put aside, and all new messages arrive."""
+def test_messages_of_a_lost_journal_take_no_new_number(tmp_path: Path, queue: sysv_ipc.MessageQueue, seq: int) -> None:
+    """Nothing shows if it would be sent twice then: it is put aside, and all new messages arrive."""
     new = [b"new %d" % number for number in range(1, 7)]
     with live(tmp_path / "a.in", queue.key) as (host, sink):
         host.journal.adopt(EPOCH + 1, 0)

@@ -42,7 +42,7 @@ def test_an_answer_to_a_dead_process_is_ignored() -> None:
     assert sink.store.epoch == 0
 
 
-def test_a_greeting_that_a_dead_process_took_with_it_is_answered_by_its_successor() -> None:
+def test_a_greeting_lost_with_a_process_is_answered_by_the_next() -> None:
     source = Source()
     source.take(b"x")
     packets(source.session)  # received by a sink that was killed before it answered
@@ -52,7 +52,7 @@ def test_a_greeting_that_a_dead_process_took_with_it_is_answered_by_its_successo
     assert sink.hand_over() == [b"x"]
 
 
-def test_a_peer_may_be_killed_again_and_again_before_it_is_answered() -> None:
+def test_a_peer_may_be_killed_repeatedly_before_its_answer() -> None:
     source = Source()
     for _ in range(100):
         source.session.receive(packets(Sink().session)[0])
@@ -167,7 +167,7 @@ def test_data_where_there_is_no_such_direction_is_an_error() -> None:
         source.session.receive(wire.pack_data_header(1, 1, Message(1, b""), 0, 0))
 
 
-def test_a_confirmation_where_there_is_no_such_direction_is_ignored() -> None:
+def test_a_confirmation_without_that_direction_is_ignored() -> None:
     _, sink = greeted()
     sink.session.receive(wire.pack_ack(100, 1))
     assert packets(sink.session) == []
@@ -196,7 +196,7 @@ def test_small_messages_share_packets() -> None:
 
 
 def seqs_of(frame: wire.Frame) -> list[int]:
-    """Of the messages that are in it, whole or in part."""
+    """Return the seqs of the messages that are in it, whole or in part."""
     if isinstance(frame, Run):
         return list(range(frame.first, frame.last + 1))
     return [frame.seq] if isinstance(frame, Data) else []
@@ -228,7 +228,7 @@ def test_a_message_of_which_a_piece_is_missing_does_not_come_out() -> None:
     assert [len(body) for body in sink.hand_over()] == [3 * PIECE]
 
 
-def test_a_message_confirmed_in_the_middle_of_its_repeat_does_not_spoil_the_next() -> None:
+def test_a_confirmation_during_a_repeat_does_not_spoil_the_next() -> None:
     source, sink = greeted()
     source.take(b"a" * (FITS + 1), b"b" * (FITS + 1))
     exchange(source.session, sink.session)

@@ -1,4 +1,4 @@
-"""How much a source takes and sends, and what a sink accepts."""
+"""Limits to what a source takes and sends, and to what a sink accepts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_source_takes_no_more_messages_than_the_window() -> None:
     assert not source.out.has_room()
 
 
-def test_the_source_takes_nothing_once_the_window_s_bytes_are_reached() -> None:
+def test_the_source_stops_when_the_window_s_bytes_are_used() -> None:
     source = Source(window=Window(messages=9, bytes=10))
     source.take(bytes(9))
     assert source.out.has_room()
@@ -48,7 +48,7 @@ def test_a_source_that_sends_more_than_its_window_is_an_error(window: Window) ->
 
 @pytest.mark.parametrize("window", [Window(messages=3, bytes=1000), Window(messages=1000, bytes=3), Window(1, 1)])
 @pytest.mark.parametrize("kills", [False, True])
-def test_what_is_pending_beyond_the_window_is_sent_as_the_sink_gets_on(window: Window, *, kills: bool) -> None:
+def test_pending_beyond_the_window_is_sent_as_the_sink_proceeds(window: Window, *, kills: bool) -> None:
     """The window was larger before a reload, say. Nobody's error, and nothing stands still."""
     bodies = [b"%d" % number for number in range(10)]
     source, sink = greeted(window)
@@ -66,7 +66,7 @@ def test_what_is_pending_beyond_the_window_is_sent_as_the_sink_gets_on(window: W
     assert got == bodies
 
 
-def test_an_empty_message_does_not_go_into_a_window_whose_bytes_are_used_up() -> None:
+def test_an_empty_message_waits_for_a_window_full_of_bytes() -> None:
     """The sink refuses all that comes with it; so it is neither taken nor, where it is pending, sent."""
     source, sink = greeted(Window(messages=9, bytes=3))
     bodies = [b"1", b"2", b"3", b""]
@@ -79,7 +79,7 @@ def test_an_empty_message_does_not_go_into_a_window_whose_bytes_are_used_up() ->
 
 
 @pytest.mark.parametrize("window", [Window(messages=3, bytes=1000), Window(messages=1000, bytes=3)])
-def test_what_a_dead_source_filled_the_window_with_is_not_held_against_its_successor(window: Window) -> None:
+def test_a_dead_source_s_messages_do_not_block_its_successor(window: Window) -> None:
     source, sink = greeted(window)
     source.take(b"1", b"2", b"3")
     exchange(source.session, sink.session)
@@ -96,7 +96,7 @@ def test_what_a_dead_source_filled_the_window_with_is_not_held_against_its_succe
     assert successor.store.confirmed == 3
 
 
-def test_the_sink_is_not_idle_while_messages_of_a_dead_source_wait() -> None:
+def test_the_sink_is_busy_while_a_dead_source_s_messages_wait() -> None:
     source, sink = greeted()
     assert sink.in_.idle()
     source.take(b"1")

@@ -1,4 +1,4 @@
-"""The one fork, and children that tell: real children, real signals, every descriptor counted."""
+"""One fork, and children that report in lines: real children, real signals, every descriptor counted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOTHING: list[object] = []
 
 
 def hang() -> int:
-    """What a child does until it is killed; not for ever, lest a failing test leaves it behind."""
+    """Hang until the process is killed; end at last, so that a failing test leaves nothing behind."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(20)
     signal.pause()
@@ -31,7 +31,7 @@ def hang() -> int:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
-    """Neither a descriptor nor a child, dead or alive."""
+    """Assert that neither a descriptor nor a child, dead or alive, is left."""
     before, had = os.listdir("/proc/self/fd"), children()
     yield
     assert os.listdir("/proc/self/fd") == before
@@ -39,7 +39,7 @@ def nothing_is_left_behind() -> Iterator[None]:
 
 
 def children() -> set[int]:
-    """The children that this process has not waited for; the session's container engines may be among them."""
+    """Return the children that this process has not waited for; the session's container engines may be among them."""
     return {child.pid for child in psutil.Process().children()}
 
 
@@ -80,7 +80,7 @@ def test_a_child_ends_with_the_result_of_its_main(code: int) -> None:
     assert run(lambda: code) == code
 
 
-def test_a_child_that_raises_says_so_in_one_line_and_never_returns(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_child_that_raises_reports_one_line_and_never_returns(capfd: pytest.CaptureFixture[str]) -> None:
     def main() -> int:
         raise ValueError("no \udcff")
 
@@ -96,7 +96,7 @@ def test_a_child_never_returns_whatever_it_raises(error: BaseException) -> None:
     assert run(main) == EXIT_AGAIN
 
 
-def test_a_child_that_is_killed_is_reaped_with_the_signal_s_number() -> None:
+def test_a_killed_child_is_reaped_with_the_signal_s_number() -> None:
     child = fork(hang)
     child.kill()
     assert ended(child.pidfd)
@@ -137,7 +137,7 @@ def test_a_signal_that_a_child_handles_does_not_wake_its_parent(loop: Loop) -> N
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_signals_are_blocked_neither_in_the_child_nor_in_the_parent() -> None:
+def test_signals_are_blocked_in_neither_child_nor_parent() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
     try:
         assert run(lambda: len(signal.pthread_sigmask(signal.SIG_BLOCK, ()))) == 0
@@ -156,8 +156,8 @@ def test_without_a_descriptor_for_it_there_is_no_child() -> None:
         restore()
 
 
-def test_without_another_process_there_is_an_error_and_signals_are_as_before() -> None:
-    """As a user whose processes are used up: root has no such limit."""
+def test_a_failed_fork_is_an_error_and_signals_are_as_before() -> None:
+    """Runs as a user whose processes are used up: root has no such limit."""
 
     def main() -> int:
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
@@ -175,23 +175,23 @@ def test_without_another_process_there_is_an_error_and_signals_are_as_before() -
 
 
 class Heard:
-    """A TellerListener that keeps it all."""
+    """A LineListener that keeps it all."""
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
         self.code: int | None = None
 
-    def teller_said(self, line: bytes) -> None:
+    def line_received(self, line: bytes) -> None:
         assert self.code is None
         self.lines.append(line)
 
-    def teller_ended(self, code: int) -> None:
+    def child_ended(self, code: int) -> None:
         assert self.code is None
         self.code = code
 
 
 def says(*chunks: bytes, code: int = 0) -> Callable[[int], int]:
-    """A teller's main."""
+    """Return the main function of a child that writes these chunks."""
 
     def main(writer: int) -> int:
         for chunk in chunks:
@@ -204,7 +204,7 @@ def says(*chunks: bytes, code: int = 0) -> Callable[[int], int]:
 
 
 def hear(loop: Loop, main: Callable[[int], int], meanwhile: Callable[[LineChild, Heard], None] | None = None) -> Heard:
-    """All that it tells, when it has ended."""
+    """Return all that it wrote, when it has ended."""
     heard = Heard()
     teller = LineChild(loop, main, heard)
     deadline = time.monotonic() + 2 * LIMIT
@@ -216,13 +216,13 @@ def hear(loop: Loop, main: Callable[[int], int], meanwhile: Callable[[LineChild,
     return heard
 
 
-def test_what_a_teller_tells_comes_line_by_line_in_order(loop: Loop) -> None:
+def test_a_child_s_lines_come_one_by_one_in_order(loop: Loop) -> None:
     heard = hear(loop, says(b"one\ntw", b"o\n\n\xff\0\n", b"cut off", code=7))
     assert (heard.lines, heard.code) == ([b"one", b"two", b"", b"\xff\0"], 7)
 
 
 def test_a_million_lines_come_all_and_slowly(loop: Loop) -> None:
-    """What is told without end waits in the pipe: the loop has time for others meanwhile."""
+    """Output without end waits in the pipe: the loop has time for others meanwhile."""
     count = 100_000
     others: list[float] = []
     heard = hear(loop, says(b"0123456789\n" * count), lambda *_: others.append(time.monotonic()))
@@ -242,7 +242,7 @@ def test_a_bug_in_a_teller_is_one_line_and_its_end(loop: Loop, capfd: pytest.Cap
     assert capfd.readouterr().err == "nsbridged: ZeroDivisionError: integer division or modulo by zero\n"
 
 
-def test_a_teller_that_dies_is_told_of_with_what_it_said(loop: Loop) -> None:
+def test_a_dead_child_is_reported_with_its_lines(loop: Loop) -> None:
     heard = hear(loop, lambda writer: says(b"last\n")(writer) or send_to_itself(signal.SIGSEGV))
     assert (heard.lines, heard.code) == ([b"last"], -signal.SIGSEGV)
 
@@ -255,7 +255,7 @@ def test_a_teller_that_hangs_can_be_killed(loop: Loop) -> None:
     assert hear(loop, lambda writer: says(b"up\n")(writer) or hang(), kill_it).code == -signal.SIGKILL
 
 
-def test_a_teller_that_closes_its_pipe_and_goes_on_is_not_waited_for(loop: Loop) -> None:
+def test_a_child_that_closes_its_pipe_is_not_waited_for(loop: Loop) -> None:
     """Its end is seen when it ends; the loop has sleep until then."""
     turns: list[float] = []
 
@@ -268,7 +268,7 @@ def test_a_teller_that_closes_its_pipe_and_goes_on_is_not_waited_for(loop: Loop)
     assert len(turns) < 5
 
 
-def test_an_abandoned_teller_tells_nothing_and_is_killed_and_reaped(loop: Loop) -> None:
+def test_an_abandoned_child_is_silent_killed_and_reaped(loop: Loop) -> None:
     heard, had = Heard(), children()
     LineChild(loop, lambda writer: says(b"x\n")(writer) or hang(), heard).abandon()
     while children() != had:

@@ -1,4 +1,4 @@
-"""Where delivered files are moved: names that do not fit, or are taken there."""
+"""Directory `done` of delivered files: names that do not fit, or are taken there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which names of a spool wait, and in which order; scans of very large directories."""
+"""Names of a spool that wait, and their order; scans of very large directories."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_what_arrives_during_a_scan_comes_after_it(make_spool: Make, monkeypatch
 
 
 def test_unconfirmed_files_are_sent_before_the_scan(make_spool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a restart is quick, however many files wait behind them."""
+    """A restart is quick, however many files wait behind them."""
     life = make_spool(window=4)
     life.host.confirms = False
     for number in range(600):
@@ -110,7 +110,7 @@ def test_unconfirmed_files_are_sent_before_the_scan(make_spool: Make, monkeypatc
 
 
 def test_refused_name_is_retried_with_backoff(make_spool: Make) -> None:
-    """And a kind of event for it is no further clock: of many events for one name there is one retry."""
+    """Further events do not add clocks: many events for one name cause one retry."""
     life = make_spool()
     with (life.out / "name").open("wb") as _writer:
         for _ in range(50):

@@ -19,7 +19,7 @@ from tests.fake_host import OfferedSinkHost, killed_at
 OLD = OfferedSinkHost.EPOCH
 
 
-def test_a_message_of_a_source_that_has_lost_its_journal_leaves_no_intent_for_the_new_one(tmp_path: Path) -> None:
+def test_a_lost_journal_s_message_leaves_no_intent_for_the_new(tmp_path: Path) -> None:
     """Killed after it: the new source's message of that number is not taken for handed over."""
     box = tmp_path / "in"
     for life in range(2):
@@ -36,7 +36,7 @@ def test_a_message_of_a_source_that_has_lost_its_journal_leaves_no_intent_for_th
     assert [path.read_bytes() for path in sorted(box.iterdir())] == [b"old", b"new"]
 
 
-def test_a_directory_above_it_that_is_moved_away_is_noticed_at_a_heartbeat(tmp_path: Path) -> None:
+def test_a_moved_parent_directory_is_noticed_at_a_heartbeat(tmp_path: Path) -> None:
     """The next message goes where the program looks for it."""
     box = tmp_path / "spool" / "in"
     box.parent.mkdir()

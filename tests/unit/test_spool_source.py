@@ -60,7 +60,7 @@ def test_listing_that_misses_earlier_files_keeps_order(make_spool: Make, monkeyp
     listing = os.scandir
 
     def racing(directory: int) -> object:
-        """Is past the place of the first two when they come, and not yet past that of the third."""
+        """List a directory into which three files come when the scan is already past the place of the first two."""
         monkeypatch.setattr(os, "scandir", listing)
         for number in (1, 2, 3):
             life.put(str(number), b"%d" % number)
@@ -80,7 +80,7 @@ def test_what_is_no_file_is_named_once_and_the_others_are_taken(make_spool: Make
     (life.out.parent / "bait").rename(life.out / "0 bait")
     life.put("1 message", b"one")
     life.expect(b"one")
-    if kind != "directory":  # of which no event tells; a scan finds it
+    if kind != "directory":  # for which there is no event; a scan finds it
         life.host.run_until(lambda: life.said("0 bait") > 0, "it is refused")
         assert life.said("0 bait") == life.said(f"a {kind}") == 1
     life.kill()
@@ -121,7 +121,7 @@ def test_a_file_that_is_too_large_is_not_read(make_spool: Make) -> None:
 
 
 def test_names_that_wait_are_bounded_and_none_is_forgotten(make_spool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is beyond the bound is found by a scan."""
+    """A scan finds the names beyond the bound."""
     monkeypatch.setattr(spool_names, "_MOST", 100)
     life = make_spool(window=10)
     life.host.confirms = False  # the window fills
@@ -136,7 +136,7 @@ def test_names_that_wait_are_bounded_and_none_is_forgotten(make_spool: Make, mon
     life.host.confirms = True
     life.host.confirm()
     life.expect(*bodies)
-    life.host.run_until(lambda: not os.listdir(life.out), "all are let go of")
+    life.host.run_until(lambda: not os.listdir(life.out), "all are released")
 
 
 def test_many_files_at_once_are_taken_in_time_in_order(make_spool: Make) -> None:
@@ -170,8 +170,8 @@ def test_many_baits_are_counted_and_forgotten_when_gone(make_spool: Make, monkey
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "symbolic link", "missing parent"])
-def test_a_done_directory_that_is_replaced_is_waited_for_and_costs_nothing(make_spool: Make, kind: str) -> None:
-    """The agent goes on as soon as it is mended, and no descriptor is closed twice."""
+def test_a_replaced_done_directory_is_waited_for(make_spool: Make, kind: str) -> None:
+    """The agent resumes as soon as it is fixed, and no descriptor is closed twice."""
     life = make_spool(move=True)
     life.put("1", b"one")
     life.host.run_until((life.done / "1").exists, "the first is moved")
@@ -187,7 +187,7 @@ def test_a_done_directory_that_is_replaced_is_waited_for_and_costs_nothing(make_
     life.host.confirms = True
     life.host.confirm()
     life.host.run_until(lambda: "done" in life.host.reason, "it says what it waits for")
-    life.host.run_until(lambda: "cannot be moved away" in life.host.reason, "it goes on waiting")
+    life.host.run_until(lambda: "cannot be moved away" in life.host.reason, "it still waits")
     life.done.unlink()
     life.host.run_until((life.done / "2").exists, "it is moved when the directory can be made again")
     life.put("3", b"three")
@@ -214,8 +214,8 @@ def test_what_comes_after_more_than_can_wait_is_taken_after_it(
     assert life.host.bodies() == [b"%03d" % number for number in range(60)]
 
 
-def test_a_directory_above_it_that_is_moved_away_is_noticed_at_a_heartbeat(make_spool: Make) -> None:
-    """Nothing tells, and the programs use the new one: what is put there is taken."""
+def test_a_moved_parent_directory_is_noticed_at_a_heartbeat(make_spool: Make) -> None:
+    """No event reports it, and the programs use the new one: what is put there is taken."""
     life = make_spool()
     life.put("1", b"one")
     life.expect(b"one")

@@ -71,7 +71,7 @@ def link_from_a_hidden_name(out: Path, _beside: Path) -> None:
 
 
 def link_tmpfile(fd: int, path: Path) -> None:
-    """linkat(2) with AT_SYMLINK_FOLLOW, as open(2) shows it for O_TMPFILE."""
+    """Link by linkat(2) with AT_SYMLINK_FOLLOW, as open(2) shows it for O_TMPFILE."""
     own_fds = os.open("/proc/self/fd", os.O_RDONLY)
     os.link(str(fd), path, src_dir_fd=own_fds, follow_symlinks=True)
     os.close(own_fds)
@@ -206,7 +206,7 @@ def test_file_renamed_after_it_was_taken_is_one_message(make_spool: Make) -> Non
     life.expect(FIRST, SECOND)
 
 
-def test_file_renamed_and_changed_after_it_was_taken_is_a_new_message(make_spool: Make) -> None:
+def test_file_renamed_and_changed_after_it_was_taken_is_new(make_spool: Make) -> None:
     """Once, although it waits with the inode of the one that was taken; as a new file on ext4 has it, too."""
     life = make_spool(window=3)
     life.host.confirms = False
@@ -319,7 +319,7 @@ def test_touch_of_a_taken_file_repeats_nothing(make_spool: Make) -> None:
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_overwritten_file_that_waits_is_one_message(make_spool: Make, in_place: bool) -> None:
-    """The content is the latest. Of a file that was taken already, the new content is another message."""
+    """The content is the latest. Of a file that was taken already, the new content is a second message."""
     life = make_spool(window=1)
     life.host.confirms = False
     life.put("1", b"one")
@@ -367,9 +367,7 @@ def test_order_is_kept_while_writers_are_counted_out(make_spool: Make, monkeypat
     assert life.host.bodies() == [b"%d" % number for number in range(5)]
 
 
-def test_unreadable_file_is_counted_and_taken_when_it_can_be_read(
-    make_spool: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_file_is_counted_and_taken_when_readable(make_spool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """read(2) fails with EIO, like on a bad disk. The agent lives, and other files pass. Sibling: open(2) fails."""
     read, broken = os.read, [True]
 

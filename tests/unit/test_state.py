@@ -1,4 +1,4 @@
-"""What an agent opens of the state directory: where, with which modes, and how large the journals are."""
+"""Files of an agent in the state directory: where, with which modes, and how large the journals are."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def close(state: AgentFiles) -> None:
 
 
 def found(tmp_path: Path) -> dict[str, int]:
-    """The mode of everything below the state directory."""
+    """Return the mode of everything below the state directory."""
     return {
         str(path.relative_to(tmp_path / "state")): stat.S_IMODE(path.stat().st_mode)
         for path in sorted((tmp_path / "state").rglob("*"))
@@ -111,7 +111,7 @@ def test_a_link_in_place_of_the_dead_letters_is_refused(tmp_path: Path) -> None:
 def test_the_journal_holds_a_full_window_and_one_message_more(
     tmp_path: Path, endpoint: Endpoint, window: Window
 ) -> None:
-    """What a source keeps of each: a note, or the message, of which the last may be the longest there is."""
+    """A source keeps a note of each, or the message; the last one may be the longest there is."""
     state = opened(tmp_path, endpoint, window)
     assert state.source is not None
     most = 512 - 16 if isinstance(endpoint, SpoolEndpoint) else window.bytes // window.messages

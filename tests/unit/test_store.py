@@ -14,7 +14,7 @@ from nsbridge.agents.wire import VOID, Message, Run
 
 @pytest.fixture
 def reopen(tmp_path: Path) -> Iterator[Callable[[], NoteStore]]:
-    """The store as the next agent finds it; the one before is closed."""
+    """Yield a function that opens the store as the next agent finds it; the one before is closed."""
     stores: list[NoteStore] = []
 
     def next_agent() -> NoteStore:
@@ -29,7 +29,7 @@ def reopen(tmp_path: Path) -> Iterator[Callable[[], NoteStore]]:
 
 
 def message_of(store: NoteStore, seq: int) -> Message | None:
-    """The one message of that number, None if it cannot be had now."""
+    """Return the one message of that number, None if it cannot be had now."""
     run = store.run(seq)
     return None if run is None else Message(run.type, run.bodies[0])
 
@@ -39,7 +39,7 @@ def store(reopen: Callable[[], NoteStore]) -> NoteStore:
     return reopen()
 
 
-def test_a_noted_message_is_had_from_memory_while_the_agent_lives(store: NoteStore) -> None:
+def test_a_noted_message_comes_from_memory_while_the_agent_lives(store: NoteStore) -> None:
     store.load = lambda _note, _seq: pytest.fail("it is in memory")
     assert store.note(0, (b"body",), b"note") == 1
     assert message_of(store, 1) == Message(0, b"body")
@@ -82,9 +82,7 @@ def test_one_that_is_no_more_gives_void_and_can_be_confirmed(store: NoteStore, r
     assert (again.confirmed, again.pending_bytes) == (1, 0)
 
 
-def test_a_message_that_is_nowhere_in_the_container_is_kept_whole(
-    store: NoteStore, reopen: Callable[[], NoteStore]
-) -> None:
+def test_a_message_that_is_nowhere_in_the_container_is_kept(store: NoteStore, reopen: Callable[[], NoteStore]) -> None:
     """A dead letter that is taken again."""
     store.note(0, (b"a",), b"note a")
     assert store.append(Message(0, b"\0kept\xff")) == 2
@@ -116,7 +114,7 @@ def test_confirming_what_was_never_loaded_leaves_the_sum_right(
     assert again.pending_bytes == 0
 
 
-def test_the_note_of_a_confirmed_message_is_there_until_the_next_is_taken(store: NoteStore) -> None:
+def test_a_confirmed_message_s_note_stays_until_the_next_take(store: NoteStore) -> None:
     """Its file has still to be removed."""
     store.note(0, (b"body",), b"note")
     store.confirm(1)
@@ -127,7 +125,7 @@ BODIES = (b"a", b"bc", b"", b"def")
 
 
 def load_rest(note: bytes, seq: int) -> tuple[int, tuple[bytes, ...]]:
-    """Of a note that says its first seq."""
+    """Return the position for a note that holds its first seq."""
     return 0, BODIES[seq - int(note) :]
 
 
@@ -139,7 +137,7 @@ def test_several_messages_have_one_note_and_numbers_of_their_own(store: NoteStor
     assert [store.note_of(seq) for seq in range(1, 6)] == [b"0", *[b"2"] * 4]
 
 
-def test_a_run_that_is_confirmed_in_part_goes_on_after_it(store: NoteStore, reopen: Callable[[], NoteStore]) -> None:
+def test_a_run_confirmed_in_part_resumes_after_that_part(store: NoteStore, reopen: Callable[[], NoteStore]) -> None:
     store.note(0, BODIES, b"1")
     store.confirm(2)
     assert store.pending_bytes == 3

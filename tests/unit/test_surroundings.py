@@ -228,7 +228,7 @@ def test_root_s_agent_uses_no_directory_of_a_stranger(
 
 @pytest.mark.parametrize("user", [None, User(0, 0)])
 def test_directory_that_became_a_stranger_s_is_not_opened(room: Room, user: User | None) -> None:
-    """The owner of `out` may change while the agent runs, and nothing but the directory that is open tells."""
+    """The owner of `out` may change while the agent runs, and only the open directory shows it."""
     room.make("data/out", 0)
 
     def opened(around: FileSurroundings) -> object:

@@ -15,7 +15,7 @@ MB = 1 << 20
 
 
 def answer(clock: float, delivered: int = 0, **facts: float) -> TopAnswer:
-    """orders:web has sent `delivered` messages of 100 bytes to orders:legacy."""
+    """Return an answer in which orders:web has sent `delivered` messages of 100 bytes to orders:legacy."""
     return top_answer(
         clock,
         (agent("orders:web"), agent("orders:legacy", container="runc:legacy", endpoint="queue")),
@@ -30,7 +30,7 @@ def answer(clock: float, delivered: int = 0, **facts: float) -> TopAnswer:
     )
 
 
-def test_rates_are_what_went_on_between_two_looks() -> None:
+def test_rates_are_the_changes_between_two_looks() -> None:
     web, legacy = look(answer(10.0, 1000), answer(12.0, 3000, cpu=0.5)).rows
     assert (web.name, web.out, web.in_, web.bytes, web.pending) == ("orders:web", 1000.0, 100.0, 101000.0, 0)
     assert (legacy.out, legacy.in_, legacy.bytes, legacy.pending) == (100.0, 1000.0, 101000.0, 3)
@@ -198,7 +198,7 @@ def _first(view: View, height: int = 24) -> str:
     return lines[heading + 1].split()[0]
 
 
-def test_every_word_to_sort_by_has_a_key_of_its_own_and_the_same_key_again_turns_the_order() -> None:
+def test_every_sort_key_is_unique_and_its_repetition_reverses() -> None:
     assert len({word[0] for word in TOP_KEYS}) == len(TOP_KEYS)
     view = _view()
     for word in TOP_KEYS:

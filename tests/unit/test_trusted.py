@@ -90,7 +90,7 @@ def test_other_writers_on_the_way_are_refused(root: Path, mode: int) -> None:
     os.close(pin(str(root / "a/file")))
 
 
-def test_link_of_a_stranger_is_refused_and_a_link_of_root_is_followed(root: Path) -> None:
+def test_link_of_a_stranger_is_refused_and_of_root_followed(root: Path) -> None:
     shared = root / "tmp"
     shared.mkdir()
     shared.chmod(0o1777)

@@ -26,7 +26,7 @@ def root() -> Iterator[int]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """a/b/file, and links of every kind to it."""
+    """Make a/b/file, and links of every kind to it."""
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/file").write_bytes(b"x")
     for name, target in LINKS.items():
@@ -53,7 +53,7 @@ def inode(place: WalkEnd) -> int | None:
 
 
 def kernel_walk(root: int, path: bytes, flags: int) -> tuple[int | None, int]:
-    """Inode and errno. The kernel gives up on ".." (EAGAIN) when anything on the machine is renamed meanwhile."""
+    """Return inode and errno. The kernel gives up on ".." (EAGAIN) if anything on the machine is renamed meanwhile."""
     while True:
         try:
             fd = linux.openat2(root, path, flags, 0, linux.RESOLVE_IN_ROOT)
@@ -114,7 +114,7 @@ def test_walk_closes_what_it_opened(root: int, tree: Path) -> None:
         ("loop/x", False, ""),
     ],
 )
-def test_walk_tells_the_deepest_directory(root: int, tree: Path, path: str, is_missing: bool, directory: str) -> None:
+def test_walk_returns_the_deepest_directory(root: int, tree: Path, path: str, is_missing: bool, directory: str) -> None:
     with walk(root, os.fsencode(tree / path)) as place:
         is_link = place.status is not None and path == "dangling"
         assert place.is_missing is (is_missing and not is_link)

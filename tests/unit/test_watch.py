@@ -31,7 +31,7 @@ def spool(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def watched(spool: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Makes watches of a directory, which stays open as an agent keeps it; all are closed in the end."""
+    """Yield a maker of watches of a directory, which stays open as an agent keeps it; all are closed in the end."""
     monkeypatch.chdir("/")  # where every agent is
     before = os.listdir("/proc/self/fd")
     made: list[DirectoryWatch] = []
@@ -55,7 +55,7 @@ def is_readable(watching: DirectoryWatch) -> bool:
     return bool(select.select([watching], [], [], 0)[0])
 
 
-def test_files_that_were_closed_after_writing_or_renamed_into_it_are_seen(watched: Make, spool: Path) -> None:
+def test_files_closed_after_writing_or_renamed_in_are_seen(watched: Make, spool: Path) -> None:
     changes = watched()
     (spool / "written").write_bytes(b"x")
     (spool.parent / "x").write_bytes(b"x")
@@ -77,7 +77,7 @@ def test_what_was_not_asked_for_wakes_nobody(watched: Make, spool: Path) -> None
     assert not is_readable(changes)
 
 
-def test_a_file_that_is_open_for_writing_is_not_seen_before_it_is_closed(watched: Make, spool: Path) -> None:
+def test_a_file_open_for_writing_is_not_seen_before_its_close(watched: Make, spool: Path) -> None:
     changes = watched()
     with (spool / "x").open("wb") as file:
         file.write(b"x")
@@ -102,7 +102,7 @@ def test_a_name_is_any_bytes(watched: Make, spool: Path, name: bytes) -> None:
 
 
 def test_identical_events_may_come_as_one(watched: Make, spool: Path) -> None:
-    """So an event never says how often."""
+    """An event therefore never counts."""
     changes = watched()
     for _ in range(3):
         (spool / "x").write_bytes(b"x")
@@ -123,7 +123,7 @@ def test_many_events_come_in_order(watched: Make, spool: Path) -> None:
     assert seen == names
 
 
-def test_an_overflow_of_the_kernel_s_queue_is_told(watched: Make, spool: Path) -> None:
+def test_an_overflow_of_the_kernel_s_queue_is_reported(watched: Make, spool: Path) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     changes = watched(mask=EVENTS | watch.CREATED)
     first, second = (spool / name for name in "ab")
@@ -143,8 +143,10 @@ def test_an_overflow_of_the_kernel_s_queue_is_told(watched: Make, spool: Path) -
 # -- the directory itself
 
 
-def test_a_directory_that_was_removed_is_gone_although_it_is_kept_open(watched: Make, spool: Path) -> None:
-    """As by `rm -rf spool; mkdir spool`. The kernel tells the removed directory itself only once nobody has it open."""
+def test_a_removed_directory_is_gone_although_it_is_kept_open(watched: Make, spool: Path) -> None:
+    """This is what happens after `rm -rf spool; mkdir spool`. The kernel reports the removal only once nobody has the
+    directory open.
+    """
     changes = watched()
     spool.rmdir()
     assert is_readable(changes)
@@ -173,9 +175,7 @@ def test_a_directory_that_was_removed_with_its_parent_is_gone(watched: Make, tmp
     assert changes.read().gone
 
 
-def test_a_directory_that_was_removed_before_it_is_watched_is_blocked(
-    spool: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_removed_before_its_watch_is_blocked(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     fd = os.open(spool, os.O_RDONLY)
     spool.rmdir()
@@ -239,7 +239,7 @@ def test_a_path_that_is_exchanged_leads_nowhere_else(watched: Make, spool: Path,
 
 
 def test_used_up_instances_name_their_sysctl(spool: Path) -> None:
-    """As another user, whose instances nobody else uses."""
+    """Runs as another user, whose instances nobody else uses."""
 
     def child() -> str:
         os.setresuid(54321, 54321, 54321)

@@ -29,7 +29,7 @@ class Exhaustion:
 
 @pytest.fixture
 def exhaustion(monkeypatch: pytest.MonkeyPatch) -> Exhaustion:
-    """All instances are used up until `is_on` is false; the pace is quick."""
+    """Use up all instances until `is_on` is false; the pace is quick."""
     made = Exhaustion()
     instance = watch._instance
 

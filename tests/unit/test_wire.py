@@ -11,14 +11,14 @@ HELLO = Hello(nonce=1, answers=2, out_epoch=3, out_confirmed=4, in_epoch=5, in_h
 
 
 def data(body: bytes, offset: int = 0, total: int | None = None, seq: int = 1, mtype: int = 9) -> bytes:
-    """A DATA frame; `total` may lie."""
+    """Return a DATA frame; `total` may lie."""
     frame = bytearray(wire.pack_data_header(7, seq, Message(mtype, b""), offset, len(body)))
     frame[32:36] = (offset + len(body) if total is None else total).to_bytes(4, "little")
     return bytes(frame) + body
 
 
 def run(*bodies: bytes, first: int = 1, mtype: int = 9, count: int | None = None) -> bytes:
-    """A RUN frame; `count` may lie."""
+    """Return a RUN frame; `count` may lie."""
     frame = bytearray(b"".join(wire.pack_run(Run(7, first, mtype, bodies))))
     frame[4:8] = (len(bodies) if count is None else count).to_bytes(4, "little")
     return bytes(frame)

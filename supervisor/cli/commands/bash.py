@@ -67,7 +67,7 @@ _ANY = -1  # position of an operand
 
 
 def script(programs: Sequence[Program]) -> str:
-    """All of it, for these programs."""
+    """Return the whole script for these programs."""
     names = ", ".join(program.name for program in programs)
     return _DRIVER.replace("{names}", names) + "".join(_program(program) for program in programs)
 
@@ -82,7 +82,9 @@ def _program(program: Program) -> str:
 
 
 def _kinds(program: Program) -> Iterator[tuple[str, str]]:
-    """(pattern, kind): of an option's value; of options (` dead list -`) and operands (` dead list 0`) of a command."""
+    """Yield (pattern, kind): of an option's value; of options (` dead list -`) and operands (` dead list 0`) of a
+    command.
+    """
     values: dict[str, str] = {}
     for path in program.command.walk():
         values |= {flag: _kind(option.value) for option in path[-1].options if option.value for flag in option.flags}

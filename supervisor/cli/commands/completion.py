@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 PROGRAMS = (nsbridgectl.PROGRAM, nsbridge.PROGRAM, nsbridged.PROGRAM)
 SHELLS = {"bash": bash.script, "zsh": zsh.script, "fish": fish.script}
-TIMEOUT = 0.5  # seconds; whoever has pressed TAB waits
+TIMEOUT = 0.5  # seconds; the user has pressed TAB and waits
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/")
 
 
 def answer(what: str, words: list[str]) -> str:
-    """What `nsbridgectl completion WHAT WORD...` prints."""
+    """Return the output of `nsbridgectl completion WHAT WORD...`."""
     if what in SHELLS:
         return SHELLS[what](PROGRAMS)
     try:
@@ -52,7 +52,7 @@ def _letters(client: ControlClient) -> list[str]:
 
 
 def _socket_path(words: list[str]) -> str:
-    """The socket that a half-typed command line means. NsbridgeError if its configuration cannot be read."""
+    """Return the socket that a half-typed command line means. Raise NsbridgeError if it cannot be known."""
     from nsbridge.supervisor.cli import nsbridgectl as ctl  # noqa: PLC0415  (it imports us)
 
     chosen = {option.dest: _last(option, words) for option in nsbridgectl.PROGRAM.command.options if option.value}
@@ -60,7 +60,7 @@ def _socket_path(words: list[str]) -> str:
 
 
 def _last(option: Option, words: list[str]) -> str | None:
-    """The value that `option` has in `words`; what is half-typed or wrong otherwise does not matter."""
+    """Return the value of `option` in `words`; words that are half-typed or wrong do not matter."""
     found = None
     for number, word in enumerate(words):
         for flag in option.flags:

@@ -39,7 +39,7 @@ _MANY = 1000  # operands
 
 
 def script(programs: Sequence[Program]) -> str:
-    """All of it, for these programs."""
+    """Return the whole script for these programs."""
     options = [option for program in programs for path in program.command.walk() for option in path[-1].options]
     valued = dict.fromkeys(flag for option in options if option.value for flag in option.flags)
     head = _HEAD.replace("{names}", ", ".join(program.name for program in programs))

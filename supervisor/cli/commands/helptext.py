@@ -14,14 +14,14 @@ _UNBROKEN = "\N{NO-BREAK SPACE}"
 
 
 def asked(program: Program, parsed: Parsed) -> str:
-    """What a command line that wants help or the version is answered with."""
+    """Return the answer to a command line that asks for help or the version."""
     if parsed.wants == "version":
         return f"{program.name} {version('nsbridge')}\n"
     return show(program, parsed.path)
 
 
 def show(program: Program, path: tuple[Command, ...]) -> str:
-    """The help of the last command of `path`, which begins with the program's own."""
+    """Return the help of the last command of `path`, which begins with the program's own."""
     command = path[-1]
     parts = [synopsis(path), _filled(command.text)]
     if command.commands:
@@ -38,7 +38,7 @@ def show(program: Program, path: tuple[Command, ...]) -> str:
 
 
 def synopsis(path: tuple[Command, ...]) -> str:
-    """`usage: …`, with its further lines below the first one's words."""
+    """Return `usage: …`, with its further lines below the first one's words."""
     start = "usage: " + " ".join(command.name for command in path)
     words = [word.replace(" ", _UNBROKEN) for word in [start, *usage(path[-1], path)[1:]]]
     indent = " " * (len(start) + 1)
@@ -46,7 +46,9 @@ def synopsis(path: tuple[Command, ...]) -> str:
 
 
 def usage(command: Command, path: tuple[Command, ...]) -> list[str]:
-    """The command's name and what follows it, in words that stay together. `path` is empty for one line of a list."""
+    """Return the command's name and what follows it, in words that stay together. `path` is empty for one line of a
+    list.
+    """
     shown = [option for option in command.options if path and option.dest not in ("help", "version")]
     words = [command.name, *(f"[{option.synopsis}]" for option in shown)]
     words += [operand.synopsis for operand in command.operands]

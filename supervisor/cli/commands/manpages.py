@@ -13,7 +13,7 @@ _ESCAPED = {"\\": "\\e", "-": "\\-", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti", "
 
 
 class Edition:
-    """What a page says at its foot: the release, and the day it was made (2026-11-25)."""
+    """Text at the foot of a page: the release, and the day it was made (2026-11-25)."""
 
     def __init__(self, release: str, day: str) -> None:
         self.release = release
@@ -21,7 +21,7 @@ class Edition:
 
 
 def page(program: Program, edition: Edition) -> str:
-    """The manual page of a program: man(7) source."""
+    """Return the manual page of a program: man(7) source."""
     command = program.command
     lines = [_title(program.name, program.section, edition), ".SH NAME", f"{program.name} \\- {_text(command.summary)}"]
     lines += [".SH SYNOPSIS", *_synopsis((command,))]
@@ -38,7 +38,7 @@ def page(program: Program, edition: Edition) -> str:
 
 
 def configuration_page(example: str, edition: Edition) -> str:
-    """nsbridge.toml(5): the example, whose comments say what every key is for."""
+    """Return nsbridge.toml(5): the example, whose comments explain every key."""
     intro = (
         "The configuration of nsbridged(8), in TOML. What follows is an example with every key there is; each is there "
         "with its default where it has one. nsbridged --check says whether a file is right: all that is wrong is "
@@ -89,7 +89,7 @@ def _metavar(value: Value | None) -> str:
 
 
 def _term(term: str, text: str) -> Iterator[str]:
-    """A term, and what it means as a sentence; a word that is spelled in one way only keeps its first letter."""
+    """Yield a term and its meaning as a sentence; a word with a fixed spelling keeps its first letter."""
     is_a_word = text.split(maxsplit=1)[0].isalpha()
     end = "" if text.endswith("?") else "."
     yield from (".TP", term, *_lines(f"{text[0].upper() if is_a_word else text[0]}{text[1:]}{end}"))
@@ -101,12 +101,12 @@ def _reference(name: str) -> str:
 
 
 def _text(text: str) -> str:
-    """`text` with nothing in it that troff obeys, or prints as something else."""
+    """Return `text` with nothing in it that troff obeys, or prints as something else."""
     return "".join(_ESCAPED.get(c, c) for c in text)
 
 
 def _lines(text: str) -> list[str]:
-    """A paragraph."""
+    """Return the lines of a paragraph."""
     return [_line(line) for line in textwrap.wrap(_text(text), _WIDTH, break_long_words=False, break_on_hyphens=False)]
 
 

@@ -1,4 +1,4 @@
-"""What a command line consists of. Plain classes: dataclasses and typing cost more to load than all of a command."""
+"""Parts of a command line. Plain classes: dataclasses and typing cost more to load than all of a command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OR = {NAMES_OR_ALL: "|all", LETTERS_OR_NAMES: "|NAME|all"}
 
 
 class Value:
-    """What a word of the command line must be: an option's value, or an operand.
+    """Value of a command line's word: an option's value, or an operand.
 
     `convert` raises ValueError with the reason. `words`, if there are any, are the only ones allowed.
     """
@@ -59,17 +59,17 @@ class Option:
 
     @property
     def synopsis(self) -> str:
-        """`-n N`: its first spelling, with what it takes."""
+        """Return `-n N`: its first spelling, with what it takes."""
         return f"{self.flags[0]} {self.value.metavar}" if self.value else self.flags[0]
 
     @property
     def spelled(self) -> str:
-        """`-n, --lines N`: all of them."""
+        """Return `-n, --lines N`: all of them."""
         return ", ".join(self.flags) + (f" {self.value.metavar}" if self.value else "")
 
 
 class Operand:
-    """What stands behind a command, at least `least` and at most `most` times; `dest` as for an option.
+    """Operand of a command, given at least `least` and at most `most` times; `dest` as for an option.
 
     The result is a list where `most` is more than one, else the value or None.
     """
@@ -85,7 +85,7 @@ class Operand:
 
     @property
     def synopsis(self) -> str:
-        """`NAME`, `[NAME]`, `NAME...`, `[NAME...]` or `NAME...|all`."""
+        """Return `NAME`, `[NAME]`, `NAME...`, `[NAME...]` or `NAME...|all`."""
         word = self.value.metavar + ("..." if self.most > 1 else "") + _OR.get(self.value.completes, "")
         return word if self.least else f"[{word}]"
 
@@ -111,11 +111,11 @@ class Command:
         self.commands = tuple(commands)
 
     def child(self, name: str) -> Command | None:
-        """The command of that name below this one."""
+        """Return the command of that name below this one."""
         return next((command for command in self.commands if command.name == name), None)
 
     def walk(self, path: tuple[Command, ...] = ()) -> Iterator[tuple[Command, ...]]:
-        """This command and all below it, each with those it stands behind: (nsbridgectl, dead, list)."""
+        """Yield this command and all below it, each with those it stands behind: (nsbridgectl, dead, list)."""
         path = (*path, self)
         yield path
         for command in self.commands:
@@ -123,7 +123,9 @@ class Command:
 
 
 class Program:
-    """What a person can start: its command line, and what else its manual page says, in `section` of the manual."""
+    """Program that a person can start: its command line, and what else its manual page holds, in `section` of the
+    manual.
+    """
 
     def __init__(
         self,
@@ -139,12 +141,12 @@ class Program:
 
     @property
     def name(self) -> str:
-        """The word that starts it."""
+        """Return the word that starts it."""
         return self.command.name
 
 
 def about(program: str) -> tuple[Option, Option]:
-    """The two options that every program has, and each of its commands."""
+    """Return the two options that every program has, and each of its commands."""
     return Option("-h --help", "this text"), Option("--version", f"the version of {program}")
 
 

@@ -29,7 +29,7 @@ _NAME_OR_ALL = Value("NAME", completes=NAMES_OR_ALL)
 _LETTERS = Value("ID", completes=LETTERS_OR_NAMES)
 _JSON = Option("--json", "print JSON instead of a table")
 _JSON_LINES = Option("--json", "print a JSON object a line")
-_FOLLOW = Option("-f --follow", "go on with what follows, until Ctrl-C")
+_FOLLOW = Option("-f --follow", "continue with what follows, until Ctrl-C")
 _SOME = Operand("names", "routes or agents; all of them if none is named", _NAME, least=0, most=ANY)
 _ONE = Operand("name", "a route or an agent; all of them if none is named", _NAME, least=0)
 _WHICH = Operand("names", "the name of a route or an agent, or all", _NAME_OR_ALL, most=ANY)
@@ -49,8 +49,8 @@ _DEAD = Command(
     "dead",
     "messages that could not be delivered",
     "Messages that can never be delivered as they are (too large for their queue, say) are put aside with the reason, "
-    "and those behind them go on. ID is what dead list shows: AGENT/NUMBER, or AGENT/EPOCH-NUMBER as --json has it, "
-    "which tells apart what came before and after a journal was made anew.",
+    "and the messages behind them pass. ID is what dead list shows: AGENT/NUMBER, or AGENT/EPOCH-NUMBER as --json has "
+    "it, because the numbers start again when a journal is made anew.",
     commands=(
         Command(
             "list",
@@ -97,12 +97,12 @@ _COMMANDS = (
         "what runs and what does not, and what has been delivered",
         "A line for each agent: its state and why, its container, its endpoint, how many messages have left the "
         "container (out) and entered it (in); of those on the way into it, how many wait (pending), of how many "
-        "nothing tells whether they were sent before a kill (in doubt), and how many are put aside now (dead: see dead "
+        "it is unknown whether they were sent before a kill (in doubt), and how many are put aside now (dead: see dead "
         "list).",
         options=(_JSON,),
         operands=(_SOME,),
     ),
-    _change("start", "start agents", "Starts agents that are stopped, or FATAL and mended.", "they run"),
+    _change("start", "start agents", "Starts agents that are stopped, or FATAL and fixed.", "they run"),
     _change(
         "stop",
         "stop agents",

@@ -49,7 +49,7 @@ PROGRAM = Program(
             (
                 ("DOCKER_HOST", "unix:// and the path where Docker is asked"),
                 ("CONTAINER_HOST", "unix:// and the path where Podman is asked"),
-                ("NOTIFY_SOCKET", "where systemd is told READY, STATUS, WATCHDOG and STOPPING"),
+                ("NOTIFY_SOCKET", "where systemd expects READY, STATUS, WATCHDOG and STOPPING"),
             ),
         ),
         (

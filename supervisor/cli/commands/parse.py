@@ -33,11 +33,11 @@ class Parsed:
 
     @property
     def command(self) -> str:
-        """The command as it is typed behind the program's name: `dead list`; empty for the program itself."""
+        """Return the command as it is typed behind the program's name: `dead list`; empty for the program itself."""
         return " ".join(command.name for command in self.path[1:])
 
     def __getattr__(self, dest: str) -> Any:
-        """The value of an option or operand that this command has."""
+        """Return the value of an option or operand that this command has."""
         try:
             return self.values[dest]
         except KeyError:
@@ -45,7 +45,7 @@ class Parsed:
 
 
 def parse(program: Command, argv: list[str]) -> Parsed:
-    """What `argv` (without the program's name) means. UsageError: what is wrong with it, in one line."""
+    """Return the meaning of `argv` (without the program's name). Raise UsageError with what is wrong, in one line."""
     path: tuple[Command, ...] = (program,)
     words, given = list[str](), list[tuple[str, object]]()
     rest, only_words = list(argv), False
@@ -84,7 +84,7 @@ def _own(path: tuple[Command, ...]) -> list[Option]:
 
 
 def _option(path: tuple[Command, ...], word: str, rest: list[str]) -> tuple[str, Option, object]:
-    """The flag in `word`, its option, and its value: from after the `=`, from behind its letter, or from `rest`."""
+    """Return the flag in `word`, its option, and its value: after the `=`, behind its letter, or from `rest`."""
     flag, equals, value = word.partition("=")
     if not word.startswith("--"):
         flag, equals, value = word[:2], "", word[2:]
@@ -101,7 +101,7 @@ def _option(path: tuple[Command, ...], word: str, rest: list[str]) -> tuple[str,
 
 
 def _known(path: tuple[Command, ...]) -> Iterator[Option]:
-    """Those of the commands typed so far, then all others: they may belong to what follows, or are told apart later."""
+    """Yield the options of the commands typed so far, then all others, which may belong to a word that follows."""
     yield from _own(path)
     for any_path in path[0].walk():
         yield from any_path[-1].options

@@ -1,4 +1,4 @@
-"""What stands below a prefix's `share`: manual pages, and each shell's completion where that shell looks for it.
+"""Files below a prefix's `share`: manual pages, and each shell's completion where that shell looks for it.
 
 `python -m nsbridge.supervisor.cli.commands.share /usr/local/share` writes them; setup.py puts the same into a wheel, so
 that pip installs them below its own prefix.
@@ -21,7 +21,7 @@ _EXAMPLE = Path(__file__).parents[3] / "config" / "example.toml"
 
 
 def files(release: str) -> dict[str, str]:
-    """The text of each by its path below `share`."""
+    """Return the text of each by its path below `share`."""
     edition = Edition(release, _day())
     texts = {"man/man5/nsbridge.toml.5": manpages.configuration_page(_EXAMPLE.read_text(encoding="utf-8"), edition)}
     for program in PROGRAMS:
@@ -43,12 +43,12 @@ def write(directory: Path, release: str) -> list[str]:
 
 
 def _day() -> str:
-    """Today, or the day that a reproducible build goes by (https://reproducible-builds.org/docs/source-date-epoch)."""
+    """Return today, or the day that a reproducible build sets (https://reproducible-builds.org/docs/source-date-epoch)."""
     return datetime.fromtimestamp(float(os.environ.get("SOURCE_DATE_EPOCH") or time.time()), UTC).strftime("%Y-%m-%d")
 
 
 def main(argv: list[str]) -> int:
-    """The command; returns its exit code."""
+    """Run the command; return its exit code."""
     if len(argv) != 1 or argv[0].startswith("-"):
         sys.stderr.write(
             "usage: python -m nsbridge.supervisor.cli.commands.share DIRECTORY, such as /usr/local/share\n"

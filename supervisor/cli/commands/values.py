@@ -1,6 +1,6 @@
-"""What words of a command line are turned into; ValueError says what they must be.
+"""Conversions of a command line's words; ValueError says what they must be.
 
-What the configuration's rules decide is asked of them, and they are loaded only then.
+The configuration's rules are loaded only for words that follow them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ _DAY = 86400
 
 
 def path(text: str) -> str:
-    """A path of the host, as the person has it."""
+    """Return a path of the host, as the person has it."""
     if not text or "\0" in text:
         raise ValueError("it must be a path")
     return text
 
 
 def seconds(text: str) -> float:
-    """A limit or an interval."""
+    """Return a limit or an interval."""
     try:
         number = float(text)
     except ValueError:
@@ -30,21 +30,21 @@ def seconds(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """How many of something; 0 is allowed."""
+    """Return a count of something; 0 is allowed."""
     if not text.isdecimal():
         raise ValueError("it must be a number, 0 or more")
     return int(text)
 
 
 def namespace_path(text: str) -> str:
-    """A path of the host; what is relative is relative to where the person stands."""
+    """Return a path of the host; a relative one starts at the current directory."""
     if not text or "\0" in text:
         raise ValueError("it must be the path of a namespace, like /proc/4711/ns/ipc")
     return os.path.abspath(text)  # noqa: PTH100  (Path.absolute keeps the ..)
 
 
 def inner_path(text: str) -> str:
-    """A path of the container, by the rules that a configuration has for it."""
+    """Return a path of the container, by the rules that a configuration has for it."""
     from nsbridge.config.problems import InvalidValue  # noqa: PLC0415
     from nsbridge.config.values import path as inner  # noqa: PLC0415
 
@@ -55,7 +55,7 @@ def inner_path(text: str) -> str:
 
 
 def queue_key(text: str) -> int:
-    """A SysV queue's key."""
+    """Return a SysV queue's key."""
     from nsbridge.config.problems import InvalidValue  # noqa: PLC0415
     from nsbridge.config.values import queue_key as key  # noqa: PLC0415
 
@@ -66,7 +66,7 @@ def queue_key(text: str) -> int:
 
 
 def message_type(text: str) -> int:
-    """What msgrcv(2) selects by."""
+    """Return a type that msgrcv(2) selects by."""
     number = _any_integer(text)
     if not I64[0] <= number <= I64[1]:
         raise ValueError("it is out of range: a type is a signed 64-bit number")
@@ -74,7 +74,7 @@ def message_type(text: str) -> int:
 
 
 def sent_type(text: str) -> int:
-    """What a message that is sent may have."""
+    """Return a type that a sent message may have."""
     number = message_type(text)
     if number < 1:
         raise ValueError("it must be at least 1: msgsnd(2) takes no other type")

@@ -35,7 +35,7 @@ fi
 
 
 def script(programs: Sequence[Program]) -> str:
-    """All of it, for these programs."""
+    """Return the whole script for these programs."""
     functions = [_function(path) for program in programs for path in program.command.walk()]
     names = " ".join(program.name for program in programs)
     return "".join([_HEAD.replace("{names}", names), *functions, _TAIL.replace("{names}", names)])

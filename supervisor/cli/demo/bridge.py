@@ -41,7 +41,7 @@ queue     = {{ in = {{ key = 0x4d2, type = 1 }}, out = {{ key = 0x4d2, type = 2 
 
 
 def configuration(work: Path, client: DemoContainer, server: DemoContainer) -> str:
-    """The configuration file's text; everything that the daemon makes is in `work`."""
+    """Return the configuration file's text; everything that the daemon makes is in `work`."""
     values = {
         "state_dir": str(work / "state"),
         "control": str(work / "control.sock"),
@@ -78,17 +78,17 @@ class Bridge:
 
     @property
     def pid(self) -> int:
-        """The daemon's."""
+        """Return the daemon's pid."""
         return self._daemon.pid
 
     def status(self) -> dict[str, Any]:
-        """What `nsbridgectl status --json` says."""
+        """Return the output of `nsbridgectl status --json`."""
         with ControlClient(self._control, CALL_LIMIT) as client:
             result: dict[str, Any] = client.call("status")
             return result
 
     def settled_status(self) -> dict[str, Any]:
-        """The status, when what has been answered is also counted: the agents confirm just after they hand over."""
+        """Return the status once every answer is also counted: the agents confirm just after they hand over."""
         deadline = self._waits.now() + SETTLE_LIMIT
         while True:
             status = self.status()
@@ -99,12 +99,12 @@ class Bridge:
             self._waits.pause(POLL)
 
     def agents(self) -> dict[Role, dict[str, Any]]:
-        """The agents' part of the status."""
+        """Return the agents' part of the status."""
         agents = self.status()["routes"][0]["agents"]
         return {role: next(agent for agent in agents if agent["name"] == f"echo:{role}") for role in Role}
 
     def wait_running(self) -> dict[Role, dict[str, Any]]:
-        """The agents, when both run; NsbridgeError says what holds them up if they do not in time."""
+        """Return the agents when both run; raise NsbridgeError with what holds them up if they are late."""
         deadline = self._waits.now() + START_LIMIT
         problem = ""
         while self._waits.now() < deadline:
@@ -123,7 +123,7 @@ class Bridge:
         raise NsbridgeError(self.explain(f"the agents did not run within {START_LIMIT:g} s: {problem}"))
 
     def explain(self, what: str) -> str:
-        """`what`, and beneath it the end of what the daemon has logged."""
+        """Return `what`, and beneath it the end of what the daemon has logged."""
         lines = []
         for file in (self._log, self._output):
             with suppress(OSError):

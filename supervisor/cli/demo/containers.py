@@ -1,4 +1,4 @@
-"""What both kinds of demo container have in common: a program inside, and two pipes to it."""
+"""Parts that both kinds of demo container share: a program inside, and two pipes to it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ContainerError(NsbridgeError):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a container is made: `work` is a directory of the demo's own, `stack` undoes what has been done."""
+    """Place where a container is made: `work` is a directory of the demo's own, `stack` undoes what has been done."""
 
     work: Path
     stack: ExitStack
@@ -48,7 +48,7 @@ class DemoContainer:
     lines: Lines
 
     def namespace(self, kind: str) -> int:
-        """The inode number of its namespace `kind` (a name under /proc/PID/ns)."""
+        """Return the inode number of its namespace `kind` (a name under /proc/PID/ns)."""
         return namespace(self.pid, kind)
 
     def write_line(self, line: bytes) -> None:
@@ -75,7 +75,7 @@ class Pipes:
 
 
 def pipes(stack: ExitStack) -> Pipes:
-    """New pipes; `stack` closes our ends."""
+    """Return new pipes; `stack` closes our ends."""
     program_stdin, stdin = os.pipe()
     stdout, program_stdout = os.pipe()
     stack.callback(os.close, stdin)
@@ -84,7 +84,7 @@ def pipes(stack: ExitStack) -> Pipes:
 
 
 def command(role: Role, exchange: str) -> list[str]:
-    """The program that a container runs."""
+    """Return the program that a container runs."""
     program = str(Path(__file__).parent.resolve() / f"echo_{role}.py")
     files = [f"{exchange}/to_server", f"{exchange}/to_client"] if role is Role.CLIENT else []
     return [sys.executable, "-I", program, *files]
@@ -107,5 +107,5 @@ def await_ready(lines: Lines) -> None:
 
 
 def namespace(pid: int | str, kind: str) -> int:
-    """The inode number of the namespace `kind` of the process `pid`."""
+    """Return the inode number of the namespace `kind` of the process `pid`."""
     return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino

@@ -18,19 +18,19 @@ def main() -> None:
     os.close(os.open(file_in, os.O_CREAT | os.O_RDONLY, 0o660))  # there must be something to watch
     with INotify() as written:
         written.add_watch(file_in, flags.CLOSE_WRITE)
-        say(b"Ready")
+        write_line(b"Ready")
         for line in sys.stdin.buffer:
             message = line.removesuffix(b"\n")
             if len(message) > LONGEST:
-                say(b"echo_client: the message has %d bytes, at most %d can be sent" % (len(message), LONGEST))
+                write_line(b"echo_client: the message has %d bytes, at most %d can be sent" % (len(message), LONGEST))
                 continue
             written.read(timeout=0)  # what was written before the question is no answer to it
             file_out.write_bytes(message)
             written.read()
-            say(b"Recv " + file_in.read_bytes())
+            write_line(b"Recv " + file_in.read_bytes())
 
 
-def say(line: bytes) -> None:
+def write_line(line: bytes) -> None:
     """Print `line`, at once."""
     sys.stdout.buffer.write(line + b"\n")
     sys.stdout.buffer.flush()

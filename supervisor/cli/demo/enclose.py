@@ -3,7 +3,7 @@
 usage: enclose PID_FD DIRECTORY PROGRAM [ARG...]
 
 A tmpfs is mounted over DIRECTORY, where nobody outside can see it. The program's pid goes to the descriptor PID_FD, as
-a line of digits. Whoever starts this and dies takes it, and the program, along.
+a line of digits. When the process that started this dies, this and the program die too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nsbridge.config.errors import EXIT_FAILED, EXIT_NOT_PERMITTED
 
 
 def main() -> int:
-    """The program's exit code (shell's way: 128 + signal); 77 if this process may not make namespaces."""
+    """Return the program's exit code (as a shell does: 128 + signal); 77 if this process may not make namespaces."""
     pid_fd, directory, *command = sys.argv[1:]
     try:
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)

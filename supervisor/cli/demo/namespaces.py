@@ -64,5 +64,5 @@ def _end(encloser: subprocess.Popen[bytes], inits: list[int]) -> None:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.close(pidfd)
     if not inits:
-        encloser.kill()  # it never came so far as to tell; its child, if there is one, dies with it
+        encloser.kill()  # it did not get as far as its report; its child, if there is one, dies with it
     encloser.wait()

@@ -34,7 +34,7 @@ HOST_DIRECTORIES = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx3
 
 
 def binary() -> str | None:
-    """Where runc is; the directories that su and cron leave out are searched too."""
+    """Return the path of runc; search also the directories that su and cron leave out."""
     return shutil.which("runc", path=SEARCH_PATH)
 
 
@@ -97,7 +97,7 @@ def _run(runc: str, name: str, bundle: Path, stdio: tuple[int, int]) -> None:
 
 
 def _reason(log: Path) -> str:
-    """The last error that runc has logged."""
+    """Return the last error that runc has logged."""
     try:
         records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         return next(str(record["msg"]) for record in reversed(records) if record["level"] in ("error", "fatal"))
@@ -141,7 +141,7 @@ def _host_mounts(rootfs: Path) -> list[dict[str, object]]:
 
 
 def _spec(role: Role, host_mounts: list[dict[str, object]]) -> dict[str, object]:
-    """The container's configuration, as the OCI runtime specification has it."""
+    """Return the container's configuration, as the OCI runtime specification has it."""
     capabilities = ["CAP_DAC_OVERRIDE"]  # to read what the host's file modes leave to root
     return {
         "ociVersion": "1.0.2",

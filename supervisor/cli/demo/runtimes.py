@@ -1,4 +1,4 @@
-"""Which runtime makes the two containers: the one that was asked for or, with `auto`, the first that works here."""
+"""Choice of the runtime that makes the two containers: the requested one or, with `auto`, the first that works here."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ UNSHARE = DemoRuntime("unshare", "plain namespaces: mnt, ipc, pid and uts of the
 
 
 def make(requested: str, screen: Screen, waits: Waits, stack: ExitStack) -> tuple[Site, DemoContainer, DemoContainer]:
-    """The demo's own directory, the client's container and the server's; `stack` removes all three."""
+    """Return the demo's own directory, the client's container and the server's; `stack` removes all three."""
     privileged = userns.may_make_namespaces()
     if requested == RUNC.name and not privileged:
         raise NotPermittedError("--runtime runc needs root: use sudo, or --runtime unshare, which does without")
     if not privileged:
-        screen.say("not root, so all this happens in a user namespace, in which the demo is")
+        screen.step("not root, so all this happens in a user namespace, in which the demo is")
         userns.enter()
     elif requested != UNSHARE.name:
         try:
@@ -48,7 +48,7 @@ def make(requested: str, screen: Screen, waits: Waits, stack: ExitStack) -> tupl
         except ContainerError as error:
             if requested == RUNC.name:
                 raise NsbridgeError(f"runc cannot run a container here: {error}; try --runtime unshare") from None
-            screen.say(f"runc cannot run a container here ({error}): plain namespaces instead")
+            screen.step(f"runc cannot run a container here ({error}): plain namespaces instead")
     try:
         return _make_both(UNSHARE, screen, waits, stack)
     except ContainerError as error:
@@ -62,7 +62,7 @@ def _make_both(
     with ExitStack() as attempt:
         site = Site(_own_directory(attempt), attempt, waits)
         client, server = runtime.start(Role.CLIENT, site), runtime.start(Role.SERVER, site)
-        screen.say(f"two containers, made with {runtime.description}")
+        screen.step(f"two containers, made with {runtime.description}")
         for container in (client, server):
             kind, about = ABOUT[container.role]
             screen.detail(
@@ -74,7 +74,7 @@ def _make_both(
 
 
 def _own_directory(stack: ExitStack) -> Path:
-    """A temporary directory; in /tmp if elsewhere the control socket's path would be too long."""
+    """Make a temporary directory; in /tmp if elsewhere the control socket's path would be too long."""
     parent = Path(tempfile.gettempdir())
     if len(bytes(parent / "nsbridge-demo-12345678" / "control.sock")) > SUN_PATH:
         parent = Path("/tmp")  # noqa: S108  (mkdtemp makes a directory there that nobody else can enter)

@@ -1,4 +1,4 @@
-"""What the demo shows, from the first container to the last trace removed: read this first."""
+"""Demo from the first container to the last trace removed: read this first."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ ANSWER_LIMIT = 20.0  # seconds for one message to come back
 
 
 def run(runtime: str, messages: Sequence[str]) -> int:
-    """The demo; `messages` empty: the person's lines at a terminal, otherwise three of our own.
+    """Run the demo with `messages`; if empty, with lines typed at a terminal, otherwise three of our own.
 
-    0 if every message came back equal (also when Ctrl-C has ended it), 1 if not, 128 + signal for TERM and HUP.
+    Return 0 if every message came back equal (also when Ctrl-C ended it), 1 if not, 128 + signal for TERM and HUP.
     Raises NsbridgeError. Whatever happens, nothing is left behind.
     """
     given = tuple(os.fsencode(message) for message in messages)
@@ -35,7 +35,7 @@ def run(runtime: str, messages: Sequence[str]) -> int:
     try:
         with Waits() as waits:
             return _Demo(screen, waits).run(runtime, given)
-    except BrokenPipeError:  # whoever read the output has gone, and the messages were not all shown
+    except BrokenPipeError:  # the reader of the output has gone, and the messages were not all shown
         return EXIT_FAILED
 
 
@@ -55,17 +55,17 @@ class _Demo:
             except Interrupted as interrupted:
                 ended_by = interrupted.signum
                 self._screen.end_line()
-                self._screen.say(f"{ended_by.name}: stopping")
-        self._screen.say("stopped the daemon and both containers, and removed all that was made for them")
+                self._screen.step(f"{ended_by.name}: stopping")
+        self._screen.step("stopped the daemon and both containers, and removed all that was made for them")
         if ended_by not in (None, signal.SIGINT):
             return 128 + int(ended_by or 0)
         return self._verdict()
 
     def _show(self, stack: ExitStack, runtime: str, messages: tuple[bytes, ...]) -> None:
-        self._screen.say("nsbridge demo: two containers that share no namespace, and the bridge between them")
+        self._screen.step("nsbridge demo: two containers that share no namespace, and the bridge between them")
         site, client, server = runtimes.make(runtime, self._screen, self._waits, stack)
         bridge = Bridge(site, client, server)
-        self._screen.say(
+        self._screen.step(
             f"nsbridged, pid {bridge.pid}: one agent joins client's mnt namespace, the other server's ipc namespace"
         )
         bridge.wait_running()
@@ -73,12 +73,12 @@ class _Demo:
         if interactive:
             self._converse(bridge, client)
         else:
-            self._tell(bridge, client, messages or MESSAGES)
+            self._relay(bridge, client, messages or MESSAGES)
 
-    def _tell(self, bridge: Bridge, client: DemoContainer, messages: tuple[bytes, ...]) -> None:
-        """Messages, a killed agent, the first message again."""
+    def _relay(self, bridge: Bridge, client: DemoContainer, messages: tuple[bytes, ...]) -> None:
+        """Show messages, a killed agent, and the first message again."""
         count = "a message" if len(messages) == 1 else f"{len(messages)} messages"
-        self._screen.say(f"{count}: from client's file, over both agents, through server's queue, and back")
+        self._screen.step(f"{count}: from client's file, over both agents, through server's queue, and back")
         for message in messages:
             self._exchange(bridge, client, message)
         self._show_status(bridge)
@@ -87,9 +87,9 @@ class _Demo:
         self._show_recovery(bridge, before)
 
     def _converse(self, bridge: Bridge, client: DemoContainer) -> None:
-        """The person's lines."""
+        """Send the person's lines."""
         self._show_status(bridge)
-        self._screen.say("type a line: it goes to server and back (an empty line or Ctrl-D ends)")
+        self._screen.step("type a line: it goes to server and back (an empty line or Ctrl-D ends)")
         typed = Lines(sys.stdin.fileno(), self._waits)
         killed: dict[Role, dict[str, Any]] = {}
         offered = False
@@ -109,7 +109,7 @@ class _Demo:
                 self._show_recovery(bridge, killed)
                 killed = {}
             if not offered:
-                self._screen.say("type kill to SIGKILL an agent, then send another line")
+                self._screen.step("type kill to SIGKILL an agent, then send another line")
                 offered = True
 
     def _exchange(self, bridge: Bridge, client: DemoContainer, message: bytes) -> None:
@@ -126,10 +126,12 @@ class _Demo:
         self._equal += answer == b"Recv " + message
 
     def _kill(self, bridge: Bridge) -> dict[Role, dict[str, Any]]:
-        """SIGKILL an agent, another one each time; the result is the agents as they were before."""
+        """Kill an agent, a different one each time; return the agents as they were before."""
         before = bridge.wait_running()
         agent = before[self._victim]
-        self._screen.say(f"killing agent {agent['name']} (kill -9 {agent['pid']}): the next message meets a dead agent")
+        self._screen.step(
+            f"killing agent {agent['name']} (kill -9 {agent['pid']}): the next message meets a dead agent"
+        )
         os.kill(int(agent["pid"]), signal.SIGKILL)
         self._victim = Role.CLIENT if self._victim is Role.SERVER else Role.SERVER
         return before
@@ -146,13 +148,13 @@ class _Demo:
                 self._screen.detail(f"{name} is back: pid {before[role]['pid']} is now pid {pid}, restarts {restarts}")
 
     def _show_status(self, bridge: Bridge) -> None:
-        self._screen.say("nsbridgectl status:")
+        self._screen.step("nsbridgectl status:")
         self._screen.table(render.status(bridge.settled_status(), colour=self._screen.colour))
 
     def _verdict(self) -> int:
         if self._equal == self._sent:
             if self._sent:
-                self._screen.say(f"{self._equal} of {self._sent} messages came back, each as it was sent")
+                self._screen.step(f"{self._equal} of {self._sent} messages came back, each as it was sent")
             return EXIT_OK
         self._screen.wrong(f"only {self._equal} of {self._sent} messages came back as they were sent")
         return EXIT_FAILED

@@ -1,4 +1,4 @@
-"""What the person sees: the demo's own lines begin with `#`, everything else is what the programs print."""
+"""Output that the person sees: the demo's own lines begin with `#`, everything else is what the programs print."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ class Screen:
         self._out = sys.stdout.buffer
         self.colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
-    def say(self, text: str) -> None:
-        """A step: what is happening, and why."""
+    def step(self, text: str) -> None:
+        """Print a step: what is happening, and why."""
         self._line(f"# {text}", BOLD)
 
     def detail(self, text: str) -> None:
-        """Something about the step before."""
+        """Print something about the step before."""
         self._line(f"#   {text}", DIM)
 
     def wrong(self, text: str) -> None:
-        """Something that should not be so."""
+        """Print something that should not be so."""
         self._line(f"# {text}", RED)
 
     def table(self, lines: list[str]) -> None:
-        """Lines that are coloured already."""
+        """Print lines that are coloured already."""
         for line in lines:
             self._line(line, "")
 
     def program(self, line: bytes) -> None:
-        """A line of a container's program, byte for byte."""
+        """Print a line of a container's program, byte for byte."""
         colour = GREEN if line.startswith(b"Recv ") else RED
         self._write(f"{colour}".encode() + line + PLAIN.encode() if self.colour else line)
 

@@ -22,7 +22,7 @@ FORBIDDING = {
 
 
 def may_make_namespaces() -> bool:
-    """Whether this process has CAP_SYS_ADMIN, without which there are no mount and ipc namespaces to be made."""
+    """True if this process has CAP_SYS_ADMIN, without which it cannot make mount and ipc namespaces."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
     return bool(int(effective, 16) >> CAP_SYS_ADMIN & 1)
@@ -41,12 +41,12 @@ def enter() -> None:
 
 
 def refusal(reason: str) -> NotPermittedError:
-    """The line that says what forbids user namespaces here; `reason` is what failed."""
+    """Return the error that names what forbids user namespaces here; `reason` is what failed."""
     what = f"the demo needs root or a user namespace of its own: {reason}"
     for name, (value, better) in FORBIDDING.items():
         if _sysctl(name) == value:
-            mend = f"run it as root, or permit it with: sysctl -w {name}={better}"
-            return NotPermittedError(f"{what}; {name} = {value} forbids it: {mend}")
+            fix = f"run it as root, or permit it with: sysctl -w {name}={better}"
+            return NotPermittedError(f"{what}; {name} = {value} forbids it: {fix}")
     return NotPermittedError(
         f"{what}; no sysctl forbids it (kernel.unprivileged_userns_clone, user.max_user_namespaces), so what this runs "
         "in does, a container's seccomp filter, a chroot or a security module: run it as root on the host itself"

@@ -1,4 +1,4 @@
-"""Where the demo waits, and so where a signal ends it.
+"""Waiting in the demo: signals end the demo only here.
 
 A signal handler only queues (agents/loop.py), and `Interrupted` is raised out of a wait and out of nothing else. So
 no signal falls between the start of something and the note that it must be stopped, and none cuts a cleanup short.
@@ -42,7 +42,7 @@ class Waits:
         self._loop.close()
 
     def now(self) -> float:
-        """Seconds of the monotonic clock."""
+        """Return seconds of the monotonic clock."""
         return self._loop.now()
 
     def pause(self, seconds: float) -> None:
@@ -50,7 +50,7 @@ class Waits:
         self.readable(None, seconds)
 
     def readable(self, fd: int | None, seconds: float | None) -> bool:
-        """Whether there is something to read from `fd` (or its end) within `seconds`; None waits for ever."""
+        """True if `fd` has something to read (or is at its end) within `seconds`; None waits indefinitely."""
         ready: list[int] = []
         deadline = None if seconds is None else self.now() + seconds
         if fd is not None:
@@ -74,7 +74,7 @@ class Lines:
         self._ended = False
 
     def next(self, seconds: float | None) -> bytes | None:
-        """The next line without its newline; None at the end. Raises TimeoutError after `seconds`."""
+        """Return the next line without its newline; None at the end. Raises TimeoutError after `seconds`."""
         deadline = None if seconds is None else self._waits.now() + seconds
         while b"\n" not in self._received and not self._ended:
             if not self._waits.readable(self._fd, None if deadline is None else deadline - self._waits.now()):
