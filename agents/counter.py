@@ -24,7 +24,7 @@ _PAGE = mmap.PAGESIZE
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What a new agent gets of the counter. The supervisor's child has registered it before."""
+    """The part of the counter that a new agent gets. The supervisor's child has registered it before."""
 
     slots: int  # descriptor of the map
     slot: int
@@ -33,7 +33,7 @@ class Lease:
 
 
 class Counts(Protocol):
-    """What a journal needs of a counter (journal/counted.py)."""
+    """The counts that a journal needs (journal/counted.py)."""
 
     @property
     def life(self) -> int:

@@ -34,7 +34,7 @@ class Confinement(StrEnum):
 
 
 class Evidence(StrEnum):
-    """What tells after a kill which messages a queue's agent had sent and received."""
+    """The evidence, after a kill, of which messages a queue's agent had sent and received."""
 
     AUTO = "auto"  # the counter, if it can be had
     COUNTER = "counter"  # the kernel's count

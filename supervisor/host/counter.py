@@ -2,7 +2,7 @@
 
 Two programs run on the exits of msgsnd and msgrcv. `processes` maps the pid of an agent to its slot; only this module
 and an agent before it is confined write it. `slots` has the counts (agents/counter.py); it is frozen, so only the
-programs write it. `names` gives each agent the same slot for ever.
+programs write it. `names` gives each agent the same slot each time.
 
 All of it is pinned below /sys/fs/bpf/nsbridge, in a folder for each state_dir and version of the programs. So the
 counts survive even if the supervisor and all agents are killed at once, and the next supervisor continues with them. A
@@ -10,7 +10,7 @@ reboot takes pins and queues along.
 
 An agent's pid may be given to another process once it is reaped, so the supervisor takes it out of `processes` before.
 If the supervisor dies, the next one takes all out at its start. A process that got such a pid in between, and sends,
-adds to the slot: then the agent's own bounds (no more than it intended) tell, and the message counts as in doubt.
+adds to the slot: then the count exceeds what the agent intended to send, and the batch counts as in doubt.
 
 The programs see pids of the supervisor's own pid namespace only, so it may be a nested one.
 """

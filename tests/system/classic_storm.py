@@ -59,7 +59,7 @@ _LONGEST = 300  # bytes of a question's filling
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the questions."""
+    """The fate of the questions."""
 
     questions: int
     received: list[bytes]
@@ -142,7 +142,7 @@ class Storm:
         return self._answers.stat().st_size if self._answers.exists() else 0
 
     def _wait_for_some(self) -> None:
-        """Until messages flow, or all are answered; and then for a moment: the strike falls anywhere."""
+        """Wait until messages flow or all are answered, and a moment longer: the strike falls anywhere."""
         before, asked = self._answered(), self._questions.stat().st_size
         wait_until(
             lambda: before < self._answered() or self._answered() == asked, self._shown("answers arrive"), _WITHIN

@@ -60,7 +60,7 @@ def counts_of(made: KernelCounter, lease: Lease) -> Counter:
 
 
 def sending(made: KernelCounter, lease: Lease, key: int, count: int) -> Child:
-    """A registered process that sends so many messages and then waits to be killed."""
+    """Fork a registered process that sends so many messages and then waits to be killed."""
 
     def main() -> int:
         made.register(lease)
@@ -171,7 +171,7 @@ def test_no_process_can_change_a_count(kernel_counter: KernelCounter) -> None:
 
 
 def _address(page: mmap.mmap) -> int:
-    """Where a read-only mapping is: /proc/self/maps shows the newest one of the map."""
+    """Return the address of the map's newest mapping, from /proc/self/maps."""
     lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if "bpf-map" in line]
     assert page
     return int(lines[0].split("-")[0], 16)
@@ -263,7 +263,7 @@ def test_required_counter_that_cannot_be_had_is_fatal(tmp_path: Path, unshare_co
 
 
 def test_refusal_of_the_kernel_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As without CAP_BPF and CAP_PERFMON, or with lockdown=confidentiality."""
+    """The kernel refuses without CAP_BPF and CAP_PERFMON, or with lockdown=confidentiality."""
 
     def refused(*_: object) -> int:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))

@@ -38,7 +38,7 @@ def queue() -> Iterator[sysv_ipc.MessageQueue]:
 def sink_life(
     path: Path, key: int, counter: FakeCounter, in_doubt: InDoubt = InDoubt.RESEND
 ) -> Iterator[tuple[Host, CountedQueueSink]]:
-    """An agent that has just started."""
+    """Start an agent's sink."""
     host = Host(path)
     config = QueueEndpoint(in_=QueueIn(key, 1))
     sink = CountedQueueSink(host, config, key, SentCount(host.journal, counter), in_doubt)
@@ -167,7 +167,7 @@ def test_agent_without_counter_knows_what_a_counted_one_left(
 
 
 class TakingHost(FakeHost):
-    """Of a source that receives into a journal, of which nothing is confirmed."""
+    """Hosts a source that receives into a journal; nothing is confirmed."""
 
     def __init__(self, journal: sourcejournal.SourceJournal) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class TakingHost(FakeHost):
         """See AgentApi."""
 
     def close(self) -> None:
-        """Also the journal."""
+        """Close the journal too."""
         self._journal.close()
         super().close()
 
@@ -193,7 +193,7 @@ class TakingHost(FakeHost):
 def test_source_killed_at_any_line_receives_each_message_once(
     tmp_path: Path, queue: sysv_ipc.MessageQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lengths differ, and nobody looked at them before: the kernel's ring of lengths tells where each message is."""
+    """Lengths differ, and nobody looked at them before: the kernel's ring of lengths shows where each message is."""
     counter = FakeCounter()
     counter.count(monkeypatch)
     config = QueueEndpoint(out=QueueOut(queue.key, 0))
