@@ -163,6 +163,11 @@ class ManagedAgent:
         return COUNTER if self._process.is_counted else SENDERS
 
     @property
+    def no_counter(self) -> str:
+        """Return the reason why senders are the evidence; empty if they are not."""
+        return self._services.evidence.reason if self.evidence == SENDERS else ""
+
+    @property
     def senders(self) -> list[int]:
         """The processes that send into a queue for it; only such as it has really made: it says itself which."""
         return usage.children_among(self.pid, self.scoreboard.senders()) if self.pid else []

@@ -26,6 +26,7 @@ from tests.system.classic_storm import Storm
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged, kill_and_wait
 from tests.system.room import wait_until
+from tests.system.test_dead_letters import ctl
 
 _SPOOL_TO_QUEUE = """
 [route.r]
@@ -247,8 +248,10 @@ def test_daemon_without_counter_uses_senders(tmp_path: Path, unshare_container: 
             agents = daemon.agents()
             assert (agents["r:queue"]["evidence"], agents["r:files"]["evidence"]) == ("senders", None)
             assert len(agents["r:queue"]["senders"]) == 2
-            if evidence == "auto":
-                assert f"no bpffs is mounted at {BPFFS}" in daemon.said()
+            why = f"no bpffs is mounted at {BPFFS}" if evidence == "auto" else 'evidence = "senders" in [daemon]'
+            assert why in agents["r:queue"]["no_counter"]
+            assert why[:30] in ctl(daemon, "inspect", "r:queue").stdout
+            assert evidence != "auto" or why in daemon.said()
 
 
 def test_required_counter_that_cannot_be_had_is_fatal(tmp_path: Path, unshare_container: Factory) -> None:
