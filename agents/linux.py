@@ -126,6 +126,18 @@ def oserror(call: str, path: bytes | str | None = None) -> OSError:
     return OSError(number, f"{call}: {os.strerror(number)}", path)
 
 
+def syscall(call: str, number: int, *arguments: int | bytes | bytearray) -> int:
+    """Make the system call of that number; a buffer is passed by its address. Raises OSError that names `call`."""
+    passed = [
+        ctypes.c_long(address_of(one) if isinstance(one, bytearray) else one) if not isinstance(one, bytes) else one
+        for one in arguments
+    ]
+    result: int = _libc.syscall(ctypes.c_long(number), *passed)
+    if result < 0:
+        raise oserror(call)
+    return result
+
+
 def setns(fd: int, nstype: int) -> None:
     """Join the namespace that `fd` refers to; `nstype` is the CLONE_NEW… it must be. setns(2)."""
     if _libc.setns(fd, nstype) < 0:

@@ -34,6 +34,9 @@ EventCallback = Callable[[int], None]  # called with the mask of what happened
 Callback = Callable[[], None]
 
 
+_AT_ONCE = 64  # events of one pass; the others come in the next one
+
+
 class Timer:
     """A call that is due at a time; `cancel()` is harmless when it has already been made."""
 
@@ -113,8 +116,9 @@ class Loop:
     def run(self) -> None:
         """Serve until `stop` is called."""
         self._running = True
-        while self._running:
-            self.run_once()
+        with self.lock:
+            while self._running:
+                self._pass(None)
 
     def stop(self) -> None:
         """Make `run` return once all that is due now has been served."""
@@ -123,16 +127,23 @@ class Loop:
     def run_once(self, timeout: float | None = None) -> None:
         """Wait for the next event or deadline (`timeout` seconds at most) and serve all that is due then."""
         with self.lock:
-            timeout = self._time_to_sleep(timeout)
-            self._asleep = True  # a deadline that is set from now on ends the sleep
-        ready = self._epoll.poll(timeout)
-        with self.lock:
+            self._pass(timeout)
+
+    def _pass(self, timeout: float | None) -> None:
+        """See `run_once`. The lock is held, but for the wait."""
+        timeout = self._time_to_sleep(timeout)
+        self._asleep = True  # a deadline that is set from now on ends the sleep
+        self.lock.release()
+        try:
+            ready = self._epoll.poll(timeout, _AT_ONCE)
+        finally:
+            self.lock.acquire()
             self._asleep = False
-            batch = [(fd, events, self._watched.get(fd)) for fd, events in ready]
-            for fd, events, watch in batch:
-                if watch is not None and self._watched.get(fd) is watch:
-                    watch.callback(events)
-            self._call_timers()
+        batch = [(fd, events, self._watched.get(fd)) for fd, events in ready]
+        for fd, events, watch in batch:
+            if watch is not None and self._watched.get(fd) is watch:
+                watch.callback(events)
+        self._call_timers()
 
     def close(self) -> None:
         """Give back the loop's own descriptors and the process's wake-up descriptor."""

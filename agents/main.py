@@ -7,10 +7,12 @@ import socket
 import sys
 import threading
 from dataclasses import replace
+from functools import partial
 
 from nsbridge.agents import control, lastwords, limits, runtime, sides
 from nsbridge.agents.confinement import entry
 from nsbridge.agents.confinement.entry import Assignment
+from nsbridge.agents.counter import open_slot
 from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER, release_first
 from nsbridge.agents.journal.journalfile import LeftAloneError
 from nsbridge.agents.journal.state import bound_files, open_state
@@ -30,7 +32,9 @@ def main(assignment: Assignment) -> int:
             signal.signal(signum, signal.SIG_IGN)
         own_fds = entry.leave_the_supervisor(assignment)
         window = assignment.route.window
-        state = open_state(assignment.state_dir, assignment.agent, window, lambda text: lastwords.report(channel, text))
+        counter = open_slot(assignment.counter) if assignment.counter else None
+        report = partial(lastwords.report, channel)
+        state = open_state(assignment.state_dir, assignment.agent, window, report, counter)
         bound_files(assignment.agent)
         assignment.scoreboard.begin()  # it may have waited for the earlier agent to exit
         keys = sides.queue_keys(assignment)

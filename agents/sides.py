@@ -16,6 +16,8 @@ from nsbridge.agents.endpoints.log import source as log_source
 from nsbridge.agents.endpoints.queue import queue
 from nsbridge.agents.endpoints.queue import sink as queue_sink
 from nsbridge.agents.endpoints.queue import source as queue_source
+from nsbridge.agents.endpoints.queue.counted_sink import CountedQueueSink, leave_counter
+from nsbridge.agents.endpoints.queue.counted_source import CountedQueueSource
 from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
 from nsbridge.agents.endpoints.queue.surroundings import QueueSurroundings
 from nsbridge.agents.endpoints.spool import sink as spool_sink
@@ -23,7 +25,7 @@ from nsbridge.agents.endpoints.spool import source as spool
 from nsbridge.agents.identity.identity import IdMap
 from nsbridge.agents.identity.surroundings import FileSurroundings, Surroundings, memory
 from nsbridge.agents.identity.walk import Step
-from nsbridge.agents.journal.sinkjournal import SinkJournal
+from nsbridge.agents.journal.counted import SentCount
 from nsbridge.agents.journal.state import AgentFiles
 from nsbridge.config.schema import Delivery, Endpoint, FtokKey, LogEndpoint, QueueEndpoint, SpoolEndpoint
 
@@ -91,8 +93,8 @@ def make(
     if isinstance(endpoint, QueueEndpoint):
         owner = queue.QueueOwner(agent, (keys.out, keys.in_), is_user_configured=assignment.agent.user is not None)
         return (
-            queue_source.QueueSource(agent, endpoint, keys.out, state.source, owner) if state.source else None,
-            _queue_sink(agent, assignment, keys.in_, state.sink, owner) if state.sink else None,
+            _queue_source(agent, endpoint, keys.out, state, owner),
+            _queue_sink(agent, assignment, keys.in_, state, owner),
         )
     tree = Tree(entered.own_fds, entered.confined.granted, agent.log, entered.around)
     if isinstance(endpoint, SpoolEndpoint):
@@ -111,9 +113,26 @@ def make(
     )
 
 
-def _queue_sink(agent: AgentApi, assignment: Assignment, key: int, sink: SinkJournal, owner: queue.QueueOwner) -> Sink:
-    endpoint, route = assignment.agent.endpoint, assignment.route
+def _queue_source(
+    agent: AgentApi, endpoint: QueueEndpoint, key: int, state: AgentFiles, owner: queue.QueueOwner
+) -> Source | None:
+    if state.source is None:
+        return None
+    if state.counter is not None:
+        return CountedQueueSource(agent, endpoint, key, state.source, state.counter, owner)
+    return queue_source.QueueSource(agent, endpoint, key, state.source, owner)
+
+
+def _queue_sink(
+    agent: AgentApi, assignment: Assignment, key: int, state: AgentFiles, owner: queue.QueueOwner
+) -> Sink | None:
+    endpoint, route, sink = assignment.agent.endpoint, assignment.route, state.sink
     assert isinstance(endpoint, QueueEndpoint)  # noqa: S101  (asked by make)
+    if sink is None:
+        return None
+    if state.counter is not None:
+        return CountedQueueSink(agent, endpoint, key, SentCount(sink, state.counter), route.in_doubt, owner)
+    leave_counter(agent, sink, route.in_doubt)
     if route.delivery is Delivery.EXACTLY_ONCE:
         return ExactQueueSink(agent, endpoint, key, sink, route.in_doubt, owner)
     return queue_sink.QueueSink(agent, endpoint, key, sink, owner)

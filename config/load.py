@@ -29,6 +29,7 @@ from nsbridge.config.schema import (
     DaemonConfig,
     DeadConfig,
     Delivery,
+    Evidence,
     FileEndpoint,
     Framing,
     FtokKey,
@@ -318,6 +319,7 @@ _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
     DaemonConfig: {
         "state_dir": values.path_like("/run/nsbridge"),
         "require": values.listed(values.member(Confinement)),
+        "evidence": values.member(Evidence),
     },
     ControlConfig: {
         "path": values.socket_path,

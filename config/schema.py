@@ -33,6 +33,14 @@ class Confinement(StrEnum):
     LANDLOCK = "landlock"
 
 
+class Evidence(StrEnum):
+    """The evidence, after a kill, of which messages a queue's agent had sent and received."""
+
+    AUTO = "auto"  # the counter, if it can be had
+    COUNTER = "counter"  # the kernel's count
+    SENDERS = "senders"  # two sender processes and the queue's last sender
+
+
 class InDoubt(StrEnum):
     """Choice for the one message that may or may not have been sent, when no evidence decides."""
 
@@ -281,6 +289,7 @@ class DaemonConfig:
     log: LogConfig = LogConfig()
     require: tuple[Confinement, ...] = ()  # an agent that cannot have one of these does not run
     health: HealthConfig = HealthConfig()
+    evidence: Evidence = Evidence.AUTO
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,10 +266,13 @@ KINDS: Mapping[str, KindCalls] = {
 }
 
 
-def rules(endpoint: Endpoint, delivery: Delivery, *, fsync: bool) -> tuple[str, ...]:
-    """Return the names of the rules for an agent once it serves that endpoint."""
+def rules(endpoint: Endpoint, delivery: Delivery, *, fsync: bool, is_counted: bool = False) -> tuple[str, ...]:
+    """Return the names of the rules for an agent once it serves that endpoint.
+
+    If the kernel counts its messages, an agent needs no senders, whatever its route promises.
+    """
     kind = KINDS[endpoint.name]
-    exactly = kind.exact_sink is not None and delivery is Delivery.EXACTLY_ONCE
+    exactly = kind.exact_sink is not None and delivery is Delivery.EXACTLY_ONCE and not is_counted
     names = [*BASE, *kind.always]
     if endpoint.out:
         names += [*SOURCE, *kind.source]
@@ -288,7 +291,9 @@ def forks(endpoint: Endpoint, delivery: Delivery) -> bool:
     return KINDS[endpoint.name].forks and bool(endpoint.in_) and delivery is Delivery.EXACTLY_ONCE
 
 
-def rules_at_start(agent: AgentConfig, route: RouteConfig) -> tuple[str, ...]:
+def rules_at_start(agent: AgentConfig, route: RouteConfig, *, is_counted: bool = False) -> tuple[str, ...]:
     """Return the names of the rules for an agent when it enters, including those for starting its senders."""
-    begin = (*FORKING, *SENDER) if forks(agent.endpoint, route.delivery) else ()
-    return tuple(dict.fromkeys((*rules(agent.endpoint, route.delivery, fsync=route.fsync), *begin)))
+    begin = (*FORKING, *SENDER) if forks(agent.endpoint, route.delivery) and not is_counted else ()
+    return tuple(
+        dict.fromkeys((*rules(agent.endpoint, route.delivery, fsync=route.fsync, is_counted=is_counted), *begin))
+    )

@@ -26,6 +26,7 @@ from typing import Protocol
 from nsbridge.agents import limits, linux
 from nsbridge.agents.confinement import callrules, landlock, seccomp
 from nsbridge.agents.confinement.emptyns import EmptyNamespace
+from nsbridge.agents.counter import Lease
 from nsbridge.agents.fork import EXIT_AGAIN, has_ended
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import (
@@ -79,6 +80,7 @@ class Assignment:
     empty: tuple[EmptyNamespace, ...] = ()  # namespaces with nothing in them, in place of the host's
     require: tuple[Confinement, ...] = ()  # what the agent must not run without
     dead: DeadConfig = field(default_factory=DeadConfig)  # how many dead letters it may keep
+    counter: Lease | None = None  # of the kernel's count of its messages
 
 
 class Surroundings(Protocol):
@@ -132,7 +134,9 @@ def leave_the_supervisor(assignment: Assignment) -> int:
     """Cut every tie that the fork inherited but the named descriptors; returns the host's /proc/self/fd."""
     die_with_the_supervisor(assignment.supervisor_pid)
     linux.set_name(assignment.agent.name)
-    keep = {assignment.peer_fd, assignment.control_fd, assignment.pidfd, *(of.fd for of in assignment.empty)} - {-1}
+    counted = assignment.counter.slots if assignment.counter else -1
+    keep = {assignment.peer_fd, assignment.control_fd, assignment.pidfd, counted} - {-1}
+    keep |= {of.fd for of in assignment.empty}
     null = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):  # nothing of a container may reach the terminal or the daemon's log but by the control channel
         os.dup2(null, fd)
@@ -302,7 +306,9 @@ def confine(assignment: Assignment, directories: Sequence[int]) -> Confined:
     except OSError as error:
         lacks[Confinement.LANDLOCK] = str(error.strerror)
     try:
-        filter_system_calls(callrules.rules_at_start(assignment.agent, assignment.route))
+        filter_system_calls(
+            callrules.rules_at_start(assignment.agent, assignment.route, is_counted=assignment.counter is not None)
+        )
         filtered = True
     except OSError as error:
         lacks[Confinement.SECCOMP] = str(error.strerror)

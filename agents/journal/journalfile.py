@@ -35,7 +35,7 @@ _MAGIC = b"nsbridge"
 _HEADER = struct.Struct("<8sII4Q")  # magic, version, kind, epoch, entries of the index, bytes of the ring, reserved
 _HEADER_CHECK = struct.Struct("<I")
 _CELLS_AT = 128
-_CELLS = 40
+_CELLS = 48
 CELLS = slice(_CELLS_AT, _CELLS_AT + 8 * _CELLS)  # where they are in the header's page
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from nsbridge.agents.journal.journalfile import (
@@ -21,9 +22,17 @@ from nsbridge.agents.journal.sourcejournal import CONFIRMED, RELEASED, TAKEN, So
 
 
 def open_source(
-    path: str, entries: int, ring: int, report: Report = lambda _text: None, patience: float = PATIENCE
+    path: str,
+    entries: int,
+    ring: int,
+    report: Report = lambda _text: None,
+    patience: float = PATIENCE,
+    settle: Callable[[SourceJournal], None] = lambda _journal: None,
 ) -> SourceJournal:
-    """The journal at `path`, made if it is missing. Another size is made by copying what is pending. Raises OSError."""
+    """Open the journal at `path`, made if it is missing. Another size is made by copying what is pending.
+
+    `settle` is called before that, to take up what had landed. Raises OSError.
+    """
     wanted = Header(SOURCE, new_epoch(), entries, ring)
     file = open_or_create(path, wanted, patience, report)
     try:
@@ -32,6 +41,7 @@ def open_source(
         move_aside(path, error, report)
         file.close()
         return SourceJournal(create(path, wanted.after(file.header), patience))
+    settle(journal)
     if (file.header.entries, file.header.ring) != (entries, ring):
         try:
             return _resized(path, journal, wanted, patience)

@@ -66,7 +66,7 @@ class SourceJournal:
         self._places: list[int] = []  # where messages may land, or one is being appended: the next seqs
         self._next_at = self._ring_at  # where the last record ends that was published
         self.fd = file.fd
-        self._address = linux.address_of(file.view)
+        self.address = linux.address_of(file.view) + TYPE_AT  # of a place's msgbuf, if the place were 0
         self.epoch = file.header.epoch
         self.confirmed = file.cells[CONFIRMED] & VALUE  # the last seq that the sink has confirmed
         self.taken = file.cells[TAKEN] & VALUE  # the last seq that was given out
@@ -121,7 +121,7 @@ class SourceJournal:
         words, index, entries, seq = self._words, self._index, self._entries, self.taken + 1
         places = self._place(seq, lengths)
         index[seq % entries] = index[(seq + len(places)) % entries] = NOWHERE
-        addresses, start = [], self._address + TYPE_AT
+        addresses, start = [], self.address
         for at, length in zip(places, lengths):  # noqa: B905  (there may be fewer places)
             word = at >> 3
             words[word + 1] = 0
@@ -135,9 +135,15 @@ class SourceJournal:
 
     def landed(self, lengths: Sequence[int]) -> int:
         """So many messages have come to the first places, in these lengths; returns the last one's seq."""
+        last, end = self._complete(self._places, lengths)
+        self._publish(last, end)
+        return last
+
+    def _complete(self, places: Sequence[int], lengths: Sequence[int]) -> tuple[int, int]:
+        """Write the records' lengths and checksums; return the last one's seq and where it ends."""
         words, view, totals, entries = self._words, self._view, self._totals, self._entries
         last, total, end = self.taken, self._total, self._next_at
-        for at, length in zip(self._places, lengths):  # noqa: B905  (more may be expected)
+        for at, length in zip(places, lengths):  # noqa: B905  (more may be expected)
             word, start = at >> 3, at + RECORD_SIZE
             end = start + length
             words[word] = length | checksum(words[word + 1], view[start:end]) << 32
@@ -146,8 +152,48 @@ class SourceJournal:
             totals[last % entries] = total
         self.pending_bytes += total - self._total
         self._total = total
+        return last, end
+
+    def reserve(self, size: int) -> tuple[int, int]:
+        """Prepare a place for a message of up to `size` bytes; return it, and where the free room behind it ends.
+
+        Nothing points to the place (journal/counted.py). Raises FullError.
+        """
+        seq, index, entries = self.taken + 1, self._index, self._entries
+        (at,) = self._place(seq, (size,))
+        index[seq % entries] = index[(seq + 1) % entries] = NOWHERE
+        self._words[(at >> 3) + 1] = 0
+        first = index[(self.confirmed + 1) % entries] & VALUE if self.confirmed != self.taken else -1
+        return at, first if first >= at else self._end
+
+    def extend(self, at: int, size: int, limit: int, count: int) -> bool:
+        """Return True if a message of up to `size` bytes fits at a place that follows `count` unpublished ones."""
+        upto = at + RECORD_SIZE + size
+        if upto > limit or self.taken + count + 1 - self.confirmed >= self._entries - 1:
+            return False
+        if upto > self._allocated:
+            self._allocate(upto)
+        return True
+
+    def landed_at(self, places: Sequence[int], lengths: Sequence[int]) -> int:
+        """Publish messages that have come to these places, in these lengths; return the last one's seq.
+
+        The index points to a record only once that is whole, and to the first one last: see `_recover`.
+        """
+        last, end = self._complete(places, lengths)
+        index, entries, seq = self._index, self._entries, last
+        for seq in range(last, self.taken, -1):
+            index[seq % entries] = seal(places[seq - self.taken - 1])
         self._publish(last, end)
         return last
+
+    def has_type(self, at: int) -> bool:
+        """Return True if the kernel has put a message at a place, whose length may be unknown."""
+        return self.holds(at, at + RECORD_SIZE) and bool(self._words[(at >> 3) + 1])
+
+    def holds(self, at: int, end: int) -> bool:
+        """Return True if both are within the ring."""
+        return self._ring_at <= at <= end <= self._end
 
     def get(self, seq: int) -> Message:
         """The message `seq`, which must be pending."""

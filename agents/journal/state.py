@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Self
 
 from nsbridge.agents import linux
+from nsbridge.agents.counter import Counts
 from nsbridge.agents.journal import belonging, sinkjournal
+from nsbridge.agents.journal.counted import recover_landed
 from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
@@ -35,6 +37,7 @@ class AgentFiles:
     dead: int  # descriptor of the dead letters' directory
     retry: int  # of the directory of those that are to be taken again, -1 without a source
     identity: int  # the file that remembers the agent's user
+    counter: Counts | None = None  # the kernel's count of its messages
 
     @property
     def given(self) -> list[int]:
@@ -52,7 +55,13 @@ class AgentFiles:
         return self.sink.fd if self.sink else -1
 
 
-def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Callable[[str], None]) -> AgentFiles:
+def open_state(
+    state_dir: str,
+    agent: AgentConfig,
+    window: Window,
+    report: Callable[[str], None],
+    counter: Counts | None = None,
+) -> AgentFiles:
     """Open the files, and make missing ones. Wait until no earlier agent holds them.
 
     Raises OSError; UntrustedError if users other than root can change the files;
@@ -65,13 +74,28 @@ def open_state(state_dir: str, agent: AgentConfig, window: Window, report: Calla
         identity = private.open_identity()
     if agent.endpoint.out:
         source = open_source(
-            str(journal_path(state_dir, agent.name, "out")), window.messages + 3, _ring(agent, window), report
+            str(journal_path(state_dir, agent.name, "out")),
+            window.messages + 3,
+            _ring(agent, window),
+            report,
+            settle=lambda made: _take_up(made, counter, report),
         )
         belonging.claim_source(source, agent.endpoint)
     if agent.endpoint.in_:
         sink = sinkjournal.open_sink(str(journal_path(state_dir, agent.name, "in")), report)
         belonging.claim_sink(sink, agent.endpoint)
-    return AgentFiles(source, sink, dead, retry, identity)
+    return AgentFiles(source, sink, dead, retry, identity, counter)
+
+
+def _take_up(made: SourceJournal, counter: Counts | None, report: Callable[[str], None]) -> None:
+    """Publish what had left the queue when the former agent was killed (counted.py)."""
+    found = recover_landed(made, counter)
+    made.recovered += found.certain
+    if found.doubtful:
+        report(
+            f"a message that left the queue just before a kill may be lost ({found.doubtful} at most): "
+            "the kernel's count of the former agent is gone"
+        )
 
 
 def bound_files(agent: AgentConfig) -> None:

@@ -30,6 +30,8 @@ def lines(agent: dict[str, Any]) -> list[str]:
     cpu = agent["cpu"]
     text += _fact("cpu", [f"{cpu['percent']} %", f"{cpu['user_s']} s user", f"{cpu['system_s']} s system"])
     text += _fact("confined by", _confinement(agent))
+    if evidence := agent.get("evidence"):
+        text += _fact("evidence", [evidence, *([f"no counter: {agent['no_counter']}"] if agent["no_counter"] else [])])
     text += _fact("capabilities", _capabilities(agent["capabilities"]))
     text += _namespaces(agent["namespaces"])
     text += _descriptors(agent["descriptors"])

@@ -161,6 +161,9 @@ def _nothing(_found: Found) -> None:
     pass
 
 
+_INSPECTED = ("name", "state", "phase", "detail", "evidence", "no_counter")
+
+
 class _Known(NamedTuple):
     """The supervisor's data about an inspected agent, for a child, which has no scoreboard."""
 
@@ -171,7 +174,7 @@ class _Known(NamedTuple):
 
 
 def _known(agent: ManagedAgent) -> _Known:
-    about = {key: value for key, value in agent_status(agent).items() if key in ("name", "state", "phase", "detail")}
+    about = {key: value for key, value in agent_status(agent).items() if key in _INSPECTED}
     if not agent.pid:
         return _Known({**about, "retry_in_s": agent.retry_in}, [], None, landlock=False)
     landlock = bool((agent.confinement or {}).get("landlock"))

@@ -39,6 +39,8 @@ def agent_status(agent: ManagedAgent) -> dict[str, object]:
         "pid": agent.pid,
         "senders": agent.senders,
         "confinement": agent.confinement,
+        "evidence": agent.evidence,
+        "no_counter": agent.no_counter,
         "container_pid": agent.container_pid,
         "uptime_s": None if agent.uptime is None else round(agent.uptime, 3),
         "restarts": agent.restarts,

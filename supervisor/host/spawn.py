@@ -10,6 +10,7 @@ from typing import Protocol
 from nsbridge.agents import main as agent_main
 from nsbridge.agents.confinement import entry
 from nsbridge.agents.confinement.entry import Assignment
+from nsbridge.agents.counter import Lease
 from nsbridge.agents.fork import Child, fork
 from nsbridge.agents.loop import READABLE, Loop, Timer
 
@@ -18,10 +19,16 @@ _CHUNK = 64 << 10  # bytes read at once; no pipe holds more
 _REST = 0.02  # seconds between full chunks: a child that writes without end is read slowly, and blocks in its pipe
 
 
-def agent(assignment: Assignment) -> Child:
-    """Fork an agent, which gets its own scoreboard and no other."""
+def agent(assignment: Assignment, register: Callable[[Lease], None]) -> Child:
+    """Fork an agent, which gets its own scoreboard and no other. `register` has the kernel count its messages."""
+
+    def main() -> int:
+        if assignment.counter is not None:
+            register(assignment.counter)
+        return agent_main.main(assignment)
+
     with assignment.scoreboard.lent():
-        return fork(lambda: agent_main.main(assignment))
+        return fork(main)
 
 
 class LineListener(Protocol):

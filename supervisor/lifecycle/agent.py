@@ -17,11 +17,12 @@ from nsbridge.agents.confinement.entry import Assignment
 from nsbridge.agents.loop import Timer
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.agents.statefiles import journal_path
-from nsbridge.config.schema import AgentConfig, RouteConfig
+from nsbridge.config.schema import AgentConfig, Namespace, RouteConfig
 from nsbridge.supervisor.containers.attachment import Attachment
 from nsbridge.supervisor.host import procfs, usage
 from nsbridge.supervisor.lifecycle import table as lifecycle
 from nsbridge.supervisor.lifecycle.agentlog import AgentLog
+from nsbridge.supervisor.lifecycle.evidence import COUNTER, SENDERS, EvidenceRefused
 from nsbridge.supervisor.lifecycle.process import AgentProcess
 from nsbridge.supervisor.lifecycle.restart import RestartPolicy
 from nsbridge.supervisor.lifecycle.services import Services
@@ -153,6 +154,18 @@ class ManagedAgent:
     def confinement(self) -> dict[str, object] | None:
         """What the kernel holds its process to, once that is ready."""
         return self._process.confinement if self._process else None
+
+    @property
+    def evidence(self) -> str | None:
+        """What tells after a kill which messages were sent: the kernel's counter, or senders; None if not a queue."""
+        if self.config.namespace is not Namespace.IPC or self._process is None:
+            return None
+        return COUNTER if self._process.is_counted else SENDERS
+
+    @property
+    def no_counter(self) -> str:
+        """Return the reason why senders are the evidence; empty if they are not."""
+        return self._services.evidence.reason if self.evidence == SENDERS else ""
 
     @property
     def senders(self) -> list[int]:
@@ -292,7 +305,9 @@ class ManagedAgent:
         self._served, self._by_signal = None, False
         self.scoreboard.begin()
         try:
-            self._process = AgentProcess.begin(self._loop, self._assignment, self)
+            self._process = AgentProcess.begin(self._loop, self._assignment, self, self._services.evidence)
+        except EvidenceRefused as reason:
+            self.refuse(str(reason))
         except OSError as error:
             self.last_exit = f"cannot be forked: {limits.explained(error)}"
             self._log.error(self.config.name, self.last_exit)
@@ -316,6 +331,7 @@ class ManagedAgent:
             beat_every=self.beat_every,
             empty=self._services.empty,
             dead=self._services.dead.limits,
+            counter=self._services.evidence.lease(self.config),
         )
 
     # What the process tells (process.py, Keeper)

@@ -19,6 +19,7 @@ from nsbridge.agents.fork import Child
 from nsbridge.agents.loop import READABLE, Loop
 from nsbridge.supervisor.host import spawn, usage
 from nsbridge.supervisor.host.usage import Usage
+from nsbridge.supervisor.lifecycle.evidence import QueueEvidence
 
 _AT_ONCE = 16  # datagrams; then the rest of the supervisor has its turn
 _PAUSE = 0.02  # seconds after so many: an agent that floods its channel costs the supervisor a few per cent of a core
@@ -115,23 +116,27 @@ class AgentProcess:
     told_to_exit: bool = False
     is_reaped: bool = False
     keeper: Keeper | None = None
+    is_counted: bool = False  # the kernel counts its messages
 
     @classmethod
-    def begin(cls, loop: Loop, assign: Callable[[int], Assignment], keeper: Keeper) -> AgentProcess:
+    def begin(
+        cls, loop: Loop, assign: Callable[[int], Assignment], keeper: Keeper, evidence: QueueEvidence
+    ) -> AgentProcess:
         """Fork an agent; `assign` makes its assignment from the number of its control channel. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         try:
-            child = spawn.agent(assign(theirs.fileno()))
+            assignment = assign(theirs.fileno())
+            child = spawn.agent(assignment, evidence.register)
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
         channel = Channel(loop, ours, keeper.hear)
-        process = cls(child, channel, loop.now(), keeper=keeper)
+        process = cls(child, channel, loop.now(), keeper=keeper, is_counted=assignment.counter is not None)
         channel.hung_up = process._hangs_up
-        loop.watch(child.pidfd, READABLE, lambda _events: process._reap(loop))
+        loop.watch(child.pidfd, READABLE, lambda _events: process._reap(loop, evidence))
         return process
 
     def let_go(self) -> None:
@@ -145,8 +150,9 @@ class AgentProcess:
         if code is not None and self.keeper is not None:
             self.keeper.dying(code)
 
-    def _reap(self, loop: Loop) -> None:
+    def _reap(self, loop: Loop, evidence: QueueEvidence) -> None:
         loop.unwatch(self.child.pidfd)
+        evidence.forget(self.child.pid)
         keeper = self.keeper
         if keeper is not None:
             self.channel.close()  # and hear its last words

@@ -31,7 +31,9 @@ from nsbridge.config.schema import (
 )
 
 LIVE = frozenset({"log", "dead", "health.max_memory", "health.max_descriptors"})
-FIXED = frozenset({"state_dir", "control", "require", "health.deadline"})  # agents beat by the deadline they began with
+FIXED = frozenset(
+    {"state_dir", "control", "evidence", "require", "health.deadline"}
+)  # agents beat by the deadline they began with
 
 # One container has one name in these, so that different names are different containers.
 _NAMED_UNIQUELY = {ContainerKind.RUNC, ContainerKind.CRUN}

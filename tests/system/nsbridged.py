@@ -181,7 +181,7 @@ def _short_of_senders(routes: list[dict[str, Any]]) -> set[str]:
         agent["name"]
         for route in routes
         for agent in route["agents"]
-        if agent["endpoint"] == "queue"
+        if agent["evidence"] == "senders"
         and route["delivery"] == "exactly-once"
         and agent["name"] in [flow["to"] for flow in route["flows"]]
         and len(agent["senders"]) < SENDERS

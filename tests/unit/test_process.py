@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import cast
 
 import pytest
@@ -17,7 +18,9 @@ from inotify_simple import INotify, flags
 from nsbridge.agents.confinement.entry import Assignment, close_all_but
 from nsbridge.agents.fork import fork, release_first
 from nsbridge.agents.loop import Loop
+from nsbridge.config.schema import Evidence
 from nsbridge.supervisor.host import spawn
+from nsbridge.supervisor.lifecycle.evidence import QueueEvidence
 from nsbridge.supervisor.lifecycle.process import AgentProcess, Channel, signal_name
 
 LIMIT = 10.0  # seconds
@@ -102,6 +105,15 @@ def test_an_empty_datagram_is_no_more_than_the_end(heard: Heard) -> None:
     assert passes < 10
 
 
+_SENDERS = QueueEvidence(Evidence.SENDERS, "", print)
+
+
+@dataclass
+class _Given:
+    control_fd: int
+    counter: None = None
+
+
 class Kept:
     """An agent's process on a real loop: `main` in place of an agent's. `heard` is what its keeper receives."""
 
@@ -109,8 +121,10 @@ class Kept:
         self.loop = Loop()
         self.heard: list[object] = []
         self._let_go = let_go
-        monkeypatch.setattr(spawn, "agent", lambda control_fd: fork(lambda: main(control_fd)))
-        self.process = AgentProcess.begin(self.loop, cast(Callable[[int], Assignment], lambda fd: fd), self)
+        monkeypatch.setattr(spawn, "agent", lambda given, _register: fork(lambda: main(given.control_fd)))
+        self.process = AgentProcess.begin(
+            self.loop, cast(Callable[[int], Assignment], _Given), self, QueueEvidence(Evidence.SENDERS, "", print)
+        )
 
     def hear(self, fields: dict[str, object]) -> None:
         self.heard.append(fields.get("text"))

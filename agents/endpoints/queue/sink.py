@@ -34,6 +34,8 @@ _TOO_LONG = errno.EMSGSIZE  # never returned by msgsnd: the message is longer th
 class QueueSink(QueueSinkBase):
     """Sends messages; while the queue is full a thread waits in msgsnd, so that the agent continues."""
 
+    _notes_each = True  # each message, as soon as it was sent
+
     def __init__(
         self, host: AgentApi, config: QueueEndpoint, key: int, journal: SinkJournal, owner: QueueOwner | None = None
     ) -> None:
@@ -65,7 +67,7 @@ class QueueSink(QueueSinkBase):
     def _send(self, queue: Queue, run: Run) -> tuple[int, int]:
         """Return how many messages were sent (each is noted at once), and the errno of the next; 0 if all were sent."""
         notes, cell = self._journal.cells, self._journal.handed_cell
-        is_noted = run.epoch == self._journal.epoch
+        is_noted = self._notes_each and run.epoch == self._journal.epoch
         mtype, limit = self._type_of(run), min(self._limit, self._limits.largest)
         send = sender(queue, mtype)
         seq = run.first
@@ -120,13 +122,18 @@ class QueueSink(QueueSinkBase):
         """Open the queue if there is none; then the refused message is offered again."""
         if self._queue is None:
             try:
-                self._queue = open_queue(self._key, self._config, self._host)
+                queue = open_queue(self._key, self._config, self._host)
+                self._opened(queue)
             except Blocked as reason:
                 self._wait(reason)
                 return
-            self._look_at_limit(self._queue)
+            self._queue = queue
+            self._look_at_limit(queue)
         self._waiter.done()  # before: what follows may show another reason
         self._host.sink_ready()
+
+    def _opened(self, queue: Queue) -> None:
+        """Prepare for a queue that was opened. Raises Blocked."""
 
     def _failed(self, queue: Queue, one: Run, number: int) -> bool:
         """Return True if the message is finished, as a dead letter; otherwise it is offered again later."""

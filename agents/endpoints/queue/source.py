@@ -22,9 +22,9 @@ from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.config.schema import QueueEndpoint
 
-_AT_ONCE = 32  # messages looked at, then taken, in one go
-_FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other agent works meanwhile
-_INTERRUPT = signal.SIGUSR2  # to the thread that waits in msgrcv
+AT_ONCE = 32  # messages looked at, then taken, in one go
+FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other agent works meanwhile
+INTERRUPT = signal.SIGUSR2  # to the thread that waits in msgrcv
 _INTERRUPT_EVERY = 0.02  # seconds
 _RETRY = 0.1  # seconds between looks for a queue that is missing
 _SLOW = (CrowdedError, Denied, TooLongError)  # these need a person: retried every CROWDED_RETRY
@@ -68,7 +68,7 @@ class QueueSource:
         if self._journal.recovered:
             what = f"{self._journal.recovered} message{'s' if self._journal.recovered > 1 else ''}"
             self._host.log("info", f"recovered {what} that had just left the queue when the agent was killed")
-        signal.signal(_INTERRUPT, lambda _signum, _frame: None)
+        signal.signal(INTERRUPT, lambda _signum, _frame: None)
         self._host.vouch(self._vouch)
         self._host.loop.call_later(AFTERWARDS, lambda: start_thread("take", self._run))
         with suppress(Blocked):  # the thread says it, if it lasts
@@ -104,12 +104,12 @@ class QueueSource:
         """End the wait, which nothing else can. It may be just about to begin, so that is done until it is heard."""
         self._interrupts = self._waits
         if self._waits:
-            signal.pthread_kill(self._thread, _INTERRUPT)
+            signal.pthread_kill(self._thread, INTERRUPT)
             self._host.loop.call_later(_INTERRUPT_EVERY, self._interrupt)
 
     def _run(self) -> None:
         self._thread = threading.get_ident()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {_INTERRUPT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {INTERRUPT})
         while True:
             try:
                 self._take_from(self._open().id)
@@ -175,7 +175,7 @@ class QueueSource:
         messages, size = host.room()
         try:
             while messages > 0 and size > 0:
-                found = self._next(queue, min(messages, _AT_ONCE), size)
+                found = self._next(queue, min(messages, AT_ONCE), size)
                 got = self._take(queue, found) if found else []
                 if not got and (found or is_awaited) and (too_long := self._look.too_long()):
                     raise TooLongError(f"{shown(self._key)}: {too_long}")
@@ -183,7 +183,7 @@ class QueueSource:
                     return
                 is_awaited = False
                 messages, size, unsent = messages - len(got), size - sum(got), unsent + len(got)
-                if unsent >= _FLUSH_EVERY:
+                if unsent >= FLUSH_EVERY:
                     unsent = 0
                     host.flush()
             self._room.clear()

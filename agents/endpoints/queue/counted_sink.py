@@ -1,0 +1,152 @@
+"""The sink of a queue whose messages the kernel counts: exactly once, whoever else uses the queue (journal/counted.py).
+
+It sends as the at-least-once sink does, but notes a batch in place of each message. After a kill the kernel's count
+says how far it had come.
+"""
+
+from __future__ import annotations
+
+from nsbridge.agents import linux
+from nsbridge.agents.endpoints.base import AgentApi
+from nsbridge.agents.endpoints.queue.evidence import QueueEvidence
+from nsbridge.agents.endpoints.queue.queue import Queue, QueueOwner, shown
+from nsbridge.agents.endpoints.queue.sink import QueueSink
+from nsbridge.agents.journal.counted import COUNT_LIFE, SentCount, forget_count
+from nsbridge.agents.journal.sinkjournal import IN_DOUBT, NOT_DELIVERED, SinkJournal
+from nsbridge.agents.wire import Run
+from nsbridge.config.schema import InDoubt, QueueEndpoint
+
+_LOOK_AGAIN = 0.002  # seconds until a half-full queue is looked at again: nothing reports when a message leaves it
+_OF_ANOTHER_LIFE = "its source has lost its journal since, and another has the numbers that it had"
+
+
+class CountedQueueSink(QueueSink):
+    """Hands each message to a queue exactly once."""
+
+    _notes_each = False
+
+    def __init__(
+        self,
+        host: AgentApi,
+        config: QueueEndpoint,
+        key: int,
+        count: SentCount,
+        in_doubt: InDoubt,
+        owner: QueueOwner | None = None,
+    ) -> None:
+        journal = count.journal
+        super().__init__(host, config, key, journal, owner)
+        self._count = count
+        # A former agent with senders left other evidence, which needs the queue.
+        self._former = None if journal.cells[COUNT_LIFE] else QueueEvidence(host, key, self._type, journal, in_doubt)
+        # Where a program answers through the same queue, a queue full of questions would leave it no room to.
+        self._is_shared = config.out is not None and config.out.key == key_of(config)
+        self._looks_again = False
+        if self._former is None:
+            self._recover(in_doubt)
+
+    def may_adopt(self) -> bool:
+        """See Sink: the count is of messages of one source."""
+        return self._pending is None
+
+    def _recover(self, in_doubt: InDoubt) -> None:
+        found, journal = self._count.recover(), self._journal
+        if found.certain:
+            self._host.log(
+                "info", f"{_messages(found.certain)} up to {journal.handed} had been sent when the agent was killed"
+            )
+        if found.doubtful:
+            self._count.settled(_decide(self._host, journal, found.doubtful, in_doubt))
+
+    def _opened(self, queue: Queue) -> None:
+        """Resolve what a former agent with senders left. Raises Blocked."""
+        if self._former is not None and not self._journal.cells[COUNT_LIFE]:
+            self._former.examine(queue)
+
+    def put(self, run: Run) -> int:
+        """Send messages while there is room; then let the thread wait for room."""
+        count, journal = 0, self._journal
+        while count < len(run.bodies) and self._queue is not None and self._pending is None:
+            rest = run.after(count)
+            if rest.epoch != journal.epoch:  # its numbers now belong to others
+                if not self._bury(rest.one(0), _OF_ANOTHER_LIFE):
+                    break
+                count += 1
+            elif rest.first <= journal.handed:  # found out after the greeting
+                self._host.handed(rest.one(0))
+                count += 1
+            elif self._former is not None and self._former.resolve(rest, self._queue):
+                count += 1
+            elif self._is_shared and not self._leaves_room(self._queue, len(rest.bodies[0])):
+                break
+            else:
+                part = rest.one(0) if self._is_shared else rest
+                some = super().put(part)
+                count += some
+                if some < len(part.bodies):
+                    break
+        return count
+
+    def _send(self, queue: Queue, run: Run) -> tuple[int, int]:
+        self._begin(run.last)
+        return super()._send(queue, run)
+
+    def _wait_in_thread(self, one: Run) -> None:
+        self._begin(one.last)
+        super()._wait_in_thread(one)
+
+    def _begin(self, last: int) -> None:
+        if self._former is not None:
+            self._former = None
+            self._count.settled(self._journal.handed)
+        self._count.begin(last)
+
+    def _leaves_room(self, queue: Queue, size: int) -> bool:
+        """Return True if half of the queue stays free for the program that answers; else `sink_ready` follows soon."""
+        try:
+            status = linux.queue_status(queue.id)
+        except OSError:
+            return True
+        if not status.used or status.used + size <= status.limit // 2:
+            return True
+        self._host.blocked("in", f"{shown(self._key)} is half full, the rest is for its answers")
+        if not self._looks_again:
+            self._looks_again = True
+            self._host.loop.call_later(_LOOK_AGAIN, self._look_again)
+        return False
+
+    def _look_again(self) -> None:
+        self._looks_again = False
+        self._host.blocked("in", "")
+        self._host.sink_ready()
+
+
+def leave_counter(host: AgentApi, journal: SinkJournal, in_doubt: InDoubt) -> None:
+    """Decide what a former agent left in flight whose messages the kernel counted, where there is no counter now."""
+    if not journal.cells[COUNT_LIFE]:
+        return
+    if doubtful := forget_count(journal):
+        journal.hand(_decide(host, journal, doubtful, in_doubt))
+
+
+def _decide(host: AgentApi, journal: SinkJournal, doubtful: int, in_doubt: InDoubt) -> int:
+    """Count and log messages in doubt; return the seq up to which they are finished."""
+    is_again = in_doubt is InDoubt.RESEND
+    what = f"{_messages(doubtful)} after {journal.handed}"
+    host.log(
+        "warning", f"unknown whether {what} had been sent before a kill: {'sent again' if is_again else 'skipped'}"
+    )
+    journal.cells[IN_DOUBT] += doubtful
+    if is_again:
+        return journal.handed
+    journal.cells[NOT_DELIVERED] += doubtful
+    return journal.handed + doubtful
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'' if count == 1 else 's'}"
+
+
+def key_of(config: QueueEndpoint) -> object:
+    """Return the configured key of the queue that messages are put into."""
+    return config.in_.key if config.in_ is not None else None

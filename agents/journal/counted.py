@@ -1,0 +1,164 @@
+"""What a journal keeps so that the kernel's count (agents/counter.py) says after a kill what its agent had done.
+
+Before each batch of calls, while nothing is in flight, one store of eight bytes says: "when the journal was at `seq`,
+the kernel's count was `count`". After a kill the count has grown by what the batch had done. Both numbers are kept
+modulo 2^24; no batch is that long. Nothing is noted for each message.
+
+A source also keeps where in its ring the first message of the batch lands; the others follow it without a gap, and
+the kernel kept their lengths. `life` names the counter: after a reboot, or if its pins were removed, the count is of
+another life and says nothing. A kill then leaves the batch in doubt.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nsbridge.agents.counter import LENGTHS, Counts
+from nsbridge.agents.journal.journalfile import VALUE, is_sealed, seal
+from nsbridge.agents.journal.records import RECORD_SIZE
+from nsbridge.agents.journal.sinkjournal import INTENT, PLACE, SinkJournal
+from nsbridge.agents.journal.sourcejournal import SourceJournal
+
+COUNT_AT, COUNT_LIFE, COUNT_SKIPS, LANDING = 40, 41, 42, 43  # cells of both kinds of journal
+_BITS = 24
+_MASK = (1 << _BITS) - 1
+
+
+def _statement(seq: int, count: int) -> int:
+    return seal((seq & _MASK) << _BITS | count & _MASK)
+
+
+def _grown(now: int, before: int) -> int:
+    """Return the difference of two numbers of which the second is known modulo 2^24; it may be negative."""
+    difference = (now - before) & _MASK
+    return difference - (_MASK + 1) if difference > _MASK >> 1 else difference
+
+
+class Recovered(NamedTuple):
+    """What a killed agent had done, beyond what its journal says: for certain, and perhaps."""
+
+    certain: int = 0
+    doubtful: int = 0
+
+
+class SentCount:
+    """The statements of a sink that sends with one system call per message."""
+
+    def __init__(self, journal: SinkJournal, counter: Counts) -> None:
+        self.journal = journal
+        self._cells = journal.cells
+        self._counter = counter
+
+    def recover(self) -> Recovered:
+        """Bring the journal up to what the former agent had sent. To be called once, before anything is sent.
+
+        `doubtful` messages after those may have been sent. The journal is left before them.
+        """
+        journal, cells, counter = self.journal, self._cells, self._counter
+        result = Recovered()
+        in_flight = max(0, cells[INTENT] - journal.handed)
+        if in_flight and cells[COUNT_LIFE]:
+            result = self._judge(in_flight)
+            if result.certain:
+                journal.sent(journal.handed + result.certain, journal.last_sender)
+        if not result.doubtful:
+            cells[INTENT] = 0
+            cells[COUNT_LIFE], cells[COUNT_SKIPS] = seal(counter.life), seal(self._counter.skips)
+        return result
+
+    def _judge(self, in_flight: int) -> Recovered:
+        cells, statement = self._cells, self._cells[COUNT_AT]
+        if cells[COUNT_LIFE] != seal(self._counter.life) or not is_sealed(statement):
+            return Recovered(doubtful=in_flight)
+        seq, count = (statement & VALUE) >> _BITS, statement & _MASK
+        sent = _grown(seq + _grown(self._counter.sent, count), self.journal.handed)
+        if sent > in_flight:
+            return Recovered(doubtful=in_flight)  # somebody else got the agent's pid before it was forgotten
+        certain = max(0, sent)
+        skipped = (self._counter.skips - (cells[COUNT_SKIPS] & VALUE)) & VALUE
+        return Recovered(certain, min(in_flight - certain, skipped))
+
+    def settled(self, upto: int) -> None:
+        """Note that the doubt up to that seq is decided."""
+        self.journal.hand(upto)
+        self._cells[INTENT] = 0
+        self._cells[COUNT_LIFE], self._cells[COUNT_SKIPS] = seal(self._counter.life), seal(self._counter.skips)
+
+    def begin(self, last: int) -> None:
+        """State where the journal and the count are, before messages up to seq `last` are sent."""
+        self._cells[COUNT_AT] = _statement(self.journal.handed, self._counter.sent)
+        self._cells[INTENT] = last
+
+
+def forget_count(journal: SinkJournal) -> int:
+    """Return how many messages a counted agent left in flight, all in doubt without the count; forget them."""
+    cells = journal.cells
+    doubtful = max(0, cells[INTENT] - journal.handed)
+    cells[INTENT] = cells[PLACE] = cells[COUNT_LIFE] = 0
+    return doubtful
+
+
+class Landing:
+    """Places in a source's ring, into which the kernel puts messages whose lengths nobody knows before."""
+
+    def __init__(self, journal: SourceJournal, counter: Counts) -> None:
+        self._journal = journal
+        self._counter = counter
+        self._cells = journal.cells
+        self._at = self._limit = 0
+        self._places: list[int] = []
+        self._cells[LANDING] = 0
+        self._cells[COUNT_LIFE] = seal(counter.life)
+
+    def begin(self, size: int) -> int:
+        """Return the address of a msgbuf for up to `size` bytes, the first of a batch. Raises FullError."""
+        self._at, self._limit = self._journal.reserve(size)
+        self._places = [self._at]
+        self._cells[LANDING] = seal(self._at)
+        self._cells[COUNT_AT] = _statement(self._journal.taken, self._counter.received)
+        return self._journal.address + self._at
+
+    def following(self, length: int, size: int) -> int:
+        """Return the place behind a message of that length which has just landed; 0 if none fits there."""
+        at = self._places[-1] + RECORD_SIZE + length + 7 & -8
+        if len(self._places) >= LENGTHS or not self._journal.extend(at, size, self._limit, len(self._places)):
+            return 0
+        self._places.append(at)
+        return self._journal.address + at
+
+    def landed(self, lengths: list[int]) -> int:
+        """Publish the messages that have landed; return the last one's seq."""
+        return self._journal.landed_at(self._places, lengths)
+
+
+def recover_landed(journal: SourceJournal, counter: Counts | None) -> Recovered:
+    """Publish what had landed when the former agent was killed. Without the count it may be lost: then it is doubtful.
+
+    To be called once, when the journal is opened.
+    """
+    try:
+        return _recovered(journal, counter)
+    finally:
+        journal.cells[LANDING] = 0
+
+
+def _recovered(journal: SourceJournal, counter: Counts | None) -> Recovered:
+    cells = journal.cells
+    landing, statement, life = cells[LANDING], cells[COUNT_AT], cells[COUNT_LIFE]
+    if not life or not landing or not is_sealed(landing) or not is_sealed(statement):
+        return Recovered()
+    at = landing & VALUE
+    already = _grown(journal.taken, (statement & VALUE) >> _BITS)
+    if counter is None or life != seal(counter.life):
+        return Recovered(doubtful=int(not already and journal.has_type(at)))
+    grown = _grown(counter.received, statement & _MASK)
+    if grown <= already:
+        return Recovered()
+    places, lengths = [], counter.lengths(min(grown, LENGTHS))
+    for length in lengths:
+        places.append(at)
+        at += RECORD_SIZE + length + 7 & -8
+    if grown > LENGTHS or not journal.holds(places[0], at):
+        return Recovered(doubtful=grown - already)  # somebody else got the agent's pid before it was forgotten
+    journal.landed_at(places[already:], lengths[already:])
+    return Recovered(grown - already)
