@@ -39,10 +39,11 @@ from nsbridge.agents.journal.journalfile import (
     is_sealed,
     parse_header,
 )
+from nsbridge.agents.journal.records import RECORD, checksum_of_none
 from nsbridge.agents.journal.sinkjournal import SinkJournal
-from nsbridge.agents.journal.sourcejournal import LOG_NOTES, RECORD
-from nsbridge.agents.journal.state import journal_path
+from nsbridge.agents.journal.sourcejournal import LOG_NOTES
 from nsbridge.agents.scoreboard import Scoreboard
+from nsbridge.agents.statefiles import journal_path
 from nsbridge.config.errors import NotPermittedError, NsbridgeError
 from nsbridge.config.schema import MAX_MESSAGE
 from nsbridge.config.text import escape
@@ -246,7 +247,7 @@ class _Reader:
 
     def _checksum(self, mtype: int, length: int, at: int) -> int:
         """Compute a checksum in chunks: a long message is never in memory as a whole."""
-        crc, left = journal.checksum_of_none(mtype, length), length
+        crc, left = checksum_of_none(mtype, length), length
         while left:
             chunk = os.pread(self._fd, min(left, _CHUNK), at)
             if not chunk:

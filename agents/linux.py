@@ -93,7 +93,6 @@ except OSError:
 _libc.syscall.restype = ctypes.c_long
 _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
-_libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
 _libc.unshare.argtypes = [ctypes.c_int]
 _libc.capset.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
@@ -169,12 +168,6 @@ def mount(source: str, target: str, fstype: str | None = None, flags: int = 0, d
     arguments = [None if text is None else os.fsencode(text) for text in (source, target, fstype)]
     if _libc.mount(*arguments, flags, None if data is None else data.encode()) < 0:
         raise oserror("mount", target)
-
-
-def umount(target: str, flags: int = 0) -> None:
-    """Detach a file system. umount2(2)."""
-    if _libc.umount2(os.fsencode(target), flags) < 0:
-        raise oserror("umount2", target)
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0) -> int:

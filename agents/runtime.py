@@ -19,11 +19,13 @@ from nsbridge.agents.dead.keeper import DeadLetterKeeper
 from nsbridge.agents.dead.retries import DeadLetterRetries
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.heartbeat import Heart, Voucher
+from nsbridge.agents.incoming import Incoming
 from nsbridge.agents.journal import sinkjournal
 from nsbridge.agents.journal.state import AgentFiles
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.loop import READABLE, WRITABLE, Loop
-from nsbridge.agents.session import Incoming, Outgoing, Session
+from nsbridge.agents.outgoing import Outgoing
+from nsbridge.agents.session import Session
 from nsbridge.agents.sides import Keys
 from nsbridge.agents.wire import MAX_PACKET, VOID, Message, Run
 
@@ -66,11 +68,11 @@ class Agent:
         self._blocked_in = ""  # what the sink itself waits for
         sync = (lambda: linux.syncfs(state.dead)) if assignment.route.fsync else None
         self._dead = DeadLetterKeeper(self, state.dead, state.sink, assignment.dead, sync)
-        self.store = sides.store(assignment.agent.endpoint, state.source)
-        outgoing = Outgoing(self.store, window) if self.store is not None else None
-        incoming = Incoming(state.sink, window) if state.sink is not None else None
-        self._session = Session(int.from_bytes(os.urandom(8)) | 1, outgoing, incoming)
         self._source, self._sink = sides.make(self, assignment, entered, keys, state)
+        self.store = self._source.store if self._source is not None else None
+        outgoing = Outgoing(self.store, window) if self.store is not None else None
+        incoming = Incoming(state.sink, window, self._sink.may_adopt) if state.sink and self._sink else None
+        self._session = Session(int.from_bytes(os.urandom(8)) | 1, outgoing, incoming)
         self._retries: DeadLetterRetries | None = None
         if self.store is not None:
             fsync = self._sync if assignment.route.fsync else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Protocol
 
 from nsbridge.agents import places
 from nsbridge.agents.confinement import entry
@@ -27,16 +26,8 @@ from nsbridge.agents.identity.identity import IdMap
 from nsbridge.agents.identity.surroundings import FileSurroundings, Surroundings, memory
 from nsbridge.agents.identity.walk import Step
 from nsbridge.agents.journal.counted import SentCount
-from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.journal.state import AgentFiles
-from nsbridge.agents.journal.store import NoteStore
 from nsbridge.config.schema import Delivery, Endpoint, FtokKey, LogEndpoint, QueueEndpoint, SpoolEndpoint
-
-
-class Served(AgentApi, Protocol):
-    """The agent, with its source's store."""
-
-    store: SourceJournal | NoteStore | None
 
 
 class Keys:
@@ -90,13 +81,8 @@ def ends(endpoint: Endpoint, keys: Keys) -> dict[str, list[str]]:
     return places.of_files(endpoint)
 
 
-def store(endpoint: Endpoint, source: SourceJournal | None) -> SourceJournal | NoteStore | None:
-    """Return the store of a source; where files are messages, it keeps only notes: the file itself is the journal."""
-    return NoteStore(source) if source is not None and isinstance(endpoint, SpoolEndpoint | LogEndpoint) else source
-
-
 def make(
-    agent: Served,
+    agent: AgentApi,
     assignment: Assignment,
     entered: Entered,
     keys: Keys,
@@ -113,12 +99,12 @@ def make(
     tree = Tree(entered.own_fds, entered.confined.granted, agent.log, entered.around)
     if isinstance(endpoint, SpoolEndpoint):
         return (
-            spool.SpoolSource(agent, tree, endpoint, agent.store) if isinstance(agent.store, NoteStore) else None,
+            spool.SpoolSource(agent, tree, endpoint, state.source) if state.source else None,
             spool_sink.SpoolSink(agent, tree, endpoint, state.sink) if state.sink else None,
         )
     if isinstance(endpoint, LogEndpoint):
         return (
-            log_source.LogSource(agent, tree, endpoint, agent.store) if isinstance(agent.store, NoteStore) else None,
+            log_source.LogSource(agent, tree, endpoint, state.source) if state.source else None,
             log_sink.LogSink(agent, tree, endpoint, state.sink, assignment.route.in_doubt) if state.sink else None,
         )
     return (
@@ -128,7 +114,7 @@ def make(
 
 
 def _queue_source(
-    agent: Served, endpoint: QueueEndpoint, key: int, state: AgentFiles, owner: queue.QueueOwner
+    agent: AgentApi, endpoint: QueueEndpoint, key: int, state: AgentFiles, owner: queue.QueueOwner
 ) -> Source | None:
     if state.source is None:
         return None
@@ -138,7 +124,7 @@ def _queue_source(
 
 
 def _queue_sink(
-    agent: Served, assignment: Assignment, key: int, state: AgentFiles, owner: queue.QueueOwner
+    agent: AgentApi, assignment: Assignment, key: int, state: AgentFiles, owner: queue.QueueOwner
 ) -> Sink | None:
     endpoint, route, sink = assignment.agent.endpoint, assignment.route, state.sink
     assert isinstance(endpoint, QueueEndpoint)  # noqa: S101  (asked by make)

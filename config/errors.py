@@ -14,6 +14,7 @@ EXIT_NOT_RUNNING = 3
 EXIT_UNREACHABLE = 4
 EXIT_NO_SUCH_NAME = 5
 EXIT_NOT_PERMITTED = 77
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class NsbridgeError(Exception):

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from cattrs import BaseValidationError, ClassValidationError, Converter, ForbiddenExtraKeysError, override
 from cattrs.gen import make_dict_structure_fn
 
-from nsbridge.config import check, values
+from nsbridge.config import check, names, values
 from nsbridge.config.document import Table, read_tables, read_text
 from nsbridge.config.errors import ConfigError
 from nsbridge.config.problems import InvalidValue, KeyPath, Problem, dotted, nearest, quoted, shown, unknown_key
@@ -169,7 +169,7 @@ def _read_agent(path: KeyPath, raw: object) -> tuple[check.Side, list[Problem]]:
     problems = [*_name_problems(values.agent_name, path), *found]
     if table is None:
         table, _ = _structure(_without_details(raw, path, found), _AgentTable, path)
-    name = f"{path[1]}:{path[3]}"
+    name = names.joined(path[1], path[3])
     present = [key for key in _ENDPOINTS if _stands(raw, key, _AgentTable)]
     ends = _subtable(raw, present[0]) if len(present) == 1 else {}
     if len(present) != 1 or not _is_clear(raw, present[0], _AgentTable):

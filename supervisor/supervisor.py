@@ -10,8 +10,8 @@ from functools import partial
 from importlib.metadata import version
 
 from nsbridge.agents.confinement import emptyns
-from nsbridge.agents.journal.state import journal_path
 from nsbridge.agents.loop import Loop
+from nsbridge.agents.statefiles import journal_path
 from nsbridge.config.advice import advice
 from nsbridge.config.schema import Config, RouteConfig
 from nsbridge.supervisor.containers.arrivals import Arrivals

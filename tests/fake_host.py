@@ -15,13 +15,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import nsbridge.agents
 from nsbridge.agents.endpoints.base import Blocked, Sink, Source
 from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.endpoints.watch import AnyWatch
 from nsbridge.agents.heartbeat import Voucher
 from nsbridge.agents.journal import sinkjournal
-from nsbridge.agents.journal import sourcejournal as journal
+from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal
+from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.loop import Loop
 from nsbridge.agents.wire import VOID, Message, Run
@@ -34,12 +36,17 @@ class Killed(BaseException):
     """In the place of SIGKILL: nothing may catch it."""
 
 
+AGENTS = Path(nsbridge.agents.__file__).parent
+
+
 @contextmanager
 def killed_at(line: int, *parts: str) -> Iterator[list[int]]:
     """Raise Killed before that line (they count from 1) of those that run in files whose path has one of `parts`.
 
     Gives a list with the number of lines that ran. Killed is caught here.
     """
+    for part in parts:
+        assert any(part in str(path) for path in AGENTS.rglob("*.py")), f"no path has {part} in it"
     ran = [0]
 
     def count(_frame: FrameType, event: str, _argument: object) -> Any:
@@ -200,16 +207,21 @@ class SourceHost(FakeHost):
     def __init__(self, path: Path, received: list[Message], window: int = 1024) -> None:
         super().__init__()
         self._window = window
-        self._journal = journal.open_source(str(path), window + 3, RING, self.said.append, patience=0)
-        self.store = NoteStore(self._journal)
+        self.journal = open_source(str(path), window + 3, RING, self.said.append, patience=0)
         self.received = received
         self.confirms = True  # whether the other agent's confirmations arrive
-        self._sent = self.store.confirmed
+        self._sent = self.journal.confirmed
         self.source: Source | None = None
+
+    @property
+    def store(self) -> SourceJournal | NoteStore:
+        """Return the source's store."""
+        assert self.source is not None
+        return self.source.store
 
     def close(self) -> None:
         """Close the journal too."""
-        self._journal.close()
+        self.journal.close()
         super().close()
 
     def bodies(self) -> list[bytes]:
@@ -227,9 +239,9 @@ class SourceHost(FakeHost):
     def take(self, message: Message, note: bytes = b"") -> int:
         """Take a message, as the agent does."""
         try:
-            if not note:
-                return self.store.append(message)
-            return self.store.note(message.type, (message.body,), note)
+            if isinstance(self.store, NoteStore) and note:
+                return self.store.note(message.type, (message.body,), note)
+            return self.store.append(message)
         except OSError as error:
             raise Blocked(str(error.strerror)) from None
 
@@ -239,6 +251,7 @@ class SourceHost(FakeHost):
 
     def take_run(self, bodies: Sequence[bytes], note: bytes) -> int:
         """Take a run, as the agent does."""
+        assert isinstance(self.store, NoteStore)
         try:
             return self.store.note(0, bodies, note)
         except OSError as error:

@@ -26,9 +26,11 @@ from typing import Any, cast
 
 from nsbridge.agents import control, wire
 from nsbridge.agents.fork import Child
+from nsbridge.agents.incoming import Incoming
 from nsbridge.agents.journal import sinkjournal
-from nsbridge.agents.journal import sourcejournal as journal
-from nsbridge.agents.session import Incoming, Outgoing, Session
+from nsbridge.agents.journal.opensource import open_source
+from nsbridge.agents.outgoing import Outgoing
+from nsbridge.agents.session import Session
 from nsbridge.agents.wire import Hello, Message, Run, WireError
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.load import load
@@ -94,7 +96,7 @@ class AgentTarget:
 
     def __init__(self, directory: Path, mutator: Mutator) -> None:
         self._mutator = mutator
-        self._source = journal.open_source(str(directory / "out"), WINDOW.messages + 3, 1 << 20, print)
+        self._source = open_source(str(directory / "out"), WINDOW.messages + 3, 1 << 20, print)
         self._sink = sinkjournal.open_sink(str(directory / "in"), print)
         self._restart()
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from nsbridge.agents.journal import journalfile, sinkjournal
 from nsbridge.agents.journal import sourcejournal as journal
+from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.wire import Message
@@ -98,7 +99,7 @@ def receive_into(address: int, mtype: int, body: bytes) -> None:
 
 def source(path: Path, entries: int = ENTRIES, ring: int = RING, said: list[str] | None = None) -> SourceJournal:
     """Open a source's."""
-    return journal.open_source(str(path), entries, ring, hear(said), patience=0)
+    return open_source(str(path), entries, ring, hear(said), patience=0)
 
 
 def sink(path: Path, said: list[str] | None = None) -> SinkJournal:

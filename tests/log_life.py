@@ -14,7 +14,7 @@ from nsbridge.agents.wire import Message
 from nsbridge.config.schema import Framing, LogEndpoint
 from tests.fake_host import SourceHost
 
-PARTS = ("endpoints/log/", "agents/journal/sourcejournal.py", "agents/journal/store.py")
+PARTS = ("endpoints/log/", "endpoints/directory.py", "agents/journal/sourcejournal.py", "agents/journal/store.py")
 
 
 class Life:
@@ -41,7 +41,7 @@ class Life:
         """Make a new process; it is not started yet."""
         self._host = SourceHost(self._journal, self.received, self._window)
         self._host.confirms = confirms
-        self._source = LogSource(self._host, self._host.tree, self._config, self._host.store)
+        self._source = LogSource(self._host, self._host.tree, self._config, self._host.journal)
         self._host.source = self._source
 
     def start(self, *, confirms: bool = True) -> None:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from itertools import groupby
 
-from nsbridge.agents.session import Incoming
+from nsbridge.agents.incoming import Incoming
 from nsbridge.agents.wire import Message, Run
 
 

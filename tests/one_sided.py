@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from itertools import count
 
-from nsbridge.agents.session import Incoming, Outgoing, Session
+from nsbridge.agents.incoming import Incoming
+from nsbridge.agents.outgoing import Outgoing
+from nsbridge.agents.session import Session
 from nsbridge.agents.wire import Message
 from nsbridge.config.schema import Window
 from tests.memory_store import MemorySink, MemorySource, hand_over_one

@@ -29,7 +29,7 @@ class Life:
 
     def start(self) -> None:
         self.host = SourceHost(self._journal, self.received, self._window)
-        self.source = SpoolSource(self.host, self.host.tree, self._config, self.host.store)
+        self.source = SpoolSource(self.host, self.host.tree, self._config, self.host.journal)
         self.host.source = self.source
         self.source.start()
         self.host.flush()
@@ -37,7 +37,7 @@ class Life:
     def kill(self) -> None:
         if self.source._names._scan is not None:
             self.source._names._scan.listing.close()  # type: ignore[attr-defined]  # else Python closes it too late
-        self.host.lose(self.source._watch)
+        self.host.lose(self.source._directory.watch)
 
     def put(self, name: str, body: bytes) -> None:
         (self.out.parent / "part").write_bytes(body)

@@ -24,10 +24,11 @@ from nsbridge.agents.dead.quota import Admission, FileSystem, KeptLetter, Quota
 from nsbridge.agents.endpoints.files import write_all
 from nsbridge.agents.journal.sinkjournal import DEAD, DEAD_DROPPED, NOT_DELIVERED, SinkJournal
 from nsbridge.agents.loop import Clock
+from nsbridge.agents.statefiles import EPOCH, SEQ, stem
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import DeadConfig
 
-_PART = re.compile(r"\.?([0-9a-f]{16}-[0-9]{20})\.(body|json)")
+_PART = re.compile(rf"\.?({EPOCH}-{SEQ})\.(body|json)")
 _BLOCK = 512  # bytes in a unit of st_blocks, on every file system
 _SETTLED = 0.1  # seconds after which another change of a directory shows in its time of change
 
@@ -193,8 +194,3 @@ class DeadLetters:
         finally:
             os.close(fd)
         os.rename(part, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-
-
-def stem(epoch: int, seq: int) -> str:
-    """Return what the names of a letter's two files begin with."""
-    return f"{epoch:016x}-{seq:020d}"

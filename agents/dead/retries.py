@@ -18,12 +18,13 @@ from collections.abc import Callable
 
 from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
-from nsbridge.agents.session import SourceStore
+from nsbridge.agents.outgoing import SourceStore
+from nsbridge.agents.statefiles import EPOCH, SEQ, stem
 from nsbridge.agents.wire import Message
 from nsbridge.config.schema import MAX_MESSAGE
 
-_LETTER = re.compile(r"[0-9a-f]{16}-[0-9]{20}\.([0-9]{1,19})")
-_CLAIMED = re.compile(r"([0-9a-f]{16}-[0-9]{20}\.[0-9]{1,19})@([0-9a-f]{16})-([0-9]{20})")
+_LETTER = re.compile(rf"{EPOCH}-{SEQ}\.([0-9]{{1,19}})")
+_CLAIMED = re.compile(rf"({EPOCH}-{SEQ}\.[0-9]{{1,19}})@({EPOCH})-({SEQ})")
 
 
 class DeadLetterRetries:
@@ -77,7 +78,7 @@ class DeadLetterRetries:
         if body is None:
             return
         mtype = int(name.rpartition(".")[2])
-        claimed = f"{name}@{self._store.epoch:016x}-{self._store.taken + 1:020d}"
+        claimed = f"{name}@{stem(self._store.epoch, self._store.taken + 1)}"
         self._rename(name, claimed)
         if self._fsync is not None:
             os.fsync(self._directory)

@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from nsbridge.agents.heartbeat import Voucher
+from nsbridge.agents.journal.sourcejournal import SourceJournal
+from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.loop import Loop, Timer
 from nsbridge.agents.wire import Message, Run
 
@@ -119,6 +121,11 @@ class AgentApi(Protocol):
 class Source(Protocol):
     """The `out` side."""
 
+    @property
+    def store(self) -> SourceJournal | NoteStore:
+        """What it keeps messages in: whole, or as notes that find them again."""
+        ...
+
     def start(self) -> None:
         """Begin to take messages."""
 
@@ -149,6 +156,10 @@ class Sink(Protocol):
         Less than all: not more now, `host.sink_ready` follows.
         """
         ...
+
+    def may_adopt(self) -> bool:
+        """True if the journal may adopt another source now, whose messages have other numbers."""
+        return True
 
 
 def put_in_parts(run: Run, put_some: Callable[[Run], int]) -> int:

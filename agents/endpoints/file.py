@@ -15,6 +15,7 @@ import os
 
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
+from nsbridge.agents.endpoints.directory import DirectorySink, WatchedDirectory
 from nsbridge.agents.endpoints.files import CachedFile, NotAFileError, Tree, blocked_by
 from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.sourcejournal import NOTE, SourceJournal
@@ -33,31 +34,29 @@ class FileSource:
 
     def __init__(self, host: AgentApi, tree: Tree, config: FileEndpoint, journal: SourceJournal) -> None:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
-        self._journal = journal
+        self._journal = self.store = journal
         self._host = host
         self._tree = tree
         self._config = config
         self._path = os.fsencode(config.out)
         self._parent, self._name = os.path.split(self._path)
         self._file = CachedFile(tree, self._name)
-        self._directory = -1
-        self._watch: watch.AnyWatch | None = None
+        self._directory = WatchedDirectory(host, tree, "out", self._parent, self._changed)
         self._opening = Waiter(host, "out", self._again)
         self._unread = False  # a close was seen and the content not yet taken
         self._retry_after = _FIRST_RETRY
-        watch.keep_place(host, lambda fd: tree.leads_to(self._parent, fd), lambda: self._watch, self._changed)
 
     def start(self) -> None:
         """Open the directory, make the file if it is missing, watch for closes."""
         try:
-            self._directory = self._tree.open_directory(self._parent)
+            self._directory.find()
             try:
                 # Its close is not watched.
-                made = self._tree.make_file(self._directory, self._path, self._config.mode)
+                made = self._tree.make_file(self._directory.fd, self._path, self._config.mode)
                 self._check_kind()
-                self._watch = watch.watch_directory(self._host, "out", self._directory, _EVENTS)
+                self._directory.listen(_EVENTS)
             except Blocked:
-                self._close()
+                self._directory.close()
                 raise
         except Blocked as reason:
             if not self._seen():
@@ -67,13 +66,12 @@ class FileSource:
         if made:
             self._note(made)  # the emptiness that we have made is no message
         self._opening.done()
-        self._host.loop.watch(self._watch.fileno(), 1, self._changed)
         self._look_what_was_missed()
         self.room_again()
 
     def _again(self) -> None:
         """Open the directory if it is not open; else the journal had no room."""
-        if self._watch is None:
+        if self._directory.watch is None:
             self.start()
         else:
             self._opening.done()
@@ -81,7 +79,7 @@ class FileSource:
 
     def _check_kind(self) -> None:
         try:
-            os.close(self._tree.open_file(self._directory, self._name, os.O_RDONLY))
+            os.close(self._tree.open_file(self._directory.fd, self._name, os.O_RDONLY))
         except NotAFileError as error:
             raise blocked_by(error, shown(self._path)) from None
         except OSError:
@@ -89,7 +87,7 @@ class FileSource:
 
     def _look_what_was_missed(self) -> None:
         try:
-            changed = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False).st_mtime_ns
+            changed = os.stat(self._name, dir_fd=self._directory.fd, follow_symlinks=False).st_mtime_ns
         except OSError:
             return
         if not self._seen():
@@ -105,7 +103,7 @@ class FileSource:
 
     def room_again(self) -> None:
         """Take what could not be taken before."""
-        if self._unread and self._watch is not None:
+        if self._unread and self._directory.watch is not None:
             self._take()
 
     def confirmed(self, seq: int) -> None:
@@ -122,10 +120,9 @@ class FileSource:
 
     def _drain_events(self) -> bool:
         """True if the file was closed or replaced since the last look, as far as inotify reports it."""
-        assert self._watch is not None  # noqa: S101  (called only while it is watched)
-        changes = self._watch.read()
+        changes = self._directory.read()
         if changes.gone:
-            self._close()
+            self._directory.close()
             self.start()
             return False  # `start` has looked at what is there now
         if changes.lost:
@@ -137,13 +134,13 @@ class FileSource:
         if not self._host.has_room():
             return
         try:
-            fd = self._file.open(self._directory, os.O_RDONLY)
+            fd = self._file.open(self._directory.fd, os.O_RDONLY)
         except FileNotFoundError:
             self._unread = False  # removed again: there is no content
             return
         except OSError as error:
             self._opening.wait(blocked_by(error, shown(self._path)))
-            self._close()
+            self._directory.close()
             return
         try:
             held = _lease(fd)
@@ -178,93 +175,27 @@ class FileSource:
             return
         self._host.flush()
 
-    def _close(self) -> None:
-        if self._watch is not None:
-            self._host.loop.unwatch(self._watch.fileno())
-            self._watch.close()
-            self._watch = None
-        if self._directory >= 0:
-            os.close(self._directory)
-            self._directory = -1
 
-
-class FileSink:
+class FileSink(DirectorySink):
     """Writes each message into a file in place and closes it, so that a watcher sees one close for each."""
 
     def __init__(self, host: AgentApi, tree: Tree, config: FileEndpoint) -> None:
         assert config.in_ is not None  # noqa: S101  (made only for a configured side)
-        self._host = host
-        self._tree = tree
         self._config = config
         self._path = os.fsencode(config.in_)
-        self._parent, self._name = os.path.split(self._path)
-        self._file = CachedFile(tree, self._name)
-        self._directory = -1
-        self._watch: watch.AnyWatch | None = None
-        self._waiter = Waiter(host, "in", self._again)
-        watch.keep_place(host, lambda fd: tree.leads_to(self._parent, fd), lambda: self._watch, self._changed)
-
-    def descriptor(self) -> int:
-        """See Sink."""
-        return self._directory
-
-    def start(self) -> None:
-        """Make the file if it is missing, so that a program can watch it before the first message."""
-        try:
-            self._open()
-        except Blocked as reason:
-            self._close()
-            self._waiter.wait(reason)
-        else:
-            self._waiter.done()
-
-    def _again(self) -> None:
-        if self._watch is None:
-            self.start()
-        self._host.sink_ready()
-
-    def put(self, run: Run) -> int:
-        """Replace the content by each message."""
-        for count, body in enumerate(run.bodies):
-            try:
-                if self._watch is None:
-                    self._open()
-                self._write(body)
-            except Blocked as reason:
-                self._close()
-                self._waiter.wait(reason)
-                return count
-            self._waiter.done()
-            self._host.handed(run.one(count))
-        return len(run.bodies)
+        parent, name = os.path.split(self._path)
+        super().__init__(host, tree, parent)
+        self._file = CachedFile(tree, name)
 
     def _open(self) -> None:
-        self._directory = self._tree.open_directory(self._parent)
-        self._tree.make_file(self._directory, self._path, self._config.mode)
-        self._watch = watch.watch_directory(self._host, "in", self._directory, 0)
-        self._host.loop.watch(self._watch.fileno(), 1, self._changed)
+        self._directory.open()
+        self._tree.make_file(self._directory.fd, self._path, self._config.mode)
 
-    def _changed(self, _events: int) -> None:
-        """The directory itself was removed or replaced: open what is at its path now."""
-        assert self._watch is not None  # noqa: S101  (called only while it is watched)
-        if self._watch.read().gone:
-            self._close()
-            self.start()
-
-    def _close(self) -> None:
-        if self._watch is not None:
-            self._host.loop.unwatch(self._watch.fileno())
-            self._watch.close()
-            self._watch = None
-        if self._directory >= 0:
-            os.close(self._directory)
-            self._directory = -1
-
-    def _write(self, body: bytes) -> None:
+    def _write(self, one: Run) -> None:
         try:
-            fd = self._file.open(self._directory, os.O_WRONLY | os.O_TRUNC)
+            fd = self._file.open(self._directory.fd, os.O_WRONLY | os.O_TRUNC)
             try:
-                files.write_all(fd, body)
+                files.write_all(fd, one.bodies[0])
             finally:
                 os.close(fd)
         except OSError as error:

@@ -26,7 +26,6 @@ from typing import NamedTuple
 from inotify_simple import INotify, flags, parse_events
 
 from nsbridge.agents.endpoints.base import AgentApi, Blocked
-from nsbridge.agents.loop import EventCallback
 
 CLOSED = int(flags.CLOSE_WRITE)
 MOVED_IN = int(flags.MOVED_TO)
@@ -274,22 +273,6 @@ def watch_directory(host: AgentApi, side: str, directory: int, mask: int) -> Any
         host.log("warning", f"{side}: {text}")
         host.notice(side, text)
         return polling
-
-
-def keep_place(
-    host: AgentApi, is_there: Callable[[int], bool], watch: Callable[[], AnyWatch | None], changed: EventCallback
-) -> None:
-    """See at every heartbeat whether the path still leads to what is watched: that a directory above it was moved tells
-    nobody. If not, `changed` is called, as if the directory itself were gone.
-    """
-
-    def look() -> float:
-        watched = watch()
-        if watched is not None and watched.has_left(is_there):
-            changed(0)
-        return host.loop.now()
-
-    host.vouch(look)
 
 
 class PathEvent(NamedTuple):

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from nsbridge.agents.counter import LENGTHS, Counts
 from nsbridge.agents.journal.journalfile import VALUE, is_sealed, seal
+from nsbridge.agents.journal.records import RECORD_SIZE
 from nsbridge.agents.journal.sinkjournal import INTENT, PLACE, SinkJournal
-from nsbridge.agents.journal.sourcejournal import RECORD_SIZE, SourceJournal
+from nsbridge.agents.journal.sourcejournal import SourceJournal
 
 COUNT_AT, COUNT_LIFE, COUNT_SKIPS, LANDING = 40, 41, 42, 43  # cells of both kinds of journal
 _BITS = 24

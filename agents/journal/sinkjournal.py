@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import struct
 import zlib
-from collections.abc import Callable
 from typing import Protocol
 
 from nsbridge.agents import scoreboard
@@ -38,7 +36,7 @@ HIDDEN, NAMED, NAMED_FOR = (
     37,
     38,
 )  # of a spool: its hidden name, and the epoch in its names (endpoints/spool/sink.py)
-LOG_APPEND = 19  # of a log: eleven cells (endpoints/log_sink.py)
+LOG_APPEND = 19  # of a log: eleven cells (endpoints/log/sink.py)
 
 
 class SinkFile(Protocol):
@@ -58,7 +56,6 @@ class SinkJournal:
         self._file = file
         self.cells = file.cells
         self.fd = file.fd
-        self.may_adopt: Callable[[], bool] = lambda: True  # set by a sink that has messages in flight
         which, slot = file.cells[WHICH], self._slot
         if not is_sealed(which) or which & VALUE > 1 or not is_sealed(file.cells[slot + _HANDED]):
             raise DamagedError("its numbers have a wrong checksum")
@@ -121,8 +118,6 @@ class SinkJournal:
     def adopt(self, epoch: int, handed: int) -> None:
         """Start with another source: all up to `handed` is not for this sink. Made aside, then exchanged."""
         cells = self.cells
-        if not self.may_adopt():
-            raise OSError(errno.EBUSY, "the source has a new journal while messages of the old one are in flight")
         earlier = self.delivered + cells[NOT_DELIVERED]
         other = 1 - (cells[WHICH] & 1)
         slot = _SLOTS[other]

@@ -19,63 +19,36 @@ sink's is in sinkjournal.py.
 from __future__ import annotations
 
 import errno
-import struct
-import zlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import groupby
-from pathlib import Path
 
 from nsbridge.agents import linux
 from nsbridge.agents.journal.journalfile import (
     PAGE,
-    PATIENCE,
-    SOURCE,
     VALUE,
     DamagedError,
     FullError,
-    Header,
     JournalFile,
-    Report,
     allocate,
-    create,
     is_sealed,
-    move_aside,
-    new_epoch,
-    open_or_create,
     seal,
 )
+from nsbridge.agents.journal.records import ALIGN, LENGTH, NOWHERE, RECORD, RECORD_SIZE, TYPE_AT, checksum
 from nsbridge.agents.wire import MAX_PACKET, Message, Run
 from nsbridge.config.schema import MAX_MESSAGE
 
-RECORD = struct.Struct("<IIq")  # length, checksum; type, then the body, as in a msgbuf
-RECORD_SIZE = RECORD.size
-_TYPE_AT = 8
-_ALIGN = 8
-NOWHERE = seal((1 << 48) - 1)  # an index entry that points nowhere
-_LENGTH = 0xFFFFFFFF  # the part of a record's first word
-_SEED = 0x6E736272  # of the checksum, so that a record of nothing but zeros is a wrong one
 _GROW = 256 << 10  # bytes allocated at a time
 _RUN = 1024  # messages
 
 # Cells of a source
 CONFIRMED, TAKEN, RELEASED, NOTE = 0, 1, 2, 3  # NOTE is two cells
-LOG_POSITION, LOG_TRUNCATIONS = 5, 15  # ten cells and one (endpoints/log_tail.py)
-LOG_MORE, LOG_MORE_SLOT = 16, 4  # two slots of four cells, 0 in older journals (endpoints/log_tail.py)
+LOG_POSITION, LOG_TRUNCATIONS = 5, 15  # ten cells and one (endpoints/log/tail.py)
+LOG_MORE, LOG_MORE_SLOT = 16, 4  # two slots of four cells, 0 in older journals (endpoints/log/tail.py)
 WHERE = 30  # from what kind of endpoint, and which place, the messages were taken (belonging.py)
 RECORDS = 31  # what the records are, for whoever reads the journal (agents/journalreader.py)
 MESSAGES, SPOOL_NOTES, LOG_NOTES = 0, 1, 2
-
-
-def checksum(mtype: int, body: bytes | memoryview) -> int:
-    """Return the checksum of a record's length, type and body."""
-    return zlib.crc32(body, (mtype ^ mtype >> 32 ^ len(body) ^ _SEED) & 0xFFFFFFFF)
-
-
-def checksum_of_none(mtype: int, length: int) -> int:
-    """Return the value from which zlib.crc32 continues with the body of a record of that type and length."""
-    return (mtype ^ mtype >> 32 ^ length ^ _SEED) & 0xFFFFFFFF
 
 
 class SourceJournal:
@@ -93,7 +66,7 @@ class SourceJournal:
         self._places: list[int] = []  # where messages may land, or one is being appended: the next seqs
         self._next_at = self._ring_at  # where the last record ends that was published
         self.fd = file.fd
-        self.address = linux.address_of(file.view) + _TYPE_AT  # of a place's msgbuf, if the place were 0
+        self.address = linux.address_of(file.view) + TYPE_AT  # of a place's msgbuf, if the place were 0
         self.epoch = file.header.epoch
         self.confirmed = file.cells[CONFIRMED] & VALUE  # the last seq that the sink has confirmed
         self.taken = file.cells[TAKEN] & VALUE  # the last seq that was given out
@@ -152,7 +125,7 @@ class SourceJournal:
         for at, length in zip(places, lengths):  # noqa: B905  (there may be fewer places)
             word = at >> 3
             words[word + 1] = 0
-            words[word] = length | (length ^ _LENGTH) << 32
+            words[word] = length | (length ^ LENGTH) << 32
             addresses.append(start + at)
         seq += len(places)
         for at in reversed(places):
@@ -235,7 +208,7 @@ class SourceJournal:
         bodies: list[bytes] = []
         first_type, size = -1, 0
         for at in (index[n % entries] & VALUE for n in range(seq, min(self.taken + 1, seq + _RUN))):
-            length, mtype = words[at >> 3] & _LENGTH, words[(at >> 3) + 1]
+            length, mtype = words[at >> 3] & LENGTH, words[(at >> 3) + 1]
             if bodies and mtype != first_type:
                 break
             first_type = mtype
@@ -265,7 +238,7 @@ class SourceJournal:
         """One store makes it a fact. The next entry is no stale one by then: it would look like a landing place."""
         self._index[(seq + 1) % self._entries] = NOWHERE
         self._file.cells[TAKEN] = seal(seq)
-        self._next_at = end + _ALIGN - 1 & -_ALIGN
+        self._next_at = end + ALIGN - 1 & -ALIGN
         self.taken = seq
 
     def _place(self, seq: int, lengths: Sequence[int]) -> list[int]:
@@ -275,7 +248,7 @@ class SourceJournal:
         first = self._index[(confirmed + 1) % self._entries] & VALUE if confirmed != self.taken else -1
         places: list[int] = []
         for length in lengths:
-            need = RECORD_SIZE + length + _ALIGN - 1 & -_ALIGN
+            need = RECORD_SIZE + length + ALIGN - 1 & -ALIGN
             if first < 0:
                 at = first = start
                 limit = end
@@ -335,7 +308,7 @@ class SourceJournal:
                     raise DamagedError(f"what is pending up to message {seq} is more than its ring holds")
             self._totals[seq % self._entries] = self._total
         if before:
-            self._next_at = (before & VALUE) + RECORD_SIZE + length + _ALIGN - 1 & -_ALIGN
+            self._next_at = (before & VALUE) + RECORD_SIZE + length + ALIGN - 1 & -ALIGN
         self._recover()
 
     def _recover(self) -> None:
@@ -348,18 +321,18 @@ class SourceJournal:
             if entry in (0, NOWHERE) or not self._has_landed(seq):
                 break
             self._places.append(entry & VALUE)
-            left -= RECORD_SIZE + (self._words[self._places[-1] >> 3] & _LENGTH)
+            left -= RECORD_SIZE + (self._words[self._places[-1] >> 3] & LENGTH)
             if left < 0:
                 raise DamagedError(f"what has landed up to message {seq} is more than its ring holds")
         if self._places:
             self.recovered = len(self._places)
-            self.landed([self._words[at >> 3] & _LENGTH for at in self._places])
+            self.landed([self._words[at >> 3] & LENGTH for at in self._places])
 
     def _record(self, seq: int) -> tuple[int, int, int, int]:
         """Where the record of `seq` begins; its length, checksum and type. Raises DamagedError."""
         entry = self._index[seq % self._entries]
         at, end = entry & VALUE, self._end
-        if not is_sealed(entry) or at % _ALIGN or not self._ring_at <= at <= end - RECORD_SIZE:
+        if not is_sealed(entry) or at % ALIGN or not self._ring_at <= at <= end - RECORD_SIZE:
             raise DamagedError(f"message {seq} is outside the ring")
         length, check, mtype = RECORD.unpack_from(self._file.map, at)
         return at, length, check, mtype
@@ -379,7 +352,7 @@ class SourceJournal:
         at, length, check, mtype = self._record(seq)
         if not mtype:
             return False
-        if check != length ^ _LENGTH or at + RECORD_SIZE + length > self._file.size:
+        if check != length ^ LENGTH or at + RECORD_SIZE + length > self._file.size:
             self._check_record(seq)
         return True
 
@@ -405,50 +378,3 @@ class SourceJournal:
                 self._check_record(first - 1)
                 first -= 1
         return first
-
-
-def open_source(
-    path: str,
-    entries: int,
-    ring: int,
-    report: Report = lambda _text: None,
-    patience: float = PATIENCE,
-    settle: Callable[[SourceJournal], None] = lambda _journal: None,
-) -> SourceJournal:
-    """Open the journal at `path`, made if it is missing. Another size is made by copying what is pending.
-
-    `settle` is called before that, to take up what had landed. Raises OSError.
-    """
-    wanted = Header(SOURCE, new_epoch(), entries, ring)
-    file = open_or_create(path, wanted, patience, report)
-    try:
-        journal = SourceJournal(file)
-    except DamagedError as error:
-        move_aside(path, error, report)
-        file.close()
-        return SourceJournal(create(path, wanted.after(file.header), patience))
-    settle(journal)
-    if (file.header.entries, file.header.ring) != (entries, ring):
-        try:
-            return _resized(path, journal, wanted, patience)
-        finally:
-            journal.close()
-    return journal
-
-
-def _resized(path: str, old: SourceJournal, wanted: Header, patience: float) -> SourceJournal:
-    first = old.first_kept()
-    kept = old.records(first)
-    entries = max(wanted.entries, old.taken - first + 4)
-    ring = max(wanted.ring, 2 * sum(len(message.body) + 2 * RECORD.size for message, _ in kept))
-    header = wanted._replace(epoch=old.epoch, entries=entries, ring=ring)
-    file = create(path, header, patience, publish=False)
-    for cell in range(RELEASED, len(old.cells)):
-        file.cells[cell] = old.cells[cell]
-    file.cells[CONFIRMED] = file.cells[TAKEN] = seal(first - 1)
-    journal = SourceJournal(file)
-    for message, count in kept:
-        journal.append(message, count)
-    journal.confirm(old.confirmed)
-    Path(f"{path}.new").rename(path)
-    return journal

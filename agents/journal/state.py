@@ -1,11 +1,4 @@
-"""Opens an agent's files in the state directory before it joins a namespace: journals and dead letters.
-
-STATE_DIR/journal/ROUTE/AGENT.out    messages that it has taken (if it has a source)
-STATE_DIR/journal/ROUTE/AGENT.in     messages that it has handed over (if it has a sink)
-STATE_DIR/identity/ROUTE/AGENT       its user in its container (identity/identity.py)
-STATE_DIR/dead/ROUTE/AGENT/          messages that it could never hand over
-STATE_DIR/dead/ROUTE/.retry/AGENT/   dead letters of the other agent that it takes again (if it has a source)
-"""
+"""Opens an agent's files in the state directory (agents/statefiles.py) before it joins a namespace."""
 
 from __future__ import annotations
 
@@ -20,11 +13,12 @@ from typing import Self
 from nsbridge.agents import linux
 from nsbridge.agents.counter import Counts
 from nsbridge.agents.journal import belonging, sinkjournal
-from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.journal.counted import recover_landed
+from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
-from nsbridge.config import trusted
+from nsbridge.agents.statefiles import DEAD, IDENTITY, JOURNAL, RETRY, journal_path
+from nsbridge.config import names, trusted
 from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, FileEndpoint, LogEndpoint, QueueEndpoint, Window
 
 _IDENTITY_SIZE = 4096  # bytes that are allocated, so that a full disk keeps no agent from noting who it is
@@ -76,10 +70,10 @@ def open_state(
     source, sink = None, None
     with _Private(state_dir, agent.name) as private:
         dead = private.open_given()
-        retry = private.open_given(".retry") if agent.endpoint.out else -1
+        retry = private.open_given(RETRY) if agent.endpoint.out else -1
         identity = private.open_identity()
     if agent.endpoint.out:
-        source = journal.open_source(
+        source = open_source(
             str(journal_path(state_dir, agent.name, "out")),
             window.messages + 3,
             _ring(agent, window),
@@ -117,12 +111,6 @@ def bound_files(agent: AgentConfig) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
-def journal_path(state_dir: str, agent: str, side: str) -> Path:
-    """Of `agent` (ROUTE:AGENT), for its `out` or `in` side."""
-    route, _, name = agent.partition(":")
-    return Path(state_dir, "journal", route, f"{name}.{side}")
-
-
 class _Private:
     """The directories below state_dir that belong to root, made if missing. So no other user can replace a name.
 
@@ -130,14 +118,14 @@ class _Private:
     """
 
     def __init__(self, state_dir: str, agent: str) -> None:
-        route, _, self._name = agent.partition(":")
-        self._dead = Path(state_dir, "dead", route)
+        route, self._name = names.split(agent)
+        self._dead = Path(state_dir, DEAD, route)
         self._owners = trusted.trusted_owners()
         self._of_route: dict[str, int] = {}
         with ExitStack() as opened:
             top = trusted.open_directory(state_dir, make=0o755)
             opened.callback(os.close, top)
-            for kind in ("journal", "identity", "dead"):
+            for kind in (JOURNAL, IDENTITY, DEAD):
                 above = self._below(opened, top, Path(state_dir, kind))
                 self._of_route[kind] = self._below(opened, above, Path(state_dir, kind, route))
             self._opened = opened.pop_all()
@@ -153,7 +141,7 @@ class _Private:
 
         No path leads out of it, so a compromised agent reaches nothing else of the host by this descriptor.
         """
-        above = self._of_route["dead"]
+        above = self._of_route[DEAD]
         if within:
             above = self._below(self._opened, above, self._dead / within)
         path = self._dead / within / self._name
@@ -167,7 +155,7 @@ class _Private:
     def open_identity(self) -> int:
         """Open the file that remembers the agent's user."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(self._name, flags, 0o600, dir_fd=self._of_route["identity"])
+        fd = os.open(self._name, flags, 0o600, dir_fd=self._of_route[IDENTITY])
         with suppress(OSError):  # no room: the journals say so
             os.posix_fallocate(fd, 0, _IDENTITY_SIZE)
         return fd

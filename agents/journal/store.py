@@ -18,16 +18,15 @@ Load = Callable[[bytes, int], tuple[int, Sequence[bytes]] | None]
 class NoteStore:
     """A SourceStore whose journal holds notes, and whose messages are in memory or loaded again.
 
-    `load` is set by the source: with a note and a seq that it is for, it reads that message and as many after it as the
-    note is for, or some, which gives their type and bodies; None if it cannot now. For messages that are no more it
-    gives what VOID is, for each.
+    With a note and a seq that it is for, `load` reads that message, and those after it that the note is for, or some.
+    It returns their type and bodies; None if it cannot read them now. For a message that is gone it returns VOID.
     """
 
-    def __init__(self, journal: SourceJournal) -> None:
+    def __init__(self, journal: SourceJournal, load: Load) -> None:
         self.journal = journal
         self.epoch = journal.epoch
         self.pending_bytes = 0
-        self.load: Load = lambda _note, _seq: None
+        self._load = load
         self._runs: dict[int, Run] = {}  # by the first seq; what is in memory of the pending messages
         self._last_found = Run(0, 0, 0, ())
 
@@ -59,7 +58,7 @@ class NoteStore:
         found = self._find(seq)
         if found is None:
             kind, record = self.journal.get(seq)
-            loaded = self.load(record, seq) if kind == NOTE else (0, (record,))
+            loaded = self._load(record, seq) if kind == NOTE else (0, (record,))
             if loaded is None:
                 return None
             self._kept(seq + len(loaded[1]) - 1, *loaded)

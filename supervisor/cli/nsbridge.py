@@ -9,15 +9,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from nsbridge.config.errors import EXIT_FAILED, EXIT_OK, NsbridgeError, UsageError
+from nsbridge.config.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, NsbridgeError, UsageError
 from nsbridge.supervisor.cli.commands import parse as commandline
 from nsbridge.supervisor.cli.commands.nsbridge import JOURNAL_LINES, PROGRAM
 from nsbridge.supervisor.cli.commands.parse import Parsed
 
 # A subcommand's modules are imported when it runs: `--help` must not wait for what it does not need, and a fault in
 # one subcommand's imports must not take the others along.
-
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 
-from nsbridge.config.errors import EXIT_FAILED, EXIT_NOT_RUNNING, EXIT_OK, NsbridgeError
+from nsbridge.config.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOT_RUNNING, EXIT_OK, NsbridgeError
 from nsbridge.config.text import escape
 from nsbridge.supervisor.cli import render
 from nsbridge.supervisor.cli.client import DEFAULT_PATH, DEFAULT_TIMEOUT, ControlClient, LateError
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 WAIT_TIMEOUT = 60.0  # seconds, for start, stop and restart with --wait
 
 

@@ -36,7 +36,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def status(result: dict[str, Any], *, colour: bool) -> list[str]:
-    """Return the lines of `nsbridgectl status`: a line for each agent of the status document in interface.md."""
+    """Return the lines of `nsbridgectl status`: a line for each agent of the status document (docs/running.md)."""
     agents = [(agent, route["flows"]) for route in result["routes"] for agent in route["agents"]]
     if not agents:
         return ["no routes"]

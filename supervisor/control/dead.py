@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from nsbridge.agents import journalreader
+from nsbridge.agents import journalreader, statefiles
 from nsbridge.agents.journal import state
 from nsbridge.config.errors import NoSuchNameError, NsbridgeError, UsageError
 from nsbridge.supervisor.control import deadletters
@@ -135,7 +135,7 @@ class DeadApi:
         name = source.config.name
         if source.config.endpoint.out is None:
             raise NsbridgeError(f"{letter.id}: {name} does not send any more; it can only be dropped")
-        handed = journalreader.handed(str(state.journal_path(self._state_dir, letter.agent, "in")))
+        handed = journalreader.handed(str(statefiles.journal_path(self._state_dir, letter.agent, "in")))
         if handed is not None and handed[0] == letter.epoch and handed[1] < letter.seq:
             raise NsbridgeError(f"{letter.id}: {letter.agent} is putting it aside just now; try it again")
         longest = state.longest(source.config, route.config.window)

@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsbridge.agents.dead import letters as dead
+from nsbridge.agents import statefiles
 from nsbridge.agents.dead import quota
 from nsbridge.agents.dead.quota import FileSystem, Quota
+from nsbridge.agents.statefiles import EPOCH, SEQ, dead_letters
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import DeadConfig
 
@@ -28,7 +29,7 @@ MAX_SEEN = 5000  # names of a directory that are looked at
 MAX_COUNTED = 1000  # letters of an agent, of two files each: `status` is asked often
 MAX_NOTE = 4 << 10  # bytes of a note
 _MAX_TEXT = 1000  # characters of a reason that are kept
-_NOTE = re.compile(r"([0-9a-f]{16})-([0-9]{20})\.json")
+_NOTE = re.compile(rf"({EPOCH})-({SEQ})\.json")
 _TYPES = range(1 << 63)  # that a message may have: 0 out of a file, others out of a queue
 
 
@@ -48,7 +49,7 @@ class Letter:
     @property
     def stem(self) -> str:
         """Return the stem of its two files' names."""
-        return dead.stem(self.epoch, self.seq)
+        return statefiles.stem(self.epoch, self.seq)
 
     @property
     def id(self) -> str:
@@ -77,7 +78,7 @@ def stems_of(state_dir: str, agent: str) -> tuple[list[str], bool]:
     Only names are read, MAX_SEEN of them: some 2 ms.
     """
     try:
-        with _opened(_box(state_dir, agent)) as box, os.scandir(box) as entries:
+        with _opened(dead_letters(state_dir, agent)) as box, os.scandir(box) as entries:
             names = [entry.name for entry in itertools.islice(entries, MAX_SEEN + 1)]
     except FileNotFoundError:
         return [], False
@@ -89,7 +90,7 @@ def stems_of(state_dir: str, agent: str) -> tuple[list[str], bool]:
 def letter_of(state_dir: str, agent: str, stem: str) -> Letter | None:
     """Read one letter's note; None if it is none, or has just gone. NsbridgeError if it cannot be read."""
     try:
-        with _opened(_box(state_dir, agent)) as box:
+        with _opened(dead_letters(state_dir, agent)) as box:
             return _letter(box, agent, f"{stem}.json")
     except FileNotFoundError:
         return None
@@ -100,7 +101,7 @@ def letter_of(state_dir: str, agent: str, stem: str) -> Letter | None:
 def count(state_dir: str, agent: str) -> int | None:
     """Return the number of letters now, up to MAX_COUNTED; None if it cannot be read. About 15 us if there are none."""
     try:
-        with _opened(_box(state_dir, agent)) as box, os.scandir(box) as entries:
+        with _opened(dead_letters(state_dir, agent)) as box, os.scandir(box) as entries:
             names = (entry.name for entry in itertools.islice(entries, 2 * MAX_COUNTED + 2))
             return min(MAX_COUNTED, sum(name.endswith(".json") for name in names))
     except FileNotFoundError:
@@ -111,7 +112,7 @@ def count(state_dir: str, agent: str) -> int | None:
 
 def path_of(state_dir: str, letter: Letter) -> str:
     """Return the path of the file with its content, as it came."""
-    return str(_box(state_dir, letter.agent) / f"{letter.stem}.body")
+    return str(dead_letters(state_dir, letter.agent) / f"{letter.stem}.body")
 
 
 def body_of(state_dir: str, letter: Letter, most: int) -> bytes:
@@ -172,17 +173,11 @@ def _is_full(box: int, size: int, limits: DeadConfig) -> str:
 
 def given_back(state_dir: str, source: str) -> int:
     """Return how many wait for `source` to take them again."""
-    route, _, name = source.partition(":")
     try:
-        with _opened(Path(state_dir, "dead", route, ".retry", name)) as box, os.scandir(box) as entries:
+        with _opened(statefiles.retries(state_dir, source)) as box, os.scandir(box) as entries:
             return sum(1 for _ in itertools.islice(entries, MAX_SEEN))
     except OSError:
         return 0
-
-
-def _box(state_dir: str, agent: str) -> Path:
-    route, _, name = agent.partition(":")
-    return Path(state_dir, "dead", route, name)
 
 
 @contextlib.contextmanager
@@ -198,7 +193,7 @@ def _opened(path: Path) -> Iterator[int]:
 def _box_of(state_dir: str, letter: Letter) -> Iterator[int]:
     """Yield the directory's descriptor; an error in it becomes a message of one line."""
     try:
-        with _opened(_box(state_dir, letter.agent)) as box:
+        with _opened(dead_letters(state_dir, letter.agent)) as box:
             yield box
     except FileNotFoundError:
         raise NsbridgeError(f"{letter.id}: it has just gone") from None
@@ -208,11 +203,10 @@ def _box_of(state_dir: str, letter: Letter) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _retry_box(state_dir: str, source: str) -> Iterator[int]:
-    route, _, name = source.partition(":")
-    above = Path(state_dir, "dead", route, ".retry")
-    for directory in (above, above / name):
+    path = statefiles.retries(state_dir, source)
+    for directory in (path.parent, path):
         directory.mkdir(mode=0o700, exist_ok=True)
-    with _opened(above / name) as box:
+    with _opened(path) as box:
         yield box
 
 

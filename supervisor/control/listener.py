@@ -19,10 +19,10 @@ from pathlib import Path
 from nsbridge.config import trusted
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import ControlConfig
+from nsbridge.config.values import SUN_PATH
 from nsbridge.supervisor.control.access import Access
 
 _BACKLOG = 128
-_LONGEST_PATH = 107  # bytes, sun_path of unix(7) without its NUL
 
 
 def listen(
@@ -32,9 +32,9 @@ def listen(
     path = Path(config.path)
     temporary = path.with_name(f".{os.getpid()}")
     longest = max(len(os.fsencode(name)) for name in (path, temporary))
-    if longest > _LONGEST_PATH:
+    if longest > SUN_PATH:
         raise NsbridgeError(
-            f"daemon.control.path: {path}: a socket's path has at most {_LONGEST_PATH} bytes, not {longest}; shorten it"
+            f"daemon.control.path: {path}: a socket's path has at most {SUN_PATH} bytes, not {longest}; shorten it"
         )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)

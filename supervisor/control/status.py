@@ -1,4 +1,4 @@
-"""Document that `nsbridgectl status --json` prints, made of the supervisor's objects: interface.md's schema 1."""
+"""Document that `nsbridgectl status --json` prints, made of the supervisor's objects, in schema 1."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 from nsbridge.agents.dead.quota import shown_size
 from nsbridge.agents.loop import Timer
+from nsbridge.agents.statefiles import dead_letters, retries
 from nsbridge.config.schema import MAX_MESSAGE, DeadConfig
 from nsbridge.supervisor.host.spawn import LineChild
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
@@ -140,10 +141,10 @@ class DeadWatch:
         if process is None or agent.state not in (State.STARTING, State.RUNNING):
             return
         self._stopped.add(agent.config.name)
-        box, retries = _boxes(self._state_dir, agent.config.name)
+        box, given = _boxes(self._state_dir, agent.config.name)
         process.last_words = f"its dead letters hold {why}, which no healthy agent writes"
         process.child.kill()
-        agent.refuse(f"{process.last_words}: inspect {box} and {retries}, and remove all that is not a dead letter")
+        agent.refuse(f"{process.last_words}: inspect {box} and {given}, and remove all that is not a dead letter")
 
 
 def _usage(path: str) -> tuple[int, int]:
@@ -213,5 +214,4 @@ def _has_any(state_dir: str, names: Sequence[str]) -> bool:
 
 
 def _boxes(state_dir: str, name: str) -> tuple[Path, Path]:
-    route, _, agent = name.partition(":")
-    return Path(state_dir, "dead", route, agent), Path(state_dir, "dead", route, ".retry", agent)
+    return dead_letters(state_dir, name), retries(state_dir, name)

@@ -18,7 +18,6 @@ from nsbridge.supervisor.host import procfs
 
 MAX_DESCRIPTORS = 256  # listed; all are counted
 MAX_TARGET = 1000  # characters of a descriptor's target
-_SAME_PROCESS = 0.02  # seconds by which two readings of one start time may differ (two clock ticks)
 _SECCOMP = {"0": "off", "1": "strict", "2": "filter"}  # proc_pid_status(5)
 _SETS = {
     "inheritable": "CapInh",
@@ -37,21 +36,16 @@ _CAPABILITY_NAMES = """
 _CAPABILITIES = _CAPABILITY_NAMES.split()
 
 
-def inspect(
-    pid: int, create_time: float | None = None, container_pid: int | None = None, *, memory: bool = True
-) -> dict[str, object]:
+def inspect(pid: int, container_pid: int | None = None, *, memory: bool = True) -> dict[str, object]:
     """Describe process `pid` as JSON values; memory in bytes, times in seconds.
 
     Without `memory`, read no file that takes the process's mmap_lock; values from such files are null.
 
-    `create_time` (psutil's, seconds since the epoch) guards against a reused pid. Namespaces are compared with our own,
-    which are the host's, and with those of `container_pid` if it is given. NsbridgeError if the process has gone or
-    cannot be read.
+    Namespaces are compared with our own, which are the host's, and with those of `container_pid` if it is given.
+    NsbridgeError if the process has gone or cannot be read.
     """
     try:
         process = psutil.Process(pid)
-        if create_time is not None and abs(process.create_time() - create_time) > _SAME_PROCESS:
-            raise psutil.NoSuchProcess(pid)
         with process.oneshot():
             facts = _general(process, memory=memory)
         status = procfs.read_status(pid)

@@ -19,16 +19,15 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import daemon
 
 from nsbridge.agents import limits
 from nsbridge.agents.fork import fork
-from nsbridge.config.errors import EXIT_FAILED, EXIT_OK, NsbridgeError
+from nsbridge.config.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, NsbridgeError
 from nsbridge.supervisor.host.pidfile import PidFile
 
-EXIT_INTERRUPTED = 130  # 128 + SIGINT
 # What the daemon writes without naming a mode (rotated logs, dead letters) holds other people's messages: its
 # group may read them, the rest of the host may not, and nobody but root may change them.
 UMASK = 0o027
@@ -36,18 +35,18 @@ UMASK = 0o027
 Ready = Callable[[], None]
 
 
-def run_detached(start: Callable[[Ready], int], pidfile: PidFile | None = None, keep: Sequence[int] = ()) -> int:
+def run_detached(start: Callable[[Ready], int], pidfile: PidFile | None = None) -> int:
     """Run `start` as a daemon; the result is the exit code of the original command, in which alone this returns.
 
     `start` is called in the daemon with a function to be called once it is ready, and returns the daemon's exit code;
-    an error or exit code before that goes to the command's stderr. `keep` are descriptors to leave open.
+    an error or exit code before that goes to the command's stderr.
     """
     open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()  # or the child would write it a second time
     reader, writer = os.pipe()
     try:
-        child = fork(lambda: _become_daemon(start, pidfile, [writer, *keep]))
+        child = fork(lambda: _become_daemon(start, pidfile, writer))
     except OSError as error:
         os.close(reader)
         raise NsbridgeError(f"cannot start the daemon's process: {limits.explained(error)}") from None
@@ -66,16 +65,16 @@ def run_detached(start: Callable[[Ready], int], pidfile: PidFile | None = None, 
     return _conclude(report)
 
 
-def _become_daemon(start: Callable[[Ready], int], pidfile: PidFile | None, keep: list[int]) -> int:
+def _become_daemon(start: Callable[[Ready], int], pidfile: PidFile | None, writer: int) -> int:
     """Detach and run `start` in a forked child; return its exit code, after any error was reported."""
-    report = _Report(keep[0])
+    report = _Report(writer)
     code = EXIT_FAILED
     try:
         context = daemon.DaemonContext(
             detach_process=True,
             working_directory="/",
             umask=UMASK,
-            files_preserve=keep,
+            files_preserve=[writer],
             pidfile=pidfile,
             signal_map={},  # signals are events of our loop
         )

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from nsbridge.agents import fork, linux
 from nsbridge.agents.loop import READABLE, Loop
+from nsbridge.supervisor.host import procfs
 from nsbridge.supervisor.log.log import Log
 
 _AGENT_S = {b"NoNewPrivs:\t1", b"CapBnd:\t" + b"0" * 16}  # lines of /proc/PID/status
@@ -108,7 +109,6 @@ def _scan() -> list[int]:
 def _parent(pid: int) -> int:
     """Return the parent's pid; 0 if the process is gone."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        return procfs.read_stat(pid).parent
     except OSError:
         return 0
-    return int(stat[stat.rindex(b")") + 2 :].split()[1])  # the name before it may hold anything

@@ -14,9 +14,9 @@ from typing import Protocol
 
 from nsbridge.agents import fork, journalreader, limits, scoreboard
 from nsbridge.agents.confinement.entry import Assignment
-from nsbridge.agents.journal.state import journal_path
 from nsbridge.agents.loop import Timer
 from nsbridge.agents.scoreboard import Scoreboard
+from nsbridge.agents.statefiles import journal_path
 from nsbridge.config.schema import AgentConfig, Namespace, RouteConfig
 from nsbridge.supervisor.containers.attachment import Attachment
 from nsbridge.supervisor.host import procfs, usage

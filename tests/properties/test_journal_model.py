@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from nsbridge.agents.journal import sinkjournal
-from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.journal.journalfile import FullError, seal
+from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import CONFIRMED, TAKEN, SourceJournal
 from nsbridge.agents.wire import Message
@@ -69,7 +69,7 @@ class SourceMachine(RuleBasedStateMachine):
         self.disk.remove()
 
     def open(self) -> SourceJournal:
-        opened = journal.open_source(self.disk.path, self.entries, self.ring, self.disk.reports.append)
+        opened = open_source(self.disk.path, self.entries, self.ring, self.disk.reports.append)
         assert self.disk.reports == []
         return opened
 

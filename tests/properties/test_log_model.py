@@ -17,7 +17,7 @@ from nsbridge.agents.wire import Message
 from nsbridge.config.schema import Framing, InDoubt, LogEndpoint
 from tests.fake_host import SinkHost, SourceHost, killed_at
 
-PARTS = ("endpoints/log_", "agents/journal/sourcejournal.py", "agents/journal/store.py")
+PARTS = ("endpoints/log/", "endpoints/directory.py", "agents/journal/sourcejournal.py", "agents/journal/store.py")
 FILLER = st.binary(max_size=40).map(lambda data: data.replace(b"\n", b"-"))
 
 
@@ -50,7 +50,7 @@ class LogSourceMachine(RuleBasedStateMachine):
     def start(self, confirms: bool) -> None:
         self.host = SourceHost(self.directory / "journal", self.received, self.window)
         self.host.confirms = confirms
-        self.source = LogSource(self.host, self.host.tree, self.config, self.host.store)
+        self.source = LogSource(self.host, self.host.tree, self.config, self.host.journal)
         self.host.source = self.source
         self.source.start()
         self.host.flush()
@@ -203,10 +203,10 @@ class LogSinkMachine(RuleBasedStateMachine):
             self.offer(count)
         if journal.handed == self.host.done and self.size() > before and self.is_noted(before):
             os.truncate(self.log, max(before, self.size() - cut))
-        self.host.lose(self.sink._watch)
+        self.host.lose(self.sink._directory.watch)
         if again:
             self.start(again)
-            self.host.lose(self.sink._watch)
+            self.host.lose(self.sink._directory.watch)
         self.start()
 
     def size(self) -> int:
@@ -225,7 +225,7 @@ class LogSinkMachine(RuleBasedStateMachine):
 
     @rule()
     def kill_and_rotate(self) -> None:
-        self.host.lose(self.sink._watch)
+        self.host.lose(self.sink._directory.watch)
         self.rotate()
         self.start()
 
@@ -237,7 +237,7 @@ class LogSinkMachine(RuleBasedStateMachine):
         files = [*self.rotated, self.log]
         written = b"".join(path.read_bytes() for path in files if path.exists())
         assert written == b"".join(framed(self.framing, body) for body in self.messages)
-        self.host.lose(self.sink._watch)
+        self.host.lose(self.sink._directory.watch)
         self.temporary.cleanup()
 
 

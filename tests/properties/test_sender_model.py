@@ -136,7 +136,7 @@ class Life:
             senders=lambda _: None,
         )
         self._sink = ExactQueueSink(host, QueueEndpoint(in_=QueueIn(KEY, OWN_TYPE)), KEY, journal, in_doubt)
-        self._outbox: Outbox = self._sink._outbox
+        self._outbox: Outbox = self._sink._offers.outbox
         self._outbox.cells = Cells(world, self._outbox.cells)  # type: ignore[assignment]
         self._act(0, self._sink.start)
 
@@ -166,8 +166,8 @@ class Life:
             self._act(0, self._put)
         elif name == "noted":
             self._act(0, self._sink._noted)
-        elif name == "fork" and 0 in self._alive and len(self._pids) == 3 and not self._sink._pids:
-            self._sink._pids = (self._pids[1], self._pids[2])
+        elif name == "fork" and 0 in self._alive and len(self._pids) == 3 and not self._sink._offers.pids:
+            self._sink._offers.pids = (self._pids[1], self._pids[2])
             self._alive |= {1, 2}
         elif name in ("sender 0", "sender 1"):
             which = int(name[-1])

@@ -14,7 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from nsbridge.agents.session import Incoming, Outgoing, Session
+from nsbridge.agents.incoming import Incoming
+from nsbridge.agents.outgoing import Outgoing
+from nsbridge.agents.session import Session
 from nsbridge.agents.wire import MAX_PACKET, RUN_MESSAGE_OVERHEAD, RUN_OVERHEAD, Message, Run
 from nsbridge.config.schema import Window
 from tests.memory_store import MemorySink, MemorySource, next_waiting

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsbridge.agents import control, wire
-from nsbridge.agents.session import Incoming, Outgoing, Session
+from nsbridge.agents.incoming import Incoming
+from nsbridge.agents.outgoing import Outgoing
+from nsbridge.agents.session import Session
 from nsbridge.agents.wire import Ack, Data, Frame, Hello, Message, Run, WireError
 from nsbridge.config.schema import Window
 from tests.memory_store import MemorySink, MemorySource, hand_over_one

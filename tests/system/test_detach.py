@@ -154,22 +154,6 @@ def test_the_daemon_holds_no_descriptor_of_the_command(state: Path) -> None:
     assert set(held.values()) <= {"/dev/null", str(state / "nsbridged.pid"), str(state)}
 
 
-def test_a_descriptor_to_keep_is_kept(state: Path) -> None:
-    program = """
-reader, writer = os.pipe()
-def start(ready):
-    report(os.fstat(writer).st_ino)
-    ready()
-    return 0
-inode = os.fstat(writer).st_ino
-code = run_detached(start, PIDFILE, keep=[writer])
-print(inode)
-sys.exit(code)
-"""
-    done = _run(state, program)
-    assert int(done.stdout) == json.loads((state / "facts").read_text())
-
-
 @pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
 def test_a_command_with_closed_streams_detaches_all_the_same(state: Path, closed: str) -> None:
     shut = " ".join(f"{fd}>&-" for fd in closed.split())

@@ -127,13 +127,6 @@ def test_a_process_that_has_gone_is_one_line() -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_reused_pid_is_not_described_as_its_predecessor() -> None:
-    created = psutil.Process().create_time()
-    assert _facts(os.getpid(), create_time=created)["pid"] == os.getpid()
-    with pytest.raises(NsbridgeError, match="has just ended"):
-        health.inspect(os.getpid(), create_time=created - 5)
-
-
 def test_a_process_that_waits_to_be_reaped_counts_as_gone() -> None:
     with subprocess.Popen(["true"]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

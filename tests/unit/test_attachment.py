@@ -53,7 +53,7 @@ class ByHand(Arrivals):
 
 
 class Agent:
-    """A Listener that does as managed.py does in WAITING, without an agent."""
+    """A Listener that does as lifecycle/agent.py does in WAITING, without an agent."""
 
     def __init__(self, services: Services, container: Container) -> None:
         self.heard: list[str] = []

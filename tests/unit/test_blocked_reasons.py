@@ -37,8 +37,8 @@ FULL = "No space left on device"
 
 def watch_of(side: object) -> DirectoryWatch | None:
     """Return what a side watches its directory with."""
-    ear = getattr(side, "_ear", None)
-    watched: DirectoryWatch | None = ear.watch if ear is not None else getattr(side, "_watch", None)
+    directory = getattr(side, "_ear", None) or getattr(side, "_directory", None)
+    watched: DirectoryWatch | None = directory.watch if directory is not None else None
     return watched
 
 
@@ -69,14 +69,14 @@ class Source:
         self.place = self.home / "place"
         self.home.mkdir()
         self.host = Taking(tmp_path / "journal", [])
-        store, path = self.host.store, str(self.place)
+        journal, path = self.host.journal, str(self.place)
         host, tree = self.host, self.host.tree
         if kind == "spool":
-            source: Any = SpoolSource(host, tree, SpoolEndpoint(out=path), store)
+            source: Any = SpoolSource(host, tree, SpoolEndpoint(out=path), journal)
         elif kind == "log":
-            source = LogSource(host, tree, LogEndpoint(out=path), store)
+            source = LogSource(host, tree, LogEndpoint(out=path), journal)
         else:
-            source = FileSource(host, tree, FileEndpoint(out=path), store.journal)
+            source = FileSource(host, tree, FileEndpoint(out=path), journal)
         self.side = host.source = source
 
     def start(self) -> None:
@@ -275,7 +275,7 @@ def test_spool_file_that_cannot_be_removed_after_delivery(tmp_path: Path, monkey
     out, done = tmp_path / "out", tmp_path / "kept/done"
     out.mkdir()
     done.parent.mkdir()
-    side = SpoolSource(host, host.tree, SpoolEndpoint(out=str(out), done=str(done)), host.store)
+    side = SpoolSource(host, host.tree, SpoolEndpoint(out=str(out), done=str(done)), host.journal)
     host.source = side
     side.start()
     done.rmdir()
@@ -293,7 +293,7 @@ def test_log_whose_renamed_file_is_still_written(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir("/")
     host = Taking(tmp_path / "journal", [])
     log = tmp_path / "app.log"
-    side = LogSource(host, host.tree, LogEndpoint(out=str(log)), host.store)
+    side = LogSource(host, host.tree, LogEndpoint(out=str(log)), host.journal)
     host.source = side
     side.start()
     with log.open("ab", buffering=0) as writer:
@@ -309,6 +309,7 @@ def test_log_whose_renamed_file_is_still_written(tmp_path: Path, monkeypatch: py
 # Where the end of each reason is tested, by the beginning of the path of the module that gives it
 ENDS = {
     "endpoints/base": "the Waiter that all of these use: every case of this file",
+    "endpoints/directory": "this file (the sinks of spool and file)",
     "endpoints/file": "this file; tests/system/test_faults_room.py",
     "endpoints/watch": "this file (no descriptors); tests/system/test_faults_room.py (inotify)",
     "endpoints/spool/": "this file; test_spool_source.py",

@@ -14,9 +14,11 @@ from nsbridge.agents import linux as counted_linux
 from nsbridge.agents.counter import LENGTHS
 from nsbridge.agents.endpoints.queue.counted_sink import CountedQueueSink, leave_counter
 from nsbridge.agents.endpoints.queue.counted_source import CountedQueueSource
-from nsbridge.agents.journal import counted, sourcejournal
+from nsbridge.agents.journal import counted
 from nsbridge.agents.journal.counted import SentCount, recover_landed
+from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import IN_DOUBT, NOT_DELIVERED
+from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt, QueueEndpoint, QueueIn, QueueOut
 from tests.exact_life import EPOCH, Host, a_queue
@@ -169,7 +171,7 @@ def test_agent_without_counter_knows_what_a_counted_one_left(
 class TakingHost(FakeHost):
     """Hosts a source that receives into a journal; nothing is confirmed."""
 
-    def __init__(self, journal: sourcejournal.SourceJournal) -> None:
+    def __init__(self, journal: SourceJournal) -> None:
         super().__init__()
         self._journal = journal
 
@@ -217,11 +219,11 @@ def test_source_killed_at_any_line_receives_each_message_once(
     assert line > 60
 
 
-def _opened(path: Path, counter: FakeCounter | None) -> sourcejournal.SourceJournal:
-    def settle(made: sourcejournal.SourceJournal) -> None:
+def _opened(path: Path, counter: FakeCounter | None) -> SourceJournal:
+    def settle(made: SourceJournal) -> None:
         recover_landed(made, counter)
 
-    return sourcejournal.open_source(str(path), 35, 1 << 16, settle=settle)
+    return open_source(str(path), 35, 1 << 16, settle=settle)
 
 
 def test_more_messages_than_lengths_are_received_in_batches(
@@ -229,7 +231,7 @@ def test_more_messages_than_lengths_are_received_in_batches(
 ) -> None:
     counter = FakeCounter()
     counter.count(monkeypatch)
-    made = sourcejournal.open_source(str(tmp_path / "a.out"), 1027, 1 << 20)
+    made = open_source(str(tmp_path / "a.out"), 1027, 1 << 20)
     host = TakingHost(made)
     source = CountedQueueSource(host, QueueEndpoint(out=QueueOut(queue.key, 0)), queue.key, made, counter)
     bodies = [b"%d" % number for number in range(3 * LENGTHS)]
@@ -247,14 +249,14 @@ def test_landed_message_without_a_count_is_reported(
     """Its length died with the process, so nothing can be delivered: the log says that it may be lost."""
     counter = FakeCounter()
     counter.count(monkeypatch)
-    made = sourcejournal.open_source(str(tmp_path / "a.out"), 35, 1 << 16)
+    made = open_source(str(tmp_path / "a.out"), 35, 1 << 16)
     landing = counted.Landing(made, counter)
     place = landing.begin(8192)
     if has_landed:
         queue.send(b"x", type=5)
         assert counted_receive(queue.id, place) == 1
     made.close()
-    made = sourcejournal.open_source(str(tmp_path / "a.out"), 35, 1 << 16)
+    made = open_source(str(tmp_path / "a.out"), 35, 1 << 16)
     assert recover_landed(made, None).doubtful == has_landed
     assert recover_landed(made, None).doubtful == 0
     made.close()

@@ -15,8 +15,9 @@ import pytest
 from nsbridge.agents.dead.letters import DeadLetters
 from nsbridge.agents.dead.retries import DeadLetterRetries
 from nsbridge.agents.endpoints.base import Blocked
+from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import DEAD, NOT_DELIVERED, SinkJournal, open_sink
-from nsbridge.agents.journal.sourcejournal import SourceJournal, open_source
+from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.loop import Loop
 from nsbridge.agents.wire import Message, Run
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from nsbridge.agents.dead.keeper import DeadLetterKeeper
-from nsbridge.agents.dead.letters import DeadLetters, NoRoomError, stem
+from nsbridge.agents.dead.letters import DeadLetters, NoRoomError
 from nsbridge.agents.journal.sinkjournal import DEAD, DEAD_DROPPED, SinkJournal, open_sink
 from nsbridge.agents.loop import Loop
+from nsbridge.agents.statefiles import stem
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import DeadConfig, WhenFull
 from tests.fake_host import killed_at

@@ -34,4 +34,4 @@ def test_file_that_cannot_be_read_is_waited_for(tmp_path: Path, monkeypatch: pyt
     waits(source, "Is a directory")
     kept.fails = False
     passes(source)
-    source.host.lose(source.side._watch)
+    source.host.lose(source.side._directory.watch)

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from nsbridge.agents import linux
-from nsbridge.agents.journal import journalfile, sinkjournal
+from nsbridge.agents.journal import journalfile, opensource, sinkjournal
 from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.journal.journalfile import PAGE, FullError, NewerVersionError
+from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import NOTE
 from nsbridge.agents.journal.store import NoteStore
@@ -123,14 +124,14 @@ def test_another_window_keeps_pending_epoch_and_notes(tmp_path: Path, entries: i
 
 def test_another_window_keeps_notes_of_confirmed_unremoved_files(tmp_path: Path) -> None:
     """A kill can fall between the two; without its note the file would be taken, and delivered, again."""
-    store = NoteStore(source(tmp_path / "a"))
+    store = NoteStore(source(tmp_path / "a"), lambda _note, _seq: None)
     store.journal.cells[journal.RECORDS] = journal.SPOOL_NOTES
     for number in range(4):
         store.note(0, (b"body",), b"note %d" % number)
     store.confirm(3)
     store.journal.released = 1
     store.journal.close()
-    again = NoteStore(source(tmp_path / "a", ENTRIES + 5, 2 * RING))
+    again = NoteStore(source(tmp_path / "a", ENTRIES + 5, 2 * RING), lambda _note, _seq: None)
     assert again.journal.released == 1
     assert [again.note_of(seq) for seq in (2, 3, 4)] == [b"note 1", b"note 2", b"note 3"]
     assert (again.confirmed, again.taken) == (3, 4)
@@ -220,14 +221,14 @@ def test_a_second_opener_gets_the_journal_now_in_that_place(tmp_path: Path) -> N
         held = source(path)
         os.write(writer, b"held")
         time.sleep(0.1)  # the other waits for the old file by then, or comes later: both are right
-        again = journal._resized(str(path), held, journalfile.Header(journalfile.SOURCE, 0, 20, 2048), 0)
+        again = opensource._resized(str(path), held, journalfile.Header(journalfile.SOURCE, 0, 20, 2048), 0)
         again.append(Message(9, b"new"))
         again.close()
         return 0
 
     pid = child.fork(first)
     os.read(reader, 4)
-    opened = journal.open_source(str(path), 20, 2048, hear(None), patience=child.LIMIT)
+    opened = open_source(str(path), 20, 2048, hear(None), patience=child.LIMIT)
     assert content(opened)[2] == [ONE, TWO, THREE, Message(9, b"new")]
     opened.close()
     assert child.wait(pid) == 0

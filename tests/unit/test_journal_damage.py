@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nsbridge.agents import linux
-from nsbridge.agents.journal import sourcejournal as journal
+from nsbridge.agents.journal import opensource
 from nsbridge.agents.journal.journalfile import PAGE
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from tests.journals import ENTRIES, ONE, THREE, aside, content, sink, source, used, was_moved_aside
@@ -235,7 +235,7 @@ def test_the_successor_of_a_damaged_journal_has_a_later_epoch(tmp_path: Path, mo
     opened = source(path)
     epoch = opened.epoch
     opened.close()
-    monkeypatch.setattr(journal, "new_epoch", lambda: epoch - 3600 * 10**9)
+    monkeypatch.setattr(opensource, "new_epoch", lambda: epoch - 3600 * 10**9)
     for damaged in (data.replace(THREE.body, b"?" * 100), data[:-1]):
         path.write_bytes(damaged)
         again = source(path, said=[])

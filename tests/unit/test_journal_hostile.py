@@ -20,8 +20,9 @@ from nsbridge.agents import journalreader
 from nsbridge.agents.journal import journalfile, sinkjournal, state
 from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.journal.journalfile import PAGE, SINK, SOURCE, Header, LeftAloneError, TooLargeError, seal
+from nsbridge.agents.journal.opensource import open_source
+from nsbridge.agents.journal.records import RECORD, checksum
 from nsbridge.agents.journal.sinkjournal import open_sink
-from nsbridge.agents.journal.sourcejournal import RECORD, checksum, open_source
 from nsbridge.agents.wire import Message
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, Container, ContainerKind, FileEndpoint, LogEndpoint

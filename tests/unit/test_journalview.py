@@ -22,8 +22,9 @@ from nsbridge.agents.endpoints.spool import notes as spool_notes
 from nsbridge.agents.journal import sinkjournal
 from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.journal.journalfile import PAGE
+from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal, open_sink
-from nsbridge.agents.journal.sourcejournal import SourceJournal, open_source
+from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.wire import Message
 from nsbridge.supervisor.cli import nsbridge as cli
@@ -110,7 +111,7 @@ def test_a_spool_s_notes_show_the_file_and_its_size(
     tmp_path: Path, source: SourceJournal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A message that was kept whole among them is shown itself."""
-    store = NoteStore(source)
+    store = NoteStore(source, lambda _note, _seq: None)
     source.cells[journal.RECORDS] = journal.SPOOL_NOTES
     store.note(0, (b"body",), struct.pack("<QqQ", 5, 6, 4) + "Grüße \n".encode() + b"\xff")
     store.append(Message(0, b"kept"))
@@ -127,7 +128,7 @@ def test_a_log_s_notes_show_where_the_message_is(
     tmp_path: Path, source: SourceJournal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A note of nothing but a position, and one that is no such note, are shown too."""
-    store = NoteStore(source)
+    store = NoteStore(source, lambda _note, _seq: None)
     source.cells[journal.RECORDS] = journal.LOG_NOTES
     store.note(0, (b"body", b"longer"), Note(99, 100, 1, (5, 7), (1, 2)).pack())
     store.note(-1, (b"",), Note(99, 112, 3, (), ()).pack())
@@ -238,7 +239,7 @@ def test_a_journal_that_is_being_written_is_never_called_damaged(tmp_path: Path)
     path = tmp_path / "a.out"
     writer = (
         "import sys\n"
-        "from nsbridge.agents.journal.sourcejournal import open_source\n"
+        "from nsbridge.agents.journal.opensource import open_source\n"
         "from nsbridge.agents.wire import Message\n"
         f"journal = open_source(sys.argv[1], {_ENTRIES}, 4096)\n"
         "print('begun', flush=True)\n"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.journal.journalfile import PAGE
+from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.wire import Message
 
@@ -21,7 +21,7 @@ OLD, LENGTH = Message(7, b"delivered long ago"), 18
 
 
 def opened(path: Path) -> SourceJournal:
-    return journal.open_source(str(path), ENTRIES, RING, patience=0.0)
+    return open_source(str(path), ENTRIES, RING, patience=0.0)
 
 
 def after_a_kill(path: Path, head: bytes, ring: bytes) -> tuple[int, list[Message]]:

@@ -108,7 +108,7 @@ def test_there_is_a_way_from_everywhere(start: State, goal: State) -> None:
 
 
 class Driver(RuleBasedStateMachine):
-    """Does what managed.py and attachment.py do, without processes and time: only what can happen does happen."""
+    """Does what agent.py and attachment.py do, without processes and time: only what can happen does happen."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -282,7 +282,7 @@ compares. An arrow says *event / actions*; what an event or an action means stan
 that change nothing are in the table below only.
 """
 _TABLE_HEAD = """Each pair of state and event: what follows and what is done. A pair marked - cannot happen; if it does
-nevertheless, that is a bug in managed.py and raises.
+nevertheless, that is a bug in lifecycle/agent.py and raises.
 """
 
 

@@ -245,7 +245,7 @@ def test_a_journal_of_the_previous_version_is_read_on(life: Life) -> None:
     step(life, b"a1")
     life.expect(b"a1")
     for cell in range(LOG_MORE, LOG_MORE + 2 * LOG_MORE_SLOT):
-        life.host.store.journal.cells[cell] = 0
+        life.host.journal.cells[cell] = 0
     life.kill()
     life.append(b"a2\n")
     wait_for_tick()

@@ -16,7 +16,7 @@ from nsbridge.agents.journal import sinkjournal
 from nsbridge.config.schema import Framing, InDoubt, LogEndpoint
 from tests.fake_host import Killed, SinkHost, killed_at
 
-PARTS = ("endpoints/log/", "agents/journal/sourcejournal.py")
+PARTS = ("endpoints/log/", "endpoints/directory.py", "agents/journal/sourcejournal.py")
 
 
 class Life:
@@ -74,7 +74,7 @@ class Life:
         if self._host is not None:
             self.said += self._host.said
             assert self._sink is not None
-            self._host.lose(self._sink._watch)
+            self._host.lose(self._sink._directory.watch)
             self._host = None
 
     def finish(self) -> None:

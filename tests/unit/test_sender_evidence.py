@@ -50,7 +50,7 @@ def test_an_equal_older_message_is_no_evidence_of_sending(
     """The one before it may be in the queue too, or put aside: the message is sent, and the doubt is counted."""
     path = tmp_path / "a.in"
     with live(path, queue.key) as (host, sink):
-        host.run_until(lambda: bool(sink._pids), "the senders")
+        host.run_until(lambda: bool(sink._offers.pids), "the senders")
         assert sink.put(Run(EPOCH, 1, 1, [PING, between])) == 2
         host.run_until(lambda: host.journal.handed == 2, "both are done with")
     _die_at(path, queue.key, 3, PING)
@@ -115,22 +115,22 @@ def test_only_the_message_that_cannot_be_sent_is_put_aside(
     """The senders get on, and fail, while the agent sees how far they are."""
     queue.max_size = 16384
     with live(tmp_path / "a.in", queue.key) as (host, sink):
-        host.run_until(lambda: bool(sink._pids), "the senders")
-        for pid in sink._pids:
+        host.run_until(lambda: bool(sink._offers.pids), "the senders")
+        for pid in sink._offers.pids:
             os.kill(pid, signal.SIGSTOP)
         assert sink.put(Run(EPOCH, 1, 1, [b"one", b"two", b"three", bytes(9000), b"five"])) == 5
-        collect = sink._collect
+        collect = sink._offers.collect
 
         def meanwhile() -> None:
             collect()
-            for pid in sink._pids:
+            for pid in sink._offers.pids:
                 os.kill(pid, signal.SIGCONT)
             end = time.monotonic() + LIMIT
-            while not sink._outbox.cells[FAILED] and time.monotonic() < end:
+            while not sink._offers.outbox.cells[FAILED] and time.monotonic() < end:
                 time.sleep(0.001)
 
         with monkeypatch.context() as patched:
-            patched.setattr(sink, "_collect", meanwhile)
+            patched.setattr(sink._offers, "collect", meanwhile)
             sink._noted()
         host.run_until(lambda: host.journal.handed == 5, "all are done with")
         assert [letter.first for letter in host.dead_letters] == [4]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nsbridge.agents import wire
-from nsbridge.agents.session import Incoming
+from nsbridge.agents.incoming import Incoming
 from nsbridge.agents.wire import Ack, Data, Hello, Message, Run, WireError
 from nsbridge.config.schema import Window
 from tests.memory_store import MemorySink, MemorySource, hand_over_one, new_epoch, next_waiting
@@ -33,6 +33,18 @@ def test_nothing_is_accepted_before_the_greeting_is_answered() -> None:
     sink.session.receive(wire.pack_hello(Hello(77, 0, 100, 0, 0, 0)))
     sink.session.receive(wire.pack_data_header(100, 1, Message(1, b"x"), 0, 1) + b"x")
     assert not sink.in_.waiting
+
+
+def test_new_source_is_refused_while_messages_are_in_flight() -> None:
+    """Their numbers would mean other messages in the sink's journal. The agent exits and greets again."""
+    store, in_flight = MemorySink(), [True]
+    incoming = Incoming(store, Window(), lambda: not in_flight[0])
+    with pytest.raises(OSError, match="messages of the old one are in flight"):
+        incoming.greeted(100, 5)
+    assert (store.epoch, store.handed) == (0, 0)
+    in_flight[0] = False
+    incoming.greeted(100, 5)
+    assert (store.epoch, store.handed) == (100, 5)
 
 
 def test_an_answer_to_a_dead_process_is_ignored() -> None:

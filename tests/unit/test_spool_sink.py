@@ -32,7 +32,7 @@ def test_a_lost_journal_s_message_leaves_no_intent_for_the_new(tmp_path: Path) -
         else:
             assert host.journal.handed == 0, host.said
             assert sink.put(Run(OLD + 1, 1, 0, (b"new",))) == 1
-        host.lose(sink._watch)
+        host.lose(sink._directory.watch)
     assert [path.read_bytes() for path in sorted(box.iterdir())] == [b"old", b"new"]
 
 
@@ -48,7 +48,7 @@ def test_a_moved_parent_directory_is_noticed_at_a_heartbeat(tmp_path: Path) -> N
     host.beat()
     assert sink.put(Run(OLD, 1, 0, (b"body",))) == 1
     assert [path.read_bytes() for path in box.iterdir()] == [b"body"]
-    host.lose(sink._watch)
+    host.lose(sink._directory.watch)
 
 
 # -- names that other programs take, and names of another time
@@ -74,7 +74,7 @@ class Box:
         return self._made
 
     def kill(self) -> None:
-        self.host.lose(self._made._watch if self._made else None)
+        self.host.lose(self._made._directory.watch if self._made else None)
 
     def offer(self, seq: int, body: bytes, epoch: int = OLD) -> int:
         return self.sink.put(Run(epoch, seq, 0, (body,)))
@@ -158,7 +158,8 @@ def test_taken_hidden_name_blocks_nothing(box: Box, kind: str) -> None:
 
 
 STEP = 8  # lines: the end of an inotify instance takes the kernel some 20 ms
-KILLED_IN = ("endpoints/spool_sink.py", "agents/journal/sinkjournal.py", "endpoints/spool_epochs.py")
+STARTED_IN = ("endpoints/spool/sink.py", "endpoints/directory.py")
+KILLED_IN = (*STARTED_IN, "agents/journal/sinkjournal.py", "endpoints/spool/epochs.py")
 
 
 def life_killed_at(directory: Path, taken: bool, lines: tuple[int, int]) -> tuple[int, int]:
@@ -173,7 +174,7 @@ def life_killed_at(directory: Path, taken: bool, lines: tuple[int, int]) -> tupl
     with killed_at(lines[0], *KILLED_IN) as handing:
         box.offer(1, b"one")
     box.kill()
-    with killed_at(lines[1], "endpoints/spool_sink.py") as starting:
+    with killed_at(lines[1], *STARTED_IN) as starting:
         box.start()
     box.kill()
     box.start()

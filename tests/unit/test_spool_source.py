@@ -227,6 +227,6 @@ def test_a_moved_parent_directory_is_noticed_at_a_heartbeat(make_spool: Make) ->
     life.out.mkdir(parents=True)
     life.put("2", b"two")
     life.expect(b"one", b"two")
-    source = life.source._watch
+    source = life.source._directory.watch
     life.host.beat()
-    assert life.source._watch is source, "where nothing has changed nothing is opened anew"
+    assert life.source._directory.watch is source, "where nothing has changed nothing is opened anew"

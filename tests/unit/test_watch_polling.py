@@ -11,7 +11,6 @@ from nsbridge.agents.endpoints import watch
 from nsbridge.agents.endpoints.file import FileSink, FileSource
 from nsbridge.agents.endpoints.spool.sink import SpoolSink
 from nsbridge.agents.endpoints.watch import DirectoryWatch, PollingWatch, UsedUp
-from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import FileEndpoint, SpoolEndpoint
 from tests.fake_host import OfferedSinkHost, SourceHost
@@ -47,7 +46,7 @@ def exhaustion(monkeypatch: pytest.MonkeyPatch) -> Exhaustion:
 def test_spool_is_scanned_until_inotify_can_be_had(make_spool: Make, exhaustion: Exhaustion) -> None:
     """Nothing is lost or repeated at the change, which status and log report."""
     life = make_spool()
-    assert isinstance(life.source._watch, PollingWatch)
+    assert isinstance(life.source._directory.watch, PollingWatch)
     assert life.host.notices["out"].startswith(USED_UP)
     assert "meanwhile polls every" in life.host.notices["out"]
     assert life.host.reason == ""
@@ -60,7 +59,7 @@ def test_spool_is_scanned_until_inotify_can_be_had(make_spool: Make, exhaustion:
     for body in bodies[10:]:
         life.put(body.decode(), body)
         life.host.settle()
-    life.host.run_until(lambda: isinstance(life.source._watch, DirectoryWatch), "inotify is used again")
+    life.host.run_until(lambda: isinstance(life.source._directory.watch, DirectoryWatch), "inotify is used again")
     life.expect(*bodies)
     assert life.host.notices["out"] == ""
     assert life.said(USED_UP) == life.said("inotify can be used again") == 1
@@ -84,20 +83,12 @@ def test_polled_directory_that_is_replaced_is_noticed(make_spool: Make, exhausti
     life.expect(b"one")
 
 
-class FileHost(SourceHost):
-    """For a source that keeps whole messages."""
-
-    @property
-    def source_journal(self) -> journal.SourceJournal:
-        return self._journal
-
-
 def test_file_is_read_when_its_time_has_changed(tmp_path: Path, exhaustion: Exhaustion) -> None:
     """Each content once, not once for each look."""
     path = tmp_path / "file"
     path.write_bytes(b"before")
-    host = FileHost(tmp_path / "journal", [])
-    source = FileSource(host, host.tree, FileEndpoint(out=str(path)), host.source_journal)
+    host = SourceHost(tmp_path / "journal", [])
+    source = FileSource(host, host.tree, FileEndpoint(out=str(path)), host.journal)
     host.source = source
     source.start()
     for count, body in enumerate((b"one", b"two", b"two"), 1):
@@ -107,7 +98,7 @@ def test_file_is_read_when_its_time_has_changed(tmp_path: Path, exhaustion: Exha
     looks = host.loop.now() + 0.2
     host.run_until(lambda: host.loop.now() >= looks, "some more looks")
     assert host.bodies() == [b"one", b"two", b"two"]
-    host.lose(source._watch)
+    host.lose(source._directory.watch)
 
 
 @pytest.mark.parametrize("kind", ["spool", "file"])
@@ -127,9 +118,9 @@ def test_sinks_serve_without_inotify(tmp_path: Path, exhaustion: Exhaustion, kin
     assert [path.read_bytes() for path in box.iterdir()] == [b"one"]
     box.rename(tmp_path / "old")
     box.mkdir()
-    first = sink._watch
+    first = sink._directory.watch
     host.beat()
-    host.run_until(lambda: sink._watch is not first, "it is opened anew")
+    host.run_until(lambda: sink._directory.watch is not first, "it is opened anew")
     assert sink.put(Run(OfferedSinkHost.EPOCH, 2, 0, (b"two",))) == 1
     assert [path.read_bytes() for path in box.iterdir()] == [b"two"]
-    host.lose(sink._watch)
+    host.lose(sink._directory.watch)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from nsbridge.agents.endpoints.watch import CREATED, MOVED_IN, MOVED_OUT, Change
+from nsbridge.agents.endpoints.watch import CREATED, DELETED, MOVED_IN, MOVED_OUT, Change
 
+EVENTS = CREATED | MOVED_IN | MOVED_OUT | DELETED  # watched in a log's directory
 _FORMER = 64  # names that are remembered
 
 

@@ -4,51 +4,33 @@ from __future__ import annotations
 
 from nsbridge.agents.endpoints import watch
 from nsbridge.agents.endpoints.base import AgentApi
+from nsbridge.agents.endpoints.directory import WatchedDirectory
+from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.endpoints.log.pace import Pace
 from nsbridge.agents.loop import EventCallback
 
-_EVENTS = watch.CREATED | watch.MOVED_IN | watch.MOVED_OUT | watch.DELETED
 _FILE_EVENTS = watch.MODIFIED | watch.CLOSED
 _STALLED = 0.05  # seconds without room after which single writes are no longer watched
 _NOTHING = -1
 
 
-class Ear:
+class Ear(WatchedDirectory):
     """One inotify instance while the directory is open. Calls `changed` when there is something to `read`."""
 
-    def __init__(self, host: AgentApi, own_fds: int, changed: EventCallback) -> None:
-        self._host = host
-        self._loop = host.loop
-        self._own_fds = own_fds
-        self._changed = changed
-        self.watch: watch.AnyWatch | None = None
+    def __init__(self, host: AgentApi, tree: Tree, path: bytes, changed: EventCallback) -> None:
+        super().__init__(host, tree, "out", path, changed)
         self._file = _NOTHING
-        self._fd = -1
+        self._followed = -1  # the open file
         self._rests = False
         self._stalled_since = 0.0
         self.pace = Pace()
-
-    def open(self, directory: int) -> None:
-        """Watch a directory. Raises Blocked, OSError."""
-        self.watch = watch.watch_directory(self._host, "out", directory, _EVENTS)
-        self._loop.watch(self.watch.fileno(), 1, self._changed)
-
-    @property
-    def polls(self) -> bool:
-        """True if inotify cannot be had: every look is at everything, and says that events were lost."""
-        return self.watch is not None and self.watch.polls
-
-    def read(self) -> watch.Changes:
-        """Return the changes since the last call."""
-        assert self.watch is not None  # noqa: S101  (called only while it is watched)
-        return self.watch.read()
 
     def follow(self, fd: int) -> None:
         """Watch for writes into the open file. Raises Blocked."""
         assert self.watch is not None  # noqa: S101  (a file is opened in its directory)
         self.turn_away()
-        self._file = self.watch.add_file(self._own_fds, fd, _FILE_EVENTS)
-        self._fd = fd
+        self._file = self.watch.add_file(self._tree.own_fds, fd, _FILE_EVENTS)
+        self._followed = fd
 
     def turn_away(self) -> None:
         """Stop watching the file."""
@@ -58,7 +40,7 @@ class Ear:
 
     def stall(self) -> None:
         """Note that there is no room. After a while, stop watching single writes; names are always watched."""
-        now = self._loop.now()
+        now = self._host.loop.now()
         if not self._stalled_since:
             self._stalled_since = now
         elif now - self._stalled_since > _STALLED:
@@ -67,27 +49,24 @@ class Ear:
     def resume(self) -> None:
         """Note that there is room again, and watch writes. Raises Blocked."""
         self._stalled_since = 0.0
-        if self._file == _NOTHING and self._fd >= 0 and self.watch is not None:
-            self.follow(self._fd)
+        if self._file == _NOTHING and self._followed >= 0 and self.watch is not None:
+            self.follow(self._followed)
 
     def rest(self, begun: float) -> None:
         """Note that work since `begun` brought no message. After too much such work, pause the watch for a while."""
-        seconds = self.pace.pause(begun, self._loop.now())
+        seconds = self.pace.pause(begun, self._host.loop.now())
         if seconds and self.watch is not None and not self._rests:
             self._rests = True
-            self._loop.unwatch(self.watch.fileno())
-            self._loop.call_later(seconds, self._rested)
+            self._host.loop.unwatch(self.watch.fileno())
+            self._host.loop.call_later(seconds, self._rested)
 
     def _rested(self) -> None:
         self._rests = False
         if self.watch is not None:
-            self._loop.watch(self.watch.fileno(), 1, self._changed)
+            self._host.loop.watch(self.watch.fileno(), 1, self._changed)
 
     def close(self) -> None:
         """Stop listening."""
         self.turn_away()
-        self._fd = -1
-        if self.watch is not None:
-            self._loop.unwatch(self.watch.fileno())
-            self.watch.close()
-            self.watch = None
+        self._followed = -1
+        super().close()

@@ -10,7 +10,8 @@ limit is not kept: only its place in the file is counted.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple, Protocol
 
 from nsbridge.config.schema import Framing
@@ -201,6 +202,15 @@ class LengthSplitter:
         size = len(self._rest) + self._passed
         self._rest, self._size, self._passed = b"", 0, 0
         return TooLong(size) if size else None
+
+
+def grouped(items: Sequence[Item | Unended]) -> Iterator[list[bytes] | TooLong | Unended]:
+    """Put messages that follow each other into lists."""
+    for kind, group in groupby(items, type):
+        if kind is bytes:
+            yield [item for item in group if isinstance(item, bytes)]
+        else:
+            yield from (item for item in group if not isinstance(item, bytes))
 
 
 def joined(framing: Framing, bodies: Sequence[bytes]) -> bytes:

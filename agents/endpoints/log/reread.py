@@ -8,8 +8,10 @@ from itertools import takewhile
 from nsbridge.agents.endpoints.log.framing import Splitter, splitter
 from nsbridge.agents.endpoints.log.model import Missed
 from nsbridge.agents.endpoints.log.notes import Note
+from nsbridge.agents.endpoints.log.reports import Reports
 from nsbridge.agents.endpoints.log.siblings import Siblings
 from nsbridge.agents.endpoints.log.tail import body_at
+from nsbridge.agents.wire import VOID
 from nsbridge.config.schema import Framing
 
 
@@ -19,14 +21,24 @@ class Reread:
     If the log was truncated or rewritten since, a copy of it may have them (copytruncate).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
         self._fd = -1
         self._inode = 0  # the inode in the notes; the open file may be a copy of it
         self._splitter: Splitter = splitter(Framing.LINE, 0)  # of the last note
         self._missing: set[int] = set()  # inodes that were looked for: a directory may have very many names
         self._counted: set[int] = set()  # inodes of which something was missing
 
-    def bodies(self, note: Note, seq: int, siblings: Siblings, framing: Splitter) -> list[bytes]:
+    def load(self, note: Note, seq: int, siblings: Siblings, framing: Splitter) -> tuple[int, list[bytes]]:
+        """Return the type and the messages from `seq` on; VOID for each that is gone. Raises OSError."""
+        if not note.sizes:
+            return VOID.type, [VOID.body]
+        bodies = self._bodies(note, seq, siblings, framing)
+        if bodies:
+            return 0, bodies
+        return VOID.type, [VOID.body] * self._reports.gone_messages(*self._gone(note, seq))
+
+    def _bodies(self, note: Note, seq: int, siblings: Siblings, framing: Splitter) -> list[bytes]:
         """Return the messages from `seq` on, up to the first that is missing. Raises OSError."""
         extents = note.extents(seq)
         if note.inode in self._missing:
@@ -42,7 +54,7 @@ class Reread:
         found = (body_at(self._fd, framing, *extent) for extent in extents)
         return [body for body in takewhile(lambda body: body is not None, found) if body is not None]
 
-    def gone(self, note: Note, seq: int) -> tuple[int, int, Missed]:
+    def _gone(self, note: Note, seq: int) -> tuple[int, int, Missed]:
         """Return how many messages from `seq` on are missing, at which byte they were, and what to count."""
         extents = note.extents(seq)
         count = len(extents)

@@ -15,9 +15,10 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from nsbridge.agents.endpoints import watch
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter, put_in_parts
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter, put_in_parts
+from nsbridge.agents.endpoints.directory import WatchedDirectory
 from nsbridge.agents.endpoints.files import Tree, blocked_by
+from nsbridge.agents.endpoints.log.arrivals import EVENTS
 from nsbridge.agents.endpoints.log.framing import joined
 from nsbridge.agents.endpoints.log.siblings import Siblings
 from nsbridge.agents.identity.walk import shown
@@ -25,7 +26,6 @@ from nsbridge.agents.journal.sinkjournal import IN_DOUBT, LOG_APPEND, NOT_DELIVE
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import Framing, InDoubt, LogEndpoint
 
-_EVENTS = watch.CREATED | watch.MOVED_IN | watch.MOVED_OUT | watch.DELETED
 _WRITE_AT = 256 << 10  # bytes that are not kept for the end of a turn
 _FLAGS = os.O_RDWR | os.O_APPEND
 _SLOT = 5  # cells of an Intent
@@ -61,7 +61,7 @@ class Intents:
         cells[LOG_APPEND] = which
 
 
-class LogSink:
+class LogSink(Sink):
     """Appends each message to a file exactly once."""
 
     def __init__(
@@ -78,10 +78,9 @@ class LogSink:
         self._shown = shown(self._path)
         self._parent, self._name = os.path.split(self._path)
         self._lines = config.framing is Framing.LINE
-        self._directory = -1
+        self._directory = WatchedDirectory(host, tree, "in", self._parent, self._changed)
         self._fd = -1
         self._inode = 0
-        self._watch: watch.AnyWatch | None = None
         self._path_changed = False
         self._batch: list[Run] = []  # accepted and not handed over
         self._batch_bytes = 0
@@ -93,12 +92,14 @@ class LogSink:
         self._undecided = (0, 0)  # epoch, and the last seq of which nothing can tell whether it was appended
         self._waits = False
         self._waiter = Waiter(host, "in", self._again)
-        journal.may_adopt = lambda: not self._batch
-        watch.keep_place(host, lambda fd: tree.leads_to(self._parent, fd), lambda: self._watch, self._changed)
 
     def descriptor(self) -> int:
         """See Sink."""
         return self._fd
+
+    def may_adopt(self) -> bool:
+        """See Sink: a message is in its journal by its number alone."""
+        return not self._batch
 
     def start(self) -> None:
         """Make the file if it is missing, so that a program can follow it before the first message."""
@@ -164,7 +165,7 @@ class LogSink:
 
     def _again(self) -> None:
         self._waits = False
-        if self._watch is None:
+        if self._directory.watch is None:
             self.start()
         if not self._waits and (not self._batch or self._write_batch()):
             self._host.sink_ready()
@@ -217,20 +218,17 @@ class LogSink:
         self._path_changed = False
 
     def _open_file(self) -> int:
-        self._tree.make_file(self._directory, self._path, self._config.mode)
-        return self._tree.open_file(self._directory, self._name, _FLAGS)
+        self._tree.make_file(self._directory.fd, self._path, self._config.mode)
+        return self._tree.open_file(self._directory.fd, self._name, _FLAGS)
 
     def _open(self) -> None:
-        self._directory = self._tree.open_directory(self._parent)
-        self._watch = watch.watch_directory(self._host, "in", self._directory, _EVENTS)
-        self._host.loop.watch(self._watch.fileno(), 1, self._changed)
-        self._siblings = Siblings(self._tree, self._directory, self._name)
+        self._directory.open(EVENTS)
+        self._siblings = Siblings(self._tree, self._directory.fd, self._name)
         self._fd = self._open_file()
         self._inode = os.fstat(self._fd).st_ino
 
     def _changed(self, _events: int) -> None:
-        assert self._watch is not None  # noqa: S101  (called only while it is watched)
-        changes = self._watch.read()
+        changes = self._directory.read()
         if changes.lost or any(name == self._name for name, _ in changes.files):
             self._path_changed = True
         if changes.gone:
@@ -307,15 +305,12 @@ class LogSink:
             self._doubt_fd = -1
 
     def _close(self) -> None:
-        if self._watch is not None:
-            self._host.loop.unwatch(self._watch.fileno())
-            self._watch.close()
-            self._watch = None
+        self._directory.close()
         self._forget_doubt()
-        for fd in {self._directory, self._fd, self._into if self._unwritten else -1}:
+        for fd in {self._fd, self._into if self._unwritten else -1}:
             if fd >= 0:
                 os.close(fd)
-        self._directory = self._fd = -1
+        self._fd = -1
         self._batch, self._batch_bytes, self._unwritten = [], 0, memoryview(b"")
 
 

@@ -16,15 +16,13 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
-from itertools import groupby
 
-from nsbridge.agents.endpoints import watch
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
 from nsbridge.agents.endpoints.files import Tree, blocked_by
-from nsbridge.agents.endpoints.log.arrivals import LogArrivals
+from nsbridge.agents.endpoints.log.arrivals import EVENTS, LogArrivals
 from nsbridge.agents.endpoints.log.ear import Ear
 from nsbridge.agents.endpoints.log.ends import Ends
-from nsbridge.agents.endpoints.log.framing import Item, Splitter, TooLong, Unended, splitter
+from nsbridge.agents.endpoints.log.framing import Splitter, TooLong, Unended, grouped, splitter
 from nsbridge.agents.endpoints.log.generations import Generations
 from nsbridge.agents.endpoints.log.model import Missed
 from nsbridge.agents.endpoints.log.notes import Note
@@ -33,7 +31,7 @@ from nsbridge.agents.endpoints.log.reread import Reread
 from nsbridge.agents.endpoints.log.siblings import Siblings, now
 from nsbridge.agents.endpoints.log.tail import Position, Positions, Tail, TruncatedError
 from nsbridge.agents.identity.walk import shown
-from nsbridge.agents.journal.sourcejournal import LOG_NOTES, RECORDS
+from nsbridge.agents.journal.sourcejournal import LOG_NOTES, RECORDS, SourceJournal
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.wire import VOID
 from nsbridge.config.schema import LogEndpoint
@@ -52,23 +50,21 @@ class _Step(Enum):
 class LogSource:
     """Takes the messages of an append-only file."""
 
-    def __init__(self, host: AgentApi, tree: Tree, config: LogEndpoint, store: NoteStore) -> None:
+    def __init__(self, host: AgentApi, tree: Tree, config: LogEndpoint, journal: SourceJournal) -> None:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
-        self._store = store
-        store.load = self._load
-        store.journal.cells[RECORDS] = LOG_NOTES
+        self.store = NoteStore(journal, self._load)
+        journal.cells[RECORDS] = LOG_NOTES
         self._host = host
         self._tree = tree
         self._config = config
         self._path = os.fsencode(config.out)
         self._shown = shown(self._path)
         self._parent, self._name = os.path.split(self._path)
-        self._positions = Positions(store.journal)
-        self._resumed = store.taken  # up to here messages may have to be read again
-        self._reread = Reread()
-        self._directory = -1
-        self._ear = Ear(host, tree.own_fds, self._changed)
-        self._reports = Reports(host, self._shown, store.journal, self._positions)
+        self._positions = Positions(journal)
+        self._resumed = journal.taken  # up to here messages may have to be read again
+        self._ear = Ear(host, tree, self._parent, self._changed)
+        self._reports = Reports(host, self._shown, journal, self._positions)
+        self._reread = Reread(self._reports)
         self._siblings = Siblings(tree, -1, self._name)
         self._generations = Generations(self._siblings, self._reports.warn)
         self._arrivals = LogArrivals(self._name)
@@ -79,7 +75,6 @@ class LogSource:
         self._goes_on = False
         self._took = 0  # messages, to distinguish work that brings some from work that does not
         self._waiter = Waiter(host, "out", self._again)
-        watch.keep_place(host, lambda fd: tree.leads_to(self._parent, fd), lambda: self._ear.watch, self._changed)
 
     def start(self) -> None:
         """Open the directory, find the file that was read last, go on."""
@@ -117,15 +112,14 @@ class LogSource:
             self._take()
 
     def _open(self) -> None:
-        self._directory = self._tree.open_directory(self._parent)
-        self._ear.open(self._directory)
-        self._siblings = Siblings(self._tree, self._directory, self._name)
+        self._ear.open(EVENTS)
+        self._siblings = Siblings(self._tree, self._ear.fd, self._name)
         self._generations = Generations(self._siblings, self._reports.warn)
         position = self._positions.read()
         if position is None:
-            if self._store.taken:
+            if self.store.taken:
                 self._reports.no_position()
-            self._tree.make_file(self._directory, self._path, self._config.mode)
+            self._tree.make_file(self._ear.fd, self._path, self._config.mode)
         while True:  # so that a file that was found by looking does not count as an arrival too
             if self._ear.read().gone:
                 raise Blocked(f"{shown(self._parent)} was removed or replaced")
@@ -263,7 +257,7 @@ class LogSource:
         bodies = bodies[:count]
         sizes, checks = [len(body) + overhead for body in bodies], list(map(zlib.crc32, bodies))
         end = self._at + sum(sizes)
-        note = Note(self._tail.who.inode, self._at, self._store.taken + 1, sizes, checks)
+        note = Note(self._tail.who.inode, self._at, self.store.taken + 1, sizes, checks)
         self._positions.prepare(self._tail.position(end - sizes[-1], end, checks[-1]))
         self._host.take_run(bodies, note.pack())
         self._at = end
@@ -273,7 +267,7 @@ class LogSource:
     def _move(self, tail: Tail, at: int) -> None:
         """Note that the next message is looked for there."""
         self._positions.prepare(tail.position(at, at, 0))
-        self._host.take(VOID, Note(tail.who.inode, at, self._store.taken + 1, (), ()).pack())
+        self._host.take(VOID, Note(tail.who.inode, at, self.store.taken + 1, (), ()).pack())
         self._at = at
 
     def _pass_over(self, item: TooLong) -> None:
@@ -338,16 +332,8 @@ class LogSource:
             self._reports.truncated()
             self._items.append(_Step.AGAIN)
             return True
-        self._read_in(items)
+        self._items.extend(grouped(items))
         return True
-
-    def _read_in(self, items: Sequence[Item | Unended]) -> None:
-        """Keep what was read until it is taken, messages in lists."""
-        for kind, group in groupby(items, type):
-            if kind is bytes:
-                self._items.append([item for item in group if isinstance(item, bytes)])
-            else:
-                self._items.extend(item for item in group if not isinstance(item, bytes))
 
     def _look_for_next(self) -> bool:
         """Decide at the end of the file: True if it has ended or has more. Raises Blocked while that is unknown."""
@@ -361,26 +347,21 @@ class LogSource:
                 self._ends.await_writing(tail)
             return False
         items, has_ended = self._ends.finish(tail)
-        self._read_in(items)
+        self._items.extend(grouped(items))
         if has_ended:
             self._items.append(_Step.NEXT)
         return True
 
     def _load(self, record: bytes, seq: int) -> tuple[int, list[bytes]] | None:
-        """The messages again, by the note that an earlier life made; VOIDs if they are no more."""
+        """Read messages again by an earlier agent's note; None if they cannot be read now."""
         note = Note.unpack(record)
-        if not note.sizes:
-            return VOID.type, [VOID.body]
-        if self._ear.watch is None:
+        if note.sizes and self._ear.watch is None:
             return None
         try:
-            bodies = self._reread.bodies(note, seq, self._siblings, self._splitter())
+            return self._reread.load(note, seq, self._siblings, self._splitter())
         except OSError as error:
             self._waiter.wait(blocked_by(error, self._shown))
             return None
-        if bodies:
-            return 0, bodies
-        return VOID.type, [VOID.body] * self._reports.gone_messages(*self._reread.gone(note, seq))
 
     def _splitter(self) -> Splitter:
         return splitter(self._config.framing, self._config.max_message)
@@ -394,7 +375,4 @@ class LogSource:
     def _close(self) -> None:
         self._forget()
         self._ear.close()
-        if self._directory >= 0:
-            os.close(self._directory)
-        self._directory = -1
         self._reread.forget()

@@ -42,9 +42,12 @@ class CountedQueueSink(QueueSink):
         # Where a program answers through the same queue, a queue full of questions would leave it no room to.
         self._is_shared = config.out is not None and config.out.key == key_of(config)
         self._looks_again = False
-        journal.may_adopt = lambda: self._pending is None
         if self._former is None:
             self._recover(in_doubt)
+
+    def may_adopt(self) -> bool:
+        """See Sink: the thread's message keeps its number."""
+        return self._pending is None
 
     def _recover(self, in_doubt: InDoubt) -> None:
         found, journal = self._count.recover(), self._journal

@@ -1,23 +1,21 @@
-"""The sink of a queue with `exactly-once`: offers messages to two sender processes, and after a kill finds out what
-they had sent (senders.py says by what evidence)."""
+"""The sink of a queue with `exactly-once`: decides which messages are offered to its two sender processes, and when.
+
+offers.py sends; evidence.py finds out after a kill what had been sent.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-import signal
-from collections import deque
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints.base import AFTERWARDS, AgentApi, Blocked, Waiter, put_in_parts
-from nsbridge.agents.endpoints.queue import senders
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, put_in_parts
 from nsbridge.agents.endpoints.queue.evidence import QueueEvidence
-from nsbridge.agents.endpoints.queue.limits import QueueLimits
+from nsbridge.agents.endpoints.queue.offers import Offers
 from nsbridge.agents.endpoints.queue.queue import (
     Denied,
     Queue,
     QueueOwner,
-    Removals,
     has_room,
     is_there,
     no_permission,
@@ -25,21 +23,18 @@ from nsbridge.agents.endpoints.queue.queue import (
     shown,
     try_send,
 )
-from nsbridge.agents.endpoints.queue.senders import FAILED, FULL, QUEUE, Outbox
-from nsbridge.agents.fork import fork, has_stopped_child
-from nsbridge.agents.heartbeat import Debt
+from nsbridge.agents.endpoints.queue.senders import FAILED, FULL, QUEUE
+from nsbridge.agents.endpoints.queue.sinkbase import QueueSinkBase
+from nsbridge.agents.fork import has_stopped_child
 from nsbridge.agents.journal.sinkjournal import SENDERS, SinkJournal
-from nsbridge.agents.loop import READABLE
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt, QueueEndpoint
 
 _LOOK_AGAIN = 0.002  # seconds until a half-full queue is looked at again: nothing tells when a message leaves it
-_LOOK_AFTER = 0.1  # seconds between looks at the senders while something is offered
 _OF_ANOTHER_LIFE = "its source has lost its journal since, and another has the numbers that it had"
-_TELL_AFTER = 128  # messages handed over, after which the agent wants to be told, so that it can confirm them
 
 
-class ExactQueueSink:
+class ExactQueueSink(QueueSinkBase):
     """Hands each message to a queue exactly once."""
 
     def __init__(
@@ -51,58 +46,25 @@ class ExactQueueSink:
         in_doubt: InDoubt,
         owner: QueueOwner | None = None,
     ) -> None:
-        assert config.in_ is not None  # noqa: S101  (made only for a configured side)
-        self._host = host
-        self._config = config
-        self._key = key
-        self._type = config.in_.type
-        self._journal = journal
-        self._owner = owner or QueueOwner(host, (key,), is_user_configured=True)
-        self._outbox = Outbox(config.max_message)
-        self._queue: Queue | None = None
-        self._evidence = QueueEvidence(host, key, config.in_.type, journal, in_doubt)
-        self._limits = QueueLimits(journal)
-        self._removals = Removals(host, key)
+        super().__init__(host, config, key, journal, owner)
+        self._evidence = QueueEvidence(host, key, self._type, journal, in_doubt)
+        self._offers = Offers(host, config.max_message, journal, self._evidence, self._debt, self._noted)
+        self._outbox, self._offered = self._offers.outbox, self._offers.runs
         # Where a program answers through the same queue, a queue full of questions would leave it no room to.
-        self._shared = config.out is not None and config.out.key == config.in_.key
+        self._shared = config.out is not None and config.in_ is not None and config.out.key == config.in_.key
         self._looks_again = False
         self._known_limit = 0
-        self._offered: deque[Run] = deque()
-        self._looks_after = False
         self._is_full = False
-        self._waiter = Waiter(host, "in", self._again)
-        self._pids: tuple[int, ...] = ()
-        self._debt = Debt(host.loop.now)
-        journal.may_adopt = lambda: not self._offered
 
-    def descriptor(self) -> int:
-        """See Sink: a queue is the kernel's memory."""
-        return -1
+    def may_adopt(self) -> bool:
+        """See Sink: a message is in its journal by its number alone."""
+        return not self._offered
 
     def start(self) -> None:
         """Open the queue. The senders are forked a little later: the first message need not wait for them."""
         self._host.vouch(self._vouch)
-        self._host.loop.watch(self._outbox.to_agent, READABLE, self._told)
-        self._host.loop.call_later(AFTERWARDS, self._fork_senders)
+        self._offers.start()
         self._again()
-
-    def _fork_senders(self) -> None:
-        me, processor = os.getpid(), senders.choose_processor()
-        keep = {0, 1, 2, self._journal.fd, self._outbox.to_agent, *self._outbox.to_sender}
-        pids = []
-        for which in (0, 1):
-            child = fork(lambda which=which: self._be_sender(which, me, processor, keep))  # type: ignore[misc]
-            pids.append(child.pid)
-            self._host.loop.watch(child.pidfd, READABLE, lambda _events: self._sender_died())
-        self._pids = tuple(pids)
-        self._host.senders(self._pids)
-
-    def _be_sender(self, which: int, agent_pid: int, processor: int, keep: set[int]) -> int:
-        linux.set_name(f"{self._host.name}/{which}")
-        senders.begin(agent_pid, processor, keep)
-        self._host.confine_sender()
-        senders.run(which, self._outbox, self._journal)
-        return 0
 
     def _vouch(self) -> float:
         """A sender has to send what is offered; an excuse is a queue that is really full, and that this side waits.
@@ -136,12 +98,12 @@ class ExactQueueSink:
             return 1
         fitting = self._fitting(run)
         if not fitting:
-            return not self._offered and self._cannot_fit(run.one(0), self._queue)  # in its turn
+            return not self._offered and self._cannot_fit(self._queue, run.one(0))  # in its turn
         if self._shared and not self._leaves_room(size):
             return 0
-        if not self._pids and not self._offered and self._send_first(self._queue, run.one(0)):
+        if not self._offers.pids and not self._offered and self._send_first(self._queue, run.one(0)):
             return 1
-        return self._offer(run.before(1 if self._shared else fitting))
+        return self._offers.offer(run.before(1 if self._shared else fitting), self._type or run.type or 1)
 
     def _fitting(self, run: Run) -> int:
         """How many of the first messages are not longer than the queue takes."""
@@ -168,59 +130,11 @@ class ExactQueueSink:
         self._host.handed(one)
         return True
 
-    def _offer(self, run: Run) -> int:
-        mtype = self._type or run.type or 1
-        journal, outbox = self._journal, self._outbox
-        if not self._offered:
-            outbox.begin(journal.handed, journal.handed_cell, 1 - journal.last_sender)
-        count = outbox.place(run, mtype, journal.handed)  # a single message of max_message always fits
-        if not count:
-            return 0
-        run = run.before(count)
-        self._evidence.intend(run, mtype)
-        if not self._offered:
-            self._debt.clear()
-        self._offered.append(run)
-        outbox.publish(run.last)
-        self._watch_senders()
-        return count
-
-    def _watch_senders(self) -> None:
-        """Be told when some of what is offered is handed over, and look after them meanwhile."""
-        handed, outbox = self._journal.handed, self._outbox
-        upto = min(self._offered[-1].last, handed + _TELL_AFTER)
-        outbox.tell_at(upto)
-        if self._journal.handed >= upto:
-            os.eventfd_write(outbox.to_agent, 1)  # it was handed over before that could be asked for
-        for sender in (0, 1):
-            outbox.wake(sender)
-        if not self._looks_after:
-            self._looks_after = True
-            self._host.loop.call_later(_LOOK_AFTER, self._look_after)
-
-    def _look_after(self) -> None:
-        """Now and then while something is offered: whether the queue is full, and that no wake-up was missed."""
-        self._looks_after = False
-        if self._offered:
-            self._noted()
-
     def _limit(self, size: int) -> int:
         """Return the longest message in bytes that both the queue and max_message allow."""
         if size > self._known_limit and self._queue is not None:
             self._known_limit = min(self._limits.look(self._queue), self._config.max_message)
         return self._known_limit
-
-    def _cannot_fit(self, one: Run, queue: Queue) -> bool:
-        """Return True if the message is a dead letter now; False if it waits for the queue's limit, or for space."""
-        why, may_fit_later = self._limits.refusal(queue, len(one.bodies[0]), self._config.max_message)
-        if not may_fit_later:
-            return self._bury(one, why)
-        self._waiter.wait(f"{shown(self._key)}: {why}")
-        return False
-
-    def _bury(self, one: Run, why: str) -> bool:
-        """Write the message as a dead letter. False: not now; the agent offers it again unless it was accepted."""
-        return self._host.dead(one, shown(self._key), why)
 
     def _leaves_room(self, size: int) -> bool:
         """Whether half of the queue stays free for who answers through it; if not, `sink_ready` is called soon."""
@@ -261,24 +175,13 @@ class ExactQueueSink:
         self._is_full = False  # that was another queue
         self._debt.clear()
         self._outbox.cells[FAILED] = 0
-        for sender in (0, 1):
-            self._outbox.wake(sender)
+        self._offers.wake()
         self._host.sink_ready()
-
-    def _wait(self, reason: Blocked) -> None:
-        self._waiter.wait(reason)
-        if isinstance(reason, Denied):
-            self._owner.check_later()
-
-    def _told(self, _events: int) -> None:
-        """The senders have handed over, or one of them cannot."""
-        os.eventfd_read(self._outbox.to_agent)
-        self._noted()
 
     def _noted(self) -> None:
         cells = self._outbox.cells
         number = int(cells[FAILED])  # before it is seen how far they are: once it is set, they rest
-        self._collect()
+        self._offers.collect()
         if number:
             if not self._waiter.waits:  # or it is known, and `_again` follows
                 self._failed(number)
@@ -287,7 +190,7 @@ class ExactQueueSink:
             self._host.blocked("in", self._full() if self._is_full else "")
         self._host.sink_ready()
         if self._offered:
-            self._watch_senders()
+            self._offers.watch_senders()
 
     def _full(self) -> str:
         """Return why the senders wait for room."""
@@ -295,17 +198,6 @@ class ExactQueueSink:
         if self._queue is not None and self._offered:
             why = self._limits.shrunk(self._queue, len(self._offered[0].bodies[0]))
         return f"{shown(self._key)}: {why}" if why else f"queue full ({shown(self._key)})"
-
-    def _collect(self) -> None:
-        handed = self._journal.handed
-        while self._offered and self._offered[0].first <= handed:
-            run = self._offered.popleft()
-            count = handed - run.first + 1
-            if count < len(run.bodies):
-                self._offered.appendleft(run.after(count))
-                run = run.before(count)
-            self._debt.clear()
-            self._host.handed(run)
 
     def _failed(self, number: int) -> None:
         """The senders rest until FAILED is 0 again."""
@@ -334,16 +226,9 @@ class ExactQueueSink:
         run = self._offered[0]
         if self._fits_now(run):
             return True
-        if not self._cannot_fit(run.one(0), queue):
+        if not self._cannot_fit(queue, run.one(0)):
             self._waiter.wait()  # the reason is shown
             return False
         self._evidence.forget_latest()
-        self._offered.popleft()
-        if len(run.bodies) > 1:
-            self._offered.appendleft(run.after(1))
-        self._outbox.give_turn(run.first + 1, 1 - self._journal.last_sender)
+        self._offers.skip()
         return True
-
-    def _sender_died(self) -> None:
-        """The evidence is only read by a fresh agent. To die by the same signal says that it was done to us."""
-        os.kill(os.getpid(), signal.SIGKILL)

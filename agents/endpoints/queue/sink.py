@@ -6,14 +6,12 @@ import errno
 import os
 import threading
 
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
-from nsbridge.agents.endpoints.queue.limits import QueueLimits
+from nsbridge.agents.endpoints.base import AgentApi, Blocked
 from nsbridge.agents.endpoints.queue.queue import (
     SEND_ERRORS,
     Denied,
     Queue,
     QueueOwner,
-    Removals,
     has_room,
     is_there,
     no_permission,
@@ -22,8 +20,8 @@ from nsbridge.agents.endpoints.queue.queue import (
     sender,
     shown,
 )
+from nsbridge.agents.endpoints.queue.sinkbase import QueueSinkBase
 from nsbridge.agents.endpoints.queue.threads import start_thread
-from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.journal.journalfile import seal
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.wire import Run
@@ -33,7 +31,7 @@ _GONE = (errno.EINVAL, errno.EIDRM, errno.ENOENT)
 _TOO_LONG = errno.EMSGSIZE  # never returned by msgsnd: the message is longer than the known limit
 
 
-class QueueSink:
+class QueueSink(QueueSinkBase):
     """Sends messages; while the queue is full a thread waits in msgsnd, so that the agent continues."""
 
     _notes_each = True  # each message, as soon as it was sent
@@ -41,26 +39,11 @@ class QueueSink:
     def __init__(
         self, host: AgentApi, config: QueueEndpoint, key: int, journal: SinkJournal, owner: QueueOwner | None = None
     ) -> None:
-        assert config.in_ is not None  # noqa: S101  (made only for a configured side)
-        self._host = host
-        self._config = config
-        self._key = key
-        self._owner = owner or QueueOwner(host, (key,), is_user_configured=True)
-        self._journal = journal
-        self._type = config.in_.type
-        self._queue: Queue | None = None
-        self._limits = QueueLimits(journal)
+        super().__init__(host, config, key, journal, owner)
         self._limit = 0  # bytes that the queue takes, and that are allowed
-        self._removals = Removals(host, key)
-        self._waiter = Waiter(host, "in", self._again)
         self._pending: Run | None = None  # the one message that the thread is sending
         self._go = threading.Semaphore(0)
         self._thread_runs = False
-        self._debt = Debt(host.loop.now)
-
-    def descriptor(self) -> int:
-        """See Sink: a queue is the kernel's memory."""
-        return -1
 
     def start(self) -> None:
         """Make the queue if it is missing and `create` is set, so that programs find it before the first message."""
@@ -119,18 +102,6 @@ class QueueSink:
     def _look_at_limit(self, queue: Queue) -> None:
         self._limit = min(self._limits.look(queue), self._config.max_message)
 
-    def _cannot_fit(self, queue: Queue, one: Run) -> bool:
-        """Return True if the message is a dead letter now; False if it waits for the queue's limit, or for space."""
-        why, may_fit_later = self._limits.refusal(queue, len(one.bodies[0]), self._config.max_message)
-        if not may_fit_later:
-            return self._bury(one, why)
-        self._waiter.wait(f"{shown(self._key)}: {why}")
-        return False
-
-    def _bury(self, one: Run, why: str) -> bool:
-        """Write the message as a dead letter. False: not now; the agent offers it again."""
-        return self._host.dead(one, shown(self._key), why)
-
     def _wait_in_thread(self, one: Run) -> None:
         self._host.blocked("in", f"queue full ({shown(self._key)})")
         self._pending = one
@@ -163,11 +134,6 @@ class QueueSink:
 
     def _opened(self, queue: Queue) -> None:
         """Prepare for a queue that was opened. Raises Blocked."""
-
-    def _wait(self, reason: Blocked) -> None:
-        self._waiter.wait(reason)
-        if isinstance(reason, Denied):
-            self._owner.check_later()
 
     def _failed(self, queue: Queue, one: Run, number: int) -> bool:
         """Return True if the message is finished, as a dead letter; otherwise it is offered again later."""

@@ -49,7 +49,7 @@ class QueueSource:
         self._config = config
         self._key = key
         self._type = config.out.type
-        self._journal = journal
+        self._journal = self.store = journal
         self._owner = owner or QueueOwner(host, (key,), is_user_configured=True)
         self._removals = Removals(host, key)
         self._look = QueuePeek(self._type, config.max_message)

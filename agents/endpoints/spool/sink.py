@@ -19,8 +19,9 @@ import stat
 from contextlib import suppress
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints import files, watch
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
+from nsbridge.agents.endpoints import files
+from nsbridge.agents.endpoints.base import AgentApi, Blocked
+from nsbridge.agents.endpoints.directory import DirectorySink
 from nsbridge.agents.endpoints.files import Tree, blocked_by
 from nsbridge.agents.endpoints.spool.epochs import NameEpochs
 from nsbridge.agents.identity.walk import shown
@@ -29,63 +30,24 @@ from nsbridge.agents.wire import Run
 from nsbridge.config.schema import SpoolEndpoint
 
 
-class SpoolSink:
+class SpoolSink(DirectorySink):
     """Puts each message into a file of its own, named EPOCH-SEQ.TYPE, whose order by name is the messages' order."""
 
     def __init__(self, host: AgentApi, tree: Tree, config: SpoolEndpoint, journal: SinkJournal) -> None:
         assert config.in_ is not None  # noqa: S101  (made only for a configured side)
         self._journal = journal
-        self._host = host
-        self._tree = tree
         self._config = config
         self._path = os.fsencode(config.in_)
+        super().__init__(host, tree, self._path)
         self._epochs = NameEpochs(journal.cells, lambda text: host.log("warning", f"{shown(self._path)}: {text}"))
-        self._directory = -1
-        self._watch: watch.AnyWatch | None = None
-        self._waiter = Waiter(host, "in", self._again)
-        watch.keep_place(host, lambda fd: tree.leads_to(self._path, fd), lambda: self._watch, self._changed)
-
-    def descriptor(self) -> int:
-        """See Sink."""
-        return self._directory
-
-    def start(self) -> None:
-        """Make the directory if it is missing, so that a program can watch it before the first message."""
-        try:
-            self._open()
-        except Blocked as reason:
-            self._close()
-            self._waiter.wait(reason)
-        else:
-            self._waiter.done()
-
-    def _again(self) -> None:
-        if self._watch is None:
-            self.start()
-        self._host.sink_ready()
-
-    def put(self, run: Run) -> int:
-        """Write each as a file under a hidden name and rename it."""
-        for count in range(len(run.bodies)):
-            one = run.one(count)
-            try:
-                if self._watch is None:
-                    self._open()
-                if one.epoch != self._journal.epoch or one.first > self._journal.handed:
-                    self._write(one)
-            except Blocked as reason:
-                self._close()
-                self._waiter.wait(reason)
-                return count
-            self._waiter.done()
-            self._host.handed(one)
-        return len(run.bodies)
 
     def _write(self, one: Run) -> None:
-        """Write and publish the one message. Raises Blocked; then no intent is left."""
+        """Write the one message under a hidden name and rename it. Raises Blocked; then no intent is left."""
         journal = self._journal
+        if one.epoch == journal.epoch and one.first <= journal.handed:
+            return
         try:
-            name = b"%016x-%020d.%d" % (self._epochs.named(one.epoch, self._directory), one.first, one.type)
+            name = b"%016x-%020d.%d" % (self._epochs.named(one.epoch, self._directory.fd), one.first, one.type)
             fd, hidden = self._make_hidden(one)
             try:
                 files.write_all(fd, one.bodies[0])
@@ -101,10 +63,10 @@ class SpoolSink:
     def _rename(self, hidden: bytes, name: bytes) -> bool:
         """Publish the file; False if the name is taken. Then neither the hidden name nor the intent is left."""
         try:
-            linux.rename_noreplace(self._directory, hidden, name)
+            linux.rename_noreplace(self._directory.fd, hidden, name)
         except FileExistsError:
             self._journal.intent = 0  # before the removal, else it would count as handed over after a kill
-            os.unlink(hidden, dir_fd=self._directory)
+            os.unlink(hidden, dir_fd=self._directory.fd)
             return False
         return True
 
@@ -116,10 +78,10 @@ class SpoolSink:
                 self._journal.cells[HIDDEN] = token  # first, so that a killed agent's file can be found and removed
             try:
                 try:
-                    fd = files.make_file(self._directory, hidden, self._config.mode)
+                    fd = files.make_file(self._directory.fd, hidden, self._config.mode)
                 except FileExistsError:  # left by an agent that was killed here
-                    os.unlink(hidden, dir_fd=self._directory)
-                    fd = files.make_file(self._directory, hidden, self._config.mode)
+                    os.unlink(hidden, dir_fd=self._directory.fd)
+                    fd = files.make_file(self._directory.fd, hidden, self._config.mode)
             except (FileExistsError, IsADirectoryError, PermissionError):
                 if token:
                     raise
@@ -136,7 +98,7 @@ class SpoolSink:
 
     def _is_ours(self, name: bytes, body: bytes) -> bool:
         try:
-            fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
+            fd = self._tree.open_file(self._directory.fd, name, os.O_RDONLY)
             try:
                 return os.fstat(fd).st_uid == os.geteuid() and files.read_up_to(fd, len(body)) == body
             finally:
@@ -145,15 +107,13 @@ class SpoolSink:
             return False
 
     def _open(self) -> None:
-        self._directory = self._tree.open_directory(self._path, self._config.mode)
-        self._watch = watch.watch_directory(self._host, "in", self._directory, 0)
-        self._host.loop.watch(self._watch.fileno(), 1, self._changed)
+        self._directory.open(mode=self._config.mode)
         self._settle()
 
     def _settle(self) -> None:
         """Find out whether the message that a killed agent was handing over into this directory has been."""
         cells, journal = self._journal.cells, self._journal
-        place = os.fstat(self._directory).st_ino + 1
+        place = os.fstat(self._directory.fd).st_ino + 1
         hidden = _hidden(journal.epoch, journal.handed + 1, cells[HIDDEN])
         if cells[PLACE] == place and journal.intent == journal.handed + 1 and not self._has_file(hidden):
             journal.hand(journal.intent)
@@ -162,31 +122,15 @@ class SpoolSink:
         cells[PLACE] = place
         if cells[HIDDEN]:
             with suppress(OSError):
-                os.unlink(hidden, dir_fd=self._directory)  # the next one has another name
+                os.unlink(hidden, dir_fd=self._directory.fd)  # the next one has another name
 
     def _has_file(self, name: bytes) -> bool:
         """True if a regular file has this name; anything else is not ours."""
         try:
-            about = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+            about = os.stat(name, dir_fd=self._directory.fd, follow_symlinks=False)
         except FileNotFoundError:
             return False
         return stat.S_ISREG(about.st_mode)
-
-    def _changed(self, _events: int) -> None:
-        """The directory itself was removed or replaced: open what is at its path now, before the next message."""
-        assert self._watch is not None  # noqa: S101  (called only while it is watched)
-        if self._watch.read().gone:
-            self._close()
-            self.start()
-
-    def _close(self) -> None:
-        if self._watch is not None:
-            self._host.loop.unwatch(self._watch.fileno())
-            self._watch.close()
-            self._watch = None
-        if self._directory >= 0:
-            os.close(self._directory)
-            self._directory = -1
 
 
 def _hidden(epoch: int, seq: int, token: int) -> bytes:

@@ -16,8 +16,9 @@ import errno
 import os
 import stat
 
-from nsbridge.agents.endpoints import files, watch
+from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
+from nsbridge.agents.endpoints.directory import WatchedDirectory
 from nsbridge.agents.endpoints.files import LEASED, NotAFileError, Tree, blocked_by
 from nsbridge.agents.endpoints.spool.names import CLOSED, CREATED, MOVED_IN, SCANNED, SpoolNames, message_names
 from nsbridge.agents.endpoints.spool.notes import SpoolFileId, Taken, identity_of, pack, unpack
@@ -25,7 +26,7 @@ from nsbridge.agents.endpoints.spool.refusals import Refusals
 from nsbridge.agents.endpoints.spool.taken import TakenFiles
 from nsbridge.agents.endpoints.spool.whole import Completeness, Verdict
 from nsbridge.agents.identity.walk import shown
-from nsbridge.agents.journal.sourcejournal import RECORDS, SPOOL_NOTES
+from nsbridge.agents.journal.sourcejournal import RECORDS, SPOOL_NOTES, SourceJournal
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.wire import VOID, Message
 from nsbridge.config.schema import SpoolEndpoint
@@ -49,26 +50,23 @@ class _NotYet(Exception):
 class SpoolSource:
     """Takes the files of a directory."""
 
-    def __init__(self, host: AgentApi, tree: Tree, config: SpoolEndpoint, store: NoteStore) -> None:
+    def __init__(self, host: AgentApi, tree: Tree, config: SpoolEndpoint, journal: SourceJournal) -> None:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
-        self._store = store
-        store.load = self._load
-        store.journal.cells[RECORDS] = SPOOL_NOTES
+        self.store = NoteStore(journal, self._load)
+        journal.cells[RECORDS] = SPOOL_NOTES
         self._host = host
         self._tree = tree
         self._config = config
         self._path = os.fsencode(config.out)
-        self._directory = -1
         self._foreign_files_stay = False  # in another user's sticky directory: only a file's owner may remove it
-        self._watch: watch.AnyWatch | None = None
+        self._directory = WatchedDirectory(host, tree, "out", self._path, self._changed)
         self._waiter = Waiter(host, "out", self._again)
         self._names = SpoolNames(host.loop, message_names(config.ignore), self._drain, self._take, self._odd)
         self._refusals = Refusals(host, self._path)
         self._patience = 0  # how often the next file's lease was refused
         self._pauses = False  # until it is asked for again
         self._completeness = Completeness(host.loop.now)
-        self._taken = TakenFiles(tree, config, store, self._names)
-        watch.keep_place(host, lambda fd: tree.leads_to(self._path, fd), lambda: self._watch, self._changed)
+        self._taken = TakenFiles(tree, config, self.store, self._names)
 
     def start(self) -> None:
         """Open and watch the directory, resend unconfirmed files, then scan: watch or scan finds every file."""
@@ -79,9 +77,9 @@ class SpoolSource:
             self._waiter.wait(reason)
             return
         self._waiter.done()
-        self.confirmed(self._store.confirmed)
+        self.confirmed(self.store.confirmed)
         self._host.flush()
-        self._names.open(self._directory)
+        self._names.open(self._directory.fd)
 
     def room_again(self) -> None:
         """Take what was left."""
@@ -90,7 +88,7 @@ class SpoolSource:
 
     def confirmed(self, seq: int) -> None:
         """Delete the files, or move them to `done`. Nothing more is taken while that cannot be done."""
-        if self._watch is None:
+        if self._directory.watch is None:
             return
         try:
             self._taken.remove_up_to(seq)
@@ -98,33 +96,31 @@ class SpoolSource:
             self._waiter.wait(reason)
             return
         # Past dead letters too, which have no file: or `_resume` would go too far back.
-        self._store.journal.released = seq
+        self.store.journal.released = seq
 
     def lend(self) -> bool:
         """See Source: the notes of what was delivered and not removed must stay."""
-        return self._watch is not None and not self._taken.has_up_to(self._store.confirmed)
+        return self._directory.watch is not None and not self._taken.has_up_to(self.store.confirmed)
 
     # -- the directory
 
     def _again(self) -> None:
-        if self._watch is None:
+        if self._directory.watch is None:
             self.start()
             return
-        self.confirmed(self._store.confirmed)
+        self.confirmed(self.store.confirmed)
         self._take()
 
     def _open(self) -> None:
-        self._directory = self._tree.open_directory(self._path, self._config.mode)
-        about = os.fstat(self._directory)
+        self._directory.open(_EVENTS, self._config.mode)
+        about = os.fstat(self._directory.fd)
         self._foreign_files_stay = bool(about.st_mode & stat.S_ISVTX) and about.st_uid != os.getuid()
-        self._taken.open(self._directory)
-        self._watch = watch.watch_directory(self._host, "out", self._directory, _EVENTS)
-        self._host.loop.watch(self._watch.fileno(), 1, self._changed)
+        self._taken.open(self._directory.fd)
         self._resume()
 
     def _resume(self) -> None:
         """Recognise the taken files: remove the confirmed ones, and do not take the others twice."""
-        store = self._store
+        store = self.store
         for seq in range(store.journal.released + 1, store.taken + 1):
             if note := store.note_of(seq):
                 identity, name = unpack(note)
@@ -132,7 +128,7 @@ class SpoolSource:
 
     def _load(self, note: bytes, _seq: int) -> tuple[int, tuple[bytes]] | None:
         """Read the message again, by the note of an earlier agent; None if that fails."""
-        if self._watch is None:
+        if self._directory.watch is None:
             return None
         identity, name = unpack(note)
         try:
@@ -157,14 +153,13 @@ class SpoolSource:
         for _ in range(_READS):
             if not self._read_events():
                 return False
-            if self._watch is None or self._watch.is_drained:
+            if self._directory.watch is None or self._directory.watch.is_drained:
                 break
         return True
 
     def _read_events(self) -> bool:
         """Read some events; False if the directory was gone and is opened again."""
-        assert self._watch is not None  # noqa: S101  (called only while it is watched)
-        changes = self._watch.read(hidden=False)
+        changes = self._directory.read(hidden=False)
         if changes.gone:
             self._close()
             self.start()
@@ -179,7 +174,7 @@ class SpoolSource:
     # -- taking
 
     def _take(self) -> None:
-        if self._watch is None or self._pauses or self._taken.has_up_to(self._store.confirmed):
+        if self._directory.watch is None or self._pauses or self._taken.has_up_to(self.store.confirmed):
             return  # what was delivered is still there: `confirmed` says why, and comes again
         self._host.retry()
         try:
@@ -222,7 +217,7 @@ class SpoolSource:
     def _read(self, name: bytes) -> tuple[bytes, SpoolFileId] | None:
         """Return the file's content; None if it cannot be taken (now). Raises Blocked, _NotYet."""
         try:
-            fd = self._tree.open_file(self._directory, name, os.O_RDONLY)
+            fd = self._tree.open_file(self._directory.fd, name, os.O_RDONLY)
         except OSError as error:
             self._not_opened(name, error)
             return None
@@ -257,7 +252,7 @@ class SpoolSource:
             raise blocked_by(error, self._shown(name)) from None
         else:
             try:
-                os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+                os.stat(name, dir_fd=self._directory.fd, follow_symlinks=False)
             except FileNotFoundError:
                 pass  # seen at the next look
             except OSError as search:
@@ -267,7 +262,7 @@ class SpoolSource:
     def _odd(self, name: bytes) -> None:
         """Refuse a name that is not a regular file, as a scan found."""
         try:
-            os.close(self._tree.open_file(self._directory, name, os.O_RDONLY))
+            os.close(self._tree.open_file(self._directory.fd, name, os.O_RDONLY))
         except NotAFileError as error:
             self._refuse(name, _what_it_is(error))
         except OSError:
@@ -291,7 +286,7 @@ class SpoolSource:
         held = files.lease(fd)
         if held and how in (CLOSED, MOVED_IN):
             return True
-        if how == SCANNED and self._watch is not None and self._watch.polls:
+        if how == SCANNED and self._directory.polls:
             how = CREATED  # it may be as new as that
         verdict = self._completeness.judge(fd, name, how, status)
         if verdict is Verdict.WHOLE:
@@ -306,13 +301,7 @@ class SpoolSource:
 
     def _close(self) -> None:
         self._names.close()
-        if self._watch is not None:
-            self._host.loop.unwatch(self._watch.fileno())
-            self._watch.close()
-            self._watch = None
-        if self._directory >= 0:
-            os.close(self._directory)
-            self._directory = -1
+        self._directory.close()
         self._taken.close()
         self._completeness.clear()
 

@@ -1,0 +1,58 @@
+"""What both sinks of a queue share: their queue, its limits, and what becomes of a message that does not fit."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
+from nsbridge.agents.endpoints.queue.limits import QueueLimits
+from nsbridge.agents.endpoints.queue.queue import Denied, Queue, QueueOwner, Removals, shown
+from nsbridge.agents.heartbeat import Debt
+from nsbridge.agents.journal.sinkjournal import SinkJournal
+from nsbridge.agents.wire import Run
+from nsbridge.config.schema import QueueEndpoint
+
+
+class QueueSinkBase(Sink):
+    """A sink of a queue; `_queue` is None while there is no queue that it may use."""
+
+    def __init__(
+        self, host: AgentApi, config: QueueEndpoint, key: int, journal: SinkJournal, owner: QueueOwner | None
+    ) -> None:
+        assert config.in_ is not None  # noqa: S101  (made only for a configured side)
+        self._host = host
+        self._config = config
+        self._key = key
+        self._type = config.in_.type
+        self._journal = journal
+        self._owner = owner or QueueOwner(host, (key,), is_user_configured=True)
+        self._queue: Queue | None = None
+        self._limits = QueueLimits(journal)
+        self._removals = Removals(host, key)
+        self._waiter = Waiter(host, "in", self._again)
+        self._debt = Debt(host.loop.now)
+
+    @abstractmethod
+    def _again(self) -> None:
+        """Open the queue if there is none; then continue."""
+
+    def descriptor(self) -> int:
+        """See Sink: a queue is the kernel's memory."""
+        return -1
+
+    def _cannot_fit(self, queue: Queue, one: Run) -> bool:
+        """Return True if the message is a dead letter now; False if it waits for the queue's limit, or for space."""
+        why, may_fit_later = self._limits.refusal(queue, len(one.bodies[0]), self._config.max_message)
+        if not may_fit_later:
+            return self._bury(one, why)
+        self._waiter.wait(f"{shown(self._key)}: {why}")
+        return False
+
+    def _bury(self, one: Run, why: str) -> bool:
+        """Write the message as a dead letter. False: not now; the agent offers it again unless it was accepted."""
+        return self._host.dead(one, shown(self._key), why)
+
+    def _wait(self, reason: Blocked) -> None:
+        self._waiter.wait(reason)
+        if isinstance(reason, Denied):
+            self._owner.check_later()
