@@ -99,11 +99,8 @@ class Agent:
         confined = self._entered.confined
         for what, why in confined.lacks.items():
             self.log("warning", f"runs without {what}: {why}")
-        about = {
-            "uid": os.getuid(),
-            "gid": os.getgid(),
-            "places": sides.ends(self._assignment.agent.endpoint, self._keys),
-        }
+        places = sides.ends(self._assignment.agent.endpoint, self._keys)
+        about = {"uid": os.getuid(), "gid": os.getgid(), "places": places}
         control.say(self._channel, say="ready", ns_inode=self._entered.ns_inode, landlock=confined.landlock, **about)
         gc.freeze()
         self.loop.run()

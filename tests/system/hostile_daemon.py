@@ -114,7 +114,7 @@ def provoke() -> None:
     def provoked(self: SpoolSource, name: bytes) -> Any:
         if not name.startswith(PREFIX):
             return read(self, name)
-        os.unlink(name, dir_fd=self._directory)  # once
+        os.unlink(name, dir_fd=self._directory.fd)  # once
         self._names.forget(name)
         what = name.removeprefix(PREFIX).decode()
         try:
