@@ -21,6 +21,8 @@ from tests.system.conftest import Factory
 from tests.system.hostile_scene import crowd, healthy
 from tests.system.nsbridged import Followed, Nsbridged, kill_and_wait
 
+pytestmark = pytest.mark.alone  # it measures under its own load
+
 LETTERS = 2400
 CALLERS = 60
 STRANGER = 51000

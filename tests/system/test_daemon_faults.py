@@ -64,6 +64,7 @@ def clock_stepped(seconds: float) -> Iterator[None]:
         time.clock_settime(time.CLOCK_REALTIME, before + time.monotonic() - since)
 
 
+@pytest.mark.alone  # the clock is the machine's
 @pytest.mark.parametrize("step", [DAY, -DAY])
 def test_a_clock_that_is_stepped_by_a_day_and_back_disturbs_nothing(
     tmp_path: Path, pair: tuple[Any, Any], step: float

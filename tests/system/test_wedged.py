@@ -23,6 +23,8 @@ from tests.system.test_relay import route
 from tests.system.tracing import held, waiting_in
 from tests.system.traffic import Receiver, Sent, put_into_spool, send_all, wait_for_files
 
+pytestmark = pytest.mark.alone  # it measures when a deadline is noticed
+
 DEADLINE = 1.5  # seconds
 HEALTH = f'health = {{ deadline = "{int(DEADLINE * 1000)}ms" }}'
 AT_LEAST_ONCE = 'delivery = "at-least-once"'
