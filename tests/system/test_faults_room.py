@@ -14,6 +14,7 @@ from typing import Any
 
 import inotify_simple
 import psutil
+import pytest
 
 from tests import child
 from tests.system.conftest import Factory
