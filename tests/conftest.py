@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -19,6 +20,9 @@ from hypothesis import settings
 
 for name in [name for name in os.environ if name.startswith("PYTHON")]:
     del os.environ[name]  # PYTHONUNBUFFERED in a shell, for one, hides what goes wrong when output is flushed at exit
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background shell's; what tests start would ignore Ctrl-C, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("dev", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)

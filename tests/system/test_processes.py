@@ -53,6 +53,7 @@ def test_each_agent_is_in_exactly_one_namespace_of_its_container(
         assert namespaces(daemon.pid) == host
 
 
+@pytest.mark.alone  # it measures
 def test_a_killed_agent_is_back_and_relaying_within_50_ms(tmp_path: Path, runc_container: Factory) -> None:
     """Under load, each agent in turn, median of 20; the other agent keeps its pid, and order is kept."""
     web, legacy = runc_container(), runc_container()
