@@ -118,7 +118,15 @@ def wait_until(condition: Callable[[], object], what: str, limit: float = LIMIT)
     deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, f"waited {limit} s in vain: {what}"
-        time.sleep(0.01)
+        time.sleep(0.01)  # polls
+
+
+def stays(condition: Callable[[], object], what: str, seconds: float) -> None:
+    """For what must not happen in that time: look every 10 ms; AssertionError as soon as it does not hold."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert condition(), what
+        time.sleep(0.01)  # polls
 
 
 def wait_dead(pid: int, limit: float = LIMIT) -> None:

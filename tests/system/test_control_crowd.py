@@ -66,7 +66,7 @@ def crowding(path: str) -> int:
                 pass
             except OSError:
                 return 0
-        time.sleep(0.005)
+        time.sleep(0.005)  # the pace of one that asks without end
 
 
 def _times(daemon: Nsbridged, followed: Followed) -> tuple[float, float, float]:

@@ -55,7 +55,7 @@ def _traced(pids: list[int], directory: Path) -> Counter[tuple[int, str]]:
     with subprocess.Popen([tool("strace"), "-f", "-o", str(output), *targets], stderr=subprocess.DEVNULL) as strace:
         wait_until(lambda: all(_is_traced(pid) for pid in pids), "strace has them all")
         before = output.stat().st_size
-        time.sleep(IDLE_FOR)
+        time.sleep(IDLE_FOR)  # the time that is measured
         strace.send_signal(signal.SIGINT)
         strace.wait(LIMIT)
     calls: Counter[tuple[int, str]] = Counter()

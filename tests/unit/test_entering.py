@@ -238,7 +238,7 @@ def test_an_agent_that_has_entered_keeps_nothing_but_what_it_was_given(container
             "led out": [path for path in OUT if not attempt(opens, entered.own_fds, path)],
         }
         peer.send(json.dumps(found).encode())
-        time.sleep(LIMIT)
+        time.sleep(LIMIT)  # it lives until it is killed
         return 0
 
     with ours, peer, control, _secret:
