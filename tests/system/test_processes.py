@@ -20,6 +20,7 @@ from nsbridge.config.errors import NsbridgeError
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged, kill_and_wait
 from tests.system.room import LIMIT, run, tool, wait_dead, wait_until
+from tests.system.test_faults import is_steady
 from tests.system.test_relay import route
 from tests.system.traffic import HasPid, Receiver, Sent, in_ipc_of, put_into_spool, send_all, visible, wait_for_files
 
@@ -159,6 +160,7 @@ def _full_queue(directory: Path, make: Factory) -> Iterator[tuple[Nsbridged, Has
         daemon.wait_for("RUNNING")
         put_into_spool(web.rootfs / "srv/out", bodies)
         wait_until(lambda: "queue full" in daemon.agents()["r:queue"]["detail"], "its queue is full")
+        wait_until(lambda: is_steady(lambda: daemon.flow("r:files")), "all that found room is confirmed")
         yield daemon, legacy, bodies
 
 
