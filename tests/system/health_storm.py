@@ -84,7 +84,7 @@ class Timed:
         def strikes(made: Storm) -> None:
             for _ in range(count):
                 made.wait_for_arrivals()
-                time.sleep(self._chance.uniform(0, 0.05))
+                time.sleep(self._chance.uniform(0, 0.05))  # until a strike, by chance
                 since = time.monotonic()
                 processes = made.daemon.kill()
                 for pid in processes:
@@ -110,7 +110,7 @@ class Timed:
                     agents = made.daemon.agents()
                     assert {name: agent["pid"] for name, agent in agents.items()} == before, made.daemon.said()[-3000:]
                     self.silent += [agent["health"]["silent_s"] for agent in agents.values()]
-                    time.sleep(0.2)
+                    time.sleep(0.2)  # the pace of looks at what must stay
             assert "wedged" not in made.daemon.said()
 
         return strikes

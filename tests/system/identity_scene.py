@@ -163,11 +163,11 @@ class Scene:
     def refusal(self) -> str:
         """Return why the agent does not serve; empty if it serves, or is on its way.
 
-        It may also try again by itself, for what the container's programs can put right.
+        It may also try again by itself, for what the container's programs can put right, or because a test killed it.
         """
         agent = self.agent()
         why = str(agent["last_exit"])
-        if agent["state"] == "BACKOFF" and "entering anew" not in why:
+        if agent["state"] == "BACKOFF" and "entering anew" not in why and why != "killed by SIGKILL":
             return why
         return str(agent["detail"]) if agent["state"] == "FATAL" or agent["phase"] == "blocked" else ""
 

@@ -198,7 +198,7 @@ class Rotation:
         """Wait: the names of this scheme have seconds in them; logrotate skips a name that is taken."""
         taken = f"{int(time.time())}"
         if any(taken in path.name for path in self._logs.iterdir()):
-            time.sleep(1 - time.time() % 1)
+            time.sleep(1 - time.time() % 1)  # until the next second begins
 
     def _kill(self) -> None:
         pid = self._daemon.agents()["r:a"]["pid"]
@@ -216,7 +216,7 @@ class Rotation:
                 last, since = flow["delivered"], time.monotonic()
             if flow["delivered"] == program.count and not flow["pending"]:
                 return
-            time.sleep(0.05)
+            time.sleep(0.05)  # polls
 
     def _compare(self, program: Program) -> None:
         out = self._outcome

@@ -58,7 +58,7 @@ def _send(end: socket.socket, data: bytes) -> None:
     try:
         end.send(data, socket.MSG_DONTWAIT)
     except OSError:
-        time.sleep(_PAUSE)
+        time.sleep(_PAUSE)  # the pace of the attack
 
 
 def frames(agent: Agent) -> None:
@@ -71,7 +71,7 @@ def frames(agent: Agent) -> None:
         header = bytearray(wire.pack_data_header(1, 1 + chance.getrandbits(3), Message(0, b""), 0, 0))
         header[chance.randrange(len(header))] = chance.getrandbits(8)
         _send(agent._peer, chance.choice((hello, bytes(header), chance.randbytes(chance.randrange(1, 60_000)))))
-        time.sleep(_PAUSE)
+        time.sleep(_PAUSE)  # the pace of the attack
 
 
 def floods(agent: Agent) -> None:
@@ -105,7 +105,7 @@ def forges(agent: Agent) -> None:
         page[: mmap.PAGESIZE] = chance.randbytes(mmap.PAGESIZE)
         agent._cells[scoreboard.BEAT] = chance.choice((time.monotonic_ns(), (1 << 64) - 1))
         agent._cells[scoreboard.SENDERS] = chance.choice((1, agent._assignment.supervisor_pid, (1 << 64) - 1))
-        time.sleep(_PAUSE)
+        time.sleep(_PAUSE)  # the pace of the attack
 
 
 def passes(agent: Agent) -> None:
@@ -118,7 +118,7 @@ def passes(agent: Agent) -> None:
             try:
                 end.sendmsg([b"{}"], rights, socket.MSG_DONTWAIT)
             except OSError:
-                time.sleep(_PAUSE)
+                time.sleep(_PAUSE)  # the pace of the attack
 
 
 def stops(agent: Agent) -> None:
@@ -152,7 +152,7 @@ def hides(agent: Agent) -> None:
         try:
             os.write(fd, bytes(1 << 20))
         except OSError:
-            time.sleep(_PAUSE)
+            time.sleep(_PAUSE)  # the pace of the attack
 
 
 def tries(agent: Agent) -> None:
@@ -168,11 +168,11 @@ def tries(agent: Agent) -> None:
         else:
             outcome = "DONE"
         control.say(agent._channel, say="log", level="info", text=f"attack {name}: {outcome}")
-        time.sleep(_PAUSE)
+        time.sleep(_PAUSE)  # the pace of the attack
     _ready(agent)
     while True:
         agent._cells[scoreboard.BEAT] = time.monotonic_ns()
-        time.sleep(1)
+        time.sleep(1)  # the pace of its signs of life
 
 
 def leaves(agent: Agent) -> None:
@@ -180,7 +180,7 @@ def leaves(agent: Agent) -> None:
     if os.fork() == 0:
         linux.prctl(linux.PR_SET_PDEATHSIG, 0)
         while True:
-            time.sleep(1)
+            time.sleep(1)  # it lives until it is killed
     _serve(agent)
 
 
@@ -215,7 +215,7 @@ def hollow(agent: Agent) -> None:
         taken.madvise(linux.MADV_POPULATE_WRITE)
         while True:
             agent._cells[scoreboard.BEAT] = time.monotonic_ns()
-            time.sleep(0.05)
+            time.sleep(0.05)  # the pace of its signs of life
 
     threading.Thread(target=grow, daemon=True).start()
     _libc.syscall(_EXIT, 0)

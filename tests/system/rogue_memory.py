@@ -43,7 +43,7 @@ def install() -> None:
 def _live(agent: Agent) -> None:
     while True:
         agent._cells[scoreboard.BEAT] = time.monotonic_ns()
-        time.sleep(0.05)
+        time.sleep(0.05)  # the pace of its signs of life
 
 
 def silences(agent: Agent) -> None:
@@ -54,7 +54,7 @@ def silences(agent: Agent) -> None:
         agent._cells[scoreboard.BEAT] = time.monotonic_ns()
         for page in others:
             page.cells[scoreboard.BEAT] = 1
-        time.sleep(0.001)
+        time.sleep(0.001)  # the pace of its signs of life
 
 
 def maps(agent: Agent) -> None:

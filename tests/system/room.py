@@ -120,7 +120,15 @@ def wait_until(condition: Callable[[], object], what: str, limit: float = LIMIT)
     deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, f"waited {limit} s without success: {what}"
-        time.sleep(0.01)
+        time.sleep(0.01)  # polls
+
+
+def stays(condition: Callable[[], object], what: str, seconds: float) -> None:
+    """Check every 10 ms for that time that it holds; AssertionError as soon as it does not."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert condition(), what
+        time.sleep(0.01)  # polls
 
 
 def wait_dead(pid: int, limit: float = LIMIT) -> None:

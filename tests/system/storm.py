@@ -129,10 +129,10 @@ class Storm:
     def _strike_at_random(self) -> None:
         while self._strikes.total() < self.plan.strikes:
             if self._strikes and self._chance.random() < 0.25:
-                time.sleep(self._chance.uniform(0, 0.04))
+                time.sleep(self._chance.uniform(0, 0.04))  # until a strike, by chance
             else:
                 self.wait_for_arrivals()
-                time.sleep(self._chance.uniform(0, 0.05))
+                time.sleep(self._chance.uniform(0, 0.05))  # until a strike, by chance
             self._strike()
 
     def wait_for_arrivals(self) -> None:

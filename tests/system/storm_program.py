@@ -128,7 +128,7 @@ class Spool:
             messages.append(Got(int(name.rpartition(".")[2]), file.read_bytes()))
             file.unlink()
         if not messages:
-            time.sleep(0.002)
+            time.sleep(0.002)  # polls
         return messages
 
     def sent_type(self, seq: int) -> int:
@@ -212,7 +212,7 @@ class Log:
         """Return the lines that are complete."""
         data = self._file.read(1 << 20)
         if not data:
-            time.sleep(0.002)
+            time.sleep(0.002)  # polls
         *lines, self._line = (self._line + data).split(b"\n")
         return [Got(0, line) for line in lines]
 
@@ -308,7 +308,7 @@ def produce(kind: Kind, stop: Stop, counters: Counters, consumer: Counters, numb
     *shape, pause = numbers
     for seq, filler in enumerate(fillers(*shape), 1):
         while seq - consumer["count"] > _AHEAD and not stop.requested:
-            time.sleep(0.001)
+            time.sleep(0.001)  # polls
         mtype = kind.sent_type(seq)
         body = make(seq, mtype, filler)
         if stop.requested or not kind.put(seq, mtype, body):
@@ -316,7 +316,7 @@ def produce(kind: Kind, stop: Stop, counters: Counters, consumer: Counters, numb
         size += len(body)
         counters.set(count=seq, bytes=size)
         if pause:
-            time.sleep(pause / 1e6)
+            time.sleep(pause / 1e6)  # the pace of the program
 
 
 def consume(kind: Kind, stop: Stop, counters: Counters) -> None:

@@ -184,7 +184,8 @@ def test_a_queue_removed_beneath_its_agent_is_logged_and_remade(
         with Receiver(legacy, 0x51, 1) as receiver:
             assert receiver.messages() == [Sent(7, b"into the new one")]
         for key in ("0x51", "0x52"):
-            assert f"WARNING r:queue queue {key} was removed, with what was in it" in daemon.said()
+            line = f"WARNING r:queue queue {key} was removed, with what was in it"
+            wait_until(lambda line=line: line in daemon.said(), line)  # type: ignore[misc]
         made = "INFO r:queue queue 0x52 was missing and is made (create = true), mode 0660"
         wait_until(lambda: daemon.said().count(made) == 2, "the one that it takes from is made again")
 

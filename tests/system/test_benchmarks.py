@@ -22,6 +22,8 @@ from benchmarks.subjects import (
     chosen,
 )
 
+pytestmark = pytest.mark.alone  # it measures
+
 RECORDED = Path(__file__).parents[2] / "benchmarks" / "recorded.json"
 FEW = 0.005  # of the full number of messages
 QUICK = [

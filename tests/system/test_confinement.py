@@ -11,9 +11,11 @@ import pytest
 
 from nsbridge.agents import linux
 from tests.system.conftest import Factory
+from tests.system.faults import TO_LEGACY, TO_WEB
 from tests.system.nsbridged import Nsbridged
 from tests.system.room import wait_until
 from tests.system.test_relay import route
+from tests.system.traffic import Receiver, Sent, put_into_spool, send_all, wait_for_files
 
 ENDPOINTS = {
     "spool": 'spool = { out = "/srv/a/out", in = "/srv/a/in", done = "/srv/a/done" }',
@@ -131,13 +133,23 @@ def assert_no_way_out(pid: int, agent: dict[str, Any], dead: Path) -> None:
 
 
 def test_a_required_confinement_that_is_there_changes_nothing(tmp_path: Path, runc_container: Factory) -> None:
-    """Seccomp is everywhere where these tests run."""
+    """Seccomp is everywhere where these tests run: the agents run under it, relay, and nobody complains."""
     files, legacy = runc_container(), runc_container()
     daemon = Nsbridged(tmp_path, route(files.spec, legacy.spec))
     text = daemon.config.read_text(encoding="utf-8")
     daemon.config.write_text(text.replace("[daemon]\n", '[daemon]\nrequire = ["seccomp"]\n'), encoding="utf-8")
     with daemon:
         daemon.wait_for("RUNNING")
+        agents = daemon.agents()
+        for pid in (pid for agent in agents.values() for pid in (agent["pid"], *agent["senders"])):
+            assert status_of(pid)["Seccomp"] == ["2"]
+        put_into_spool(files.rootfs / "srv/out", [b"there"])
+        with Receiver(legacy, TO_LEGACY, 1) as receiver:
+            assert receiver.messages() == [Sent(7, b"there")]
+        send_all(legacy, TO_WEB, [Sent(1, b"back")])
+        assert [file.read_bytes() for file in wait_for_files(files.rootfs / "srv/in", 1)] == [b"back"]
+        assert [agent["restarts"] for agent in daemon.agents().values()] == [0, 0]
+        assert "seccomp" not in daemon.said()
 
 
 def shown(daemon: Nsbridged, name: str) -> dict[str, Any]:

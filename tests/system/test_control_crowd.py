@@ -21,6 +21,8 @@ from tests.system.conftest import Factory
 from tests.system.hostile_scene import crowd, healthy
 from tests.system.nsbridged import Followed, Nsbridged, kill_and_wait
 
+pytestmark = pytest.mark.alone  # it measures under its own load
+
 LETTERS = 2400
 CALLERS = 60
 STRANGER = 51000
@@ -64,7 +66,7 @@ def crowding(path: str) -> int:
                 pass
             except OSError:
                 return 0
-        time.sleep(0.005)
+        time.sleep(0.005)  # the pace of one that asks without end
 
 
 def _times(daemon: Nsbridged, followed: Followed) -> tuple[float, float, float]:

@@ -13,6 +13,8 @@ import pytest
 
 from tests.control_fake import DEADLINE, daemon
 
+pytestmark = pytest.mark.alone  # it measures
+
 ROUNDS = 15
 BIN = Path(sys.executable).parent
 

@@ -60,7 +60,7 @@ def _until(condition: Any) -> Any:
     end = time.monotonic() + DEADLINE
     while not (got := condition()):
         assert time.monotonic() < end, "it has not happened in time"
-        time.sleep(0.01)
+        time.sleep(0.01)  # polls
     return got
 
 
@@ -83,7 +83,7 @@ def test_the_command_does_not_end_before_the_daemon_is_ready(state: Path) -> Non
     program = """
 def start(ready):
     while not os.path.exists(STATE + "/go"):
-        time.sleep(0.01)
+        time.sleep(0.01)  # polls
     ready()
     signal.sigwait([signal.SIGTERM])
     return 0
@@ -235,7 +235,7 @@ def test_ctrl_c_while_waiting_lets_the_daemon_start(state: Path) -> None:
 def start(ready):
     report("started")
     while not os.path.exists(STATE + "/go"):
-        time.sleep(0.01)
+        time.sleep(0.01)  # polls
     ready()
     report("ready")
     return 0
@@ -268,7 +268,7 @@ import sys, time
 from nsbridge.supervisor.host.pidfile import PidFile
 PidFile(sys.argv[1]).acquire()
 print("held", flush=True)
-time.sleep(1000)
+time.sleep(1000)  # it lives until it is killed
 """
 
 

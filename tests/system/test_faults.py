@@ -52,7 +52,7 @@ def test_a_consumer_that_stops_for_long_costs_nothing_but_time(tmp_path: Path, u
             assert sender.is_alive(), "the producer is held back"
             assert daemon.agents()["q:two"]["detail"] == "blocked: queue full (queue 0x61)"
             assert daemon.flow("q:one")["delivered"] == delivered
-            time.sleep(0.5)
+            time.sleep(0.5)  # the pace of looks at what must stay
         after = memory_of(daemon)
         print(f"memory in {FULL_FOR:.0f} s of a full queue: {before} to {after} bytes")
         assert after - before < GROWTH
@@ -66,7 +66,7 @@ def test_a_consumer_that_stops_for_long_costs_nothing_but_time(tmp_path: Path, u
 
 def is_steady(look: Callable[[], object]) -> bool:
     before = look()
-    time.sleep(0.2)
+    time.sleep(0.2)  # the time in which nothing may change
     return look() == before
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import inotify_simple
 import psutil
+import pytest
 
 from tests import child
 from tests.system.conftest import Factory
@@ -172,6 +173,7 @@ def no_inotify_instances(uid: int) -> Iterator[None]:
         os.close(reader)
 
 
+@pytest.mark.alone  # other tests' agents run as that user, too
 def test_agents_serve_without_inotify_and_return_to_it(tmp_path: Path, unshare_container: Factory) -> None:
     """All agents of one user share the instances, with every other program of that user, in any container.
 

@@ -11,6 +11,8 @@ from tests.system.health_storm import Timed, summary
 from tests.system.nsbridged import Nsbridged
 from tests.system.outer_runner import UnderRunner
 
+pytestmark = pytest.mark.alone  # it makes the load itself
+
 SEED = 11
 DEADLINE = 1.5  # seconds
 

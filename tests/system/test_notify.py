@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.supervisor.lifecycle.table import State
-from nsbridge.supervisor.notify import Wanted, summary, take_from
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged
 from tests.system.room import LIMIT
@@ -136,37 +134,3 @@ def test_a_manager_that_is_gone_does_not_matter(tmp_path: Path, monkeypatch: pyt
     with Nsbridged(tmp_path, "") as daemon:
         assert daemon.call("version")
         assert daemon.stop() == 0
-
-
-@pytest.mark.parametrize(
-    ("given", "wanted"),
-    [
-        ({}, Wanted()),
-        ({"NOTIFY_SOCKET": "/run/x"}, Wanted("/run/x")),
-        ({"NOTIFY_SOCKET": "vsock:2:1"}, Wanted()),
-        ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "3000000"}, Wanted("@x", 3.0)),
-        ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "7"}, Wanted("@x", 3.0)),
-        ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "8"}, Wanted("@x")),
-        ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "-3"}, Wanted("@x")),
-    ],
-)
-def test_what_the_environment_says_is_taken_out_of_it(given: dict[str, str], wanted: Wanted) -> None:
-    environment = given | {"PATH": "/bin"}
-    assert take_from(environment, 7) == wanted
-    assert environment == {"PATH": "/bin"}
-
-
-@pytest.mark.parametrize(
-    ("states", "sentence"),
-    [
-        ([], "0 of 0 agents running"),
-        ([State.RUNNING] * 2, "2 of 2 agents running"),
-        ([State.RUNNING, State.WAITING], "1 of 2 agents running; a1 waits for its container"),
-        (
-            [State.FATAL, State.BACKOFF, State.STOPPED, State.STARTING, State.STOPPING],
-            "0 of 5 agents running; a0 needs a person, a1 has died and is tried again, a2 is stopped, and 2 more",
-        ),
-    ],
-)
-def test_the_sentence_names_what_does_not_run_and_why(states: list[State], sentence: str) -> None:
-    assert summary([(f"a{number}", state) for number, state in enumerate(states)]) == sentence

@@ -20,6 +20,7 @@ from nsbridge.config.errors import NsbridgeError
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged, kill_and_wait
 from tests.system.room import LIMIT, run, tool, wait_dead, wait_until
+from tests.system.test_faults import is_steady
 from tests.system.test_relay import route
 from tests.system.traffic import HasPid, Receiver, Sent, in_ipc_of, put_into_spool, send_all, visible, wait_for_files
 
@@ -53,6 +54,7 @@ def test_each_agent_is_in_exactly_one_namespace_of_its_container(
         assert namespaces(daemon.pid) == host
 
 
+@pytest.mark.alone  # it measures
 def test_a_killed_agent_is_back_and_relaying_within_50_ms(tmp_path: Path, runc_container: Factory) -> None:
     """Under load, each agent in turn, median of 20; the other agent keeps its pid, and order is kept."""
     web, legacy = runc_container(), runc_container()
@@ -156,6 +158,7 @@ def _full_queue(directory: Path, make: Factory) -> Iterator[tuple[Nsbridged, Has
         daemon.wait_for("RUNNING")
         put_into_spool(web.rootfs / "srv/out", bodies)
         wait_until(lambda: "queue full" in daemon.agents()["r:queue"]["detail"], "its queue is full")
+        wait_until(lambda: is_steady(lambda: daemon.flow("r:files")), "all that found room is confirmed")
         yield daemon, legacy, bodies
 
 

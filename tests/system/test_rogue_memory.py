@@ -24,6 +24,8 @@ from tests.system.room import wait_until
 from tests.system.test_rogue_agents import rogue_route
 from tests.system.traffic import put_into_spool
 
+pytestmark = pytest.mark.alone  # it measures
+
 HEALTH = 'health = { deadline = "1s" }'
 WITHIN = 3.0  # seconds for an answer, and for a killed agent to be back, of a machine with nothing else to do
 

@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks import restart, scale
 
+pytestmark = pytest.mark.alone  # it measures, and its many agents are all the load a machine needs
+
 ROUTES = 40
 IDLE = 4.0  # seconds
 KILLS = 4

@@ -13,6 +13,8 @@ from tests.system import storm
 from tests.system.storm_outcome import Direction, Plan, report
 from tests.system.storm_program import Audit, Got, Log, Queue, Spool, Stop, make, parse
 
+pytestmark = pytest.mark.alone  # it makes the load itself
+
 STRIKES = 210
 SEED = 20
 

@@ -18,10 +18,12 @@ from tests.system.conftest import Factory
 from tests.system.faults import TO_LEGACY, TO_WEB, bodies, configured, says
 from tests.system.hanging_fs import BODY, HangingFs
 from tests.system.nsbridged import Nsbridged
-from tests.system.room import wait_dead, wait_until
+from tests.system.room import stays, wait_dead, wait_until
 from tests.system.test_relay import route
 from tests.system.tracing import held, waiting_in
 from tests.system.traffic import Receiver, Sent, put_into_spool, send_all, wait_for_files
+
+pytestmark = pytest.mark.alone  # it measures when a deadline is noticed
 
 DEADLINE = 1.5  # seconds
 HEALTH = f'health = {{ deadline = "{int(DEADLINE * 1000)}ms" }}'
@@ -113,8 +115,7 @@ def test_a_sender_hanging_beside_a_full_queue_is_noticed_later(tmp_path: Path, p
         says(daemon, "r:queue", "queue full")
         before = daemon.agents()["r:queue"]
         with held(before["senders"][0]), held(before["senders"][1]):
-            time.sleep(1.2 * DEADLINE)  # nothing may happen
-            assert daemon.agents()["r:queue"]["pid"] == before["pid"]
+            stays(lambda: daemon.agents()["r:queue"]["pid"] == before["pid"], "it is not judged", 1.2 * DEADLINE)
             with Receiver(pair[1], TO_LEGACY, 100) as receiver:
                 is_replaced(daemon, "r:queue", before, time.monotonic())
                 assert [message.body for message in receiver.messages()] == messages
@@ -126,8 +127,7 @@ def test_a_thread_hanging_in_msgrcv_is_noticed_by_its_backlog(tmp_path: Path, pa
         daemon.wait_for("RUNNING")
         before = daemon.agents()["r:queue"]
         with held(waiting_in(before["pid"], "msgrcv")):
-            time.sleep(1.2 * DEADLINE)  # nothing may happen
-            assert daemon.agents()["r:queue"]["pid"] == before["pid"]
+            stays(lambda: daemon.agents()["r:queue"]["pid"] == before["pid"], "it is not judged", 1.2 * DEADLINE)
             send_all(pair[1], TO_WEB, [Sent(1, b"to be taken")])
             is_replaced(daemon, "r:queue", before, time.monotonic())
         assert [file.read_bytes() for file in wait_for_files(pair[0].rootfs / "srv/in", 1)] == [b"to be taken"]
@@ -159,7 +159,7 @@ def test_a_full_queue_is_not_taken_for_a_wedged_agent(tmp_path: Path, pair: tupl
             assert {name: agent["pid"] for name, agent in agents.items()} == {n: a["pid"] for n, a in before.items()}
             assert agents["r:queue"]["phase"] == "blocked"
             assert max(agent["health"]["silent_s"] for agent in agents.values()) < DEADLINE * 2 / 3
-            time.sleep(0.2)
+            time.sleep(0.2)  # the pace of looks at what must stay
 
 
 def test_time_in_which_everything_stood_still_does_not_count(tmp_path: Path, pair: tuple[Any, Any]) -> None:
@@ -172,12 +172,12 @@ def test_time_in_which_everything_stood_still_does_not_count(tmp_path: Path, pai
             stopped = [daemon.pid, *others]
             for pid in stopped:
                 os.kill(pid, signal.SIGSTOP)
-            time.sleep(1.2 * DEADLINE)
+            time.sleep(1.2 * DEADLINE)  # this is the fault itself
             for pid in stopped:  # the supervisor first
                 os.kill(pid, signal.SIGCONT)
             relays(daemon, pair)
-            time.sleep(0.5 * DEADLINE)  # the checks that follow
-            assert {n: a["pid"] for n, a in daemon.agents().items()} == {n: a["pid"] for n, a in before.items()}
+            pids = {name: agent["pid"] for name, agent in before.items()}
+            stays(lambda: {n: a["pid"] for n, a in daemon.agents().items()} == pids, "none is judged", 0.5 * DEADLINE)  # noqa: B023
 
 
 def test_an_agent_that_is_stopped_while_it_starts_is_replaced(tmp_path: Path, pair: tuple[Any, Any]) -> None:

@@ -102,7 +102,7 @@ def test_an_engine_that_answers_in_drops_costs_the_time_limit(engine: Callable[[
         caller.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
         while True:  # until the caller is gone
             caller.sendall(b" ")
-            time.sleep(0.05)
+            time.sleep(0.05)  # the pace of an engine that answers drop by drop
 
     engine(drip)
     began = time.monotonic()

@@ -14,10 +14,11 @@ from nsbridge.agents import linux as counted_linux
 from nsbridge.agents.counter import LENGTHS
 from nsbridge.agents.endpoints.queue.counted_sink import CountedQueueSink, leave_counter
 from nsbridge.agents.endpoints.queue.counted_source import CountedQueueSource
-from nsbridge.agents.journal import counted, sourcejournal
+from nsbridge.agents.journal import counted
 from nsbridge.agents.journal.counted import SentCount, recover_landed
 from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import IN_DOUBT, NOT_DELIVERED
+from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt, QueueEndpoint, QueueIn, QueueOut
 from tests.exact_life import EPOCH, Host, a_queue
@@ -170,7 +171,7 @@ def test_agent_without_counter_knows_what_a_counted_one_left(
 class TakingHost(FakeHost):
     """Hosts a source that receives into a journal; nothing is confirmed."""
 
-    def __init__(self, journal: sourcejournal.SourceJournal) -> None:
+    def __init__(self, journal: SourceJournal) -> None:
         super().__init__()
         self._journal = journal
 
@@ -218,8 +219,8 @@ def test_source_killed_at_any_line_receives_each_message_once(
     assert line > 60
 
 
-def _opened(path: Path, counter: FakeCounter | None) -> sourcejournal.SourceJournal:
-    def settle(made: sourcejournal.SourceJournal) -> None:
+def _opened(path: Path, counter: FakeCounter | None) -> SourceJournal:
+    def settle(made: SourceJournal) -> None:
         recover_landed(made, counter)
 
     return open_source(str(path), 35, 1 << 16, settle=settle)

@@ -236,7 +236,7 @@ def test_an_entered_agent_keeps_only_what_it_was_given(container: int, tmp_path:
             "led out": [path for path in OUT if not attempt(opens, entered.own_fds, path)],
         }
         peer.send(json.dumps(found).encode())
-        time.sleep(LIMIT)
+        time.sleep(LIMIT)  # it lives until it is killed
         return 0
 
     with ours, peer, control, _secret:

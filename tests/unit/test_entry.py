@@ -159,7 +159,7 @@ def test_an_agent_that_changed_its_user_dies_with_its_supervisor(subreaper: None
 def test_an_agent_whose_supervisor_is_already_dead_exits(subreaper: None) -> None:
     def late(parent: int) -> None:
         while os.getppid() == parent:  # from its death on no signal comes any more
-            time.sleep(0.001)
+            time.sleep(0.001)  # polls
         entry.die_with_the_supervisor(parent)
 
     assert Family(late, ready_before=True).kill_parent() == EXIT_AGAIN

@@ -296,3 +296,14 @@ def test_the_installed_packages_fit_together() -> None:
 def test_the_type_checkers_view_of_the_tree_is_the_tree() -> None:
     links = {path.name: path.resolve() for path in (ROOT / ".typecheck" / "nsbridge").iterdir()}
     assert links == {layer: ROOT / layer for layer in LAYERS}
+
+
+def test_each_sleep_in_a_test_says_why() -> None:
+    """A pace, the time of a strike, a fault itself, or a poll; not a guess at when something has happened."""
+    sleeps = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r"\btime\.sleep\(", line) and "  # " not in line and path != Path(__file__)
+    ]
+    assert sleeps == []

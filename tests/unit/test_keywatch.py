@@ -113,7 +113,7 @@ def test_path_that_hangs_keeps_no_other_from_being_seen(
 
     def look(key: FtokKey, root: str) -> int:
         if key.path.endswith("hangs"):
-            time.sleep(LIMIT)
+            time.sleep(LIMIT)  # it hangs until it is killed
         return numeric_key(key, root)
 
     monkeypatch.setattr(keywatch, "numeric_key", look)

@@ -127,7 +127,7 @@ def test_only_the_message_that_cannot_be_sent_is_put_aside(
                 os.kill(pid, signal.SIGCONT)
             end = time.monotonic() + LIMIT
             while not sink._offers.outbox.cells[FAILED] and time.monotonic() < end:
-                time.sleep(0.001)
+                time.sleep(0.001)  # polls
 
         with monkeypatch.context() as patched:
             patched.setattr(sink._offers, "collect", meanwhile)

@@ -44,7 +44,7 @@ def leave_orphan(*, agent: bool, generations: int = 1) -> int:
                 begin(more - 1)
         else:
             os.write(writer, b"%d" % os.getpid())
-        time.sleep(LIMIT)
+        time.sleep(LIMIT)  # it lives until it is killed
         os._exit(0)
 
     def middle() -> int:
@@ -131,7 +131,7 @@ def test_own_children_are_left_alone() -> None:
     def body(watched: Watched) -> list[object]:
         def child() -> int:
             entry.drop_privileges(NOBODY, NOBODY)
-            time.sleep(LIMIT)
+            time.sleep(LIMIT)  # it lives until it is killed
             return 0
 
         own = own_fork(child)
@@ -157,11 +157,11 @@ def test_senders_that_die_with_their_agent_are_not_reported() -> None:
             def sender() -> int:
                 entry.die_with_the_supervisor(me)
                 os.write(writer, b"%d" % os.getpid())
-                time.sleep(LIMIT)
+                time.sleep(LIMIT)  # it lives until it is killed
                 return 0
 
             own_fork(sender)
-            time.sleep(LIMIT)
+            time.sleep(LIMIT)  # it lives until it is killed
             return 0
 
         child = own_fork(agent)
@@ -188,7 +188,7 @@ def test_children_are_found_with_and_without_the_kernel_s_list(list_children: Ca
     """CONFIG_PROC_CHILDREN may be off."""
 
     def waits() -> int:
-        time.sleep(LIMIT)
+        time.sleep(LIMIT)  # it lives until it is killed
         return 0
 
     child = own_fork(waits)

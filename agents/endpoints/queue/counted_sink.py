@@ -46,7 +46,7 @@ class CountedQueueSink(QueueSink):
             self._recover(in_doubt)
 
     def may_adopt(self) -> bool:
-        """See Sink: the count is of messages of one source."""
+        """See Sink: the thread's message keeps its number."""
         return self._pending is None
 
     def _recover(self, in_doubt: InDoubt) -> None:
