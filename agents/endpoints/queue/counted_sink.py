@@ -6,18 +6,15 @@ says how far it had come.
 
 from __future__ import annotations
 
-from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import AgentApi
 from nsbridge.agents.endpoints.queue.evidence import QueueEvidence
-from nsbridge.agents.endpoints.queue.queue import Queue, QueueOwner, shown
+from nsbridge.agents.endpoints.queue.queue import Queue, QueueOwner
 from nsbridge.agents.endpoints.queue.sink import QueueSink
+from nsbridge.agents.endpoints.queue.sinkbase import OF_ANOTHER_LIFE
 from nsbridge.agents.journal.counted import COUNT_LIFE, SentCount, forget_count
 from nsbridge.agents.journal.sinkjournal import IN_DOUBT, NOT_DELIVERED, SinkJournal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt, QueueEndpoint
-
-_LOOK_AGAIN = 0.002  # seconds until a half-full queue is looked at again: nothing reports when a message leaves it
-_OF_ANOTHER_LIFE = "its source has lost its journal since, and another has the numbers that it had"
 
 
 class CountedQueueSink(QueueSink):
@@ -39,9 +36,6 @@ class CountedQueueSink(QueueSink):
         self._count = count
         # A former agent with senders left other evidence, which needs the queue.
         self._former = None if journal.cells[COUNT_LIFE] else QueueEvidence(host, key, self._type, journal, in_doubt)
-        # Where a program answers through the same queue, a queue full of questions would leave it no room to.
-        self._is_shared = config.out is not None and config.out.key == key_of(config)
-        self._looks_again = False
         if self._former is None:
             self._recover(in_doubt)
 
@@ -69,7 +63,7 @@ class CountedQueueSink(QueueSink):
         while count < len(run.bodies) and self._queue is not None and self._pending is None:
             rest = run.after(count)
             if rest.epoch != journal.epoch:  # its numbers now belong to others
-                if not self._bury(rest.one(0), _OF_ANOTHER_LIFE):
+                if not self._bury(rest.one(0), OF_ANOTHER_LIFE):
                     break
                 count += 1
             elif rest.first <= journal.handed:  # found out after the greeting
@@ -77,10 +71,10 @@ class CountedQueueSink(QueueSink):
                 count += 1
             elif self._former is not None and self._former.resolve(rest, self._queue):
                 count += 1
-            elif self._is_shared and not self._leaves_room(self._queue, len(rest.bodies[0])):
+            elif self._shared and not self._leaves_room(self._queue, len(rest.bodies[0])):
                 break
             else:
-                part = rest.one(0) if self._is_shared else rest
+                part = rest.one(0) if self._shared else rest
                 some = super().put(part)
                 count += some
                 if some < len(part.bodies):
@@ -100,25 +94,6 @@ class CountedQueueSink(QueueSink):
             self._former = None
             self._count.settled(self._journal.handed)
         self._count.begin(last)
-
-    def _leaves_room(self, queue: Queue, size: int) -> bool:
-        """Return True if half of the queue stays free for the program that answers; else `sink_ready` follows soon."""
-        try:
-            status = linux.queue_status(queue.id)
-        except OSError:
-            return True
-        if not status.used or status.used + size <= status.limit // 2:
-            return True
-        self._host.blocked("in", f"{shown(self._key)} is half full, the rest is for its answers")
-        if not self._looks_again:
-            self._looks_again = True
-            self._host.loop.call_later(_LOOK_AGAIN, self._look_again)
-        return False
-
-    def _look_again(self) -> None:
-        self._looks_again = False
-        self._host.blocked("in", "")
-        self._host.sink_ready()
 
 
 def leave_counter(host: AgentApi, journal: SinkJournal, in_doubt: InDoubt) -> None:
@@ -145,8 +120,3 @@ def _decide(host: AgentApi, journal: SinkJournal, doubtful: int, in_doubt: InDou
 
 def _messages(count: int) -> str:
     return f"{count} message{'' if count == 1 else 's'}"
-
-
-def key_of(config: QueueEndpoint) -> object:
-    """Return the configured key of the queue that messages are put into."""
-    return config.in_.key if config.in_ is not None else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 
-from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, put_in_parts
 from nsbridge.agents.endpoints.queue.evidence import QueueEvidence
 from nsbridge.agents.endpoints.queue.offers import Offers
@@ -24,14 +23,11 @@ from nsbridge.agents.endpoints.queue.queue import (
     try_send,
 )
 from nsbridge.agents.endpoints.queue.senders import FAILED, FULL, QUEUE
-from nsbridge.agents.endpoints.queue.sinkbase import QueueSinkBase
+from nsbridge.agents.endpoints.queue.sinkbase import OF_ANOTHER_LIFE, QueueSinkBase
 from nsbridge.agents.fork import has_stopped_child
 from nsbridge.agents.journal.sinkjournal import SENDERS, SinkJournal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt, QueueEndpoint
-
-_LOOK_AGAIN = 0.002  # seconds until a half-full queue is looked at again: nothing tells when a message leaves it
-_OF_ANOTHER_LIFE = "its source has lost its journal since, and another has the numbers that it had"
 
 
 class ExactQueueSink(QueueSinkBase):
@@ -50,9 +46,6 @@ class ExactQueueSink(QueueSinkBase):
         self._evidence = QueueEvidence(host, key, self._type, journal, in_doubt)
         self._offers = Offers(host, config.max_message, journal, self._evidence, self._debt, self._noted)
         self._outbox, self._offered = self._offers.outbox, self._offers.runs
-        # Where a program answers through the same queue, a queue full of questions would leave it no room to.
-        self._shared = config.out is not None and config.in_ is not None and config.out.key == config.in_.key
-        self._looks_again = False
         self._known_limit = 0
         self._is_full = False
 
@@ -90,7 +83,7 @@ class ExactQueueSink(QueueSinkBase):
             return 0
         size = len(run.bodies[0])
         if run.epoch != self._journal.epoch:  # whose numbers mean others by now; it came before that source was lost
-            return not self._offered and self._bury(run.one(0), _OF_ANOTHER_LIFE)
+            return not self._offered and self._bury(run.one(0), OF_ANOTHER_LIFE)
         if run.first <= self._journal.handed:
             self._host.handed(run.one(0))  # found out after the greeting
             return 1
@@ -99,7 +92,7 @@ class ExactQueueSink(QueueSinkBase):
         fitting = self._fitting(run)
         if not fitting:
             return not self._offered and self._cannot_fit(self._queue, run.one(0))  # in its turn
-        if self._shared and not self._leaves_room(size):
+        if self._shared and (not self._leaves_room(self._queue, size, is_used=bool(self._offered)) or self._offered):
             return 0
         if not self._offers.pids and not self._offered and self._send_first(self._queue, run.one(0)):
             return 1
@@ -135,26 +128,6 @@ class ExactQueueSink(QueueSinkBase):
         if size > self._known_limit and self._queue is not None:
             self._known_limit = min(self._limits.look(self._queue), self._config.max_message)
         return self._known_limit
-
-    def _leaves_room(self, size: int) -> bool:
-        """Whether half of the queue stays free for who answers through it; if not, `sink_ready` is called soon."""
-        assert self._queue is not None  # noqa: S101  (asked by put)
-        try:
-            status = linux.queue_status(self._queue.id)
-        except OSError:
-            return True
-        if not status.used + size <= status.limit // 2 and (status.used or self._offered):
-            self._host.blocked("in", f"{shown(self._key)} is half full, the rest is for its answers")
-            if not self._looks_again:
-                self._looks_again = True
-                self._host.loop.call_later(_LOOK_AGAIN, self._look_again)
-            return False
-        return not self._offered
-
-    def _look_again(self) -> None:
-        self._looks_again = False
-        self._host.blocked("in", "")
-        self._host.sink_ready()
 
     def _again(self) -> None:
         """Open the queue if there is none; then continue where it stopped."""

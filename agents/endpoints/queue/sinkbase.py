@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
 from nsbridge.agents.endpoints.queue.limits import QueueLimits
 from nsbridge.agents.endpoints.queue.queue import Denied, Queue, QueueOwner, Removals, shown
@@ -11,6 +12,9 @@ from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import QueueEndpoint
+
+OF_ANOTHER_LIFE = "its source has lost its journal since, and another has the numbers that it had"
+_LOOK_AGAIN = 0.002  # seconds until a half-full queue is looked at again: nothing reports when a message leaves it
 
 
 class QueueSinkBase(Sink):
@@ -31,6 +35,9 @@ class QueueSinkBase(Sink):
         self._removals = Removals(host, key)
         self._waiter = Waiter(host, "in", self._again)
         self._debt = Debt(host.loop.now)
+        # Where a program answers through the same queue, a queue full of questions would leave it no room to.
+        self._shared = config.out is not None and config.out.key == config.in_.key
+        self._looks_again = False
 
     @abstractmethod
     def _again(self) -> None:
@@ -56,3 +63,25 @@ class QueueSinkBase(Sink):
         self._waiter.wait(reason)
         if isinstance(reason, Denied):
             self._owner.check_later()
+
+    def _leaves_room(self, queue: Queue, size: int, *, is_used: bool = False) -> bool:
+        """Return True if half of the queue stays free for the program that answers; else `sink_ready` follows soon.
+
+        A message that is larger than half fits into an empty queue, of which nothing `is_used` by messages under way.
+        """
+        try:
+            status = linux.queue_status(queue.id)
+        except OSError:
+            return True
+        if status.used + size <= status.limit // 2 or not (status.used or is_used):
+            return True
+        self._host.blocked("in", f"{shown(self._key)} is half full, the rest is for its answers")
+        if not self._looks_again:
+            self._looks_again = True
+            self._host.loop.call_later(_LOOK_AGAIN, self._look_again)
+        return False
+
+    def _look_again(self) -> None:
+        self._looks_again = False
+        self._host.blocked("in", "")
+        self._host.sink_ready()
