@@ -16,12 +16,13 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol, Self
 
 from nsbridge.agents import limits, linux
 from nsbridge.agents.confinement import callrules, landlock, seccomp
@@ -60,6 +61,27 @@ class Gone(Exception):
     """Something that the agent needs of its container is missing; it may come (back)."""
 
 
+class Filters(NamedTuple):
+    """An agent's filters of system calls, compiled before the fork; None on a machine that has no filter."""
+
+    start: seccomp.Program | None
+    serving: seccomp.Program | None  # without the calls that an agent needs to fork its senders
+    sender: seccomp.Program | None
+
+    @classmethod
+    def of_agent(cls, agent: AgentConfig, route: RouteConfig) -> Self:
+        """Return the filters of an agent. Agents with the same rules share them."""
+        serving = callrules.rules(agent.endpoint, route.delivery, fsync=route.fsync)
+        return cls(compiled(callrules.rules_at_start(agent, route)), compiled(serving), compiled(callrules.SENDER))
+
+
+@cache
+def compiled(rules: tuple[str, ...]) -> seccomp.Program | None:
+    """Return the filter that allows only these rules (callrules.py); None if there is none for this machine."""
+    machine = seccomp.MACHINES.get(_MACHINE)
+    return None if machine is None else seccomp.compiled(machine, rules)
+
+
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """All that the supervisor gives a new agent. Descriptors are numbers in the forked process."""
@@ -74,6 +96,7 @@ class Assignment:
     ns_path: str  # the namespace file, if there is no pid
     state_dir: str
     init_user: tuple[int, int]  # uid and gid of init: who the agent is where no endpoint says it
+    filters: Filters
     supervisor_pid: int
     beat_every: float  # seconds between its heartbeats while it is idle
     empty: tuple[EmptyNamespace, ...] = ()  # namespaces with nothing in them, in place of the host's
@@ -302,7 +325,7 @@ def confine(assignment: Assignment, directories: Sequence[int]) -> Confined:
     except OSError as error:
         lacks[Confinement.LANDLOCK] = str(error.strerror)
     try:
-        filter_system_calls(callrules.rules_at_start(assignment.agent, assignment.route))
+        filter_system_calls(assignment.filters.start)
         filtered = True
     except OSError as error:
         lacks[Confinement.SECCOMP] = str(error.strerror)
@@ -326,25 +349,23 @@ def restrict_files(agent: AgentConfig, directories: Sequence[int]) -> int:
     return abi
 
 
-def filter_system_calls(rules: Iterable[str]) -> None:
-    """Install a filter that allows only these rules (callrules.py), in every thread and every future child.
+def filter_system_calls(program: seccomp.Program | None) -> None:
+    """Install a filter of system calls, in every thread and every future child.
 
     A second filter adds to the first: both must allow a call. Raises OSError if no filter can be installed.
     """
-    machine = seccomp.MACHINES.get(_MACHINE)
-    if machine is None:
+    if program is None:
         raise OSError(errno.ENOSYS, f"no filter has been written for {_MACHINE}")
-    linux.set_seccomp_filter(machine.numbers["seccomp"], seccomp.program(machine, rules, os.getpid()))
+    linux.set_seccomp_filter(seccomp.MACHINES[_MACHINE].numbers["seccomp"], program.of_process(os.getpid()))
 
 
 def forbid_forks(assignment: Assignment, confined: Confined) -> None:
     """Install a filter without the calls that an agent needed to fork its senders. Raises OSError."""
     if confined.seccomp:
-        route = assignment.route
-        filter_system_calls(callrules.rules(assignment.agent.endpoint, route.delivery, fsync=route.fsync))
+        filter_system_calls(assignment.filters.serving)
 
 
-def confine_sender(confined: Confined) -> None:
+def confine_sender(assignment: Assignment, confined: Confined) -> None:
     """Install the filter of a sender in this process: it may only send. Raises OSError."""
     if confined.seccomp:
-        filter_system_calls(callrules.SENDER)
+        filter_system_calls(assignment.filters.sender)

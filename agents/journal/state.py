@@ -26,6 +26,7 @@ from nsbridge.config import trusted
 from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, FileEndpoint, LogEndpoint, QueueEndpoint, Window
 
 _IDENTITY_SIZE = 4096  # bytes that are allocated, so that a full disk keeps no agent from noting who it is
+_BLOCK = 512  # bytes, the unit of st_blocks
 _NOTE_SIZE = 512  # bytes that the record of a note takes at most
 _RETRIED = 256 << 10  # bytes for dead letters, which are kept whole also where files are only noted
 _RECORD = 40  # bytes of a record beside its message, at most
@@ -144,8 +145,9 @@ class _Private:
         """Open the file that remembers the agent's user."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(self._name, flags, 0o600, dir_fd=self._of_route["identity"])
-        with suppress(OSError):  # no room: the journals say so
-            os.posix_fallocate(fd, 0, _IDENTITY_SIZE)
+        if os.fstat(fd).st_blocks * _BLOCK < _IDENTITY_SIZE:
+            with suppress(OSError):  # no room: the journals say so
+                os.posix_fallocate(fd, 0, _IDENTITY_SIZE)
         return fd
 
     def _below(self, opened: ExitStack, above: int, path: Path, owners: Container[int] | None = None) -> int:

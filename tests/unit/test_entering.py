@@ -58,7 +58,9 @@ def assignment(**changes: object) -> Assignment:
         "supervisor_pid": os.getpid(),
         "beat_every": 5.0,
     }
-    return Assignment(**(fields | changes))  # type: ignore[arg-type]
+    fields |= changes
+    fields["filters"] = entry.Filters.of_agent(fields["agent"], fields["route"])  # type: ignore[arg-type]
+    return Assignment(**fields)  # type: ignore[arg-type]
 
 
 @pytest.fixture
