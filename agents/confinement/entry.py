@@ -48,8 +48,8 @@ _MACHINE = os.uname().machine  # asked here: an agent may not make that call
 _MAX_DESCRIPTORS = 1024  # an agent has some twenty
 for _codec in ("utf-8", "ascii", "latin-1"):  # in the supervisor, once: an agent finds them in the registry
     codecs.lookup(_codec)
-# What import knows of the host's directories: dropped, but not freed. To free thousands of names would write into 1 MB
-# of memory that an agent shares with its supervisor.
+# What import knows of the host's directories: dropped, but neither freed nor copied. To free thousands of names would
+# write into 1 MB of memory that an agent shares with its supervisor.
 _KEPT: list[object] = []
 
 
@@ -200,8 +200,8 @@ def freeze_imports() -> None:
     sys.meta_path[:] = [_NoImports()]
     sys.path_hooks.clear()
     sys.path.clear()
-    _KEPT.extend(sys.path_importer_cache.values())
-    sys.path_importer_cache.clear()
+    _KEPT.append(sys.path_importer_cache)
+    sys.path_importer_cache = {}
 
 
 def print_in_one_line(error: BaseException | str | None) -> None:

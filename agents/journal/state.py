@@ -108,15 +108,15 @@ class _Private:
 
     def __init__(self, state_dir: str, agent: str) -> None:
         route, _, self._name = agent.partition(":")
-        self._dead = Path(state_dir, "dead", route)
+        self._dead = f"{state_dir}/dead/{route}"  # text: a Path of each name takes a new agent longer than its calls do
         self._owners = trusted.trusted_owners()
         self._of_route: dict[str, int] = {}
         with ExitStack() as opened:
             top = trusted.open_directory(state_dir, make=0o755)
             opened.callback(os.close, top)
             for kind in ("journal", "identity", "dead"):
-                above = self._below(opened, top, Path(state_dir, kind))
-                self._of_route[kind] = self._below(opened, above, Path(state_dir, kind, route))
+                above = self._below(opened, top, f"{state_dir}/{kind}")
+                self._of_route[kind] = self._below(opened, above, f"{state_dir}/{kind}/{route}")
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -130,12 +130,13 @@ class _Private:
 
         No path leads out of it, so a compromised agent reaches nothing else of the host by this descriptor.
         """
-        above = self._of_route["dead"]
+        above, directory = self._of_route["dead"], self._dead
         if within:
-            above = self._below(self._opened, above, self._dead / within)
-        path = self._dead / within / self._name
+            directory = f"{directory}/{within}"
+            above = self._below(self._opened, above, directory)
+        path = f"{directory}/{self._name}"
         found = self._below(self._opened, above, path, _ANYBODY)
-        given = linux.detached(str(path))
+        given = linux.detached(path)
         if not os.path.samestat(os.fstat(given), os.fstat(found)):
             os.close(given)
             raise trusted.UntrustedError(f"{path} was replaced while it was opened; remove it")
@@ -150,8 +151,9 @@ class _Private:
                 os.posix_fallocate(fd, 0, _IDENTITY_SIZE)
         return fd
 
-    def _below(self, opened: ExitStack, above: int, path: Path, owners: Container[int] | None = None) -> int:
-        fd = trusted.open_below(above, path.name, self._owners if owners is None else owners, str(path))
+    def _below(self, opened: ExitStack, above: int, path: str, owners: Container[int] | None = None) -> int:
+        name = path.rpartition("/")[2]
+        fd = trusted.open_below(above, name, self._owners if owners is None else owners, path)
         opened.callback(os.close, fd)
         return fd
 
