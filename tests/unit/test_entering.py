@@ -58,7 +58,9 @@ def assignment(**changes: object) -> Assignment:
         "supervisor_pid": os.getpid(),
         "beat_every": 5.0,
     }
-    return Assignment(**(fields | changes))  # type: ignore[arg-type]
+    fields |= changes
+    fields["filters"] = entry.Filters.of_agent(fields["agent"], fields["route"])  # type: ignore[arg-type]
+    return Assignment(**fields)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -184,6 +186,11 @@ def on_a_kernel_without(call: int, then: Callable[[], object]) -> object:
         return then()
 
     return in_child(child)
+
+
+def test_filters_are_compiled_once_for_agents_with_the_same_rules() -> None:
+    given, other = assignment(), assignment(init_user=(1, 1))
+    assert all(one is another for one, another in zip(given.filters, other.filters, strict=True))
 
 
 LACKING = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,23 @@ def test_path_is_walked_again_as_the_user(room: Room) -> None:
         return [os.readlink(f"/proc/self/fd/{fd}") for fd in around.reach()]
 
     assert room.inside(swap).startswith(f"Gone: /data belongs to uid {OTHER}, who could make /data/out lead anywhere")
+
+
+def test_each_path_is_walked_once_by_each_user(room: Room) -> None:
+    """A killed agent waits for these walks before it serves again; each begins by opening the root directory."""
+    for name in ("out", "in", "done"):
+        room.make(f"data/{name}", APP)
+
+    def entered(around: FileSurroundings) -> list[int]:
+        walks: list[object] = []
+        sys.addaudithook(lambda event, about: walks.append(about) if event == "open" and about[0] == "/" else None)
+        room_uid = around.look()[0]
+        as_root = len(walks)
+        os.setresuid(room_uid, room_uid, room_uid)
+        around.reach()
+        return [as_root, len(walks) - as_root]
+
+    assert room.inside(entered) == [3, 3]
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o700])
