@@ -73,6 +73,7 @@ _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
 _STATX_INO, _STATX_BTIME = 0x100, 0x800
 _STATX = struct.Struct("=I28xQ40xqI164x")  # struct statx: stx_mask, stx_ino, stx_btime
+_LAST_TIME = (1 << 63) - 1  # ns
 _OPEN_TREE_CLONE = 1
 _LANDLOCK_CREATE_RULESET_VERSION = 1
 _LANDLOCK_RULE_PATH_BENEATH = 1
@@ -369,10 +370,12 @@ def rename_noreplace(directory: int, old: bytes, new: bytes, other: int | None =
 def birth(directory: int, name: bytes) -> tuple[int, int]:
     """Return a file's inode and its time of birth in ns, 0 where the file system does not keep it. Follows no link.
 
+    The time is from 1970 to 2262, whatever the file system says: the server of a FUSE file system may say anything.
     With an empty name it is the open file `directory` itself. statx(2).
     """
     about = ctypes.create_string_buffer(_STATX.size)
     if _libc.statx(directory, name, _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH, _STATX_INO | _STATX_BTIME, about) < 0:
         raise oserror("statx", name)
     mask, inode, seconds, nanoseconds = _STATX.unpack(about)
-    return inode, seconds * 10**9 + nanoseconds if mask & _STATX_BTIME else 0
+    born = seconds * 10**9 + nanoseconds if mask & _STATX_BTIME else 0
+    return inode, min(max(born, 0), _LAST_TIME)

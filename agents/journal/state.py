@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Self
 
 from nsbridge.agents import linux
-from nsbridge.agents.journal import belonging, sinkjournal
+from nsbridge.agents.journal import belonging, journalfile, sinkjournal
 from nsbridge.agents.journal import sourcejournal as journal
+from nsbridge.agents.journal.journalfile import Header
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.config import trusted
@@ -152,6 +153,12 @@ class _Private:
         fd = trusted.open_below(above, path.name, self._owners if owners is None else owners, str(path))
         opened.callback(os.close, fd)
         return fd
+
+
+def largest_journals(agent: AgentConfig, window: Window) -> int:
+    """Return the bytes of the largest files that the journals of an agent may be, together."""
+    source = Header(journalfile.SOURCE, 0, window.messages + 3, _ring(agent, window))
+    return journalfile.largest(source) + journalfile.PAGE
 
 
 def longest(agent: AgentConfig, window: Window) -> int:

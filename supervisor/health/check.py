@@ -24,6 +24,7 @@ from nsbridge.supervisor.lifecycle.table import State
 from nsbridge.supervisor.routes.roster import Roster
 
 LOOK_EVERY = 5.0  # seconds
+LOOKS = 100  # at most, in the time after which silence is too long: an agent chooses when it would be late
 SIZES_EVERY = 60.0  # seconds between two looks at one agent's size, where there are many
 STUCK_AFTER = 1.0  # seconds after SIGKILL
 MISSED = 1.5  # times between two heartbeats, after which `status` calls an agent wedged
@@ -72,7 +73,7 @@ class HealthCheck:
         self._log.log_repeats()
         silent = [sign for agent in agents if (sign := last_sign(agent)) is not None]
         latest = max(min(silent, default=now), self._awake_since) + self._limits.patience
-        self._due = min(max(latest, now), now + self._every)
+        self._due = min(max(latest, now + self._limits.patience / LOOKS), now + self._every)
         self._loop.call_at(self._due, self._check)
 
     def _judge(self, agent: ManagedAgent, now: float) -> None:

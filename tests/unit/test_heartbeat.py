@@ -197,6 +197,18 @@ def test_the_check_is_due_when_the_most_silent_would_be_late(scene: Scene, clock
     assert scene.killed == [1]
 
 
+def test_who_is_always_nearly_late_costs_no_more_looks(scene: Scene, clock: Clock, loop: Loop) -> None:
+    """A compromised agent writes what it likes: 1 ms before it would be late, all the time."""
+    page, scene.wakeups = scene.agents[0].scoreboard.cells, 0
+    for step in range(1, 10_001):
+        clock.time = 1000.0 + step / 1000
+        page[scoreboard.BEAT] = int((clock.time - HEALTH.patience + 0.001) * 1e9)
+        scene.agents[1].beat()
+        loop.run_once(0)
+    assert scene.wakeups <= 102, "in 10 seconds"
+    assert scene.killed == []
+
+
 def test_an_owed_step_counts_as_silence_though_the_loop_beats(scene: Scene) -> None:
     scene.agents[0].scoreboard.cells[scoreboard.PROGRESS] = 1000 * 10**9
     for second in (3, 6, 9, 10):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from nsbridge.agents.identity.walk import shown
 
 _NOTE = struct.Struct("<QqQ")  # an Identity; the name follows
+_HALF = 1 << 63  # of the numbers that a time has room for
 
 
 class SpoolFileId(NamedTuple):
@@ -29,8 +30,11 @@ class Taken(NamedTuple):
 
 
 def identity_of(status: os.stat_result) -> SpoolFileId:
-    """Return the identity in a file's `status`."""
-    return SpoolFileId(status.st_ino, status.st_mtime_ns, status.st_size)
+    """Return the identity in a file's `status`.
+
+    Its program sets the time to any year. What does not fit the note wraps round: only equality counts.
+    """
+    return SpoolFileId(status.st_ino, (status.st_mtime_ns + _HALF) % (2 * _HALF) - _HALF, status.st_size)
 
 
 def pack(identity: SpoolFileId, name: bytes) -> bytes:
