@@ -73,7 +73,6 @@ _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
 _STATX_INO, _STATX_BTIME = 0x100, 0x800
 _STATX = struct.Struct("=I28xQ40xqI164x")  # struct statx: stx_mask, stx_ino, stx_btime
-_LAST_TIME = (1 << 63) - 1  # ns
 _OPEN_TREE_CLONE = 1
 _LANDLOCK_CREATE_RULESET_VERSION = 1
 _LANDLOCK_RULE_PATH_BENEATH = 1
@@ -378,4 +377,4 @@ def birth(directory: int, name: bytes) -> tuple[int, int]:
         raise oserror("statx", name)
     mask, inode, seconds, nanoseconds = _STATX.unpack(about)
     born = seconds * 10**9 + nanoseconds if mask & _STATX_BTIME else 0
-    return inode, min(max(born, 0), _LAST_TIME)
+    return inode, min(max(born, 0), (1 << 63) - 1)

@@ -15,9 +15,11 @@ import pytest
 
 from nsbridge.agents import linux, wire
 from nsbridge.agents.endpoints.log.framing import splitter
+from nsbridge.agents.endpoints.log.notes import Note
 from nsbridge.agents.endpoints.log.tail import body_at
 from nsbridge.agents.endpoints.spool import notes
 from nsbridge.agents.endpoints.spool.epochs import NameEpochs
+from nsbridge.agents.endpoints.spool.notes import SpoolFileId
 from nsbridge.agents.journal import journalfile, sinkjournal
 from nsbridge.agents.journal.journalfile import SOURCE, Header
 from nsbridge.agents.journal.sinkjournal import NAMED, NAMED_FOR, open_sink
@@ -47,6 +49,22 @@ def test_a_spool_takes_files_of_any_time(make_spool: Make) -> None:
         os.utime(odd, ns=(0, seconds * 10**9))
         odd.rename(life.out / f"{number}")
     life.expect(b"0", b"1", b"2", b"3")
+
+
+@pytest.mark.parametrize("name", [b"", b".", b"..", b"../x", b"/etc/passwd", b"a\0b", b"x" * 5000, None])
+def test_a_spool_s_forged_note_is_of_no_file(name: bytes | None) -> None:
+    """A name with NUL raised at each look, and one with a slash is not in the spool."""
+    note = b"short" if name is None else notes.pack(SpoolFileId(7, 8, 9), name)
+    identity, shown = notes.unpack(note)
+    assert identity.inode == 0
+    assert b"/" not in shown
+
+
+@pytest.mark.parametrize("note", [b"", b"short", Note(1, 0, 7, [1], [2]).pack()[:-1], Note(1, 0, 5, [1], [2]).pack()])
+def test_a_log_s_forged_note_is_of_no_message(note: bytes) -> None:
+    """Too short, or for other messages than the one that it is the record of."""
+    assert Note.read(note, 7) is None
+    assert Note.read(Note(1, 0, 7, [1], [2]).pack(), 7) is not None
 
 
 @pytest.mark.parametrize("epoch", [1 << 63, MOST])

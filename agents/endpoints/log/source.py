@@ -368,8 +368,8 @@ class LogSource:
 
     def _load(self, record: bytes, seq: int) -> tuple[int, list[bytes]] | None:
         """The messages again, by the note that an earlier life made; VOIDs if they are no more."""
-        note = Note.unpack(record)
-        if not note.sizes:
+        note = Note.read(record, seq)
+        if note is None:
             return VOID.type, [VOID.body]
         if self._ear.watch is None:
             return None
