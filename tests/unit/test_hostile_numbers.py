@@ -7,6 +7,7 @@ The journal keeps it, so each successor would end in the same way, also after wh
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -27,6 +28,7 @@ from nsbridge.agents.journal.sourcejournal import open_source
 from nsbridge.agents.scoreboard import HANDED, Scoreboard
 from nsbridge.agents.wire import Hello, WireError
 from nsbridge.config.schema import Framing
+from tests.log_life import Make as MakeLog
 from tests.spool_life import Make
 
 MOST = (1 << 64) - 1
@@ -166,3 +168,21 @@ def test_a_time_of_birth_fits_its_place(monkeypatch: pytest.MonkeyPatch, seconds
     inode, born = linux.birth(0, b"")
     assert inode == 7
     assert 0 <= born <= MOST
+
+
+def test_a_copy_of_a_log_without_a_time_of_birth_is_skipped(make: MakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system does not keep it, "just before its birth" was before 1970, and ended the agent."""
+    real = linux.birth
+    monkeypatch.setattr(linux, "birth", lambda *where: (real(*where)[0], 0))
+    life = make()
+    life.append(b"one\n")
+    life.start()
+    life.expect(b"one")
+    life.kill()
+    life.rotate("app.log.2")
+    life.append(b"x" * 300 + b"\n")
+    shutil.copyfile(life.log, life.directory / "app.log.1")
+    life.start()
+    life.expect(b"one", b"x" * 300)
+    life.append(b"two\n")
+    life.expect(b"one", b"x" * 300, b"two")
