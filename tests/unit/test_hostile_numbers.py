@@ -10,6 +10,7 @@ import os
 import shutil
 import struct
 import zlib
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,20 @@ def test_a_time_of_birth_fits_its_place(monkeypatch: pytest.MonkeyPatch, seconds
     inode, born = linux.birth(0, b"")
     assert inode == 7
     assert 0 <= born <= MOST
+
+
+def test_a_file_with_another_inode_at_each_look_is_left_out(make: MakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A FUSE server may say so; the agent asked again without end."""
+    real, numbers = linux.birth, count(1 << 40)
+    monkeypatch.setattr(linux, "birth", lambda fd, name: (next(numbers), 0) if name == b"app.log.1" else real(fd, name))
+    life = make()
+    life.append(b"old\n", to=life.directory / "app.log.1")
+    life.append(b"one\n")
+    life.start()
+    life.kill()
+    life.start()
+    life.append(b"two\n")
+    life.expect(b"one", b"two")
 
 
 def test_a_copy_of_a_log_without_a_time_of_birth_is_skipped(make: MakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
