@@ -25,7 +25,7 @@ from nsbridge.agents import control, fork, linux, runtime, scoreboard, wire
 from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
 from nsbridge.agents.runtime import Agent
 from nsbridge.agents.wire import Hello, Message
-from nsbridge.config.schema import HealthConfig, Namespace
+from nsbridge.config.schema import Namespace
 from nsbridge.supervisor.lifecycle import process
 
 _PAUSE = 0.002  # seconds when a socket is full
@@ -33,7 +33,6 @@ _serve = Agent.run
 _DATAGRAM = 64 << 10
 _F_SETSIG = 10  # linux/fcntl.h
 _EXIT = {"x86_64": 60, "aarch64": 93}[os.uname().machine]  # of one thread
-DEADLINE = 3  # seconds, of the daemon with an agent that is `late`
 TAKEN = 256 << 20  # bytes of memory
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -222,15 +221,6 @@ def hollow(agent: Agent) -> None:
     _libc.syscall(_EXIT, 0)
 
 
-def late(agent: Agent) -> None:
-    """Be silent for nearly as long as is allowed, all the time."""
-    _ready(agent)
-    patience = int(HealthConfig(deadline=DEADLINE).patience * 1e9)
-    while True:
-        agent._cells[scoreboard.BEAT] = time.monotonic_ns() - patience + 2_000_000
-        time.sleep(0.0005)
-
-
 def damages(agent: Agent) -> None:
     """Spoil both journals and die of a signal, so that a successor comes at once."""
     _ready(agent)
@@ -241,7 +231,6 @@ def damages(agent: Agent) -> None:
 
 
 BEHAVIOURS: dict[str, Callable[[Agent], None]] = {
-    "late": late,
     "damages": damages,
     "refuses": refuses,
     "lingers": lingers,
