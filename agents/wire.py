@@ -172,7 +172,7 @@ def _seq(number: int) -> int:
 
 
 def _parse_hello(packet: bytes, at: int) -> Hello:
-    """The greeting that begins at `at`. WireError, struct.error."""
+    """Return the greeting that begins at `at`. Raises WireError, struct.error."""
     _, version, _, *fields = _HELLO_FORMAT.unpack_from(packet, at)
     if version != VERSION:
         raise WireError(f"protocol version {version}, this is version {VERSION}")

@@ -346,7 +346,7 @@ class JournalTarget:
         return journal.open_source(str(path), 10, 8192)
 
     def run(self) -> None:
-        """One journal, with some numbers forged: many of them sealed, and the header's checksum right."""
+        """Forge some numbers of a journal, and use it: many of them sealed, and the header's checksum right."""
         chance, path = self._chance, self._chance.choice((self._in, self._out))
         data = bytearray(self._seeds[path])
         places = (*range(CELLS.start, CELLS.stop, 8), *(range(PAGE, PAGE + 400, 8) if path == self._out else ()))

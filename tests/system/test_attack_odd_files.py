@@ -1,7 +1,7 @@
 """A container gives its files and directories what no honest program does: odd times, flags, access control lists.
 
 The kind of fault: a number of the container's is kept in fewer bits than it may have, and what keeps it raises; or a
-step that never fails for an honest program (an unlink, a rename) fails for ever, and a message is lost or repeated.
+step that never fails for an honest program (an unlink, a rename) fails each time, and a message is lost or repeated.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def test_a_spool_that_gives_nothing_back_repeats_nothing(tmp_path: Path, unshare
             wait_until(lambda: "blocked" in played.agent("s:peer")["phase"], "it says what it waits for")
             played.begin_anew("s:peer", played.agent("s:peer")["pid"])
             played.healthy_passes()
-        wait_until(lambda: last in contents(played.peer / "s/in"), "it goes on")
+        wait_until(lambda: last in contents(played.peer / "s/in"), "it relays again")
         played.everything_passes()
         bodies = [path.read_bytes() for path in (played.peer / "s/in").iterdir() if not path.name.startswith(".")]
         assert len(bodies) == len(set(bodies))

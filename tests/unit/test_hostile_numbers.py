@@ -1,7 +1,7 @@
 """Numbers that a container, its agent or the other agent chooses, beyond what their place in a journal can keep.
 
 The kind: a number of somebody hostile goes into eight bytes, or into a system call, and what does not fit raises there.
-The journal keeps it, so each successor would end in the same way, also after whoever wrote it has gone.
+The journal keeps it, so each successor would end in the same way, also after the writer has gone.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ COUNTERS = ("BYTES", "REPEATS", "IN_DOUBT", "DEAD", "NOT_DELIVERED", "DEAD_DROPP
 @pytest.mark.parametrize("name", COUNTERS)
 @pytest.mark.parametrize("value", [1 << 63, MOST], ids=hex)
 def test_a_counter_that_nothing_counted_begins_anew(tmp_path: Path, name: str, value: int) -> None:
-    """The successor goes on where the agent was: the counters are for people only."""
+    """Keep what was handed over: the counters are for people only."""
     path, cell, said = tmp_path / "a.in", getattr(sinkjournal, name), list[str]()
     sink = open_sink(str(path))
     sink.adopt(5, 0)
@@ -143,7 +143,7 @@ def test_a_journal_of_an_impossible_epoch_is_moved_aside(tmp_path: Path, epoch: 
 
 @pytest.mark.parametrize(("start", "end"), [(MOST - 1, MOST), (1 << 63, (1 << 63) + 1), (0, 1 << 40), (5, 4)])
 def test_no_forged_place_in_a_log_is_read(tmp_path: Path, start: int, end: int) -> None:
-    """Nor are gigabytes read at once: the container can make its log as long."""
+    """Read no gigabytes at once either: the container can make its log as long."""
     log = tmp_path / "log"
     log.write_bytes(b"line\n")
     os.truncate(log, 1 << 41)
@@ -186,7 +186,7 @@ def test_a_file_with_another_inode_at_each_look_is_left_out(make: MakeLog, monke
 
 
 def test_a_copy_of_a_log_without_a_time_of_birth_is_skipped(make: MakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the file system does not keep it, "just before its birth" was before 1970, and ended the agent."""
+    """Skip it where the file system keeps no births: "just before its birth" was before 1970, and ended the agent."""
     real = linux.birth
     monkeypatch.setattr(linux, "birth", lambda *where: (real(*where)[0], 0))
     life = make()
