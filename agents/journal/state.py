@@ -11,8 +11,9 @@ from typing import Self
 
 from nsbridge.agents import linux
 from nsbridge.agents.counter import Counts
-from nsbridge.agents.journal import belonging, sinkjournal
+from nsbridge.agents.journal import belonging, journalfile, sinkjournal
 from nsbridge.agents.journal.counted import recover_landed
+from nsbridge.agents.journal.journalfile import Header
 from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
@@ -169,6 +170,12 @@ class _Private:
         fd = trusted.open_below(above, name, self._owners if owners is None else owners, path)
         opened.callback(os.close, fd)
         return fd
+
+
+def largest_journals(agent: AgentConfig, window: Window) -> int:
+    """Return the bytes of the largest files that the journals of an agent may be, together."""
+    source = Header(journalfile.SOURCE, 0, window.messages + 3, _ring(agent, window))
+    return journalfile.largest(source) + journalfile.PAGE
 
 
 def longest(agent: AgentConfig, window: Window) -> int:
