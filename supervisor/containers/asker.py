@@ -1,4 +1,4 @@
-"""Asks Docker or Podman where containers are, for all agents of that engine, in few children.
+"""Asks an engine where its containers are, for all agents of that engine, in few children.
 
 An engine may not answer, so it is asked in a child. Many agents may want to know at once (the engine came back, with
 all their containers): one child answers for up to BATCH of them, one line each as soon as it knows. Who asks because
@@ -16,11 +16,11 @@ from functools import partial
 
 from nsbridge.agents import limits
 from nsbridge.agents.loop import Loop, Timer
+from nsbridge.config.containerkind import ContainerKind
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.config.schema import Container, ContainerKind
-from nsbridge.supervisor.containers import locate as containers
-from nsbridge.supervisor.containers.engines import NoAnswer
-from nsbridge.supervisor.containers.identity import ContainerRefused, Found, NotRunning
+from nsbridge.config.schema import Container
+from nsbridge.supervisor.containers.identity import ContainerRefused, Found, NoAnswer, NotRunning
+from nsbridge.supervisor.containers.locate import locate as locate_container
 from nsbridge.supervisor.host.spawn import LineChild
 
 ANSWER_LIMIT = 5.0  # seconds for an engine to say the next answer
@@ -52,7 +52,7 @@ class Asker:
     """The inquiries at one engine."""
 
     def __init__(
-        self, loop: Loop, kind: ContainerKind, locate: Callable[[Container], Found] = containers.locate
+        self, loop: Loop, kind: ContainerKind, locate: Callable[[Container], Found] = locate_container
     ) -> None:
         self._loop = loop
         self._kind = kind

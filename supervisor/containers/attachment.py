@@ -16,19 +16,24 @@ import os
 from typing import Protocol
 
 from nsbridge.agents.loop import READABLE, Loop, Timer
-from nsbridge.config.schema import Container, ContainerKind, Namespace
-from nsbridge.supervisor.containers import locate as containers
+from nsbridge.config.schema import Container, Namespace
 from nsbridge.supervisor.containers.arrivals import Arrivals, Expectation
 from nsbridge.supervisor.containers.asker import Inquiry, Located
-from nsbridge.supervisor.containers.locate import ContainerProcess, Found
+from nsbridge.supervisor.containers.engines import engine_of
+from nsbridge.supervisor.containers.identity import (
+    ContainerProcess,
+    ContainerRefused,
+    Found,
+    NotRunning,
+    own_namespace_inode,
+)
+from nsbridge.supervisor.containers.namespacefile import namespace_file_inode
 from nsbridge.supervisor.containers.namewatch import NameWatch, watch_name
 
 LOOK_FIRST = 0.1  # seconds from one look to the next, which doubles
 LOOK_AT_LEAST_EVERY = {True: 30.0, False: 1.0}  # seconds at the longest, if its coming is told and if not
 GAP = 0.005  # seconds between two looks that hints ask for
 ENGINE_GAP = (0.02, 0.5)  # the same where an engine is asked, in a child: the first one, the longest
-
-_NEVER_BACK = {ContainerKind.PID, ContainerKind.NS}  # a number is given to another process one day
 
 
 class Listener(Protocol):
@@ -62,13 +67,14 @@ class Attachment:
         self._loop = loop
         self._arrivals = arrivals
         self._container = container
+        self._engine = engine_of(container.kind)
         self._namespace = namespace
         self._listener = listener
         self._inquiry: Inquiry | None = None  # an engine is being asked
         self._expected: Expectation | None = None
         self._look_delay = LOOK_FIRST
         self._looked = 0.0  # when, by the loop's clock
-        self._gap = self._first_gap = ENGINE_GAP[0] if containers.asks_an_engine(container) else GAP
+        self._gap = self._first_gap = ENGINE_GAP[0] if self._engine.blocks else GAP
         self._hint: Timer | None = None  # a look that a hint asked for
         self._hinted_meanwhile = False  # since the engine was asked
         self.name_watch: NameWatch | None = None  # of a container that can lose its name
@@ -89,15 +95,15 @@ class Attachment:
         seen = self._hint is not None
         self._drop_hint()
         self._looked = self._loop.now()
-        if containers.asks_an_engine(self._container):
+        if self._engine.blocks:
             self._gap = min(2 * self._gap, ENGINE_GAP[1]) if seen else self._first_gap
             self._inquiry = self._arrivals.ask(self._container, self._answered, seen=seen)
             return
         try:
-            found = containers.locate(self._container)
-        except containers.NotRunning as error:
+            found = self._engine.locate(self._container.name)
+        except NotRunning as error:
             self._listener.container_absent(str(error))
-        except containers.ContainerRefused as error:
+        except ContainerRefused as error:
             self._refuse(str(error))
         else:
             self._hold(found)
@@ -150,7 +156,7 @@ class Attachment:
         match answer:
             case Found():
                 self._hold(answer)
-            case containers.NotRunning():
+            case NotRunning():
                 self._listener.container_absent(str(answer))
                 if self._hinted_meanwhile:
                     self._hinted_meanwhile = False
@@ -160,8 +166,8 @@ class Attachment:
 
     def _hold(self, found: Found) -> None:
         self._release()
-        own = containers.own_namespace_inode(self._namespace)
-        if found.pid and self._container.kind in _NEVER_BACK:
+        own = own_namespace_inode(self._namespace)
+        if found.pid and not self._engine.comes_back:
             if self._only not in (None, found.start_time):
                 self._refuse(
                     f"process {found.pid} has ended, and its number belongs to another one now: name the new process"
@@ -176,18 +182,18 @@ class Attachment:
                 self.ns_inode = process.namespace_inode(self._namespace)
             elif found.ns_path:
                 self.ns_path = found.ns_path
-                self.ns_inode = containers.namespace_file_inode(found.ns_path, self._namespace)
+                self.ns_inode = namespace_file_inode(found.ns_path, self._namespace)
             else:
                 self.ns_inode = own
-        except containers.NotRunning as error:
+        except NotRunning as error:
             self._release()
             self._listener.container_absent(str(error))
             return
-        except containers.ContainerRefused as error:
+        except ContainerRefused as error:
             self._release()
             self._refuse(str(error))
             return
-        if self.ns_inode == own and self._container.kind is not ContainerKind.HOST:
+        if self.ns_inode == own and not self._container.kind.is_host:
             self._release()
             self._refuse(
                 f"the {self._namespace} namespace of {self._container} is the host's own; "

@@ -8,8 +8,6 @@ Some facts about the engines' events, and what they mean here:
   stuck engine is not told from a quiet one; it does not answer `locate` either.
 * An event repeats all labels of its container, which may be long and are foreign. Only the id and the name are read,
   and the engine writes the name after the labels, so that no label can take its place.
-* Without an API socket `podman events` tells the same: its child becomes that command. It is ready a tenth of a second
-  later, so it is told to begin ten seconds ago. What it says may be a quarter of a second old.
 * A paused container has never been away, and needs no event to come back.
 """
 
@@ -18,27 +16,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import time
-from collections.abc import Callable
-from http.client import HTTPException
+from http.client import HTTPResponse
 from typing import Any
-from urllib.parse import quote
 
-from nsbridge.config.errors import NsbridgeError
-from nsbridge.config.schema import ContainerKind
-from nsbridge.supervisor.containers import engines
 from nsbridge.supervisor.containers.identity import escaped
 
 WATCHING, SOMETHING, FAILED = b"+", b"?", b"! "
 EVENT_LIMIT = 1 << 20  # bytes of one event; of a longer one only that it happened is known
 ENDLESS = 16 << 20  # bytes without an end of line that are waited through
-_STARTS = ("start", "restart", "restore", "rename")
+ID_PREFIX_AT_LEAST = 12  # characters of an id that may stand for a name: the short id that the engines show
 _CHUNK = 64 << 10
 _REST = 0.01  # seconds between full chunks: an engine that talks without end does not keep a core busy
 _STARTED = re.compile(rb"([0-9a-f]{12,64}) ([a-zA-Z0-9][a-zA-Z0-9_.-]{0,254})")
-
-Tell = Callable[[bytes], None]
 
 
 def parse_started(line: bytes) -> tuple[str, str] | None:
@@ -86,47 +76,26 @@ class EventParser:
         return told
 
 
-def main(kind: ContainerKind, writer: int) -> int:
-    """The child: tell until the engine ends; the exit code. BrokenPipeError when nobody listens any more."""
-
-    def tell(line: bytes) -> None:
-        os.write(writer, line + b"\n")  # whole: a pipe takes up to 4096 bytes at once or none (pipe(7))
-
-    try:
-        with engines.client_of(kind) as client:
-            if isinstance(client, engines.ApiClient):
-                _follow(client, tell)
-            elif isinstance(client, engines.PodmanCommand):
-                _become(client.program, writer, tell)
-    except NsbridgeError as error:
-        tell(FAILED + escaped(str(error)).encode())
-    return 1
+def report_watching(writer: int) -> None:
+    """Report that from now on no start is missed."""
+    _write(writer, WATCHING)
 
 
-def _follow(client: engines.ApiClient, tell: Tell) -> None:
-    filters = json.dumps({"type": ["container"], "event": _STARTS})
-    stream = client.stream(f"/events?filters={quote(filters)}")
-    tell(WATCHING)
+def report_failure(writer: int, reason: str) -> None:
+    """Report why starts cannot be reported; the child ends then."""
+    _write(writer, FAILED + escaped(reason).encode())
+
+
+def report(stream: HTTPResponse, writer: int) -> None:
+    """Report each event of an engine's API until the stream ends. Raises ValueError if these are no events."""
+    report_watching(writer)
     events = EventParser()
-    try:
-        while piece := stream.read1(_CHUNK):
-            for line in events.feed(piece):
-                tell(line)
-            if len(piece) > _CHUNK // 2:
-                time.sleep(_REST)
-    except (OSError, HTTPException) as error:
-        raise engines.NoAnswer(f"{client.source} ended its events ({type(error).__name__})") from None
-    except ValueError as error:
-        raise engines.NoAnswer(f"{client.source} tells {error}") from None
-    raise engines.NoAnswer(f"{client.source} ended its events")
+    while piece := stream.read1(_CHUNK):
+        for line in events.feed(piece):
+            _write(writer, line)
+        if len(piece) > _CHUNK // 2:
+            time.sleep(_REST)
 
 
-def _become(program: str, writer: int, tell: Tell) -> None:
-    """Podman's own command tells it; it dies with the supervisor as this child would (prctl(2): kept by execve)."""
-    tell(WATCHING)
-    os.dup2(writer, 1)
-    os.dup2(os.open(os.devnull, os.O_RDWR), 2)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    filters = ["--filter=type=container", *(f"--filter=event={event}" for event in _STARTS)]
-    arguments = ["events", "--stream", "--since=10s", "--format={{.ID}} {{.Name}}", *filters]
-    os.execv(program, [program, *arguments])  # noqa: S606  (no shell; nothing in it is anybody's but ours)
+def _write(writer: int, line: bytes) -> None:
+    os.write(writer, line + b"\n")  # whole: a pipe takes up to 4096 bytes at once or none (pipe(7))

@@ -1,4 +1,4 @@
-"""Tells when a container of Docker or Podman starts: holds the child that hears the engine's events (engine_events.py).
+"""Tells when a container of an engine with events starts: holds the child that hears these (engine_events.py).
 
 There is a child only while somebody waits for a container of that engine, and LINGER longer. When it ends (the engine
 was stopped, or does not speak) there is another one, at once, then ever later. Whoever waits is told to look each time
@@ -8,11 +8,10 @@ that something may have been missed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from nsbridge.agents import limits
 from nsbridge.agents.loop import Loop, Timer
-from nsbridge.config.schema import ContainerKind
+from nsbridge.config.containerkind import ContainerKind
 from nsbridge.supervisor.containers import engine_events
 from nsbridge.supervisor.containers.identity import escaped
 from nsbridge.supervisor.host.spawn import LineChild
@@ -20,9 +19,8 @@ from nsbridge.supervisor.log.log import Log
 
 LINGER = 30.0  # seconds that a child stays when nobody waits: a restarted container is gone for a moment only
 AGAIN = (0.1, 2.0)  # seconds until there is another child: the first time, at the longest
-_ID_PREFIX_AT_LEAST = 12  # characters of an id that may stand for a name, as engines.py has it
 
-TellerMain = Callable[[ContainerKind, int], int]
+Follow = Callable[[int], int]  # the child's main function; see Engine.follow
 
 
 class Awaited:
@@ -46,12 +44,12 @@ class Awaited:
 class EngineWatch:
     """One engine's events."""
 
-    def __init__(self, loop: Loop, log: Log, kind: ContainerKind, main: TellerMain = engine_events.main) -> None:
+    def __init__(self, loop: Loop, log: Log, kind: ContainerKind, follow: Follow) -> None:
         self.is_watching = False
         self._loop = loop
         self._log = log
         self._kind = kind
-        self._main = main
+        self._follow = follow
         self._awaited: dict[str, list[Awaited]] = {}
         self._teller: LineChild | None = None
         self._timer: Timer | None = None  # for the next child, or for the end of this one
@@ -125,7 +123,7 @@ class EngineWatch:
         self._timer = None
         self._reason = ""
         try:
-            self._teller = LineChild(self._loop, partial(self._main, self._kind), self)
+            self._teller = LineChild(self._loop, self._follow, self)
         except OSError as error:
             self._complain(f"cannot fork: {limits.explained(error)}")
             self._again()
@@ -148,7 +146,7 @@ class EngineWatch:
             self._timer = None
 
     def _tell(self, container_id: str, name: str) -> None:
-        prefixes = (container_id[:length] for length in range(_ID_PREFIX_AT_LEAST, len(container_id) + 1))
+        prefixes = (container_id[:length] for length in range(engine_events.ID_PREFIX_AT_LEAST, len(container_id) + 1))
         for known_as in (name, *prefixes):
             for awaited in tuple(self._awaited.get(known_as, ())):
                 awaited.callback()

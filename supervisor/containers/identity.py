@@ -27,12 +27,17 @@ from nsbridge.supervisor.host import procfs
 from nsbridge.supervisor.host.procfs import ProcessStat
 
 NAME_SHOWN = 256  # characters of a foreign name or path that an error message repeats
+PID_PATTERN = re.compile(r"[1-9][0-9]{0,9}")
 _PROC_NAMESPACE = re.compile(r"/proc/([1-9][0-9]{0,9})/ns/([a-z]+)")
 _T = TypeVar("_T")
 
 
 class NotRunning(NsbridgeError):
     """The container is not there, or not started yet, or dead; it may come (back) without a person's help."""
+
+
+class NoAnswer(NotRunning):
+    """The engine itself is not there or does not answer."""
 
 
 class ContainerRefused(NsbridgeError):

@@ -24,7 +24,8 @@ from nsbridge.agents.journal.sinkjournal import open_sink
 from nsbridge.agents.journal.sourcejournal import RECORD, checksum, open_source
 from nsbridge.agents.wire import Message
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, Container, ContainerKind, FileEndpoint, LogEndpoint
+from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, Container, FileEndpoint, LogEndpoint
+from nsbridge.supervisor.containers import engines
 from tests.child import in_child
 
 ENTRIES, RING = 103, 64 << 10
@@ -197,7 +198,7 @@ def test_agent_cannot_make_its_journal_longer(tmp_path: Path) -> None:
     opened = state.AgentFiles(made, sink, -1, -1, -1)
 
     def grow(endpoint: Any) -> list[str]:
-        state.bound_files(AgentConfig("r:a", Container(ContainerKind.HOST, ""), endpoint))
+        state.bound_files(AgentConfig("r:a", Container(engines.host.KIND, ""), endpoint))
         outcomes = []
         for fd in (opened.source_fd, opened.sink_fd):
             for way in (
