@@ -15,7 +15,7 @@ from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import Container
 from nsbridge.supervisor.containers import asker, engines
 from nsbridge.supervisor.containers.asker import BATCH, Asker, Located, parse_answer
-from nsbridge.supervisor.containers.identity import ContainerRefused, Found, NotRunning
+from nsbridge.supervisor.containers.identity import ContainerRefused, Found, NoAnswer, NotRunning
 
 LIMIT = 20.0
 
