@@ -1,9 +1,9 @@
-"""Containers that come: who waits for one is told when to look, and engines are asked, both without blocking.
+"""Waits for containers to start: calls back when to look, and asks engines, both without blocking.
 
 An engine either has events, which a child hears (engine_watch.py), or names places in the file system, which inotify
 watches (places.py), or neither: then its container does not come back, or has never been away.
 
-None of them is relied on alone: attachment.py looks from time to time as well, seldom where something tells.
+No report is relied on alone: attachment.py polls as well, rarely where starts are reported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nsbridge.supervisor.log.log import Log
 
 
 class Expectation(Protocol):
-    """Somebody waits for a container."""
+    """A caller waits for a container."""
 
     @property
     def is_watched(self) -> bool:
@@ -31,11 +31,11 @@ class Expectation(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Nobody waits any more; harmless when done before."""
+        """Stop waiting. Harmless when done before."""
 
 
 class Arrivals:
-    """One for a daemon. What is called back is called from the loop, and may be called in vain."""
+    """All that the daemon waits for. Callbacks come from the loop, and a callback may find nothing."""
 
     def __init__(self, loop: Loop, log: Log) -> None:
         self._loop = loop
@@ -47,7 +47,7 @@ class Arrivals:
         self._complaint = ""  # why inotify does not work, as it was logged
 
     def expect(self, container: Container, callback: Callable[[], None]) -> Expectation:
-        """Be called when the container may have come, and first of all once nothing is missed any more."""
+        """Call `callback` when the container may have started, and once as soon as no start can be missed."""
         engine = engine_of(container.kind)
         if engine.has_events:
             return self._watches[container.kind].expect(container.name, callback)
@@ -75,7 +75,7 @@ class Arrivals:
         return self._askers[container.kind].ask(container, on_answer, seen=seen)
 
     def close(self) -> None:
-        """Wait for nothing any more."""
+        """Stop all waiting."""
         self._places.close()
         for watch in self._watches.values():
             watch.close()
@@ -89,7 +89,7 @@ class Arrivals:
 
 
 class _AtPlaces:
-    """Any of them; none is what cannot be watched."""
+    """Several watched places of one container; an empty list means that it is polled."""
 
     def __init__(self, places: Sequence[WatchedPlace]) -> None:
         self._places = places

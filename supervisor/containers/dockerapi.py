@@ -1,9 +1,9 @@
-"""Engines that are asked for one container by its name, as Docker's Engine API does it; Podman's API speaks it as well.
+"""Asks an engine about a container by name, with Docker's Engine API, which Podman serves as well.
 
 Some facts about the engines, and what they mean here:
 * Both take the beginning of an id for a name. "db" and "cafe" are hexadecimal: while the container of that name is
   away, they would find some *other* container whose id begins so. So the answer is held against the question.
-* They tell a pid and no start time, which is read from /proc. Asked again afterwards, the same answer proves that the
+* They give a pid and no start time, which is read from /proc. Asked again afterwards, the same answer proves that the
   container was still there, so that what was read is about its init.
 * What they answer contains what containers' makers wrote (labels, variables): it is bounded, and escaped when shown.
 """

@@ -1,14 +1,14 @@
-"""What a container engine says of containers that start, told in lines by a child of the supervisor.
+"""Reports which containers start, in lines that a child of the supervisor writes into a pipe.
 
-A line is "+": from now on, nothing is missed; "ID NAME": that container has started or has that name now; "?": some
-container has, nobody can say which; "! TEXT": it cannot be told, because of that, and the child ends.
+A line is "+": from now on no start is missed; "ID NAME": that container has started or has that name now; "?": an
+unknown container has; "! TEXT": starts cannot be reported, with the reason, and the child ends.
 
 Some facts about the engines' events, and what they mean here:
-* GET /events answers at once, then says an event in a line of JSON each, for ever, if nothing happens nothing. So a
-  stuck engine is not told from a quiet one; it does not answer `locate` either.
+* GET /events answers at once, then sends a line of JSON for each event, without end. So a stuck engine looks like a
+  quiet one; it does not answer `locate` either.
 * An event repeats all labels of its container, which may be long and are foreign. Only the id and the name are read,
   and the engine writes the name after the labels, so that no label can take its place.
-* A paused container has never been away, and needs no event to come back.
+* A paused container keeps running, and needs no event when it is resumed.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _STARTED = re.compile(rb"([0-9a-f]{12,64}) ([a-zA-Z0-9][a-zA-Z0-9_.-]{0,254})")
 
 
 def parse_started(line: bytes) -> tuple[str, str] | None:
-    """(id, name) of a line "ID NAME"; None if it is anything else."""
+    """Return (id, name) of a line "ID NAME"; None for any other line."""
     said = _STARTED.fullmatch(line)
     return (said[1].decode("ascii"), said[2].decode("ascii")) if said else None
 
 
 def parse_event(line: bytes) -> bytes:
-    """The line that is told for an event of the engine's API: "ID NAME" or "?". ValueError if it is no event."""
+    """Return the line for an event of the engine's API: "ID NAME" or "?". Raises ValueError if it is no event."""
     try:
         event: Any = json.loads(line)
         actor = event["Actor"]
@@ -49,14 +49,14 @@ def parse_event(line: bytes) -> bytes:
 
 
 class EventParser:
-    """Puts together the events of a stream that comes in pieces, and never holds more than EVENT_LIMIT of one."""
+    """Reads events from a stream in pieces, and never holds more than EVENT_LIMIT of one."""
 
     def __init__(self) -> None:
         self._line = b""
         self._skipped = 0  # bytes of the present line, once it is too long to be kept
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The lines to be told. ValueError if these are no events, or one does not end."""
+        """Return the lines to report. Raises ValueError if these are no events, or one does not end."""
         told = []
         *ends, rest = piece.split(b"\n")
         for end in ends:

@@ -1,8 +1,8 @@
-"""Tells when a container of an engine with events starts: holds the child that hears these (engine_events.py).
+"""Calls back when a container of an engine with events starts: holds the child that reads them (engine_events.py).
 
-There is a child only while somebody waits for a container of that engine, and LINGER longer. When it ends (the engine
-was stopped, or does not speak) there is another one, at once, then ever later. Whoever waits is told to look each time
-that something may have been missed.
+The child exists only while an agent waits for a container of that engine, and LINGER longer. When it ends (the engine
+was stopped, or does not answer) another one is started, with exponential backoff. All waiting agents look again when a
+start may have been missed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Follow = Callable[[int], int]  # the child's main function; see Engine.follow
 
 
 class Awaited:
-    """Somebody waits for the container of that name or id; `callback` is called for each reason to look."""
+    """A caller waits for the container of that name or id; `callback` is called for each reason to look."""
 
     def __init__(self, watch: EngineWatch, name: str, callback: Callable[[], None]) -> None:
         self.name = name
@@ -33,16 +33,16 @@ class Awaited:
 
     @property
     def is_watched(self) -> bool:
-        """Whether a start is told; otherwise it has to be looked for from time to time."""
+        """True if its start is reported; otherwise it must be polled."""
         return self._watch.is_watching
 
     def cancel(self) -> None:
-        """Nobody waits any more; harmless when done before."""
+        """Stop waiting. Harmless when done before."""
         self._watch.forget(self)
 
 
 class EngineWatch:
-    """One engine's events."""
+    """The events of one engine."""
 
     def __init__(self, loop: Loop, log: Log, kind: ContainerKind, follow: Follow) -> None:
         self.is_watching = False
@@ -58,7 +58,7 @@ class EngineWatch:
         self._complained = False
 
     def expect(self, name: str, callback: Callable[[], None]) -> Awaited:
-        """Wait for a container; the callback comes as soon as its start would be told."""
+        """Wait for a container; `callback` is called first as soon as no start can be missed."""
         awaited = Awaited(self, name, callback)
         self._awaited.setdefault(name, []).append(awaited)
         if self._teller is not None:

@@ -1,4 +1,4 @@
-"""Containers of crun, `crun:NAME`, by the state files that it keeps."""
+"""Finds containers of crun, `crun:NAME`, by the state files that it keeps."""
 
 from __future__ import annotations
 

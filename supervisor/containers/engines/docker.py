@@ -1,4 +1,4 @@
-"""Containers of Docker, `docker:NAME`, asked from dockerd over its socket (1 ms for `locate` on Debian 12)."""
+"""Finds containers of Docker, `docker:NAME`: asks dockerd over its socket (1 ms for `locate` on Debian 12)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ KIND = ContainerKind("ns", None, 'write a path, like "ns:/run/netns/web/ipc"', i
 
 
 class NamespaceFile(Engine):
-    """Of a path below /proc the process is followed; of any other path there is no process."""
+    """A path below /proc names a process, which is followed; any other path names no process."""
 
     kind = KIND
     comes_back = False

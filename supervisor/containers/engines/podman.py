@@ -1,7 +1,7 @@
-"""Containers of Podman, `podman:NAME`: by its API socket if a service listens there, else by the podman command.
+"""Finds containers of Podman, `podman:NAME`: by its API socket if a service listens, else by the podman command.
 
 Some facts about Podman, and what they mean here:
-* It needs no service: where there is no API socket, `podman inspect` tells the same (`locate` on Debian 12: the socket
+* It needs no service: where there is no API socket, `podman inspect` gives the same (`locate` on Debian 12: the socket
   4 ms, the command 75 ms).
 * `podman events` reports the same as the API's events. It is ready a tenth of a second later, so it is told to begin
   ten seconds ago. What it says may be a quarter of a second old.

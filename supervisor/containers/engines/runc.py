@@ -1,4 +1,4 @@
-"""Containers of runc, `runc:NAME`, by the state files that it keeps."""
+"""Finds containers of runc, `runc:NAME`, by the state files that it keeps."""
 
 from __future__ import annotations
 
