@@ -120,24 +120,12 @@ class InspectedEngine(Engine):
         return 1
 
 
-class ApiClient:
+class ApiClient(UnixHttp):
     """Asks over the engine's socket."""
-
-    def __init__(self, engine: str, path: str, deadline: float) -> None:
-        self._engine = engine
-        self._http = UnixHttp(engine, path, deadline)
-        self.source = self._http.source
-
-    def __enter__(self) -> Self:
-        self._http.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.__exit__()
 
     def inspect(self, name: str) -> Inspected | None:
         """See EngineClient."""
-        body = self._http.get(f"/containers/{quote(name, safe='')}/json")
+        body = self.get(f"/containers/{quote(name, safe='')}/json")
         try:
             return None if body is None else parse_inspected(body)
         except ValueError:
@@ -146,14 +134,14 @@ class ApiClient:
     def ids(self) -> list[str]:
         """See EngineClient."""
         try:
-            return [str(about["Id"]) for about in json.loads(self._http.get("/containers/json?all=1") or b"")]
+            return [str(about["Id"]) for about in json.loads(self.get("/containers/json?all=1") or b"")]
         except (ValueError, RecursionError, KeyError, TypeError):
             raise self._foreign() from None
 
     def follow(self, writer: int) -> None:
         """See EngineClient."""
         filters = json.dumps({"type": ["container"], "event": STARTS})
-        stream = self._http.stream(f"/events?filters={quote(filters)}")
+        stream = self.stream(f"/events?filters={quote(filters)}")
         try:
             engine_events.report(stream, writer)
         except (OSError, HTTPException) as error:
@@ -163,7 +151,7 @@ class ApiClient:
         raise NoAnswer(f"{self.source} ended its events")
 
     def _foreign(self) -> ContainerRefused:
-        return ContainerRefused(f"{self.source}: what answers there is not a {self._engine} engine")
+        return ContainerRefused(f"{self.source}: what answers there is not a {self._service} engine")
 
 
 def parse_inspected(body: bytes) -> Inspected:
