@@ -33,7 +33,6 @@ from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import (
     AgentConfig,
     Confinement,
-    ContainerKind,
     DeadConfig,
     Namespace,
     RouteConfig,
@@ -247,7 +246,7 @@ def join(assignment: Assignment, confirm: Callable[[int], None] = lambda _inode:
     """
     namespace = assignment.agent.namespace
     own = os.stat(f"/proc/self/ns/{namespace}").st_ino  # noqa: PTH116  (a magic link, not a path)
-    if assignment.agent.container.kind is ContainerKind.HOST:
+    if assignment.agent.container.kind.is_host:
         return own
     path = assignment.ns_path or f"/proc/{assignment.container_pid}/ns/{namespace}"
     root = -1

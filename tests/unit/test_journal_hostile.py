@@ -25,7 +25,8 @@ from nsbridge.agents.journal.records import RECORD, checksum
 from nsbridge.agents.journal.sinkjournal import open_sink
 from nsbridge.agents.wire import Message
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, Container, ContainerKind, FileEndpoint, LogEndpoint
+from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, Container, FileEndpoint, LogEndpoint
+from nsbridge.supervisor.containers import engines
 from tests.child import in_child
 
 ENTRIES, RING = 103, 64 << 10
@@ -198,7 +199,7 @@ def test_agent_cannot_make_its_journal_longer(tmp_path: Path) -> None:
     opened = state.AgentFiles(made, sink, -1, -1, -1)
 
     def grow(endpoint: Any) -> list[str]:
-        state.bound_files(AgentConfig("r:a", Container(ContainerKind.HOST, ""), endpoint))
+        state.bound_files(AgentConfig("r:a", Container(engines.host.KIND, ""), endpoint))
         outcomes = []
         for fd in (opened.source_fd, opened.sink_fd):
             for way in (

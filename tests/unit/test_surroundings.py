@@ -15,7 +15,8 @@ from nsbridge.agents.confinement.entry import Gone
 from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.identity.identity import IdMap
 from nsbridge.agents.identity.surroundings import FileSurroundings, memory
-from nsbridge.config.schema import AgentConfig, Container, ContainerKind, LogEndpoint, SpoolEndpoint, User
+from nsbridge.config.schema import AgentConfig, Container, LogEndpoint, SpoolEndpoint, User
+from nsbridge.supervisor.containers import engines
 from tests.child import in_child
 from tests.unit.test_entering import assignment
 
@@ -44,7 +45,7 @@ class Room:
         self, then: Callable[[FileSurroundings], object], endpoint: Any = SPOOL, user: User | None = None
     ) -> Any:
         """Return the result of `then` for the surroundings, or the error."""
-        agent = AgentConfig("r:a", Container(ContainerKind.HOST, ""), endpoint, user)
+        agent = AgentConfig("r:a", Container(engines.host.KIND, ""), endpoint, user)
         given = assignment(agent=agent, container_pid=0, state_dir=str(self._state), init_user=(INIT, INIT))
 
         def child() -> object:
@@ -215,7 +216,7 @@ def test_mounts_are_those_of_the_first_entry(room: Room, tmp_path: Path) -> None
 
 
 def entered(tmp_path: Path, endpoint: LogEndpoint) -> list[str]:
-    agent = AgentConfig("r:a", Container(ContainerKind.HOST, ""), endpoint)
+    agent = AgentConfig("r:a", Container(engines.host.KIND, ""), endpoint)
     given = assignment(agent=agent, container_pid=0, state_dir=str(tmp_path / "state"))
     around = FileSurroundings(given, IdMap(), memory(given, open_file(tmp_path / "state")))
     os.chroot(tmp_path / "root")
