@@ -374,10 +374,12 @@ def rename_noreplace(directory: int, old: bytes, new: bytes, other: int | None =
 def birth(directory: int, name: bytes) -> tuple[int, int]:
     """Return a file's inode and its time of birth in ns, 0 where the file system does not keep it. Follows no link.
 
+    The time is from 1970 to 2262, whatever the file system says: the server of a FUSE file system may say anything.
     With an empty name it is the open file `directory` itself. statx(2).
     """
     about = ctypes.create_string_buffer(_STATX.size)
     if _libc.statx(directory, name, _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH, _STATX_INO | _STATX_BTIME, about) < 0:
         raise oserror("statx", name)
     mask, inode, seconds, nanoseconds = _STATX.unpack(about)
-    return inode, seconds * 10**9 + nanoseconds if mask & _STATX_BTIME else 0
+    born = seconds * 10**9 + nanoseconds if mask & _STATX_BTIME else 0
+    return inode, min(max(born, 0), (1 << 63) - 1)

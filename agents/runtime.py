@@ -231,7 +231,7 @@ class Agent:
 
     def confine_sender(self) -> None:
         """See Host."""
-        entry.confine_sender(self._entered.confined)
+        entry.confine_sender(self._assignment, self._entered.confined)
 
     def vouch(self, voucher: Voucher) -> None:
         """See Host."""

@@ -24,6 +24,7 @@ from nsbridge.config import schema
 VERSION = 2
 MAX_MESSAGE = schema.MAX_MESSAGE
 MAX_PACKET = 64 << 10
+MAX_EPOCH = (1 << 63) - 1  # an epoch is a time in ns: this one is in the year 2262
 MAX_SEQ = (1 << 47) - 1  # what a journal can keep of a seq (journalfile.seal); no flow gets there
 
 _HELLO, _DATA, _ACK, _RUN = 1, 2, 3, 4
@@ -155,13 +156,8 @@ def parse(packet: bytes) -> Iterator[Frame]:
                 at += _ACK_FORMAT.size
                 yield Ack(epoch, _seq(seq))
             elif kind == _HELLO:
-                _, version, _, *fields = _HELLO_FORMAT.unpack_from(packet, at)
+                yield _parse_hello(packet, at)
                 at += _HELLO_FORMAT.size
-                if version != VERSION:
-                    raise WireError(f"protocol version {version}, this is version {VERSION}")
-                hello = Hello(*fields)
-                _seq(max(hello.out_confirmed, hello.in_handed))
-                yield hello
             else:
                 raise WireError(f"a frame of unknown kind {kind}")
         except struct.error:
@@ -173,6 +169,18 @@ def _seq(number: int) -> int:
     if number > MAX_SEQ:
         raise WireError(f"message number {number}")
     return number
+
+
+def _parse_hello(packet: bytes, at: int) -> Hello:
+    """Return the greeting that begins at `at`. Raises WireError, struct.error."""
+    _, version, _, *fields = _HELLO_FORMAT.unpack_from(packet, at)
+    if version != VERSION:
+        raise WireError(f"protocol version {version}, this is version {VERSION}")
+    hello = Hello(*fields)
+    _seq(max(hello.out_confirmed, hello.in_handed))
+    if max(hello.out_epoch, hello.in_epoch) > MAX_EPOCH:  # a sink could not name anything that comes after it
+        raise WireError(f"a greeting with the epochs {hello.out_epoch} and {hello.in_epoch}")
+    return hello
 
 
 def _parse_run(packet: bytes, at: int) -> tuple[Run, int]:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from nsbridge.config.problems import KeyPath, Problem, quoted
 from nsbridge.config.schema import (
     AgentConfig,
-    ContainerKind,
     FileEndpoint,
     FtokKey,
     LogEndpoint,
@@ -72,12 +71,12 @@ def host_problems(routes: Iterable[Sequence[Side]]) -> Iterator[Problem]:
 
 def _agent_problems(side: Side, agent: AgentConfig) -> Iterator[Problem]:
     container = agent.container
-    if container.kind is ContainerKind.NS:
+    if container.kind.is_namespace_file:
         last = posixpath.basename(container.name)
         if last in _NAMESPACE_FILES and last != agent.namespace:
             what = f"is a namespace of the kind {last}, and the endpoint {agent.endpoint.name} needs {agent.namespace}"
             right = posixpath.join(posixpath.dirname(container.name), agent.namespace)
-            fix = f"write {quoted(f'ns:{right}')}, or choose another endpoint"
+            fix = f"write {quoted(f'{container.kind}:{right}')}, or choose another endpoint"
             yield Problem((*side.path, "container"), f"{what}, got {quoted(str(container))}", fix)
     if isinstance(agent.endpoint, SpoolEndpoint | LogEndpoint | FileEndpoint):
         yield from _same_paths(side, agent.endpoint)

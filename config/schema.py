@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from nsbridge.config.containerkind import ContainerKind
+
 MAX_MESSAGE = 64 << 20  # bytes of the longest message that nsbridge carries
 
 
@@ -62,22 +64,9 @@ class Framing(StrEnum):
     LENGTH = "length"
 
 
-class ContainerKind(StrEnum):
-    """Kind of a container's name: the part before the colon."""
-
-    RUNC = "runc"
-    CRUN = "crun"
-    DOCKER = "docker"
-    PODMAN = "podman"
-    PIDFILE = "pidfile"
-    PID = "pid"
-    NS = "ns"
-    HOST = "host"
-
-
 @dataclass(frozen=True, slots=True)
 class Container:
-    """`KIND:NAME`; `name` is empty for `host`, an absolute path for pidfile and ns, decimal digits for pid."""
+    """`KIND:NAME`; `name` is empty for the host and an absolute path where the kind has no pattern."""
 
     kind: ContainerKind
     name: str

@@ -38,6 +38,7 @@ _MOST_LINKS = 40  # as the kernel's own walk has it (path_resolution(7))
 _TRIES = 8  # at a file that comes and goes while it is opened
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _NAMESPACE = re.compile(r"[a-z_]+:\[[0-9]+\]")  # the text of the link /proc/PID/ns/TYPE
+_MAP_SIZE = 64  # bytes that are read of a uid_map: more than the line that maps every id to itself
 _PROC_ROOT = 1  # inode number of the root of a proc file system (PROC_ROOT_INO of the kernel)
 
 
@@ -161,7 +162,11 @@ def is_real_root() -> bool:
     """True if we are root of the first user namespace, which maps every id to itself (user_namespaces(7))."""
     if os.geteuid() != 0:
         return False
-    return Path("/proc/self/uid_map").read_text(encoding="ascii").split() == ["0", "0", "4294967295"]
+    fd = os.open("/proc/self/uid_map", os.O_RDONLY | os.O_CLOEXEC)  # three calls: every agent asks at its start
+    try:
+        return os.read(fd, _MAP_SIZE).split() == [b"0", b"0", b"4294967295"]
+    finally:
+        os.close(fd)
 
 
 def overflow_uid() -> int:

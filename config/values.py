@@ -12,8 +12,10 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar
 
+from nsbridge.config import containerkind
+from nsbridge.config.containerkind import ContainerKind
 from nsbridge.config.problems import InvalidValue, nearest, quoted, shown
-from nsbridge.config.schema import MAX_MESSAGE, Container, ContainerKind, User
+from nsbridge.config.schema import MAX_MESSAGE, Container, User
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -293,53 +295,27 @@ def user(value: object) -> User | str:
 
 
 def container(value: object) -> Container:
-    """Read `KIND:NAME`, or `host` alone."""
+    """Read `KIND:NAME`, or the word of a kind that has no names (`host`)."""
     word, colon, name = text(value).partition(":")
-    if word == ContainerKind.HOST:
+    kinds = containerkind.known()
+    kind = kinds.get(word)
+    listed_kinds = ", ".join(kinds)
+    if kind is not None and kind.is_host:
         if colon:
-            raise InvalidValue(f"has more than it can, got {shown(value)}", 'the host has no name: write "host"')
-        return Container(ContainerKind.HOST, "")
-    kinds = tuple(kind.value for kind in ContainerKind)
+            raise InvalidValue(f"has more than it can, got {shown(value)}", kind.fix)
+        return Container(kind, "")
     if not colon:
-        fix = f'write KIND:NAME, like "docker:web"; kinds: {", ".join(kinds)}'
+        fix = f'write KIND:NAME, like "docker:web"; kinds: {listed_kinds}'
         raise InvalidValue(f"does not say which kind of container it is, got {shown(value)}", fix)
-    if word not in kinds:
-        meant = nearest(word, kinds)
+    if kind is None:
+        meant = nearest(word, tuple(kinds))
         guess = f"did you mean {quoted(f'{meant}:{name}')}? " if meant else ""
-        raise InvalidValue(f"is of no known kind, got {shown(value)}", f"{guess}kinds: {', '.join(kinds)}")
-    kind = ContainerKind(word)
-    if kind in (ContainerKind.PIDFILE, ContainerKind.NS):
+        raise InvalidValue(f"is of no known kind, got {shown(value)}", f"{guess}kinds: {listed_kinds}")
+    if kind.pattern is None:
         return Container(kind, _path_of(kind, name))
-    pattern, fix = _CONTAINER_NAMES[kind]
-    if not pattern.fullmatch(name):
-        raise InvalidValue(f"is no {kind} name, got {shown(value)}", fix)
+    if not kind.pattern.fullmatch(name):
+        raise InvalidValue(f"is no {kind} name, got {shown(value)}", kind.fix)
     return Container(kind, name)
-
-
-# What each engine lets a container be called; none may begin with -, as an engine's command would see an option in it.
-_CONTAINER_NAMES = {
-    # moby, daemon/names/names.go: RestrictedNamePattern
-    ContainerKind.DOCKER: (
-        re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,254}"),
-        "a docker name has at least two letters, digits, _, . and -, and begins with a letter or digit",
-    ),
-    # podman, libpod/define: NameRegex
-    ContainerKind.PODMAN: (
-        re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}"),
-        "a podman name has letters, digits, _, . and -, and begins with a letter or digit",
-    ),
-    # runc, libcontainer/factory_linux.go: validateID
-    ContainerKind.RUNC: (
-        re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,254}"),
-        "a runc name has letters, digits, _, +, . and -, and does not begin with -",
-    ),
-    # crun, src/libcrun/status.c: validate_id refuses a slash; its state is in a directory of that name
-    ContainerKind.CRUN: (
-        re.compile(r"(?!\.{1,2}$)[^\0/-][^\0/]{0,254}"),
-        "a crun name has no / in it and does not begin with -",
-    ),
-    ContainerKind.PID: (re.compile(r"[1-9][0-9]{0,9}"), 'write the number of a process, like "pid:4711"'),
-}
 
 
 def _bytes(name: str) -> int:
@@ -350,5 +326,4 @@ def _path_of(kind: ContainerKind, name: str) -> str:
     try:
         return path(name)
     except InvalidValue as refused:
-        example = "/run/web.pid" if kind is ContainerKind.PIDFILE else "/run/netns/web/ipc"
-        raise InvalidValue(f"what follows {kind}: {refused.what}", f'write a path, like "{kind}:{example}"') from None
+        raise InvalidValue(f"what follows {kind}: {refused.what}", kind.fix) from None

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+import nsbridge.supervisor.containers.engines  # noqa: F401  (it registers the kinds that configurations may name)
+
 for name in [name for name in os.environ if name.startswith("PYTHON")]:
     del os.environ[name]  # PYTHONUNBUFFERED in a shell, for one, hides what goes wrong when output is flushed at exit
 

@@ -16,12 +16,13 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol, Self
 
 from nsbridge.agents import limits, linux
 from nsbridge.agents.confinement import callrules, landlock, seccomp
@@ -32,7 +33,6 @@ from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import (
     AgentConfig,
     Confinement,
-    ContainerKind,
     DeadConfig,
     Namespace,
     RouteConfig,
@@ -48,8 +48,8 @@ _MACHINE = os.uname().machine  # asked here: an agent may not make that call
 _MAX_DESCRIPTORS = 1024  # an agent has some twenty
 for _codec in ("utf-8", "ascii", "latin-1"):  # in the supervisor, once: an agent finds them in the registry
     codecs.lookup(_codec)
-# What import knows of the host's directories: dropped, but not freed. To free thousands of names would write into 1 MB
-# of memory that an agent shares with its supervisor.
+# What import knows of the host's directories: dropped, but neither freed nor copied. To free thousands of names would
+# write into 1 MB of memory that an agent shares with its supervisor.
 _KEPT: list[object] = []
 
 
@@ -59,6 +59,28 @@ class RefusedForGood(Exception):
 
 class Gone(Exception):
     """Something that the agent needs of its container is missing; it may come (back)."""
+
+
+class Filters(NamedTuple):
+    """An agent's filters of system calls, compiled before the fork; None on a machine that has no filter."""
+
+    start: seccomp.Program | None
+    serving: seccomp.Program | None  # without the calls that an agent needs to fork its senders
+    sender: seccomp.Program | None
+
+    @classmethod
+    def of_agent(cls, agent: AgentConfig, route: RouteConfig, *, is_counted: bool = False) -> Self:
+        """Return the filters of an agent, which has no senders if the kernel counts. Equal rules share a filter."""
+        serving = callrules.rules(agent.endpoint, route.delivery, fsync=route.fsync, is_counted=is_counted)
+        start = callrules.rules_at_start(agent, route, is_counted=is_counted)
+        return cls(compiled(start), compiled(serving), compiled(callrules.SENDER))
+
+
+@cache
+def compiled(rules: tuple[str, ...]) -> seccomp.Program | None:
+    """Return the filter that allows only these rules (callrules.py); None if there is none for this machine."""
+    machine = seccomp.MACHINES.get(_MACHINE)
+    return None if machine is None else seccomp.compiled(machine, rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +97,7 @@ class Assignment:
     ns_path: str  # the namespace file, if there is no pid
     state_dir: str
     init_user: tuple[int, int]  # uid and gid of init: who the agent is where no endpoint says it
+    filters: Filters
     supervisor_pid: int
     beat_every: float  # seconds between its heartbeats while it is idle
     empty: tuple[EmptyNamespace, ...] = ()  # namespaces with nothing in them, in place of the host's
@@ -181,8 +204,8 @@ def freeze_imports() -> None:
     sys.meta_path[:] = [_NoImports()]
     sys.path_hooks.clear()
     sys.path.clear()
-    _KEPT.extend(sys.path_importer_cache.values())
-    sys.path_importer_cache.clear()
+    _KEPT.append(sys.path_importer_cache)
+    sys.path_importer_cache = {}
 
 
 def print_in_one_line(error: BaseException | str | None) -> None:
@@ -223,7 +246,7 @@ def join(assignment: Assignment, confirm: Callable[[int], None] = lambda _inode:
     """
     namespace = assignment.agent.namespace
     own = os.stat(f"/proc/self/ns/{namespace}").st_ino  # noqa: PTH116  (a magic link, not a path)
-    if assignment.agent.container.kind is ContainerKind.HOST:
+    if assignment.agent.container.kind.is_host:
         return own
     path = assignment.ns_path or f"/proc/{assignment.container_pid}/ns/{namespace}"
     root = -1
@@ -306,9 +329,7 @@ def confine(assignment: Assignment, directories: Sequence[int]) -> Confined:
     except OSError as error:
         lacks[Confinement.LANDLOCK] = str(error.strerror)
     try:
-        filter_system_calls(
-            callrules.rules_at_start(assignment.agent, assignment.route, is_counted=assignment.counter is not None)
-        )
+        filter_system_calls(assignment.filters.start)
         filtered = True
     except OSError as error:
         lacks[Confinement.SECCOMP] = str(error.strerror)
@@ -332,25 +353,23 @@ def restrict_files(agent: AgentConfig, directories: Sequence[int]) -> int:
     return abi
 
 
-def filter_system_calls(rules: Iterable[str]) -> None:
-    """Install a filter that allows only these rules (callrules.py), in every thread and every future child.
+def filter_system_calls(program: seccomp.Program | None) -> None:
+    """Install a filter of system calls, in every thread and every future child.
 
     A second filter adds to the first: both must allow a call. Raises OSError if no filter can be installed.
     """
-    machine = seccomp.MACHINES.get(_MACHINE)
-    if machine is None:
+    if program is None:
         raise OSError(errno.ENOSYS, f"no filter has been written for {_MACHINE}")
-    linux.set_seccomp_filter(machine.numbers["seccomp"], seccomp.program(machine, rules, os.getpid()))
+    linux.set_seccomp_filter(seccomp.MACHINES[_MACHINE].numbers["seccomp"], program.of_process(os.getpid()))
 
 
 def forbid_forks(assignment: Assignment, confined: Confined) -> None:
     """Install a filter without the calls that an agent needed to fork its senders. Raises OSError."""
     if confined.seccomp:
-        route = assignment.route
-        filter_system_calls(callrules.rules(assignment.agent.endpoint, route.delivery, fsync=route.fsync))
+        filter_system_calls(assignment.filters.serving)
 
 
-def confine_sender(confined: Confined) -> None:
+def confine_sender(assignment: Assignment, confined: Confined) -> None:
     """Install the filter of a sender in this process: it may only send. Raises OSError."""
     if confined.seccomp:
-        filter_system_calls(callrules.SENDER)
+        filter_system_calls(assignment.filters.sender)

@@ -19,11 +19,12 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from nsbridge.agents.confinement.callrules import PID, RULES, Condition, Must, Rule
 from nsbridge.agents.confinement.syscalls import MACHINES, NEWEST, Machine
 
-__all__ = ["MACHINES", "Machine", "program"]
+__all__ = ["MACHINES", "Machine", "Program", "compiled", "program"]
 
 _X32_BIT = 0x4000_0000
 _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16  # in struct seccomp_data; an argument has 8 bytes, the low half first
@@ -33,12 +34,35 @@ _ALLOW = 0x7FFF_0000
 _REFUSE = 0x0005_0000 | errno.EPERM
 _UNKNOWN = 0x0005_0000 | errno.ENOSYS
 _KILL = 0x8000_0000  # the process
+_MASK = 0xFFFF_FFFF
+
+_INSTRUCTION = struct.Struct("<HBBI")
+_OPERAND, _OPERAND_AT = struct.Struct("<I"), 4
 
 _Instruction = tuple[int, int, int, int]  # code, steps over the next ones if it holds, if it does not, operand
 
 
+class Program(NamedTuple):
+    """A filter that lacks only the pid of the process that installs it. The supervisor compiles it before the fork."""
+
+    code: bytes  # an array of struct sock_filter
+    pids: tuple[int, ...]  # where in `code` the pid belongs
+
+    def of_process(self, pid: int) -> bytes:
+        """Return the filter for the process `pid`."""
+        code = bytearray(self.code)
+        for at in self.pids:
+            _OPERAND.pack_into(code, at, pid)
+        return bytes(code)
+
+
 def program(machine: Machine, names: Iterable[str], pid: int) -> bytes:
     """Return the filter for these rules, as an array of struct sock_filter. `pid` is the agent's own."""
+    return compiled(machine, names).of_process(pid)
+
+
+def compiled(machine: Machine, names: Iterable[str]) -> Program:
+    """Return the filter for these rules."""
     allowed: dict[str, list[Rule]] = {}
     for name in names:
         allowed.setdefault(RULES[name].call, []).append(RULES[name])
@@ -52,7 +76,7 @@ def program(machine: Machine, names: Iterable[str], pid: int) -> bytes:
         lines += [(_AT_LEAST, 0, 1, _X32_BIT), (_RETURN, 0, 0, _REFUSE)]
     for call, number in machine.numbers.items():
         if call in allowed:
-            verdict = _verdict(allowed[call], pid)
+            verdict = _verdict(allowed[call])
             lines += [(_EQUAL, 0, len(verdict), number), *verdict]
     lines += [
         (_EQUAL, 1, 0, machine.numbers["clone3"]),
@@ -60,16 +84,18 @@ def program(machine: Machine, names: Iterable[str], pid: int) -> bytes:
         (_RETURN, 0, 0, _UNKNOWN),
         (_RETURN, 0, 0, _REFUSE),
     ]
-    return b"".join(struct.pack("<HBBI", *line) for line in lines)
+    pids = [index for index, line in enumerate(lines) if line[3] == PID]
+    code = b"".join(_INSTRUCTION.pack(*line[:3], line[3] & _MASK) for line in lines)
+    return Program(code, tuple(index * _INSTRUCTION.size + _OPERAND_AT for index in pids))
 
 
-def _verdict(rules: Sequence[Rule], pid: int) -> list[_Instruction]:
+def _verdict(rules: Sequence[Rule]) -> list[_Instruction]:
     """Return the instructions that allow the call if one of the rules does, and refuse it otherwise."""
     if any(not rule.tests for rule in rules):
         return [(_RETURN, 0, 0, _ALLOW)]
     lines: list[_Instruction] = []
     for rule in rules:
-        lines += _attempt([_test(test, pid) for test in rule.tests])
+        lines += _attempt([_test(test) for test in rule.tests])
     return [*lines, (_RETURN, 0, 0, _REFUSE)]
 
 
@@ -87,10 +113,10 @@ def _attempt(tests: Sequence[list[_Instruction]]) -> list[_Instruction]:
     return lines
 
 
-def _test(test: Condition, pid: int) -> list[_Instruction]:
+def _test(test: Condition) -> list[_Instruction]:
     """Return a load and comparisons; the last one jumps over 1 instruction if the test does not hold."""
     load = (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * test.argument)
-    values = [pid if value == PID else value for value in test.values]
+    values = test.values
     if test.must is Must.HAVE_NONE_OF:
         return [load, (_HAS_BITS, 1, 0, values[0])]
     if test.must is Must.HAVE_ALL_OF:

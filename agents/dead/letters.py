@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -174,11 +175,12 @@ class DeadLetters:
         self._dropped(letter)
 
     def _has(self, epoch: int, seq: int) -> bool:
+        """True if the letter exists. A compromised agent may have put something else in its note's place."""
         try:
-            os.stat(f"{stem(epoch, seq)}.json", dir_fd=self._directory)
+            about = os.stat(f"{stem(epoch, seq)}.json", dir_fd=self._directory, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        return True
+        return stat.S_ISREG(about.st_mode)
 
     def _count(self, epoch: int) -> None:
         assert self._journal is not None  # noqa: S101  (there is a sink)

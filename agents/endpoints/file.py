@@ -87,7 +87,7 @@ class FileSource:
 
     def _look_what_was_missed(self) -> None:
         try:
-            changed = os.stat(self._name, dir_fd=self._directory.fd, follow_symlinks=False).st_mtime_ns
+            changed = _time(os.stat(self._name, dir_fd=self._directory.fd, follow_symlinks=False).st_mtime_ns)
         except OSError:
             return
         if not self._seen():
@@ -162,7 +162,7 @@ class FileSource:
         if body is None:
             self._host.log("warning", f"{shown(self._path)}: more than {self._config.max_message} bytes; not taken")
             return
-        self._publish(body, status.st_mtime_ns)
+        self._publish(body, _time(status.st_mtime_ns))
 
     def _publish(self, body: bytes, changed: int) -> None:
         # Two cells by turns: which of them counts is said by the store that publishes the message.
@@ -200,6 +200,11 @@ class FileSink(DirectorySink):
                 os.close(fd)
         except OSError as error:
             raise blocked_by(error, shown(self._path)) from None
+
+
+def _time(changed: int) -> int:
+    """Return what the journal keeps of a time of change in ns, which may be of any year: only equality counts."""
+    return changed % (1 << 64)
 
 
 def _lease(fd: int) -> bool | None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import errno
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from nsbridge.agents import linux
 from nsbridge.agents.confinement.entry import Assignment, Gone
 from nsbridge.agents.identity import identity
 from nsbridge.agents.identity.identity import IdMap, Ids, Memory, UserEvidence
-from nsbridge.agents.identity.walk import WalkEnd, redirector, redirects, shown, walk
+from nsbridge.agents.identity.walk import Step, WalkEnd, redirector, redirects, shown, walk
 from nsbridge.config.schema import AgentConfig, SpoolEndpoint
 
 _WRITABLE_BY_ALL = 0o002
@@ -103,6 +104,22 @@ class Surroundings(ABC):
         self._memory.close()
 
 
+class _Found(NamedTuple):
+    """The result of one walk along one path."""
+
+    path: bytes
+    steps: Sequence[Step]
+    status: os.stat_result | None  # of the object at the end, if it is there
+    parent: os.stat_result | None  # of the directory in which only the last name is missing
+    is_refused: bool  # the user may not search a directory on the way
+
+    @classmethod
+    def at(cls, path: bytes, place: WalkEnd) -> _Found:
+        """Return what the walk along `path` found."""
+        parent = os.fstat(place.directory) if place.is_missing else None
+        return cls(path, place.steps, place.status, parent, place.is_refused)
+
+
 class FileSurroundings(Surroundings):
     """For spool, log and file."""
 
@@ -112,11 +129,11 @@ class FileSurroundings(Surroundings):
 
     def look(self) -> tuple[int, int]:
         """Return the owner of the endpoint, or its future owner."""
-        where, owner, maker = self._owner()
+        found = self._survey()
+        where, owner, maker = self._owner(found)
         who = self._decide(where, owner, maker)
         self.uid, self.trusted = who.uid, self._ids.trusted | {who.uid}
-        for _ in self._walks():
-            pass  # raises Gone if the agent must not follow the path to the owner
+        self._check(found)  # the agent may follow the path to the owner
         self.mounts = self._mounts() if self._memory.mounts is None else self._memory.mounts
         self._remember(who, is_certain=owner is not None or self._agent.user is not None)
         return who
@@ -124,14 +141,15 @@ class FileSurroundings(Surroundings):
     def reach(self) -> Sequence[int]:
         """Open the directory that holds each path; if it is missing, the nearest one above it.
 
-        A directory that is missing is made in its parent, and may be removed and made again there.
+        A directory that is missing is made in its parent, and may be removed and made again there. The agent has its
+        user's group too, with which that user may not be able to search a path: so the owner is compared once more.
         """
-        directories = []
-        for path, place in self._walks():
-            directories.append(os.dup(place.directory))
-            if place.is_refused:
-                self._unreachable.add(path)
-        self.recheck()  # the agent has the owner's group too, which the owner who leads it elsewhere may not have
+        directories: list[int] = []
+        found = self._survey(directories)
+        self._check(found)
+        self._unreachable = {each.path for each in found if each.is_refused}
+        if self._agent.user is None:
+            self._check_owner(found)
         return directories
 
     def recheck(self) -> None:
@@ -146,36 +164,47 @@ class FileSurroundings(Surroundings):
             self._recheck()
 
     def _recheck(self) -> None:
-        where, owner, _ = self._owner()
-        if owner is not None and owner.uid != os.getuid():
-            raise Gone(f"{where} belongs to {owner} now, and the agent is {os.getuid()}:{os.getgid()}; entering anew")
-        for path, place in self._walks():
-            if place.is_refused and path not in self._unreachable:
-                raise Gone(f"{shown(path)} cannot be reached by uid {os.getuid()} any more; entering anew")
+        found = self._survey()
+        self._check_owner(found)
+        self._check(found)
+        for each in found:
+            if each.is_refused and each.path not in self._unreachable:
+                raise Gone(f"{shown(each.path)} cannot be reached by uid {os.getuid()} any more; entering anew")
 
-    def _owner(self) -> tuple[str, Ids | None, Ids]:
-        """Return the endpoint's path, its owner, and the owner that it should get if it is missing."""
-        maker: Ids | None = None
-        paths = _paths(self._agent)
-        for path in paths:
-            with walk_from_root(path) as place:
-                if status := place.status:
-                    return shown(path), Ids(status.st_uid, status.st_gid), self._init
-                if place.is_missing:
-                    parent = os.fstat(place.directory)
-                    says_nothing = self._ids.is_root(parent.st_uid) and parent.st_mode & _WRITABLE_BY_ALL
-                    maker = maker or (self._init if says_nothing else Ids(parent.st_uid, parent.st_gid))
-        return shown(paths[0]), None, maker or self._init
-
-    def _walks(self) -> Iterator[tuple[bytes, WalkEnd]]:
-        """Walk each path as the agent's present user. Raises Gone if another user could redirect it."""
+    def _survey(self, directories: list[int] | None = None) -> list[_Found]:
+        """Walk each path once, as the agent's present user. `directories` gets the open directory at each end."""
+        found = []
         for path in (*_paths(self._agent), *_done(self._agent)):
             with walk_from_root(path) as place:
-                if step := redirector(place.steps, self.trusted):
-                    raise Gone(redirects(step, path))
-                if isinstance(self._agent.endpoint, SpoolEndpoint) and place.status:
-                    self.check_directory(path, place.status.st_uid)
-                yield path, place
+                found.append(_Found.at(path, place))
+                if directories is not None:
+                    directories.append(os.dup(place.directory))
+        return found
+
+    def _owner(self, found: Sequence[_Found]) -> tuple[str, Ids | None, Ids]:
+        """Return the endpoint's path, its owner, and the owner that it should get if it is missing."""
+        maker: Ids | None = None
+        ends = found[: len(_paths(self._agent))]
+        for path, _, status, parent, _ in ends:
+            if status:
+                return shown(path), Ids(status.st_uid, status.st_gid), self._init
+            if parent:
+                says_nothing = self._ids.is_root(parent.st_uid) and parent.st_mode & _WRITABLE_BY_ALL
+                maker = maker or (self._init if says_nothing else Ids(parent.st_uid, parent.st_gid))
+        return shown(ends[0].path), None, maker or self._init
+
+    def _check_owner(self, found: Sequence[_Found]) -> None:
+        where, owner, _ = self._owner(found)
+        if owner is not None and owner.uid != os.getuid():
+            raise Gone(f"{where} belongs to {owner} now, and the agent is {os.getuid()}:{os.getgid()}; entering anew")
+
+    def _check(self, found: Iterable[_Found]) -> None:
+        """Raise Gone if another user could redirect a path, or if the agent must not use the directory at its end."""
+        for path, steps, status, _, _ in found:
+            if step := redirector(steps, self.trusted):
+                raise Gone(redirects(step, path))
+            if isinstance(self._agent.endpoint, SpoolEndpoint) and status:
+                self.check_directory(path, status.st_uid)
 
     def _mounts(self) -> frozenset[bytes]:
         """Return the names of those of the endpoint's files (not directories) that are mounts of their own."""

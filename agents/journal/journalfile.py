@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nsbridge.agents.fork import release_first
+from nsbridge.agents.wire import MAX_EPOCH
 
 VERSION = 1
 SOURCE, SINK = 1, 2
 PAGE = 4096
 MOST_ENTRIES = 1 << 20  # of an index that is for a larger window than the configured one: 16 MB of memory
 MOST_RING = 256 << 20  # bytes of a ring, likewise
+MOST_ASIDE = 4  # damaged journals of one side of an agent that are kept
 PATIENCE = 30.0  # seconds for an earlier agent, which has been killed, to be gone
 _MAGIC = b"nsbridge"
 _HEADER = struct.Struct("<8sII4Q")  # magic, version, kind, epoch, entries of the index, bytes of the ring, reserved
@@ -113,6 +115,8 @@ def parse_header(data: bytes) -> Header:
         raise NewerVersionError(
             f"it has version {version}, and this nsbridge knows up to {VERSION}; use the nsbridge that wrote it"
         )
+    if epoch > MAX_EPOCH:
+        raise DamagedError(f"it says that it was begun in epoch {epoch}, which no clock shows")
     return Header(kind, epoch, entries, ring)
 
 
@@ -133,6 +137,18 @@ def check_size(header: Header, wanted: Header) -> None:
         )
 
 
+def file_size(header: Header) -> int:
+    """Return the bytes of a journal's file."""
+    return PAGE + 8 * header.entries + header.ring
+
+
+def largest(wanted: Header) -> int:
+    """Return the bytes of the largest file that `check_size` accepts."""
+    if wanted.kind == SINK:
+        return PAGE
+    return file_size(wanted._replace(entries=max(MOST_ENTRIES, wanted.entries), ring=max(MOST_RING, wanted.ring)))
+
+
 class JournalFile:
     """A locked, mapped file with a checked header."""
 
@@ -140,7 +156,7 @@ class JournalFile:
         self.fd = fd
         self.path = path
         self.header = header
-        self.size = PAGE + 8 * header.entries + header.ring
+        self.size = file_size(header)
         if os.fstat(fd).st_size != self.size:
             raise DamagedError(f"it has {os.fstat(fd).st_size} bytes, and should have {self.size}")
         self.map = mmap.mmap(fd, self.size)
@@ -185,7 +201,7 @@ def create(path: str, header: Header, patience: float, *, publish: bool = True) 
     """A new journal, under another name until it is whole (if not `publish`, the caller renames it). Raises OSError."""
     fresh = f"{path}.new"
     fd = _lock(fresh, os.O_CREAT | os.O_TRUNC, patience)
-    size = PAGE + 8 * header.entries + header.ring
+    size = file_size(header)
     try:
         _resize(fd, size, path)
         allocate(fd, 0, PAGE + 8 * header.entries, path)
@@ -233,6 +249,7 @@ def open_or_create(path: str, wanted: Header, patience: float, report: Report) -
         check_size(header, wanted)
         return JournalFile(fd, header, path)
     except DamagedError as error:
+        _cut(fd, largest(wanted), path, report)
         move_aside(path, error, report)
         os.close(fd)
         return create(path, wanted.after(header), patience)
@@ -244,8 +261,22 @@ def open_or_create(path: str, wanted: Header, patience: float, report: Report) -
         raise
 
 
+def _cut(fd: int, size: int, path: str, report: Report) -> None:
+    """Cut a damaged journal to the longest that may be: only a compromised agent can have written what is behind."""
+    if (found := os.fstat(fd).st_size) > size:
+        os.ftruncate(fd, size)
+        report(f"journal {path} had {found} bytes: cut to {size}")
+
+
 def move_aside(path: str, error: DamagedError, report: Report) -> None:
-    """Keep a damaged journal under another name, and tell."""
+    """Keep a damaged journal under another name, and tell.
+
+    At most MOST_ASIDE are kept, the first ones and the last: a compromised agent can damage its journal in each life.
+    """
     aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns() % 10**9:09}"
+    directory, name = os.path.split(path)
+    former = sorted(Path(directory).glob(f"{name}.damaged-*"), key=lambda found: found.stat().st_ctime_ns)
     Path(path).rename(aside)
+    for found in former[MOST_ASIDE - 1 :]:
+        found.unlink(missing_ok=True)
     report(f"journal {path} is damaged ({error}); moved to {aside}, and begun anew")

@@ -20,6 +20,7 @@ from nsbridge.agents.journal.journalfile import (
     open_or_create,
     seal,
 )
+from nsbridge.agents.wire import MAX_EPOCH
 
 # Cells of a sink: two slots of four, `WHICH` tells the one that counts
 WHICH = 0
@@ -37,6 +38,9 @@ HIDDEN, NAMED, NAMED_FOR = (
     38,
 )  # of a spool: its hidden name, and the epoch in its names (endpoints/spool/sink.py)
 LOG_APPEND = 19  # of a log: eleven cells (endpoints/log/sink.py)
+
+_COUNTERS = (BYTES, REPEATS, IN_DOUBT, DEAD, NOT_DELIVERED, DEAD_DROPPED)
+_MOST = 1 << 62  # that may have been counted: then no sum of them is beyond eight bytes
 
 
 class SinkFile(Protocol):
@@ -61,6 +65,8 @@ class SinkJournal:
             raise DamagedError("its numbers have a wrong checksum")
         if file.cells[_SLOT_CHECKS[which & 1]] != self._check_of(slot) or self.handed < file.cells[slot + _BASE]:
             raise DamagedError("its epoch has a wrong checksum")
+        if file.cells[slot + _EARLIER] > _MOST or self.epoch > MAX_EPOCH:
+            raise DamagedError("it says what no journal can have counted")
 
     @property
     def _slot(self) -> int:
@@ -105,6 +111,16 @@ class SinkJournal:
     def handed_cell(self) -> int:
         """The cell that has handed * 2 + last_sender, sealed, for a sender process that stores into it itself."""
         return self._slot + _HANDED
+
+    def mend(self, report: Report) -> None:
+        """Count anew where the counters say what cannot be. Nothing depends on them, and they have no checksum."""
+        wrong = [cell for cell in _COUNTERS if self.cells[cell] > _MOST]
+        if self.delivered < 0 and NOT_DELIVERED not in wrong:
+            wrong.append(NOT_DELIVERED)
+        for cell in wrong:
+            self.cells[cell] = 0
+        if wrong:
+            report("counters of the sink's journal say what cannot be: they begin anew")
 
     def show(self, page: memoryview[int]) -> None:
         """Put its counters onto an agent's page, where the supervisor sees them (scoreboard.py)."""
@@ -151,8 +167,10 @@ def open_sink(path: str, report: Report = lambda _text: None, patience: float = 
     wanted = Header(SINK, 0, 0, 0)
     file = open_or_create(path, wanted, patience, report)
     try:
-        return SinkJournal(file)
+        sink = SinkJournal(file)
     except DamagedError as error:
         move_aside(path, error, report)
         file.close()
         return SinkJournal(create(path, wanted, patience))
+    sink.mend(report)
+    return sink

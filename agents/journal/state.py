@@ -7,13 +7,13 @@ import resource
 from collections.abc import Callable, Container
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from nsbridge.agents import linux
 from nsbridge.agents.counter import Counts
-from nsbridge.agents.journal import belonging, sinkjournal
+from nsbridge.agents.journal import belonging, journalfile, sinkjournal
 from nsbridge.agents.journal.counted import recover_landed
+from nsbridge.agents.journal.journalfile import Header
 from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
@@ -22,6 +22,7 @@ from nsbridge.config import names, trusted
 from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, FileEndpoint, LogEndpoint, QueueEndpoint, Window
 
 _IDENTITY_SIZE = 4096  # bytes that are allocated, so that a full disk keeps no agent from noting who it is
+_BLOCK = 512  # bytes, the unit of st_blocks
 _NOTE_SIZE = 512  # bytes that the record of a note takes at most
 _RETRIED = 256 << 10  # bytes for dead letters, which are kept whole also where files are only noted
 _RECORD = 40  # bytes of a record beside its message, at most
@@ -119,15 +120,17 @@ class _Private:
 
     def __init__(self, state_dir: str, agent: str) -> None:
         route, self._name = names.split(agent)
-        self._dead = Path(state_dir, DEAD, route)
+        self._dead = (
+            f"{state_dir}/{DEAD}/{route}"  # text: a Path of each name takes a new agent longer than its calls do
+        )
         self._owners = trusted.trusted_owners()
         self._of_route: dict[str, int] = {}
         with ExitStack() as opened:
             top = trusted.open_directory(state_dir, make=0o755)
             opened.callback(os.close, top)
             for kind in (JOURNAL, IDENTITY, DEAD):
-                above = self._below(opened, top, Path(state_dir, kind))
-                self._of_route[kind] = self._below(opened, above, Path(state_dir, kind, route))
+                above = self._below(opened, top, f"{state_dir}/{kind}")
+                self._of_route[kind] = self._below(opened, above, f"{state_dir}/{kind}/{route}")
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -141,12 +144,13 @@ class _Private:
 
         No path leads out of it, so a compromised agent reaches nothing else of the host by this descriptor.
         """
-        above = self._of_route[DEAD]
+        above, directory = self._of_route[DEAD], self._dead
         if within:
-            above = self._below(self._opened, above, self._dead / within)
-        path = self._dead / within / self._name
+            directory = f"{directory}/{within}"
+            above = self._below(self._opened, above, directory)
+        path = f"{directory}/{self._name}"
         found = self._below(self._opened, above, path, _ANYBODY)
-        given = linux.detached(str(path))
+        given = linux.detached(path)
         if not os.path.samestat(os.fstat(given), os.fstat(found)):
             os.close(given)
             raise trusted.UntrustedError(f"{path} was replaced while it was opened; remove it")
@@ -156,14 +160,22 @@ class _Private:
         """Open the file that remembers the agent's user."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(self._name, flags, 0o600, dir_fd=self._of_route[IDENTITY])
-        with suppress(OSError):  # no room: the journals say so
-            os.posix_fallocate(fd, 0, _IDENTITY_SIZE)
+        if os.fstat(fd).st_blocks * _BLOCK < _IDENTITY_SIZE:
+            with suppress(OSError):  # no room: the journals say so
+                os.posix_fallocate(fd, 0, _IDENTITY_SIZE)
         return fd
 
-    def _below(self, opened: ExitStack, above: int, path: Path, owners: Container[int] | None = None) -> int:
-        fd = trusted.open_below(above, path.name, self._owners if owners is None else owners, str(path))
+    def _below(self, opened: ExitStack, above: int, path: str, owners: Container[int] | None = None) -> int:
+        name = path.rpartition("/")[2]
+        fd = trusted.open_below(above, name, self._owners if owners is None else owners, path)
         opened.callback(os.close, fd)
         return fd
+
+
+def largest_journals(agent: AgentConfig, window: Window) -> int:
+    """Return the bytes of the largest files that the journals of an agent may be, together."""
+    source = Header(journalfile.SOURCE, 0, window.messages + 3, _ring(agent, window))
+    return journalfile.largest(source) + journalfile.PAGE
 
 
 def longest(agent: AgentConfig, window: Window) -> int:

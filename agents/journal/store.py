@@ -61,7 +61,8 @@ class NoteStore:
             loaded = self._load(record, seq) if kind == NOTE else (0, (record,))
             if loaded is None:
                 return None
-            self._kept(seq + len(loaded[1]) - 1, *loaded)
+            mtype, bodies = loaded[0], loaded[1][: self.taken - seq + 1]  # a forged note may be for more
+            self._kept(seq + len(bodies) - 1, mtype, bodies)
             found = self._runs[seq]
         if seq > found.first:
             found = found.after(seq - found.first)

@@ -85,7 +85,7 @@ def _containers(options: Parsed) -> int:
     from nsbridge.supervisor.cli import render  # noqa: PLC0415
     from nsbridge.supervisor.containers.listing import list_containers  # noqa: PLC0415
 
-    rows = list_containers()
+    rows = [row for row in list_containers() if row.name.startswith(tuple(options.names) or "")]
     if options.json:
         print(json.dumps({"schema": 1, "containers": [dataclasses.asdict(row) for row in rows]}, indent=2))
         return EXIT_OK

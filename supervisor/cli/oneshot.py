@@ -11,7 +11,6 @@ from nsbridge.config.schema import (
     AgentConfig,
     Config,
     Container,
-    ContainerKind,
     DaemonConfig,
     FileEndpoint,
     LogConfig,
@@ -20,6 +19,7 @@ from nsbridge.config.schema import (
     QueueOut,
     RouteConfig,
 )
+from nsbridge.supervisor.containers.engines import ns
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
 from nsbridge.supervisor.lifecycle.table import State
 from nsbridge.supervisor.log.log import open_log
@@ -73,7 +73,7 @@ def _config(request: BridgeRequest) -> Config:
         mode=_MODE,
     )
     agents = (
-        AgentConfig("bridge:files", Container(ContainerKind.NS, request.ns_mnt), files),
-        AgentConfig("bridge:queue", Container(ContainerKind.NS, request.ns_ipc), queue),
+        AgentConfig("bridge:files", Container(ns.KIND, request.ns_mnt), files),
+        AgentConfig("bridge:queue", Container(ns.KIND, request.ns_ipc), queue),
     )
     return Config(DaemonConfig(), (RouteConfig("bridge", agents),))

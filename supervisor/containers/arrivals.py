@@ -1,13 +1,9 @@
-"""Containers that come: who waits for one is told when to look, and engines are asked, both without blocking.
+"""Waits for containers to start: calls back when to look, and asks engines, both without blocking.
 
-| container | what tells that it has come |
-|---|---|
-| `docker:`, `podman:` | the engine's events, heard by a child (engine_watch.py) |
-| `runc:`, `crun:` | inotify on the directory that the runtime makes for it below its state root (places.py) |
-| `pidfile:` | inotify on its name in its directory |
-| `pid:`, `ns:`, `host` | nothing: it does not come back, or has never been away |
+An engine either has events, which a child hears (engine_watch.py), or names places in the file system, which inotify
+watches (places.py), or neither: then its container does not come back, or has never been away.
 
-None of them is relied on alone: attachment.py looks from time to time as well, seldom where something tells.
+No report is relied on alone: attachment.py polls as well, rarely where starts are reported.
 """
 
 from __future__ import annotations
@@ -18,46 +14,46 @@ from typing import Protocol
 
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.loop import Loop
-from nsbridge.config.schema import Container, ContainerKind
-from nsbridge.supervisor.containers import runtimes as runstate
+from nsbridge.config.schema import Container
 from nsbridge.supervisor.containers.asker import Asker, Inquiry, Located
 from nsbridge.supervisor.containers.engine_watch import EngineWatch
+from nsbridge.supervisor.containers.engines import all_engines, engine_of
 from nsbridge.supervisor.containers.places import Places, WatchedPlace
 from nsbridge.supervisor.log.log import Log
 
-ENGINES = (ContainerKind.DOCKER, ContainerKind.PODMAN)
-
 
 class Expectation(Protocol):
-    """Somebody waits for a container."""
+    """A caller waits for a container."""
 
     @property
     def is_watched(self) -> bool:
-        """Whether its coming is told; otherwise it has to be looked for from time to time."""
+        """True if its start is reported; otherwise it must be polled."""
         ...
 
     def cancel(self) -> None:
-        """Nobody waits any more; harmless when done before."""
+        """Stop waiting. Harmless when done before."""
 
 
 class Arrivals:
-    """One for a daemon. What is called back is called from the loop, and may be called in vain."""
+    """All that the daemon waits for. Callbacks come from the loop, and a callback may find nothing."""
 
     def __init__(self, loop: Loop, log: Log) -> None:
         self._loop = loop
         self._log = log
         self._places = Places(loop)
-        self._watches = {kind: EngineWatch(loop, log, kind) for kind in ENGINES}
-        self._askers = {kind: Asker(loop, kind) for kind in ENGINES}
+        with_events = [engine for engine in all_engines() if engine.has_events]
+        self._watches = {engine.kind: EngineWatch(loop, log, engine.kind, engine.follow) for engine in with_events}
+        self._askers = {engine.kind: Asker(loop, engine.kind) for engine in all_engines() if engine.blocks}
         self._complaint = ""  # why inotify does not work, as it was logged
 
     def expect(self, container: Container, callback: Callable[[], None]) -> Expectation:
-        """Be called when the container may have come, and first of all once nothing is missed any more."""
-        if container.kind in ENGINES:
+        """Call `callback` when the container may have started, and once as soon as no start can be missed."""
+        engine = engine_of(container.kind)
+        if engine.has_events:
             return self._watches[container.kind].expect(container.name, callback)
         places = []
         try:
-            places = [self._places.expect(*place, callback) for place in places_of(container)]
+            places = [self._places.expect(*place, callback) for place in engine.places(container.name)]
             self._complaint = ""
         except Blocked as blocked:
             self._complain(str(blocked))
@@ -79,7 +75,7 @@ class Arrivals:
         return self._askers[container.kind].ask(container, on_answer, seen=seen)
 
     def close(self) -> None:
-        """Wait for nothing any more."""
+        """Stop all waiting."""
         self._places.close()
         for watch in self._watches.values():
             watch.close()
@@ -93,7 +89,7 @@ class Arrivals:
 
 
 class _AtPlaces:
-    """Any of them; none is what cannot be watched."""
+    """Several watched places of one container; an empty list means that it is polled."""
 
     def __init__(self, places: Sequence[WatchedPlace]) -> None:
         self._places = places
@@ -107,14 +103,3 @@ class _AtPlaces:
         """See Expectation."""
         for place in self._places:
             place.cancel()
-
-
-def places_of(container: Container) -> list[tuple[str, str]]:
-    """(directory, name) of what changes when it comes; the name is empty where anything in the directory may."""
-    match container.kind:
-        case ContainerKind.RUNC | ContainerKind.CRUN:
-            return [(f"{root}/{container.name}", "") for root in runstate.RUNTIMES[container.kind].roots()]
-        case ContainerKind.PIDFILE:
-            return [os.path.split(container.name)]
-        case _:
-            return []

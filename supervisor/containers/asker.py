@@ -1,4 +1,4 @@
-"""Asks Docker or Podman where containers are, for all agents of that engine, in few children.
+"""Asks an engine where its containers are, for all agents of that engine, in few children.
 
 An engine may not answer, so it is asked in a child. Many agents may want to know at once (the engine came back, with
 all their containers): one child answers for up to BATCH of them, one line each as soon as it knows. Who asks because
@@ -16,11 +16,11 @@ from functools import partial
 
 from nsbridge.agents import limits
 from nsbridge.agents.loop import Loop, Timer
+from nsbridge.config.containerkind import ContainerKind
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.config.schema import Container, ContainerKind
-from nsbridge.supervisor.containers import locate as containers
-from nsbridge.supervisor.containers.engines import NoAnswer
-from nsbridge.supervisor.containers.identity import ContainerRefused, Found, NotRunning
+from nsbridge.config.schema import Container
+from nsbridge.supervisor.containers.identity import ContainerRefused, Found, NoAnswer, NotRunning
+from nsbridge.supervisor.containers.locate import locate as locate_container
 from nsbridge.supervisor.host.spawn import LineChild
 
 ANSWER_LIMIT = 5.0  # seconds for an engine to say the next answer
@@ -31,28 +31,28 @@ Located = Found | NsbridgeError
 
 
 class Inquiry:
-    """One container to be asked for; `on_answer` is called once, or not at all after `cancel`."""
+    """A question about one container; `on_answer` is called once, or never after `cancel`."""
 
     def __init__(self, container: Container, on_answer: Callable[[Located], None]) -> None:
         self.container = container
         self.on_answer: Callable[[Located], None] | None = on_answer
 
     def cancel(self) -> None:
-        """Nobody wants to know any more."""
+        """Drop the answer."""
         self.on_answer = None
 
     def answer(self, answer: Located) -> None:
-        """Found, NotRunning or ContainerRefused."""
+        """Give the answer: Found, NotRunning or ContainerRefused."""
         on_answer, self.on_answer = self.on_answer, None
         if on_answer is not None:
             on_answer(answer)
 
 
 class Asker:
-    """The inquiries at one engine."""
+    """All questions to one engine."""
 
     def __init__(
-        self, loop: Loop, kind: ContainerKind, locate: Callable[[Container], Found] = containers.locate
+        self, loop: Loop, kind: ContainerKind, locate: Callable[[Container], Found] = locate_container
     ) -> None:
         self._loop = loop
         self._kind = kind
@@ -62,7 +62,7 @@ class Asker:
         self._batches: set[_Batch] = set()
 
     def ask(self, container: Container, on_answer: Callable[[Located], None], *, seen: bool) -> Inquiry:
-        """Ask for a container that was `seen` to start, or is only looked for. The answer never comes at once."""
+        """Ask where a container is; `seen` if its start was reported. The answer never comes within this call."""
         inquiry = Inquiry(container, on_answer)
         (self._seen if seen else self._looking).append(inquiry)
         self._loop.call_later(0, self._go_on)
@@ -97,7 +97,7 @@ class Asker:
 
 
 class _Batch:
-    """One child and the inquiries that it answers."""
+    """One child and the questions that it answers."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class _Batch:
         self._limit = self._await_answer()
 
     def abandon(self) -> None:
-        """Nobody wants to know any more."""
+        """Drop the answer."""
         self._limit.cancel()
         self._teller.abandon()
 
@@ -142,7 +142,7 @@ class _Batch:
 
 
 def parse_answer(line: bytes) -> tuple[int, Located]:
-    """Which inquiry, and its answer, from the child's line. ValueError if it is none."""
+    """Return the question's number and the answer from a child's line. Raises ValueError if it is neither."""
     try:
         said = json.loads(line)
     except (ValueError, RecursionError):
@@ -160,7 +160,7 @@ def parse_answer(line: bytes) -> tuple[int, Located]:
 
 
 def _answer(locate: Callable[[Container], Found], asked: Sequence[Container], writer: int) -> int:
-    """The child. An engine that has not answered one is not asked for the others: each would cost the time limit."""
+    """Run the child. Once an engine has not answered, do not ask it again: each question would cost the time limit."""
     silent = ""
     for number, container in enumerate(asked):
         said: list[object]

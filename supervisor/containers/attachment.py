@@ -1,13 +1,12 @@
-"""The supervisor's hold on one container: finds it, keeps a pidfd on its init, tells when it ends.
+"""Holds one container for the supervisor: finds it, keeps a pidfd on its init, reports when it ends.
 
-An engine is asked in a child process, because it may not answer; the loop goes on meanwhile (asker.py). What is found
-is checked: a namespace that is the host's own is refused unless the configuration asks for the host by name.
+An engine may not answer, so a child asks it while the loop continues (asker.py). What was found is checked: a namespace
+that is the host's own is refused unless the configuration asks for the host by name.
 
-A container that is not there is waited for: arrivals.py tells when to look. Its word is only a hint. It may come for
-each step of a start, so hints are answered by one look in GAP; and it may come while the answer to an earlier question
-is under way, which may be from before, so there is another look then. An engine says a start once, so if its hints come
-in vain again and again they are answered ever later. Without a hint there is a look all the same, after LOOK_FIRST,
-then ever later.
+If the container does not run, arrivals.py gives hints when to look. Several hints may come for one start, so there is
+at most one look in GAP. A hint may also come while an engine is being asked; its answer may be older than the hint, so
+another look follows. An engine reports a start once, so hints that find nothing are answered with exponential backoff.
+Without hints the container is polled, first after LOOK_FIRST, then with exponential backoff.
 """
 
 from __future__ import annotations
@@ -16,23 +15,28 @@ import os
 from typing import Protocol
 
 from nsbridge.agents.loop import READABLE, Loop, Timer
-from nsbridge.config.schema import Container, ContainerKind, Namespace
-from nsbridge.supervisor.containers import locate as containers
+from nsbridge.config.schema import Container, Namespace
 from nsbridge.supervisor.containers.arrivals import Arrivals, Expectation
 from nsbridge.supervisor.containers.asker import Inquiry, Located
-from nsbridge.supervisor.containers.locate import ContainerProcess, Found
+from nsbridge.supervisor.containers.engines import engine_of
+from nsbridge.supervisor.containers.identity import (
+    ContainerProcess,
+    ContainerRefused,
+    Found,
+    NotRunning,
+    own_namespace_inode,
+)
+from nsbridge.supervisor.containers.namespacefile import namespace_file_inode
 from nsbridge.supervisor.containers.namewatch import NameWatch, watch_name
 
 LOOK_FIRST = 0.1  # seconds from one look to the next, which doubles
-LOOK_AT_LEAST_EVERY = {True: 30.0, False: 1.0}  # seconds at the longest, if its coming is told and if not
+LOOK_AT_LEAST_EVERY = {True: 30.0, False: 1.0}  # seconds at the longest: starts are reported, or are not
 GAP = 0.005  # seconds between two looks that hints ask for
 ENGINE_GAP = (0.02, 0.5)  # the same where an engine is asked, in a child: the first one, the longest
 
-_NEVER_BACK = {ContainerKind.PID, ContainerKind.NS}  # a number is given to another process one day
-
 
 class Listener(Protocol):
-    """Who is told. Exactly one of the first three follows each `locate`, at once or later."""
+    """Receives what happens. Exactly one of the first three methods is called for each `locate`, at once or later."""
 
     def container_found(self) -> None:
         """The container runs and may be entered."""
@@ -47,11 +51,11 @@ class Listener(Protocol):
         """Stop serving a container that was found: `how` it ended, or that another one now has its name."""
 
     def container_may_have_come(self) -> None:
-        """It is waited for, and this is a reason to look."""
+        """Look again: the container may have started."""
 
 
 class Attachment:
-    """One container as one agent needs it."""
+    """One container, held for one agent."""
 
     def __init__(
         self, loop: Loop, arrivals: Arrivals, container: Container, namespace: Namespace, listener: Listener
@@ -62,13 +66,14 @@ class Attachment:
         self._loop = loop
         self._arrivals = arrivals
         self._container = container
+        self._engine = engine_of(container.kind)
         self._namespace = namespace
         self._listener = listener
         self._inquiry: Inquiry | None = None  # an engine is being asked
         self._expected: Expectation | None = None
         self._look_delay = LOOK_FIRST
         self._looked = 0.0  # when, by the loop's clock
-        self._gap = self._first_gap = ENGINE_GAP[0] if containers.asks_an_engine(container) else GAP
+        self._gap = self._first_gap = ENGINE_GAP[0] if self._engine.blocks else GAP
         self._hint: Timer | None = None  # a look that a hint asked for
         self._hinted_meanwhile = False  # since the engine was asked
         self.name_watch: NameWatch | None = None  # of a container that can lose its name
@@ -76,11 +81,11 @@ class Attachment:
 
     @property
     def init_user(self) -> tuple[int, int]:
-        """Effective uid and gid of the container's init, ours where there is none."""
+        """Return the effective uid and gid of the container's init, ours where there is none."""
         return (self.process.uid, self.process.gid) if self.process else (os.geteuid(), os.getegid())
 
     def locate(self) -> None:
-        """Look for the container, unless it is being looked for."""
+        """Look for the container, unless a look is under way."""
         if self._inquiry is not None:
             return
         if self.process is not None and self.process.alive():
@@ -89,21 +94,21 @@ class Attachment:
         seen = self._hint is not None
         self._drop_hint()
         self._looked = self._loop.now()
-        if containers.asks_an_engine(self._container):
+        if self._engine.blocks:
             self._gap = min(2 * self._gap, ENGINE_GAP[1]) if seen else self._first_gap
             self._inquiry = self._arrivals.ask(self._container, self._answered, seen=seen)
             return
         try:
-            found = containers.locate(self._container)
-        except containers.NotRunning as error:
+            found = self._engine.locate(self._container.name)
+        except NotRunning as error:
             self._listener.container_absent(str(error))
-        except containers.ContainerRefused as error:
+        except ContainerRefused as error:
             self._refuse(str(error))
         else:
             self._hold(found)
 
     def wait(self) -> float:
-        """Let the listener know when it may have come; returns the seconds after which to look nevertheless."""
+        """Wait for hints; return the seconds after which to look without one."""
         if self._expected is None or not self._expected.is_watched:
             before, self._expected = self._expected, self._arrivals.expect(self._container, self._hinted)
             if before is not None:
@@ -114,14 +119,14 @@ class Attachment:
         return delay
 
     def abandon(self) -> None:
-        """Nobody waits for it any more, and the answer that may be under way is not wanted."""
+        """Stop waiting, and drop the answer that may be under way."""
         self._expect_no_more()
         if self._inquiry is not None:
             self._inquiry.cancel()
             self._inquiry = None
 
     def close(self) -> None:
-        """Let go of the container."""
+        """Release the container."""
         self.abandon()
         self._release()
 
@@ -150,7 +155,7 @@ class Attachment:
         match answer:
             case Found():
                 self._hold(answer)
-            case containers.NotRunning():
+            case NotRunning():
                 self._listener.container_absent(str(answer))
                 if self._hinted_meanwhile:
                     self._hinted_meanwhile = False
@@ -160,8 +165,8 @@ class Attachment:
 
     def _hold(self, found: Found) -> None:
         self._release()
-        own = containers.own_namespace_inode(self._namespace)
-        if found.pid and self._container.kind in _NEVER_BACK:
+        own = own_namespace_inode(self._namespace)
+        if found.pid and not self._engine.comes_back:
             if self._only not in (None, found.start_time):
                 self._refuse(
                     f"process {found.pid} has ended, and its number belongs to another one now: name the new process"
@@ -176,18 +181,18 @@ class Attachment:
                 self.ns_inode = process.namespace_inode(self._namespace)
             elif found.ns_path:
                 self.ns_path = found.ns_path
-                self.ns_inode = containers.namespace_file_inode(found.ns_path, self._namespace)
+                self.ns_inode = namespace_file_inode(found.ns_path, self._namespace)
             else:
                 self.ns_inode = own
-        except containers.NotRunning as error:
+        except NotRunning as error:
             self._release()
             self._listener.container_absent(str(error))
             return
-        except containers.ContainerRefused as error:
+        except ContainerRefused as error:
             self._release()
             self._refuse(str(error))
             return
-        if self.ns_inode == own and self._container.kind is not ContainerKind.HOST:
+        if self.ns_inode == own and not self._container.kind.is_host:
             self._release()
             self._refuse(
                 f"the {self._namespace} namespace of {self._container} is the host's own; "

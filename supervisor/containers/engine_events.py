@@ -1,16 +1,14 @@
-"""What a container engine says of containers that start, told in lines by a child of the supervisor.
+"""Reports which containers start, in lines that a child of the supervisor writes into a pipe.
 
-A line is "+": from now on, nothing is missed; "ID NAME": that container has started or has that name now; "?": some
-container has, nobody can say which; "! TEXT": it cannot be told, because of that, and the child ends.
+A line is "+": from now on no start is missed; "ID NAME": that container has started or has that name now; "?": an
+unknown container has; "! TEXT": starts cannot be reported, with the reason, and the child ends.
 
 Some facts about the engines' events, and what they mean here:
-* GET /events answers at once, then says an event in a line of JSON each, for ever, if nothing happens nothing. So a
-  stuck engine is not told from a quiet one; it does not answer `locate` either.
+* GET /events answers at once, then sends a line of JSON for each event, without end. So a stuck engine looks like a
+  quiet one; it does not answer `locate` either.
 * An event repeats all labels of its container, which may be long and are foreign. Only the id and the name are read,
   and the engine writes the name after the labels, so that no label can take its place.
-* Without an API socket `podman events` tells the same: its child becomes that command. It is ready a tenth of a second
-  later, so it is told to begin ten seconds ago. What it says may be a quarter of a second old.
-* A paused container has never been away, and needs no event to come back.
+* A paused container keeps running, and needs no event when it is resumed.
 """
 
 from __future__ import annotations
@@ -18,37 +16,29 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import time
-from collections.abc import Callable
-from http.client import HTTPException
+from http.client import HTTPResponse
 from typing import Any
-from urllib.parse import quote
 
-from nsbridge.config.errors import NsbridgeError
-from nsbridge.config.schema import ContainerKind
-from nsbridge.supervisor.containers import engines
 from nsbridge.supervisor.containers.identity import escaped
 
 WATCHING, SOMETHING, FAILED = b"+", b"?", b"! "
 EVENT_LIMIT = 1 << 20  # bytes of one event; of a longer one only that it happened is known
 ENDLESS = 16 << 20  # bytes without an end of line that are waited through
-_STARTS = ("start", "restart", "restore", "rename")
+ID_PREFIX_AT_LEAST = 12  # characters of an id that may stand for a name: the short id that the engines show
 _CHUNK = 64 << 10
 _REST = 0.01  # seconds between full chunks: an engine that talks without end does not keep a core busy
 _STARTED = re.compile(rb"([0-9a-f]{12,64}) ([a-zA-Z0-9][a-zA-Z0-9_.-]{0,254})")
 
-Tell = Callable[[bytes], None]
-
 
 def parse_started(line: bytes) -> tuple[str, str] | None:
-    """(id, name) of a line "ID NAME"; None if it is anything else."""
+    """Return (id, name) of a line "ID NAME"; None for any other line."""
     said = _STARTED.fullmatch(line)
     return (said[1].decode("ascii"), said[2].decode("ascii")) if said else None
 
 
 def parse_event(line: bytes) -> bytes:
-    """The line that is told for an event of the engine's API: "ID NAME" or "?". ValueError if it is no event."""
+    """Return the line for an event of the engine's API: "ID NAME" or "?". Raises ValueError if it is no event."""
     try:
         event: Any = json.loads(line)
         actor = event["Actor"]
@@ -59,14 +49,14 @@ def parse_event(line: bytes) -> bytes:
 
 
 class EventParser:
-    """Puts together the events of a stream that comes in pieces, and never holds more than EVENT_LIMIT of one."""
+    """Reads events from a stream in pieces, and never holds more than EVENT_LIMIT of one."""
 
     def __init__(self) -> None:
         self._line = b""
         self._skipped = 0  # bytes of the present line, once it is too long to be kept
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The lines to be told. ValueError if these are no events, or one does not end."""
+        """Return the lines to report. Raises ValueError if these are no events, or one does not end."""
         told = []
         *ends, rest = piece.split(b"\n")
         for end in ends:
@@ -86,47 +76,26 @@ class EventParser:
         return told
 
 
-def main(kind: ContainerKind, writer: int) -> int:
-    """The child: tell until the engine ends; the exit code. BrokenPipeError when nobody listens any more."""
-
-    def tell(line: bytes) -> None:
-        os.write(writer, line + b"\n")  # whole: a pipe takes up to 4096 bytes at once or none (pipe(7))
-
-    try:
-        with engines.client_of(kind) as client:
-            if isinstance(client, engines.ApiClient):
-                _follow(client, tell)
-            elif isinstance(client, engines.PodmanCommand):
-                _become(client.program, writer, tell)
-    except NsbridgeError as error:
-        tell(FAILED + escaped(str(error)).encode())
-    return 1
+def report_watching(writer: int) -> None:
+    """Report that from now on no start is missed."""
+    _write(writer, WATCHING)
 
 
-def _follow(client: engines.ApiClient, tell: Tell) -> None:
-    filters = json.dumps({"type": ["container"], "event": _STARTS})
-    stream = client.stream(f"/events?filters={quote(filters)}")
-    tell(WATCHING)
+def report_failure(writer: int, reason: str) -> None:
+    """Report why starts cannot be reported; the child ends then."""
+    _write(writer, FAILED + escaped(reason).encode())
+
+
+def report(stream: HTTPResponse, writer: int) -> None:
+    """Report each event of an engine's API until the stream ends. Raises ValueError if these are no events."""
+    report_watching(writer)
     events = EventParser()
-    try:
-        while piece := stream.read1(_CHUNK):
-            for line in events.feed(piece):
-                tell(line)
-            if len(piece) > _CHUNK // 2:
-                time.sleep(_REST)
-    except (OSError, HTTPException) as error:
-        raise engines.NoAnswer(f"{client.source} ended its events ({type(error).__name__})") from None
-    except ValueError as error:
-        raise engines.NoAnswer(f"{client.source} tells {error}") from None
-    raise engines.NoAnswer(f"{client.source} ended its events")
+    while piece := stream.read1(_CHUNK):
+        for line in events.feed(piece):
+            _write(writer, line)
+        if len(piece) > _CHUNK // 2:
+            time.sleep(_REST)
 
 
-def _become(program: str, writer: int, tell: Tell) -> None:
-    """Podman's own command tells it; it dies with the supervisor as this child would (prctl(2): kept by execve)."""
-    tell(WATCHING)
-    os.dup2(writer, 1)
-    os.dup2(os.open(os.devnull, os.O_RDWR), 2)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    filters = ["--filter=type=container", *(f"--filter=event={event}" for event in _STARTS)]
-    arguments = ["events", "--stream", "--since=10s", "--format={{.ID}} {{.Name}}", *filters]
-    os.execv(program, [program, *arguments])  # noqa: S606  (no shell; nothing in it is anybody's but ours)
+def _write(writer: int, line: bytes) -> None:
+    os.write(writer, line + b"\n")  # whole: a pipe takes up to 4096 bytes at once or none (pipe(7))

@@ -1,18 +1,17 @@
-"""Tells when a container of Docker or Podman starts: holds the child that hears the engine's events (engine_events.py).
+"""Calls back when a container of an engine with events starts: holds the child that reads them (engine_events.py).
 
-There is a child only while somebody waits for a container of that engine, and LINGER longer. When it ends (the engine
-was stopped, or does not speak) there is another one, at once, then ever later. Whoever waits is told to look each time
-that something may have been missed.
+The child exists only while an agent waits for a container of that engine, and LINGER longer. When it ends (the engine
+was stopped, or does not answer) another one is started, with exponential backoff. All waiting agents look again when a
+start may have been missed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from nsbridge.agents import limits
 from nsbridge.agents.loop import Loop, Timer
-from nsbridge.config.schema import ContainerKind
+from nsbridge.config.containerkind import ContainerKind
 from nsbridge.supervisor.containers import engine_events
 from nsbridge.supervisor.containers.identity import escaped
 from nsbridge.supervisor.host.spawn import LineChild
@@ -20,13 +19,12 @@ from nsbridge.supervisor.log.log import Log
 
 LINGER = 30.0  # seconds that a child stays when nobody waits: a restarted container is gone for a moment only
 AGAIN = (0.1, 2.0)  # seconds until there is another child: the first time, at the longest
-_ID_PREFIX_AT_LEAST = 12  # characters of an id that may stand for a name, as engines.py has it
 
-TellerMain = Callable[[ContainerKind, int], int]
+Follow = Callable[[int], int]  # the child's main function; see Engine.follow
 
 
 class Awaited:
-    """Somebody waits for the container of that name or id; `callback` is called for each reason to look."""
+    """A caller waits for the container of that name or id; `callback` is called for each reason to look."""
 
     def __init__(self, watch: EngineWatch, name: str, callback: Callable[[], None]) -> None:
         self.name = name
@@ -35,23 +33,23 @@ class Awaited:
 
     @property
     def is_watched(self) -> bool:
-        """Whether a start is told; otherwise it has to be looked for from time to time."""
+        """True if its start is reported; otherwise it must be polled."""
         return self._watch.is_watching
 
     def cancel(self) -> None:
-        """Nobody waits any more; harmless when done before."""
+        """Stop waiting. Harmless when done before."""
         self._watch.forget(self)
 
 
 class EngineWatch:
-    """One engine's events."""
+    """The events of one engine."""
 
-    def __init__(self, loop: Loop, log: Log, kind: ContainerKind, main: TellerMain = engine_events.main) -> None:
+    def __init__(self, loop: Loop, log: Log, kind: ContainerKind, follow: Follow) -> None:
         self.is_watching = False
         self._loop = loop
         self._log = log
         self._kind = kind
-        self._main = main
+        self._follow = follow
         self._awaited: dict[str, list[Awaited]] = {}
         self._teller: LineChild | None = None
         self._timer: Timer | None = None  # for the next child, or for the end of this one
@@ -60,7 +58,7 @@ class EngineWatch:
         self._complained = False
 
     def expect(self, name: str, callback: Callable[[], None]) -> Awaited:
-        """Wait for a container; the callback comes as soon as its start would be told."""
+        """Wait for a container; `callback` is called first as soon as no start can be missed."""
         awaited = Awaited(self, name, callback)
         self._awaited.setdefault(name, []).append(awaited)
         if self._teller is not None:
@@ -125,7 +123,7 @@ class EngineWatch:
         self._timer = None
         self._reason = ""
         try:
-            self._teller = LineChild(self._loop, partial(self._main, self._kind), self)
+            self._teller = LineChild(self._loop, self._follow, self)
         except OSError as error:
             self._complain(f"cannot fork: {limits.explained(error)}")
             self._again()
@@ -148,7 +146,7 @@ class EngineWatch:
             self._timer = None
 
     def _tell(self, container_id: str, name: str) -> None:
-        prefixes = (container_id[:length] for length in range(_ID_PREFIX_AT_LEAST, len(container_id) + 1))
+        prefixes = (container_id[:length] for length in range(engine_events.ID_PREFIX_AT_LEAST, len(container_id) + 1))
         for known_as in (name, *prefixes):
             for awaited in tuple(self._awaited.get(known_as, ())):
                 awaited.callback()

@@ -1,4 +1,4 @@
-"""Which process a container is: its init, held so that neither its death nor a reused number is missed.
+"""Identifies a container by its init process, and holds it: neither its death nor a reused number is missed.
 
 Some facts about process numbers, and what they mean here:
 * A number may be given to another process as soon as its holder is reaped. (number, start time) is never given
@@ -27,6 +27,7 @@ from nsbridge.supervisor.host import procfs
 from nsbridge.supervisor.host.procfs import ProcessStat
 
 NAME_SHOWN = 256  # characters of a foreign name or path that an error message repeats
+PID_PATTERN = re.compile(r"[1-9][0-9]{0,9}")
 _PROC_NAMESPACE = re.compile(r"/proc/([1-9][0-9]{0,9})/ns/([a-z]+)")
 _T = TypeVar("_T")
 
@@ -35,18 +36,22 @@ class NotRunning(NsbridgeError):
     """The container is not there, or not started yet, or dead; it may come (back) without a person's help."""
 
 
+class NoAnswer(NotRunning):
+    """The engine itself is not there or does not answer."""
+
+
 class ContainerRefused(NsbridgeError):
-    """The container cannot be entered until a person mends what the message names."""
+    """The container cannot be entered until a person fixes what the message names."""
 
 
 class NotPermitted(ContainerRefused):
-    """As Refused, for want of privileges."""
+    """The container cannot be entered because privileges are missing."""
 
     exit_code = EXIT_NOT_PERMITTED
 
 
 def not_known(name: str, kind: str, where: str) -> NotRunning:
-    """`kind` has no container of that name, as was seen at `where`."""
+    """Return the error that `kind` has no container of that name; `where` says where it was looked for."""
     return NotRunning(
         f"container {quoted(name)} is not known to {kind} ({where}); nsbridge containers lists those there are"
     )
@@ -108,11 +113,11 @@ class ContainerProcess:
             raise
 
     def alive(self) -> bool:
-        """Whether it still runs (stopped and frozen count as running)."""
+        """True if it still runs (stopped and frozen count as running)."""
         return not has_ended(self.pidfd)
 
     def namespace_inode(self, namespace: Namespace) -> int:
-        """The inode number of init's namespace of that kind, as `ls -l /proc/PID/ns` shows it.
+        """Return the inode number of init's namespace of that kind, as `ls -l /proc/PID/ns` shows it.
 
         Raises NotRunning if the container is dead by now, Refused if a file of the other kind was configured.
         """
@@ -127,24 +132,24 @@ class ContainerProcess:
         return inode
 
     def close(self) -> None:
-        """Let go; harmless when done before."""
+        """Close the pidfd. Harmless when done before."""
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
 
 
 def own_namespace_inode(namespace: Namespace) -> int:
-    """The inode number of this process's own namespace of that kind."""
+    """Return the inode number of this process's own namespace of that kind."""
     return os.stat(f"/proc/self/ns/{namespace}").st_ino  # noqa: PTH116  (a magic link, not a path)
 
 
 def namespace_inode_of(pid: int, namespace: Namespace) -> int:
-    """The inode number of a process's namespace; NotRunning if it is gone. Says nothing about who `pid` is."""
+    """Return the inode number of a process's namespace, whoever `pid` is. Raises NotRunning if it is gone."""
     return _of_process(pid, lambda: os.stat(f"/proc/{pid}/ns/{namespace}").st_ino)  # noqa: PTH116
 
 
 def found_by_pid(pid: int, ns_path: str = "") -> Found:
-    """The identity of the process that has that number now; NotRunning if none has, or a dead one."""
+    """Return the identity of the process that has that number now. Raises NotRunning if none has, or a dead one."""
     now = read_stat(pid)
     if now.is_dead:
         raise NotRunning(f"process {pid} has ended")
@@ -162,7 +167,7 @@ def is_init_of_its_own(pid: int) -> bool:
 
 
 def pid_named_by(ns_path: str) -> int:
-    """N if the path is /proc/N/ns/TYPE, so that the death of N can be seen; else 0."""
+    """Return N if the path is /proc/N/ns/TYPE, so that the death of N can be seen; else 0."""
     named = _PROC_NAMESPACE.fullmatch(ns_path)
     return int(named[1]) if named else 0
 
@@ -182,12 +187,12 @@ def read_bounded(path: str, limit: int) -> bytes:
 
 
 def quoted(name: str) -> str:
-    """A foreign name in double quotes, safe for a terminal and a log: unprintable characters escaped, cut if long."""
+    """Return a foreign name in double quotes, safe for terminals and logs: escaped, and cut if it is long."""
     return '"' + escaped(name) + '"'
 
 
 def escaped(name: str) -> str:
-    """As `quoted`, without the quotes; an ordinary name is unchanged."""
+    """Return what `quoted` does, without the quotes; an ordinary name is unchanged."""
     shown = escape(name[:NAME_SHOWN].replace("\\", "\\\\").replace('"', '\\"'))
     return shown if len(name) <= NAME_SHOWN else shown + "…"
 

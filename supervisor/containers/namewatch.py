@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nsbridge.agents.loop import Loop, Timer
-from nsbridge.config.schema import Container, ContainerKind
+from nsbridge.config.schema import Container
 from nsbridge.supervisor.containers.arrivals import Arrivals
 from nsbridge.supervisor.containers.asker import Inquiry, Located
+from nsbridge.supervisor.containers.engines import engine_of
 from nsbridge.supervisor.containers.identity import Found
-
-EVERY = {ContainerKind.DOCKER: 10.0, ContainerKind.PODMAN: 60.0}  # seconds; podman's command costs 75 ms of a core
 
 
 class NameWatch:
@@ -53,7 +52,7 @@ class NameWatch:
 
     def _wait(self) -> None:
         """Set a timer for the next multiple of the period, so that all watches ask together."""
-        period = EVERY[self._container.kind]
+        period = engine_of(self._container.kind).name_checked_every
         self._timer = self._loop.call_at((self._loop.now() // period + 1) * period, self._ask)
 
     def _ask(self) -> None:
@@ -85,6 +84,6 @@ def watch_name(
     loop: Loop, arrivals: Arrivals, container: Container, found: Found, moved: Callable[[str], None]
 ) -> NameWatch | None:
     """Return a watch if the container can lose its name: it is an engine's, and not configured by its id."""
-    if container.kind not in EVERY or not found.engine_id or found.engine_name != container.name:
+    if not engine_of(container.kind).name_checked_every or not found.engine_id or found.engine_name != container.name:
         return None
     return NameWatch(loop, arrivals, container, found, moved)

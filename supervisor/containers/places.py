@@ -1,12 +1,12 @@
-"""Tells when something happens at a path that may not be there yet, by one inotify instance for all such paths.
+"""Calls back when something happens at a path that may not exist yet; all paths share one inotify instance.
 
-A place is a directory, or one name in a directory. What is watched of it is the last directory of its path that there
-is, for the next component to come; and the directory above that one, because a removed directory that somebody still
-has open tells nothing. After each event the path is looked at anew, so a place is found again however often its
-directories are removed and made.
+A place is a directory, or one name in a directory. Two directories are watched for it: the last one of its path that
+exists, for the next component to appear; and its parent, because a removed directory that a process still has open
+gives no event. Each event leads to a new look at the path, so a place is found again however often its directories are
+removed and made.
 
-What others do in these directories (/run, /run/runc) brings events as well: one look into a table drops them, and when
-there are more than that is good for, they are read with rests between.
+Other programs cause events in these directories (/run, /run/runc) as well: one look into a table drops them, and if
+there are very many, they are read with pauses.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TRIES = 8  # looks at a path that changes while it is looked at; then the next 
 
 
 class WatchedPlace:
-    """Somebody waits for something here; `callback` is called for each reason to look."""
+    """A caller waits for changes at a place; `callback` is called for each reason to look."""
 
     def __init__(self, places: Places, directory: str, name: str, callback: Callable[[], None]) -> None:
         self.directory = directory
@@ -36,16 +36,16 @@ class WatchedPlace:
 
     @property
     def is_watched(self) -> bool:
-        """Whether events come; otherwise it has to be looked at from time to time."""
+        """True if changes give events; otherwise it must be polled."""
         return bool(self.watches)
 
     def cancel(self) -> None:
-        """Nobody waits any more; harmless when done before."""
+        """Stop waiting. Harmless when done before."""
         self._places.forget(self)
 
 
 class Places:
-    """All places of a process."""
+    """All places that the process watches."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -66,7 +66,7 @@ class Places:
         self._watch_instead(place, {})
 
     def close(self) -> None:
-        """Wait for nothing any more."""
+        """Stop all waiting."""
         if self._watch is not None:
             self._loop.unwatch(self._watch.fileno())
             self._watch.close()
@@ -74,7 +74,7 @@ class Places:
         self._index.clear()
 
     def _settle(self, place: WatchedPlace) -> None:
-        """Watch what there is of its path now. Raises Blocked, and then it is not watched."""
+        """Watch what exists of its path now. Raises Blocked, and then it is not watched."""
         try:
             for _ in range(_TRIES):
                 there, missing = self._deepest(place)
@@ -85,7 +85,7 @@ class Places:
             raise
 
     def _deepest(self, place: WatchedPlace) -> tuple[str, bytes]:
-        """Watch the last directory of its path that there is, and the one above; that directory, and what it lacks."""
+        """Watch the last existing directory of its path, and its parent; return it, and what is missing in it."""
         assert self._watch is not None  # noqa: S101  (there is a place)
         there, awaited = place.directory, place.name
         watches: dict[int, bytes] = {}

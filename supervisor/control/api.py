@@ -26,6 +26,7 @@ from nsbridge.supervisor.routes.roster import Roster
 from nsbridge.supervisor.routes.route import Route
 
 _VERSION = version("nsbridge")  # read once: for want of a descriptor it may not be readable later
+_STREAMED_BYTES = 256 << 10  # of them: as JSON three times as many, which must fit the connection's queue at once
 _STREAMED = 20  # the last that `tail` and `events` begin with, if the caller names no number
 
 T = TypeVar("T", bound=Named)
@@ -123,7 +124,7 @@ class Api:
             self._roster.select({"names": [name]})
         if params.get("follow"):
             answer.follow()
-        for entry in ring.recent(count, name):
+        for entry in ring.recent(count, name, _STREAMED_BYTES):
             answer.item(entry.item())
         if not params.get("follow"):
             answer.result(None)

@@ -24,8 +24,10 @@ from nsbridge.supervisor.lifecycle.table import State
 from nsbridge.supervisor.routes.roster import Roster
 
 LOOK_EVERY = 5.0  # seconds
+LOOKS = 100  # at most, in the time after which silence is too long: an agent chooses when it would be late
 SIZES_EVERY = 60.0  # seconds between two looks at one agent's size, where there are many
 STUCK_AFTER = 1.0  # seconds after SIGKILL
+SENDERS = 2  # children of an agent that sends into a queue exactly once; no other agent has any
 MISSED = 1.5  # times between two heartbeats, after which `status` calls an agent wedged
 _ALIVE = (State.STARTING, State.RUNNING)  # a stopping agent has a deadline of its own (lifecycle/agent.py)
 
@@ -72,7 +74,7 @@ class HealthCheck:
         self._log.log_repeats()
         silent = [sign for agent in agents if (sign := last_sign(agent)) is not None]
         latest = max(min(silent, default=now), self._awake_since) + self._limits.patience
-        self._due = min(max(latest, now), now + self._every)
+        self._due = min(max(latest, now + self._limits.patience / LOOKS), now + self._every)
         self._loop.call_at(self._due, self._check)
 
     def _judge(self, agent: ManagedAgent, now: float) -> None:
@@ -110,13 +112,14 @@ class HealthCheck:
         process = agent.process
         if process is None or agent.state is not State.RUNNING or (agent.uptime or 0) < self._limits.deadline:
             return
-        if usage.is_hollow(process.child.pid):
-            process.last_words = HOLLOW
-            self._log.error(agent.config.name, f"pid {process.child.pid} is killed: {HOLLOW}")
+        children = procfs.children(process.child.pid)
+        if odd := HOLLOW if usage.is_hollow(process.child.pid) else CROWDED if len(children) > SENDERS else "":
+            process.last_words = odd
+            self._log.error(agent.config.name, f"pid {process.child.pid} is killed: {odd}")
             process.child.kill()
             return
         allowed = allowed_memory(agent.route, self._limits.max_memory)
-        for pid in (process.child.pid, *procfs.children(process.child.pid)):
+        for pid in (process.child.pid, *children):
             size = usage.at_most(pid)
             if size is None:
                 continue
@@ -153,6 +156,7 @@ class HealthCheck:
 
 
 HOLLOW = "its first thread has ended and others run on, which hides what it uses; no healthy agent does that"
+CROWDED = f"it has more than {SENDERS} children, whose sizes would take long to read; no healthy agent has"
 STUCK = "it is stuck in the kernel, as in a file system that does not answer; it is replaced when that lets it go"
 
 

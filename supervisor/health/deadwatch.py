@@ -1,4 +1,4 @@
-"""Notices an agent that fills `state_dir` through its directories of dead letters, and stops it.
+"""Notices an agent that fills `state_dir` through its dead letters or its journals, and stops it.
 
 An honest agent keeps to its quota (agents/dead/quota.py). A compromised agent holds the same descriptors and may write
 there without limit. It cannot reach beyond them, but it can fill the file system. So:
@@ -9,6 +9,8 @@ there without limit. It cannot reach beyond them, but it can fill the file syste
   allowed number, and has a time limit.
 * An honest agent never exceeds both its quota and the content at the daemon's start (the quota may have been larger).
   An agent that does is killed and FATAL. The operator inspects and removes the files, and starts it.
+* A journal never has more bytes than its successor would accept. An agent that appends to a log has no RLIMIT_FSIZE,
+  and could write behind the end of its journal. The successor cuts that off (agents/journal/journalfile.py).
 
 It does not detect a file that was unlinked while the agent holds it open. An agent has at most 1,024 descriptors, and
 for an agent with queues RLIMIT_FSIZE bounds each such file (agents/journal/state.py). Killing the agent frees them.
@@ -20,15 +22,16 @@ import itertools
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from nsbridge.agents.dead.quota import shown_size
+from nsbridge.agents.journal import state
 from nsbridge.agents.loop import Timer
-from nsbridge.agents.statefiles import dead_letters, retries
+from nsbridge.agents.statefiles import dead_letters, journal_path, retries
 from nsbridge.config.schema import MAX_MESSAGE, DeadConfig
 from nsbridge.supervisor.host.spawn import LineChild
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
@@ -43,11 +46,15 @@ _SPARE_FILES = 64  # beyond two for each letter: parts that kills left, files of
 
 
 class Content(NamedTuple):
-    """The content of one agent's directories: number of files, their bytes, and an entry that no agent makes."""
+    """The content of one agent's directories: number of files, their bytes, and an entry that no agent makes.
+
+    `journals` is the number of bytes of its journals.
+    """
 
     files: int
     bytes: int
     odd: str = ""
+    journals: int = 0
 
 
 class DeadWatch:
@@ -66,6 +73,7 @@ class DeadWatch:
         self._teller: LineChild | None = None
         self._limit: Timer | None = None
         self._found: dict[str, Content] = {}
+        self._largest: dict[str, int] = {}  # bytes that the journals of each agent may have
 
     def look(self) -> None:
         """Start to measure the directories if they may have grown."""
@@ -87,14 +95,14 @@ class DeadWatch:
         self._bytes = max(self._bytes, limits.max_bytes + MAX_MESSAGE)
 
     def _measure(self) -> None:
-        names = [agent.config.name for agent in self._roster.agents]
-        if not _has_any(self._state_dir, names):
+        self._largest = {agent.config.name: _largest(agent) for agent in self._roster.agents}
+        if not _has_any(self._state_dir, self._largest):
             self._at_start = self._at_start or {}
             return
         most = 2 * max([self._files, *(content.files for content in (self._at_start or {}).values())])
         self._found = {}
         try:
-            self._teller = LineChild(self._loop, partial(_measure, self._state_dir, names, most), self)
+            self._teller = LineChild(self._loop, partial(_measure, self._state_dir, self._largest, most), self)
         except OSError as error:
             self._log.warning("", f"dead letters cannot be measured: cannot fork: {error.strerror}")
             return
@@ -103,10 +111,10 @@ class DeadWatch:
     def line_received(self, line: bytes) -> None:
         """See LineListener."""
         try:
-            name, files, size, odd = json.loads(line)
+            name, *content = json.loads(line)
         except ValueError:
             return
-        self._found[name] = Content(files, size, odd)
+        self._found[name] = Content(*content)
 
     def child_ended(self, code: int) -> None:
         """See LineListener."""
@@ -129,11 +137,13 @@ class DeadWatch:
         """Return how the agent exceeds its limits; empty if it does not."""
         before = (self._at_start or {}).get(name, Content(0, 0))
         if found.odd and not before.odd:
-            return found.odd
+            return f"its dead letters hold {found.odd}"
         if found.files > max(self._files, before.files):
-            return f"more than {max(self._files, before.files):,} files"
+            return f"its dead letters hold more than {max(self._files, before.files):,} files"
         if found.bytes > max(self._bytes, before.bytes):
-            return f"{shown_size(found.bytes)} of files"
+            return f"its dead letters hold {shown_size(found.bytes)} of files"
+        if found.journals > max(self._largest[name], before.journals):
+            return f"its journals hold {shown_size(found.journals)}"
         return ""
 
     def _stop(self, agent: ManagedAgent, why: str) -> None:
@@ -142,7 +152,7 @@ class DeadWatch:
             return
         self._stopped.add(agent.config.name)
         box, given = _boxes(self._state_dir, agent.config.name)
-        process.last_words = f"its dead letters hold {why}, which no healthy agent writes"
+        process.last_words = f"{why}, which no healthy agent writes"
         process.child.kill()
         agent.refuse(f"{process.last_words}: inspect {box} and {given}, and remove all that is not a dead letter")
 
@@ -153,12 +163,16 @@ def _usage(path: str) -> tuple[int, int]:
     return (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_files - found.f_ffree
 
 
-def _measure(state_dir: str, names: Sequence[str], most: int, writer: int) -> int:
+def _largest(agent: ManagedAgent) -> int:
+    return state.largest_journals(agent.config, agent.route.window)
+
+
+def _measure(state_dir: str, largest: Mapping[str, int], most: int, writer: int) -> int:
     """Report, as the child, the content of each agent's directories; omit agents without files."""
     os.nice(10)
-    for name in names:
-        found = _content(_boxes(state_dir, name), most)
-        if found.files or found.odd:
+    for name in largest:
+        found = _content(_boxes(state_dir, name), most)._replace(journals=_journals(state_dir, name))
+        if found.files or found.odd or found.journals > largest[name]:
             line = json.dumps([name, *found]).encode() + b"\n"
             while line:
                 line = line[os.write(writer, line) :]
@@ -197,9 +211,20 @@ def _count(box: int, most: int) -> Content:
     return Content(files, size, odd)
 
 
-def _has_any(state_dir: str, names: Sequence[str]) -> bool:
-    """True if some agent may have a file."""
-    for box in itertools.chain.from_iterable(_boxes(state_dir, name) for name in names):
+def _journals(state_dir: str, name: str) -> int:
+    """Return the bytes of an agent's journals."""
+    size = 0
+    for side in ("in", "out"):
+        with suppress(OSError):
+            size += journal_path(state_dir, name, side).lstat().st_blocks * 512
+    return size
+
+
+def _has_any(state_dir: str, largest: Mapping[str, int]) -> bool:
+    """True if some agent may have a file, or a journal that is too long."""
+    if any(_journals(state_dir, name) > largest[name] for name in largest):
+        return True
+    for box in itertools.chain.from_iterable(_boxes(state_dir, name) for name in largest):
         try:
             if box.lstat().st_size > _LARGE:
                 return True

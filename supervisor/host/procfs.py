@@ -87,7 +87,9 @@ def children(pid: int) -> set[int]:
     found: set[int] = set()
     try:
         for thread in islice(os.listdir(f"/proc/{pid}/task"), MAX_THREADS):  # noqa: PTH208
-            found |= {int(word) for word in read(pid, f"task/{thread}/children").split()}
+            text = read(pid, f"task/{thread}/children")
+            words = text.split() if len(text) < STAT_LIMIT else text.split()[:-1]  # the last one may be cut
+            found |= set(map(int, words))
     except OSError:
         pass  # it or a thread has just ended
     return found

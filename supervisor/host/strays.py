@@ -11,6 +11,8 @@ Some facts about orphans, and what they mean here:
 * An agent has an empty bounding set and no_new_privs, and neither a process nor its children can undo these. So an
   orphan that has both was an agent's, and is killed. Others are a container engine's helpers, and are only reaped.
 * An agent's senders are killed with it, by their death signal. They are orphans that have SIGKILL pending already.
+* There may be thousands, of an agent that forked while it could. MOST are killed at a time, so that the supervisor has
+  descriptors and time for everybody else; the next ones follow when half of these are gone.
 * If the supervisor is killed, such a process goes to init. The next supervisor cannot identify it.
 
 Sources: PR_SET_CHILD_SUBREAPER of prctl(2), proc(5), capabilities(7).
@@ -30,6 +32,7 @@ from nsbridge.supervisor.log.log import Log
 
 _AGENT_S = {b"NoNewPrivs:\t1", b"CapBnd:\t" + b"0" * 16}  # lines of /proc/PID/status
 
+MOST = 64  # orphans that are being killed at a time
 _SIGKILL_BIT = 1 << signal.SIGKILL - 1  # in the mask of pending signals
 
 
@@ -40,6 +43,7 @@ class Strays:
         self._loop = loop
         self._log = log
         self._held: dict[int, int] = {}  # pidfd by pid
+        self._killed: set[int] = set()  # of these
 
     def watch(self) -> None:
         """Become their subreaper, and look for them whenever a child ends."""
@@ -48,32 +52,44 @@ class Strays:
 
     def look(self) -> None:
         """Kill the orphans that an agent has left, and wait for the end of each without blocking."""
+        if len(self._killed) > MOST // 2:
+            return  # their ends are the time to look again
         for pid in _children():
-            if not fork.is_own_child(pid) and pid not in self._held:
-                self._hold(pid)
+            if len(self._killed) >= MOST:
+                return
+            if not fork.is_own_child(pid) and pid not in self._held and not self._hold(pid):
+                return
 
     def close(self) -> None:
         """Kill the remaining orphans; call it when no agent lives any more."""
         self.look()
+        for pid in _children():
+            if not fork.is_own_child(pid) and pid not in self._held and _was_an_agent_s(pid):
+                os.kill(pid, signal.SIGKILL)  # it is our child, see `_hold`
         for pidfd in self._held.values():
             self._loop.unwatch(pidfd)
             os.close(pidfd)
         self._held.clear()
+        self._killed.clear()
 
-    def _hold(self, pid: int) -> None:
+    def _hold(self, pid: int) -> bool:
+        """Watch an orphan, and kill it if it was an agent's. False: no descriptor is free."""
         try:
             pidfd = os.pidfd_open(pid)  # it is our child, so its number is not reused before we reap it
         except OSError as error:  # EMFILE: the next look finds it again
-            self._log.error("", f"orphan process {pid} cannot be watched: {error.strerror}")
-            return
+            self._log.error("", f"an orphan process cannot be watched: {error.strerror}")
+            return False
         self._held[pid] = pidfd
         self._loop.watch(pidfd, READABLE, partial(self._reap, pid))
         if _was_an_agent_s(pid):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            self._killed.add(pid)
             self._log.warning("", f"killed pid {pid}: an agent that has died had forked it")
+        return True
 
     def _reap(self, pid: int, _events: int) -> None:
         pidfd = self._held.pop(pid)
+        self._killed.discard(pid)
         self._loop.unwatch(pidfd)
         os.waitpid(pid, 0)
         os.close(pidfd)

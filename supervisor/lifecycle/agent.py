@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from nsbridge.agents import fork, journalreader, limits, scoreboard
-from nsbridge.agents.confinement.entry import Assignment
+from nsbridge.agents.confinement.entry import Assignment, Filters
 from nsbridge.agents.loop import Timer
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.agents.statefiles import journal_path
@@ -31,7 +31,6 @@ from nsbridge.supervisor.lifecycle.table import Action, Event, State
 DRAIN_LIMIT = 5.0  # seconds to hand over what is in flight
 EXIT_LIMIT = LINGER_LIMIT = 1.0  # seconds to exit when told to; for a process that was replaced to be gone
 REAP_WITHIN = 0.1  # seconds until it is asked again whether a killed agent is gone
-
 LINGERS = "it is stuck in the kernel while its files are closed, and keeps its namespace"
 
 
@@ -314,7 +313,7 @@ class ManagedAgent:
             self._feed(Event.DIED)
 
     def _assignment(self, control_fd: int) -> Assignment:
-        held = self.attachment.process
+        held, lease = self.attachment.process, self._services.evidence.lease(self.config)
         return Assignment(
             route=self.route,
             agent=self.config,
@@ -326,12 +325,13 @@ class ManagedAgent:
             ns_path=self.attachment.ns_path,
             state_dir=self._state_dir,
             init_user=self.attachment.init_user,
+            filters=Filters.of_agent(self.config, self.route, is_counted=lease is not None),
             supervisor_pid=os.getpid(),
             require=self._services.require,
             beat_every=self.beat_every,
             empty=self._services.empty,
             dead=self._services.dead.limits,
-            counter=self._services.evidence.lease(self.config),
+            counter=lease,
         )
 
     # What the process tells (process.py, Keeper)

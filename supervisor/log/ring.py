@@ -65,13 +65,19 @@ class Ring(Generic[T]):
             if entry.matches(name):
                 subscriber(entry)
 
-    def recent(self, count: int | None = None, name: str = "") -> list[T]:
-        """Return the last `count` about `name`, oldest first; None: all that are kept."""
-        entries = (self._make(*marshal.loads(self._memory[start:end])) for start, end in self._places)  # noqa: S302
-        found = [entry for entry in entries if entry.matches(name)]
-        if count is None:
-            return found
-        return found[-count:] if count > 0 else []
+    def recent(self, count: int | None = None, name: str = "", most: int = _SIZE) -> list[T]:
+        """Return the last `count` about `name`, oldest first, of `most` bytes in all; None: all that are kept."""
+        found: deque[T] = deque()
+        for start, end in reversed(self._places):
+            if count is not None and len(found) >= count:
+                break
+            entry = self._make(*marshal.loads(self._memory[start:end]))  # noqa: S302
+            if entry.matches(name):
+                most -= end - start
+                if most < 0:
+                    break
+                found.appendleft(entry)
+        return list(found)
 
     def _keep(self, data: bytes) -> None:
         if len(data) > _LONGEST:

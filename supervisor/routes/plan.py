@@ -20,7 +20,6 @@ from typing import TypeVar
 from nsbridge.config.schema import (
     AgentConfig,
     Config,
-    ContainerKind,
     DaemonConfig,
     Endpoint,
     FtokKey,
@@ -34,9 +33,6 @@ LIVE = frozenset({"log", "dead", "health.max_memory", "health.max_descriptors"})
 FIXED = frozenset(
     {"state_dir", "control", "evidence", "require", "health.deadline"}
 )  # agents beat by the deadline they began with
-
-# One container has one name in these, so that different names are different containers.
-_NAMED_UNIQUELY = {ContainerKind.RUNC, ContainerKind.CRUN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +108,7 @@ def _may_meet(one: AgentConfig, other: AgentConfig) -> bool:
         return False
     if one.container == other.container:
         return True  # whatever the paths: a link may lead from the one to the other
-    if one.container.kind is other.container.kind and one.container.kind in _NAMED_UNIQUELY:
+    if one.container.kind == other.container.kind and one.container.kind.is_unique:
         return False
     mine, theirs = _places(one.endpoint), _places(other.endpoint)
     if one.namespace is Namespace.IPC and any(isinstance(place, FtokKey) for place in mine | theirs):

@@ -10,7 +10,7 @@ import pytest
 from nsbridge.agents import wire
 from tests import fuzz
 
-COUNT = 7000  # inputs for each of the three targets
+COUNT = 7000  # inputs for each of the targets
 
 
 def test_whatever_hostile_peers_write_is_taken_or_refused(tmp_path: Path) -> None:

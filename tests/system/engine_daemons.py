@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from nsbridge.config.schema import ContainerKind
+from nsbridge.config.containerkind import ContainerKind
+from nsbridge.supervisor.containers import engines
 from tests.system.engines import BUSYBOX, DIRECTORIES, EngineContainer, Program
 from tests.system.room import LIMIT, Room, run, tool, wait_until
 
@@ -123,7 +124,7 @@ class DockerDaemon(Daemon):
     """A dockerd with its own directories and socket, no network and no firewall rules."""
 
     def __init__(self, room: Room, base: Path) -> None:
-        super().__init__(ContainerKind.DOCKER, room, base)
+        super().__init__(engines.docker.KIND, room, base)
         self.env = {"DOCKER_HOST": f"unix://{self.socket}", "DOCKER_CONFIG": str(base)}
         self._cgroup = f"nsb-{os.getpid()}"
 
@@ -152,7 +153,7 @@ class Podman(Daemon):
     """Podman with storage of its own, found by CONTAINERS_CONF and CONTAINERS_STORAGE_CONF; no service at first."""
 
     def __init__(self, room: Room, base: Path) -> None:
-        super().__init__(ContainerKind.PODMAN, room, base)
+        super().__init__(engines.podman.KIND, room, base)
         configuration, storage = base / "containers.conf", base / "storage.conf"
         configuration.write_text(_PODMAN_CONF.format(base=base), encoding="utf-8")
         storage.write_text(_PODMAN_STORAGE.format(base=base), encoding="utf-8")

@@ -24,7 +24,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nsbridge.config.schema import Container, ContainerKind
+from nsbridge.config.containerkind import ContainerKind
+from nsbridge.config.schema import Container
+from nsbridge.supervisor.containers import engines
 from tests.system.room import LIMIT, Room, run, tool, wait_readable, wait_until
 
 BUSYBOX = "/bin/busybox"
@@ -199,13 +201,13 @@ class RuntimeContainer(EngineContainer):
 class RuncContainer(RuntimeContainer):
     """Container of runc."""
 
-    kind = ContainerKind.RUNC
+    kind = engines.runc.KIND
 
 
 class CrunContainer(RuntimeContainer):
     """Container of crun, which is kept from the cgroups: Debian 12's version wants systemd for them."""
 
-    kind = ContainerKind.CRUN
+    kind = engines.crun.KIND
     options = ("--cgroup-manager=disabled",)
 
 
@@ -216,7 +218,7 @@ class UnshareContainer(EngineContainer):
     output is in `log`.
     """
 
-    kind = ContainerKind.PID
+    kind = engines.pid.KIND
     # In a plain chroot / is no mount point and cannot be made private; the maker of the chroot has seen to that.
     _SETUP = """
         mount --make-rprivate / 2>/dev/null || :

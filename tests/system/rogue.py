@@ -221,7 +221,17 @@ def hollow(agent: Agent) -> None:
     _libc.syscall(_EXIT, 0)
 
 
+def damages(agent: Agent) -> None:
+    """Spoil both journals and die of a signal, so that a successor comes at once."""
+    _ready(agent)
+    for journal in (agent._state.source, agent._state.sink):
+        assert journal is not None
+        os.pwrite(journal.fd, b"\xff" * 4096, 0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 BEHAVIOURS: dict[str, Callable[[Agent], None]] = {
+    "damages": damages,
     "refuses": refuses,
     "lingers": lingers,
     "hollow": hollow,

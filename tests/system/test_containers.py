@@ -12,16 +12,27 @@ from typing import Any
 
 import pytest
 
-from nsbridge.config.schema import Container, ContainerKind, Namespace
+from nsbridge.config import containerkind
+from nsbridge.config.schema import Container, Namespace
 from nsbridge.supervisor.containers import engines, listing
 from nsbridge.supervisor.containers import locate as containers
-from nsbridge.supervisor.containers.identity import read_stat
-from nsbridge.supervisor.containers.locate import ContainerProcess, ContainerRefused, Found, NotRunning
+from nsbridge.supervisor.containers.deadline import TIME_LIMIT
+from nsbridge.supervisor.containers.dockerapi import ApiClient
+from nsbridge.supervisor.containers.engines.podman import PodmanCommand
+from nsbridge.supervisor.containers.identity import (
+    ContainerProcess,
+    ContainerRefused,
+    Found,
+    NotRunning,
+    own_namespace_inode,
+    read_stat,
+)
+from nsbridge.supervisor.containers.namespacefile import namespace_file_inode
 from tests.system.engines import BUSYBOX
 from tests.system.room import run
 
 NAMED = ["runc", "crun", "docker", "podman"]  # kinds that find a restarted container by its name
-LIMIT_AND_SLACK = engines.TIME_LIMIT + 1.0
+LIMIT_AND_SLACK = TIME_LIMIT + 1.0
 
 
 def make(request: pytest.FixtureRequest, kind: str, *args: Any, **fields: Any) -> Any:
@@ -40,7 +51,7 @@ def test_a_running_container_is_found_with_its_identity(request: pytest.FixtureR
         for namespace in Namespace:
             inode = process.namespace_inode(namespace)
             assert inode == os.stat(f"/proc/{web.pid}/ns/{namespace}").st_ino
-            assert inode != containers.own_namespace_inode(namespace)
+            assert inode != own_namespace_inode(namespace)
     finally:
         process.close()
 
@@ -49,7 +60,7 @@ def test_a_running_container_is_found_with_its_identity(request: pytest.FixtureR
 def test_an_unknown_container_is_reported_as_unknown(request: pytest.FixtureRequest, kind: str) -> None:
     make(request, kind, start=False)
     with pytest.raises(NotRunning, match=f'container "nowhere" is not known to {kind}'):
-        containers.locate(Container(ContainerKind(kind), "nowhere"))
+        containers.locate(Container(containerkind.known()[kind], "nowhere"))
 
 
 @pytest.mark.parametrize("kind", NAMED)
@@ -135,7 +146,7 @@ def test_a_zombie_init_is_dead() -> None:
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # ended, not reaped
     try:
         with pytest.raises(NotRunning, match="has ended"):
-            containers.locate(Container(ContainerKind.PID, str(child.pid)))
+            containers.locate(Container(engines.pid.KIND, str(child.pid)))
         with pytest.raises(NotRunning, match="has ended"):
             ContainerProcess.open(Found(child.pid, read_stat(child.pid).start_time, ""))
     finally:
@@ -154,7 +165,7 @@ def test_a_thread_is_not_a_container() -> None:
     try:
         ready.wait()
         with pytest.raises(NotRunning, match="cannot be held"):
-            ContainerProcess.open(containers.locate(Container(ContainerKind.PID, str(thread.native_id))))
+            ContainerProcess.open(containers.locate(Container(engines.pid.KIND, str(thread.native_id))))
     finally:
         done.set()
         thread.join()
@@ -170,7 +181,7 @@ def test_the_ids_of_init_are_those_the_host_sees(runc_container: Any, id_base: i
 
 def test_a_pidfile_of_runc_leads_to_its_container(runc_container: Any) -> None:
     web = runc_container()
-    by_file = Container(ContainerKind.PIDFILE, str(web.bundle / "pid"))
+    by_file = Container(engines.pidfile.KIND, str(web.bundle / "pid"))
     assert containers.locate(by_file) == containers.locate(web.container)
     web.kill()
     with pytest.raises(NotRunning, match="pidfile"):
@@ -182,7 +193,7 @@ def test_a_pidfile_of_runc_leads_to_its_container(runc_container: Any) -> None:
 def test_a_proc_namespace_file_leads_to_its_process(unshare_container: Any) -> None:
     web = unshare_container()
     path = f"/proc/{web.pid}/ns/ipc"
-    found = containers.locate(Container(ContainerKind.NS, path))
+    found = containers.locate(Container(engines.ns.KIND, path))
     assert found == Found(web.pid, read_stat(web.pid).start_time, path)
     process = ContainerProcess.open(found)
     try:
@@ -193,13 +204,13 @@ def test_a_proc_namespace_file_leads_to_its_process(unshare_container: Any) -> N
         process.close()
     web.kill()
     with pytest.raises(NotRunning):
-        containers.locate(Container(ContainerKind.NS, path))
+        containers.locate(Container(engines.ns.KIND, path))
 
 
 def test_a_bare_namespace_file_is_found_while_it_is_bound(unshare_container: Any, tmp_path: Path) -> None:
     web = unshare_container()
     path = tmp_path / "ipc"
-    bare = Container(ContainerKind.NS, str(path))
+    bare = Container(engines.ns.KIND, str(path))
     with pytest.raises(NotRunning, match="No such file"):
         containers.locate(bare)
     path.touch()
@@ -209,9 +220,9 @@ def test_a_bare_namespace_file_is_found_while_it_is_bound(unshare_container: Any
     try:
         assert containers.locate(bare) == Found(0, 0, str(path))
         inode = os.stat(f"/proc/{web.pid}/ns/ipc").st_ino
-        assert containers.namespace_file_inode(str(path), Namespace.IPC) == inode
+        assert namespace_file_inode(str(path), Namespace.IPC) == inode
         with pytest.raises(ContainerRefused, match="is of the ipc kind where an mnt namespace is needed"):
-            containers.namespace_file_inode(str(path), Namespace.MNT)
+            namespace_file_inode(str(path), Namespace.MNT)
     finally:
         run(["umount", path])
 
@@ -230,7 +241,7 @@ def test_podman_is_asked_over_its_socket_too(podman_container: Any, podman_servi
     os.environ["CONTAINER_HOST"] = f"unix://{podman_service.socket}"  # undone by podman_service
     assert containers.locate(web.container).pid == web.pid
     with pytest.raises(NotRunning, match=r'container "nowhere" is not known to podman \(engine socket'):
-        containers.locate(Container(ContainerKind.PODMAN, "nowhere"))
+        containers.locate(Container(engines.podman.KIND, "nowhere"))
     podman_service.end_service()
     with pytest.raises(NotRunning, match="is not there"):
         containers.locate(web.container)
@@ -242,10 +253,10 @@ def test_podman_s_command_is_used_if_its_socket_is_a_leftover(
     web = podman_container()
     monkeypatch.delenv("CONTAINER_HOST")
     monkeypatch.setattr(engines, "PODMAN_SOCKET", str(podman_service.socket))
-    assert isinstance(engines.client_of(ContainerKind.PODMAN), engines.ApiClient)
+    assert isinstance(engines.podman.Podman().client(time.monotonic() + TIME_LIMIT), ApiClient)
     podman_service.crash_service()
     assert podman_service.socket.exists()
-    assert isinstance(engines.client_of(ContainerKind.PODMAN), engines.PodmanCommand)
+    assert isinstance(engines.podman.Podman().client(time.monotonic() + TIME_LIMIT), PodmanCommand)
     assert containers.locate(web.container).pid == web.pid
 
 
@@ -349,7 +360,7 @@ def test_a_container_whose_program_ends_at_once_is_not_found(runc_container: Any
 
 
 def test_the_host_has_no_process_to_hold() -> None:
-    found = containers.locate(Container(ContainerKind.HOST, ""))
+    found = containers.locate(Container(engines.host.KIND, ""))
     assert found == Found(0, 0, "")
     with pytest.raises(ValueError, match="no process to hold"):
         ContainerProcess.open(found)

@@ -259,7 +259,8 @@ def test_shutdown_names_the_pid_and_stops_once(scene: Scene) -> None:
 
 @pytest.mark.parametrize("method", ["start", "stop", "restart"])
 def test_order_needs_a_name(scene: Scene, method: str) -> None:
-    for names in ({}, {"names": []}, {"names": None}):
+    without: list[dict[str, Any]] = [{}, {"names": []}, {"names": None}]
+    for names in without:
         with pytest.raises(UsageError, match="name a route or an agent, or write all"):
             scene.ask(method, **names)
 

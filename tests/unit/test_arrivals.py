@@ -10,8 +10,10 @@ import pytest
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.endpoints.watch import PathWatch
 from nsbridge.agents.loop import Loop
-from nsbridge.config.schema import Container, ContainerKind, LogConfig
-from nsbridge.supervisor.containers.arrivals import Arrivals, places_of
+from nsbridge.config.containerkind import ContainerKind
+from nsbridge.config.schema import Container, LogConfig
+from nsbridge.supervisor.containers import engines
+from nsbridge.supervisor.containers.arrivals import Arrivals
 from nsbridge.supervisor.log.log import open_log
 from tests.child import in_child
 
@@ -19,12 +21,12 @@ from tests.child import in_child
 @pytest.mark.parametrize(
     ("kind", "name", "places"),
     [
-        (ContainerKind.RUNC, "web", [("/run/runc/web", "")]),
-        (ContainerKind.CRUN, "web", [("/x/crun/web", ""), ("/run/crun/web", "")]),
-        (ContainerKind.PIDFILE, "/run/web/pid", [("/run/web", "pid")]),
-        (ContainerKind.PID, "1", []),
-        (ContainerKind.NS, "/proc/1/ns/ipc", []),
-        (ContainerKind.HOST, "", []),
+        (engines.runc.KIND, "web", [("/run/runc/web", "")]),
+        (engines.crun.KIND, "web", [("/x/crun/web", ""), ("/run/crun/web", "")]),
+        (engines.pidfile.KIND, "/run/web/pid", [("/run/web", "pid")]),
+        (engines.pid.KIND, "1", []),
+        (engines.ns.KIND, "/proc/1/ns/ipc", []),
+        (engines.host.KIND, "", []),
     ],
 )
 def test_where_a_container_s_coming_is_to_be_seen(
@@ -32,13 +34,13 @@ def test_where_a_container_s_coming_is_to_be_seen(
 ) -> None:
     """crun looks at XDG_RUNTIME_DIR first, also as root."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/x")
-    assert places_of(Container(kind, name)) == places
+    assert list(engines.engine_of(kind).places(name)) == places
 
 
 def test_what_does_not_come_back_is_not_watched(tmp_path: Path) -> None:
     loop, log = Loop(), open_log(LogConfig(file=str(tmp_path / "log")))
     arrivals = Arrivals(loop, log)
-    assert not arrivals.expect(Container(ContainerKind.PID, "1"), lambda: None).is_watched
+    assert not arrivals.expect(Container(engines.pid.KIND, "1"), lambda: None).is_watched
     arrivals.close()
     loop.close()
     log.close()
@@ -56,7 +58,7 @@ def test_exhausted_inotify_is_logged_once_and_used_when_free(tmp_path: Path) -> 
                 held.append(PathWatch())
         except Blocked:
             pass
-        pidfile = Container(ContainerKind.PIDFILE, "/tmp/none/pid")
+        pidfile = Container(engines.pidfile.KIND, "/tmp/none/pid")
         watched = [arrivals.expect(pidfile, lambda: called.append(1)).is_watched for _ in range(3)]
         held.pop().close()
         watched.append(arrivals.expect(pidfile, lambda: called.append(2)).is_watched)

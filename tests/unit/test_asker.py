@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsbridge.agents.loop import Loop
-from nsbridge.config.schema import Container, ContainerKind
-from nsbridge.supervisor.containers import asker
+from nsbridge.config.schema import Container
+from nsbridge.supervisor.containers import asker, engines
 from nsbridge.supervisor.containers.asker import BATCH, Asker, Located, parse_answer
-from nsbridge.supervisor.containers.engines import NoAnswer
-from nsbridge.supervisor.containers.identity import ContainerRefused, Found, NotRunning
+from nsbridge.supervisor.containers.identity import ContainerRefused, Found, NoAnswer, NotRunning
 
 LIMIT = 20.0
 
@@ -27,11 +26,11 @@ class Engine:
     def __init__(self, locate: Callable[[Container], Found]) -> None:
         self.loop = Loop()
         self.answers: dict[str, Located] = {}
-        self.asker = Asker(self.loop, ContainerKind.DOCKER, locate)
+        self.asker = Asker(self.loop, engines.docker.KIND, locate)
         self.most_children = 0
 
     def ask(self, *names: str, seen: bool = False) -> list[asker.Inquiry]:
-        return [self.asker.ask(Container(ContainerKind.DOCKER, n), self._keep(n), seen=seen) for n in names]
+        return [self.asker.ask(Container(engines.docker.KIND, n), self._keep(n), seen=seen) for n in names]
 
     def until(self, condition: Callable[[], object]) -> None:
         deadline = self.loop.now() + LIMIT

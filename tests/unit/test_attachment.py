@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents.loop import Loop
-from nsbridge.config.schema import Container, ContainerKind, HealthConfig, LogConfig, Namespace
+from nsbridge.config.schema import Container, HealthConfig, LogConfig, Namespace
+from nsbridge.supervisor.containers import engines
 from nsbridge.supervisor.containers.arrivals import Arrivals, Expectation
 from nsbridge.supervisor.containers.asker import Inquiry, Located
 from nsbridge.supervisor.containers.attachment import LOOK_AT_LEAST_EVERY, LOOK_FIRST, Attachment
@@ -17,7 +18,7 @@ from nsbridge.supervisor.lifecycle.services import Services
 from nsbridge.supervisor.log.events import Events
 from nsbridge.supervisor.log.log import open_log
 
-WEB = Container(ContainerKind.DOCKER, "web")
+WEB = Container(engines.docker.KIND, "web")
 
 
 class Told:
@@ -194,7 +195,7 @@ def test_nothing_is_expected_any_more_when_nobody_waits(agent: Agent, arrivals: 
 def test_a_pid_file_is_looked_at_for_each_hint_and_asks_nobody(
     make: Callable[..., Agent], arrivals: ByHand, tmp_path: Path
 ) -> None:
-    agent = make(Container(ContainerKind.PIDFILE, str(tmp_path / "pid")))
+    agent = make(Container(engines.pidfile.KIND, str(tmp_path / "pid")))
     agent.attachment.locate()
     assert "is not there" in agent.heard[-1]
     (tmp_path / "pid").touch()

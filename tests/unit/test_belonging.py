@@ -16,7 +16,6 @@ from nsbridge.agents.wire import Message
 from nsbridge.config.schema import (
     AgentConfig,
     Container,
-    ContainerKind,
     Endpoint,
     FileEndpoint,
     LogEndpoint,
@@ -26,6 +25,7 @@ from nsbridge.config.schema import (
     SpoolEndpoint,
     Window,
 )
+from nsbridge.supervisor.containers import engines
 
 ENDPOINTS: dict[str, Endpoint] = {
     "spool": SpoolEndpoint(out="/a/out", in_="/a/in"),
@@ -42,7 +42,7 @@ KIND = {"spool": 1, "log": 2, "file": 0, "queue": 0}  # of the records
 
 
 def opened(tmp_path: Path, endpoint: Endpoint) -> AgentFiles:
-    agent = AgentConfig("orders:web", Container(ContainerKind.HOST, ""), endpoint)
+    agent = AgentConfig("orders:web", Container(engines.host.KIND, ""), endpoint)
     said: list[str] = []
     state = open_state(str(tmp_path), agent, Window(), said.append)
     assert said == []

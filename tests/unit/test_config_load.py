@@ -18,7 +18,6 @@ from nsbridge.config.load import load, parse
 from nsbridge.config.schema import (
     Config,
     Container,
-    ContainerKind,
     DaemonConfig,
     Delivery,
     Framing,
@@ -33,6 +32,7 @@ from nsbridge.config.schema import (
     User,
     Window,
 )
+from nsbridge.supervisor.containers import engines
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config" / "example.toml"
@@ -83,7 +83,7 @@ def test_configuration_of_the_interface_is_read_as_it_is_meant() -> None:
     assert route.window == Window(messages=1024, bytes=4_000_000)
     web, legacy = route.agents
     assert web.name == "orders:web"
-    assert web.container == Container(ContainerKind.DOCKER, "web")
+    assert web.container == Container(engines.docker.KIND, "web")
     assert web.endpoint == SpoolEndpoint(out="/var/spool/orders/out", in_="/var/spool/orders/in")
     assert legacy.endpoint == QueueEndpoint(
         out=QueueOut(key=0x4D2, type=2), in_=QueueIn(key=0x4D2, type=1), create=True, mode=0o660

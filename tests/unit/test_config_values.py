@@ -7,8 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from nsbridge.config import values
+from nsbridge.config.containerkind import ContainerKind
 from nsbridge.config.problems import InvalidValue, Problem, dotted, nearest, quoted, shown
-from nsbridge.config.schema import Container, ContainerKind, Delivery, User
+from nsbridge.config.schema import Container, Delivery, User
+from nsbridge.supervisor.containers import engines
 
 
 def refused(reader: Callable[[object], object], value: object) -> str:
@@ -137,17 +139,17 @@ def test_socket_path_is_measured_in_bytes_against_sun_path() -> None:
 @pytest.mark.parametrize(
     ("value", "kind", "name"),
     [
-        ("docker:web", ContainerKind.DOCKER, "web"),
-        ("docker:shop_web.1-a", ContainerKind.DOCKER, "shop_web.1-a"),
-        ("docker:" + "0123456789abcdef" * 4, ContainerKind.DOCKER, "0123456789abcdef" * 4),
-        ("podman:w", ContainerKind.PODMAN, "w"),
-        ("runc:_a+b.c-d", ContainerKind.RUNC, "_a+b.c-d"),
-        ("runc:...", ContainerKind.RUNC, "..."),
-        ("crun:a b:c", ContainerKind.CRUN, "a b:c"),
-        ("pid:1", ContainerKind.PID, "1"),
-        ("pidfile:/run/x.pid", ContainerKind.PIDFILE, "/run/x.pid"),
-        ("ns:/proc/1/ns/mnt", ContainerKind.NS, "/proc/1/ns/mnt"),
-        ("host", ContainerKind.HOST, ""),
+        ("docker:web", engines.docker.KIND, "web"),
+        ("docker:shop_web.1-a", engines.docker.KIND, "shop_web.1-a"),
+        ("docker:" + "0123456789abcdef" * 4, engines.docker.KIND, "0123456789abcdef" * 4),
+        ("podman:w", engines.podman.KIND, "w"),
+        ("runc:_a+b.c-d", engines.runc.KIND, "_a+b.c-d"),
+        ("runc:...", engines.runc.KIND, "..."),
+        ("crun:a b:c", engines.crun.KIND, "a b:c"),
+        ("pid:1", engines.pid.KIND, "1"),
+        ("pidfile:/run/x.pid", engines.pidfile.KIND, "/run/x.pid"),
+        ("ns:/proc/1/ns/mnt", engines.ns.KIND, "/proc/1/ns/mnt"),
+        ("host", engines.host.KIND, ""),
     ],
 )
 def test_container_is_read_and_written_back(value: str, kind: ContainerKind, name: str) -> None:

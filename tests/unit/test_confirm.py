@@ -14,7 +14,8 @@ from nsbridge.agents import linux
 from nsbridge.agents.confinement.entry import Gone
 from nsbridge.agents.identity.identity import IdMap
 from nsbridge.agents.identity.surroundings import FileSurroundings, memory
-from nsbridge.config.schema import AgentConfig, Container, ContainerKind, SpoolEndpoint
+from nsbridge.config.schema import AgentConfig, Container, SpoolEndpoint
+from nsbridge.supervisor.containers import engines
 from tests.child import fork
 from tests.unit.test_entering import assignment
 
@@ -58,7 +59,7 @@ def init(then: int) -> Iterator[tuple[int, int]]:
     ids=["nowhere", "mnt", "user", "both"],
 )
 def test_init_that_goes_elsewhere_is_found_out(tmp_path: Path, then: int, gone: bool) -> None:
-    agent = AgentConfig("r:a", Container(ContainerKind.PID, "1"), SpoolEndpoint(out="/data/out"))
+    agent = AgentConfig("r:a", Container(engines.pid.KIND, "1"), SpoolEndpoint(out="/data/out"))
     with init(then) as (pid, to_init):
         given = assignment(agent=agent, container_pid=pid, state_dir=str(tmp_path))
         around = FileSurroundings(

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsbridge.config.schema import Container, ContainerKind
-from nsbridge.supervisor.containers import identity
+from nsbridge.config.schema import Container
+from nsbridge.supervisor.containers import engines, identity
 from nsbridge.supervisor.containers import locate as containers
-from nsbridge.supervisor.containers.locate import ContainerRefused, NotRunning
+from nsbridge.supervisor.containers.identity import ContainerRefused, NotRunning
 
 
 @given(st.text())
@@ -29,7 +29,7 @@ def test_ordinary_names_are_shown_plain_and_hostile_ones_escaped() -> None:
 
 
 def pidfile(path: Path) -> Container:
-    return Container(ContainerKind.PIDFILE, str(path))
+    return Container(engines.pidfile.KIND, str(path))
 
 
 def test_a_pidfile_is_read(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_fifo_a_directory_and_a_socket_are_not_waited_for(tmp_path: Path) -> N
             with pytest.raises(ContainerRefused, match="is not a regular file"):
                 containers.locate(pidfile(path))
             with pytest.raises(NotRunning, match="is not a namespace file"):
-                containers.locate(Container(ContainerKind.NS, str(path)))
+                containers.locate(Container(engines.ns.KIND, str(path)))
     with pytest.raises(NotRunning, match="is not there"):
         containers.locate(pidfile(tmp_path / "missing"))
 
@@ -88,4 +88,4 @@ def test_a_fifo_a_directory_and_a_socket_are_not_waited_for(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["", "x", "-1", "0", "1e3", "12345678901", "\u0661"])
 def test_pid_takes_decimal_numbers_only(name: str) -> None:
     with pytest.raises(ContainerRefused, match="write pid:N"):
-        containers.locate(Container(ContainerKind.PID, name))
+        containers.locate(Container(engines.pid.KIND, name))

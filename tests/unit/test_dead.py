@@ -54,6 +54,35 @@ def inside(tmp_path: Path) -> dict[str, bytes]:
 # Put aside
 
 
+@pytest.mark.parametrize("bait", ["loop", "dangling", "directory"])
+def test_what_an_agent_put_in_a_letter_s_place_is_none(tmp_path: Path, box: int, sink: SinkJournal, bait: str) -> None:
+    """Its successor neither ends of it nor takes the message for one that is put aside."""
+    place = tmp_path / "box" / f"{STEM}.json"
+    place.mkdir() if bait == "directory" else place.symlink_to(place.name if bait == "loop" else "nowhere")
+    letters = DeadLetters(box, sink)
+    assert sink.handed == 6
+    if bait == "directory":
+        with pytest.raises(OSError, match="directory"):
+            letters.add(Run(0xABC, 7, 1, (b"body",)), "here", "why")
+    else:
+        assert letters.add(Run(0xABC, 7, 1, (b"body",)), "here", "why")
+        assert place.is_file()
+        assert not place.is_symlink()
+
+
+@pytest.mark.parametrize("bait", ["FIFO", "link"])
+def test_writing_a_letter_waits_for_nothing_and_follows_nothing(
+    tmp_path: Path, box: int, sink: SinkJournal, bait: str
+) -> None:
+    """In the place of the hidden part: the writer of a FIFO waits for a reader."""
+    part, other = tmp_path / "box" / f".{STEM}.body", tmp_path / "other"
+    other.write_bytes(b"kept")
+    os.mkfifo(part) if bait == "FIFO" else part.symlink_to(other)
+    letters = DeadLetters(box, sink)
+    assert letters.add(Run(0xABC, 7, 1, (b"body",)), "here", "why")
+    assert other.read_bytes() == b"kept"
+
+
 def test_a_letter_is_its_bytes_and_a_note_of_why(tmp_path: Path, box: int, sink: SinkJournal) -> None:
     letters = DeadLetters(box, sink)
     assert letters.add(Run(0xABC, 7, -3, (b"\0body\xff",)), "queue 0x4d2", "too long")

@@ -17,12 +17,12 @@ from nsbridge.config.errors import NoSuchNameError, NsbridgeError, UsageError
 from nsbridge.config.schema import (
     AgentConfig,
     Container,
-    ContainerKind,
     QueueEndpoint,
     QueueIn,
     SpoolEndpoint,
     Window,
 )
+from nsbridge.supervisor.containers import engines
 from nsbridge.supervisor.control import dead
 from nsbridge.supervisor.control.dead import DeadApi
 from nsbridge.supervisor.lifecycle.services import DeadLetterLimits
@@ -31,7 +31,7 @@ from nsbridge.supervisor.log.events import Events
 from tests.answer_fake import Answered
 from tests.unit.test_deadletters import EPOCH, Box
 
-HOST = Container(ContainerKind.HOST, "")
+HOST = Container(engines.host.KIND, "")
 ID = "orders:legacy/00000000000000aa-{}".format
 
 

@@ -132,7 +132,7 @@ def test_note_without_body_is_no_letter(box: Box) -> None:
         pytest.param({"type": None}, id="no type"),
     ],
 )
-def test_note_that_does_not_fit_is_damaged(box: Box, fields: dict[str, object]) -> None:
+def test_note_that_does_not_fit_is_damaged(box: Box, fields: dict[str, Any]) -> None:
     box.put(7, **fields)
     letter = box.letter(7)
     assert (letter.type, letter.time, letter.where, letter.why) == (None, None, "", "its note is damaged")

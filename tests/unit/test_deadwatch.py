@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from nsbridge.agents.journal import state
 from nsbridge.agents.loop import Loop
-from nsbridge.config.schema import DeadConfig
+from nsbridge.config.schema import DeadConfig, Window
 from nsbridge.supervisor.health import deadwatch
 from nsbridge.supervisor.health.deadwatch import Content, DeadWatch
 from nsbridge.supervisor.lifecycle.table import State
@@ -23,7 +24,8 @@ class Agent:
     """The part of a managed agent that the watch uses."""
 
     def __init__(self, name: str) -> None:
-        self.config = SimpleNamespace(name=name)
+        self.config: Any = SimpleNamespace(name=name, endpoint=None)
+        self.route = SimpleNamespace(window=Window())
         self.state = State.RUNNING
         self.pid = 1
         self.killed = False
@@ -101,6 +103,22 @@ def test_agent_with_more_bytes_than_its_quota_is_stopped(tmp_path: Path, scene: 
 def _made(path: Path) -> Path:
     path.touch()
     return path
+
+
+def test_agent_with_a_journal_that_no_agent_accepts_is_stopped(tmp_path: Path, scene: Scene) -> None:
+    """Without a dead letter: an agent that appends to a log may write files of any size, and it holds its journal."""
+    (tmp_path / "journal/r").mkdir(parents=True)
+    journal = os.open(_made(tmp_path / "journal/r/a.in"), os.O_RDWR)
+    scene.look()
+    os.truncate(journal, 1 << 40)
+    scene.look()
+    assert not scene.agents[0].killed, "a hole takes nothing of the disk"
+    most = state.largest_journals(scene.agents[0].config, scene.agents[0].route.window)
+    os.posix_fallocate(journal, 0, most + (1 << 20))
+    os.close(journal)
+    scene.look()
+    assert scene.agents[0].refused.startswith("its journals hold 2")
+    assert not scene.agents[1].killed
 
 
 def test_directory_among_the_letters_stops_the_agent(tmp_path: Path, scene: Scene) -> None:

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from nsbridge.agents.loop import Loop
-from nsbridge.config.schema import ContainerKind, LogConfig
-from nsbridge.supervisor.containers import engine_watch
+from nsbridge.config.schema import LogConfig
+from nsbridge.supervisor.containers import engine_watch, engines
 from nsbridge.supervisor.containers.engine_watch import EngineWatch
 from nsbridge.supervisor.log.log import Log, open_log
 
@@ -43,7 +43,7 @@ class Engine:
     def complaints(self) -> list[str]:
         return [entry.message for entry in self.log.ring.recent(100)]
 
-    def main(self, kind: ContainerKind, writer: int) -> int:
+    def main(self, writer: int) -> int:
         says = self.script[min(self.children, len(self.script)) - 1]
         os.write(writer, says.removesuffix("…".encode()))
         if says.endswith("…".encode()):
@@ -57,7 +57,7 @@ class _Counted(EngineWatch):
     """A child cannot count for us."""
 
     def __init__(self, engine: Engine) -> None:
-        super().__init__(engine.loop, engine.log, ContainerKind.DOCKER, engine.main)
+        super().__init__(engine.loop, engine.log, engines.docker.KIND, engine.main)
         self._engine = engine
 
     def _start(self) -> None:

@@ -25,13 +25,13 @@ from nsbridge.config.schema import (
     AgentConfig,
     Confinement,
     Container,
-    ContainerKind,
     QueueEndpoint,
     QueueOut,
     RouteConfig,
     SpoolEndpoint,
     User,
 )
+from nsbridge.supervisor.containers import engines
 from tests.child import LIMIT, Family, fork, in_child, wait
 from tests.unit.test_entry import NOBODY, attempt, status_of, subreaper
 
@@ -42,8 +42,8 @@ __all__ = ["subreaper"]
 
 
 def assignment(**changes: object) -> Assignment:
-    agent = AgentConfig("r:a", Container(ContainerKind.PID, "1"), QueueEndpoint(out=QueueOut(1)), User(NOBODY, NOBODY))
-    other = AgentConfig("r:b", Container(ContainerKind.HOST, ""), SpoolEndpoint(in_="/in"))
+    agent = AgentConfig("r:a", Container(engines.pid.KIND, "1"), QueueEndpoint(out=QueueOut(1)), User(NOBODY, NOBODY))
+    other = AgentConfig("r:b", Container(engines.host.KIND, ""), SpoolEndpoint(in_="/in"))
     fields: dict[str, object] = {
         "route": RouteConfig("r", (agent, other)),
         "agent": agent,
@@ -58,7 +58,9 @@ def assignment(**changes: object) -> Assignment:
         "supervisor_pid": os.getpid(),
         "beat_every": 5.0,
     }
-    return Assignment(**(fields | changes))  # type: ignore[arg-type]
+    fields |= changes
+    fields["filters"] = entry.Filters.of_agent(fields["agent"], fields["route"])  # type: ignore[arg-type]
+    return Assignment(**fields)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -125,7 +127,7 @@ def test_the_host_s_own_namespace_is_refused() -> None:
 
 
 def test_the_host_is_left_as_it_is_if_it_is_asked_for_by_name() -> None:
-    host = AgentConfig("r:a", Container(ContainerKind.HOST, ""), QueueEndpoint(out=QueueOut(1)))
+    host = AgentConfig("r:a", Container(engines.host.KIND, ""), QueueEndpoint(out=QueueOut(1)))
     assert entry.join(assignment(agent=host)) == ipc_inode("self")
 
 
@@ -184,6 +186,11 @@ def on_a_kernel_without(call: int, then: Callable[[], object]) -> object:
         return then()
 
     return in_child(child)
+
+
+def test_filters_are_compiled_once_for_agents_with_the_same_rules() -> None:
+    given, other = assignment(), assignment(init_user=(1, 1))
+    assert all(one is another for one, another in zip(given.filters, other.filters, strict=True))
 
 
 LACKING = [

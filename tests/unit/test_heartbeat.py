@@ -18,11 +18,12 @@ from nsbridge.agents.loop import Loop
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import (
     HealthConfig,
+    Window,
 )
 from nsbridge.supervisor.health import check as healthcheck
 from nsbridge.supervisor.health import processes as health
 from nsbridge.supervisor.health.check import HealthCheck
-from nsbridge.supervisor.host import usage
+from nsbridge.supervisor.host import procfs, usage
 from nsbridge.supervisor.host.usage import Usage
 from nsbridge.supervisor.lifecycle.process import AgentProcess
 from nsbridge.supervisor.lifecycle.services import Services
@@ -197,6 +198,18 @@ def test_the_check_is_due_when_the_most_silent_would_be_late(scene: Scene, clock
     assert scene.killed == [1]
 
 
+def test_who_is_always_nearly_late_costs_no_more_looks(scene: Scene, clock: Clock, loop: Loop) -> None:
+    """A compromised agent writes what it likes: 1 ms before it would be late, all the time."""
+    page, scene.wakeups = scene.agents[0].scoreboard.cells, 0
+    for step in range(1, 10_001):
+        clock.time = 1000.0 + step / 1000
+        page[scoreboard.BEAT] = int((clock.time - HEALTH.patience + 0.001) * 1e9)
+        scene.agents[1].beat()
+        loop.run_once(0)
+    assert scene.wakeups <= 102, "in 10 seconds"
+    assert scene.killed == []
+
+
 def test_an_owed_step_counts_as_silence_though_the_loop_beats(scene: Scene) -> None:
     scene.agents[0].scoreboard.cells[scoreboard.PROGRESS] = 1000 * 10**9
     for second in (3, 6, 9, 10):
@@ -250,6 +263,22 @@ def test_excess_is_reported_with_the_numbers() -> None:
     assert healthcheck.excess(Usage(1000, 10), 1000, 10) == ""
     assert healthcheck.excess(Usage(2_500_000, 10), 1_000_000, 10) == "2.5 MB of memory, 1.0 MB are allowed"
     assert healthcheck.excess(Usage(1000, 11), 1000, 10) == "11 descriptors, 10 are allowed"
+
+
+def test_an_agent_with_many_children_is_killed_unread(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading thousands of processes would take the supervisor seconds; a healthy agent has two at most."""
+    agent, asked = scene.agents[0], list[int]()
+    agent.uptime, agent.route = 60.0, SimpleNamespace(window=Window(), agents=())  # type: ignore[attr-defined]
+    monkeypatch.setattr(healthcheck, "allowed_memory", lambda *_: 1 << 40)
+    monkeypatch.setattr(procfs, "children", lambda _pid: set(range(1, 4)))
+    monkeypatch.setattr(usage, "is_hollow", lambda _pid: False)
+    monkeypatch.setattr(usage, "at_most", asked.append)
+    monkeypatch.setattr(usage, "about", lambda _pids: None)
+    for second in range(5, 70, 5):
+        scene.at(second, 0, 1)
+    assert scene.killed == [0]
+    assert asked == []
+    assert "more than 2 children" in agent.process.last_words
 
 
 def test_own_memory_is_measured_apart_from_what_a_fork_shares() -> None:

@@ -8,7 +8,6 @@ from nsbridge.config.schema import (
     AgentConfig,
     Config,
     Container,
-    ContainerKind,
     DaemonConfig,
     Delivery,
     QueueEndpoint,
@@ -18,6 +17,7 @@ from nsbridge.config.schema import (
     SpoolEndpoint,
     User,
 )
+from nsbridge.supervisor.containers import engines
 from nsbridge.supervisor.host.limits import HostLimits, read_host, shortages
 
 AMPLE = HostLimits(instances=100_000, watches=1_000_000, descriptors=100_000, pids=1_000_000, tasks=1_000_000)
@@ -31,10 +31,10 @@ def config(routes: int, delivery: Delivery = Delivery.EXACTLY_ONCE, uids: int = 
     def route(number: int) -> RouteConfig:
         user = User(1000 + number % uids, 0) if uids else None
         spool = AgentConfig(
-            f"r{number}:a", Container(ContainerKind.RUNC, "a"), SpoolEndpoint(out="/o", in_="/i"), user=user
+            f"r{number}:a", Container(engines.runc.KIND, "a"), SpoolEndpoint(out="/o", in_="/i"), user=user
         )
         queue = AgentConfig(
-            f"r{number}:b", Container(ContainerKind.RUNC, "b"), QueueEndpoint(out=QueueOut(1), in_=QueueIn(2))
+            f"r{number}:b", Container(engines.runc.KIND, "b"), QueueEndpoint(out=QueueOut(1), in_=QueueIn(2))
         )
         return RouteConfig(f"r{number}", (spool, queue), delivery)
 

@@ -180,10 +180,11 @@ def test_no_flipped_byte_of_a_sink_journal_goes_unseen(tmp_path: Path) -> None:
         again = sink(path, said)
         now, intent = seen(again), again.intent
         again.close()
-        if not said:
+        is_aside = any("is damaged" in text for text in said)  # a counter that cannot be is only reported
+        if not is_aside:
             assert now == before
             assert intent in (12, 0), "an intent that never was could make a lost message look handed over"
-        return not said
+        return not is_aside
 
     assert _each_flip(path, data, range(HEADER, len(data)), same) >= 3 * 8 * 3
 

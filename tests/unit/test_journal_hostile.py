@@ -25,7 +25,8 @@ from nsbridge.agents.journal.records import RECORD, checksum
 from nsbridge.agents.journal.sinkjournal import open_sink
 from nsbridge.agents.wire import Message
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, Container, ContainerKind, FileEndpoint, LogEndpoint
+from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, Container, FileEndpoint, LogEndpoint
+from nsbridge.supervisor.containers import engines
 from tests.child import in_child
 
 ENTRIES, RING = 103, 64 << 10
@@ -198,7 +199,7 @@ def test_agent_cannot_make_its_journal_longer(tmp_path: Path) -> None:
     opened = state.AgentFiles(made, sink, -1, -1, -1)
 
     def grow(endpoint: Any) -> list[str]:
-        state.bound_files(AgentConfig("r:a", Container(ContainerKind.HOST, ""), endpoint))
+        state.bound_files(AgentConfig("r:a", Container(engines.host.KIND, ""), endpoint))
         outcomes = []
         for fd in (opened.source_fd, opened.sink_fd):
             for way in (
@@ -219,3 +220,33 @@ def test_agent_cannot_make_its_journal_longer(tmp_path: Path) -> None:
     assert in_child(lambda: grow(LogEndpoint(out="/a", in_="/b"))) == ["done"] * 6
     made.close()
     sink.close()
+
+
+def test_bytes_behind_the_longest_journal_are_not_kept(tmp_path: Path) -> None:
+    """An agent that appends to a log has no RLIMIT_FSIZE, and it holds its journal's descriptor."""
+    path, said = tmp_path / "a.in", list[str]()
+    open_sink(str(path)).close()
+    os.truncate(path, 1 << 40)
+    open_sink(str(path), said.append).close()
+    (kept,) = tmp_path.glob("*.damaged-*")
+    assert (path.stat().st_size, kept.stat().st_size) == (PAGE, PAGE)
+    assert "had 1099511627776 bytes: cut to 4096" in said[0]
+
+
+def _begin(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(10)
+
+
+@pytest.mark.parametrize("kind", ["in", "out"])
+def test_damaged_journals_take_a_bounded_part_of_the_disk(tmp_path: Path, kind: str) -> None:
+    """Each life of a compromised agent can damage its journal: neither their number nor their size is without limit."""
+    path = tmp_path / f"a.{kind}"
+    for life in range(10):
+        path.write_bytes(b"nonsense %d" % life)
+        os.truncate(path, 1 << 30)
+        made = open_source(str(path), ENTRIES, RING) if kind == "out" else open_sink(str(path))
+        made.close()
+    kept = list(tmp_path.glob("*.damaged-*"))
+    assert sorted(map(_begin, kept)) == [b"nonsense %d" % life for life in (0, 1, 2, 9)]
+    assert max(one.stat().st_size for one in kept) <= (300 << 20 if kind == "out" else PAGE)

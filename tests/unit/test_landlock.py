@@ -13,12 +13,13 @@ import pytest
 
 from nsbridge.agents import linux
 from nsbridge.agents.confinement import entry, landlock
-from nsbridge.config.schema import AgentConfig, Container, ContainerKind, SpoolEndpoint
+from nsbridge.config.schema import AgentConfig, Container, SpoolEndpoint
+from nsbridge.supervisor.containers import engines
 from tests.child import in_child
 
 HEADER = Path("/usr/include/linux/landlock.h")
 SPOOL = SpoolEndpoint(out="/a/out", in_="/a/in", done="/a/done")
-AGENT = AgentConfig("r:a", Container(ContainerKind.HOST, ""), SPOOL)
+AGENT = AgentConfig("r:a", Container(engines.host.KIND, ""), SPOOL)
 needs_landlock = pytest.mark.skipif(linux.landlock_abi() == 0, reason="this kernel has no Landlock, or it is off")
 
 

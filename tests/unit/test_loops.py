@@ -14,7 +14,6 @@ from nsbridge.config.schema import (
     AgentConfig,
     Config,
     Container,
-    ContainerKind,
     DaemonConfig,
     Delivery,
     FtokKey,
@@ -27,6 +26,7 @@ from nsbridge.config.schema import (
     RouteConfig,
     SpoolEndpoint,
 )
+from nsbridge.supervisor.containers import engines
 from nsbridge.supervisor.containers.arrivals import Arrivals
 from nsbridge.supervisor.lifecycle.services import Services
 from nsbridge.supervisor.lifecycle.table import State
@@ -36,7 +36,7 @@ from nsbridge.supervisor.routes import loops
 from nsbridge.supervisor.routes.loops import Circles, Serving
 from nsbridge.supervisor.routes.route import Route
 
-ONE, TWO = Container(ContainerKind.RUNC, "one"), Container(ContainerKind.RUNC, "two")
+ONE, TWO = Container(engines.runc.KIND, "one"), Container(engines.runc.KIND, "two")
 SHARED = 7  # inode of a namespace
 FTOK = FtokKey("/key", 1)
 LOG_OUT, LOG_IN = LogEndpoint(out="/a/x"), LogEndpoint(in_="/b/x")
@@ -151,7 +151,7 @@ def test_route_whose_container_has_ended_feeds_nobody(tmp_path: Path) -> None:
     """The kernel gives the number of a namespace that has gone to the next one: to that of another container."""
     loop, log = Loop(), open_log(LogConfig(file=str(tmp_path / "log")))
     services = Services(loop, log, Events(), str(tmp_path), Arrivals(loop, log), HealthConfig())
-    hub, circles = Container(ContainerKind.RUNC, "hub"), Circles()
+    hub, circles = Container(engines.runc.KIND, "hub"), Circles()
     routes = [
         Route(services, route(putting(1), taking(2), "evil", other=hub), circles, lambda _agent: None),
         Route(services, route(taking(1), putting(2), "honest", other=hub), circles, lambda _agent: None),

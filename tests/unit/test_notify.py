@@ -154,7 +154,7 @@ def test_manager_that_never_reads_costs_a_bounded_queue(scene: Scene) -> None:
     notifier = scene.notifier()
     scene.fill()
     for number in range(100):
-        notifier._tell(f"STATUS={number}")
+        notifier._notify(f"STATUS={number}")
     scene.pending()
     assert [scene.next()["STATUS"] for _ in range(notify._UNSENT)] == [str(number) for number in range(84, 100)]
     assert scene.pending() == []

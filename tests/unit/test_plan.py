@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nsbridge.config import containerkind
 from nsbridge.config.schema import (
     AgentConfig,
     Config,
     Container,
-    ContainerKind,
     ControlConfig,
     DaemonConfig,
     Delivery,
@@ -31,11 +31,12 @@ from nsbridge.config.schema import (
     User,
     Window,
 )
+from nsbridge.supervisor.containers import engines
 from nsbridge.supervisor.routes import plan
 from nsbridge.supervisor.routes.plan import compare, may_meet
 
-WEB = Container(ContainerKind.DOCKER, "web")
-LEGACY = Container(ContainerKind.RUNC, "legacy")
+WEB = Container(engines.docker.KIND, "web")
+LEGACY = Container(engines.runc.KIND, "legacy")
 
 
 def route(name: str, **fields: Any) -> RouteConfig:
@@ -53,7 +54,7 @@ def config(*routes: RouteConfig, **daemon: Any) -> Config:
 
 OTHER_AGENT: dict[str, Any] = {
     "name": "r:other",
-    "container": Container(ContainerKind.DOCKER, "web2"),
+    "container": Container(engines.docker.KIND, "web2"),
     "endpoint": SpoolEndpoint(out="/srv/r", done="/srv/done"),
     "user": User(1, 1),
     "follows_owner": True,
@@ -208,7 +209,7 @@ SPOOL, QUEUE = SpoolEndpoint(out="/srv/out", done="/srv/done"), QueueEndpoint(ou
 
 def _container(word: str) -> Container:
     kind, _, name = word.partition(":")
-    return Container(ContainerKind(kind), name)
+    return Container(containerkind.known()[kind], name)
 
 
 @pytest.mark.parametrize(
@@ -230,8 +231,8 @@ def _container(word: str) -> Container:
 def test_two_routes_may_meet_unless_they_certainly_cannot(
     one: tuple[str, Any], other: tuple[str, Any], meet: bool
 ) -> None:
-    quiet = AgentConfig("q:q", Container(ContainerKind.RUNC, "quiet"), FileEndpoint(in_="/quiet"))
-    loud = AgentConfig("l:l", Container(ContainerKind.RUNC, "loud"), FileEndpoint(in_="/loud"))
+    quiet = AgentConfig("q:q", Container(engines.runc.KIND, "quiet"), FileEndpoint(in_="/quiet"))
+    loud = AgentConfig("l:l", Container(engines.runc.KIND, "loud"), FileEndpoint(in_="/loud"))
     first = RouteConfig("one", (quiet, AgentConfig("one:x", _container(one[0]), one[1])))
     second = RouteConfig("other", (AgentConfig("other:x", _container(other[0]), other[1]), loud))
     assert may_meet(first, second) is meet

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nsbridge.supervisor.control.api import Api
+from nsbridge.supervisor.control.connection import MAX_QUEUED_STREAM
 from nsbridge.supervisor.log import ring
 from nsbridge.supervisor.log.log import Entry
 from nsbridge.supervisor.log.ring import Ring
@@ -39,6 +44,23 @@ def test_record_that_is_far_too_long_is_not_kept() -> None:
     kept.add(Entry(1.5, "INFO", "r:a", "\udcff\n"))
     assert kept.recent() == [Entry(1.5, "INFO", "r:a", "\udcff\n")]
     assert len(heard) == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 2000, "\\x1b" * 500, "\U0001f600" * 2000, "é" * 2000], ids=["x", "escapes", "emoji", "accents"]
+)
+def test_long_records_end_no_caller_s_connection(text: str) -> None:
+    """A container chooses the length of its agent's lines; `tail -n 1000` has to fit the connection's queue."""
+    kept: Ring[Entry] = Ring(1000, Entry)
+    for number in range(1000):
+        kept.add(Entry(number, "WARNING", "r:a", text))
+    sent: list[bytes] = []
+    answer: Any = SimpleNamespace(
+        item=lambda value: sent.append(json.dumps(value).encode()), result=lambda _value: None
+    )
+    Api._stream(SimpleNamespace(), kept, {"count": 1000}, answer)  # type: ignore[arg-type]
+    assert 100_000 < sum(map(len, sent)) < MAX_QUEUED_STREAM
+    assert json.loads(sent[-1])["time"].startswith("1970-01-01T00:16:39"), "the last ones are sent"
 
 
 def test_child_does_not_have_the_records() -> None:

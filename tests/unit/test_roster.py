@@ -17,7 +17,6 @@ from nsbridge.config.schema import (
     AgentConfig,
     Config,
     Container,
-    ContainerKind,
     DaemonConfig,
     FileEndpoint,
     HealthConfig,
@@ -27,6 +26,7 @@ from nsbridge.config.schema import (
     RouteConfig,
     Window,
 )
+from nsbridge.supervisor.containers import engines
 from nsbridge.supervisor.containers.arrivals import Arrivals
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
 from nsbridge.supervisor.lifecycle.services import Services
@@ -43,9 +43,9 @@ def route(name: str, key: int, messages: int = 1, *, autostart: bool = True) -> 
     """Return a route whose containers are not there, so an agent that is started is WAITING."""
     agents = (
         AgentConfig(
-            f"{name}:queue", Container(ContainerKind.PIDFILE, f"/nonexistent/{key}"), QueueEndpoint(out=QueueOut(key))
+            f"{name}:queue", Container(engines.pidfile.KIND, f"/nonexistent/{key}"), QueueEndpoint(out=QueueOut(key))
         ),
-        AgentConfig(f"{name}:file", Container(ContainerKind.RUNC, f"no-{name}"), FileEndpoint(in_="/srv/in")),
+        AgentConfig(f"{name}:file", Container(engines.runc.KIND, f"no-{name}"), FileEndpoint(in_="/srv/in")),
     )
     return RouteConfig(name, agents, window=Window(messages=messages), autostart=autostart)
 

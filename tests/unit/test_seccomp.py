@@ -66,7 +66,7 @@ def confined(rules: Iterable[str], then: Callable[[], object]) -> Any:
     def child() -> object:
         os.setgroups([])
         entry.drop_privileges(0, 0)
-        entry.filter_system_calls(rules)
+        entry.filter_system_calls(entry.compiled(tuple(rules)))
         return then()
 
     return in_child(child)
@@ -254,7 +254,7 @@ def test_no_agent_forks_once_it_serves(name: str) -> None:
     def narrowed() -> list[str]:
         child = agents_fork(lambda: 0)
         child.reap()
-        entry.filter_system_calls(QUEUE)
+        entry.filter_system_calls(entry.compiled(QUEUE))
         return forks()
 
     assert confined(AT_START, narrowed) == ["EPERM"] * 2
@@ -273,7 +273,7 @@ def test_a_rule_is_in_force_for_threads_that_run_already() -> None:
 
         thread = threading.Thread(target=wait)
         thread.start()
-        entry.filter_system_calls(QUEUE)
+        entry.filter_system_calls(entry.compiled(QUEUE))
         go.set()
         thread.join()
         return answers
@@ -338,7 +338,7 @@ def test_an_agent_may_end_itself() -> None:
 
     def child() -> int:
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-        entry.filter_system_calls(QUEUE)
+        entry.filter_system_calls(entry.compiled(QUEUE))
         os.kill(os.getpid(), signal.SIGKILL)
         return 1
 

@@ -121,3 +121,14 @@ def test_the_bits_above_the_32nd_hide_nothing(name: str) -> None:
     assert run(program, machine.audit_arch, machine.numbers["kill"], high | PID) == ALLOW
     assert run(program, machine.audit_arch, machine.numbers["kill"], high | 1) == REFUSE
     assert run(program, machine.audit_arch, machine.numbers["mmap"], 0, 4096, high | 4) == REFUSE
+
+
+def test_filter_is_completed_by_the_pid_of_its_process() -> None:
+    """The supervisor compiles it once for all agents with these rules; each may send a signal to itself only."""
+    machine = seccomp.MACHINES["x86_64"]
+    compiled = seccomp.compiled(machine, QUEUE)
+    kill = machine.numbers["kill"]
+    for pid in (PID, PID + 1):
+        verdicts = [run(compiled.of_process(pid), machine.audit_arch, kill, other) for other in (PID, PID + 1)]
+        assert verdicts == [ALLOW if other == pid else REFUSE for other in (PID, PID + 1)]
+    assert run(compiled.code, machine.audit_arch, kill, 1) == REFUSE

@@ -15,7 +15,6 @@ from nsbridge.config.schema import (
     MAX_MESSAGE,
     AgentConfig,
     Container,
-    ContainerKind,
     Endpoint,
     FileEndpoint,
     QueueEndpoint,
@@ -25,6 +24,7 @@ from nsbridge.config.schema import (
     Window,
 )
 from nsbridge.config.trusted import UntrustedError
+from nsbridge.supervisor.containers import engines
 
 BOTH_WAYS: list[Endpoint] = [
     SpoolEndpoint(out="/out", in_="/in"),
@@ -34,7 +34,7 @@ BOTH_WAYS: list[Endpoint] = [
 
 
 def agent(endpoint: Endpoint) -> AgentConfig:
-    return AgentConfig("orders:web", Container(ContainerKind.HOST, ""), endpoint)
+    return AgentConfig("orders:web", Container(engines.host.KIND, ""), endpoint)
 
 
 def opened(tmp_path: Path, endpoint: Endpoint, window: Window = Window()) -> AgentFiles:  # noqa: B008  (it is frozen)

@@ -174,6 +174,53 @@ def test_senders_that_die_with_their_agent_are_not_reported() -> None:
     assert outcome(body) == []
 
 
+MANY = 3 * strays.MOST
+
+
+def leave_many() -> list[int]:
+    """Do as an agent that forks while it can; return the pids."""
+    reader, writer = os.pipe()
+
+    def agent() -> int:
+        entry.drop_privileges(NOBODY, NOBODY)
+        for _ in range(MANY):
+            if os.fork() == 0:
+                os.write(writer, b"%d " % os.getpid())
+                time.sleep(LIMIT)
+                os._exit(0)
+        return 0
+
+    own_fork(agent).reap()
+    os.close(writer)
+    pids = b""
+    while pids.count(b" ") < MANY:
+        pids += os.read(reader, 4096)
+    os.close(reader)
+    return [int(pid) for pid in pids.split()]
+
+
+def test_thousands_of_orphans_take_few_descriptors() -> None:
+    def body(watched: Watched) -> list[object]:
+        pids, most = leave_many(), 0
+        deadline = time.monotonic() + LIMIT
+        while any(map(is_alive, pids)):
+            assert time.monotonic() < deadline
+            watched.loop.run_once(0.05)
+            most = max(most, len(watched.strays._held))
+        return [most, len(watched.log.lines)]
+
+    assert outcome(body) == [strays.MOST, MANY]
+
+
+def test_all_that_is_left_is_killed_at_the_end() -> None:
+    def body(watched: Watched) -> list[int]:
+        pids = leave_many()
+        watched.strays.close()
+        return sorted({os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids})
+
+    assert outcome(body) == [-signal.SIGKILL]
+
+
 def test_what_is_left_is_killed_at_the_end() -> None:
     def body(watched: Watched) -> int:
         pid = leave_orphan(agent=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from nsbridge.agents.confinement.entry import Gone
 from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.identity.identity import IdMap
 from nsbridge.agents.identity.surroundings import FileSurroundings, memory
-from nsbridge.config.schema import AgentConfig, Container, ContainerKind, LogEndpoint, SpoolEndpoint, User
+from nsbridge.config.schema import AgentConfig, Container, LogEndpoint, SpoolEndpoint, User
+from nsbridge.supervisor.containers import engines
 from tests.child import in_child
 from tests.unit.test_entering import assignment
 
@@ -43,7 +45,7 @@ class Room:
         self, then: Callable[[FileSurroundings], object], endpoint: Any = SPOOL, user: User | None = None
     ) -> Any:
         """Return the result of `then` for the surroundings, or the error."""
-        agent = AgentConfig("r:a", Container(ContainerKind.HOST, ""), endpoint, user)
+        agent = AgentConfig("r:a", Container(engines.host.KIND, ""), endpoint, user)
         given = assignment(agent=agent, container_pid=0, state_dir=str(self._state), init_user=(INIT, INIT))
 
         def child() -> object:
@@ -147,6 +149,23 @@ def test_path_is_walked_again_as_the_user(room: Room) -> None:
     assert room.inside(swap).startswith(f"Gone: /data belongs to uid {OTHER}, who could make /data/out lead anywhere")
 
 
+def test_each_path_is_walked_once_by_each_user(room: Room) -> None:
+    """A killed agent waits for these walks before it serves again; each begins by opening the root directory."""
+    for name in ("out", "in", "done"):
+        room.make(f"data/{name}", APP)
+
+    def entered(around: FileSurroundings) -> list[int]:
+        walks: list[object] = []
+        sys.addaudithook(lambda event, about: walks.append(about) if event == "open" and about[0] == "/" else None)
+        room_uid = around.look()[0]
+        as_root = len(walks)
+        os.setresuid(room_uid, room_uid, room_uid)
+        around.reach()
+        return [as_root, len(walks) - as_root]
+
+    assert room.inside(entered) == [3, 3]
+
+
 @pytest.mark.parametrize("mode", [0o755, 0o700])
 def test_directory_of_the_endpoint_is_reached(room: Room, mode: int) -> None:
     """Also one that the user may not search: then the agent is blocked, and Landlock leaves it nothing above it."""
@@ -197,7 +216,7 @@ def test_mounts_are_those_of_the_first_entry(room: Room, tmp_path: Path) -> None
 
 
 def entered(tmp_path: Path, endpoint: LogEndpoint) -> list[str]:
-    agent = AgentConfig("r:a", Container(ContainerKind.HOST, ""), endpoint)
+    agent = AgentConfig("r:a", Container(engines.host.KIND, ""), endpoint)
     given = assignment(agent=agent, container_pid=0, state_dir=str(tmp_path / "state"))
     around = FileSurroundings(given, IdMap(), memory(given, open_file(tmp_path / "state")))
     os.chroot(tmp_path / "root")

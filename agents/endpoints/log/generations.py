@@ -261,7 +261,7 @@ class Generations:
             is_rotated = one.form in (Form.ROTATED, Form.INSIDE)
             head = self._siblings.copied(one, [path]) if is_rotated and path is not None else b""
             if head and at_path is not None and at_path.who != self._chain.current:
-                self._doubts.setdefault(at_path.who, (head, one.who.born - 1))
+                self._doubts.setdefault(at_path.who, (head, max(one.who.born - 1, 0)))
             if head or (is_rotated and self._siblings.copied(one, originals)):
                 self._leave_out(one)
             else:

@@ -33,6 +33,15 @@ class Note(NamedTuple):
         numbers = struct.unpack_from(f"={2 * count}I", data, _NOTE.size)
         return cls(inode, start, first, numbers[:count], numbers[count:])
 
+    @classmethod
+    def read(cls, data: bytes, seq: int) -> Self | None:
+        """Return the note of message `seq`; None if it tells of none. A compromised agent may have written it."""
+        try:
+            note = cls.unpack(data)
+        except struct.error:
+            return None
+        return note if note.first <= seq < note.first + len(note.sizes) else None
+
     def extents(self, seq: int) -> list[tuple[int, int, int]]:
         """Start, end and checksum of the messages from `seq` on."""
         places = list(pairwise(accumulate(self.sizes, initial=self.start)))[seq - self.first :]

@@ -15,6 +15,7 @@ from nsbridge.agents.endpoints.log.names import Form, age, names_of
 _COMPARED = 64 << 10  # bytes in which a copy is like its original
 _PROOF = 256  # bytes that must be equal: short logs may begin alike and be no copies
 _LOOKS = 4  # at a directory in which files are being renamed
+_EXCHANGES = 100  # files that may take the place of another while it is looked at; a FUSE server never ends
 _CLOCK_REALTIME_COARSE = 5
 _GZIP, _GZIP_LEAST = b"\x1f\x8b", 18  # how a file begins, and the bytes of an empty one
 
@@ -138,17 +139,18 @@ class Siblings:
             os.close(fd)
 
     def _seen(self, name: bytes) -> LogFile | None:
-        status = self._status(name)
-        if status is None or not stat.S_ISREG(status.st_mode):
-            return None
-        try:
-            who = LogFileId(*linux.birth(self._directory, name))
-        except FileNotFoundError:
-            return None
-        if who.inode != status.st_ino:
-            return self._seen(name)  # another file took its place in between
-        form, number = self._names.form(name), age(self._name, name)
-        return LogFile(who, status.st_mtime_ns, status.st_size, form, number, name)
+        for _ in range(_EXCHANGES):
+            status = self._status(name)
+            if status is None or not stat.S_ISREG(status.st_mode):
+                return None
+            try:
+                who = LogFileId(*linux.birth(self._directory, name))
+            except FileNotFoundError:
+                return None
+            if who.inode == status.st_ino:
+                form, number = self._names.form(name), age(self._name, name)
+                return LogFile(who, status.st_mtime_ns, status.st_size, form, number, name)
+        return None
 
     def _looks(self) -> Iterator[list[bytes]]:
         """Yield the directory's names until two listings are equal: one may miss a file that is renamed meanwhile."""

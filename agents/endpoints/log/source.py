@@ -354,8 +354,10 @@ class LogSource:
 
     def _load(self, record: bytes, seq: int) -> tuple[int, list[bytes]] | None:
         """Read messages again by an earlier agent's note; None if they cannot be read now."""
-        note = Note.unpack(record)
-        if note.sizes and self._ear.watch is None:
+        note = Note.read(record, seq)
+        if note is None:
+            return VOID.type, [VOID.body]
+        if self._ear.watch is None:
             return None
         try:
             return self._reread.load(note, seq, self._siblings, self._splitter())

@@ -21,12 +21,15 @@ from typing import NamedTuple
 from nsbridge.agents.endpoints.log.framing import Item, Splitter, Unended
 from nsbridge.agents.endpoints.log.model import LogFileId
 from nsbridge.agents.journal.sourcejournal import LOG_MORE, LOG_MORE_SLOT, LOG_POSITION, SourceJournal
+from nsbridge.config.schema import MAX_MESSAGE
 
 _CHUNK = 256 << 10  # bytes read at a time, more inside a long message
 _LONGEST_CHUNK = 16 << 20
 _HEAD = 256  # bytes of the beginning that are compared
 _OVERLAP = 64  # bytes before the place that are read again
 _ROOM = 512  # this many zeros at the end of a file count as room, even without other evidence
+_LONGEST_EXTENT = MAX_MESSAGE + 16  # bytes of a message with its framing
+_LAST_BYTE = (1 << 63) - 1  # of the longest file
 _SLOT = 5  # cells of a Position at LOG_POSITION
 
 
@@ -300,7 +303,12 @@ def is_at(fd: int, position: Position, splitter: Splitter) -> bool:
 
 
 def body_at(fd: int, splitter: Splitter, start: int, end: int, check: int) -> bytes | None:
-    """The message from `start` to `end`; None if it is another by now."""
+    """The message from `start` to `end`; None if it is another by now.
+
+    The place is out of a journal, which a compromised agent may have written.
+    """
+    if not 0 <= end - start <= _LONGEST_EXTENT or end > _LAST_BYTE:
+        return None
     extent = os.pread(fd, end - start, start)
     body = splitter.body_of(extent) if len(extent) == end - start else None
     return body if body is not None and zlib.crc32(body) == check else None

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from nsbridge.agents.journal.sinkjournal import NAMED, NAMED_FOR
 
 _NAME = re.compile(r"([0-9a-f]{16})-[0-9]{20}\.-?[0-9]+")
+_LAST = (1 << 64) - 1  # that a journal can keep; only a compromised agent can have written it there
 _BEYOND = 1 << 63  # ns: the year 2262; a name beyond it is not ours, and nothing could follow it
 
 
@@ -35,7 +36,7 @@ class NameEpochs:
     def _choose(self, epoch: int, directory: int) -> int:
         last, highest = self._cells[NAMED], _highest(directory)
         chosen = highest + 1 if highest > epoch else epoch
-        chosen = max(chosen, last + 1)
+        chosen = min(max(chosen, last + 1), _LAST)
         if chosen != epoch:
             self._report(
                 f"the source's epoch {epoch:016x} is older than existing names (was the clock set back?): new "

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from nsbridge.agents.identity.walk import shown
 
 _NOTE = struct.Struct("<QqQ")  # an Identity; the name follows
+_LONGEST_NAME = 1024  # bytes, on a FUSE file system; 255 on others
+_HALF = 1 << 63  # of the numbers that a time has room for
 
 
 class SpoolFileId(NamedTuple):
@@ -28,9 +30,15 @@ class Taken(NamedTuple):
     body: bytes | None = None
 
 
+_NO_FILE = (SpoolFileId(0, 0, 0), b"a damaged note")
+
+
 def identity_of(status: os.stat_result) -> SpoolFileId:
-    """Return the identity in a file's `status`."""
-    return SpoolFileId(status.st_ino, status.st_mtime_ns, status.st_size)
+    """Return the identity in a file's `status`.
+
+    Its program sets the time to any year. What does not fit the note wraps round: only equality counts.
+    """
+    return SpoolFileId(status.st_ino, (status.st_mtime_ns + _HALF) % (2 * _HALF) - _HALF, status.st_size)
 
 
 def pack(identity: SpoolFileId, name: bytes) -> bytes:
@@ -39,8 +47,14 @@ def pack(identity: SpoolFileId, name: bytes) -> bytes:
 
 
 def unpack(note: bytes) -> tuple[SpoolFileId, bytes]:
-    """Return the file's identity and name."""
-    return SpoolFileId(*_NOTE.unpack_from(note)), note[_NOTE.size :]
+    """Return the file's identity and name; of a file that cannot be if no file can have the name.
+
+    A compromised agent may have written the note.
+    """
+    name = note[_NOTE.size :]
+    if not 0 < len(name) <= _LONGEST_NAME or name in (b".", b"..") or b"/" in name or b"\0" in name:
+        return _NO_FILE
+    return SpoolFileId(*_NOTE.unpack_from(note)), name
 
 
 def described(note: bytes, _seq: int) -> tuple[int, str]:

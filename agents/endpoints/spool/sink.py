@@ -29,6 +29,8 @@ from nsbridge.agents.journal.sinkjournal import HIDDEN, PLACE, SinkJournal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import SpoolEndpoint
 
+_MOST = (1 << 64) - 1  # that a cell of the journal keeps
+
 
 class SpoolSink(DirectorySink):
     """Puts each message into a file of its own, named EPOCH-SEQ.TYPE, whose order by name is the messages' order."""
@@ -113,7 +115,7 @@ class SpoolSink(DirectorySink):
     def _settle(self) -> None:
         """Find out whether the message that a killed agent was handing over into this directory has been."""
         cells, journal = self._journal.cells, self._journal
-        place = os.fstat(self._directory.fd).st_ino + 1
+        place = min(os.fstat(self._directory.fd).st_ino + 1, _MOST)
         hidden = _hidden(journal.epoch, journal.handed + 1, cells[HIDDEN])
         if cells[PLACE] == place and journal.intent == journal.handed + 1 and not self._has_file(hidden):
             journal.hand(journal.intent)

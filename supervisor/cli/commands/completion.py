@@ -1,7 +1,8 @@
 """Shell completion: one table, three shells' scripts; and what such a script asks of the daemon.
 
-A script knows commands and options by itself; only for names of routes and agents, and for IDs of dead letters, it runs
-nsbridgectl. What that prints goes into a command line, so nothing but what a name may consist of is printed.
+A script knows commands and options by itself; only for names of routes, agents and containers, and for IDs of dead
+letters, it runs nsbridgectl. What that prints goes into a command line, so nothing but what a name may consist of is
+printed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def answer(what: str, words: list[str]) -> str:
 
 
 def _asked(what: str, words: list[str]) -> list[str]:
+    if what == "containers":
+        return _containers()
     from nsbridge.supervisor.cli.client import ControlClient  # noqa: PLC0415
 
     with ControlClient(_socket_path(words), TIMEOUT) as client:
@@ -45,6 +48,12 @@ def _names(status: dict[str, Any]) -> list[str]:
     for route in status["routes"]:
         names += [route["name"], *(agent["name"] for agent in route["agents"])]
     return names
+
+
+def _containers() -> list[str]:
+    from nsbridge.supervisor.containers.listing import list_containers  # noqa: PLC0415
+
+    return [row.name for row in list_containers()]
 
 
 def _letters(client: ControlClient) -> list[str]:

@@ -9,12 +9,14 @@ if TYPE_CHECKING:
 ANY = 1 << 30  # operands, where there is no limit to their number
 
 
-# What a shell offers for a value that is no list of words: files, or the word `all` and what the running daemon knows.
+# What a shell offers for a value that is no list of words: files, the word `all` and what the running daemon knows, or
+# the containers of this host.
 NOTHING: tuple[str, ...] = ()
 PATH = ("path",)
 NAMES = ("names",)  # of routes and agents
 NAMES_OR_ALL = ("all", "names")
 LETTERS = ("letters",)  # IDs of dead letters
+CONTAINERS = ("containers",)  # of this host, by every engine
 LETTERS_OR_NAMES = ("all", "names", "letters")
 _OR = {NAMES_OR_ALL: "|all", LETTERS_OR_NAMES: "|NAME|all"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nsbridge.supervisor.cli.commands import values
 from nsbridge.supervisor.cli.commands.model import (
     ANY,
+    CONTAINERS,
     EXIT_CODES,
     PATH,
     Command,
@@ -91,6 +92,15 @@ _CONTAINERS = Command(
     "Lists the containers of this host by the name that a configuration has for them, with the pid of each one's init "
     "and the inode numbers of its mount and ipc namespaces (* marks those that are this shell's own).",
     options=(_JSON,),
+    operands=(
+        Operand(
+            "names",
+            "only those whose name begins so, like docker: or runc:web; all if none is given",
+            Value("NAME", completes=CONTAINERS),
+            least=0,
+            most=ANY,
+        ),
+    ),
 )
 
 _JOURNAL = Command(

@@ -22,7 +22,7 @@ from nsbridge.supervisor.cli.commands.model import (
 LINES = 20  # of the log and of what happened, that are shown where nobody says how many
 TOP_KEYS = ("name", "rate", "bytes", "pending", "cpu", "memory", "state")
 SHELLS = ("bash", "zsh", "fish")
-ASKED = ("names", "letters")  # of the daemon, by the shells' scripts
+ASKED = ("names", "letters", "containers")  # by the shells' scripts: of the daemon, and of this host
 
 _NAME = Value("NAME", completes=NAMES)
 _NAME_OR_ALL = Value("NAME", completes=NAMES_OR_ALL)
@@ -168,7 +168,7 @@ _COMMANDS = (
         "daemon for names with completion names, and for IDs of dead letters with completion letters, which print one "
         "a line, and nothing where the daemon does not answer.",
         operands=(
-            Operand("what", "bash, zsh, fish; names or letters", Value("SHELL", words=(*SHELLS, *ASKED))),
+            Operand("what", "bash, zsh, fish; names, letters or containers", Value("SHELL", words=(*SHELLS, *ASKED))),
             Operand("words", "what has been typed so far, for its -s and -c", Value("WORD"), least=0, most=ANY),
         ),
     ),

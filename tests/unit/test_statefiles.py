@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.config.schema import Container, ContainerKind
-from nsbridge.supervisor.containers import identity, listing
+from nsbridge.config.schema import Container
+from nsbridge.supervisor.containers import engines, identity, listing
 from nsbridge.supervisor.containers import locate as containers
-from nsbridge.supervisor.containers import runtimes as runstate
-from nsbridge.supervisor.containers.locate import ContainerRefused, NotRunning
+from nsbridge.supervisor.containers.engines.crun import Crun
+from nsbridge.supervisor.containers.engines.runc import Runc
+from nsbridge.supervisor.containers.identity import ContainerRefused, NotRunning
 
 RUNC = '{"id":"t1","init_process_pid":15685,"init_process_start":104284,"created":"2026-11-23T19:17:56Z","config":{}}'
 CRUN = '{"pid": 15880, "process-start-time": 104370, "cgroup-path": "", "bundle": "/b", "owner": "root"}'
@@ -38,12 +39,12 @@ def state_of(pid: int) -> str:
 
 
 def runc(name: str) -> Container:
-    return Container(ContainerKind.RUNC, name)
+    return Container(engines.runc.KIND, name)
 
 
 def test_what_runc_and_crun_write_is_understood() -> None:
-    assert runstate.parse_runc(RUNC.encode()) == (15685, 104284)
-    assert runstate.parse_crun(CRUN.encode()) == (15880, 104370)
+    assert Runc().parse(RUNC.encode()) == (15685, 104284)
+    assert Crun().parse(CRUN.encode()) == (15880, 104370)
 
 
 @pytest.mark.parametrize(
@@ -111,19 +112,19 @@ def test_a_name_that_leads_elsewhere_is_refused(root: Path, name: str) -> None:
 def test_crun_is_searched_in_the_user_s_directory_then_in_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NSBRIDGE_CRUN_ROOT", raising=False)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    assert runstate.crun_roots() == ("/run/crun",)
+    assert Crun().roots() == ("/run/crun",)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     start = identity.read_stat(os.getpid()).start_time
     state_file(tmp_path / "crun", "t1", json.dumps({"pid": os.getpid(), "process-start-time": start}), "status")
-    assert containers.locate(Container(ContainerKind.CRUN, "t1")).pid == os.getpid()
+    assert containers.locate(Container(engines.crun.KIND, "t1")).pid == os.getpid()
     with pytest.raises(NotRunning, match=f"{tmp_path}/crun, /run/crun"):
-        containers.locate(Container(ContainerKind.CRUN, "t2"))
+        containers.locate(Container(engines.crun.KIND, "t2"))
 
 
 def test_real_root_does_not_look_for_runc_in_the_users_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NSBRIDGE_RUNC_ROOT", raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/0")
-    assert runstate.runc_roots() == (("/run/runc",) if os.geteuid() == 0 else ("/run/user/0/runc",))
+    assert Runc().roots() == (("/run/runc",) if os.geteuid() == 0 else ("/run/user/0/runc",))
 
 
 def test_the_listing_escapes_names_and_says_what_is_damaged(root: Path) -> None:

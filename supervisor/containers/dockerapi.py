@@ -1,0 +1,174 @@
+"""Asks an engine about a container by name, with Docker's Engine API, which Podman serves as well.
+
+Some facts about the engines, and what they mean here:
+* Both take the beginning of an id for a name. "db" and "cafe" are hexadecimal: while the container of that name is
+  away, they would find some *other* container whose id begins so. So the answer is held against the question.
+* They give a pid and no start time, which is read from /proc. Asked again afterwards, the same answer proves that the
+  container was still there, so that what was read is about its init.
+* What they answer contains what containers' makers wrote (labels, variables): it is bounded, and escaped when shown.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from http.client import HTTPException
+from typing import Any, Protocol, Self
+from urllib.parse import quote
+
+from nsbridge.config.errors import NsbridgeError
+from nsbridge.supervisor.containers import engine_events
+from nsbridge.supervisor.containers.deadline import TIME_LIMIT
+from nsbridge.supervisor.containers.engine import Engine
+from nsbridge.supervisor.containers.identity import (
+    ContainerRefused,
+    Found,
+    NoAnswer,
+    NotRunning,
+    found_by_pid,
+    not_known,
+    quoted,
+)
+from nsbridge.supervisor.containers.rows import Listed, row
+from nsbridge.supervisor.containers.unixhttp import UnixHttp
+
+STARTS = ("start", "restart", "restore", "rename")  # events after which a container may be found under a name
+_ALIVE = ("running", "paused")  # dockerd calls a paused container Running, the podman command does not
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What an engine says about one container."""
+
+    name: str
+    id: str
+    status: str  # created, running, paused, restarting, removing, exited, dead
+    pid: int  # of init, 0 if it does not run
+    started_at: str  # as the engine writes it; another start, another text
+
+
+class EngineClient(Protocol):
+    """A way to ask an engine, for one call: it has one deadline."""
+
+    source: str  # what is asked, for messages
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+    def inspect(self, name: str) -> Inspected | None:
+        """Return the container of that name or id, None if the engine knows none."""
+        ...
+
+    def ids(self) -> list[str]:
+        """Return the ids of all containers, running or not."""
+        ...
+
+    def follow(self, writer: int) -> None:
+        """Report starts until the engine ends (engine_events.py). Raises NsbridgeError at the end."""
+        ...
+
+
+class InspectedEngine(Engine):
+    """An engine whose containers have names, ids and events."""
+
+    blocks = True
+    has_events = True
+
+    @abstractmethod
+    def client(self, deadline: float) -> EngineClient:
+        """Return the way in which the engine is asked on this host. Raises ContainerRefused."""
+
+    @abstractmethod
+    def is_installed(self) -> bool:
+        """True if there is an engine to ask. Raises ContainerRefused."""
+
+    def locate(self, name: str) -> Found:
+        """See Engine. It may be an id too. Returns or raises after TIME_LIMIT at the latest."""
+        if self.kind.pattern is None or not self.kind.pattern.fullmatch(name):
+            raise ContainerRefused(f"{self.kind} cannot have a container {quoted(name)}: {self.kind.fix}")
+        which = f"container {quoted(name)} of {self.kind}"
+        with self.client(time.monotonic() + TIME_LIMIT) as client:
+            first = client.inspect(name)
+            if first is None or not _is_meant(name, first):
+                raise not_known(name, str(self.kind), client.source)
+            if first.status not in _ALIVE or not first.pid:
+                raise NotRunning(f"{which} is {quoted(first.status)[1:-1]}, not running")
+            found = found_by_pid(first.pid)
+            if client.inspect(name) != first:
+                raise NotRunning(f"{which} is just stopping or starting")
+            return replace(found, engine_id=first.id, engine_name=first.name)
+
+    def listed(self) -> Iterator[Listed]:
+        """See Engine. Nothing if the engine is not installed."""
+        if not self.is_installed():
+            return
+        with self.client(time.monotonic() + TIME_LIMIT) as client:
+            known = [about for about in map(client.inspect, client.ids()) if about is not None]
+        for about in sorted(known, key=lambda each: each.name):
+            yield row(f"{self.kind}:{about.name}", about.pid, about.status)
+
+    def follow(self, writer: int) -> int:
+        """See Engine."""
+        try:
+            with self.client(time.monotonic() + TIME_LIMIT) as client:
+                client.follow(writer)
+        except NsbridgeError as error:
+            engine_events.report_failure(writer, str(error))
+        return 1
+
+
+class ApiClient(UnixHttp):
+    """Asks over the engine's socket."""
+
+    def inspect(self, name: str) -> Inspected | None:
+        """See EngineClient."""
+        body = self.get(f"/containers/{quote(name, safe='')}/json")
+        try:
+            return None if body is None else parse_inspected(body)
+        except ValueError:
+            raise self._foreign() from None
+
+    def ids(self) -> list[str]:
+        """See EngineClient."""
+        try:
+            return [str(about["Id"]) for about in json.loads(self.get("/containers/json?all=1") or b"")]
+        except (ValueError, RecursionError, KeyError, TypeError):
+            raise self._foreign() from None
+
+    def follow(self, writer: int) -> None:
+        """See EngineClient."""
+        filters = json.dumps({"type": ["container"], "event": STARTS})
+        stream = self.stream(f"/events?filters={quote(filters)}")
+        try:
+            engine_events.report(stream, writer)
+        except (OSError, HTTPException) as error:
+            raise NoAnswer(f"{self.source} ended its events ({type(error).__name__})") from None
+        except ValueError as error:
+            raise NoAnswer(f"{self.source} tells {error}") from None
+        raise NoAnswer(f"{self.source} ended its events")
+
+    def _foreign(self) -> ContainerRefused:
+        return ContainerRefused(f"{self.source}: what answers there is not a {self._service} engine")
+
+
+def parse_inspected(body: bytes) -> Inspected:
+    """Read the answer to GET /containers/NAME/json. Raises ValueError if it is none."""
+    try:
+        about: Any = json.loads(body)
+        state = about["State"]
+        inspected = Inspected(
+            about["Name"].removeprefix("/"), about["Id"], state["Status"], state["Pid"], state["StartedAt"]
+        )
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise ValueError("not a container's description") from None
+    kinds = [type(getattr(inspected, field)) for field in Inspected.__slots__]
+    if kinds != [str, str, str, int, str] or inspected.pid < 0:
+        raise ValueError("not a container's description")
+    return inspected
+
+
+def _is_meant(name: str, found: Inspected) -> bool:
+    return found.name == name or (len(name) >= engine_events.ID_PREFIX_AT_LEAST and found.id.startswith(name))

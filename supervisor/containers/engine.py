@@ -1,0 +1,41 @@
+"""What a container engine or runtime must provide. Each one is a file in engines/, and a line in its registry."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from nsbridge.config.containerkind import ContainerKind
+from nsbridge.supervisor.containers.identity import Found
+from nsbridge.supervisor.containers.rows import Listed
+
+
+class Engine(ABC):
+    """One kind of container name. The engine keeps no state: children of the supervisor use it as well."""
+
+    kind: ClassVar[ContainerKind]
+    blocks: ClassVar[bool] = False  # `locate` asks another program, which may not answer: a child calls it (asker.py)
+    has_events: ClassVar[bool] = False  # `follow` reports starts; otherwise `places` are watched
+    comes_back: ClassVar[bool] = True  # False: a name may mean another process one day, and is then refused
+    name_checked_every: ClassVar[float] = 0.0  # seconds; 0 if a running container cannot lose its name (namewatch.py)
+
+    @abstractmethod
+    def locate(self, name: str) -> Found:
+        """Return the running container of that name. Raises NotRunning, ContainerRefused."""
+
+    def places(self, name: str) -> Sequence[tuple[str, str]]:  # noqa: ARG002  (none by default)
+        """Return (directory, file name) of what changes when the container starts; empty name: anything there."""
+        return ()
+
+    def follow(self, writer: int) -> int:
+        """Report starts to `writer` until the engine ends; return the exit code. Runs in a child (engine_events.py)."""
+        raise NotImplementedError(f"{self.kind} has no events (pipe {writer})")
+
+    def listed(self) -> Iterable[Listed]:
+        """Return the engine's containers, running or not. Raises NsbridgeError if it cannot be asked."""
+        return ()
+
+    def leftovers(self, rows: Sequence[Listed]) -> Iterable[Listed]:  # noqa: ARG002  (none by default)
+        """Return what this engine can name of the host's processes that are in none of the listed `rows`."""
+        return ()

@@ -1,0 +1,152 @@
+"""Reads the state files that OCI runtimes keep of their containers: what runc and crun have in common.
+
+Some facts about these files, and what they mean here:
+* They are replaced by rename, so each reading is whole. They stay until `delete`, long after the container is dead:
+  only the start time beside the pid tells that the pid is still the container's.
+* Between `create` and `start` init is the runtime's own program, waiting on exec.fifo in the state directory; the
+  runtime removes the fifo at `start`. Its namespaces exist, but hooks may still mount into them, its user program may
+  never come, and an agent inside would outlive a `delete`. So, as the runtimes do themselves, such a container is
+  called created and is not running.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from nsbridge.config.trusted import UntrustedError
+from nsbridge.supervisor.containers.engine import Engine
+from nsbridge.supervisor.containers.identity import (
+    ContainerRefused,
+    Found,
+    NotPermitted,
+    NotRunning,
+    escaped,
+    not_known,
+    quoted,
+    read_bounded,
+    read_stat,
+)
+from nsbridge.supervisor.containers.rows import IN_DOUBT, Listed, row, row_without_process
+
+STATE_LIMIT = 4 << 20  # bytes; runc's holds the whole container configuration (5.9 kB for a plain one)
+LISTED_AT_MOST = 4096  # directories looked at in one state root
+
+InitIdentity = tuple[int, int]  # init's pid, its start time in clock ticks since boot
+
+
+class Created(NotRunning):
+    """It was created and not started."""
+
+
+class StateFileRuntime(Engine):
+    """A runtime that keeps a directory for each container, ROOT/NAME, with one state file in it."""
+
+    file: ClassVar[str]  # in the container's directory
+
+    @abstractmethod
+    def roots(self) -> tuple[str, ...]:
+        """Return the directories where the runtime looks by default."""
+
+    @abstractmethod
+    def parse(self, text: bytes) -> InitIdentity:
+        """Read the state file. Raises ValueError if it is not the runtime's."""
+
+    def locate(self, name: str) -> Found:
+        """See Engine."""
+        if not name or "/" in name or "\0" in name or name in (".", ".."):
+            raise ContainerRefused(f"{self.kind} cannot have a container {quoted(name)}: a name has no slash")
+        roots = self.roots()
+        for root in roots:
+            directory = f"{root}/{name}"
+            try:
+                os.stat(directory)  # noqa: PTH116  (Path.exists hides some errors and raises others)
+            except PermissionError:
+                raise NotPermitted(f"{root} may not be looked at: run nsbridge as root") from None
+            except OSError:
+                continue
+            return self._running(name, directory)
+        raise not_known(name, str(self.kind), f"looked in {', '.join(roots)}")
+
+    def places(self, name: str) -> Sequence[tuple[str, str]]:
+        """See Engine: the runtime makes the directory when it creates the container."""
+        return [(f"{root}/{name}", "") for root in self.roots()]
+
+    def listed(self) -> Iterator[Listed]:
+        """See Engine."""
+        for name in self._names():
+            try:
+                yield row(f"{self.kind}:{name}", self.locate(name).pid, "running")
+            except NotRunning as error:
+                state = "created" if isinstance(error, Created) else "stopped"
+                reason = str(error).removeprefix(f"container {quoted(name)} of {self.kind} ")
+                yield row_without_process(f"{self.kind}:{name}", state, reason)
+            except ContainerRefused as error:
+                yield row_without_process(f"{self.kind}:{name}", IN_DOUBT, str(error))
+
+    def _names(self) -> Iterator[str]:
+        """Yield every container that has a state directory, running or not. Raises NotPermitted."""
+        seen: set[str] = set()
+        for root in self.roots():
+            try:
+                with os.scandir(root) as entries:
+                    found = [entry.name for entry in itertools.islice(entries, LISTED_AT_MOST) if entry.is_dir()]
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise NotPermitted(f"{root} cannot be listed: {error.strerror}") from None
+            yield from sorted(set(found) - seen)
+            seen.update(found)
+
+    def _running(self, name: str, directory: str) -> Found:
+        which = f"container {quoted(name)} of {self.kind}"
+        path = escaped(f"{directory}/{self.file}")
+        try:
+            text = read_bounded(f"{directory}/{self.file}", STATE_LIMIT)
+            if not text:
+                raise NotRunning(f"{which} is being created ({path} is still empty)")
+            pid, start_time = self.parse(text)
+        except FileNotFoundError:
+            raise NotRunning(f"{which} is being created or deleted ({path} is not there)") from None
+        except OSError as error:
+            raise NotPermitted(f"{which}: {path} cannot be read: {error.strerror}") from None
+        except UntrustedError as error:
+            raise ContainerRefused(f"{which}: {error}") from None
+        except ValueError as error:
+            raise ContainerRefused(f"{which}: {path} {error}") from None
+        if not _is_still(pid, start_time):
+            raise NotRunning(f"{which} has stopped (its process {pid} is gone)")
+        if Path(f"{directory}/exec.fifo").exists():
+            raise Created(f"{which} is created, not running: `{self.kind} start` has not been called")
+        return Found(pid, start_time, "")
+
+
+def _is_still(pid: int, start_time: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        now = read_stat(pid)
+    except NotRunning:
+        return False
+    return now.start_time == start_time and not now.is_dead
+
+
+def parse_identity(text: bytes, pid_key: str, start_key: str) -> InitIdentity:
+    """Return two numbers of a JSON object. Raises ValueError if it has not both."""
+    try:
+        state = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("is not JSON") from None
+    return _number(state, pid_key), _number(state, start_key)
+
+
+def _number(state: object, key: str) -> int:
+    value = state.get(key) if isinstance(state, dict) else None
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"has no number {key}: it was written by another version of the runtime")
+    return value
