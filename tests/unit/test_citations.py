@@ -14,6 +14,7 @@ _CITED = re.compile(r"(?<![\w/.*{}$<>-])(?:\.\./)*((?:[\w.-]+/)*[\w-]+\.(?:py|md
 OTHERS = {  # a citing file, and what it may name though it is no file of this project
     "tests/system/hostile.py": {"threading.py"},
     "tests/unit/test_frozen.py": {"pretended.py"},
+    "tests/unit/test_workers.py": {"tests/test_a.py", "tests/test_c.py"},
 }
 NOT_READ = "tests/unit/test_citations.py"  # its examples
 
