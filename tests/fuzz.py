@@ -21,21 +21,17 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from nsbridge.agents import control, journalreader, wire
+from nsbridge.agents import control, wire
 from nsbridge.agents.fork import Child
 from nsbridge.agents.incoming import Incoming
 from nsbridge.agents.journal import sinkjournal
-from nsbridge.agents.journal.journalfile import CELLS, PAGE, VALUE, _pack_header, parse_header, seal
 from nsbridge.agents.journal.opensource import open_source
-from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.outgoing import Outgoing
-from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.agents.session import Session
-from nsbridge.agents.statefiles import journal_path
 from nsbridge.agents.wire import Hello, Message, Run, WireError
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.load import load
@@ -50,6 +46,7 @@ from nsbridge.supervisor.lifecycle.process import AgentProcess, Channel
 from nsbridge.supervisor.lifecycle.table import State
 from nsbridge.supervisor.log.log import open_log
 from nsbridge.supervisor.supervisor import Supervisor
+from tests.fuzz_journals import JournalTarget
 from tests.memory_store import hand_over_one
 
 WINDOW = Window(messages=16, bytes=1 << 16)
@@ -327,67 +324,6 @@ def api_of(supervisor: Supervisor) -> Api:
     )
 
 
-class JournalTarget:
-    """The successor of a compromised agent: what it finds in its journals is used, or moved aside and reported."""
-
-    def __init__(self, directory: Path, mutator: Mutator) -> None:
-        self._chance = mutator.chance
-        self._page = Scoreboard()
-        self._state_dir = str(directory)
-        self._in, self._out = (journal_path(self._state_dir, "hostile:one", side) for side in ("in", "out"))
-        self._in.parent.mkdir(parents=True)
-        sink = sinkjournal.open_sink(str(self._in))
-        sink.adopt(5, 1)
-        sink.close()
-        source = self._source(self._out)
-        for body in (b"", b"one", b"x" * 100):
-            source.append(Message(1, body))
-        source.close()
-        self._seeds = {path: path.read_bytes() for path in (self._in, self._out)}
-        self._headers = {path: parse_header(data) for path, data in self._seeds.items()}
-
-    def _source(self, path: Path) -> SourceJournal:
-        return open_source(str(path), 10, 8192)
-
-    def run(self) -> None:
-        """Forge some numbers of a journal, and use it: many of them sealed, and the header's checksum right."""
-        chance, path = self._chance, self._chance.choice((self._in, self._out))
-        data = bytearray(self._seeds[path])
-        places = (*range(CELLS.start, CELLS.stop, 8), *(range(PAGE, PAGE + 400, 8) if path == self._out else ()))
-        for _ in range(chance.randrange(1, 5)):
-            number = chance.choice((*_NUMBERS, PAGE + 80, PAGE + 96))
-            number = seal(number & VALUE) if chance.randrange(2) else number
-            data[(at := chance.choice(places)) : at + 8] = number.to_bytes(8, "little")
-        packed = _pack_header(self._headers[path]._replace(epoch=chance.choice((5, 5, 5, *_NUMBERS))))
-        data[: len(packed)] = packed
-        path.write_bytes(data)
-        with suppress(NsbridgeError):
-            journalreader.read(str(path), None)
-        journalreader.recall(self._page, self._state_dir, "hostile:one")
-        self._use_source() if path == self._out else self._use_sink()
-
-    def _use_sink(self) -> None:
-        sink = sinkjournal.open_sink(str(self._in))
-        for cell in (sinkjournal.BYTES, sinkjournal.REPEATS, sinkjournal.DEAD, sinkjournal.IN_DOUBT):
-            sink.cells[cell] += 1
-        sink.show(self._page.cells)
-        sink.hand(min(sink.handed + 1, wire.MAX_SEQ))  # no message beyond it comes
-        sink.adopt(7, 3)
-        sink.show(self._page.cells)
-        sink.close()
-
-    def _use_source(self) -> None:
-        source = self._source(self._out)
-        seq = source.confirmed + 1
-        with suppress(OSError):  # it is full
-            source.append(Message(1, b"more"))
-        while seq <= source.taken:
-            seq = source.run(seq).last + 1
-        source.records(source.first_kept())
-        source.confirm(source.taken)
-        source.close()
-
-
 def fuzz(directory: Path, count: int, seed: int) -> dict[str, float]:
     """Try `count` inputs for each target; return the seconds that each took. AssertionError, or what was raised, for a
     bug.
@@ -396,7 +332,7 @@ def fuzz(directory: Path, count: int, seed: int) -> dict[str, float]:
     with supervisor_at(directory) as supervisor:
         took["agent"] = _many(AgentTarget(directory, Mutator(random.Random(seed))).run, count)
         took["supervisor"] = _many(SupervisorTarget(supervisor, Mutator(random.Random(seed))).run, count)
-        took["successor"] = _many(JournalTarget(directory, Mutator(random.Random(seed))).run, count // 10)
+        took["successor"] = _many(JournalTarget(directory, random.Random(seed), _NUMBERS).run, count // 10)
         took["control"] = _many(ControlTarget(supervisor, Mutator(random.Random(seed))).run, count)
     return took
 
