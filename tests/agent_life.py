@@ -176,12 +176,12 @@ class FakeAgent(ManagedAgent):
         return cast(FakeChannel, process.channel).said
 
     def leaves(self, process: AgentProcess, code: int) -> None:
-        """It has left user space."""
+        """Have a process leave user space."""
         if process.keeper is not None:
             process.keeper.dying(code)
 
     def dies(self, process: AgentProcess, code: int) -> None:
-        """It has ended, and is reaped."""
+        """Have a process end, and reap it."""
         self.living.remove(process)
         process.is_reaped = True
         if process.keeper is not None:

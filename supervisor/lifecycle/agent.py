@@ -298,7 +298,7 @@ class ManagedAgent(Machine):
         if self.neighbour is not None:
             self.neighbour.drained()
 
-    def _tell_exit(self) -> None:
+    def _order_exit(self) -> None:
         if self.process is not None:
             self.process.stage = Stage.LEAVING
         self.tell("exit")

@@ -93,12 +93,12 @@ class Action(StrEnum):
     LOOK = "look again"  # DUE after a while; HINT if something reports the container before
     SPAWN = "spawn"  # fork the agent: READY, LEFT, DIED, UNFORKED or REFUSED follows
     WELCOME = "welcome"  # note what it reports of itself
-    DRAIN = "drain"  # tell it to hand over what is in flight: DRAINED, DIED or DUE follows
-    NOTE_DRAINED = "note drained"  # and tell the route
-    TELL_EXIT = "tell it to exit"  # LEFT, DIED or DUE follows
+    DRAIN = "drain"  # order it to hand over what is in flight: DRAINED, DIED or DUE follows
+    NOTE_DRAINED = "note drained"  # and report it to the route
+    ORDER_EXIT = "order exit"  # LEFT, DIED or DUE follows
     KILL = "kill"  # send SIGKILL if it lives, and wait without a deadline
-    LOG_EXIT = "log exit"  # let go of the process, which was meant to end
-    LOG_DEATH = "log death"  # let go of the process, which was not, and count a restart
+    LOG_EXIT = "log exit"  # release the process, which was meant to end
+    LOG_DEATH = "log death"  # release the process, which was not, and count a restart
     RETRY = "retry"  # DUE after the restart policy's delay, or at once
     REPORT = "report"  # log why only a person can fix it
     FINISH = "finish"  # wait for the container no longer, and log what is left behind
@@ -119,7 +119,7 @@ ROWS: tuple[Row, ...] = (
     (S.STARTING, E.START, G.ALWAYS, S.STARTING, (A.FORGET,)),
     (S.STARTING, E.STOP, G.NO_PROCESS, S.STOPPED, (A.FINISH, A.RESUME)),
     (S.STARTING, E.STOP, G.KILLED, S.STOPPING, ()),
-    (S.STARTING, E.STOP, G.ALWAYS, S.STOPPING, (A.TELL_EXIT,)),  # it has nothing in flight
+    (S.STARTING, E.STOP, G.ALWAYS, S.STOPPING, (A.ORDER_EXIT,)),  # it has nothing in flight
     (S.STARTING, E.REFUSED, G.ALWAYS, S.FATAL, (A.REPORT, A.KILL)),
     (S.STARTING, E.FOUND, G.ALWAYS, S.STARTING, (A.SPAWN,)),
     (S.STARTING, E.ABSENT, G.ALWAYS, S.WAITING, (A.LOOK,)),
@@ -148,7 +148,7 @@ ROWS: tuple[Row, ...] = (
     # STOPPING: it always has a process. A serving one drains; a leaving one has been told to exit.
     (S.STOPPING, E.START, G.ALWAYS, S.STOPPING, ()),  # it starts again when it has stopped
     (S.STOPPING, E.STOP, G.ALWAYS, S.STOPPING, ()),
-    (S.STOPPING, E.EXIT, G.SERVING, S.STOPPING, (A.TELL_EXIT,)),
+    (S.STOPPING, E.EXIT, G.SERVING, S.STOPPING, (A.ORDER_EXIT,)),
     (S.STOPPING, E.EXIT, G.ALWAYS, S.STOPPING, ()),
     (S.STOPPING, E.REFUSED, G.ALWAYS, S.STOPPING, (A.KILL,)),
     (S.STOPPING, E.HINT, G.ALWAYS, S.STOPPING, ()),
@@ -157,7 +157,7 @@ ROWS: tuple[Row, ...] = (
     (S.STOPPING, E.DRAINED, G.ALWAYS, S.STOPPING, (A.NOTE_DRAINED,)),
     (S.STOPPING, E.LEFT, G.ALWAYS, S.STOPPING, ()),  # it may still hold its namespace
     (S.STOPPING, E.DIED, G.ALWAYS, S.STOPPED, (A.LOG_EXIT, A.FINISH, A.RESUME)),
-    (S.STOPPING, E.DUE, G.SERVING, S.STOPPING, (A.TELL_EXIT,)),
+    (S.STOPPING, E.DUE, G.SERVING, S.STOPPING, (A.ORDER_EXIT,)),
     (S.STOPPING, E.DUE, G.ALWAYS, S.STOPPING, (A.KILL,)),
     (S.BACKOFF, E.START, G.ALWAYS, S.STARTING, (A.FORGET, A.LOCATE)),
     (S.BACKOFF, E.STOP, G.ALWAYS, S.STOPPED, (A.FINISH, A.RESUME)),

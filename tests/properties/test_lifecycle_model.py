@@ -58,7 +58,7 @@ class AnyLife(RuleBasedStateMachine):
 
     @rule(order=st.sampled_from(["start", "stop", "restart", "hold", "release", "refuse"]))
     def neighbour_will_order(self, order: str) -> None:
-        """From within the notification, as an observer or another agent's route does."""
+        """Give an order from within the notification, as an observer or another agent's route does."""
         self.nested = order
         self.witness.on_change = self._order_once
 
@@ -149,7 +149,7 @@ class AnyLife(RuleBasedStateMachine):
 
     @invariant()
     def at_most_one_process_may_work(self) -> None:
-        """One that was let go has left user space; all others are reaped, or this one."""
+        """Check that each process except the present one is reaped, or was released after it left user space."""
         working = [process for process in self.agent.living if process.keeper is not None]
         assert working in ([], [self.agent.process])
         assert self.agent.process is None or self.agent.process in working, "it holds a process that is gone"
@@ -199,7 +199,7 @@ class AnyLife(RuleBasedStateMachine):
     # -- how it ends
 
     def settle_down(self) -> None:
-        """Released, wanted, with a container that runs: it works, or says why not. Then a stop ends it."""
+        """Check that a wanted and released agent works, or has a reason not to; and that a stop ends it."""
         self.nested, self.witness.forbidden, self.agent.cannot_fork = "", "", False
         self.container.answer = self.container.found
         self.agent.release()
@@ -220,7 +220,7 @@ class AnyLife(RuleBasedStateMachine):
         self.deadline_is_there_only_while_it_is_needed()
 
     def _go_on(self) -> None:
-        """What comes of itself: answers, the end of the killed, a start, a deadline."""
+        """Let happen what happens without a person: an answer, the end of a killed process, a start, a deadline."""
         process = self.agent.process
         if self.container.is_asked:
             self.container.found()

@@ -160,7 +160,7 @@ def test_detail_is_the_reason_of_the_state(before: State, event: Event, after: S
 
 
 def drawn() -> str:
-    """docs/lifecycle.md, as ROWS has it."""
+    """Return docs/lifecycle.md, drawn from ROWS."""
     lines = ["stateDiagram-v2", "    [*] --> STOPPED"]
     arrows: dict[tuple[State, State], list[str]] = {}
     for state, event, guard, following, _ in ROWS:

@@ -88,7 +88,7 @@ def test_stop_drains_then_exits_then_kills(life: Life) -> None:
     assert life.deadlines() == 0
 
 
-def test_drained_agent_is_told_to_exit_once(life: Life) -> None:
+def test_drained_agent_gets_one_order_to_exit(life: Life) -> None:
     process = life.run()
     life.agent.stop()
     for _ in range(2):
@@ -153,7 +153,7 @@ def test_start_after_a_refusal_waits_for_the_old_process(life: Life) -> None:
     ("code", "state", "detail"),
     [(EXIT_NEVER, S.FATAL, "no such user"), (EXIT_AGAIN, S.STARTING, f"exit code {EXIT_AGAIN}: no such user")],
 )
-def test_exit_code_tells_again_or_never(life: Life, code: int, state: State, detail: str) -> None:
+def test_exit_code_means_again_or_never(life: Life, code: int, state: State, detail: str) -> None:
     process = life.run()
     life.agent.hear({"say": "error", "text": "no such user"})
     life.agent.leaves(process, code)
