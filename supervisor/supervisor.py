@@ -159,10 +159,11 @@ class Supervisor:
     def _changed(self, agent: ManagedAgent) -> None:
         self._observer(agent)
         self._roster.changed()
+        if agent.state is State.RUNNING:
+            self._keys.wake()
         self._settled()
 
     def _settled(self) -> None:
-        self._keys.wake()
         self._orders.changed()
         if self._has_stopped():
             self.loop.stop()

@@ -43,7 +43,7 @@ from nsbridge.supervisor.control.status import route_status
 from nsbridge.supervisor.health.measuring import Learn, Measurer
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
 from nsbridge.supervisor.lifecycle.process import AgentProcess, Channel
-from nsbridge.supervisor.lifecycle.table import State
+from nsbridge.supervisor.lifecycle.table import Stage, State
 from nsbridge.supervisor.log.log import open_log
 from nsbridge.supervisor.supervisor import Supervisor
 from tests.fuzz_journals import JournalTarget
@@ -182,14 +182,14 @@ class SupervisorTarget:
         self._mutator = mutator
         self._route = supervisor._roster.routes["r"]
         for agent in self._route.agents:
-            agent._process = AgentProcess(cast(Child, _NoChild()), cast(Channel, _NoChannel()), 0.0)
+            agent.process = AgentProcess(cast(Child, _NoChild()), cast(Channel, _NoChannel()), 0.0)
 
     def run(self) -> None:
         """Try one datagram, and now and then a page that is shown."""
         agent: ManagedAgent = self._mutator.chance.choice(self._route.agents)
-        assert agent._process is not None
+        assert agent.process is not None
         agent.state = self._mutator.chance.choice((State.STARTING, State.RUNNING, State.STOPPING))
-        agent._process.ready_since = None
+        agent.process.stage = Stage.ENTERING
         agent.hear(control.parse(self._mutator.change(self._mutator.chance.choice(self._SEEDS))))
         if not self._mutator.chance.randrange(50):
             page = agent.scoreboard._page

@@ -75,8 +75,8 @@ class Orders:
 
 
 def is_settled(agent: ManagedAgent) -> bool:
-    """True if its state stays as it is, unless something happens."""
-    return agent.state in _SETTLED and not (agent.held and agent.wanted)
+    """True if its state stays as it is until something happens: a stopped agent that is wanted is about to start."""
+    return agent.state in _SETTLED and not (agent.state is State.STOPPED and agent.wanted)
 
 
 def _item(agent: ManagedAgent) -> dict[str, object]:

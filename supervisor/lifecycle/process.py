@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from nsbridge.agents import control
@@ -20,6 +20,7 @@ from nsbridge.agents.loop import READABLE, Loop
 from nsbridge.supervisor.host import spawn, usage
 from nsbridge.supervisor.host.usage import Usage
 from nsbridge.supervisor.lifecycle.evidence import QueueEvidence
+from nsbridge.supervisor.lifecycle.table import Stage
 
 _AT_ONCE = 16  # datagrams; then the rest of the supervisor has its turn
 _PAUSE = 0.02  # seconds after so many: an agent that floods its channel costs the supervisor a few per cent of a core
@@ -90,7 +91,10 @@ class Keeper(Protocol):
         """It said so."""
 
     def dying(self, code: int) -> None:
-        """It has left user space for good, with this exit code; if nobody calls `let_go`, `ended` follows."""
+        """It has left user space for good, with this exit code; `hear` had its last words.
+
+        `ended` follows, unless the keeper calls `let_go`.
+        """
 
     def ended(self, code: int) -> None:
         """It is gone: its exit code, negative for a signal's number."""
@@ -112,8 +116,9 @@ class AgentProcess:
     stuck: bool = False  # it was killed, and the kernel does not let it die
     usage: Usage | None = None  # its own and its senders', when it was last measured
     measured_at: float = float("-inf")
+    stage: Stage = Stage.ENTERING
+    report: dict[str, object] = field(default_factory=dict)  # all that it said when it was ready
     drained: bool = False
-    told_to_exit: bool = False
     is_reaped: bool = False
     keeper: Keeper | None = None
     is_counted: bool = False  # the kernel counts its messages
@@ -133,10 +138,18 @@ class AgentProcess:
             raise
         finally:
             theirs.close()
-        channel = Channel(loop, ours, keeper.hear)
-        process = cls(child, channel, loop.now(), keeper=keeper, is_counted=assignment.counter is not None)
-        channel.hung_up = process._hangs_up
-        loop.watch(child.pidfd, READABLE, lambda _events: process._reap(loop, evidence))
+        try:
+            channel = Channel(loop, ours, keeper.hear)
+            process = cls(child, channel, loop.now(), keeper=keeper, is_counted=assignment.counter is not None)
+            channel.hung_up = process._hangs_up
+            loop.watch(child.pidfd, READABLE, lambda _events: process._reap(loop, evidence))
+        except OSError:
+            child.kill()
+            loop.unwatch(ours.fileno())
+            ours.close()
+            evidence.forget(child.pid)
+            child.reap()  # it has entered nothing that could keep it
+            raise
         return process
 
     def let_go(self) -> None:
@@ -148,6 +161,7 @@ class AgentProcess:
         self.child.kill()  # if it lives it is compromised: nobody would hear of it any more
         code = usage.exit_code(self.child.pid)
         if code is not None and self.keeper is not None:
+            self.channel.close()
             self.keeper.dying(code)
 
     def _reap(self, loop: Loop, evidence: QueueEvidence) -> None:

@@ -69,7 +69,6 @@ class Route:
         for other in self.agents:
             if other is not agent and other.process is not None and other.state is State.RUNNING:
                 other.process.last_words = reason
-                other.process.child.kill()
                 other.refuse(reason)
 
     def _check_circles(self, agent: ManagedAgent) -> None:
@@ -78,24 +77,20 @@ class Route:
         if reason := loops.in_route(serving) or self._circles.ready(agent.config.name, serving, self._log.warning):
             self._refuse_others(None, reason)
 
-    def changed(self, agent: ManagedAgent) -> None:
-        """Pass it on; and where the other agent has no process, nothing can be handed over: do not wait for it."""
-        if agent.state is State.RUNNING:
-            self._check_circles(agent)
-        for other in self.agents:
-            if other.state is State.STOPPING and all(a.pid is None for a in self.agents if a is not other):
-                other.exit()
-        self._on_change(agent)
+    def changed(self, agent: ManagedAgent, before: State) -> None:
+        """Report the agent's new state to all who follow. An agent that does not serve feeds nobody.
 
-    def entered(self, agent: ManagedAgent, before: State) -> None:
-        """Let whoever follows the events know; what does not serve feeds nobody.
-
-        The kernel gives the number of a namespace that has gone to the next one, which may be another container's.
+        The kernel may give the inode number of a namespace that is gone to the next one, in another container.
         """
         if before is State.RUNNING:
             self._circles.forget(self.config.name)
-        detail = agent.last_exit or "" if agent.state is State.BACKOFF else agent.detail
-        self._events.state(agent.config.name, before.value, agent.state.value, detail)
+        self._events.state(agent.config.name, before.value, agent.state.value, agent.detail)
+        if agent.state is State.RUNNING:
+            self._check_circles(agent)
+        for other in self.agents:  # without a peer process, nothing can be handed over
+            if other.state is State.STOPPING and all(a.pid is None for a in self.agents if a is not other):
+                other.exit()
+        self._on_change(agent)
 
     def note_blocked(self) -> None:
         """Tell, once, when an agent has begun to wait with its messages, for another reason, or goes on."""
@@ -123,12 +118,12 @@ class Route:
 
     @property
     def is_held(self) -> bool:
-        """Whether its agents may not start."""
+        """True if its agents may not start."""
         return any(agent.held for agent in self.agents)
 
     def is_stopped(self) -> bool:
-        """Whether both agents have stopped."""
-        return all(agent.state is State.STOPPED for agent in self.agents)
+        """True if both agents have stopped and do not start again by themselves."""
+        return all(agent.has_stopped for agent in self.agents)
 
     def close(self) -> None:
         """Give the socketpair back; both agents have stopped."""

@@ -160,7 +160,7 @@ def test_route_whose_container_has_ended_feeds_nobody(tmp_path: Path) -> None:
     try:
         _serve_in(evil, 7, 8)
         evil.agents[0].state, evil.agents[0].attachment.ns_inode = State.WAITING, None
-        evil.entered(evil.agents[0], State.RUNNING)
+        evil.changed(evil.agents[0], State.RUNNING)
         _serve_in(honest, 7, 8)
         warned: list[str] = []
         agent = honest.agents[0].config.name
@@ -177,5 +177,4 @@ def _serve_in(of: Route, *namespaces: int) -> None:
     """Have both agents of a route serve in these."""
     for agent, namespace in zip(of.agents, namespaces, strict=True):
         agent.state, agent.attachment.ns_inode = State.RUNNING, namespace
-        of.entered(agent, State.STARTING)
-        of.changed(agent)
+        of.changed(agent, State.STARTING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import json
 import os
 import signal
@@ -10,18 +11,19 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from inotify_simple import INotify, flags
 
 from nsbridge.agents.confinement.entry import Assignment, close_all_but
-from nsbridge.agents.fork import fork, release_first
+from nsbridge.agents.fork import Child, fork, release_first
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import Evidence
 from nsbridge.supervisor.host import spawn
 from nsbridge.supervisor.lifecycle.evidence import QueueEvidence
-from nsbridge.supervisor.lifecycle.process import AgentProcess, Channel, signal_name
+from nsbridge.supervisor.lifecycle.process import AgentProcess, Channel, Keeper, signal_name
 
 LIMIT = 10.0  # seconds
 PASSES_A_SECOND = 200  # of a loop that nothing else keeps busy, at most, while one agent floods
@@ -190,6 +192,46 @@ def test_an_agent_that_closes_its_channel_and_lives_is_killed(monkeypatch: pytes
 
     kept = Kept(monkeypatch, hide)
     assert kept.until_reaped()[-1] == ("ended", -signal.SIGKILL)
+
+
+class _FullEpoll(Loop):
+    """A loop whose epoll has room for so many descriptors more (fs.epoll.max_user_watches)."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        super().__init__()
+
+    def watch(self, fd: int, mask: int, callback: Callable[[int], None]) -> None:
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.room -= 1
+        super().watch(fd, mask, callback)
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_no_child_or_fd_is_left_if_it_cannot_be_watched(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    def wait() -> int:
+        signal.pause()
+        return 0
+
+    made: list[Child] = []
+
+    def spawned(_given: object, _register: object) -> Child:
+        made.append(fork(wait))
+        return made[-1]
+
+    monkeypatch.setattr(spawn, "agent", spawned)
+    loop = _FullEpoll(1 + room)  # its own eventfd comes first
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="No space left"):
+        AgentProcess.begin(
+            loop, cast(Callable[[int], Assignment], _Given), cast(Keeper, SimpleNamespace(hear=None)), _SENDERS
+        )
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(made[0].pid, os.WNOHANG)
+    loop.run_once(0)
+    loop.close()
 
 
 @pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (34, "SIGRTMIN"), (35, "signal 35"), (63, "signal 63")])
