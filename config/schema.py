@@ -106,6 +106,7 @@ class Endpoint(ABC):
     namespace: ClassVar[Namespace]  # the one that its agent joins
     notes: ClassVar[int] = 0  # the number, in journals, of its notes of messages; 0 if journals hold whole messages
     has_types: ClassVar[bool] = False  # True if its messages have types, which a sink across may keep
+    is_counted: ClassVar[bool] = False  # True if the kernel's counter knows its messages (Evidence)
     serves_directories: ClassVar[bool] = False  # True if `out` and `in_` are directories, whose files are messages
 
     @property

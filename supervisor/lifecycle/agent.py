@@ -17,7 +17,7 @@ from nsbridge.agents.confinement.entry import Assignment, Filters
 from nsbridge.agents.loop import Timer
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.agents.statefiles import journal_path
-from nsbridge.config.schema import AgentConfig, Namespace, RouteConfig
+from nsbridge.config.schema import AgentConfig, RouteConfig
 from nsbridge.supervisor.containers.attachment import Attachment
 from nsbridge.supervisor.host import procfs, usage
 from nsbridge.supervisor.lifecycle import table as lifecycle
@@ -157,7 +157,7 @@ class ManagedAgent:
     @property
     def evidence(self) -> str | None:
         """What tells after a kill which messages were sent: the kernel's counter, or senders; None if not a queue."""
-        if self.config.namespace is not Namespace.IPC or self._process is None:
+        if not self.config.endpoint.is_counted or self._process is None:
             return None
         return COUNTER if self._process.is_counted else SENDERS
 

@@ -60,7 +60,7 @@ def lines(fd: int, count: int) -> list[bytes]:
 
 
 def test_kind_of_a_test_relays_between_containers(tmp_path: Path, unshare_container: Factory) -> None:
-    """It brings a system call, a Landlock right, a key of its own and a journal cell, and is an endpoint like others."""
+    """It brings a system call, a Landlock right, a key of its own and a journal cell."""
     one, two = unshare_container(), unshare_container()
     with FifoDaemon(tmp_path, route(one.spec, two.spec)) as daemon:
         daemon.wait_for("RUNNING")
@@ -88,7 +88,7 @@ def test_kind_needs_the_call_and_the_right_that_it_names(
     assert linux.landlock_abi(), "this kernel has no Landlock"
     one, two = unshare_container(), unshare_container()
     with program(tmp_path, route(one.spec, two.spec)) as daemon:
-        wait_until(lambda: "srv/out" in str(daemon.agents()["r:one"]["blocked"]), "the agent shows why it waits")
+        wait_until(lambda: "srv/out" in daemon.agents()["r:one"]["detail"], "the agent shows why it waits")
         assert not (one.rootfs / "srv/out").exists()
 
 

@@ -59,6 +59,7 @@ class QueueEndpoint(Endpoint):
     name: ClassVar[str] = "queue"
     namespace: ClassVar[Namespace] = Namespace.IPC
     has_types: ClassVar[bool] = True
+    is_counted: ClassVar[bool] = True
 
     @property
     def longest(self) -> int:
