@@ -15,15 +15,12 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from nsbridge.agents import scoreboard
-from nsbridge.agents.endpoints.log import notes as log_notes
-from nsbridge.agents.endpoints.log import tail as log_tail
-from nsbridge.agents.endpoints.spool import notes as spool_notes
+from nsbridge.agents.endpoints import kinds
 from nsbridge.agents.journal import sinkjournal, store
 from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.journal.journalfile import (
@@ -41,7 +38,6 @@ from nsbridge.agents.journal.journalfile import (
 )
 from nsbridge.agents.journal.records import RECORD, checksum_of_none
 from nsbridge.agents.journal.sinkjournal import SinkJournal
-from nsbridge.agents.journal.sourcejournal import LOG_NOTES
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.agents.statefiles import journal_path
 from nsbridge.config.errors import NotPermittedError, NsbridgeError
@@ -54,11 +50,6 @@ _CHUNK = 1 << 20  # bytes read at a time to check a message
 MOST_CHECKED = 256 << 20  # bytes of messages whose checksums are checked; of later messages only the length is
 MOST_LISTED = 1 << 20  # messages that are examined; later ones are only counted
 _ATTEMPTS = 5  # at a look that a running agent has overtaken
-
-_DESCRIBED: dict[int, Callable[[bytes, int], tuple[int, str]]] = {
-    journal.SPOOL_NOTES: spool_notes.described,
-    journal.LOG_NOTES: log_notes.described,
-}
 
 _JOURNALS = "journals are STATE_DIR/journal/ROUTE/AGENT.out and AGENT.in"
 
@@ -152,8 +143,8 @@ class _Reader:
         if self._header.kind == SOURCE:
             confirmed, taken, kind = self._numbers()
             page.cells[scoreboard.TAKEN], page.cells[scoreboard.PENDING] = taken, taken - confirmed
-            if kind == LOG_NOTES:
-                missed = log_tail.missed(self._cells(), taken)
+            if (noted := kinds.noted(kind)) is not None:
+                missed = noted.missed(self._cells(), taken)
                 page.cells[scoreboard.MISSED], page.cells[scoreboard.MISSED_BYTES] = missed
         else:
             SinkJournal(_Snapshot(os.pread(self._fd, PAGE, 0))).show(page.cells)
@@ -268,11 +259,11 @@ def _shown(seq: int, record: _Record, kind: int) -> Facts:
     """Describe a pending message by its first bytes, or by where its content is."""
     mtype, length, body = record
     if kind != journal.MESSAGES and mtype in (store.NOTE, store.BODY):
-        describe = _DESCRIBED.get(kind) if mtype == store.NOTE else None
+        noted = kinds.noted(kind) if mtype == store.NOTE else None
         mtype = 0
-        if describe is not None:
+        if noted is not None:
             try:
-                size, text = describe(body, seq)
+                size, text = noted.describe(body, seq)
             except (struct.error, ValueError, IndexError):
                 size, text = length, _beginning(body)
             return {"seq": seq, "type": mtype, "bytes": size, "shown": text}

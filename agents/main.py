@@ -9,11 +9,14 @@ import threading
 from dataclasses import replace
 from functools import partial
 
-from nsbridge.agents import control, lastwords, limits, runtime, sides
+from nsbridge.agents import control, lastwords, limits, runtime
 from nsbridge.agents.confinement import entry
 from nsbridge.agents.confinement.entry import Assignment
 from nsbridge.agents.counter import open_slot
+from nsbridge.agents.endpoints import kinds
 from nsbridge.agents.fork import EXIT_AGAIN, EXIT_NEVER, release_first
+from nsbridge.agents.identity.identity import IdMap
+from nsbridge.agents.identity.surroundings import memory
 from nsbridge.agents.journal.journalfile import LeftAloneError
 from nsbridge.agents.journal.state import bound_files, open_state
 from nsbridge.agents.loop import Loop
@@ -37,13 +40,14 @@ def main(assignment: Assignment) -> int:
         state = open_state(assignment.state_dir, assignment.agent, window, report, counter)
         bound_files(assignment.agent)
         assignment.scoreboard.begin()  # it may have waited for the earlier agent to exit
-        keys = sides.queue_keys(assignment)
-        around = sides.surroundings(assignment, keys, state)
+        served = kinds.serve(assignment)
+        ids = IdMap.of_container(assignment.container_pid, assignment.ns_path)
+        around = served.surroundings(ids, memory(assignment, state.identity))
         loop = Loop()  # its one epoll instance: an agent cannot make another
         entered = entry.enter(assignment, own_fds, state.given, around)
         threading.excepthook = lambda args: lastwords.crash(channel, args.exc_value)
         sys.unraisablehook = lambda about: lastwords.ignored(channel, about.exc_value)
-        runtime.Agent(loop, assignment, channel, entered, keys, state).run()
+        runtime.Agent(loop, assignment, channel, entered, served, state).run()
         return 0
     except (entry.RefusedForGood, LeftAloneError, UntrustedError) as error:
         control.say(channel, say="error", text=str(error)[:1000])

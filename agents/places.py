@@ -17,6 +17,7 @@ from nsbridge.config.schema import Endpoint
 
 MOST = 4  # identities of one end
 LONGEST = 64  # characters of one
+ENDS = ("out", "in")
 _HOW = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
 
 
@@ -30,10 +31,10 @@ def of_files(endpoint: Endpoint) -> dict[str, list[str]]:
 
     It opens only directories, by O_PATH, so it may follow links. Raises OSError if no descriptor is free.
     """
-    paths = (("out", endpoint.out), ("in", endpoint.in_))
+    paths = {end: place.path for end, place in endpoint.places().items() if end in ENDS and place.path}
     root = os.open("/", os.O_PATH | os.O_DIRECTORY)
     try:
-        return {side: _identities(root, os.fsencode(path)) for side, path in paths if isinstance(path, str)}
+        return {side: _identities(root, os.fsencode(path)) for side, path in paths.items()}
     finally:
         os.close(root)
 
@@ -43,7 +44,7 @@ def parse(report: object) -> Mapping[str, Sequence[str]]:
     if not isinstance(report, dict):
         return {}
     ends: dict[str, Sequence[str]] = {}
-    for side in ("out", "in"):
+    for side in ENDS:
         end = report.get(side)
         if isinstance(end, list) and len(end) <= MOST and all(map(_is_identity, end)):
             ends[side] = end

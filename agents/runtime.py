@@ -11,13 +11,15 @@ import os
 import socket
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
-from nsbridge.agents import control, linux, scoreboard, sides
+from nsbridge.agents import control, linux, scoreboard
 from nsbridge.agents.confinement import entry
 from nsbridge.agents.confinement.entry import Assignment, Entered
 from nsbridge.agents.dead.keeper import DeadLetterKeeper
 from nsbridge.agents.dead.retries import DeadLetterRetries
-from nsbridge.agents.endpoints.base import Blocked
+from nsbridge.agents.endpoints.base import Blocked, Sink, Source
+from nsbridge.agents.endpoints.kind import ServedEndpoint
 from nsbridge.agents.heartbeat import Heart, Voucher
 from nsbridge.agents.incoming import Incoming
 from nsbridge.agents.journal import sinkjournal
@@ -26,7 +28,6 @@ from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.loop import READABLE, WRITABLE, Loop
 from nsbridge.agents.outgoing import Outgoing
 from nsbridge.agents.session import Session
-from nsbridge.agents.sides import Keys
 from nsbridge.agents.wire import MAX_PACKET, VOID, Message, Run
 
 _ACK_DELAY = 0.001  # seconds that a confirmation may wait for a message to travel with: a packet and a wake-up less
@@ -43,14 +44,14 @@ class Agent:
         assignment: Assignment,
         channel: socket.socket,
         entered: Entered,
-        keys: Keys,
+        served: ServedEndpoint[Any],
         state: AgentFiles,
     ) -> None:
         self.loop = loop
         self.name = assignment.agent.name
         self._assignment = assignment
         self._entered = entered
-        self._keys = keys
+        self._served = served
         self._channel = channel
         self._peer = socket.socket(fileno=assignment.peer_fd)
         self._peer.setblocking(False)
@@ -68,7 +69,9 @@ class Agent:
         self._blocked_in = ""  # what the sink itself waits for
         sync = (lambda: linux.syncfs(state.dead)) if assignment.route.fsync else None
         self._dead = DeadLetterKeeper(self, state.dead, state.sink, assignment.dead, sync)
-        self._source, self._sink = sides.make(self, assignment, entered, keys, state)
+        served.joined(self, entered, state.counter)
+        self._source: Source | None = served.source(self, state.source) if state.source is not None else None
+        self._sink: Sink | None = served.sink(self, state.sink) if state.sink is not None else None
         self.store = self._source.store if self._source is not None else None
         outgoing = Outgoing(self.store, window) if self.store is not None else None
         incoming = Incoming(state.sink, window, self._sink.may_adopt) if state.sink and self._sink else None
@@ -99,8 +102,7 @@ class Agent:
         confined = self._entered.confined
         for what, why in confined.lacks.items():
             self.log("warning", f"runs without {what}: {why}")
-        places = sides.ends(self._assignment.agent.endpoint, self._keys)
-        about = {"uid": os.getuid(), "gid": os.getgid(), "places": places}
+        about = {"uid": os.getuid(), "gid": os.getgid(), "places": self._served.ends()}
         control.say(self._channel, say="ready", ns_inode=self._entered.ns_inode, landlock=confined.landlock, **about)
         gc.freeze()
         self.loop.run()

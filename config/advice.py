@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
-from nsbridge.config.check import same_key, shown_key
-from nsbridge.config.schema import Config, Delivery, FtokKey, QueueEndpoint
+from nsbridge.config.schema import Config, Delivery, Place
 
 
 def advice(config: Config) -> list[str]:
@@ -24,14 +23,12 @@ def shared_queue(shown: str, other: str) -> str:
 
 def _shared_queues(config: Config) -> Iterator[str]:
     """Find exactly-once routes that send into one queue: each overwrites the kernel's note of the last sender."""
-    senders: dict[tuple[str, int | FtokKey], list[str]] = defaultdict(list)
+    senders: dict[tuple[str, Hashable], list[tuple[str, Place]]] = defaultdict(list)
     for route in config.routes:
         for agent in route.agents:
-            endpoint = agent.endpoint
-            if not isinstance(endpoint, QueueEndpoint) or endpoint.in_ is None:
-                continue
-            if route.delivery is Delivery.EXACTLY_ONCE:
-                senders[str(agent.container), same_key(endpoint.in_.key)].append(agent.name)
-    for (container, key), (first, *others) in senders.items():
-        for other in others:
-            yield f"{other}: " + shared_queue(f"queue {shown_key(key)} of {container}", first)
+            place = agent.endpoint.places().get("in")
+            if place is not None and place.has_last_sender and route.delivery is Delivery.EXACTLY_ONCE:
+                senders[str(agent.container), place.where].append((agent.name, place))
+    for (container, _), ((first, place), *others) in senders.items():
+        for other, _ in others:
+            yield f"{other}: " + shared_queue(f"{place.shown} of {container}", first)

@@ -9,26 +9,20 @@ from __future__ import annotations
 import itertools
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from nsbridge.config.kind import KINDS
 from nsbridge.config.problems import KeyPath, Problem, quoted
-from nsbridge.config.schema import (
-    AgentConfig,
-    FileEndpoint,
-    FtokKey,
-    LogEndpoint,
-    QueueEndpoint,
-    QueueIn,
-    QueueOut,
-    SpoolEndpoint,
-)
+from nsbridge.config.schema import AgentConfig, Endpoint, Namespace, Place
 
 # as under /proc/PID/ns, namespaces(7)
 _NAMESPACE_FILES = frozenset(
     ("cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts")
 )
 AGENTS = 2  # of a route
+
+_At = tuple[str, Namespace, Hashable]  # a place: its container, its namespace, and where it is there
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +40,15 @@ class Side:
     in_: bool
     agent: AgentConfig | None
 
+    def place(self, end: str) -> Place | None:
+        """Return the place at `end`; None if there is none or it is not clear."""
+        return self.agent.endpoint.places().get(end) if self.agent is not None else None
+
+    def serving(self, place: Place) -> _At:
+        """Return what is the same for all agents that serve that place of that container."""
+        assert self.agent is not None  # noqa: S101  (it has a place)
+        return str(self.agent.container), self.agent.namespace, place.where
+
     def key_path(self, key: str) -> KeyPath:
         """Return the key path of `key` in its endpoint."""
         return (*self.path, self.endpoint or "", key)
@@ -59,14 +62,14 @@ def route_problems(sides: Sequence[Side]) -> Iterator[Problem]:
     for side, across in _with_across(sides):
         if across is not None and side.endpoint is not None and across.endpoint is not None:
             yield from _direction_problems(side, across)
-            yield from _file_loops(side, across)
+            yield from _loops(side, across)
 
 
 def host_problems(routes: Iterable[Sequence[Side]]) -> Iterator[Problem]:
     """Find what is wrong between agents of any routes that serve the same container."""
     pairs = [pair for sides in routes for pair in _with_across(sides)]
     yield from _shared_sources(side for side, _ in pairs)
-    yield from _queue_loops(pairs)
+    yield from _typed_loops(pairs)
 
 
 def _agent_problems(side: Side, agent: AgentConfig) -> Iterator[Problem]:
@@ -78,17 +81,14 @@ def _agent_problems(side: Side, agent: AgentConfig) -> Iterator[Problem]:
             right = posixpath.join(posixpath.dirname(container.name), agent.namespace)
             fix = f"write {quoted(f'{container.kind}:{right}')}, or choose another endpoint"
             yield Problem((*side.path, "container"), f"{what}, got {quoted(str(container))}", fix)
-    if isinstance(agent.endpoint, SpoolEndpoint | LogEndpoint | FileEndpoint):
-        yield from _same_paths(side, agent.endpoint)
+    yield from _same_places(side, agent.endpoint)
 
 
-def _same_paths(side: Side, endpoint: SpoolEndpoint | LogEndpoint | FileEndpoint) -> Iterator[Problem]:
-    named = [("out", endpoint.out), ("in", endpoint.in_)]
-    if isinstance(endpoint, SpoolEndpoint):
-        named.append(("done", endpoint.done))
-    for (one, path), (other, again) in itertools.combinations(named, 2):
-        if path is not None and again is not None and _same(path) == _same(again):
-            what = f'is the same path as "{one}", got {quoted(again)}'
+def _same_places(side: Side, endpoint: Endpoint) -> Iterator[Problem]:
+    """Find places of messages without types that are one place; for others see `_typed_loops`."""
+    for (one, place), (other, again) in itertools.combinations(endpoint.places().items(), 2):
+        if place.where == again.where and not endpoint.has_types:
+            what = f'is the same path as "{one}", got {again.written}'
             fix = "what is put there would be taken or overwritten: choose another path"
             yield Problem(side.key_path(other), what, fix)
 
@@ -104,17 +104,13 @@ def _direction_problems(side: Side, across: Side) -> Iterator[Problem]:
             yield Problem(side.key_path(end), what, fix)
 
 
-def _file_loops(side: Side, across: Side) -> Iterator[Problem]:
-    """Find a path that `side` takes from and `across` writes to in one container: each message would come back
-    endlessly.
-    """
-    if side.agent is None or across.agent is None or str(side.agent.container) != str(across.agent.container):
+def _loops(side: Side, across: Side) -> Iterator[Problem]:
+    """Find a place that `side` takes from and `across` writes to in one container: each message would come back."""
+    taken, written = side.place("out"), across.place("in")
+    if taken is None or written is None or taken.selector is not None:
         return
-    taken, written = side.agent.endpoint, across.agent.endpoint
-    if isinstance(taken, QueueEndpoint) or isinstance(written, QueueEndpoint):
-        return
-    if taken.out is not None and written.in_ is not None and _same(taken.out) == _same(written.in_):
-        what = f"is where {side.name} takes messages, in the same container, got {quoted(written.in_)}"
+    if side.serving(taken) == across.serving(written):
+        what = f"is where {side.name} takes messages, in the same container, got {written.written}"
         fix = "it would hear itself endlessly: choose another path"
         yield Problem(across.key_path("in"), what, fix)
 
@@ -129,22 +125,21 @@ def _with_across(sides: Sequence[Side]) -> list[tuple[Side, Side | None]]:
 
 def _shared_sources(sides: Iterable[Side]) -> Iterator[Problem]:
     """Find two agents that take from one place: each message would reach only one of them, and nobody knows which."""
-    files: dict[tuple[str, str], Side] = {}
-    queues: dict[tuple[str, int | FtokKey], list[tuple[Side, QueueOut]]] = defaultdict(list)
+    taken: dict[_At, list[tuple[Side, Place]]] = defaultdict(list)
     for side in sides:
-        if side.agent is None or side.agent.endpoint.out is None:
+        out = side.place("out")
+        if out is None:
             continue
-        container = str(side.agent.container)
-        out = side.agent.endpoint.out
-        if isinstance(out, QueueOut):
-            others = queues[container, same_key(out.key)]
-            for other, theirs in others:
-                if selectors_overlap(out.type, theirs.type):
-                    yield _taken_already(side, other, f"key {shown_key(out.key)}, types {out.type} and {theirs.type}")
-                    break
-            others.append((side, out))
-        elif (first := files.setdefault((container, _same(out)), side)) is not side:
-            yield _taken_already(side, first, quoted(out))
+        others = taken[side.serving(out)]
+        for other, theirs in others:
+            if out.selector is None or theirs.selector is None:
+                yield _taken_already(side, other, out.written)
+                break
+            if selectors_overlap(out.selector, theirs.selector):
+                types = f", types {out.selector} and {theirs.selector}"
+                yield _taken_already(side, other, out.written + types)
+                break
+        others.append((side, out))
 
 
 def _taken_already(side: Side, other: Side, what: str) -> Problem:
@@ -152,35 +147,38 @@ def _taken_already(side: Side, other: Side, what: str) -> Problem:
     return Problem(side.key_path("out"), f"is where {other.name} takes messages too, got {what}", fix)
 
 
-def _queue_loops(pairs: Sequence[tuple[Side, Side | None]]) -> Iterator[Problem]:
-    """Find an agent that takes the types that it, or another one, feeds into the same queue."""
-    taken: dict[tuple[str, int | FtokKey], list[tuple[Side, QueueOut]]] = defaultdict(list)
+def _typed_loops(pairs: Sequence[tuple[Side, Side | None]]) -> Iterator[Problem]:
+    """Find an agent that takes the types that it, or another one, feeds into the same place."""
+    taken: dict[_At, list[tuple[Side, int]]] = defaultdict(list)
     for side, _ in pairs:
-        if side.agent is not None and isinstance(side.agent.endpoint.out, QueueOut):
-            out = side.agent.endpoint.out
-            taken[str(side.agent.container), same_key(out.key)].append((side, out))
+        out = side.place("out")
+        if out is not None and out.selector is not None:
+            taken[side.serving(out)].append((side, out.selector))
     for side, across in pairs:
-        if side.agent is None or not isinstance(side.agent.endpoint.in_, QueueIn):
+        put = side.place("in")
+        if put is None:
             continue
-        put = side.agent.endpoint.in_
-        for taker, out in taken[str(side.agent.container), same_key(put.key)]:
+        keeps = put.type is None and across is not None and _has_types(across.endpoint)  # the types of the queue across
+        for taker, selector in taken[side.serving(put)]:
             if put.type is None and (across is None or across.endpoint is None):
                 continue
-            # unless `type` is set, a queue keeps the types that came out of a queue across; all else has type 1
-            unknown = put.type is None and across is not None and across.endpoint == QueueEndpoint.name
-            if unknown or selects(out.type, put.type or 1):
-                yield _hears_itself(side, put, taker, out, unknown)
+            if keeps or selects(selector, put.type or 1):
+                yield _hears_itself(side, put, taker, selector, keeps)
 
 
-def _hears_itself(side: Side, put: QueueIn, taker: Side, out: QueueOut, unknown: bool) -> Problem:
+def _has_types(kind: str | None) -> bool:
+    return kind is not None and KINDS[kind].has_types
+
+
+def _hears_itself(side: Side, put: Place, taker: Side, selector: int, unknown: bool) -> Problem:
     who = "it" if taker is side else taker.name
     if unknown:
-        what = f"has no type, and {who} takes from the same queue with out.type {out.type}"
+        what = f"has no type, and {who} takes from the same queue with out.type {selector}"
         fix = f'types come from the queue across, so any may be heard again: write a "type" that {who} does not take'
     else:
-        what = f"puts messages of type {put.type or 1} where {who} takes them, with out.type {out.type}"
+        what = f"puts messages of type {put.type or 1} where {who} takes them, with out.type {selector}"
         fix = "it would hear itself: use another type, or better another queue"
-    return Problem(side.key_path("in"), f"{what}, got key {shown_key(put.key)}", fix)
+    return Problem(side.key_path("in"), f"{what}, got {put.written}", fix)
 
 
 def selects(selector: int, message_type: int) -> bool:
@@ -197,18 +195,3 @@ def selectors_overlap(one: int, other: int) -> bool:
     if other > 0:
         return selects(one, other)
     return True  # 0 and all negative ones take type 1
-
-
-def _same(path: str) -> str:
-    """Return the path without what makes no difference: doubled and last slashes, and `.`."""
-    return "/" + posixpath.normpath(path).lstrip("/")
-
-
-def same_key(key: int | FtokKey) -> int | FtokKey:
-    """Return the key with its path as `_same` writes it."""
-    return FtokKey(_same(key.path), key.proj) if isinstance(key, FtokKey) else key
-
-
-def shown_key(key: int | FtokKey) -> str:
-    """Return the key as the configuration may write it."""
-    return f"{{ path = {quoted(key.path)}, proj = {key.proj} }}" if isinstance(key, FtokKey) else f"{key:#x}"

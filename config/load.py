@@ -8,6 +8,8 @@ the daemon, each route and each agent are structured by themselves, and check.py
 from __future__ import annotations
 
 import dataclasses
+import functools
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from cattrs.gen import make_dict_structure_fn
 from nsbridge.config import check, names, values
 from nsbridge.config.document import Table, read_tables, read_text
 from nsbridge.config.errors import ConfigError
+from nsbridge.config.kind import KINDS, reads
 from nsbridge.config.problems import InvalidValue, KeyPath, Problem, dotted, nearest, quoted, shown, unknown_key
 from nsbridge.config.schema import (
     AgentConfig,
@@ -29,19 +32,12 @@ from nsbridge.config.schema import (
     DaemonConfig,
     DeadConfig,
     Delivery,
+    Endpoint,
     Evidence,
-    FileEndpoint,
-    Framing,
-    FtokKey,
     HealthConfig,
     InDoubt,
     LogConfig,
-    LogEndpoint,
-    QueueEndpoint,
-    QueueIn,
-    QueueOut,
     RouteConfig,
-    SpoolEndpoint,
     User,
     WhenFull,
     Window,
@@ -74,24 +70,36 @@ class _RouteTable:
 
 @dataclass(frozen=True, slots=True)
 class _AgentTable:
-    """Table `[route.NAME.agent.NAME]`; its key decides which endpoint it has."""
+    """Table `[route.NAME.agent.NAME]`, without the key of its endpoint."""
 
-    container: Container
-    user: User | str | None = None  # a string is values.OWNER
-    spool: SpoolEndpoint | None = None
-    log: LogEndpoint | None = None
-    file: FileEndpoint | None = None
-    queue: QueueEndpoint | None = None
+    container: Container = dataclasses.field(
+        metadata=reads(values.container, missing='the container, like container = "docker:web"')
+    )
+    user: User | str | None = dataclasses.field(default=None, metadata=reads(values.user))  # a string is values.OWNER
 
 
-_ENDPOINTS: Mapping[str, type] = {
-    "spool": SpoolEndpoint,
-    "log": LogEndpoint,
-    "file": FileEndpoint,
-    "queue": QueueEndpoint,
-}
-# without these an agent cannot be compared with others; any other key that is wrong is left out for that
-_ESSENTIAL = frozenset((*_ENDPOINTS, "container", "out", "in", "key", "path", "proj", "type"))
+@functools.cache
+def _agent_table(kinds: tuple[type[Endpoint], ...]) -> type[_AgentTable]:
+    """Return the dataclass of an agent's table: `_AgentTable` and a field for each kind of endpoint."""
+    fields = [(kind.name, kind | None, dataclasses.field(default=None)) for kind in kinds]
+    return dataclasses.make_dataclass("_AgentTable", fields, bases=(_AgentTable,), frozen=True)
+
+
+def _essential(table: type) -> Iterator[str]:
+    """Yield the keys of a kind's table without which two agents cannot be compared: its ends, and all within them."""
+    for field in dataclasses.fields(table):
+        if field.name in ("out", "in_") or not issubclass(table, Endpoint):
+            yield _key(field.name)
+            for inner in _tables_of(table, field):
+                yield from _essential(inner)
+
+
+def _tables_of(table: type, field: dataclasses.Field[Any]) -> Iterator[type]:
+    """Yield the dataclasses of which one is the field's value."""
+    hints = typing.get_type_hints(table)
+    for cls in typing.get_args(hints[field.name]):
+        if isinstance(cls, type) and dataclasses.is_dataclass(cls):
+            yield cls
 
 
 def load_trusted(path: str) -> Config:
@@ -165,18 +173,21 @@ def _read_route(name: str, raw: object, twice: set[KeyPath]) -> _Route:
 
 def _read_agent(path: KeyPath, raw: object) -> tuple[check.Side, list[Problem]]:
     """Read one agent's table; the list holds the problems of the table alone, the Side what must agree with others."""
-    table, found = _structure(raw, _AgentTable, path)
+    if not KINDS:
+        raise RuntimeError("no kind of endpoint is registered: import nsbridge.agents.endpoints.kinds")
+    cls = _agent_table(tuple(KINDS.values()))
+    table, found = _structure(raw, cls, path)
     problems = [*_name_problems(values.agent_name, path), *found]
     if table is None:
-        table, _ = _structure(_without_details(raw, path, found), _AgentTable, path)
+        table, _ = _structure(_without_details(raw, path, found), cls, path)
     name = names.joined(path[1], path[3])
-    present = [key for key in _ENDPOINTS if _stands(raw, key, _AgentTable)]
+    present = [key for key in KINDS if _stands(raw, key, cls)]
     ends = _subtable(raw, present[0]) if len(present) == 1 else {}
-    if len(present) != 1 or not _is_clear(raw, present[0], _AgentTable):
+    if len(present) != 1 or not _is_clear(raw, present[0], cls):
         problems += _endpoint_count(path, raw, present)
         return check.Side(path, name, None, out=False, in_=False, agent=None), problems
     key = present[0]
-    out, in_ = (_stands(ends, end, _ENDPOINTS[key]) for end in ("out", "in"))
+    out, in_ = (_stands(ends, end, KINDS[key]) for end in ("out", "in"))
     if not out and not in_:
         fix = "out is what leaves the container, in what enters it: give it at least one"
         problems.append(Problem((*path, key), "has neither out nor in", fix))
@@ -208,7 +219,7 @@ def _endpoint_count(path: KeyPath, raw: object, present: list[str]) -> list[Prob
     meant_one = present or not isinstance(raw, dict) or any(isinstance(value, dict) for value in raw.values())
     if meant_one:  # it was complained of already, as an unknown key or a wrong type
         return []
-    fix = f'add one of {", ".join(_ENDPOINTS)}, like spool = {{ out = "/var/spool/orders/out" }}'
+    fix = f'add one of {", ".join(KINDS)}, like spool = {{ out = "/var/spool/orders/out" }}'
     return [Problem(path, "an agent has exactly one endpoint, got none", fix)]
 
 
@@ -235,9 +246,10 @@ def _is_clear(raw: object, key: str, cls: type) -> bool:
 
 def _without_details(raw: object, path: KeyPath, problems: list[Problem]) -> object:
     """Return the agent's table without the keys that are wrong, or None if one of them is essential."""
+    essential = {"container", *KINDS, *(key for table in KINDS.values() for key in _essential(table))}
     for problem in problems:
         inside = problem.path[len(path) :]
-        if not inside or nearest(inside[-1], _ESSENTIAL):
+        if not inside or nearest(inside[-1], essential):
             return None
         raw = _without(raw, inside)
     return raw
@@ -269,6 +281,7 @@ def _problems(error: Exception, path: KeyPath) -> Iterator[Problem]:
         raise error
     noted, others = error.group_exceptions()
     known = _keys(error.cl)
+    missing = {_key(field.name): field.metadata.get("missing") for field in dataclasses.fields(error.cl)}
     unknown: list[str] = []
     for other in others:
         if not isinstance(other, ForbiddenExtraKeysError):
@@ -279,17 +292,9 @@ def _problems(error: Exception, path: KeyPath) -> Iterator[Problem]:
         if not isinstance(inner, KeyError):
             yield from _problems(inner, (*path, key))
         elif all(nearest(name, known) != key for name in unknown):
-            yield Problem((*path, key), "is missing", f"add {_MISSING[key]}")
+            yield Problem((*path, key), "is missing", f"add {missing[key]}")
     for name in unknown:
         yield unknown_key((*path, name), known)
-
-
-_MISSING = {
-    "container": 'the container, like container = "docker:web"',
-    "key": "the queue's key, like key = 0x4d2",
-    "path": 'the path for ftok, like path = "/etc/orders"',
-    "proj": "the project number for ftok, like proj = 1",
-}
 
 
 def _key(field: str) -> str:
@@ -307,13 +312,8 @@ def _table(value: object) -> Table:
     return value
 
 
-def _queue_key(value: object) -> int | FtokKey:
-    return _CONVERTER.structure(value, FtokKey) if isinstance(value, dict) else values.queue_key(value)
-
-
-_PATHS: Mapping[str, values.Reader[Any]] = {"out": values.path, "in_": values.path}  # of an endpoint of files
-_MADE: Mapping[str, values.Reader[Any]] = {"mode": values.mode, "max_message": values.message_size}  # of any endpoint
-# Every field that is not a table of its own has its reader here; lengths are bytes, numbers without a unit are counts.
+# Every field that is not a table of its own has its reader here, or in its metadata (config/kind.py).
+# Lengths are bytes, numbers without a unit are counts.
 _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
     _Document: {"route": _table},
     DaemonConfig: {
@@ -353,22 +353,14 @@ _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
         "fsync": values.boolean,
     },
     Window: {"messages": values.integer(1, values.I64_MAX), "bytes": values.size},
-    _AgentTable: {"container": values.container, "user": values.user},
-    SpoolEndpoint: {**_PATHS, **_MADE, "done": values.path, "ignore": values.listed(values.name_pattern)},
-    LogEndpoint: {**_PATHS, **_MADE, "framing": values.member(Framing)},
-    FileEndpoint: {**_PATHS, **_MADE},
-    QueueEndpoint: {**_MADE, "create": values.boolean, "max_bytes": values.queue_size},
-    QueueOut: {"key": _queue_key, "type": values.integer(-values.I64_MAX - 1, values.I64_MAX)},
-    QueueIn: {"key": _queue_key, "type": values.integer(1, values.I64_MAX)},
-    FtokKey: {"path": values.path_like("/etc/orders"), "proj": values.integer(1, 255)},
 }
 
 
 def _table_hook(cls: type[T], converter: Converter) -> Callable[[object, object], T]:
     """Return a function that reads a table into `cls`, with our readers for the values; unknown keys are problems."""
-    readers = _READERS[cls]
+    readers = _READERS.get(cls, {})
     overrides: dict[str, Any] = {
-        field.name: override(rename=_key(field.name), struct_hook=_as_hook(readers.get(field.name)))
+        field.name: override(rename=_key(field.name), struct_hook=_as_hook(readers.get(field.name) or _reader(field)))
         for field in dataclasses.fields(cls)  # type: ignore[arg-type]  # cls is a dataclass: the hook's predicate
     }
     structure = make_dict_structure_fn(cls, converter, **overrides)
@@ -377,6 +369,15 @@ def _table_hook(cls: type[T], converter: Converter) -> Callable[[object, object]
         return structure(_table(value), cls)
 
     return read
+
+
+def _reader(field: dataclasses.Field[Any]) -> values.Reader[Any] | None:
+    """Return the reader in a field's metadata (kind.reads)."""
+    read: values.Reader[Any] | None = field.metadata.get("read")
+    table: type | None = field.metadata.get("table")
+    if read is None or table is None:
+        return read
+    return lambda value: _CONVERTER.structure(value, table) if isinstance(value, dict) else read(value)
 
 
 def _as_hook(reader: values.Reader[T] | None) -> Callable[[object, object], T] | None:

@@ -6,8 +6,11 @@ Sizes are bytes, modes are permission bits, paths are absolute.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 from nsbridge.config.containerkind import ContainerKind
 
@@ -57,13 +60,6 @@ class WhenFull(StrEnum):
     DROP_OLDEST = "drop-oldest"
 
 
-class Framing(StrEnum):
-    """Rule by which a log's messages end."""
-
-    LINE = "line"
-    LENGTH = "length"
-
-
 @dataclass(frozen=True, slots=True)
 class Container:
     """`KIND:NAME`; `name` is empty for the host and an absolute path where the kind has no pattern."""
@@ -76,101 +72,65 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
-class FtokKey:
-    """A queue key made as ftok(3) makes it, from a path inside the container and a project number (1 to 255)."""
+class Place:
+    """A place that an endpoint serves, as the configuration tells it. Equal `where` in one container is one place."""
 
-    path: str
-    proj: int
-
-
-@dataclass(frozen=True, slots=True)
-class QueueOut:
-    """Place where messages are taken: `type` selects as msgrcv(2) does (0 any, n that type, -n the lowest up to n)."""
-
-    key: int | FtokKey
-    type: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class QueueIn:
-    """Place where messages are put. Each gets `type`; None keeps the type it came with, 1 if it came with none."""
-
-    key: int | FtokKey
-    type: int | None = None
+    where: Hashable
+    shown: str  # as the log shows it: "queue 0x4d2"
+    written: str  # as the configuration writes it: "key 0x4d2"
+    path: str = ""  # of the file or directory, if it is one
+    made_of: str = ""  # path of the file that makes its identity: only the container knows which that is
+    number: str = ""  # its identity, if no agent is needed to tell it
+    is_local: bool = False  # True if the identity holds in one namespace only; else on the whole host
+    selector: int | None = None  # of a source: the types that it takes, as msgrcv(2); None if messages have no type
+    type: int | None = None  # of a sink: the type that each message gets; None if it keeps its own, or has none
+    has_last_sender: bool = False  # True if two exactly-once sinks overwrite each other's evidence of what was sent
 
 
 @dataclass(frozen=True, slots=True)
-class QueueEndpoint:
-    """SysV message queues in the container's ipc namespace."""
+class Needs:
+    """What an agent needs of the host's limits, for its endpoint."""
 
-    out: QueueOut | None = None
-    in_: QueueIn | None = None
-    create: bool = False
-    mode: int = 0o660
-    max_bytes: int | None = None  # msg_qbytes of a queue that is made; None leaves the kernel's msgmnb
-    max_message: int = 1 << 20  # bytes of the longest message, in both directions
-
-    name = "queue"
-    namespace = Namespace.IPC
-
-
-# Names that well-known programs give to files that they have not finished: editors, browsers, copying programs.
-TEMPORARY_NAMES = (
-    "*.tmp",
-    "*.temp",
-    "*.part",
-    "*.partial",
-    "*.filepart",
-    "*.crdownload",
-    "*.swp",
-    "*.swx",
-    "*~",
-)
+    watches: int = 0  # inotify instances
+    tasks: int = 0  # processes and threads beside the agent itself
 
 
 @dataclass(frozen=True, slots=True)
-class SpoolEndpoint:
-    """Directories of files, one message a file."""
+class Endpoint(ABC):
+    """The endpoint of an agent. Each kind has a subclass (config/kind.py); its fields are the keys of its table."""
 
-    out: str | None = None
-    in_: str | None = None
-    done: str | None = None  # taken files are moved here when they are delivered; None deletes them
-    ignore: tuple[str, ...] = TEMPORARY_NAMES  # shell patterns of names in `out` that are not taken
-    mode: int = 0o660
-    max_message: int = 8 << 20
+    out: object = None  # where messages are taken; None if there is no source
+    in_: object = None  # where messages are put; None if there is no sink
 
-    name = "spool"
-    namespace = Namespace.MNT
+    name: ClassVar[str]  # its key in the configuration; journals and identity files contain it
+    namespace: ClassVar[Namespace]  # the one that its agent joins
+    notes: ClassVar[int] = 0  # the number, in journals, of its notes of messages; 0 if journals hold whole messages
+    has_types: ClassVar[bool] = False  # True if its messages have types, which a sink across may keep
+    is_counted: ClassVar[bool] = False  # True if the kernel's counter knows its messages (Evidence)
+    serves_directories: ClassVar[bool] = False  # True if `out` and `in_` are directories, whose files are messages
 
+    @property
+    @abstractmethod
+    def longest(self) -> int:
+        """Return the bytes of the longest message, in both directions."""
 
-@dataclass(frozen=True, slots=True)
-class LogEndpoint:
-    """Files that are only appended to, one message after the other."""
+    @abstractmethod
+    def places(self) -> Mapping[str, Place]:
+        """Return the places by key: out, in, then those that are no end."""
 
-    out: str | None = None
-    in_: str | None = None
-    framing: Framing = Framing.LINE
-    mode: int = 0o660
-    max_message: int = 8 << 20
+    @abstractmethod
+    def needs(self, delivery: Delivery) -> Needs:
+        """Return what its agent needs."""
 
-    name = "log"
-    namespace = Namespace.MNT
+    @property
+    def journal_place(self) -> str:
+        """Return the path that the messages in a source's journal belong to; empty if any place may deliver them."""
+        return ""
 
-
-@dataclass(frozen=True, slots=True)
-class FileEndpoint:
-    """Single files: the whole content at each close is one message."""
-
-    out: str | None = None
-    in_: str | None = None
-    mode: int = 0o660
-    max_message: int = 8 << 20
-
-    name = "file"
-    namespace = Namespace.MNT
-
-
-Endpoint = QueueEndpoint | SpoolEndpoint | LogEndpoint | FileEndpoint
+    @property
+    def writes_any_length(self) -> bool:
+        """True if it writes files that are longer than the longest message."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from nsbridge.agents.confinement import callrules
-from nsbridge.config.schema import (
-    Delivery,
-    Endpoint,
-    FileEndpoint,
-    LogEndpoint,
-    QueueEndpoint,
-    QueueIn,
-    QueueOut,
-    SpoolEndpoint,
-)
+from nsbridge.agents.endpoints.file import FileEndpoint
+from nsbridge.agents.endpoints.log.config import LogEndpoint
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn, QueueOut
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
+from nsbridge.config.schema import Delivery, Endpoint
 
 _EXACTLY, _AT_LEAST = Delivery.EXACTLY_ONCE, Delivery.AT_LEAST_ONCE
 _BOTH = QueueEndpoint(out=QueueOut(1), in_=QueueIn(2))

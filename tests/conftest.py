@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+import nsbridge.agents.endpoints.kinds
 import nsbridge.supervisor.containers.engines  # noqa: F401  (it registers the kinds that configurations may name)
 
 for name in [name for name in os.environ if name.startswith("PYTHON")]:

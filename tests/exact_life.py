@@ -13,10 +13,11 @@ from pathlib import Path
 import sysv_ipc
 
 from nsbridge.agents import linux
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn
 from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
 from nsbridge.agents.fork import fork
 from nsbridge.agents.wire import Run
-from nsbridge.config.schema import InDoubt, QueueEndpoint, QueueIn
+from nsbridge.config.schema import InDoubt
 from tests.fake_host import OfferedSinkHost
 
 EPOCH = OfferedSinkHost.EPOCH

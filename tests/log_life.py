@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from nsbridge.agents.endpoints.log.config import Framing, LogEndpoint
 from nsbridge.agents.endpoints.log.source import LogSource
 from nsbridge.agents.wire import Message
-from nsbridge.config.schema import Framing, LogEndpoint
 from tests.fake_host import SourceHost
 
 PARTS = ("endpoints/log/", "endpoints/directory.py", "agents/journal/sourcejournal.py", "agents/journal/store.py")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.source import SpoolSource
 from nsbridge.agents.wire import Message
-from nsbridge.config.schema import SpoolEndpoint
 from tests.fake_host import SourceHost
 
 

@@ -4,8 +4,8 @@ A rule is one way to make one call. It has the call's name (with the way after a
 arguments that it allows, and the reason. The filter refuses everything that no rule allows (seccomp.py).
 docs/security.md shows the table; `python -m tests.calls_table` writes it there.
 
-An endpoint kind names its own rules, by side, in addition to those of every agent. To add a kind, add its rules to
-RULES, its calls to syscalls.py if they are new, and one entry to KINDS.
+An endpoint kind names its own rules, by side, in addition to those of every agent, and may bring rules of its own.
+agents/endpoints/kinds.py registers them.
 
 Some facts about calls, and what they mean here:
 * A filter sees numbers, not what a pointer points to. openat2 takes its mode by pointer, so nothing can forbid it a
@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from nsbridge.agents.confinement import syscalls
 from nsbridge.config.schema import AgentConfig, Delivery, Endpoint, RouteConfig
 
 
@@ -205,7 +206,7 @@ restart_syscall     the kernel resumes a wait after SIGSTOP and SIGCONT
 exit                the end of a thread
 exit_group          the end of the agent
 """
-RULES: Mapping[str, Rule] = _LIMITED | {
+RULES: dict[str, Rule] = _LIMITED | {
     name: Rule(name, reason) for name, reason in (line.split(None, 1) for line in _PLAIN.splitlines() if line)
 }
 
@@ -224,10 +225,10 @@ BASE = _names(
 SOURCE = _names("fallocate")
 SINK = _names("fstatfs")
 FSYNC = _names("fsync fdatasync syncfs")
-_TREE = _names(
+TREE = _names(  # what every endpoint of files makes
     "openat2 readlinkat fstatfs mkdirat fchmod inotify_init1 inotify_add_watch inotify_rm_watch chdir fchdir"
 )
-_THREADS = _names("clone:thread set_robust_list rseq")
+THREADS = _names("clone:thread set_robust_list rseq")
 # An agent with senders has these rules until it has forked them, some milliseconds after its start.
 FORKING = _names(
     "clone:child mmap:shared seccomp prctl:death prctl:name set_robust_list rseq rt_sigaction close_range pidfd_open "
@@ -249,21 +250,22 @@ class KindCalls:
     exact_sink: tuple[str, ...] | None = None  # instead of `sink` if the route promises exactly-once
     forks: bool = False  # True if such a sink has senders
     configured: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by the endpoint's key that asks for them
+    rules: Mapping[str, Rule] = field(default_factory=dict)  # that RULES does not have yet
+    numbers: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of calls that syscalls.py does not have
+    rights: int = 0  # of Landlock, in the directories of the endpoint, beyond what every agent has (landlock.py)
+    needs_abi: Mapping[str, int] = field(default_factory=dict)  # the first Landlock ABI that allows what a key asks for
 
 
-KINDS: Mapping[str, KindCalls] = {
-    "spool": KindCalls(always=(*_TREE, "renameat2"), source=("fcntl:lease", "sched_yield")),
-    "log": KindCalls(always=_TREE, source=("fcntl:lease", "statx")),
-    "file": KindCalls(always=_TREE, source=("fcntl:lease", "sched_yield")),
-    "queue": KindCalls(
-        always=("msgget", "msgctl:look"),
-        source=("msgrcv", "tgkill", "rt_sigaction", *_THREADS),
-        sink=("msgsnd", *_THREADS),
-        exact_sink=("msgsnd", "msgrcv:copy", "waitid", "kill"),
-        forks=True,
-        configured={"max_bytes": ("msgctl:limit",)},
-    ),
-}
+KINDS: dict[str, KindCalls] = {}  # by the name of the endpoint kind
+
+
+def register(name: str, calls: KindCalls) -> None:
+    """Add an endpoint kind. Raises ValueError if a rule of that name exists."""
+    if taken := calls.rules.keys() & RULES.keys():
+        raise ValueError(f"endpoint kind {name}: {', '.join(sorted(taken))}: such a rule exists")
+    RULES.update(calls.rules)
+    syscalls.add(calls.numbers)
+    KINDS[name] = calls
 
 
 def rules(endpoint: Endpoint, delivery: Delivery, *, fsync: bool, is_counted: bool = False) -> tuple[str, ...]:

@@ -30,14 +30,7 @@ from nsbridge.agents.confinement.emptyns import EmptyNamespace
 from nsbridge.agents.counter import Lease
 from nsbridge.agents.fork import EXIT_AGAIN, has_ended
 from nsbridge.agents.scoreboard import Scoreboard
-from nsbridge.config.schema import (
-    AgentConfig,
-    Confinement,
-    DeadConfig,
-    Namespace,
-    RouteConfig,
-    SpoolEndpoint,
-)
+from nsbridge.config.schema import AgentConfig, Confinement, DeadConfig, Namespace, RouteConfig
 
 _CLONE_FLAG = {Namespace.MNT: linux.CLONE_NEWNS, Namespace.IPC: linux.CLONE_NEWIPC}
 _MEND = {
@@ -313,19 +306,22 @@ def enter(assignment: Assignment, own_fds: int, given: Sequence[int], around: Su
     drop_privileges(uid, gid)
     die_with_the_supervisor(assignment.supervisor_pid)  # a change of user has cleared it
     directories = around.reach()  # nothing that was opened with root's power is used
-    confined = confine(assignment, [*directories, *given])
+    confined = confine(assignment, directories, given)
     for fd in directories:
         os.close(fd)
     return Entered(ns_inode, own_fds, confined, around)
 
 
-def confine(assignment: Assignment, directories: Sequence[int]) -> Confined:
-    """Have the kernel refuse what an agent never does; the last step of the entry. Raises RefusedForGood."""
+def confine(assignment: Assignment, directories: Sequence[int], given: Sequence[int] = ()) -> Confined:
+    """Have the kernel refuse what an agent never does; the last step of the entry. Raises RefusedForGood.
+
+    It leaves the agent the endpoint's `directories`, and those of the host that are `given` to it.
+    """
     lacks: dict[Confinement, str] = {}
     abi, granted, filtered = 0, frozenset[tuple[int, int]](), False
     try:
-        abi = restrict_files(assignment.agent, directories)
-        granted = frozenset((about.st_dev, about.st_ino) for about in map(os.fstat, directories))
+        abi = restrict_files(assignment.agent, directories, given)
+        granted = frozenset((about.st_dev, about.st_ino) for about in map(os.fstat, [*directories, *given]))
     except OSError as error:
         lacks[Confinement.LANDLOCK] = str(error.strerror)
     try:
@@ -342,14 +338,17 @@ def confine(assignment: Assignment, directories: Sequence[int]) -> Confined:
     return Confined(abi, filtered, granted, lacks)
 
 
-def restrict_files(agent: AgentConfig, directories: Sequence[int]) -> int:
+def restrict_files(agent: AgentConfig, directories: Sequence[int], given: Sequence[int] = ()) -> int:
     """Have Landlock refuse every file that is not beneath these; its ABI. Raises OSError if there is none to be had."""
+    calls = callrules.KINDS[agent.endpoint.name]
     abi = linux.landlock_abi()
     if not abi:
         raise OSError(errno.ENOSYS, "this kernel has no Landlock, or it is off")
-    if abi < landlock.MOVES_FROM and isinstance(agent.endpoint, SpoolEndpoint) and agent.endpoint.done:
-        raise OSError(errno.EOPNOTSUPP, f"Landlock ABI {abi} lets no file be moved to the done directory")
-    linux.landlock_restrict(landlock.ruleset(abi), [landlock.rule(abi, directory) for directory in directories])
+    for key, needed in calls.needs_abi.items():
+        if abi < needed and getattr(agent.endpoint, key) is not None:
+            raise OSError(errno.EOPNOTSUPP, f"Landlock ABI {abi} does not allow what {key} needs, ABI {needed} does")
+    rules = [landlock.rule(abi, directory, calls.rights) for directory in directories]
+    linux.landlock_restrict(landlock.ruleset(abi), [*rules, *(landlock.rule(abi, directory) for directory in given)])
     return abi
 
 

@@ -21,7 +21,7 @@ import struct
 MOVES_FROM = 2  # the first ABI under which a file can be moved from one directory to another
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_DIR, _REMOVE_FILE = (1 << bit for bit in range(6))
-_MAKE_CHAR, _MAKE_DIR, _MAKE_REG, _MAKE_SOCK, _MAKE_FIFO, _MAKE_BLOCK, _MAKE_SYM = (1 << bit for bit in range(6, 13))
+_MAKE_CHAR, _MAKE_DIR, _MAKE_REG, _MAKE_SOCK, MAKE_FIFO, _MAKE_BLOCK, _MAKE_SYM = (1 << bit for bit in range(6, 13))
 _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 _FIRST = (1 << 13) - 1  # all of the first ABI
 _BIND_TCP, _CONNECT_TCP = 1, 2
@@ -35,9 +35,9 @@ def handled(abi: int) -> int:
     return _FIRST | sum(right for since, right in later.items() if abi >= since)
 
 
-def granted(abi: int) -> int:
-    """Return the rights that an agent has beneath its directories."""
-    return _NEEDED & handled(abi)
+def granted(abi: int, more: int = 0) -> int:
+    """Return the rights that an agent has beneath its directories, with `more` that its endpoint needs."""
+    return (_NEEDED | more) & handled(abi)
 
 
 def ruleset(abi: int) -> bytes:
@@ -50,6 +50,6 @@ def ruleset(abi: int) -> bytes:
     return struct.pack(f"<{len(fields)}Q", *fields)
 
 
-def rule(abi: int, directory: int) -> bytes:
-    """Return a struct landlock_path_beneath_attr that grants them beneath the open directory (O_PATH will do)."""
-    return struct.pack("<Qi", granted(abi), directory)
+def rule(abi: int, directory: int, more: int = 0) -> bytes:
+    """Return a struct landlock_path_beneath_attr that grants them beneath the open directory."""
+    return struct.pack("<Qi", granted(abi, more), directory)

@@ -107,7 +107,7 @@ class Machine:
     """An architecture: its AUDIT_ARCH_… and its numbers of the calls that matter here, in the filter's order."""
 
     audit_arch: int
-    numbers: Mapping[str, int]
+    numbers: dict[str, int]
     has_x32: bool = False
 
 
@@ -121,3 +121,10 @@ MACHINES = {
     "aarch64": _machine(2, 0xC000_00B7),
 }
 NEWEST = 469  # of the numbers that were known when this was written (Linux 6.17)
+
+
+def add(numbers: Mapping[str, tuple[int, int]]) -> None:
+    """Add calls with their numbers on x86_64 and aarch64; a call that is known keeps its number."""
+    for call, (x86_64, aarch64) in numbers.items():
+        MACHINES["x86_64"].numbers.setdefault(call, x86_64)
+        MACHINES["aarch64"].numbers.setdefault(call, aarch64)

@@ -12,21 +12,50 @@ directory, is waited for is one.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from typing import ClassVar
 
+from nsbridge.agents.confinement.callrules import TREE, KindCalls
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
 from nsbridge.agents.endpoints.directory import DirectorySink, WatchedDirectory
 from nsbridge.agents.endpoints.files import CachedFile, NotAFileError, Tree, blocked_by
+from nsbridge.agents.endpoints.kind import ServedPaths
 from nsbridge.agents.identity.walk import shown
-from nsbridge.agents.journal.sourcejournal import NOTE, SourceJournal
+from nsbridge.agents.journal.sinkjournal import SinkJournal
+from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.wire import Message, Run
-from nsbridge.config.schema import FileEndpoint
+from nsbridge.config.kind import PathEndpoint
 
 _EVENTS = watch.CLOSED | watch.MOVED_IN
 _LEASE_ATTEMPTS = 4  # in a row; the writer is only some instructions away from being counted out
 _FIRST_RETRY = 0.001  # seconds until the lease is asked for again
 _LAST_RETRY = 0.05
+NOTE = 3  # two cells of a source's journal, by the parity of the last message taken: when its content was written
 _NOTHING = 1  # the time of no content: the file was looked for and not there
+
+
+@dataclass(frozen=True, slots=True)
+class FileEndpoint(PathEndpoint):
+    """Single files: the whole content at each close is one message."""
+
+    name: ClassVar[str] = "file"
+
+
+class ServedFile(ServedPaths[FileEndpoint]):
+    """See ServedEndpoint."""
+
+    table = FileEndpoint
+    calls = KindCalls(always=TREE, source=("fcntl:lease", "sched_yield"))
+    source_cells = (NOTE, NOTE + 1)
+
+    def source(self, agent: AgentApi, journal: SourceJournal) -> FileSource:
+        """See ServedEndpoint."""
+        return FileSource(agent, self.tree, self.endpoint, journal)
+
+    def sink(self, agent: AgentApi, journal: SinkJournal) -> FileSink:  # noqa: ARG002  (it keeps nothing)
+        """See ServedEndpoint."""
+        return FileSink(agent, self.tree, self.endpoint)
 
 
 class FileSource:

@@ -18,7 +18,8 @@ from nsbridge.agents.confinement.entry import Assignment, Gone
 from nsbridge.agents.identity import identity
 from nsbridge.agents.identity.identity import IdMap, Ids, Memory, UserEvidence
 from nsbridge.agents.identity.walk import Step, WalkEnd, redirector, redirects, shown, walk
-from nsbridge.config.schema import AgentConfig, SpoolEndpoint
+from nsbridge.agents.places import ENDS
+from nsbridge.config.schema import AgentConfig
 
 _WRITABLE_BY_ALL = 0o002
 
@@ -121,7 +122,7 @@ class _Found(NamedTuple):
 
 
 class FileSurroundings(Surroundings):
-    """For spool, log and file."""
+    """For endpoints whose places are paths."""
 
     def __init__(self, assignment: Assignment, ids: IdMap, memory: Memory) -> None:
         super().__init__(assignment, ids, memory)
@@ -174,7 +175,7 @@ class FileSurroundings(Surroundings):
     def _survey(self, directories: list[int] | None = None) -> list[_Found]:
         """Walk each path once, as the agent's present user. `directories` gets the open directory at each end."""
         found = []
-        for path in (*_paths(self._agent), *_done(self._agent)):
+        for path in (*_paths(self._agent), *_other_paths(self._agent)):
             with walk_from_root(path) as place:
                 found.append(_Found.at(path, place))
                 if directories is not None:
@@ -203,12 +204,12 @@ class FileSurroundings(Surroundings):
         for path, steps, status, _, _ in found:
             if step := redirector(steps, self.trusted):
                 raise Gone(redirects(step, path))
-            if isinstance(self._agent.endpoint, SpoolEndpoint) and status:
+            if self._agent.endpoint.serves_directories and status:
                 self.check_directory(path, status.st_uid)
 
     def _mounts(self) -> frozenset[bytes]:
         """Return the names of those of the endpoint's files (not directories) that are mounts of their own."""
-        if isinstance(self._agent.endpoint, SpoolEndpoint):
+        if self._agent.endpoint.serves_directories:
             return frozenset()
         return frozenset(os.path.split(path)[1] for path in _paths(self._agent) if _is_mount(path))
 
@@ -234,10 +235,12 @@ def _is_mount(path: bytes) -> bool:
 
 
 def _paths(agent: AgentConfig) -> list[bytes]:
-    endpoint = agent.endpoint
-    return [os.fsencode(path) for path in (endpoint.out, endpoint.in_) if isinstance(path, str)]
+    """Return the paths of the endpoint's ends."""
+    found = agent.endpoint.places().items()
+    return [os.fsencode(place.path) for end, place in found if end in ENDS and place.path]
 
 
-def _done(agent: AgentConfig) -> list[bytes]:
-    done = agent.endpoint.done if isinstance(agent.endpoint, SpoolEndpoint) else None
-    return [os.fsencode(done)] if done else []
+def _other_paths(agent: AgentConfig) -> list[bytes]:
+    """Return the endpoint's paths that are no ends."""
+    found = agent.endpoint.places().items()
+    return [os.fsencode(place.path) for end, place in found if end not in ENDS and place.path]

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from nsbridge.agents import scoreboard
 from nsbridge.agents.journal.journalfile import (
+    CELL_COUNT,
     PATIENCE,
     SINK,
     VALUE,
@@ -27,17 +28,14 @@ WHICH = 0
 _EPOCH, _BASE, _HANDED, _EARLIER = 0, 1, 2, 3  # within a slot
 _SLOTS = (1, 5)
 _SLOT_CHECKS = (30, 31)  # of a slot's three numbers that do not change
-INTENT, BYTES, REPEATS, IN_DOUBT, DEAD, NOT_DELIVERED, PLACE, SENDERS, BASELINE = 9, 10, 11, 12, 13, 14, 15, 16, 18
-PREDECESSOR, LATEST = 19, 20  # of a queue: checksums of the message before the one that was offered last, and of it
-LARGEST, LARGEST_OF = 21, 22  # of a queue: the largest limit that was seen, and that queue's id + 1
+INTENT, BYTES, REPEATS, IN_DOUBT, DEAD, NOT_DELIVERED = 9, 10, 11, 12, 13, 14
+PLACE = 15  # which directory or queue it hands over to, if its kind must know
 KIND = 32  # which kind of endpoint it was used by (belonging.py)
 DEAD_DROPPED = 33  # dead letters that the agent has dropped, for lack of room or for their age
-HIDDEN, NAMED, NAMED_FOR = (
-    36,
-    37,
-    38,
-)  # of a spool: its hidden name, and the epoch in its names (endpoints/spool/sink.py)
-LOG_APPEND = 19  # of a log: eleven cells (endpoints/log/sink.py)
+# These belong to the kind of the endpoint: each kind names its own, and they are wiped when another kind takes over.
+# The range at the end has never been used: new kinds take theirs there.
+KIND_CELLS = (*range(16, 30), 36, *range(44, CELL_COUNT))
+KIND_CELLS_KEPT = (37, 38)  # these belong to a kind, too, and outlive another one
 
 _COUNTERS = (BYTES, REPEATS, IN_DOUBT, DEAD, NOT_DELIVERED, DEAD_DROPPED)
 _MOST = 1 << 62  # that may have been counted: then no sum of them is beyond eight bytes

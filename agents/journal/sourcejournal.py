@@ -26,6 +26,7 @@ from itertools import groupby
 
 from nsbridge.agents import linux
 from nsbridge.agents.journal.journalfile import (
+    CELL_COUNT,
     PAGE,
     VALUE,
     DamagedError,
@@ -43,12 +44,15 @@ _GROW = 256 << 10  # bytes allocated at a time
 _RUN = 1024  # messages
 
 # Cells of a source
-CONFIRMED, TAKEN, RELEASED, NOTE = 0, 1, 2, 3  # NOTE is two cells
-LOG_POSITION, LOG_TRUNCATIONS = 5, 15  # ten cells and one (endpoints/log/tail.py)
-LOG_MORE, LOG_MORE_SLOT = 16, 4  # two slots of four cells, 0 in older journals (endpoints/log/tail.py)
+CONFIRMED, TAKEN, RELEASED = 0, 1, 2
+# What the source could not read, files and bytes, in two slots by the parity of TAKEN; kept as long as the journal.
+MISSED, MISSED_SLOT = 18, 4
 WHERE = 30  # from what kind of endpoint, and which place, the messages were taken (belonging.py)
-RECORDS = 31  # what the records are, for whoever reads the journal (agents/journalreader.py)
-MESSAGES, SPOOL_NOTES, LOG_NOTES = 0, 1, 2
+RECORDS = 31  # what the records are: MESSAGES, or the number of a kind's notes (Endpoint.notes)
+MESSAGES = 0
+# These belong to the kind of the endpoint: each kind names its own, and they are wiped when another kind or place takes
+# over. The range at the end has never been used: new kinds take theirs there.
+KIND_CELLS = (*range(3, 18), 20, 21, *range(24, 30), *range(44, CELL_COUNT))
 
 
 class SourceJournal:
@@ -292,7 +296,7 @@ class SourceJournal:
     def _check(self) -> None:
         """Believe what is published, if it is whole; and a landed message. Raises DamagedError."""
         numbers = (self.released, self.confirmed, self.taken)
-        if not all(map(is_sealed, self._file.cells[:NOTE])):
+        if not all(map(is_sealed, self._file.cells[: RELEASED + 1])):
             raise DamagedError("its numbers have a wrong checksum")
         if sorted(numbers) != list(numbers) or self.taken - self.confirmed >= self._entries:
             raise DamagedError(f"it says that {self.taken} were taken and {self.confirmed} confirmed")

@@ -19,7 +19,7 @@ from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.statefiles import DEAD, IDENTITY, JOURNAL, RETRY, journal_path
 from nsbridge.config import names, trusted
-from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, FileEndpoint, LogEndpoint, QueueEndpoint, Window
+from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, Window
 
 _IDENTITY_SIZE = 4096  # bytes that are allocated, so that a full disk keeps no agent from noting who it is
 _BLOCK = 512  # bytes, the unit of st_blocks
@@ -102,11 +102,11 @@ def _take_up(made: SourceJournal, counter: Counts | None, report: Callable[[str]
 def bound_files(agent: AgentConfig) -> None:
     """Limit the size of files that the agent writes to the longest message, after its journals exist.
 
-    The agent writes dead letters and its endpoint's files. A log may have any length, so an agent that appends to one
-    has no limit. Beyond the limit a write fails with EFBIG (Python ignores SIGXFSZ). So a compromised agent fills less
+    The agent writes dead letters and its endpoint's files. If those may have any length, there is no limit. Beyond the
+    limit a write fails with EFBIG (Python ignores SIGXFSZ). So a compromised agent fills less
     of `state_dir` with one file, and cannot make its journal longer.
     """
-    if not (isinstance(agent.endpoint, LogEndpoint) and agent.endpoint.in_):
+    if not agent.endpoint.writes_any_length:
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         most = MAX_MESSAGE if hard == resource.RLIM_INFINITY else min(MAX_MESSAGE, hard)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
@@ -186,6 +186,6 @@ def longest(agent: AgentConfig, window: Window) -> int:
 def _ring(agent: AgentConfig, window: Window) -> int:
     """Bytes that hold a full window and one message more, also when the ring's end does not fit one."""
     endpoint = agent.endpoint
-    if not isinstance(endpoint, QueueEndpoint | FileEndpoint):
+    if endpoint.notes:
         return 2 * window.messages * _NOTE_SIZE + _RETRIED
-    return window.bytes + 2 * endpoint.max_message + window.messages * _RECORD
+    return window.bytes + 2 * endpoint.longest + window.messages * _RECORD

@@ -81,6 +81,7 @@ def socket_path(socket: str | None, config: str | None) -> str:
     if socket is not None:
         return socket
     if config is not None:
+        from nsbridge.agents.endpoints import kinds as _kinds  # noqa: F401, PLC0415  (registers them for `load`)
         from nsbridge.config.load import load  # noqa: PLC0415  (cattrs is slow to load)
         from nsbridge.supervisor.containers import engines  # noqa: F401, PLC0415  (they register their names)
 

@@ -6,19 +6,10 @@ import os
 import sys
 from dataclasses import dataclass
 
+from nsbridge.agents.endpoints.file import FileEndpoint
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn, QueueOut
 from nsbridge.config.errors import EXIT_FAILED, EXIT_OK, NotPermittedError
-from nsbridge.config.schema import (
-    AgentConfig,
-    Config,
-    Container,
-    DaemonConfig,
-    FileEndpoint,
-    LogConfig,
-    QueueEndpoint,
-    QueueIn,
-    QueueOut,
-    RouteConfig,
-)
+from nsbridge.config.schema import AgentConfig, Config, Container, DaemonConfig, LogConfig, RouteConfig
 from nsbridge.supervisor.containers.engines import ns
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
 from nsbridge.supervisor.lifecycle.table import State

@@ -203,5 +203,5 @@ def excess(usage: Usage, memory: int, descriptors: int) -> str:
 
 def allowed_memory(route: RouteConfig, beyond: int) -> int:
     """Return the bytes an agent may have: `beyond` its window and the longest message, each twice, as they move."""
-    longest = max(agent.endpoint.max_message for agent in route.agents)
+    longest = max(agent.endpoint.longest for agent in route.agents)
     return beyond + 2 * (route.window.bytes + longest)

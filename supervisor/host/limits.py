@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsbridge.config.schema import AgentConfig, Config, Delivery, QueueEndpoint, RouteConfig
+from nsbridge.config.schema import Config, RouteConfig
 
 INSTANCES = "fs.inotify.max_user_instances"
 WATCHES = "fs.inotify.max_user_watches"
@@ -29,7 +29,6 @@ _OF_OTHERS = 64  # inotify instances that a user has for other things
 _WATCHES_EACH = 4  # of an instance, at most: the directory, the one above, files that are followed
 _BASE_DESCRIPTORS = 320  # of the supervisor: callers of the control socket, and its own
 _ROUTE_DESCRIPTORS = 10
-_TASKS_OF_SENDERS = 2  # of an exactly-once sink of a queue; of any other, the thread that waits for room is one
 _UNLIMITED = 1 << 62
 
 
@@ -78,16 +77,13 @@ def _inotify(config: Config, host: HostLimits) -> Iterator[str]:
 
 
 def _instances(config: Config) -> Counter[int | None]:
-    """Count inotify instances by uid; None: the owner of the directory. Each side of files has one."""
+    """Count inotify instances by uid; None: the owner of the directory."""
     found: Counter[int | None] = Counter()
-    for agent in _agents(config):
-        if not isinstance(agent.endpoint, QueueEndpoint):
-            found[agent.user.uid if agent.user else None] += _sides(agent)
+    for route in config.routes:
+        for agent in route.agents:
+            if needed := agent.endpoint.needs(route.delivery).watches:
+                found[agent.user.uid if agent.user else None] += needed
     return found
-
-
-def _sides(agent: AgentConfig) -> int:
-    return (agent.endpoint.out is not None) + (agent.endpoint.in_ is not None)
 
 
 def _descriptors(config: Config, host: HostLimits) -> Iterator[str]:
@@ -110,19 +106,8 @@ def _tasks(config: Config, host: HostLimits) -> Iterator[str]:
 
 
 def _tasks_of(route: RouteConfig) -> int:
-    """Count the tasks: two agents; for a queue one thread that takes, and the senders."""
-    count = 0
-    for agent in route.agents:
-        count += 1
-        if isinstance(agent.endpoint, QueueEndpoint):
-            putting = _TASKS_OF_SENDERS if route.delivery is Delivery.EXACTLY_ONCE else 1
-            count += (agent.endpoint.out is not None) + (putting if agent.endpoint.in_ is not None else 0)
-    return count
-
-
-def _agents(config: Config) -> Iterator[AgentConfig]:
-    for route in config.routes:
-        yield from route.agents
+    """Count the tasks: two agents, and the threads and processes of their endpoints."""
+    return sum(1 + agent.endpoint.needs(route.delivery).tasks for agent in route.agents)
 
 
 def _sysctl(name: str) -> int:

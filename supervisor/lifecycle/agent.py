@@ -16,7 +16,7 @@ from nsbridge.agents import fork, journalreader, limits, scoreboard
 from nsbridge.agents.confinement.entry import Assignment, Filters
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.agents.statefiles import journal_path
-from nsbridge.config.schema import AgentConfig, Namespace, RouteConfig
+from nsbridge.config.schema import AgentConfig, RouteConfig
 from nsbridge.supervisor.containers.attachment import Attachment
 from nsbridge.supervisor.host import procfs, usage
 from nsbridge.supervisor.lifecycle.agentlog import AgentLog
@@ -93,7 +93,7 @@ class ManagedAgent(Machine):
     @property
     def evidence(self) -> str | None:
         """What tells after a kill which messages were sent: the kernel's counter, or senders; None if not a queue."""
-        if self.config.namespace is not Namespace.IPC or self.process is None:
+        if not self.config.endpoint.is_counted or self.process is None:
             return None
         return COUNTER if self.process.is_counted else SENDERS
 

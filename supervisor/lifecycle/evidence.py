@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nsbridge.agents.counter import Lease
-from nsbridge.config.schema import AgentConfig, Evidence, Namespace
+from nsbridge.config.schema import AgentConfig, Evidence
 from nsbridge.supervisor.host.counter import KernelCounter, Unavailable
 
 COUNTER, SENDERS = "counter", "senders"  # as `status` names them
@@ -28,7 +28,7 @@ class QueueEvidence:
 
     def lease(self, agent: AgentConfig) -> Lease | None:
         """Return what a new agent needs of the counter; None if it works without. Raises EvidenceRefused."""
-        if agent.namespace is not Namespace.IPC or self._mode is Evidence.SENDERS:
+        if not agent.endpoint.is_counted or self._mode is Evidence.SENDERS:
             return None
         if not self._is_open:
             self._open()

@@ -2,7 +2,7 @@
 
 ftok(3) makes the key from the file's inode, so a program that replaces the file makes another queue, and the old one
 may stay. A queue's agent cannot see that: it is in the ipc namespace, and its root is the directory of its dead
-letters. So a child of the supervisor looks every EVERY seconds, as an agent does before it enters (agents/sides.py):
+letters. So a child of the supervisor looks every EVERY seconds, as an agent does before it enters:
 
 * It opens the path with O_PATH only, within the container's root. A path that hangs costs the child, which is killed
   after ANSWER_LIMIT; the next look begins behind the agent that it hung at.
@@ -21,10 +21,10 @@ from functools import partial
 from typing import NamedTuple
 
 from nsbridge.agents import places
-from nsbridge.agents.endpoints.queue.queue import numeric_key
+from nsbridge.agents.endpoints import kinds
+from nsbridge.agents.endpoints.kind import container_root
 from nsbridge.agents.loop import Loop
-from nsbridge.agents.sides import container_root
-from nsbridge.config.schema import FtokKey, QueueEndpoint
+from nsbridge.config.schema import Endpoint
 from nsbridge.supervisor.host.spawn import LineChild
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
 from nsbridge.supervisor.lifecycle.process import AgentProcess
@@ -38,17 +38,18 @@ DIES_WITHIN = 0.2  # seconds after SIGKILL; else it hangs in the kernel
 
 
 class Asked(NamedTuple):
-    """One key of one agent: its process while it was asked, the key, and the number that the agent uses."""
+    """One end of one agent: its process while it was asked, its path, and the number that the agent uses."""
 
     agent: ManagedAgent
     process: AgentProcess
-    key: FtokKey
+    end: str
+    path: str
     number: str
 
     @property
     def place(self) -> tuple[str, str]:
         """The agent's name and the path."""
-        return self.agent.config.name, self.key.path
+        return self.agent.config.name, self.path
 
 
 class KeyWatch:
@@ -65,7 +66,7 @@ class KeyWatch:
 
     def wake(self) -> None:
         """Start to look, until no agent has a key that is made of a path."""
-        if not self._is_due and self._look is None and any(_ftok_keys(agent) for agent in self._roster.agents):
+        if not self._is_due and self._look is None and any(_made_of(agent) for agent in self._roster.agents):
             self._is_due = True
             self._loop.call_later(EVERY, self._begin)
 
@@ -84,7 +85,7 @@ class KeyWatch:
             return
         self._log.warning(
             agent.config.name,
-            f"{asked.key.path} was replaced: the key made of it is {int(number):#x} now, it was "
+            f"{asked.path} was replaced: the key made of it is {int(number):#x} now, it was "
             f"{int(asked.number):#x}; the agent enters anew",
         )
         agent.restart()
@@ -130,8 +131,11 @@ class _Look:
         self.answered = 0
         self._loop = loop
         self._watch = watch
-        paths = [(container_root(question.agent.container_pid or 0), question.key) for question in asked]
-        self.teller = LineChild(loop, partial(_answer, paths), self)
+        ends = [
+            (container_root(question.agent.container_pid or 0), question.agent.config.endpoint, question.end)
+            for question in asked
+        ]
+        self.teller = LineChild(loop, partial(_answer, ends), self)
         self._limit = loop.call_later(ANSWER_LIMIT, self._too_late)
 
     def line_received(self, line: bytes) -> None:
@@ -150,33 +154,30 @@ class _Look:
         self._limit = self._loop.call_later(DIES_WITHIN, lambda: self._watch.give_up(self))
 
 
-def _ftok_keys(agent: ManagedAgent) -> dict[str, FtokKey]:
-    """Return the agent's keys that are made of a path, by side."""
-    endpoint = agent.config.endpoint
-    if not isinstance(endpoint, QueueEndpoint):
-        return {}
-    ends = (("out", endpoint.out), ("in", endpoint.in_))
-    return {side: end.key for side, end in ends if end is not None and isinstance(end.key, FtokKey)}
+def _made_of(agent: ManagedAgent) -> dict[str, str]:
+    """Return the paths that identities of the agent's ends are made of, by end."""
+    found = agent.config.endpoint.places().items()
+    return {end: place.made_of for end, place in found if place.made_of}
 
 
 def _questions(agent: ManagedAgent) -> list[Asked]:
     """Return the questions about an agent that serves and has reported its numbers."""
-    process, keys = agent.process, _ftok_keys(agent)
-    if not keys or process is None or agent.state is not State.RUNNING:
+    process, paths = agent.process, _made_of(agent)
+    if not paths or process is None or agent.state is not State.RUNNING:
         return []
     told = places.parse(process.places)
     return [
-        Asked(agent, process, key, told[side][0])
-        for side, key in keys.items()
-        if side in told and told[side] and told[side][0].isascii() and told[side][0].isdecimal()
+        Asked(agent, process, end, path, told[end][0])
+        for end, path in paths.items()
+        if end in told and told[end] and told[end][0].isascii() and told[end][0].isdecimal()
     ]
 
 
-def _answer(paths: Sequence[tuple[str, FtokKey]], writer: int) -> int:
-    """Report, as the child, one line for each path; without a number if there is no file."""
-    for which, (root, key) in enumerate(paths):
+def _answer(ends: Sequence[tuple[str, Endpoint, str]], writer: int) -> int:
+    """Report, as the child, one line for each end; without a number if there is no file."""
+    for which, (root, endpoint, end) in enumerate(ends):
         try:
-            number = str(numeric_key(key, root))
+            number = str(kinds.named(endpoint.name).number(endpoint, end, root))
         except OSError:
             number = ""
         os.write(writer, f"{which} {number}\n".encode("ascii"))

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from nsbridge.agents.places import parse
 from nsbridge.config.advice import shared_queue
-from nsbridge.config.check import selects, shown_key
-from nsbridge.config.schema import AgentConfig, Delivery, QueueEndpoint, QueueIn, QueueOut, RouteConfig
+from nsbridge.config.check import selects
+from nsbridge.config.schema import AgentConfig, Delivery, Place, RouteConfig
 
 Warn = Callable[[str, str], None]  # takes an agent's name and a line for the log
 
@@ -41,12 +41,9 @@ class End:
     shown: str
     places: frozenset[str]
     is_known: bool
-    types: QueueOut | QueueIn | None = None  # the types that a queue's end takes or gives
-
-    @property
-    def is_queue(self) -> bool:
-        """True for the end of a queue."""
-        return self.types is not None
+    selector: int | None = None  # see Place
+    type: int | None = None  # the type that messages have there; None if any, or they have none
+    has_last_sender: bool = False  # see Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +122,7 @@ class Circles:
     def _warn_of_shared_queue(self, name: str, route: RouteConfig, flows: Sequence[Flow], warn: Warn) -> None:
         if route.delivery is not Delivery.EXACTLY_ONCE:
             return
-        sinks = [flow.sink for flow in flows if flow.sink.is_queue and flow.is_exact]
+        sinks = [flow.sink for flow in flows if flow.sink.has_last_sender and flow.is_exact]
         for mine in (sink for sink in sinks if sink.agent == name):
             for other in sinks:
                 if other.agent != name and other.places & mine.places:
@@ -141,9 +138,7 @@ def feeds(sink: End, source: End) -> bool:
     """True if messages handed over at `sink` are taken at `source`."""
     if not sink.places & source.places:
         return False
-    if isinstance(sink.types, QueueIn) and isinstance(source.types, QueueOut) and sink.types.type is not None:
-        return selects(source.types.type, sink.types.type)
-    return True
+    return source.selector is None or sink.type is None or selects(source.selector, sink.type)
 
 
 def _way(at: Flow, first: Flow, flows: Sequence[Flow], seen: set[Flow]) -> list[Flow]:
@@ -168,22 +163,24 @@ def _hears(sink: End, source: End) -> str:
 
 
 def _end(serving: Serving, side: str) -> End | None:
-    endpoint, name = serving.config.endpoint, serving.config.name
-    end = endpoint.out if side == "out" else endpoint.in_
-    if end is None:
+    config = serving.config
+    place = config.endpoint.places().get(side)
+    if place is None:
         return None
-    told = parse(serving.told).get(side, ())
-    if isinstance(end, str):
-        return End(name, f"{end} of {serving.config.container}", frozenset(f"file {text}" for text in told), False)
-    key = str(end.key) if isinstance(end.key, int) else next(iter(told), "")
-    places = frozenset((f"queue {serving.namespace} {key}",)) if key else frozenset[str]()
-    shown = f"queue {shown_key(end.key)} of {serving.config.container}"
-    return End(name, shown, places, isinstance(end.key, int), _typed(end, serving))
+    told = [place.number] if place.number else parse(serving.told).get(side, ())
+    scope = f"{config.namespace} {serving.namespace} " if place.is_local else f"{config.namespace} "
+    return End(
+        agent=config.name,
+        shown=f"{place.shown} of {config.container}",
+        places=frozenset(scope + identity for identity in told),
+        is_known=bool(place.number),
+        selector=place.selector,
+        type=_type(place, serving),
+        has_last_sender=place.has_last_sender,
+    )
 
 
-def _typed(end: QueueOut | QueueIn, serving: Serving) -> QueueOut | QueueIn:
-    """Return the end with its effective types: a sink keeps the types of a queue across; others have type 1."""
-    if isinstance(end, QueueOut) or end.type is not None:
-        return end
+def _type(place: Place, serving: Serving) -> int | None:
+    """Return the type of messages at a place: a sink keeps the types of an endpoint across; without any it is 1."""
     across = next(agent for agent in serving.route.agents if agent.name != serving.config.name)
-    return end if isinstance(across.endpoint, QueueEndpoint) else QueueIn(end.key, 1)
+    return place.type if place.type is not None or across.endpoint.has_types else 1

@@ -12,22 +12,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nsbridge.config.schema import (
-    AgentConfig,
-    Config,
-    DaemonConfig,
-    Endpoint,
-    FtokKey,
-    Namespace,
-    QueueEndpoint,
-    RouteConfig,
-    SpoolEndpoint,
-)
+from nsbridge.config.schema import AgentConfig, Config, DaemonConfig, RouteConfig
 
 LIVE = frozenset({"log", "dead", "health.max_memory", "health.max_descriptors"})
 FIXED = frozenset(
@@ -110,18 +99,10 @@ def _may_meet(one: AgentConfig, other: AgentConfig) -> bool:
         return True  # whatever the paths: a link may lead from the one to the other
     if one.container.kind == other.container.kind and one.container.kind.is_unique:
         return False
-    mine, theirs = _places(one.endpoint), _places(other.endpoint)
-    if one.namespace is Namespace.IPC and any(isinstance(place, FtokKey) for place in mine | theirs):
+    mine, theirs = one.endpoint.places().values(), other.endpoint.places().values()
+    if any(place.made_of for place in (*mine, *theirs)):
         return True  # only the container knows its number
-    return not mine.isdisjoint(theirs)
-
-
-def _places(endpoint: Endpoint) -> set[object]:
-    """The keys or paths that it serves."""
-    if isinstance(endpoint, QueueEndpoint):
-        return {end.key for end in (endpoint.out, endpoint.in_) if end is not None}
-    paths = [endpoint.out, endpoint.in_, endpoint.done if isinstance(endpoint, SpoolEndpoint) else None]
-    return {posixpath.normpath(path).lstrip("/") for path in paths if path is not None}
+    return not {place.where for place in mine}.isdisjoint(place.where for place in theirs)
 
 
 T = TypeVar("T")

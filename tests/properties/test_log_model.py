@@ -11,10 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from nsbridge.agents.endpoints.log.config import Framing, LogEndpoint
 from nsbridge.agents.endpoints.log.sink import LogSink
 from nsbridge.agents.endpoints.log.source import LogSource
 from nsbridge.agents.wire import Message
-from nsbridge.config.schema import Framing, InDoubt, LogEndpoint
+from nsbridge.config.schema import InDoubt
 from tests.fake_host import SinkHost, SourceHost, killed_at
 
 PARTS = ("endpoints/log/", "endpoints/directory.py", "agents/journal/sourcejournal.py", "agents/journal/store.py")

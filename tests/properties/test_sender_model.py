@@ -24,12 +24,13 @@ from hypothesis import strategies as st
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.queue import exact_sink as exact_queue
 from nsbridge.agents.endpoints.queue import senders
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn
 from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
 from nsbridge.agents.endpoints.queue.senders import Outbox
 from nsbridge.agents.journal.journalfile import seal
 from nsbridge.agents.journal.sinkjournal import IN_DOUBT, WHICH, SinkJournal
 from nsbridge.agents.wire import Run
-from nsbridge.config.schema import InDoubt, QueueEndpoint, QueueIn
+from nsbridge.config.schema import InDoubt
 
 EPOCH, KEY, OWN_TYPE, FOREIGN = 3, 0x51, 1, 9
 LIMIT, MSGMAX = 100, 50  # bytes: of the queue, which can be looked at, and of its namespace, which msgsnd reports

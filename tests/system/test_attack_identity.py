@@ -16,8 +16,8 @@ import pytest
 from sysv_ipc import IPC_CREX, MessageQueue
 
 from nsbridge.agents import linux
+from nsbridge.agents.endpoints.queue.config import FtokKey
 from nsbridge.agents.endpoints.queue.queue import numeric_key
-from nsbridge.config.schema import FtokKey
 from tests.child import in_child
 from tests.system.conftest import Factory
 from tests.system.engines import RuntimeContainer

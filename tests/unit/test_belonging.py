@@ -9,22 +9,17 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents.confinement.entry import RefusedForGood
-from nsbridge.agents.journal.sinkjournal import BASELINE, INTENT, LATEST, PLACE, SENDERS
-from nsbridge.agents.journal.sourcejournal import LOG_MORE, LOG_MORE_SLOT, LOG_POSITION, NOTE, RECORDS
+from nsbridge.agents.endpoints.file import NOTE, FileEndpoint
+from nsbridge.agents.endpoints.log.cells import LOG_MORE, LOG_MORE_SLOT, LOG_POSITION
+from nsbridge.agents.endpoints.log.config import LogEndpoint
+from nsbridge.agents.endpoints.queue.cells import BASELINE, LATEST, SENDERS
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn, QueueOut
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
+from nsbridge.agents.journal.sinkjournal import INTENT, PLACE
+from nsbridge.agents.journal.sourcejournal import RECORDS
 from nsbridge.agents.journal.state import AgentFiles, open_state
 from nsbridge.agents.wire import Message
-from nsbridge.config.schema import (
-    AgentConfig,
-    Container,
-    Endpoint,
-    FileEndpoint,
-    LogEndpoint,
-    QueueEndpoint,
-    QueueIn,
-    QueueOut,
-    SpoolEndpoint,
-    Window,
-)
+from nsbridge.config.schema import AgentConfig, Container, Endpoint, Window
 from nsbridge.supervisor.containers import engines
 
 ENDPOINTS: dict[str, Endpoint] = {

@@ -22,14 +22,16 @@ import pytest
 
 from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.base import Blocked
-from nsbridge.agents.endpoints.file import FileSink, FileSource
+from nsbridge.agents.endpoints.file import FileEndpoint, FileSink, FileSource
+from nsbridge.agents.endpoints.log.config import Framing, LogEndpoint
 from nsbridge.agents.endpoints.log.sink import LogSink
 from nsbridge.agents.endpoints.log.source import LogSource
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.sink import SpoolSink
 from nsbridge.agents.endpoints.spool.source import SpoolSource
 from nsbridge.agents.endpoints.watch import DirectoryWatch
 from nsbridge.agents.wire import Message, Run
-from nsbridge.config.schema import FileEndpoint, Framing, InDoubt, LogEndpoint, SpoolEndpoint
+from nsbridge.config.schema import InDoubt
 from tests.fake_host import SinkHost, SourceHost
 
 FULL = "No space left on device"

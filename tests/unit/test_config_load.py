@@ -7,28 +7,27 @@ import re
 import subprocess
 import sys
 import tomllib
+import typing
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
+from nsbridge.agents.endpoints.log.config import Framing, LogEndpoint
+from nsbridge.agents.endpoints.queue.config import FtokKey, QueueEndpoint, QueueIn, QueueOut
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.config import schema
 from nsbridge.config.errors import ConfigError
+from nsbridge.config.kind import KINDS
 from nsbridge.config.load import load, parse
 from nsbridge.config.schema import (
     Config,
     Container,
     DaemonConfig,
     Delivery,
-    Framing,
-    FtokKey,
     InDoubt,
-    LogEndpoint,
     Namespace,
-    QueueEndpoint,
-    QueueIn,
-    QueueOut,
-    SpoolEndpoint,
     User,
     Window,
 )
@@ -44,7 +43,7 @@ spool = { out = "/out" }
 container = "runc:legacy"
 queue = { in = { key = 0x4d2 } }
 """
-# as /work/shared/interface.md, section Configuration, shows it
+# as the project's interface document shows it
 INTERFACE = """
 [daemon]
 state_dir = "/run/nsbridge"           # journals, dead letters, pid file, control socket
@@ -148,15 +147,24 @@ SCHEMA_TABLES = (
     schema.LogConfig,
     schema.HealthConfig,
     schema.Window,
-    schema.SpoolEndpoint,
-    schema.LogEndpoint,
-    schema.FileEndpoint,
-    schema.QueueEndpoint,
-    schema.QueueOut,
-    schema.QueueIn,
-    schema.FtokKey,
 )
-EVERY_KEY = {field.name.rstrip("_") for table in SCHEMA_TABLES for field in dataclasses.fields(table)} | {
+
+
+def tables_of(kind: type) -> Iterator[type]:
+    """Yield a kind's table and all tables within it."""
+    yield kind
+    for hint in typing.get_type_hints(kind).values():
+        for cls in typing.get_args(hint):
+            if dataclasses.is_dataclass(cls) and isinstance(cls, type):
+                yield from tables_of(cls)
+
+
+def keys_of_table(table: type) -> set[str]:
+    return {field.name.rstrip("_") for field in dataclasses.fields(table)}
+
+
+KEYS_OF_KINDS = {name: set().union(*map(keys_of_table, tables_of(kind))) for name, kind in KINDS.items()}
+EVERY_KEY = set().union(*map(keys_of_table, SCHEMA_TABLES)) | {
     field.name for field in dataclasses.fields(schema.RouteConfig) if field.name not in ("name", "agents")
 }
 
@@ -170,7 +178,26 @@ def keys_of(value: object) -> set[str]:
 def test_example_shows_every_key() -> None:
     shown = keys_of(tomllib.loads(EXAMPLE.read_text()))
 
-    assert (EVERY_KEY | {"user", "container", "spool", "log", "file", "queue"}) - shown == set()
+    assert (EVERY_KEY | {"user", "container"}) - shown == set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_example_shows_every_kind_with_all_its_keys(kind: str) -> None:
+    example = tomllib.loads(EXAMPLE.read_text())
+    agents = [agent for route in example["route"].values() for agent in route["agent"].values()]
+    shown = keys_of({str(count): agent[kind] for count, agent in enumerate(agents) if kind in agent})
+
+    assert KEYS_OF_KINDS[kind] - shown == set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reference_documents_every_kind_with_all_its_keys(kind: str) -> None:
+    reference = (ROOT / "docs" / "configuration.md").read_text()
+    _, begun, after = reference.partition(f"\n### `{kind}`")
+    assert begun, f"a section for {kind}"
+    section = re.split(r"\n##+ ", after)[0]
+
+    assert [key for key in KEYS_OF_KINDS[kind] if not re.search(rf"[`.]{key}`", section)] == []
 
 
 def test_reference_documents_every_key() -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from nsbridge.agents import linux
 from nsbridge.agents.confinement.entry import Gone
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.identity.identity import IdMap
 from nsbridge.agents.identity.surroundings import FileSurroundings, memory
-from nsbridge.config.schema import AgentConfig, Container, SpoolEndpoint
+from nsbridge.config.schema import AgentConfig, Container
 from nsbridge.supervisor.containers import engines
 from tests.child import fork
 from tests.unit.test_entering import assignment

@@ -12,6 +12,7 @@ import sysv_ipc
 
 from nsbridge.agents import linux as counted_linux
 from nsbridge.agents.counter import LENGTHS
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn, QueueOut
 from nsbridge.agents.endpoints.queue.counted_sink import CountedQueueSink, leave_counter
 from nsbridge.agents.endpoints.queue.counted_source import CountedQueueSource
 from nsbridge.agents.journal import counted
@@ -20,7 +21,7 @@ from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import IN_DOUBT, NOT_DELIVERED
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.wire import Run
-from nsbridge.config.schema import InDoubt, QueueEndpoint, QueueIn, QueueOut
+from nsbridge.config.schema import InDoubt
 from tests.exact_life import EPOCH, Host, a_queue
 from tests.fake_counter import FakeCounter
 from tests.fake_host import FakeHost, killed_at

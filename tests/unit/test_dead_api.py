@@ -11,17 +11,12 @@ from typing import Any
 
 import pytest
 
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.journal.state import open_state
 from nsbridge.agents.loop import Loop
 from nsbridge.config.errors import NoSuchNameError, NsbridgeError, UsageError
-from nsbridge.config.schema import (
-    AgentConfig,
-    Container,
-    QueueEndpoint,
-    QueueIn,
-    SpoolEndpoint,
-    Window,
-)
+from nsbridge.config.schema import AgentConfig, Container, Window
 from nsbridge.supervisor.containers import engines
 from nsbridge.supervisor.control import dead
 from nsbridge.supervisor.control.dead import DeadApi

@@ -20,17 +20,10 @@ import pytest
 from nsbridge.agents import linux
 from nsbridge.agents.confinement import entry, seccomp
 from nsbridge.agents.confinement.entry import Assignment
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueOut
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.scoreboard import Scoreboard
-from nsbridge.config.schema import (
-    AgentConfig,
-    Confinement,
-    Container,
-    QueueEndpoint,
-    QueueOut,
-    RouteConfig,
-    SpoolEndpoint,
-    User,
-)
+from nsbridge.config.schema import AgentConfig, Confinement, Container, RouteConfig, User
 from nsbridge.supervisor.containers import engines
 from tests.child import LIMIT, Family, fork, in_child, wait
 from tests.unit.test_entry import NOBODY, attempt, status_of, subreaper

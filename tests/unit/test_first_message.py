@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import sysv_ipc
 
-from nsbridge.agents.journal.sinkjournal import IN_DOUBT, SENDERS
+from nsbridge.agents.endpoints.queue.cells import SENDERS
+from nsbridge.agents.journal.sinkjournal import IN_DOUBT
 from nsbridge.agents.wire import Run
 from tests.exact_life import EPOCH, Foreigner, a_queue, contents, die_sending, live
 

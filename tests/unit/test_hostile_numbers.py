@@ -16,19 +16,20 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents import linux, wire
+from nsbridge.agents.endpoints.log.config import Framing
 from nsbridge.agents.endpoints.log.framing import splitter
 from nsbridge.agents.endpoints.log.notes import Note
 from nsbridge.agents.endpoints.log.tail import body_at
 from nsbridge.agents.endpoints.spool import notes
+from nsbridge.agents.endpoints.spool.cells import NAMED, NAMED_FOR
 from nsbridge.agents.endpoints.spool.epochs import NameEpochs
 from nsbridge.agents.endpoints.spool.notes import SpoolFileId
 from nsbridge.agents.journal import journalfile, sinkjournal
 from nsbridge.agents.journal.journalfile import SOURCE, Header
 from nsbridge.agents.journal.opensource import open_source
-from nsbridge.agents.journal.sinkjournal import NAMED, NAMED_FOR, open_sink
+from nsbridge.agents.journal.sinkjournal import open_sink
 from nsbridge.agents.scoreboard import HANDED, Scoreboard
 from nsbridge.agents.wire import Hello, WireError
-from nsbridge.config.schema import Framing
 from tests.log_life import Make as MakeLog
 from tests.spool_life import Make
 

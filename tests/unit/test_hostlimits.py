@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn, QueueOut
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.config.schema import (
     AgentConfig,
     Config,
     Container,
     DaemonConfig,
     Delivery,
-    QueueEndpoint,
-    QueueIn,
-    QueueOut,
     RouteConfig,
-    SpoolEndpoint,
     User,
 )
 from nsbridge.supervisor.containers import engines

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from nsbridge.agents import linux
+from nsbridge.agents.endpoints.file import NOTE
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.journal import journalfile, opensource, sinkjournal
 from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.journal.journalfile import PAGE, FullError, NewerVersionError
 from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal
-from nsbridge.agents.journal.sourcejournal import NOTE
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.wire import Message
 from tests import child
@@ -125,7 +126,7 @@ def test_another_window_keeps_pending_epoch_and_notes(tmp_path: Path, entries: i
 def test_another_window_keeps_notes_of_confirmed_unremoved_files(tmp_path: Path) -> None:
     """A kill can fall between the two; without its note the file would be taken, and delivered, again."""
     store = NoteStore(source(tmp_path / "a"), lambda _note, _seq: None)
-    store.journal.cells[journal.RECORDS] = journal.SPOOL_NOTES
+    store.journal.cells[journal.RECORDS] = SpoolEndpoint.notes
     for number in range(4):
         store.note(0, (b"body",), b"note %d" % number)
     store.confirm(3)

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from nsbridge.agents import journalreader
+from nsbridge.agents.endpoints.file import FileEndpoint
+from nsbridge.agents.endpoints.log.config import LogEndpoint
 from nsbridge.agents.journal import journalfile, sinkjournal, state
 from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.journal.journalfile import PAGE, SINK, SOURCE, Header, LeftAloneError, TooLargeError, seal
@@ -25,7 +27,7 @@ from nsbridge.agents.journal.records import RECORD, checksum
 from nsbridge.agents.journal.sinkjournal import open_sink
 from nsbridge.agents.wire import Message
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, Container, FileEndpoint, LogEndpoint
+from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, Container
 from nsbridge.supervisor.containers import engines
 from tests.child import in_child
 

@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 
 from nsbridge.agents import journalreader
+from nsbridge.agents.endpoints.log.config import LogEndpoint
 from nsbridge.agents.endpoints.log.notes import Note
 from nsbridge.agents.endpoints.spool import notes as spool_notes
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.journal import sinkjournal
 from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.journal.journalfile import PAGE
@@ -112,7 +114,7 @@ def test_a_spool_s_notes_show_the_file_and_its_size(
 ) -> None:
     """A message that was kept whole among them is shown itself."""
     store = NoteStore(source, lambda _note, _seq: None)
-    source.cells[journal.RECORDS] = journal.SPOOL_NOTES
+    source.cells[journal.RECORDS] = SpoolEndpoint.notes
     store.note(0, (b"body",), struct.pack("<QqQ", 5, 6, 4) + "Grüße \n".encode() + b"\xff")
     store.append(Message(0, b"kept"))
     shown = as_json(capsys, tmp_path / "a.out")
@@ -129,7 +131,7 @@ def test_a_log_s_notes_show_where_the_message_is(
 ) -> None:
     """A note of nothing but a position, and one that is no such note, are shown too."""
     store = NoteStore(source, lambda _note, _seq: None)
-    source.cells[journal.RECORDS] = journal.LOG_NOTES
+    source.cells[journal.RECORDS] = LogEndpoint.notes
     store.note(0, (b"body", b"longer"), Note(99, 100, 1, (5, 7), (1, 2)).pack())
     store.note(-1, (b"",), Note(99, 112, 3, (), ()).pack())
     store.note(0, (b"body",), b"nonsense")

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from nsbridge.agents.confinement import entry
+from nsbridge.agents.endpoints.queue import kind
+from nsbridge.agents.endpoints.queue.config import FtokKey, QueueEndpoint, QueueIn, QueueOut
 from nsbridge.agents.endpoints.queue.queue import numeric_key
 from nsbridge.agents.fork import Child
 from nsbridge.agents.loop import Loop
-from nsbridge.config.schema import FtokKey, QueueEndpoint, QueueIn, QueueOut
 from nsbridge.supervisor.lifecycle.table import State
 from nsbridge.supervisor.routes import keywatch
 from nsbridge.supervisor.routes.keywatch import KeyWatch
@@ -116,7 +117,7 @@ def test_path_that_hangs_keeps_no_other_from_being_seen(
             time.sleep(LIMIT)  # it hangs until it is killed
         return numeric_key(key, root)
 
-    monkeypatch.setattr(keywatch, "numeric_key", look)
+    monkeypatch.setattr(kind, "numeric_key", look)
     replace(tmp_path / "third")
     watched.watch.wake()
     watched.until(lambda: "third" in watched.restarted)
@@ -144,7 +145,7 @@ def test_path_that_hangs_in_the_kernel_delays_no_other(
             os.read(go_on, 1)
         return numeric_key(key, root)
 
-    monkeypatch.setattr(keywatch, "numeric_key", look)
+    monkeypatch.setattr(kind, "numeric_key", look)
     monkeypatch.setattr(entry, "close_all_but", lambda _kept: None)
     monkeypatch.setattr(Child, "kill", lambda child: hung.append(child))  # noqa: PLW0108  (it is a method)
     replace(tmp_path / "third")

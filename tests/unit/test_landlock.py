@@ -13,7 +13,8 @@ import pytest
 
 from nsbridge.agents import linux
 from nsbridge.agents.confinement import entry, landlock
-from nsbridge.config.schema import AgentConfig, Container, SpoolEndpoint
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
+from nsbridge.config.schema import AgentConfig, Container
 from nsbridge.supervisor.containers import engines
 from tests.child import in_child
 

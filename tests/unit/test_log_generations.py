@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents.endpoints import watch
+from nsbridge.agents.endpoints.log.cells import LOG_MORE, LOG_MORE_SLOT
 from nsbridge.agents.endpoints.log.model import HELD
-from nsbridge.agents.journal.sourcejournal import LOG_MORE, LOG_MORE_SLOT
 from tests.log_life import Life, Make
 
 CLOCK_REALTIME_COARSE = 5

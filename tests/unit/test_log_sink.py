@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from nsbridge.agents.endpoints.log.cells import LOG_APPEND
+from nsbridge.agents.endpoints.log.config import Framing, LogEndpoint
 from nsbridge.agents.endpoints.log.sink import LogSink
 from nsbridge.agents.journal import sinkjournal
-from nsbridge.config.schema import Framing, InDoubt, LogEndpoint
+from nsbridge.config.schema import InDoubt
 from tests.fake_host import Killed, SinkHost, killed_at
 
 PARTS = ("endpoints/log/", "endpoints/directory.py", "agents/journal/sourcejournal.py")
@@ -139,7 +141,7 @@ def test_what_comes_together_is_written_by_one_call(make: Make, tmp_path: Path) 
     life.offer()
     assert life.host.done == 1000
     assert life.log.stat().st_size == written.st_size + 2000
-    first = life.host.journal.cells[sinkjournal.LOG_APPEND]
+    first = life.host.journal.cells[LOG_APPEND]
     assert first == 1, "one intent for all"
 
 

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from nsbridge.config.schema import Framing
+from nsbridge.agents.endpoints.log.config import Framing
 from tests.log_life import Life, Make, framed
 
 

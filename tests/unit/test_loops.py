@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents import places
+from nsbridge.agents.endpoints.log.config import LogEndpoint
+from nsbridge.agents.endpoints.queue.config import FtokKey, QueueEndpoint, QueueIn, QueueOut
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.loop import Loop
 from nsbridge.config.advice import advice
 from nsbridge.config.schema import (
@@ -16,15 +19,9 @@ from nsbridge.config.schema import (
     Container,
     DaemonConfig,
     Delivery,
-    FtokKey,
     HealthConfig,
     LogConfig,
-    LogEndpoint,
-    QueueEndpoint,
-    QueueIn,
-    QueueOut,
     RouteConfig,
-    SpoolEndpoint,
 )
 from nsbridge.supervisor.containers import engines
 from nsbridge.supervisor.containers.arrivals import Arrivals

@@ -10,6 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nsbridge.agents.endpoints.file import FileEndpoint
+from nsbridge.agents.endpoints.queue.config import FtokKey, QueueEndpoint, QueueIn, QueueOut
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.config import containerkind
 from nsbridge.config.schema import (
     AgentConfig,
@@ -18,16 +21,10 @@ from nsbridge.config.schema import (
     ControlConfig,
     DaemonConfig,
     Delivery,
-    FileEndpoint,
-    FtokKey,
     HealthConfig,
     InDoubt,
     LogConfig,
-    QueueEndpoint,
-    QueueIn,
-    QueueOut,
     RouteConfig,
-    SpoolEndpoint,
     User,
     Window,
 )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from nsbridge.agents.endpoints.queue.config import FtokKey
 from nsbridge.agents.endpoints.queue.queue import key_and_makers
-from nsbridge.config.schema import FtokKey
 
 
 def made_of(root: Path, path: str) -> tuple[int, list[int]]:

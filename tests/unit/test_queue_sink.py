@@ -11,11 +11,12 @@ import pytest
 import sysv_ipc
 
 from nsbridge.agents import linux
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn
 from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
 from nsbridge.agents.endpoints.queue.queue import Removals
 from nsbridge.agents.endpoints.queue.sink import QueueSink
 from nsbridge.agents.wire import Run
-from nsbridge.config.schema import InDoubt, QueueEndpoint, QueueIn
+from nsbridge.config.schema import InDoubt
 from tests.exact_life import EPOCH, Host, a_queue
 
 BOTH = pytest.mark.parametrize("is_exact", [False, True], ids=["at-least-once", "exactly-once"])

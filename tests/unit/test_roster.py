@@ -12,17 +12,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from nsbridge.agents.endpoints.file import FileEndpoint
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueOut
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import (
     AgentConfig,
     Config,
     Container,
     DaemonConfig,
-    FileEndpoint,
     HealthConfig,
     LogConfig,
-    QueueEndpoint,
-    QueueOut,
     RouteConfig,
     Window,
 )

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents import linux
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.sink import SpoolSink
 from nsbridge.agents.wire import Run
-from nsbridge.config.schema import SpoolEndpoint
 from tests.fake_host import OfferedSinkHost, killed_at
 
 OLD = OfferedSinkHost.EPOCH

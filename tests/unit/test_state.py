@@ -8,21 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from nsbridge.agents.endpoints.file import FileEndpoint
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn, QueueOut
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.journal.journalfile import FullError
 from nsbridge.agents.journal.state import AgentFiles, longest, open_state
 from nsbridge.agents.wire import Message
-from nsbridge.config.schema import (
-    MAX_MESSAGE,
-    AgentConfig,
-    Container,
-    Endpoint,
-    FileEndpoint,
-    QueueEndpoint,
-    QueueIn,
-    QueueOut,
-    SpoolEndpoint,
-    Window,
-)
+from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, Container, Endpoint, Window
 from nsbridge.config.trusted import UntrustedError
 from nsbridge.supervisor.containers import engines
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from nsbridge.agents.endpoints.log.config import LogEndpoint
 from nsbridge.agents.journal.opensource import open_source
-from nsbridge.agents.journal.sourcejournal import LOG_NOTES, RECORDS, TAKEN
+from nsbridge.agents.journal.sourcejournal import RECORDS, TAKEN
 from nsbridge.agents.journal.store import Load, NoteStore
 from nsbridge.agents.wire import VOID, Message, Run
 
@@ -163,7 +164,7 @@ def test_a_run_keeps_its_numbers_in_a_journal_of_another_size(tmp_path: Path) ->
 
 def test_a_note_that_a_kill_left_unpublished_is_none(store: NoteStore, reopen: Reopen) -> None:
     """Its messages are still in the container, and only some of their numbers may have been given."""
-    store.journal.cells[RECORDS] = LOG_NOTES
+    store.journal.cells[RECORDS] = LogEndpoint.notes
     store.note(0, (b"one",), b"0")
     taken = store.journal.cells[TAKEN]
     store.note(0, BODIES, b"2")

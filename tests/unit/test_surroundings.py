@@ -13,9 +13,11 @@ import pytest
 from nsbridge.agents import linux
 from nsbridge.agents.confinement.entry import Gone
 from nsbridge.agents.endpoints.files import Tree
+from nsbridge.agents.endpoints.log.config import LogEndpoint
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.identity.identity import IdMap
 from nsbridge.agents.identity.surroundings import FileSurroundings, memory
-from nsbridge.config.schema import AgentConfig, Container, LogEndpoint, SpoolEndpoint, User
+from nsbridge.config.schema import AgentConfig, Container, User
 from nsbridge.supervisor.containers import engines
 from tests.child import in_child
 from tests.unit.test_entering import assignment

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents.endpoints import watch
-from nsbridge.agents.endpoints.file import FileSink, FileSource
+from nsbridge.agents.endpoints.file import FileEndpoint, FileSink, FileSource
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.sink import SpoolSink
 from nsbridge.agents.endpoints.watch import DirectoryWatch, PollingWatch, UsedUp
 from nsbridge.agents.wire import Run
-from nsbridge.config.schema import FileEndpoint, SpoolEndpoint
 from tests.fake_host import OfferedSinkHost, SourceHost
 from tests.spool_life import Make
 

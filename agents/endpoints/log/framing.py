@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple, Protocol
 
-from nsbridge.config.schema import Framing
+from nsbridge.agents.endpoints.log.config import Framing
 
 _LENGTH = struct.Struct(">I")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from nsbridge.agents.endpoints.base import AgentApi
+from nsbridge.agents.endpoints.log.cells import LOG_TRUNCATIONS
 from nsbridge.agents.endpoints.log.framing import TooLong
 from nsbridge.agents.endpoints.log.model import Missed
 from nsbridge.agents.endpoints.log.tail import Positions
-from nsbridge.agents.journal.sourcejournal import LOG_TRUNCATIONS, SourceJournal
+from nsbridge.agents.journal.sourcejournal import SourceJournal
 
 
 class Reports:

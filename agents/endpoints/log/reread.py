@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from itertools import takewhile
 
+from nsbridge.agents.endpoints.log.config import Framing
 from nsbridge.agents.endpoints.log.framing import Splitter, splitter
 from nsbridge.agents.endpoints.log.model import Missed
 from nsbridge.agents.endpoints.log.notes import Note
@@ -12,7 +13,6 @@ from nsbridge.agents.endpoints.log.reports import Reports
 from nsbridge.agents.endpoints.log.siblings import Siblings
 from nsbridge.agents.endpoints.log.tail import body_at
 from nsbridge.agents.wire import VOID
-from nsbridge.config.schema import Framing
 
 
 class Reread:

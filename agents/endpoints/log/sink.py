@@ -19,12 +19,14 @@ from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter, put_
 from nsbridge.agents.endpoints.directory import WatchedDirectory
 from nsbridge.agents.endpoints.files import Tree, blocked_by
 from nsbridge.agents.endpoints.log.arrivals import EVENTS
+from nsbridge.agents.endpoints.log.cells import LOG_APPEND
+from nsbridge.agents.endpoints.log.config import Framing, LogEndpoint
 from nsbridge.agents.endpoints.log.framing import joined
 from nsbridge.agents.endpoints.log.siblings import Siblings
 from nsbridge.agents.identity.walk import shown
-from nsbridge.agents.journal.sinkjournal import IN_DOUBT, LOG_APPEND, NOT_DELIVERED, SinkJournal
+from nsbridge.agents.journal.sinkjournal import IN_DOUBT, NOT_DELIVERED, SinkJournal
 from nsbridge.agents.wire import Run
-from nsbridge.config.schema import Framing, InDoubt, LogEndpoint
+from nsbridge.config.schema import InDoubt
 
 _WRITE_AT = 256 << 10  # bytes that are not kept for the end of a turn
 _FLAGS = os.O_RDWR | os.O_APPEND

@@ -20,6 +20,7 @@ from enum import Enum
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
 from nsbridge.agents.endpoints.files import Tree, blocked_by
 from nsbridge.agents.endpoints.log.arrivals import EVENTS, LogArrivals
+from nsbridge.agents.endpoints.log.config import LogEndpoint
 from nsbridge.agents.endpoints.log.ear import Ear
 from nsbridge.agents.endpoints.log.ends import Ends
 from nsbridge.agents.endpoints.log.framing import Splitter, TooLong, Unended, grouped, splitter
@@ -31,10 +32,9 @@ from nsbridge.agents.endpoints.log.reread import Reread
 from nsbridge.agents.endpoints.log.siblings import Siblings, now
 from nsbridge.agents.endpoints.log.tail import Position, Positions, Tail, TruncatedError
 from nsbridge.agents.identity.walk import shown
-from nsbridge.agents.journal.sourcejournal import LOG_NOTES, RECORDS, SourceJournal
+from nsbridge.agents.journal.sourcejournal import RECORDS, SourceJournal
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.wire import VOID
-from nsbridge.config.schema import LogEndpoint
 
 _READS_AT_ONCE = 16  # then the rest of the agent has its turn
 _RUN = 255  # messages that one note is for, at most
@@ -53,7 +53,7 @@ class LogSource:
     def __init__(self, host: AgentApi, tree: Tree, config: LogEndpoint, journal: SourceJournal) -> None:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
         self.store = NoteStore(journal, self._load)
-        journal.cells[RECORDS] = LOG_NOTES
+        journal.cells[RECORDS] = config.notes
         self._host = host
         self._tree = tree
         self._config = config

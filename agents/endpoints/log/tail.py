@@ -18,9 +18,10 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from nsbridge.agents.endpoints.log.cells import LOG_MORE, LOG_MORE_SLOT, LOG_POSITION
 from nsbridge.agents.endpoints.log.framing import Item, Splitter, Unended
 from nsbridge.agents.endpoints.log.model import LogFileId
-from nsbridge.agents.journal.sourcejournal import LOG_MORE, LOG_MORE_SLOT, LOG_POSITION, SourceJournal
+from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.config.schema import MAX_MESSAGE
 
 _CHUNK = 256 << 10  # bytes read at a time, more inside a long message

@@ -7,6 +7,7 @@ says how far it had come.
 from __future__ import annotations
 
 from nsbridge.agents.endpoints.base import AgentApi
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.evidence import QueueEvidence
 from nsbridge.agents.endpoints.queue.queue import Queue, QueueOwner
 from nsbridge.agents.endpoints.queue.sink import QueueSink
@@ -14,7 +15,7 @@ from nsbridge.agents.endpoints.queue.sinkbase import OF_ANOTHER_LIFE
 from nsbridge.agents.journal.counted import COUNT_LIFE, SentCount, forget_count
 from nsbridge.agents.journal.sinkjournal import IN_DOUBT, NOT_DELIVERED, SinkJournal
 from nsbridge.agents.wire import Run
-from nsbridge.config.schema import InDoubt, QueueEndpoint
+from nsbridge.config.schema import InDoubt
 
 
 class CountedQueueSink(QueueSink):

@@ -13,12 +13,12 @@ import signal
 from nsbridge.agents import linux
 from nsbridge.agents.counter import Counts
 from nsbridge.agents.endpoints.base import AgentApi, Blocked
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.look import TooLongError
 from nsbridge.agents.endpoints.queue.queue import QueueOwner, shown
 from nsbridge.agents.endpoints.queue.source import AT_ONCE, FLUSH_EVERY, INTERRUPT, QueueSource
 from nsbridge.agents.journal.counted import Landing
 from nsbridge.agents.journal.sourcejournal import SourceJournal
-from nsbridge.config.schema import QueueEndpoint
 
 _FIRST_SIZE = 8192  # bytes: the kernel's default for msgmax; a longer message makes it grow
 

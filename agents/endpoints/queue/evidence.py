@@ -7,19 +7,10 @@ import zlib
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import AgentApi
+from nsbridge.agents.endpoints.queue.cells import BASELINE, LATEST, PREDECESSOR, SENDERS
 from nsbridge.agents.endpoints.queue.look import FARTHEST
 from nsbridge.agents.endpoints.queue.queue import Queue, last_sender
-from nsbridge.agents.journal.sinkjournal import (
-    BASELINE,
-    IN_DOUBT,
-    INTENT,
-    LATEST,
-    NOT_DELIVERED,
-    PLACE,
-    PREDECESSOR,
-    SENDERS,
-    SinkJournal,
-)
+from nsbridge.agents.journal.sinkjournal import IN_DOUBT, INTENT, NOT_DELIVERED, PLACE, SinkJournal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt
 

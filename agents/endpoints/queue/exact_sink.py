@@ -9,6 +9,8 @@ import errno
 import os
 
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, put_in_parts
+from nsbridge.agents.endpoints.queue.cells import SENDERS
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.evidence import QueueEvidence
 from nsbridge.agents.endpoints.queue.offers import Offers
 from nsbridge.agents.endpoints.queue.queue import (
@@ -25,9 +27,9 @@ from nsbridge.agents.endpoints.queue.queue import (
 from nsbridge.agents.endpoints.queue.senders import FAILED, FULL, QUEUE
 from nsbridge.agents.endpoints.queue.sinkbase import OF_ANOTHER_LIFE, QueueSinkBase
 from nsbridge.agents.fork import has_stopped_child
-from nsbridge.agents.journal.sinkjournal import SENDERS, SinkJournal
+from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.wire import Run
-from nsbridge.config.schema import InDoubt, QueueEndpoint
+from nsbridge.config.schema import InDoubt
 
 
 class ExactQueueSink(QueueSinkBase):

@@ -10,8 +10,9 @@ from __future__ import annotations
 from contextlib import suppress
 
 from nsbridge.agents import linux
+from nsbridge.agents.endpoints.queue.cells import LARGEST, LARGEST_OF
 from nsbridge.agents.endpoints.queue.queue import Queue, size_of, too_long
-from nsbridge.agents.journal.sinkjournal import LARGEST, LARGEST_OF, SinkJournal
+from nsbridge.agents.journal.sinkjournal import SinkJournal
 
 UNKNOWN = 1 << 40  # bytes: stands for a limit that we may not read; the kernel decides
 

@@ -25,9 +25,9 @@ import sysv_ipc
 from nsbridge.agents import linux
 from nsbridge.agents.confinement.entry import Gone
 from nsbridge.agents.endpoints.base import AgentApi, Blocked
+from nsbridge.agents.endpoints.queue.config import FtokKey, QueueEndpoint
 from nsbridge.agents.identity.walk import Step, walk
 from nsbridge.agents.wire import MAX_MESSAGE, Run
-from nsbridge.config.schema import FtokKey, QueueEndpoint
 
 Queue = sysv_ipc.MessageQueue
 Send = Callable[[bytes, bool, int], None]  # (message, wait?, type); raises one of SEND_ERRORS

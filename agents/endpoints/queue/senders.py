@@ -31,8 +31,9 @@ from contextlib import suppress
 
 from nsbridge.agents import linux
 from nsbridge.agents.confinement import entry
+from nsbridge.agents.endpoints.queue.cells import SENDERS
 from nsbridge.agents.journal.journalfile import VALUE, seal
-from nsbridge.agents.journal.sinkjournal import SENDERS, SinkJournal
+from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.wire import Run
 
 _CELLS = 16

@@ -7,6 +7,7 @@ import os
 import threading
 
 from nsbridge.agents.endpoints.base import AgentApi, Blocked
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.queue import (
     SEND_ERRORS,
     Denied,
@@ -25,7 +26,6 @@ from nsbridge.agents.endpoints.queue.threads import start_thread
 from nsbridge.agents.journal.journalfile import seal
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.wire import Run
-from nsbridge.config.schema import QueueEndpoint
 
 _GONE = (errno.EINVAL, errno.EIDRM, errno.ENOENT)
 _TOO_LONG = errno.EMSGSIZE  # never returned by msgsnd: the message is longer than the known limit

@@ -6,12 +6,12 @@ from abc import abstractmethod
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.limits import QueueLimits
 from nsbridge.agents.endpoints.queue.queue import Denied, Queue, QueueOwner, Removals, shown
 from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.wire import Run
-from nsbridge.config.schema import QueueEndpoint
 
 OF_ANOTHER_LIFE = "its source has lost its journal since, and another has the numbers that it had"
 _LOOK_AGAIN = 0.002  # seconds until a half-full queue is looked at again: nothing reports when a message leaves it

@@ -15,12 +15,12 @@ from contextlib import suppress
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import AFTERWARDS, AgentApi, Blocked
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.look import CROWDED_RETRY, CrowdedError, QueuePeek, TooLongError
 from nsbridge.agents.endpoints.queue.queue import Denied, Queue, QueueOwner, Removals, no_permission, open_queue, shown
 from nsbridge.agents.endpoints.queue.threads import start_thread
 from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.journal.sourcejournal import SourceJournal
-from nsbridge.config.schema import QueueEndpoint
 
 AT_ONCE = 32  # messages looked at, then taken, in one go
 FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other agent works meanwhile

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable
 
-from nsbridge.agents.journal.sinkjournal import NAMED, NAMED_FOR
+from nsbridge.agents.endpoints.spool.cells import NAMED, NAMED_FOR
 
 _NAME = re.compile(r"([0-9a-f]{16})-[0-9]{20}\.-?[0-9]+")
 _LAST = (1 << 64) - 1  # that a journal can keep; only a compromised agent can have written it there

@@ -23,11 +23,12 @@ from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.base import AgentApi, Blocked
 from nsbridge.agents.endpoints.directory import DirectorySink
 from nsbridge.agents.endpoints.files import Tree, blocked_by
+from nsbridge.agents.endpoints.spool.cells import HIDDEN
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.epochs import NameEpochs
 from nsbridge.agents.identity.walk import shown
-from nsbridge.agents.journal.sinkjournal import HIDDEN, PLACE, SinkJournal
+from nsbridge.agents.journal.sinkjournal import PLACE, SinkJournal
 from nsbridge.agents.wire import Run
-from nsbridge.config.schema import SpoolEndpoint
 
 _MOST = (1 << 64) - 1  # that a cell of the journal keeps
 

@@ -20,16 +20,16 @@ from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
 from nsbridge.agents.endpoints.directory import WatchedDirectory
 from nsbridge.agents.endpoints.files import LEASED, NotAFileError, Tree, blocked_by
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.names import CLOSED, CREATED, MOVED_IN, SCANNED, SpoolNames, message_names
 from nsbridge.agents.endpoints.spool.notes import SpoolFileId, Taken, identity_of, pack, unpack
 from nsbridge.agents.endpoints.spool.refusals import Refusals
 from nsbridge.agents.endpoints.spool.taken import TakenFiles
 from nsbridge.agents.endpoints.spool.whole import Completeness, Verdict
 from nsbridge.agents.identity.walk import shown
-from nsbridge.agents.journal.sourcejournal import RECORDS, SPOOL_NOTES, SourceJournal
+from nsbridge.agents.journal.sourcejournal import RECORDS, SourceJournal
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.wire import VOID, Message
-from nsbridge.config.schema import SpoolEndpoint
 
 _EVENTS = CLOSED | MOVED_IN | CREATED
 _EMPTY = 2.0  # seconds until an empty file counts that was created and not closed
@@ -53,7 +53,7 @@ class SpoolSource:
     def __init__(self, host: AgentApi, tree: Tree, config: SpoolEndpoint, journal: SourceJournal) -> None:
         assert config.out is not None  # noqa: S101  (made only for a configured side)
         self.store = NoteStore(journal, self._load)
-        journal.cells[RECORDS] = SPOOL_NOTES
+        journal.cells[RECORDS] = config.notes
         self._host = host
         self._tree = tree
         self._config = config

@@ -13,12 +13,12 @@ from contextlib import suppress
 from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.endpoints.files import Tree, blocked_by
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.done import DoneDirectory
 from nsbridge.agents.endpoints.spool.names import CLOSED, SpoolNames
 from nsbridge.agents.endpoints.spool.notes import SpoolFileId, Taken, identity_of
 from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.store import NoteStore
-from nsbridge.config.schema import SpoolEndpoint
 
 
 class TakenFiles:

@@ -1,0 +1,33 @@
+"""The `spool` endpoint, as the registry knows it."""
+
+from __future__ import annotations
+
+from nsbridge.agents.confinement import landlock
+from nsbridge.agents.confinement.callrules import TREE, KindCalls
+from nsbridge.agents.endpoints.base import AgentApi
+from nsbridge.agents.endpoints.kind import ServedPaths
+from nsbridge.agents.endpoints.spool import cells, notes
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
+from nsbridge.agents.endpoints.spool.sink import SpoolSink
+from nsbridge.agents.endpoints.spool.source import SpoolSource
+from nsbridge.agents.journal.sinkjournal import SinkJournal
+from nsbridge.agents.journal.sourcejournal import SourceJournal
+
+
+class ServedSpool(ServedPaths[SpoolEndpoint]):
+    """See ServedEndpoint."""
+
+    table = SpoolEndpoint
+    calls = KindCalls(
+        always=(*TREE, "renameat2"), source=("fcntl:lease", "sched_yield"), needs_abi={"done": landlock.MOVES_FROM}
+    )
+    sink_cells = cells.SINK_CELLS
+    describe = staticmethod(notes.described)
+
+    def source(self, agent: AgentApi, journal: SourceJournal) -> SpoolSource:
+        """See ServedEndpoint."""
+        return SpoolSource(agent, self.tree, self.endpoint, journal)
+
+    def sink(self, agent: AgentApi, journal: SinkJournal) -> SpoolSink:
+        """See ServedEndpoint."""
+        return SpoolSink(agent, self.tree, self.endpoint, journal)
