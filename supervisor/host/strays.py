@@ -57,7 +57,9 @@ class Strays:
         for pid in _children():
             if len(self._killed) >= MOST:
                 return
-            if not fork.is_own_child(pid) and pid not in self._held and not self._hold(pid):
+            if fork.is_own_child(pid) or pid in self._held or _is_reaped(pid):
+                continue
+            if not self._hold(pid):
                 return
 
     def close(self) -> None:
@@ -94,6 +96,11 @@ class Strays:
         os.waitpid(pid, 0)
         os.close(pidfd)
         self.look()  # we have its children now
+
+
+def _is_reaped(pid: int) -> bool:
+    """Reap the orphan if it is dead, as senders are that were killed with their agent; True if it was. waitpid(2)."""
+    return os.waitpid(pid, os.WNOHANG)[0] == pid
 
 
 def _was_an_agent_s(pid: int) -> bool:

@@ -221,6 +221,20 @@ def test_all_that_is_left_is_killed_at_the_end() -> None:
     assert outcome(body) == [-signal.SIGKILL]
 
 
+def test_orphan_that_is_dead_is_reaped_at_once() -> None:
+    """It costs no descriptor, and the same look finds the child that it has left."""
+
+    def body(watched: Watched) -> list[object]:
+        first = leave_orphan(agent=False, generations=2)
+        parent = strays._parent(first)
+        os.kill(parent, signal.SIGKILL)
+        os.waitid(os.P_PID, parent, os.WEXITED | os.WNOWAIT)
+        watched.strays.look()
+        return [is_alive(parent), list(watched.strays._held) == [first]]
+
+    assert outcome(body) == [False, True]
+
+
 def test_what_is_left_is_killed_at_the_end() -> None:
     def body(watched: Watched) -> int:
         pid = leave_orphan(agent=True)
