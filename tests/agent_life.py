@@ -7,16 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+from nsbridge.agents.endpoints.file import FileEndpoint
+from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueOut
 from nsbridge.agents.fork import Child
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import (
     AgentConfig,
     Container,
-    FileEndpoint,
     HealthConfig,
     LogConfig,
-    QueueEndpoint,
-    QueueOut,
     RouteConfig,
 )
 from nsbridge.supervisor.containers import engines
