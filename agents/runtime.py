@@ -76,10 +76,8 @@ class Agent:
         outgoing = Outgoing(self.store, window) if self.store is not None else None
         incoming = Incoming(state.sink, window, self._sink.may_adopt) if state.sink and self._sink else None
         self._session = Session(int.from_bytes(os.urandom(8)) | 1, outgoing, incoming)
-        self._retries: DeadLetterRetries | None = None
-        if self.store is not None:
-            fsync = self._sync if assignment.route.fsync else None
-            self._retries = DeadLetterRetries(state.retry, self.store, self, fsync=fsync)
+        fsync = self._sync if assignment.route.fsync else None
+        self._retries = DeadLetterRetries(state.retry, self.store, self, fsync=fsync) if self.store else None
 
     def run(self) -> None:
         """Serve until the supervisor says exit, or is gone."""

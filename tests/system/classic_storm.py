@@ -41,7 +41,7 @@ queue = sysv_ipc.MessageQueue(0x51, sysv_ipc.IPC_CREAT, 0o666, 1 << 16)
 while True:
     queue.send(b"mine", True, 9)
     queue.receive(True, 9)
-    time.sleep(0.0005)
+    time.sleep(0.0005)  # a pace
 """
 _ROUTE = """
 [route.r]
@@ -110,7 +110,7 @@ class Storm:
                     log.write(b"".join(self._question(asked + number) for number in range(1, portion + 1)))
                     asked += portion
                     if rate:
-                        time.sleep(portion / rate * self._chance.random())
+                        time.sleep(portion / rate * self._chance.random())  # a pace
                     if struck.total() < strikes:
                         self._wait_for_some()
                         struck[self._strike(kinds)] += 1
@@ -147,7 +147,7 @@ class Storm:
         wait_until(
             lambda: before < self._answered() or self._answered() == asked, self._shown("answers arrive"), _WITHIN
         )
-        time.sleep(self._chance.uniform(0, 0.02))
+        time.sleep(self._chance.uniform(0, 0.02))  # the time of the strike
 
     def _wait_for_all(self, questions: int) -> None:
         def have_come() -> bool:

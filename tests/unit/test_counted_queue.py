@@ -77,6 +77,7 @@ def test_sink_killed_at_any_line_sends_each_message_once(
     """A stranger sends into the same queue and reads from it: the count is of the agent's calls alone."""
     counter = FakeCounter()
     counter.count(monkeypatch)
+    line = 0
     for line in count(1):
         path, is_whole = tmp_path / f"{line}.in", False
         with sink_life(path, queue.key, counter) as (host, sink):
@@ -200,6 +201,7 @@ def test_source_killed_at_any_line_receives_each_message_once(
     counter = FakeCounter()
     counter.count(monkeypatch)
     config = QueueEndpoint(out=QueueOut(queue.key, 0))
+    line = 0
     for line in count(1):
         path, is_whole = tmp_path / str(line), False
         for body in BODIES:

@@ -167,6 +167,7 @@ def test_a_kill_at_any_line_loses_and_repeats_nothing(tmp_path_factory: pytest.T
     assert line > 500
 
 
+@pytest.mark.alone  # it measures
 def test_a_lost_log_is_not_searched_again_among_many_names(life: Life) -> None:
     """After a kill, for each of the messages that have to be read again: ten thousand names cost once."""
     life.start(confirms=False)

@@ -186,7 +186,7 @@ def leave_many() -> list[int]:
         for _ in range(MANY):
             if os.fork() == 0:
                 os.write(writer, b"%d " % os.getpid())
-                time.sleep(LIMIT)
+                time.sleep(LIMIT)  # it lives until it is killed
                 os._exit(0)
         return 0
 

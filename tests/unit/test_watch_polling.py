@@ -16,6 +16,7 @@ from nsbridge.agents.wire import Run
 from tests.fake_host import OfferedSinkHost, SourceHost
 from tests.spool_life import Make
 
+pytestmark = pytest.mark.alone  # it uses up the instances of uid 0
 USED_UP = "inotify instances of uid 0 are used up"
 
 
