@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueOut
+from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.journal import state
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import DeadConfig, Window
@@ -25,7 +25,7 @@ class Agent:
     """The part of a managed agent that the watch uses."""
 
     def __init__(self, name: str) -> None:
-        self.config: Any = SimpleNamespace(name=name, endpoint=QueueEndpoint(out=QueueOut(1, 0)))
+        self.config: Any = SimpleNamespace(name=name, endpoint=SpoolEndpoint(out="/o"))
         self.route = SimpleNamespace(window=Window())
         self.state = State.RUNNING
         self.pid = 1
