@@ -237,8 +237,7 @@ def leave_session_keyring(call: int) -> None:
 
     Raises OSError: ENOSYS without CONFIG_KEYS, EPERM where a container's filter refuses it.
     """
-    if _libc.syscall(call, _KEYCTL_JOIN_SESSION_KEYRING, None) < 0:
-        raise oserror("keyctl")
+    syscall("keyctl", call, _KEYCTL_JOIN_SESSION_KEYRING, 0)
 
 
 def landlock_abi() -> int:
@@ -253,15 +252,11 @@ def landlock_restrict(ruleset: bytes, rules: Iterable[bytes]) -> None:
 
     landlock_create_ruleset(2), landlock_add_rule(2), landlock_restrict_self(2); needs no_new_privs.
     """
-    fd = _libc.syscall(_NR_LANDLOCK_CREATE_RULESET, ctypes.c_char_p(ruleset), ctypes.c_size_t(len(ruleset)), 0)
-    if fd < 0:
-        raise oserror("landlock_create_ruleset")
+    fd = syscall("landlock_create_ruleset", _NR_LANDLOCK_CREATE_RULESET, ruleset, len(ruleset), 0)
     try:
         for rule in rules:
-            if _libc.syscall(_NR_LANDLOCK_ADD_RULE, fd, _LANDLOCK_RULE_PATH_BENEATH, ctypes.c_char_p(rule), 0) < 0:
-                raise oserror("landlock_add_rule")
-        if _libc.syscall(_NR_LANDLOCK_RESTRICT_SELF, fd, 0) < 0:
-            raise oserror("landlock_restrict_self")
+            syscall("landlock_add_rule", _NR_LANDLOCK_ADD_RULE, fd, _LANDLOCK_RULE_PATH_BENEATH, rule, 0)
+        syscall("landlock_restrict_self", _NR_LANDLOCK_RESTRICT_SELF, fd, 0)
     finally:
         os.close(fd)
 

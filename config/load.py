@@ -22,24 +22,18 @@ from nsbridge.config import check, names, values
 from nsbridge.config.document import Table, read_tables, read_text
 from nsbridge.config.errors import ConfigError
 from nsbridge.config.kind import KINDS, reads
-from nsbridge.config.problems import InvalidValue, KeyPath, Problem, dotted, nearest, quoted, shown, unknown_key
+from nsbridge.config.problems import InvalidValue, KeyPath, Problem, dotted, nearest, quoted, unknown_key
+from nsbridge.config.readers import READERS, table
 from nsbridge.config.schema import (
     AgentConfig,
     Config,
-    Confinement,
     Container,
-    ControlConfig,
     DaemonConfig,
-    DeadConfig,
     Delivery,
     Endpoint,
-    Evidence,
-    HealthConfig,
     InDoubt,
-    LogConfig,
     RouteConfig,
     User,
-    WhenFull,
     Window,
 )
 
@@ -306,53 +300,10 @@ def _keys(cls: type) -> list[str]:
     return [_key(field.name) for field in dataclasses.fields(cls)]
 
 
-def _table(value: object) -> Table:
-    if not isinstance(value, dict):
-        raise InvalidValue(f"must be a table, got {shown(value)}", "write it as [table] or as { key = value }")
-    return value
-
-
-# Every field that is not a table of its own has its reader here, or in its metadata (config/kind.py).
-# Lengths are bytes, numbers without a unit are counts.
 _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
-    _Document: {"route": _table},
-    DaemonConfig: {
-        "state_dir": values.path_like("/run/nsbridge"),
-        "require": values.listed(values.member(Confinement)),
-        "evidence": values.member(Evidence),
-    },
-    ControlConfig: {
-        "path": values.socket_path,
-        "mode": values.mode,
-        "group": values.group,
-        "read_group": values.group,
-    },
-    DeadConfig: {
-        "max_bytes": values.size,
-        "max_letters": values.integer(1, 100_000),  # an agent knows each of its letters: about 250 bytes of memory
-        "when_full": values.member(WhenFull),
-        "max_age": values.duration("1s", "3650d"),
-    },
-    LogConfig: {
-        "file": values.path_like("/var/log/nsbridge.log"),
-        "level": values.choice("debug", "info", "warning", "error"),
-        "format": values.choice("text", "json"),
-        "max_bytes": values.size,
-        "backups": values.integer(0, 1000),
-    },
-    HealthConfig: {
-        "deadline": values.duration("500ms", "24h"),
-        "max_memory": values.size,
-        "max_descriptors": values.integer(32, 1 << 20),
-    },
-    _RouteTable: {
-        "agent": _table,
-        "delivery": values.member(Delivery),
-        "in_doubt": values.member(InDoubt),
-        "autostart": values.boolean,
-        "fsync": values.boolean,
-    },
-    Window: {"messages": values.integer(1, values.I64_MAX), "bytes": values.size},
+    **READERS,
+    _Document: {"route": table},
+    _RouteTable: {"agent": table, **READERS[RouteConfig]},
 }
 
 
@@ -366,7 +317,7 @@ def _table_hook(cls: type[T], converter: Converter) -> Callable[[object, object]
     structure = make_dict_structure_fn(cls, converter, **overrides)
 
     def read(value: object, _type: object) -> T:
-        return structure(_table(value), cls)
+        return structure(table(value), cls)
 
     return read
 
