@@ -16,8 +16,9 @@ def advice(config: Config) -> list[str]:
 def shared_queue(shown: str, other: str) -> str:
     """Return the warning that another exactly-once agent sends into the same queue."""
     return (
-        f"{other} sends into {shown} too, and after a kill neither can find out whether its last message was sent "
-        '(in_doubt decides): let one route send into it, or set delivery = "at-least-once"'
+        f"{other} sends into {shown} too. Without the kernel's counter (evidence) neither can find out after a kill "
+        "whether its last message was sent, and in_doubt decides: let one route send into it, or set delivery = "
+        '"at-least-once"'
     )
 
 
