@@ -101,8 +101,8 @@ def test_two_exact_routes_into_one_queue_are_warned_of(tmp_path: Path, unshare_c
         routes = from_spool("r", files, one) + from_spool("s", files, two)
         with Nsbridged(tmp_path, routes) as daemon:
             daemon.wait_for("RUNNING")
-            wait_until(lambda: "after a kill neither can find out" in daemon.said(), "it is warned of")
-        assert Nsbridged(tmp_path, "").said().count("after a kill neither can find out") == 1
+            wait_until(lambda: "neither can find out after a kill" in daemon.said(), "it is warned of")
+        assert Nsbridged(tmp_path, "").said().count("neither can find out after a kill") == 1
 
 
 def from_spool(name: str, files: EngineContainer, queue: str) -> str:
