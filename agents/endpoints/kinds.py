@@ -1,4 +1,4 @@
-"""The registry of endpoint kinds: one line each, at the end. Whoever loads a configuration imports this module."""
+"""The registry of endpoint kinds: one line each, at the end. A program imports it before it loads a configuration."""
 
 from __future__ import annotations
 
