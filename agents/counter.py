@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from nsbridge.agents import linux
+
 SLOT_SIZE = 512  # bytes
 SENT_AT, RECEIVED_AT, LENGTHS_AT = 0, 8, 64  # within a slot
 LENGTHS = 64  # of the last received messages, u32 each, in a ring
@@ -89,6 +91,6 @@ class Counter:
 def open_slot(lease: Lease) -> Counter:
     """Map the page of the agent's slot, read-only, and close the descriptor. Raises OSError."""
     offset = lease.slot * SLOT_SIZE // _PAGE * _PAGE
-    page = mmap.mmap(lease.slots, _PAGE, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=offset)
+    page = linux.map_shared(lease.slots, _PAGE, offset)
     os.close(lease.slots)
-    return Counter(memoryview(page), lease)
+    return Counter(page, lease)

@@ -79,6 +79,7 @@ _LANDLOCK_RULE_PATH_BENEATH = 1
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _SET_MODE_FILTER = 1
 _NS_GET_USERNS = 0xB701
+_PROT_READ, _MAP_SHARED = 1, 1
 _FILTER_TSYNC, _FILTER_SPEC_ALLOW = 1, 4  # every thread; no brakes on speculation: an agent runs no foreign code
 _BPF_INSTRUCTION = 8  # bytes of a struct sock_filter
 _CAPABILITY_VERSION_3 = 0x2008_0522
@@ -101,6 +102,8 @@ _libc.statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_ui
 _libc.msgrcv.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long, ctypes.c_int]
 _libc.msgrcv.restype = ctypes.c_ssize_t
 _libc.msgctl.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_libc.mmap.restype = ctypes.c_void_p
 _libc.msgsnd.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 # The same library for calls that do not wait and are made for every message: without giving up the GIL and without
@@ -333,6 +336,14 @@ def longest_message() -> int:
 def address_of(buffer: memoryview | bytearray) -> int:
     """Return the address of a writable buffer in memory; the buffer must outlive the use of the address."""
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
+def map_shared(fd: int, size: int, offset: int) -> memoryview:
+    """Map a file read-only for the life of this process; unlike mmap.mmap, it keeps no descriptor. mmap(2)."""
+    address = _libc.mmap(None, size, _PROT_READ, _MAP_SHARED, fd, offset)
+    if address == ctypes.c_void_p(-1).value:
+        raise oserror("mmap")
+    return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
 
 
 def openat2(directory: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:

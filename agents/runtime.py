@@ -171,6 +171,8 @@ class Agent:
         if not self._ack_timer and self._session.ack_waits():
             self._ack_timer = True
             self.loop.call_later(_ACK_DELAY, self._ack)
+        if self._draining:
+            self._say_if_drained()
 
     def _ack(self) -> None:
         self._ack_timer = False
@@ -374,5 +376,7 @@ class Agent:
         if outgoing is not None and outgoing.store.taken != outgoing.store.confirmed:
             return
         if incoming is not None and not incoming.idle():
+            return
+        if self._source is not None and not self._source.stop_taking():
             return
         self._drained = control.say(self._channel, say="drained")

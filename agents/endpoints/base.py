@@ -139,6 +139,10 @@ class Source(Protocol):
         """Make ready for a message in the journal that is not of this source, the next; False: not now."""
         ...
 
+    def stop_taking(self) -> bool:
+        """Return True if nothing more comes into the journal, because there is no room. False: `flush` follows soon."""
+        return True
+
 
 class Sink(Protocol):
     """The `in` side."""

@@ -143,6 +143,10 @@ class FileSource:
         self._journal.cells[NOTE + (self._journal.taken + 1) % 2] = self._seen()
         return True
 
+    def stop_taking(self) -> bool:
+        """See Source: it takes nothing by itself."""
+        return True
+
     def _changed(self, _events: int) -> None:
         if self._drain_events():
             self._take()

@@ -21,6 +21,7 @@ from nsbridge.config.errors import NsbridgeError
 from nsbridge.supervisor.cli.client import ControlClient
 from tests.system.room import LIMIT, wait_dead, wait_until
 
+EVIDENCE = "NSB_TEST_EVIDENCE"  # in the environment: the evidence that daemons use, for tests that do not say
 SENDERS = 2  # of an exactly-once queue
 _ROOT = Path(__file__).parents[2]
 
@@ -37,6 +38,8 @@ class Nsbridged:
 
     def __init__(self, directory: Path, routes: str, more: str = "", through: Sequence[str] = ()) -> None:
         self._through = through
+        if (evidence := os.environ.get(EVIDENCE)) and "evidence" not in more:
+            more = f'evidence = "{evidence}"\n{more}'
         self.directory = directory
         self.config = directory / "nsbridge.toml"
         self.socket = directory / "state" / "control.sock"

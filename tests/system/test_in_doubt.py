@@ -25,6 +25,8 @@ from tests.system.room import run, wait_until
 from tests.system.tampering import Moment, Tampering
 from tests.system.traffic import Sent, send_all, visible
 
+pytestmark = pytest.mark.senders
+
 # Answers each message of type 1 with one of type 2, and prints it.
 PROGRAM = """
 import sysv_ipc

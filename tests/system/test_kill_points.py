@@ -116,12 +116,33 @@ def kill_at(running: Storm, point: Point, directory: Path) -> None:
     running.wait_for_arrivals()
 
 
+# With the counter: send; receive, the first message by a thread that waits, then while there are more; the socket
+COUNTED = [
+    Point(QUEUE, "msgsnd", 4),
+    Point(QUEUE, "msgsnd", 3, FULL),
+    Point(QUEUE, "msgrcv", 5),
+    Point(QUEUE, "msgrcv", 3, FULL),
+    Point(QUEUE, "sendto", 2),
+    Point(QUEUE, "recvfrom", 2),
+    Point(QUEUE, "epoll_wait", 1),
+]
+
+
+@pytest.mark.senders
 @pytest.mark.parametrize("point", POINTS, ids=str)
 def test_a_kill_around_a_system_call_loses_and_repeats_nothing(tmp_path: Path, point: Point) -> None:
     with a_storm(tmp_path, point.plan) as running:
         check(running, lambda: kill_at(running, point, tmp_path))
 
 
+@pytest.mark.parametrize("point", COUNTED, ids=str)
+def test_kill_around_a_call_with_the_counter(tmp_path: Path, point: Point) -> None:
+    """Nothing is lost or repeated, and nothing in doubt."""
+    with a_storm(tmp_path, point.plan) as running:
+        check(running, lambda: kill_at(running, point, tmp_path))
+
+
+@pytest.mark.senders
 def test_at_least_once_repeats_only_what_was_sent_and_not_noted(tmp_path: Path) -> None:
     """The agent sends itself: killed after msgsnd it sends that message again, killed before it does not."""
     plan = Plan(("spool", "queue"), AT_LEAST_ONCE, 0, pause=LIGHT)

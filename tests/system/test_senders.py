@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged, kill_and_wait
 from tests.system.room import wait_until
 from tests.system.test_relay import route
+
+pytestmark = pytest.mark.senders
 
 
 def test_status_names_senders_and_inspect_shows_them(tmp_path: Path, unshare_container: Factory) -> None:

@@ -105,6 +105,10 @@ class LogSource:
         self._positions.keep()
         return True
 
+    def stop_taking(self) -> bool:
+        """See Source: it takes nothing by itself."""
+        return True
+
     def _again(self) -> None:
         if self._ear.watch is None:
             self.start()

@@ -100,6 +100,10 @@ class QueueSource:
             self._interrupt()
         return not self._waits
 
+    def stop_taking(self) -> bool:
+        """See Source: a thread that waits in msgrcv would still receive a message."""
+        return self.lend()
+
     def _interrupt(self) -> None:
         """End the wait, which nothing else can. It may be just about to begin, so that is done until it is heard."""
         self._interrupts = self._waits

@@ -102,6 +102,10 @@ class SpoolSource:
         """See Source: the notes of what was delivered and not removed must stay."""
         return self._directory.watch is not None and not self._taken.has_up_to(self.store.confirmed)
 
+    def stop_taking(self) -> bool:
+        """See Source: it takes nothing by itself."""
+        return True
+
     # -- the directory
 
     def _again(self) -> None:
