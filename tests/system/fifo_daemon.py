@@ -97,10 +97,10 @@ class FifoSource(Source):
         self._agent.loop.watch(self._fd, select.POLLIN, self._ready)
 
     def room_again(self) -> None:
-        """Nothing to do: the loop reports a FIFO that still has bytes."""
+        """Do nothing: the loop reports a FIFO that still has bytes."""
 
     def confirmed(self, seq: int) -> None:
-        """Nothing to do: the FIFO has forgotten the line."""
+        """Do nothing: the FIFO has forgotten the line."""
 
     def lend(self) -> bool:
         return True
