@@ -1,8 +1,8 @@
 """The registry of endpoint kinds, as far as the configuration knows them. No I/O.
 
-A kind is a frozen dataclass, a subclass of schema.Endpoint. agents/endpoints/kinds.py registers it together with what
-serves it, so a program imports that module before it loads a configuration. The fields are the keys of its table:
-each has a reader (values.py) in its metadata, or is a table itself, whose class is built in the same way.
+A kind is a frozen dataclass, a subclass of schema.Endpoint. agents/endpoints/kinds.py registers it together with the
+code that serves it. So code that loads a configuration imports that module first. The fields are the keys of the kind's
+table. Each field has a reader (values.py) in its metadata, or is itself a table, whose class is built in the same way.
 """
 
 from __future__ import annotations

@@ -73,14 +73,14 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place that an endpoint serves, as the configuration names it. Equal `where` in one container is one place."""
+    """A place that an endpoint serves, as configured. Two places of one container are the same if `where` is equal."""
 
     where: Hashable
     shown: str  # as the log shows it: "queue 0x4d2"
     written: str  # as the configuration writes it: "key 0x4d2"
     path: str = ""  # of the file or directory, if it is one
     made_of: str = ""  # path of the file that makes its identity: only the container knows which that is
-    number: str = ""  # its identity, if no agent is needed to find it out
+    number: str = ""  # its identity, if it is known without an agent
     is_local: bool = False  # True if the identity holds in one namespace only; else on the whole host
     selector: int | None = None  # of a source: the types that it takes, as msgrcv(2); None if messages have no type
     type: int | None = None  # of a sink: the type that each message gets; None if it keeps its own, or has none
@@ -89,7 +89,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Share of the host's limits that an agent needs for its endpoint."""
+    """The share of the host's limits that an agent needs for its endpoint."""
 
     watches: int = 0  # inotify instances
     tasks: int = 0  # processes and threads beside the agent itself

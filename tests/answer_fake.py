@@ -52,7 +52,7 @@ class Answered:
             self._callbacks.append(callback)
 
     def abandon(self) -> None:
-        """The caller disconnects."""
+        """Disconnect as the caller."""
         self.is_open = False
         for callback in self._callbacks:
             callback()

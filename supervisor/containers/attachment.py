@@ -39,13 +39,13 @@ class Listener(Protocol):
     """Receives what happens. Exactly one of the first three methods is called for each `locate`, at once or later."""
 
     def container_found(self) -> None:
-        """The container runs and may be entered."""
+        """Note that the container runs and may be entered."""
 
     def container_absent(self, reason: str) -> None:
-        """It does not run; it may come (back)."""
+        """Note that the container does not run; it may start, or start again, later."""
 
     def container_refused(self, reason: str) -> None:
-        """It must not be entered, or cannot be as things are."""
+        """Note that the container must not be entered, or cannot be entered as things are."""
 
     def container_ended(self, how: str) -> None:
         """Stop serving a container that was found: `how` it ended, or that another one now has its name."""

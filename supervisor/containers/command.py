@@ -12,9 +12,9 @@ from nsbridge.supervisor.containers.identity import NoAnswer
 
 
 def run_bounded(command: list[str], deadline: float) -> tuple[int, bytes, str]:
-    """Run a program; return (exit status, output, what it said on stderr), both at most ANSWER_LIMIT bytes.
+    """Run a program; return (exit status, output, text on stderr), both texts at most ANSWER_LIMIT bytes.
 
-    Raises NoAnswer if it cannot be run, has not ended at the deadline (monotonic clock) or says more.
+    Raises NoAnswer if it cannot be run, has not ended at the deadline (monotonic clock) or writes more.
     """
     try:
         process = subprocess.Popen(  # noqa: S603  (no shell; a container's name comes checked, and after "--")

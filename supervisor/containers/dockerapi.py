@@ -41,7 +41,7 @@ _ALIVE = ("running", "paused")  # dockerd calls a paused container Running, the 
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What an engine says about one container."""
+    """The data that an engine reports about one container."""
 
     name: str
     id: str

@@ -1,4 +1,4 @@
-"""What a container engine or runtime must provide. Each one is a file in engines/, and a line in its registry."""
+"""The interface of a container engine or runtime. Each one is a file in engines/, and a line in its registry."""
 
 from __future__ import annotations
 

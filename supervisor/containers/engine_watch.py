@@ -18,7 +18,7 @@ from nsbridge.supervisor.host.spawn import LineChild
 from nsbridge.supervisor.log.log import Log
 
 LINGER = 30.0  # seconds that a child stays when nobody waits: a restarted container is gone for a moment only
-AGAIN = (0.1, 2.0)  # seconds until there is another child: the first time, at the longest
+AGAIN = (0.1, 2.0)  # seconds until a new child starts: the first delay, the longest
 
 Follow = Callable[[int], int]  # the child's main function; see Engine.follow
 
@@ -117,7 +117,7 @@ class EngineWatch:
         if self._awaited:
             self._complain(self._reason or f"the child that hears its events ended with {code}")
             self._again()
-            self._tell_all()  # what has come since is not told
+            self._tell_all()  # nothing reports what has started since then
 
     def _start(self) -> None:
         self._timer = None

@@ -59,7 +59,7 @@ def not_known(name: str, kind: str, where: str) -> NotRunning:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a container was found: its init process, or a bare namespace file, or neither (`host`)."""
+    """The place where a container was found: its init process, or a bare namespace file, or neither (`host`)."""
 
     pid: int  # of init, in this process's pid namespace; 0 for a bare namespace file and for the host
     start_time: int  # clock ticks since boot, field 22 of /proc/PID/stat (proc_pid_stat(5)); 0 likewise
@@ -144,7 +144,7 @@ def own_namespace_inode(namespace: Namespace) -> int:
 
 
 def namespace_inode_of(pid: int, namespace: Namespace) -> int:
-    """Return the inode number of a process's namespace, whoever `pid` is. Raises NotRunning if it is gone."""
+    """Return the inode number of a namespace of the process that has `pid` now. Raises NotRunning if it is gone."""
     return _of_process(pid, lambda: os.stat(f"/proc/{pid}/ns/{namespace}").st_ino)  # noqa: PTH116
 
 

@@ -31,7 +31,7 @@ def row(name: str, pid: int, state: str, note: str = "") -> Listed:
         return row_without_process(name, state, note)
     try:
         inodes = {namespace: namespace_inode_of(pid, namespace) for namespace in Namespace}
-    except NsbridgeError as error:  # it has just ended, or it is another user's
+    except NsbridgeError as error:  # it has just ended, or belongs to another user
         return row_without_process(name, IN_DOUBT, str(error))
     return Listed(
         name=escaped(name),

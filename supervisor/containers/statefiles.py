@@ -1,8 +1,8 @@
 """Reads the state files that OCI runtimes keep of their containers: what runc and crun have in common.
 
 Some facts about these files, and what they mean here:
-* They are replaced by rename, so each reading is whole. They stay until `delete`, long after the container is dead:
-  only the start time beside the pid tells that the pid is still the container's.
+* The runtime replaces them by rename, so each reading is whole. They stay until `delete`, long after the container is
+  dead: only the start time beside the pid shows that the pid is still the container's.
 * Between `create` and `start` init is the runtime's own program, waiting on exec.fifo in the state directory; the
   runtime removes the fifo at `start`. Its namespaces exist, but hooks may still mount into them, its user program may
   never come, and an agent inside would outlive a `delete`. So, as the runtimes do themselves, such a container is

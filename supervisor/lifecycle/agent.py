@@ -28,7 +28,7 @@ from nsbridge.supervisor.lifecycle.services import Services
 from nsbridge.supervisor.lifecycle.table import Action, Event, Facts, Stage, State
 
 DRAIN_LIMIT = 5.0  # seconds to hand over what is in flight
-EXIT_LIMIT = LINGER_LIMIT = 1.0  # seconds to exit when told to; for a process that was replaced to be gone
+EXIT_LIMIT = LINGER_LIMIT = 1.0  # seconds to exit after the order; until a replaced process is gone
 
 
 class Neighbour(Protocol):
@@ -39,10 +39,10 @@ class Neighbour(Protocol):
         ...
 
     def drained(self) -> None:
-        """An agent has nothing in flight any more."""
+        """Note that an agent has nothing in flight any more."""
 
     def changed(self, agent: ManagedAgent, before: State) -> None:
-        """The agent has entered a state, and its actions are done. Every state is reported once, in order."""
+        """Note that the agent has entered a state and done its actions. It reports every state once, in order."""
 
 
 class ManagedAgent(Machine):
@@ -82,17 +82,20 @@ class ManagedAgent(Machine):
 
     @property
     def pid(self) -> int | None:
-        """Its process, None if there is none."""
+        """Return the pid of its process, None if there is none."""
         return self.process.child.pid if self.process else None
 
     @property
     def confinement(self) -> dict[str, object] | None:
-        """What the kernel holds its process to, once that is ready."""
+        """Return the restrictions that the kernel enforces on its process, once the process is ready."""
         return self.process.confinement if self.process else None
 
     @property
     def evidence(self) -> str | None:
-        """What tells after a kill which messages were sent: the kernel's counter, or senders; None if not a queue."""
+        """Return the evidence that shows after a kill which messages were sent: the kernel's counter, or senders.
+
+        None if the endpoint is not a queue, or if there is no process.
+        """
         if not self.config.endpoint.is_counted or self.process is None:
             return None
         return COUNTER if self.process.is_counted else SENDERS
@@ -104,12 +107,15 @@ class ManagedAgent(Machine):
 
     @property
     def senders(self) -> list[int]:
-        """The processes that send into a queue for it; only such as it has really made: it says itself which."""
+        """Return the pids of the processes that send into a queue for it.
+
+        The agent itself reports them, so only those that really are its children are returned.
+        """
         return usage.children_among(self.pid, self.scoreboard.senders()) if self.pid else []
 
     @property
     def container_pid(self) -> int | None:
-        """The container's init, None if it is not running or not known (`ns:`, `host`)."""
+        """Return the pid of the container's init, None if it is not running or not known (`ns:`, `host`)."""
         return self.attachment.process.pid if self.attachment.process else None
 
     @property
@@ -124,18 +130,18 @@ class ManagedAgent(Machine):
 
     @property
     def pending(self) -> int:
-        """Messages that it has taken and of which it does not know yet that they were handed over."""
+        """Return how many messages it has taken without knowing yet that they were handed over."""
         return self.scoreboard.cells[scoreboard.PENDING]
 
     @property
     def uptime(self) -> float | None:
-        """Seconds since it was ready."""
+        """Return the seconds since it was ready; None if it is not ready."""
         since = self.process.ready_since if self.process else None
         return None if since is None else self._loop.now() - since
 
     @property
     def retry_in(self) -> float | None:
-        """Seconds to the next try or look."""
+        """Return the seconds to the next start or look for the container; None if it waits for neither."""
         return self._inbox.left if self.state in (State.BACKOFF, State.WAITING) else None
 
     def forget(self) -> None:

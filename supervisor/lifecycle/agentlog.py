@@ -1,6 +1,7 @@
-"""What an agent has to say for the log, and what the log says of its end.
+"""The log lines that an agent reports, and those about its end.
 
-The agent may be compromised, and a container may make it say more than anybody wants to read: so its lines are paced.
+The agent may be compromised, and a container may make it report more than anybody wants to read: so its lines
+are paced.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class AgentLog:
         self._budget = LineBudget()
 
     def hear(self, fields: dict[str, object], now: float) -> None:
-        """It said `log` or `dead` (agents/control.py), at `now` of a monotonic clock."""
+        """Log the agent's message `log` or `dead` (agents/control.py), received at `now` of a monotonic clock."""
         if not self._budget.spend(now, self._warn):
             return
         text = str(fields.get("text"))
@@ -42,7 +43,7 @@ class AgentLog:
         self._log.info(self._name, f"ready: pid {pid} {where} as {fields.get('uid')}:{fields.get('gid')}")
 
     def left_behind(self, pending: int, journal: str) -> None:
-        """It has stopped with so many messages taken and not handed over."""
+        """Log that the agent has stopped with `pending` messages taken and not handed over, unless there are none."""
         if pending:
             what = "1 message waits" if pending == 1 else f"{pending:,} messages wait"
             self._warn(f"{what} in {journal} to be delivered when it runs again")
@@ -52,7 +53,7 @@ class AgentLog:
 
 
 class LineBudget:
-    """How many lines may be logged: a bucket of _LINES that is refilled in _REFILL seconds."""
+    """The limit of lines that may be logged: a token bucket of _LINES that is refilled in _REFILL seconds."""
 
     def __init__(self) -> None:
         self._refused = 0  # lines that were not logged since one last was
@@ -60,7 +61,7 @@ class LineBudget:
         self._at = 0.0
 
     def spend(self, now: float, log: Callable[[str], None]) -> bool:
-        """Whether one more line may be logged now; how many before it might not is logged first."""
+        """True if one more line may be logged now. Logs first how many lines before it were not logged."""
         self._left = min(_LINES, self._left + (now - self._at) * _LINES / _REFILL)
         self._at = now
         if self._left < 1:

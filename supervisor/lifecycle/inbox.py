@@ -55,7 +55,7 @@ class Inbox:
 
     @property
     def left(self) -> float | None:
-        """Seconds to the deadline; None if there is none."""
+        """Return the seconds to the deadline; None if there is none."""
         return None if self._timer is None else max(0.0, self._timer.due - self._loop.now())
 
     def _due(self) -> None:

@@ -1,4 +1,4 @@
-"""How one agent goes through the table: what others order, what happens, and the one loop that serves both."""
+"""Runs one agent through the state table: one loop serves the orders of others and the events that happen."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A living agent as its supervisor holds it.
 
-The end of a process has two signs. When its control channel closes it has left user space for good, and all that it
-held is free for a successor; that its pidfd becomes readable may take some 16 ms more for each inotify instance it had,
-because the kernel waits for a grace period before it lets go of the watches (measured, docs/restart.md).
+The end of a process has two signs. When its control channel closes, the process has left user space for good, and all
+that it held is free for a successor. Its pidfd may become readable later: some 16 ms for each inotify instance it had,
+because the kernel waits for a grace period before it releases the watches (measured, docs/restart.md).
 """
 
 from __future__ import annotations
@@ -85,19 +85,19 @@ def _nothing() -> None:
 
 
 class Keeper(Protocol):
-    """Who has the process."""
+    """The owner of the process, which hears of its messages and its end."""
 
     def hear(self, fields: dict[str, object]) -> None:
-        """It said so."""
+        """Take one message of the process, as `fields`."""
 
     def dying(self, code: int) -> None:
-        """It has left user space for good, with this exit code; `hear` had its last words.
+        """Note that the process has left user space for good, with this exit code. `hear` got its last message before.
 
         `ended` follows, unless the keeper calls `let_go`.
         """
 
     def ended(self, code: int) -> None:
-        """It is gone: its exit code, negative for a signal's number."""
+        """Note that the process is gone. `code` is its exit code, negative for a signal's number."""
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ class AgentProcess:
     usage: Usage | None = None  # its own and its senders', when it was last measured
     measured_at: float = float("-inf")
     stage: Stage = Stage.ENTERING
-    report: dict[str, object] = field(default_factory=dict)  # all that it said when it was ready
+    report: dict[str, object] = field(default_factory=dict)  # all fields of its message that it is ready
     drained: bool = False
     is_reaped: bool = False
     keeper: Keeper | None = None
@@ -153,7 +153,7 @@ class AgentProcess:
         return process
 
     def let_go(self) -> None:
-        """Nobody waits for it any more: it is only reaped."""
+        """Detach the keeper, which waits for the process no longer: it is only reaped."""
         self.channel.close()
         self.keeper = None
 
@@ -176,13 +176,16 @@ class AgentProcess:
             keeper.ended(code)
 
     def epitaph(self, code: int) -> str:
-        """How it ended (`code` as of Child.reap), and what it said last."""
+        """Describe for the log how it ended (`code` as of Child.reap), with its last words if there are any."""
         how = f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"
         return f"{how}: {self.last_words}" if self.last_words else how
 
 
 def signal_name(number: int) -> str:
-    """As kill -l has it; most real-time signals have a number only, and an agent may send itself any."""
+    """Return a signal's name, as kill -l has it, or its number: most real-time signals have no name.
+
+    An agent may send itself any signal.
+    """
     try:
         return signal.Signals(number).name
     except ValueError:

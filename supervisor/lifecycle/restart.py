@@ -26,7 +26,10 @@ class RestartPolicy:
         self._at = 0.0  # when the budget was last looked at
 
     def died(self, now: float, served: float | None, by_signal: bool, chance: float) -> float:
-        """Seconds until the next start. `served`: seconds since it was ready, None: never; `chance`: 0 to 1."""
+        """Return the seconds until the next start.
+
+        `served` is the seconds since the agent was ready, None if it never was. `chance` is a number from 0 to 1.
+        """
         self._budget = min(BUDGET, self._budget + (now - self._at) * REFILL)
         self._at = now
         if served is not None and served >= STABLE:
@@ -41,5 +44,5 @@ class RestartPolicy:
         return delay * (1 - JITTER * chance)
 
     def forget(self) -> None:
-        """A person started it: count anew."""
+        """Count the deaths anew, because a person started the agent."""
         self._deaths = 0

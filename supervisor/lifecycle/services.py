@@ -1,4 +1,4 @@
-"""What every agent's manager uses of the daemon that it belongs to."""
+"""The parts of the daemon that the manager of every agent uses."""
 
 from __future__ import annotations
 

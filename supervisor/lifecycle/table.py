@@ -13,7 +13,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """What `status` shows."""
+    """The state of an agent, as `status` shows it."""
 
     STOPPED = "STOPPED"  # nobody wants it to run
     STARTING = "STARTING"  # its container is looked for, then it is forked and enters
@@ -25,7 +25,7 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What happens to an agent."""
+    """Something that happens to an agent."""
 
     START = "start"  # it is wanted from now on, or released
     STOP = "stop"  # it has to stop; if it is still wanted and not held, it starts again
@@ -44,18 +44,18 @@ class Event(StrEnum):
 
 
 class Stage(StrEnum):
-    """How far the agent's process is."""
+    """The progress of the agent's process, from its start to its end."""
 
     NONE = "none"
     ENTERING = "entering"  # forked, not ready yet
     SERVING = "serving"
-    LEAVING = "leaving"  # told to exit
+    LEAVING = "leaving"  # has the order to exit
     KILLED = "killed"
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What guards ask about."""
+    """The facts that guards test."""
 
     may_run: bool  # it is wanted and not held
     stage: Stage
@@ -86,7 +86,7 @@ GUARDS: dict[Guard, Callable[[Facts], bool]] = {
 
 
 class Action(StrEnum):
-    """What is to be done, in the order given. An event that follows from it comes before all that wait."""
+    """An action to do, in the order given. An event that follows from it is handled before all that wait."""
 
     FORGET = "forget deaths"  # a person started it: earlier deaths do not delay it
     LOCATE = "locate"  # look for the container: FOUND, ABSENT or REFUSED follows
@@ -145,7 +145,7 @@ ROWS: tuple[Row, ...] = (
     (S.RUNNING, E.LEFT, G.ALWAYS, S.BACKOFF, (A.LOG_DEATH, A.RETRY)),
     (S.RUNNING, E.DIED, G.HOPELESS, S.FATAL, (A.LOG_DEATH, A.REPORT)),
     (S.RUNNING, E.DIED, G.ALWAYS, S.BACKOFF, (A.LOG_DEATH, A.RETRY)),
-    # STOPPING: it always has a process. A serving one drains; a leaving one has been told to exit.
+    # STOPPING: it always has a process. A serving one drains; a leaving one has the order to exit.
     (S.STOPPING, E.START, G.ALWAYS, S.STOPPING, ()),  # it starts again when it has stopped
     (S.STOPPING, E.STOP, G.ALWAYS, S.STOPPING, ()),
     (S.STOPPING, E.EXIT, G.SERVING, S.STOPPING, (A.ORDER_EXIT,)),

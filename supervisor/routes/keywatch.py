@@ -48,7 +48,7 @@ class Asked(NamedTuple):
 
     @property
     def place(self) -> tuple[str, str]:
-        """The agent's name and the path."""
+        """Return the agent's name and the path."""
         return self.agent.config.name, self.path
 
 
@@ -77,7 +77,10 @@ class KeyWatch:
                 look.teller.abandon()
 
     def learn(self, asked: Asked, number: str) -> None:
-        """Only for a look: this is what the key is now; empty if there is no file."""
+        """Restart the agent if its key has changed to `number`. Only a look calls this.
+
+        `number` is empty if there is no file; then nothing happens.
+        """
         agent = asked.agent
         if not number or number == asked.number or agent.process is not asked.process:
             return
@@ -91,13 +94,13 @@ class KeyWatch:
         agent.restart()
 
     def ended(self, look: _Look) -> None:
-        """Only for a look: its child is gone."""
+        """Note that the look's child is gone. Only a look calls this."""
         self._hanging.pop(look, None)
         if look is self._look:
             self._go_on_behind(look)
 
     def give_up(self, look: _Look) -> None:
-        """Only for a look: its child was killed and does not end."""
+        """Give up a look whose child was killed and does not end. Only a look calls this."""
         has_all = look.answered == len(look.asked)
         self._hanging[look] = ("", "") if has_all else look.asked[look.answered].place
         self._go_on_behind(look)

@@ -3,7 +3,7 @@
 config/check.py refuses loops between containers that are written alike. Two containers may also share a namespace or a
 mount, which shows only when they run. The supervisor knows each agent's namespace, and an agent reports its ends.
 
-* A loop within a route is refused: both agents are FATAL, because each message would come back forever.
+* A loop within a route is refused: both agents are FATAL, because each message would come back indefinitely.
 * A circle through several routes is refused if the supervisor itself knows every place (queues with numeric keys): the
   agent that closes the circle is FATAL. Otherwise the supervisor only warns: an agent may be compromised, and its
   report must not stop other routes.

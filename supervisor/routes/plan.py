@@ -1,10 +1,10 @@
-"""What has to be done so that a new configuration takes the place of the old one. No I/O, no state: two in, a plan out.
+"""The plan by which a new configuration replaces the old one. No I/O, no state: two configurations in, a plan out.
 
-* A route is told by its name. It is restarted when anything of it is another but `autostart`, which only says what the
-  daemon does with it at its own start. The order of its agents in the file says nothing.
-* Two agents must never take from one place at the same time, so a route waits for the end of every old one that it
-  `may_meet`. That is asked of what is written, as config/check.py does; in doubt they may.
-* Of [daemon] what is in LIVE is applied at once; what is in FIXED is bound to the process, and its old value stays.
+* Routes are matched by name. A route restarts if any key except `autostart` changed. That key only decides what the
+  daemon does with the route when the daemon itself starts. The order of a route's agents in the file has no meaning.
+* Two agents must never take from one place at the same time. So a route waits for the end of every old one that it
+  `may_meet`. That function compares what is written, as config/check.py does; in doubt it returns True.
+* In [daemon], keys in LIVE apply at once. Keys in FIXED are bound to the process and keep their old values.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Plan:
     config: Config  # what counts from now on
 
     def item(self) -> dict[str, object]:
-        """As JSON has it."""
+        """Return the plan as an object for JSON."""
         return {
             "stop": self.stop,
             "start": self.start,
@@ -48,11 +48,11 @@ class Plan:
 
     @property
     def held(self) -> tuple[str, ...]:
-        """Of the routes that are new, those that stay stopped until somebody starts them."""
+        """Return the names of the new routes that stay stopped until a person starts them."""
         return tuple(route.name for route in self.config.routes if route.name in self.start and not route.autostart)
 
     def summary(self) -> str:
-        """In one line, for the log; the routes that are not touched are only counted."""
+        """Return the plan in one line, for the log. It only counts the routes that do not change."""
         done = [
             f"{verb} {', '.join(names)}"
             for verb, names in (("stop", self.stop), ("start", self.start), ("restart", self.restart))
@@ -64,7 +64,7 @@ class Plan:
 
 
 def compare(old: Config, new: Config) -> Plan:
-    """The plan that leads from `old` to `new`."""
+    """Return the plan that leads from `old` to `new`."""
     before = {route.name: route for route in old.routes}
     after = {route.name: route for route in new.routes}
     both = [name for name in after if name in before]
@@ -80,7 +80,7 @@ def compare(old: Config, new: Config) -> Plan:
 
 
 def may_meet(one: RouteConfig, other: RouteConfig) -> bool:
-    """Whether some agent of the one and some of the other may serve the same place of the same container."""
+    """True if an agent of `one` and an agent of `other` may serve the same place of the same container."""
     return one.name == other.name or any(
         _may_meet(mine, theirs) for mine, theirs in itertools.product(one.agents, other.agents)
     )
@@ -109,7 +109,7 @@ T = TypeVar("T")
 
 
 def _applied(old: T, new: T, above: str = "") -> T:
-    """`old` with all that is LIVE of `new`; `above` is the key of both, with a dot."""
+    """Return `old` with all LIVE values of `new`. `above` is the key of both tables, with a dot."""
     changes: dict[str, object] = {}
     for name in _fields(new):
         before, after = getattr(old, name), getattr(new, name)

@@ -1,11 +1,11 @@
 """All routes: those that the configuration asks for, those that are there, and how the one becomes the other.
 
-Nothing here waits. A configuration is taken as what is wanted from now on; then, and whenever a route has ended,
-`settle` does all that can be done: what has ended is let go of, what is missing is made, what nobody stands in the way
-of is started. So it makes no difference whether one configuration comes or three in the same second.
+Nothing here waits. A new configuration defines what is wanted from now on. Then, and whenever a route has ended,
+`settle` does all that can be done. It drops the routes that have ended, makes those that are missing, and starts those
+that nothing blocks. So it makes no difference whether one configuration comes or three in the same second.
 
-* A route that is to go, or to be another, is held: it hands over what is in flight, and ends. A changed one is followed
-  by its successor, whose agents are wanted as those of the same names were when it ended.
+* A route that was removed or changed is held: it hands over what is in flight, and ends. A successor follows a changed
+  route. Each of its agents is wanted if the agent of the same name was wanted when the old route ended.
 * A new route is held too, as long as an old one is there that it may meet (plan.py).
 * A held agent may be wanted; it starts when it is not held any more. So people may start and stop what is on its way.
 """
@@ -52,12 +52,12 @@ class Roster:
 
     @property
     def agents(self) -> list[ManagedAgent]:
-        """Of all routes."""
+        """Return the agents of all routes."""
         return [agent for route in self.routes.values() for agent in route.agents]
 
     @property
     def is_settled(self) -> bool:
-        """Whether the routes that are there are those that are asked for."""
+        """True if exactly the routes that the configuration asks for exist, and none is held; also while all ends."""
         return self.is_ending or (
             self.routes.keys() == self._asked.keys() and not any(r.is_held for r in self.routes.values())
         )
@@ -79,7 +79,7 @@ class Roster:
         self.is_ending = True
 
     def changed(self) -> None:
-        """An agent's state is another: settle, when whoever noticed it is done with that agent."""
+        """Note that an agent's state changed. If a route has ended, settle once the caller is done with the agent."""
         if not self._due and any(route.is_leaving and route.is_stopped() for route in self.routes.values()):
             self._due = True
             self._loop.call_later(0, self.settle)
@@ -104,11 +104,11 @@ class Roster:
         self._on_settled()
 
     def is_going(self, route: Route) -> bool:
-        """Whether it is on its way out and nothing follows it."""
+        """True if the route is on its way out and no successor follows it."""
         return route.is_leaving and route.config.name not in self._asked
 
     def select(self, params: dict[str, object]) -> list[tuple[Route, list[ManagedAgent]]]:
-        """The routes and agents that `names` means; all if it is empty or has `all`. Raises NoSuchNameError."""
+        """Return the routes and agents that `names` means; all if it is empty or has `all`. Raises NoSuchNameError."""
         names = params.get("names") or []
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UsageError("names must be a list of strings")
@@ -157,7 +157,7 @@ class Roster:
 
 
 def no_longer(route: Route) -> NsbridgeError:
-    """What is said to whoever wants to start a route that is on its way out."""
+    """Return the error for a caller that wants to start a route that is on its way out."""
     return NsbridgeError(
         f"{route.config.name} was taken out of the configuration, and is handing over its last messages"
     )

@@ -19,7 +19,7 @@ _SOCKET_BUFFER = 1 << 20  # bytes; the kernel gives what net.core.wmem_max allow
 
 
 class Route:
-    """Two managed agents. `on_change` is called whenever one's state is another."""
+    """Two managed agents. The route calls `on_change` whenever the state of one changes."""
 
     def __init__(
         self, services: Services, config: RouteConfig, circles: Circles, on_change: Callable[[ManagedAgent], None]
@@ -33,17 +33,17 @@ class Route:
             for agent, end in zip(config.agents, self._ends, strict=True)
         )
         self.agents = (first, second)
-        self.is_leaving = False  # it ends, and is then let go of
+        self.is_leaving = False  # it ends, and is then dropped
         self._circles = circles
         self._events = services.events
         self._log = services.log
-        self._blocked: dict[str, str] = {}  # by the agent's name, the reason that was told last
+        self._blocked: dict[str, str] = {}  # by the agent's name, the reason that was logged last
         self._on_change = on_change
         for agent in self.agents:
             agent.neighbour = self
 
     def drained(self) -> None:
-        """An agent has nothing in flight any more: let go of all that are to stop, once none of them has."""
+        """Have the stopping agents exit, if none has anything in flight. An agent calls this when it has drained."""
         stopping = [other for other in self.agents if other.state is State.STOPPING]
         if all(other.is_drained for other in stopping):
             for other in stopping:
@@ -93,7 +93,7 @@ class Route:
         self._on_change(agent)
 
     def note_blocked(self) -> None:
-        """Tell, once, when an agent has begun to wait with its messages, for another reason, or goes on."""
+        """Log once when an agent starts to wait with its messages, when its reason changes, and when it continues."""
         for agent in self.agents:
             reason = "; ".join(agent.scoreboard.reasons())
             if agent.state is not State.RUNNING or reason == self._blocked.get(agent.config.name, ""):
@@ -103,7 +103,7 @@ class Route:
             if reason:
                 self._log.warning(agent.config.name, f"blocked: {reason}")
             else:
-                self._log.info(agent.config.name, "goes on")
+                self._log.info(agent.config.name, "continues")
 
     def retire(self) -> None:
         """Hand over what is in flight and end; whatever anybody wants of the agents, they do not start again."""
@@ -112,7 +112,7 @@ class Route:
             agent.hold()
 
     def release(self) -> None:
-        """Nothing is in the way any more: start those agents that are wanted."""
+        """Start the agents that are wanted, because nothing is in the way any more."""
         for agent in self.agents:
             agent.release()
 

@@ -31,7 +31,7 @@ class Daemon(Nsbridged):
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The engine's state directory; not there yet, as before the first container."""
+    """Return the engine's state directory, which does not exist yet, as before the first container."""
     monkeypatch.setenv(directory_engine.VARIABLE, str(tmp_path / "state of dir"))
     return tmp_path / "state of dir"
 
@@ -96,7 +96,7 @@ def test_engine_of_its_own_is_listed(root: Path, unshare_container: Factory) -> 
 
 
 def test_shell_completes_a_name_of_its_own_engine(tmp_path: Path, root: Path, unshare_container: Factory) -> None:
-    """As bash does: by the script, which runs nsbridgectl."""
+    """The test completes as bash does: it calls the completion script, which runs nsbridgectl."""
     web = unshare_container()
     tell_started(root, "web", web.pid)
     program = tmp_path / "nsbridgectl"

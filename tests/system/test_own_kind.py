@@ -84,7 +84,7 @@ def test_kind_of_a_test_relays_between_containers(tmp_path: Path, unshare_contai
 def test_kind_needs_the_call_and_the_right_that_it_names(
     tmp_path: Path, unshare_container: Factory, program: type[Nsbridged]
 ) -> None:
-    """Without one of them it makes no FIFO: no agent has them that does not ask."""
+    """Without either one the agent cannot make its FIFO. So an agent that does not ask for them does not have them."""
     assert linux.landlock_abi(), "this kernel has no Landlock"
     one, two = unshare_container(), unshare_container()
     with program(tmp_path, route(one.spec, two.spec)) as daemon:

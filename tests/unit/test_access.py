@@ -1,4 +1,4 @@
-"""Which right a caller has, from what the kernel says of it, and the ACL. Real users are in test_control_access.py."""
+"""The right of a caller, from what the kernel reports of it, and the ACL. Real users: test_control_access.py."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_ids_decide_the_right(uid: int, gid: int, groups: list[int], right: Righ
 
 @pytest.mark.parametrize("error", [errno.ERANGE, errno.ENOPROTOOPT, errno.ENODATA])
 def test_unknown_groups_leave_the_effective_gid(error: int) -> None:
-    """They refuse: whoever is in the group by a supplementary group alone is a stranger then."""
+    """Unknown groups grant nothing: a caller that is in the group by a supplementary group alone is then a stranger."""
     assert right_of(STRANGER, GROUP, error) is Right.CONTROL
     assert right_of(STRANGER, READ_GROUP, error) is Right.LOOK
     assert right_of(STRANGER, OTHER, error) is Right.NOTHING

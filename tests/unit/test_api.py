@@ -1,4 +1,4 @@
-"""What the control socket's methods answer, over a roster of real routes whose containers do not run."""
+"""The answers of the control socket's methods, over a roster of real routes whose containers do not run."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_stream_ends_after_the_last_count(scene: Scene, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["tail", "events"])
-def test_followed_stream_goes_on_until_its_caller_leaves(scene: Scene, method: str) -> None:
+def test_followed_stream_continues_until_its_caller_leaves(scene: Scene, method: str) -> None:
     happen(scene, 3)
     answered = scene.ask(method, name="a", count=1, follow=True)
     assert answered.follows

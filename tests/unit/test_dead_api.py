@@ -1,4 +1,4 @@
-"""What the control socket answers about dead letters, over files that the test writes and agents that note orders."""
+"""The control socket's answers about dead letters, over files that the test writes and agents that note orders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ID = "orders:legacy/00000000000000aa-{}".format
 
 
 class Agent:
-    """The part of a managed agent that the methods use; it notes what it is told."""
+    """The part of a managed agent that the methods use; it notes the orders that it gets."""
 
     def __init__(self, config: AgentConfig) -> None:
         self.config = config
@@ -213,7 +213,7 @@ def test_letter_named_twice_is_dropped_once(scene: Scene) -> None:
     assert (answer["done"], answer["failed"]) == ([ID(7)], [])
 
 
-def test_retry_tells_source_and_sink(scene: Scene) -> None:
+def test_retry_notifies_source_and_sink(scene: Scene) -> None:
     scene.box.put(7)
     assert scene.ask("dead_retry", ids=[ID(7)]) == {"done": [ID(7)], "failed": [], "more": False, "waiting": {}}
     assert os.listdir(scene.box.retried) == [f"{scene.box.stem(7)}.3"]
@@ -237,7 +237,7 @@ def test_retry_for_a_source_without_out_fails(scene: Scene) -> None:
 
 @pytest.mark.parametrize(("handed", "may"), [(6, False), (7, True)])
 def test_letter_that_is_just_put_aside_is_not_retried(scene: Scene, handed: int, may: bool) -> None:
-    """Until its sink has noted that this message is done with, the sink writes the letter again after a kill."""
+    """After a kill the sink writes the letter again, until it has noted that the message is done with."""
     scene.box.put(7)
     files = open_state(scene.box.state_dir, scene.sink.config, Window(), pytest.fail)
     assert files.sink is not None
@@ -301,4 +301,4 @@ def test_route_that_a_reload_took_away_meanwhile_is_an_error(scene: Scene, monke
     (answer,) = answered.results
     assert isinstance(answer, dict)
     assert answer["done"] == [ID(seq) for seq in range(3)], "its letters are still there to be dropped"
-    assert scene.sink.told == [], "nobody is told who has gone"
+    assert scene.sink.told == [], "an agent that has gone is not notified"

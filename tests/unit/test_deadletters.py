@@ -171,7 +171,7 @@ def test_long_texts_are_cut(box: Box) -> None:
     assert (len(box.letter(7).why), len(box.letter(7).where)) == (1000, 1000)
 
 
-def test_more_names_than_are_looked_at_are_said(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_names_than_are_looked_at_are_reported(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deadletters, "MAX_SEEN", 4)
     monkeypatch.setattr(deadletters, "MAX_COUNTED", 2)
     for seq in range(2):

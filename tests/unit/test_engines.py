@@ -90,7 +90,7 @@ def _module(path: Path) -> str:
 
 
 def _names(node: ast.AST) -> set[str]:
-    """Every name and attribute in an expression or a pattern."""
+    """Return every name and attribute in an expression or a pattern."""
     return {
         found.id if isinstance(found, ast.Name) else found.attr
         for found in ast.walk(node)
@@ -99,14 +99,14 @@ def _names(node: ast.AST) -> set[str]:
 
 
 def _kinds(node: ast.AST) -> set[str]:
-    """Every `docker.KIND` in an expression or a pattern."""
+    """Return every `docker.KIND` in an expression or a pattern."""
     files = {path.stem for path in OWN_FILES.glob("*.py")}
     found = [each for each in ast.walk(node) if isinstance(each, ast.Attribute) and each.attr == "KIND"]
     return {ast.unparse(each) for each in found if _names(each.value) & files}
 
 
 def _dispatches(tree: ast.AST, classes: set[str]) -> Iterator[tuple[int, str]]:
-    """(line, code) of each test for an engine's class or kind; such a test has an `else` that is wrong one day."""
+    """Yield (line, code) of each test for an engine's class or kind. Its `else` becomes wrong with a new engine."""
     prefixes = set(containerkind.known())
     for node in ast.walk(tree):
         match node:

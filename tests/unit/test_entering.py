@@ -181,7 +181,7 @@ def on_a_kernel_without(call: int, then: Callable[[], object]) -> object:
     return in_child(child)
 
 
-def test_filters_are_compiled_once_for_agents_with_the_same_rules() -> None:
+def test_agents_with_the_same_rules_share_compiled_filters() -> None:
     given, other = assignment(), assignment(init_user=(1, 1))
     assert all(one is another for one, another in zip(given.filters, other.filters, strict=True))
 

@@ -93,7 +93,7 @@ def test_no_kind_uses_cells_of_another(side: str) -> None:
 
 
 def test_no_module_asks_for_another_kind_s_class() -> None:
-    """Code that depends on the kind belongs to the kind (docs/architecture.md)."""
+    """Each kind itself provides all that depends on it (docs/architecture.md)."""
     names = {cls: home for kind in KINDS.values() for cls, home in _classes(kind.table)}
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name}"

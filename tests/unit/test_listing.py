@@ -41,7 +41,7 @@ class Scripted(Engine):
 
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
-    """No engine of this host, and all registered again afterwards."""
+    """Unregister every engine of this host during the test, and register all again afterwards."""
     with _registered():
         yield
 

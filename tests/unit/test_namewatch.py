@@ -74,7 +74,7 @@ def loop(tmp_path: Path) -> Iterator[Loop]:
 
 
 def test_watches_ask_at_multiples_of_the_period(loop: Loop) -> None:
-    """So that all that are due share a child."""
+    """All watches that are due can then share a child."""
     watched = Watched(loop)
     assert watched.watch._timer is not None
     due = watched.watch._timer.due
@@ -113,7 +113,7 @@ def test_container_that_gets_its_name_back_is_as_before(loop: Loop) -> None:
 
 @pytest.mark.parametrize("answer", [NotRunning("docker did not answer"), replace(RENAMED, start_time=9)])
 def test_engine_that_does_not_answer_is_asked_again(loop: Loop, answer: Located) -> None:
-    """Also one that tells of another process: its end is seen by the pidfd."""
+    """An answer that names another process counts as none: the pidfd shows the end of the held process."""
     watched = Watched(loop)
     watched.ask()
     watched.arrivals.answer(ID, answer)

@@ -1,4 +1,4 @@
-"""What the service manager is told, over a real datagram socket; the whole daemon is in tests/system/test_notify.py."""
+"""The reports to the service manager, over a real datagram socket; the whole daemon: tests/system/test_notify.py."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Scene:
             try:
                 lines = self.manager.recv(65536).decode().split("\n")
             except BlockingIOError:
-                assert self.loop.now() < deadline, "the manager was told nothing"
+                assert self.loop.now() < deadline, "the manager got no report"
                 self.loop.run_once(0.05)
             else:
                 return dict(line.split("=", 1) for line in lines)
@@ -122,7 +122,7 @@ def test_newline_in_a_sentence_makes_no_assignment(scene: Scene) -> None:
     assert scene.next()["STATUS"] == "0 of 1 agents running; a STOPPING=1 needs a person"
 
 
-def test_stopping_is_told_at_once(scene: Scene) -> None:
+def test_stopping_is_reported_at_once(scene: Scene) -> None:
     scene.notifier()
     scene.events.daemon("started")
     scene.events.daemon("stopping")

@@ -1,4 +1,4 @@
-"""What tests/conftest.py promises of test files in several processes, over small files that the test writes."""
+"""The promises of tests/conftest.py for test files in several processes, over small files that the test writes."""
 
 from __future__ import annotations
 

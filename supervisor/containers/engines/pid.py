@@ -68,7 +68,7 @@ def _foreign_processes() -> list[tuple[int, str]]:
             if about.is_dead or about.is_kernel_thread or _is_like_us(pid):
                 continue
             found.append(((not is_init_of_its_own(pid), about.start_time, pid), about.comm))
-        except (NotRunning, NotPermitted):  # it has just ended, or it is another user's
+        except (NotRunning, NotPermitted):  # it has just ended, or belongs to another user
             continue
     return [(order[2], comm) for order, comm in sorted(found)]
 

@@ -24,7 +24,7 @@ PIDFILE_LIMIT = 64  # bytes
 
 
 class Pidfile(Engine):
-    """A stale file cannot be told from a fresh one once the number is reused."""
+    """Finds a process by its pidfile. If another process reuses the number, a stale file looks like a fresh one."""
 
     kind = KIND
 

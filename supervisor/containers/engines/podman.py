@@ -3,8 +3,8 @@
 Some facts about Podman, and what they mean here:
 * It needs no service: where there is no API socket, `podman inspect` gives the same (`locate` on Debian 12: the socket
   4 ms, the command 75 ms).
-* `podman events` reports the same as the API's events. It is ready a tenth of a second later, so it is told to begin
-  ten seconds ago. What it says may be a quarter of a second old.
+* `podman events` reports the same as the API's events. It is ready a tenth of a second later, so its options make it
+  begin with the events of the last ten seconds. Its reports may be a quarter of a second old.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class PodmanCommand:
 
     def _ok(self, status: int, output: bytes, said: str) -> bytes:
         if status:
-            last = (said.strip().splitlines() or ["it said nothing"])[-1]
+            last = (said.strip().splitlines() or ["it reported nothing"])[-1]
             raise NoAnswer(f"{self._program} failed with status {status}: {quoted(last)}")
         return output
 
