@@ -110,7 +110,9 @@ class HealthCheck:
 
     def _look_at_size(self, agent: ManagedAgent) -> None:
         process = agent.process
-        if process is None or agent.state is not State.RUNNING or (agent.uptime or 0) < self._limits.deadline:
+        if process is None or process.wedged or agent.state is not State.RUNNING:
+            return  # a process that is being killed may look hollow
+        if (agent.uptime or 0) < self._limits.deadline:
             return
         children = procfs.children(process.child.pid)
         if odd := HOLLOW if usage.is_hollow(process.child.pid) else CROWDED if len(children) > SENDERS else "":

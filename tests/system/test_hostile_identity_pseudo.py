@@ -216,6 +216,7 @@ def assert_own(scene: Scene, pid: int) -> None:
         assert str(Path(f"/proc/{pid}/ns/{kind}").readlink()) not in spaces, kind
 
 
+@pytest.mark.senders
 def test_agents_have_uts_and_net_namespaces_of_their_own(tmp_path: Path, runc_container: Factory) -> None:
     """Files', queues' and senders. Today they are in the host's, so that what they touch by accident is the host's."""
     evil, peer = runc_container(), runc_container()

@@ -83,6 +83,7 @@ def test_a_stopped_agent_is_replaced_within_the_deadline(tmp_path: Path, pair: t
         relays(daemon, pair)
 
 
+@pytest.mark.senders
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_stopped_sender_of_an_idle_agent_is_noticed(tmp_path: Path, pair: tuple[Any, Any], which: int) -> None:
     """Before the first message depends on it."""
@@ -94,6 +95,7 @@ def test_a_stopped_sender_of_an_idle_agent_is_noticed(tmp_path: Path, pair: tupl
         relays(daemon, pair)
 
 
+@pytest.mark.senders
 def test_a_sender_that_hangs_is_noticed_by_what_it_does_not_send(tmp_path: Path, pair: tuple[Any, Any]) -> None:
     """No report says that it stands still; its agent's loop beats on. Every message comes, once."""
     with daemon_for(tmp_path, pair) as daemon, Receiver(pair[1], TO_LEGACY, 100) as receiver:
@@ -106,6 +108,7 @@ def test_a_sender_that_hangs_is_noticed_by_what_it_does_not_send(tmp_path: Path,
         assert [message.body for message in receiver.messages()] == bodies(100, 100)
 
 
+@pytest.mark.senders
 def test_a_sender_hanging_beside_a_full_queue_is_noticed_later(tmp_path: Path, pair: tuple[Any, Any]) -> None:
     """It had reported that the queue was full, which was true then; while it was, waiting was correct."""
     messages = bodies(100, 1000)
