@@ -1,4 +1,4 @@
-"""The registry of endpoint kinds: one line each, at the end. Whoever loads a configuration imports this module."""
+"""The registry of endpoint kinds: one line each, at the end. Every process that loads a configuration imports it."""
 
 from __future__ import annotations
 
