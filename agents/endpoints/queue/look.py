@@ -58,8 +58,8 @@ class QueuePeek:
     def next(self, queue: int, most: int, size: int) -> Sequence[tuple[int, int]]:
         """Return (type to ask for, length) of each message that msgrcv would choose now, one after the other.
 
-        Return at most `most`, and no more once they have `size` bytes together. For lowest types, return only one. If
-        asked for by its type, each comes in its turn. For lowest types, only FARTHEST messages are compared.
+        Return at most `most`, and no more once they have `size` bytes together. For lowest types, return only one,
+        and compare only FARTHEST messages. If msgrcv is then asked for each by its type, it gives each in its turn.
 
         Raises OSError, CrowdedError.
         """

@@ -78,7 +78,7 @@ class Offers:
         return count
 
     def watch_senders(self) -> None:
-        """Ask the senders to wake the agent when they have handed over some of it, and check on them meanwhile."""
+        """Ask the senders to wake the agent when they hand over some messages, and check on them meanwhile."""
         handed, outbox = self._journal.handed, self.outbox
         upto = min(self.runs[-1].last, handed + _TELL_AFTER)
         outbox.tell_at(upto)
