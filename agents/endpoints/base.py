@@ -1,4 +1,4 @@
-"""What an endpoint is to the agent that serves it, and what the agent is to it.
+"""Defines the interfaces between an endpoint and the agent that serves it.
 
 An endpoint has up to two sides. A Source takes messages out of the container, a Sink hands messages over into it.
 Both work by callbacks of the agent's loop and never block in it. What may pass by itself (a directory that is not
@@ -25,7 +25,10 @@ _LAST_RETRY = 1.0
 
 
 class Blocked(Exception):
-    """A side cannot go on now, for a reason that may pass; `str()` says what and where, for `status`."""
+    """Raised when a side cannot continue now, for a reason that may pass.
+
+    `str()` names what and where, for `status`.
+    """
 
 
 class AgentApi(Protocol):
@@ -35,7 +38,7 @@ class AgentApi(Protocol):
     name: str
 
     def has_room(self) -> bool:
-        """Whether the source may take one more message (the window is open and nobody asked to stop)."""
+        """True if the source may take one more message (the window is open and nobody asked to stop)."""
         ...
 
     def take(self, message: Message, note: bytes = b"") -> int:
@@ -46,15 +49,18 @@ class AgentApi(Protocol):
         ...
 
     def room(self) -> tuple[int, int]:
-        """How many messages and bytes the source may take; one more message while both are above 0."""
+        """Return how many messages and bytes the source may take.
+
+        It may take one more message while both are above 0.
+        """
         ...
 
     def room_for(self, bodies: Sequence[bytes]) -> int:
-        """How many of these messages the source may take."""
+        """Return how many of these messages the source may take."""
         ...
 
     def take_run(self, bodies: Sequence[bytes], note: bytes) -> int:
-        """As `take`, of several messages with one note; returns the last one's seq. Raises Blocked."""
+        """Take several messages with one note, as `take` does one; return the seq of the last. Raises Blocked."""
         ...
 
     def retry(self) -> None:
@@ -64,7 +70,7 @@ class AgentApi(Protocol):
         """
 
     def landed(self, seq: int) -> None:
-        """The source has put the message into its journal itself. To be followed by `flush`."""
+        """Note that the source itself has put the message into its journal. The caller must call `flush` afterwards."""
 
     def flush(self) -> None:
         """Send what can be sent."""
@@ -73,20 +79,20 @@ class AgentApi(Protocol):
         """Show how many files, and at least how many bytes, the source could not read since its journal was made."""
 
     def handed(self, run: Run) -> None:
-        """The sink has handed them over."""
+        """Note that the sink has handed these messages over."""
 
     def put_back(self, run: Run) -> None:
-        """The sink had accepted them and could not hand them over: offer them again first of all."""
+        """Take back messages that the sink accepted but could not hand over, and offer them again before all others."""
 
     def guarded(self) -> AbstractContextManager[object]:
         """Held by a thread of the endpoint while it calls any of this."""
         ...
 
     def sink_ready(self) -> None:
-        """The sink, which refused a message, takes messages again."""
+        """Note that the sink, which refused a message, takes messages again."""
 
     def blocked(self, side: str, reason: str) -> None:
-        """The `out` or `in` side waits, for this reason; empty when it goes on."""
+        """Report that the `out` or `in` side waits for this reason. An empty reason means that it continues."""
 
     def notice(self, side: str, text: str) -> None:
         """Show a notice about the `out` or `in` side in status, while the side continues; empty: none."""
@@ -123,17 +129,17 @@ class Source(Protocol):
 
     @property
     def store(self) -> SourceJournal | NoteStore:
-        """What it keeps messages in: whole, or as notes that find them again."""
+        """Return what the source keeps messages in: a store of whole messages, or of notes that find them again."""
         ...
 
     def start(self) -> None:
         """Begin to take messages."""
 
     def room_again(self) -> None:
-        """The window, which was full, has room: take what was left."""
+        """Take what was left: the window was full and now has room."""
 
     def confirmed(self, seq: int) -> None:
-        """All up to `seq` is in the other container: let go of it."""
+        """Release all messages up to `seq`: they are in the other container."""
 
     def lend(self) -> bool:
         """Make ready for a message in the journal that is not of this source, the next; False: not now."""
@@ -148,7 +154,7 @@ class Sink(Protocol):
     """The `in` side."""
 
     def descriptor(self) -> int:
-        """Of the file system that what was handed over is on, to be synced; -1 if it is on none."""
+        """Return a descriptor for syncing the file system that holds what was handed over; -1 if there is none."""
         ...
 
     def start(self) -> None:
@@ -167,7 +173,7 @@ class Sink(Protocol):
 
 
 def put_in_parts(run: Run, put_some: Callable[[Run], int]) -> int:
-    """`put` of a sink whose `put_some` accepts some of the first messages, or none if it is not the time."""
+    """Run `put` for a sink whose `put_some` accepts some of the first messages, or none if it cannot take any now."""
     count = 0
     while count < len(run.bodies):
         some = put_some(run.after(count))

@@ -40,7 +40,7 @@ class WatchedDirectory:
         self.listen(mask)
 
     def find(self, mode: int | None = None) -> None:
-        """Only open it. Raises Blocked."""
+        """Open the directory and do nothing else. Raises Blocked."""
         self.fd = self._tree.open_directory(self._path, mode)
 
     def listen(self, mask: int) -> None:
@@ -122,7 +122,7 @@ class DirectorySink(Sink):
         self._host.sink_ready()
 
     def _changed(self, _events: int) -> None:
-        """The directory itself was removed or replaced: open what is at its path now, before the next message."""
+        """Open what is at the path now, before the next message, if the directory itself was removed or replaced."""
         if self._directory.read().gone:
             self._directory.close()
             self.start()

@@ -1,7 +1,7 @@
 """The `file` endpoint: the whole content of one file, at each close, is one message; what comes in replaces another's.
 
 A read lease makes it exact: while it is held nobody has the file open for writing, so every close up to now is in the
-inotify queue and can be taken out of it, and the content belongs to the last of them. The kernel tells of a close
+inotify queue and can be taken out of it, and the content belongs to the last of them. The kernel reports a close
 just before it counts the writer out, so a lease may be refused once more after the event: it is asked for again.
 
 A close that came while no agent was there shows in the file's time of change, which is remembered from life to life.
@@ -112,7 +112,7 @@ class FileSource:
         except NotAFileError as error:
             raise blocked_by(error, shown(self._path)) from None
         except OSError:
-            pass  # said when there is something to read
+            pass  # reported when there is something to read
 
     def _look_what_was_missed(self) -> None:
         try:
@@ -124,7 +124,7 @@ class FileSource:
         self._unread = self._unread or self._seen() != changed
 
     def _seen(self) -> int:
-        """When the content was written that was seen last; 0 before the first look at the file."""
+        """Return when the content that was seen last was written; 0 before the first look at the file."""
         return self._journal.cells[NOTE + self._journal.taken % 2]
 
     def _note(self, changed: int) -> None:
@@ -136,7 +136,7 @@ class FileSource:
             self._take()
 
     def confirmed(self, seq: int) -> None:
-        """Nothing is left of it here: the file keeps its content."""
+        """Do nothing: the file keeps its content, so there is nothing to release."""
 
     def lend(self) -> bool:
         """See Source: what was seen last stays so."""
@@ -198,7 +198,7 @@ class FileSource:
         self._publish(body, _time(status.st_mtime_ns))
 
     def _publish(self, body: bytes, changed: int) -> None:
-        # Two cells by turns: which of them counts is said by the store that publishes the message.
+        # Two cells take turns. The store that publishes the message also selects the cell that counts.
         self._journal.cells[NOTE + (self._journal.taken + 1) % 2] = changed
         try:
             self._host.take(Message(0, body))

@@ -1,7 +1,7 @@
 """Opens files of a hostile container: by descriptor, regular files only, nothing that blocks.
 
 Some facts about paths, and what they mean here:
-* A path that was checked may be another thing when it is used, so a directory is opened once and files are opened
+* A path that was checked may lead elsewhere when it is used, so a directory is opened once and files are opened
   beneath its descriptor, by one name, without following a link. Links among the parents of a directory are followed
   (`/var/run` is one nearly everywhere), if a trusted user made them (identity/walk.py).
 * A file can be mounted over another one. So no file is opened across a mount. The one exception is the endpoint's own
@@ -39,7 +39,7 @@ _UNSAFE_ELSEWHERE = _UNSAFE_BUT_FOR_MOUNTS | linux.RESOLVE_NO_XDEV
 
 
 def blocked_by(error: OSError, what: str) -> Blocked:
-    """The reason that status shows for a failed call on `what`."""
+    """Return the exception with the reason that `status` shows for a failed call on `what`."""
     number = error.errno or 0
     text = str(error.strerror) if isinstance(error, NotAFileError) else os.strerror(number)
     if number in (errno.EACCES, errno.EPERM):
@@ -133,7 +133,7 @@ class Tree:
         os.mkdir(place.name, 0o700, dir_fd=place.directory)
         fd = linux.openat2(place.directory, place.name, flags, 0, _UNSAFE_ELSEWHERE)
         assert mode is not None  # noqa: S101  (or it would not be made)
-        os.fchmod(fd, mode | (mode >> 2) & _DIRECTORY_BITS | 0o100)  # whoever may read it may also enter it
+        os.fchmod(fd, mode | (mode >> 2) & _DIRECTORY_BITS | 0o100)  # users who may read it may also enter it
         self._note_made(path, os.fstat(fd))
         return fd
 
@@ -204,7 +204,7 @@ class Tree:
 class CachedFile:
     """A file of one name that is opened again and again: it is looked up once for as long as the name leads to it.
 
-    Its handle (O_PATH) is kept, so its inode's number cannot be given to another file and tells that it is the same.
+    Its handle (O_PATH) is kept. So no other file can get its inode number, and an equal number proves the same file.
     """
 
     def __init__(self, tree: Tree, name: bytes) -> None:
@@ -214,7 +214,7 @@ class CachedFile:
         self._inode = (0, 0)
 
     def open(self, directory: int, flags: int) -> int:
-        """As `Tree.open_file`. Raises OSError, NotAFileError."""
+        """Open the file as `Tree.open_file` does. Raises OSError, NotAFileError."""
         status = os.stat(self._name, dir_fd=directory, follow_symlinks=False)
         if (status.st_dev, status.st_ino) != self._inode or self._handle < 0:
             self._look_up(directory)
@@ -241,9 +241,9 @@ def make_file(directory: int, name: bytes, mode: int) -> int:
 
 
 def read_up_to(fd: int, limit: int, size: int | None = None) -> bytes | None:
-    """The whole content of a regular file; None if it is more than `limit` bytes (also if it grows meanwhile).
+    """Return the whole content of a regular file; None if it exceeds `limit` bytes (also if it grows meanwhile).
 
-    Of what is larger nothing is read: a sparse file of a terabyte costs as much as any. `size`: its bytes, if known.
+    Nothing of a larger file is read, so a sparse terabyte costs no more than any file. `size`: its bytes, if known.
     """
     if size is None:
         size = os.fstat(fd).st_size

@@ -1,4 +1,4 @@
-"""What an endpoint kind is to the agent that serves it. agents/endpoints/kinds.py is the registry."""
+"""Defines what an endpoint kind is to the agent that serves it. agents/endpoints/kinds.py is the registry."""
 
 from __future__ import annotations
 

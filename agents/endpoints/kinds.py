@@ -1,4 +1,4 @@
-"""The registry of endpoint kinds: one line each, at the end. A program imports it before it loads a configuration."""
+"""The registry of endpoint kinds: one line each, at the end. Every process that loads a configuration imports it."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Change(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What was read at once. `gone`: the directory itself was removed or renamed.
+    """The changes that one read returned. `gone`: the directory itself was removed or renamed.
 
     `lost`: look at everything again, after `files`; what followed the loss is not among them, since it came later.
     """
@@ -91,7 +91,7 @@ class _Watch:
             pass
 
     def fileno(self) -> int:
-        """The descriptor that becomes readable."""
+        """Return the descriptor that becomes readable."""
         return self._inotify.fileno()
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class _Watch:
         self._inotify.close()
 
     def _read(self) -> bytes:
-        """Events, _BUFFER bytes at most; empty if there are none."""
+        """Read events, _BUFFER bytes at most; return nothing if there are none."""
         try:
             return os.read(self._inotify.fileno(), _BUFFER)
         except BlockingIOError:
@@ -154,7 +154,10 @@ class DirectoryWatch(_Watch):
         return watch
 
     def has_left(self, is_there: Callable[[int], bool]) -> bool:
-        """Whether its path does not lead there any more, as `is_there` says of a descriptor; then it is gone, too."""
+        """True if its path no longer leads there, as `is_there` decides for a descriptor.
+
+        The directory then counts as gone, too.
+        """
         self._is_elsewhere = not is_there(self._fd)
         return self._is_elsewhere
 
@@ -302,7 +305,7 @@ class PathWatch(_Watch):
         return watch
 
     def read(self) -> list[PathEvent]:
-        """What happened since the last read, _BUFFER bytes of it at most."""
+        """Return what happened since the last read, _BUFFER bytes of it at most."""
         return [PathEvent(e.wd, os.fsencode(e.name), bool(e.mask & _SELF_GONE)) for e in parse_events(self._read())]
 
 

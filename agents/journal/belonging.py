@@ -1,14 +1,14 @@
-"""Whether a journal belongs to the endpoint that it is opened for: the configuration may have changed in between.
+"""Checks that a journal belongs to the endpoint that it is opened for: the configuration may have changed in between.
 
 What an endpoint keeps in a journal has a meaning only for its own kind and place: a note finds a file in one directory,
 an intent was for one queue. The kind and place are therefore kept there too, and compared when it is opened:
 
 * Nothing pending: what the old endpoint kept is wiped, and the new one begins as if it were new. Numbers and counters
-  go on, so nothing is mistaken for anything else.
+  continue, so nothing is mistaken for anything else.
 * Whole messages pending, and the new endpoint keeps whole messages too (queue, file): they are delivered.
 * Otherwise the new endpoint cannot read what is pending, and would lose it or deliver the notes themselves. It is
   refused until a person has decided: the old place is put back for as long as it takes, or the journal is removed.
-* A sink of another kind begins without an intent. Of the same kind it sees by itself that its place is another.
+* A sink of another kind begins without an intent. One of the same kind detects a changed place by itself.
 
 Wiping comes before the new place is noted, so a kill in between wipes again.
 """

@@ -1,4 +1,4 @@
-"""What a journal keeps so that the kernel's count (agents/counter.py) says after a kill what its agent had done.
+"""Keeps in a journal what makes the kernel's count (agents/counter.py) show, after a kill, what the agent had done.
 
 Before each batch of calls, while nothing is in flight, one store of eight bytes says: "when the journal was at `seq`,
 the kernel's count was `count`". After a kill the count has grown by what the batch had done. Both numbers are kept
@@ -35,7 +35,7 @@ def _grown(now: int, before: int) -> int:
 
 
 class Recovered(NamedTuple):
-    """What a killed agent had done, beyond what its journal says: for certain, and perhaps."""
+    """The work that a killed agent had done beyond what its journal shows: for certain, and perhaps."""
 
     certain: int = 0
     doubtful: int = 0

@@ -66,7 +66,7 @@ class FullError(OSError):
 
 
 class Header(NamedTuple):
-    """What never changes in a journal's life."""
+    """The values that never change in a journal's life."""
 
     kind: int
     epoch: int  # a source's; 0 for a sink
@@ -74,7 +74,7 @@ class Header(NamedTuple):
     ring: int
 
     def after(self, damaged: Header | None) -> Header:
-        """With an epoch that orders after that of the journal it replaces, even if the clock has gone back since."""
+        """Return the header with an epoch after that of the journal it replaces, even if the clock was set back."""
         return self._replace(epoch=max(self.epoch, damaged.epoch + 1)) if damaged and self.epoch else self
 
 
@@ -84,12 +84,12 @@ def new_epoch() -> int:
 
 
 def seal(value: int) -> int:
-    """The eight bytes that hold a number of up to 48 bits and its checksum, so that one store writes both."""
+    """Return eight bytes that hold a number of up to 48 bits and its checksum, so that one store writes both."""
     return value | ((value ^ value >> 16 ^ value >> 32) & 0xFFFF) << _CHECK
 
 
 def is_sealed(cell: int) -> bool:
-    """Whether `seal` can have made it; no single damaged byte goes unseen."""
+    """True if `seal` can have made the cell. It detects every single damaged byte."""
     return cell == seal(cell & VALUE)
 
 
@@ -99,7 +99,7 @@ def _pack_header(header: Header) -> bytes:
 
 
 def is_journal(data: bytes) -> bool:
-    """Whether a file that begins like this is one at all, of whatever version and however damaged."""
+    """True if a file that begins like this is a journal at all, of whatever version and however damaged."""
     return data.startswith(_MAGIC)
 
 
@@ -198,7 +198,10 @@ def _inode(path: str) -> int:
 
 
 def create(path: str, header: Header, patience: float, *, publish: bool = True) -> JournalFile:
-    """A new journal, under another name until it is whole (if not `publish`, the caller renames it). Raises OSError."""
+    """Make a new journal under another name, and rename it to `path` once it is whole.
+
+    If not `publish`, the caller renames it. Raises OSError.
+    """
     fresh = f"{path}.new"
     fd = _lock(fresh, os.O_CREAT | os.O_TRUNC, patience)
     size = file_size(header)
@@ -235,7 +238,7 @@ Report = Callable[[str], None]
 
 
 def open_or_create(path: str, wanted: Header, patience: float, report: Report) -> JournalFile:
-    """The journal at `path`, made as `wanted` if there is none; a damaged one is moved aside first.
+    """Open the journal at `path`, or make it as `wanted` if there is none. Move a damaged one aside first.
 
     Raises OSError, LeftAloneError.
     """
@@ -269,7 +272,7 @@ def _cut(fd: int, size: int, path: str, report: Report) -> None:
 
 
 def move_aside(path: str, error: DamagedError, report: Report) -> None:
-    """Keep a damaged journal under another name, and tell.
+    """Keep a damaged journal under another name, and report it.
 
     At most MOST_ASIDE are kept, the first ones and the last: a compromised agent can damage its journal in each life.
     """

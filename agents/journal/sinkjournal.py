@@ -23,7 +23,7 @@ from nsbridge.agents.journal.journalfile import (
 )
 from nsbridge.agents.wire import MAX_EPOCH
 
-# Cells of a sink: two slots of four, `WHICH` tells the one that counts
+# Cells of a sink: two slots of four, `WHICH` selects the one that counts
 WHICH = 0
 _EPOCH, _BASE, _HANDED, _EARLIER = 0, 1, 2, 3  # within a slot
 _SLOTS = (1, 5)
@@ -42,7 +42,7 @@ _MOST = 1 << 62  # that may have been counted: then no sum of them is beyond eig
 
 
 class SinkFile(Protocol):
-    """What a sink's journal needs: a JournalFile, or the cells of one that somebody else has locked."""
+    """The file that a sink's journal needs: a JournalFile, or the cells of one that is locked elsewhere."""
 
     fd: int
     cells: memoryview[int]
@@ -52,7 +52,7 @@ class SinkFile(Protocol):
 
 
 class SinkJournal:
-    """How far a sink has handed over, what it intends, and its flow's counters. A SinkStore."""
+    """The progress of a sink: how far it has handed over, what it intends, and its flow's counters. A SinkStore."""
 
     def __init__(self, file: SinkFile) -> None:
         self._file = file
@@ -76,28 +76,34 @@ class SinkJournal:
 
     @property
     def epoch(self) -> int:
-        """Of the source that is heard; 0 before the first."""
+        """Return the epoch of the source that is heard; 0 before the first."""
         return self.cells[self._slot + _EPOCH]
 
     @property
     def handed(self) -> int:
-        """The last seq that was handed over, was dead, or was not for this sink."""
+        """Return the last seq that was handed over, was dead, or was not for this sink."""
         return (self.cells[self._slot + _HANDED] & VALUE) >> 1
 
     @property
     def last_sender(self) -> int:
-        """Which of two sender processes, 0 or 1, made the last note; kept in the same cell, so both are one store."""
+        """Return which of two sender processes, 0 or 1, made the last note.
+
+        It is kept in the same cell as `handed`, so one store writes both.
+        """
         return self.cells[self._slot + _HANDED] & 1
 
     @property
     def delivered(self) -> int:
-        """Messages handed over in the life of this journal."""
+        """Return how many messages were handed over in the life of this journal."""
         slot, cells = self._slot, self.cells
         return cells[slot + _EARLIER] + self.handed - cells[slot + _BASE] - cells[NOT_DELIVERED]
 
     @property
     def intent(self) -> int:
-        """The seq that is about to be handed over, to be settled after a kill; 0 if there is none, or it is damaged."""
+        """Return the seq that is about to be handed over, to be settled after a kill.
+
+        It is 0 if there is none, or if the cell is damaged.
+        """
         cell = self.cells[INTENT]
         return cell & VALUE if is_sealed(cell) else 0
 
@@ -107,7 +113,10 @@ class SinkJournal:
 
     @property
     def handed_cell(self) -> int:
-        """The cell that has handed * 2 + last_sender, sealed, for a sender process that stores into it itself."""
+        """Return the index of the cell that holds handed * 2 + last_sender, sealed.
+
+        A sender process stores into this cell itself.
+        """
         return self._slot + _HANDED
 
     def mend(self, report: Report) -> None:
@@ -143,16 +152,19 @@ class SinkJournal:
         cells[WHICH] = seal(other)
 
     def hand(self, seq: int) -> None:
-        """Everything up to `seq` has been handed over; nothing new where a sender process has noted it already."""
+        """Note that everything up to `seq` has been handed over.
+
+        Change nothing if a sender process has noted it already.
+        """
         if seq > self.handed:
             self.sent(seq, self.last_sender)
 
     def sent(self, seq: int, sender: int) -> None:
-        """What a sender would have noted had it not been killed."""
+        """Note what a sender would have noted had it not been killed."""
         self.cells[self._slot + _HANDED] = seal(seq << 1 | sender)
 
     def set_last_sender(self, which: int) -> None:
-        """For two new sender processes, before either has sent."""
+        """Set the last sender for two new sender processes, before either has sent."""
         self.sent(self.handed, which)
 
     def close(self) -> None:
@@ -161,7 +173,7 @@ class SinkJournal:
 
 
 def open_sink(path: str, report: Report = lambda _text: None, patience: float = PATIENCE) -> SinkJournal:
-    """The journal at `path`, made if it is missing. Raises OSError."""
+    """Open the journal at `path`; make it if it is missing. Raises OSError."""
     wanted = Header(SINK, 0, 0, 0)
     file = open_or_create(path, wanted, patience, report)
     try:

@@ -3,7 +3,7 @@
 A SIGKILL can fall between any two instructions, so these are the crash rules:
 * A mapped file outlives the process that wrote it. It is a fact once its store is done; nothing is buffered.
 * Whatever takes several stores is made first and published last, by ONE store of eight bytes (which no kill divides).
-  `taken` publishes a record, `confirmed` lets go of it, `handed` confirms to the source, `which` exchanges two slots.
+  `taken` publishes a record, `confirmed` releases it, `handed` confirms to the source, `which` exchanges two slots.
 * What is not published is not believed. The one exception are the landing places of a queue source (`land`): the kernel
   writes a message's type there first, and a type is never 0, so a type that is not 0 proves that a message has left the
   queue. It is therefore zeroed BEFORE the index points to it; the other order recovers messages that never came. Of
@@ -12,7 +12,7 @@ A SIGKILL can fall between any two instructions, so these are the crash rules:
   record. Damage is found when a journal is opened, but for the eight bytes of a landing place's type.
 * Pages are allocated before they are written: a full tmpfs would otherwise kill the writer (SIGBUS), or make the kernel
   lose a message that it is handing out (EFAULT).
-Who may use a journal, and when it is believed at all, is said in journalfile.py. Here is the source's journal; the
+journalfile.py defines who may use a journal, and when it is believed at all. Here is the source's journal; the
 sink's is in sinkjournal.py.
 """
 
@@ -56,7 +56,7 @@ KIND_CELLS = (*range(3, 18), 20, 21, *range(24, 30), *range(44, CELL_COUNT))
 
 
 class SourceJournal:
-    """What was taken and not yet confirmed: a ring of records, found by seq through an index. A SourceStore."""
+    """The messages taken and not yet confirmed: a ring of records, found by seq through an index. A SourceStore."""
 
     def __init__(self, file: JournalFile) -> None:
         self._file = file
@@ -86,7 +86,7 @@ class SourceJournal:
 
     @property
     def released(self) -> int:
-        """The last seq whose file was let go of, for a source that keeps notes; at most `confirmed`."""
+        """Return the last seq whose file was released, for a source that keeps notes; at most `confirmed`."""
         return self._file.cells[RELEASED] & VALUE
 
     @released.setter
@@ -95,11 +95,11 @@ class SourceJournal:
 
     @property
     def cells(self) -> memoryview[int]:
-        """For what an endpoint keeps."""
+        """Return the cells, in which an endpoint keeps values of its own."""
         return self._file.cells
 
     def append(self, message: Message, count: int = 1) -> int:
-        """Keep the message, as `count` seqs of which it tells; returns the last. Raises FullError."""
+        """Keep the message under `count` seqs, all of which it describes; return the last. Raises FullError."""
         first, last, index, entries = self.taken + 1, self.taken + count, self._index, self._entries
         at = self._place(last, (len(message.body),))[0]
         index[first % entries] = index[(last + 1) % entries] = NOWHERE  # no places, which a type would make messages
@@ -138,7 +138,7 @@ class SourceJournal:
         return addresses
 
     def landed(self, lengths: Sequence[int]) -> int:
-        """So many messages have come to the first places, in these lengths; returns the last one's seq."""
+        """Note that messages of these lengths have come to the first landing places; return the seq of the last."""
         last, end = self._complete(self._places, lengths)
         self._publish(last, end)
         return last
@@ -200,7 +200,7 @@ class SourceJournal:
         return self._ring_at <= at <= end <= self._end
 
     def get(self, seq: int) -> Message:
-        """The message `seq`, which must be pending."""
+        """Return the message `seq`, which must be pending."""
         at = self._index[seq % self._entries] & VALUE
         length, _, mtype = RECORD.unpack_from(self._file.map, at)
         start = at + RECORD_SIZE
@@ -224,7 +224,7 @@ class SourceJournal:
         return Run(self.epoch, seq, first_type - (first_type >> 63 << 64), bodies)
 
     def confirm(self, seq: int) -> None:
-        """Let go of all up to `seq`, which must be pending."""
+        """Release all messages up to `seq`, which must be pending."""
         self.pending_bytes = self._total - self._totals[seq % self._entries]
         self._file.cells[CONFIRMED] = seal(seq)
         self.confirmed = seq
@@ -239,14 +239,20 @@ class SourceJournal:
         self._words.release()
 
     def _publish(self, seq: int, end: int) -> None:
-        """One store makes it a fact. The next entry is no stale one by then: it would look like a landing place."""
+        """Make all up to `seq` a fact by one store.
+
+        Clear the next index entry first: a stale one would look like a landing place.
+        """
         self._index[(seq + 1) % self._entries] = NOWHERE
         self._file.cells[TAKEN] = seal(seq)
         self._next_at = end + ALIGN - 1 & -ALIGN
         self.taken = seq
 
     def _place(self, seq: int, lengths: Sequence[int]) -> list[int]:
-        """Where records go, that of `seq` and more: after the last, or at the start where one does not fit the end."""
+        """Return where to put the records of `seq` and more.
+
+        They go after the last record, or at the start of the ring where one does not fit the end.
+        """
         start, end, confirmed, upto = self._ring_at, self._end, self.confirmed, self._allocated
         at, room = self._next_at, self._entries - 1 - (seq - confirmed)
         first = self._index[(confirmed + 1) % self._entries] & VALUE if confirmed != self.taken else -1
@@ -316,7 +322,10 @@ class SourceJournal:
         self._recover()
 
     def _recover(self) -> None:
-        """A message that has landed is a fact; a note is none before it is published: its file is still there."""
+        """Recover messages that have landed: each is a fact.
+
+        A note is no fact before it is published: its file is still there.
+        """
         if self._file.cells[RECORDS] != MESSAGES:
             return
         left = self._file.header.ring
@@ -333,7 +342,7 @@ class SourceJournal:
             self.landed([self._words[at >> 3] & LENGTH for at in self._places])
 
     def _record(self, seq: int) -> tuple[int, int, int, int]:
-        """Where the record of `seq` begins; its length, checksum and type. Raises DamagedError."""
+        """Return where the record of `seq` begins; its length, checksum and type. Raises DamagedError."""
         entry = self._index[seq % self._entries]
         at, end = entry & VALUE, self._end
         if not is_sealed(entry) or at % ALIGN or not self._ring_at <= at <= end - RECORD_SIZE:
@@ -352,7 +361,7 @@ class SourceJournal:
         return length
 
     def _has_landed(self, seq: int) -> bool:
-        """Whether a message has come to the landing place, or was kept and not published. Raises DamagedError."""
+        """True if a message has come to the landing place, or was kept and not published. Raises DamagedError."""
         at, length, check, mtype = self._record(seq)
         if not mtype:
             return False
@@ -361,7 +370,7 @@ class SourceJournal:
         return True
 
     def records(self, first: int) -> list[tuple[Message, int]]:
-        """The records of the seqs from `first` on, each with how many it is for."""
+        """Return the records of the seqs from `first` on, each with how many seqs it is for."""
         entries = [self._index[seq % self._entries] for seq in range(first, self.taken + 1)]
         found, seq = [], first
         for _, same in groupby(entries):
@@ -371,7 +380,9 @@ class SourceJournal:
         return found
 
     def first_kept(self) -> int:
-        """The first seq whose record is there: of notes some that are confirmed and not released, then those pending.
+        """Return the first seq whose record is still there.
+
+        For notes, the records kept are some that are confirmed and not released, then those pending.
 
         A confirmed message's record is not: the next one may have taken its place.
         """

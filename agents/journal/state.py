@@ -42,17 +42,17 @@ class AgentFiles:
 
     @property
     def given(self) -> list[int]:
-        """Directories that are to belong to the agent."""
+        """Return the descriptors of the directories that are to belong to the agent."""
         return [fd for fd in (self.dead, self.retry) if fd >= 0]
 
     @property
     def source_fd(self) -> int:
-        """Of the journal's file, -1 without one."""
+        """Return the descriptor of the source journal's file; -1 without one."""
         return self.source.fd if self.source else -1
 
     @property
     def sink_fd(self) -> int:
-        """Of the journal's file, -1 without one."""
+        """Return the descriptor of the sink journal's file; -1 without one."""
         return self.sink.fd if self.sink else -1
 
 
@@ -179,12 +179,12 @@ def largest_journals(agent: AgentConfig, window: Window) -> int:
 
 
 def longest(agent: AgentConfig, window: Window) -> int:
-    """Bytes of the longest message that its source's journal can keep whole."""
+    """Return the size in bytes of the longest message that its source's journal can keep whole."""
     return min(_ring(agent, window) - _RECORD, MAX_MESSAGE)
 
 
 def _ring(agent: AgentConfig, window: Window) -> int:
-    """Bytes that hold a full window and one message more, also when the ring's end does not fit one."""
+    """Return how many bytes hold a full window and one message more, also if one does not fit the ring's end."""
     endpoint = agent.endpoint
     if endpoint.notes:
         return 2 * window.messages * _NOTE_SIZE + _RETRIED

@@ -1,4 +1,4 @@
-"""What a source keeps for repeating messages: whole messages (sourcejournal.py), or only notes that find them again.
+"""Defines what a source keeps to repeat messages: whole messages (sourcejournal.py), or notes that find them again.
 
 Notes are enough for files of the container: the file itself is the journal.
 """
@@ -32,12 +32,12 @@ class NoteStore:
 
     @property
     def confirmed(self) -> int:
-        """The last seq that the sink has confirmed."""
+        """Return the last seq that the sink has confirmed."""
         return self.journal.confirmed
 
     @property
     def taken(self) -> int:
-        """The last seq that was given out."""
+        """Return the last seq that was given out."""
         return self.journal.taken
 
     def append(self, message: Message) -> int:
@@ -49,7 +49,10 @@ class NoteStore:
         return self._kept(self.journal.append(Message(NOTE, note), len(bodies)), mtype, bodies)
 
     def note_of(self, seq: int) -> bytes:
-        """The note of a message; empty if it has none. Also of a confirmed one, until the next is taken."""
+        """Return the note of a message; empty if it has none.
+
+        It also works for a confirmed message, until the next one is taken.
+        """
         kind, note = self.journal.get(seq)
         return note if kind == NOTE else b""
 
@@ -90,7 +93,7 @@ class NoteStore:
         return found
 
     def confirm(self, seq: int) -> None:
-        """Let go of all up to `seq`, which must be pending."""
+        """Release all messages up to `seq`, which must be pending."""
         done = self.confirmed
         while done < seq:
             done += 1

@@ -137,6 +137,7 @@ def test_a_queue_remade_in_a_loop_costs_no_agent(tmp_path: Path, runc_container:
             assert receiver.messages() == [Sent(OURS, b"in")]
 
 
+@pytest.mark.senders  # with the counter nothing is searched
 def test_a_stranger_s_full_queue_is_not_searched_endlessly(tmp_path: Path, runc_container: Factory) -> None:
     """It holds foreign messages, empty ones and huge ones; ours waits behind them, and the agent's heart beats on."""
 

@@ -1,4 +1,4 @@
-"""The table of the `log` endpoint, and what follows from the configuration alone."""
+"""Defines the table of the `log` endpoint, and what follows from the configuration alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nsbridge.config.kind import PathEndpoint, reads
 
 
 class Framing(StrEnum):
-    """How a log marks the end of a message."""
+    """The ways in which a log marks the end of a message."""
 
     LINE = "line"
     LENGTH = "length"

@@ -1,4 +1,4 @@
-"""How messages stand in an append-only file, one after the other: pure functions of bytes, no I/O.
+"""Splits and joins messages that stand one after the other in an append-only file: pure functions of bytes, no I/O.
 
 line    the bytes up to a newline, which is not part of the message; an empty line is an empty message, "\\r" is data
 length  a big-endian u32, then that many bytes
@@ -45,11 +45,11 @@ class Splitter(Protocol):
 
     @property
     def kept(self) -> int:
-        """Bytes fed that are kept for an item to come."""
+        """Return how many of the bytes that were fed are kept for an item that is still incomplete."""
         ...
 
     def feed(self, data: bytes) -> Sequence[Item]:
-        """What is complete now."""
+        """Add bytes of the file, and return the items that are complete now."""
         ...
 
     def skip(self, count: int) -> Sequence[Item]:
@@ -57,16 +57,16 @@ class Splitter(Protocol):
         ...
 
     def body_of(self, extent: bytes) -> bytes | None:
-        """The message that takes exactly this part of a file; None if it does not."""
+        """Return the message that takes exactly this part of a file; None if no message does."""
         ...
 
     def end(self) -> Unended | TooLong | None:
-        """Nothing follows: what the last bytes are. TooLong where they can be no message."""
+        """Return what the last bytes are, given that nothing follows. It is TooLong if they can be no message."""
         ...
 
 
 def splitter(framing: Framing, limit: int) -> Splitter:
-    """For messages of at most `limit` bytes."""
+    """Return a splitter for messages of at most `limit` bytes."""
     return LineSplitter(limit) if framing is Framing.LINE else LengthSplitter(limit)
 
 
@@ -214,7 +214,7 @@ def grouped(items: Sequence[Item | Unended]) -> Iterator[list[bytes] | TooLong |
 
 
 def joined(framing: Framing, bodies: Sequence[bytes]) -> bytes:
-    """The bytes that append these messages; for `line` none of them has a newline."""
+    """Return the bytes that append these messages. With `line` framing, no message may have a newline."""
     if framing is Framing.LINE:
         return b"\n".join((*bodies, b""))
     parts: list[bytes] = []

@@ -21,7 +21,10 @@ _PROOF = 16  # first bytes of a file that distinguish two files
 
 
 class Start(NamedTuple):
-    """Where a new agent continues: in an open file, at byte `at`; `is_anew`: at the start, because it was truncated."""
+    """The place where a new agent continues: an open file, and the byte `at`.
+
+    `is_anew`: it continues at the start, because the file was truncated.
+    """
 
     fd: int
     who: LogFileId
@@ -138,7 +141,7 @@ class Generations:
         self._hold(seen)
 
     def lost_count(self, originals: Sequence[int], *, is_known: bool) -> None:
-        """Events were lost, or there are none: look at the whole directory; copies of `originals` do not count.
+        """Look at the whole directory: events were lost, or there are none. Copies of `originals` do not count.
 
         Raises OSError.
         """
@@ -155,7 +158,7 @@ class Generations:
         """True if the generation that is read has left the path, and another one is or was there."""
         return bool(self._chain) and (self.at_path is None or self.at_path.who != who)
 
-    # Going on
+    # Continuing
 
     def open_next(self) -> tuple[int, LogFileId] | Missed | None:
         """Return the next generation, open until `advance` or `close`; or Missed in its place. Raises OSError."""

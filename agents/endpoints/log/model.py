@@ -134,7 +134,7 @@ class Chain:
         return self._unknown(seen, at_path, ())
 
     def lost_count(self, at_path: LogFileId | None, found: Sequence[LogFile]) -> None:
-        """Events were lost: nothing is owed, and `found`, of `unknown`, waits."""
+        """Queue `found`, which is from `unknown`, and forget what is owed: events were lost."""
         for one in found:
             self._push(one.who)
         self._owed = 0
@@ -239,7 +239,7 @@ def _follows(one: LogFile, position: LogFileId, begun: int, found: LogFile | Non
 
 
 def _may_be_foreign(one: LogFile, found: LogFile | None, at_path: LogFile | None) -> bool:
-    """True if a name with a number before its suffix may be another program's log ("worker-1.log").
+    """True if a name with a number before its suffix may belong to another program's log ("worker-1.log").
 
     The new name of the last file shows how this log is rotated. Without it, a file that was written after the last
     rotation is not taken.

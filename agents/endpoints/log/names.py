@@ -4,7 +4,7 @@
                 app-1.log  app.2026-11-28.log                        inside: the number stands before the suffix
                 app.log.1.gz  app.2026-11-28.log.zst                 compressed: can be counted, not read
 
-A name of the second form may as well be another program's log ("worker-1.log"), so it proves less (model.py).
+A name of the second form may also belong to another program's log ("worker-1.log"), so it proves less (model.py).
 """
 
 from __future__ import annotations

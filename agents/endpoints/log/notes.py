@@ -1,4 +1,4 @@
-"""What the journal keeps of messages that stay in a log: where they are, and what proves that they are the same."""
+"""Defines what the journal keeps of messages that stay in a log: where they are, and proof that they are the same."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import NamedTuple, Self
 
 
 class Note(NamedTuple):
-    """Where messages are in a file: from byte `start` on, each `sizes` bytes with its framing, each with its CRC-32.
+    """The place of messages in a file: from byte `start` on, each `sizes` bytes with its framing, each with its CRC-32.
 
-    Without any it is for a number that is no message (VOID).
+    A note without any message stands for a seq that is no message (VOID).
     """
 
     inode: int
@@ -22,20 +22,20 @@ class Note(NamedTuple):
     checks: Sequence[int]
 
     def pack(self) -> bytes:
-        """Its bytes in the journal."""
+        """Return its bytes in the journal."""
         numbers = array("I", (*self.sizes, *self.checks)).tobytes()
         return _NOTE.pack(self.inode, self.start, self.first, len(self.sizes)) + numbers
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
-        """What `pack` made. Raises struct.error."""
+        """Return the note that `pack` made into these bytes. Raises struct.error."""
         inode, start, first, count = _NOTE.unpack_from(data)
         numbers = struct.unpack_from(f"={2 * count}I", data, _NOTE.size)
         return cls(inode, start, first, numbers[:count], numbers[count:])
 
     @classmethod
     def read(cls, data: bytes, seq: int) -> Self | None:
-        """Return the note of message `seq`; None if it tells of none. A compromised agent may have written it."""
+        """Return the note of message `seq`; None if it describes none. A compromised agent may have written it."""
         try:
             note = cls.unpack(data)
         except struct.error:
@@ -54,7 +54,7 @@ _NOTE = struct.Struct("<QQQI")  # inode, start, first, how many; then their size
 
 
 def described(data: bytes, seq: int) -> tuple[int, str]:
-    """A note for a person: the message's bytes with its framing, and where they are."""
+    """Return a note in a form for people: the message's bytes with its framing, and where they are."""
     note = Note.unpack(data)
     for start, end, _ in note.extents(seq)[:1]:
         return end - start, f"bytes {start} to {end} of inode {note.inode}"

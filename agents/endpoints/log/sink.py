@@ -1,7 +1,7 @@
 """The `in` side of the `log` endpoint: appends messages to a file, as many with one write as have come.
 
 The crash rule: before a write, the journal says which message comes next and at which byte. After a kill, what the
-file has from that byte on tells: the messages come again, and each is compared with what is there. Equal: it was handed
+file has from that byte on decides: the messages come again and are compared with what is there. Equal: it was handed
 over. A part of it: the part that is missing is appended. Nothing: it is written. This holds while nsbridge is the only
 one who writes to the file; if others do, or the file is gone, `in_doubt` decides.
 
@@ -50,12 +50,12 @@ class Intents:
         self._cells = journal.cells
 
     def read(self) -> Intent:
-        """The last; all zeros if there never was one."""
+        """Return the last intent; all zeros if there never was one."""
         at = LOG_APPEND + 1 + self._cells[LOG_APPEND] % 2 * _SLOT
         return Intent(*self._cells[at : at + _SLOT])
 
     def note(self, intent: Intent) -> None:
-        """It counts from now on."""
+        """Store the intent, which counts from now on."""
         cells = self._cells
         which = (cells[LOG_APPEND] + 1) % 2
         at = LOG_APPEND + 1 + which * _SLOT
@@ -91,7 +91,7 @@ class LogSink(Sink):
         self._due = False  # at the end of this turn the batch is written
         self._doubt: Intent | None = None  # left by an agent that was killed, and not settled
         self._doubt_fd = -1
-        self._undecided = (0, 0)  # epoch, and the last seq of which nothing can tell whether it was appended
+        self._undecided = (0, 0)  # epoch, and the last seq for which nothing shows whether it was appended
         self._waits = False
         self._waiter = Waiter(host, "in", self._again)
 
@@ -123,7 +123,7 @@ class LogSink(Sink):
         return put_in_parts(run, self._put_some)
 
     def _put_some(self, run: Run) -> int:
-        """How many of the first messages are accepted; none if it is not the time."""
+        """Accept some of the first messages and return how many; 0 if it cannot take any now."""
         if self._waits:
             return 0
         if self._is_done(run.one(0)):
@@ -139,7 +139,7 @@ class LogSink(Sink):
         return good
 
     def _is_done(self, one: Run) -> bool:
-        """Whether it was handed over by an agent that was killed."""
+        """True if an agent that was killed had handed it over, or it is to be skipped."""
         if one.first <= self._journal.handed and one.epoch == self._journal.epoch:
             self._host.handed(one)  # found out after the greeting
             return True
@@ -212,7 +212,10 @@ class LogSink(Sink):
             self._host.handed(run)
 
     def _reopen(self) -> None:
-        """Another file may be at the path, or none. Raises Blocked, OSError; the open one is kept then."""
+        """Open what is at the path now: another file may be there, or none.
+
+        Raises Blocked, OSError; then the file that is open stays open.
+        """
         if self._siblings.inode() != self._inode:
             fd = self._open_file()
             os.close(self._fd)
@@ -243,7 +246,7 @@ class LogSink(Sink):
     # After a kill
 
     def _find_doubt(self) -> None:
-        """Whether a killed agent was appending, and the file to which it was."""
+        """Find out if a killed agent was appending, and to which file."""
         intent, journal = self._intents.read(), self._journal
         if intent.epoch != journal.epoch or intent.last <= journal.handed:
             return
@@ -257,7 +260,7 @@ class LogSink(Sink):
         self._cannot_tell(intent, "the file is no longer in its directory" if fd is None else "the file was truncated")
 
     def _is_settled(self, one: Run) -> bool:
-        """Whether nothing is left to do for this message of a killed agent: it was appended, or is to be skipped."""
+        """True if nothing is left to do for this message of a killed agent: it was appended, or is to be skipped."""
         doubt = self._doubt
         if doubt is not None and (one.epoch, one.first) != (doubt.epoch, doubt.first):
             self._forget_doubt()  # from another source, or beyond what was intended
@@ -317,7 +320,7 @@ class LogSink(Sink):
 
 
 def _before_a_newline(bodies: Sequence[bytes]) -> int:
-    """How many messages come before the first that has a newline in it."""
+    """Return how many messages come before the first that has a newline in it."""
     if b"\n" not in b"".join(bodies):
         return len(bodies)
     return next(count for count, body in enumerate(bodies) if b"\n" in body)

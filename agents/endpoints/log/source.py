@@ -41,10 +41,10 @@ _RUN = 255  # messages that one note is for, at most
 
 
 class _Step(Enum):
-    """What is to be done when it is its turn, in the place of a message."""
+    """The steps that can be queued in the place of a message; each is done in its turn."""
 
-    NEXT = 1  # go on with the next file
-    AGAIN = 2  # go on at the start of this one
+    NEXT = 1  # continue with the next file
+    AGAIN = 2  # continue at the start of this one
 
 
 class LogSource:
@@ -77,7 +77,7 @@ class LogSource:
         self._waiter = Waiter(host, "out", self._again)
 
     def start(self) -> None:
-        """Open the directory, find the file that was read last, go on."""
+        """Open the directory, find the file that was read last, and continue there."""
         self._reports.show()
         try:
             try:
@@ -96,7 +96,7 @@ class LogSource:
             self._take()
 
     def confirmed(self, seq: int) -> None:
-        """The file stays as it is."""
+        """Release nothing in the container: the file stays as it is."""
         if seq >= self._resumed:
             self._reread.close()
 

@@ -35,11 +35,11 @@ _SLOT = 5  # cells of a Position at LOG_POSITION
 
 
 class TruncatedError(Exception):
-    """What was read before is no longer there."""
+    """Raised when what was read before is no longer there."""
 
 
 class Position(NamedTuple):
-    """Where to continue, and the proof that the file is the same: its last message is from `start` to `end`.
+    """The place to continue, and the proof that the file is the same: its last message is from `start` to `end`.
 
     The last four are 0 in a journal of an earlier version.
     """
@@ -48,7 +48,7 @@ class Position(NamedTuple):
     head: int  # CRC-32 of the first bytes; above 32 bits, how many
     start: int
     end: int
-    check: int  # CRC-32 of the last message; nothing is said where `start` is `end`
+    check: int  # CRC-32 of the last message; it proves nothing if `start` equals `end`
     born: int = 0  # the file's time of birth, ns
     begun: int = 0  # when its content began: its birth, or the truncation; ns
     missed: int = 0  # generations that could not be read, or not whole, since this journal was made
@@ -88,7 +88,7 @@ class Positions:
         return position if position.inode else None
 
     def keep(self) -> None:
-        """The last also counts once the next message is taken."""
+        """Keep the last position, so that it also counts once the next message is taken."""
         last = self.last()
         self.prepare(last, (last.missed, last.missed_bytes))
 
@@ -293,7 +293,7 @@ def _seek(fd: int, start: int, what: int) -> int:
 
 
 def is_at(fd: int, position: Position, splitter: Splitter) -> bool:
-    """Whether the file still has all that was read of it."""
+    """True if the file still has all that was read of it."""
     _, head, start, end, check = position[:_SLOT]
     length = head >> 32
     if length > _HEAD or not start <= end <= os.fstat(fd).st_size:
@@ -304,7 +304,7 @@ def is_at(fd: int, position: Position, splitter: Splitter) -> bool:
 
 
 def body_at(fd: int, splitter: Splitter, start: int, end: int, check: int) -> bytes | None:
-    """The message from `start` to `end`; None if it is another by now.
+    """Return the message from `start` to `end`; None if it has changed since.
 
     The place is out of a journal, which a compromised agent may have written.
     """

@@ -1,4 +1,4 @@
-"""The table of the `queue` endpoint, and what follows from the configuration alone."""
+"""Defines the table of the `queue` endpoint, and what follows from the configuration alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _KEY = reads(values.queue_key, table=FtokKey, missing="the queue's key, like key
 
 @dataclass(frozen=True, slots=True)
 class QueueOut:
-    """Where messages are taken: `type` selects as msgrcv(2) does (0 any, n that type, -n the lowest up to n)."""
+    """The queue to take messages from. `type` selects as in msgrcv(2): 0 any, n that type, -n the lowest up to n."""
 
     key: int | FtokKey = field(metadata=_KEY)
     type: int = field(default=0, metadata=reads(values.integer(-values.I64_MAX - 1, values.I64_MAX)))
@@ -37,7 +37,7 @@ class QueueOut:
 
 @dataclass(frozen=True, slots=True)
 class QueueIn:
-    """Where messages are put. `type` is given to each; None keeps the type it came with, 1 if it came with none."""
+    """The queue to put messages into, each with `type`. None keeps the type it came with, or 1 if it came with none."""
 
     key: int | FtokKey = field(metadata=_KEY)
     type: int | None = field(default=None, metadata=reads(values.integer(1, values.I64_MAX)))

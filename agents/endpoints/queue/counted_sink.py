@@ -1,4 +1,4 @@
-"""The sink of a queue whose messages the kernel counts: exactly once, whoever else uses the queue (journal/counted.py).
+"""The sink of a queue whose messages the kernel counts: exactly once, even if others use it (journal/counted.py).
 
 It sends as the at-least-once sink does, but notes a batch in place of each message. After a kill the kernel's count
 says how far it had come.

@@ -56,10 +56,12 @@ class QueuePeek:
         )
 
     def next(self, queue: int, most: int, size: int) -> Sequence[tuple[int, int]]:
-        """(type to be asked for, length) of the messages that msgrcv would choose now, one after the other.
+        """Return (type to ask for, length) of each message that msgrcv would choose now, one after the other.
 
-        `most` at most, and no more once they have `size` bytes together; of lowest types one. By its type each is given
-        in its turn. Of lowest types only FARTHEST messages are compared. Raises OSError, CrowdedError.
+        Return at most `most`, and no more once they have `size` bytes together. For lowest types, return only one,
+        and compare only FARTHEST messages. If msgrcv is then asked for each by its type, it gives each in its turn.
+
+        Raises OSError, CrowdedError.
         """
         self._passed_over = False
         if self._type < 0:

@@ -22,11 +22,14 @@ from nsbridge.agents.loop import READABLE
 from nsbridge.agents.wire import Run
 
 _LOOK_AFTER = 0.1  # seconds between looks at the senders while something is offered
-_TELL_AFTER = 128  # messages handed over, after which the agent wants to be told, so that it can confirm them
+_TELL_AFTER = 128  # messages handed over, after which a sender wakes the agent, so that it can confirm them
 
 
 class Offers:
-    """What is offered and not yet handed over (`runs`). Calls `noted` when the senders got on, or may have failed."""
+    """The messages that are offered and not yet handed over (`runs`).
+
+    It calls `noted` when the senders have made progress, or may have failed.
+    """
 
     def __init__(
         self,
@@ -75,7 +78,7 @@ class Offers:
         return count
 
     def watch_senders(self) -> None:
-        """Be told when some of what is offered is handed over, and look after them meanwhile."""
+        """Ask the senders to wake the agent when they hand over some messages, and check on them meanwhile."""
         handed, outbox = self._journal.handed, self.outbox
         upto = min(self.runs[-1].last, handed + _TELL_AFTER)
         outbox.tell_at(upto)
@@ -87,7 +90,7 @@ class Offers:
             self._host.loop.call_later(_LOOK_AFTER, self._look_after)
 
     def _look_after(self) -> None:
-        """Now and then while something is offered: whether the queue is full, and that no wake-up was missed."""
+        """Check from time to time, while something is offered, for a full queue and for a missed wake-up."""
         self._looks_after = False
         if self.runs:
             self._noted()
@@ -112,7 +115,7 @@ class Offers:
         self.outbox.give_turn(run.first + 1, 1 - self._journal.last_sender)
 
     def _told(self, _events: int) -> None:
-        """The senders have handed over, or one of them cannot."""
+        """Handle a wake-up from the senders: they have handed over, or one of them cannot."""
         os.eventfd_read(self.outbox.to_agent)
         self._noted()
 
@@ -135,5 +138,8 @@ class Offers:
         return 0
 
     def _sender_died(self) -> None:
-        """The evidence is only read by a fresh agent. To die by the same signal says that it was done to us."""
+        """Die, so that a fresh agent starts: only a fresh agent reads the evidence.
+
+        Dying by the same signal as the sender shows that the death was caused from outside.
+        """
         os.kill(os.getpid(), signal.SIGKILL)

@@ -4,9 +4,9 @@ Some facts about SysV queues, and what they mean here:
 * A queue has no descriptor to poll. So a thread blocks in msgrcv for the source, and one in msgsnd for the sink while
   the queue is full. Both handle their results under the loop's lock, as a callback would.
 * msgrcv of size 0 waits for a message and leaves it there (E2BIG), so a message is taken only under the lock, with the
-  window open: an agent that was told to stop takes none. An empty message is the exception: it lands in the journal.
+  window open: an agent that was asked to stop takes none. An empty message is the exception: it lands in the journal.
 * A queue that was removed answers EINVAL, EIDRM or ENOENT depending on the call; so does sysv_ipc, in its own classes.
-  A message that is too long is EINVAL too: whether the queue is still there tells them apart.
+  A message that is too long is EINVAL too. Only a removed queue is no longer there, which distinguishes the two.
 * A message's type is a C long, but sysv_ipc takes a C int and raises OverflowError beyond it. A call by sysv_ipc takes
   1.2 us and one by ctypes 1.7, so sysv_ipc sends what it can and the kernel call sends the rest.
 * sysv_ipc crashes after a send of anything but bytes: only bytes are ever passed.
@@ -151,7 +151,7 @@ def _resize(queue: sysv_ipc.MessageQueue, size: int, key: int) -> None:
 
 
 def is_there(key: int, queue_id: int) -> bool:
-    """Whether the key still stands for that queue."""
+    """True if the key still stands for that queue."""
     try:
         there: bool = sysv_ipc.MessageQueue(key, 0, 0).id == queue_id
     except (sysv_ipc.Error, OSError):
@@ -160,7 +160,7 @@ def is_there(key: int, queue_id: int) -> bool:
 
 
 def has_room(queue_id: int, run: Run) -> bool:
-    """Whether the queue is known to have room for its first message; not, where the agent may not look."""
+    """True if the queue is known to have room for its first message; False also if the agent may not look."""
     try:
         return linux.queue_status(queue_id).has_room(len(run.bodies[0]))
     except OSError:
@@ -168,9 +168,9 @@ def has_room(queue_id: int, run: Run) -> bool:
 
 
 def last_sender(queue: sysv_ipc.MessageQueue, key: int) -> int:
-    """Who sent into it last: a process id, 0 if nobody has yet, -1 if it is of no pid namespace below ours.
+    """Return the process id of the last sender; 0 if nobody has sent yet, -1 if it is in no pid namespace below ours.
 
-    Raises Blocked, as where it may not be looked at.
+    Raises Blocked, for example if the agent may not look at the queue.
     """
     try:
         pid: int = queue.last_send_pid
@@ -182,7 +182,7 @@ def last_sender(queue: sysv_ipc.MessageQueue, key: int) -> int:
 
 
 def too_long(size: int, queue_id: int) -> str:
-    """Why the queue will never take a message of so many bytes, with the limit where it may be looked at."""
+    """Return why the queue will never take a message of `size` bytes, with the limit if the agent may look at it."""
     with suppress(OSError):
         limit = linux.queue_status(queue_id).limit
         if size > limit:
@@ -225,7 +225,7 @@ class Removals:
 
 
 def no_permission(key: int) -> str:
-    """What `status` says when the kernel refuses."""
+    """Return the text that `status` shows when the kernel refuses permission."""
     return f"{shown(key)}: no permission for uid {os.getuid()} gid {os.getgid()} (set user on the agent, or its mode)"
 
 

@@ -50,11 +50,11 @@ _SPINS = 200  # looks before a sender sleeps: its turn mostly comes within micro
 OFFERED, QUEUE, FAILED, FULL, SLEEPING = 0, 1, 2, 3, 4  # SLEEPING is two cells, one a sender
 _TURN = 6  # 0 or 1: sender 0 has the even seqs, or the odd ones
 _HANDED_AT = 7  # the cell of the journal that holds what was noted last
-_TELL_AT = 8  # the seq at which the agent wants to be told
+_TELL_AT = 8  # the seq at which a sender wakes the agent
 
 
 class Outbox:
-    """What agent and senders share: the messages up to OFFERED, and what the senders say."""
+    """The memory that agent and senders share: the messages up to OFFERED, and what the senders report."""
 
     def __init__(self, longest: int = _RING // 2) -> None:
         """Make room for messages of up to `longest` bytes; pages that no message was in cost nothing."""
@@ -72,7 +72,7 @@ class Outbox:
         self.to_sender = (os.eventfd(0, os.EFD_CLOEXEC), os.eventfd(0, os.EFD_CLOEXEC))
 
     def begin(self, handed: int, handed_cell: int, sender: int) -> None:
-        """Nothing is offered beyond `handed`, which is noted in that cell; the next message is for that sender."""
+        """Start with nothing offered beyond `handed`, which `handed_cell` holds; the next message is for `sender`."""
         self.cells[OFFERED] = 0  # or a sender that is awake would take one cell for the other's
         self.cells[_HANDED_AT] = handed_cell
         self.cells[OFFERED] = handed
@@ -80,7 +80,7 @@ class Outbox:
         self.give_turn(handed + 1, sender)
 
     def give_turn(self, seq: int, sender: int) -> None:
-        """From `seq` on the senders take turns beginning with `sender`; only while they rest."""
+        """Set the turns of the senders: `sender` begins, at `seq`. Call it only while they rest."""
         self.cells[_TURN] = (seq ^ sender) & 1
 
     def place(self, run: Run, mtype: int, handed: int) -> int:
@@ -103,7 +103,7 @@ class Outbox:
         return len(run.bodies)
 
     def publish(self, seq: int) -> None:
-        """All that was placed, up to `seq`, is to be sent."""
+        """Offer all that was placed, up to `seq`, to the senders."""
         self.cells[OFFERED] = seq
 
     def tell_at(self, seq: int) -> None:
@@ -111,13 +111,13 @@ class Outbox:
         self.cells[_TELL_AT] = seq
 
     def wake(self, sender: int) -> None:
-        """If it sleeps."""
+        """Wake the sender if it sleeps."""
         if self.cells[SLEEPING + sender]:
             os.eventfd_write(self.to_sender[sender], 1)
 
 
 def choose_processor() -> int:
-    """Any of those that this process may use."""
+    """Choose a random processor among those that this process may use."""
     usable = sorted(os.sched_getaffinity(0))
     return usable[int.from_bytes(os.urandom(2)) % len(usable)]
 
@@ -166,7 +166,10 @@ def run(which: int, outbox: Outbox, journal: SinkJournal) -> None:
 
 
 def _sleep(which: int, outbox: Outbox, noted: memoryview[int]) -> None:
-    """Until somebody wakes it, unless it is its turn just now: that would go unsaid."""
+    """Sleep until somebody wakes this sender.
+
+    Do not sleep if its turn has come just now: nobody would wake it for that.
+    """
     cells = outbox.cells
     cells[SLEEPING + which] = 1
     seq = ((noted[cells[_HANDED_AT]] & VALUE) >> 1) + 1
@@ -176,7 +179,10 @@ def _sleep(which: int, outbox: Outbox, noted: memoryview[int]) -> None:
 
 
 def _send_after(number: int, outbox: Outbox, address: int, length: int) -> bool:
-    """It was not sent because of this errno: whether it is now; if not, FAILED says why and the agent sees to it."""
+    """Handle the errno of a failed send; True if the message is sent now.
+
+    Otherwise FAILED holds the reason, and the agent handles it.
+    """
     cells = outbox.cells
     if number == errno.EAGAIN:
         cells[FULL] = 1  # the agent sees it when it looks again

@@ -1,4 +1,4 @@
-"""What both sinks of a queue share: their queue, its limits, and what becomes of a message that does not fit."""
+"""Holds what both sinks of a queue share: their queue, its limits, and the handling of a message that does not fit."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class _RemovedError(Blocked):
 class QueueSource:
     """Takes messages of one type selection, each straight into the journal: the kernel writes it there.
 
-    msgrcv tells a message's length only in a register, which dies with the process. So the length is looked at first
+    msgrcv returns a message's length only in a register, which dies with the process. So the length is looked at first
     (MSG_COPY) and noted with the landing place; then the message is received with exactly that size.
     """
 
@@ -75,7 +75,10 @@ class QueueSource:
             self._take_all(open_queue(self._key, self._config, self._host).id)
 
     def _vouch(self) -> float:
-        """The thread, which waits in msgrcv for as long as it likes, has to come out when there is a message for it."""
+        """Return the time at which the thread last owed nothing.
+
+        It may wait in msgrcv indefinitely, but it must come out when there is a message for it.
+        """
         owes = self._waits and self._rounds == self._rounds_seen and self._host.has_room() and self._message_waits()
         self._rounds_seen = self._rounds
         return self._debt.since(owes=owes)
@@ -92,7 +95,7 @@ class QueueSource:
             self._room.set()
 
     def confirmed(self, seq: int) -> None:
-        """Nothing is left of it here: taking removed it."""
+        """Do nothing: taking removed the message from the queue, so there is nothing to release."""
 
     def lend(self) -> bool:
         """See Source: not while the kernel may put a message into the journal; the thread is called back from there."""

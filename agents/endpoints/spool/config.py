@@ -1,4 +1,4 @@
-"""The table of the `spool` endpoint, and what follows from the configuration alone."""
+"""Defines the table of the `spool` endpoint, and what follows from the configuration alone."""
 
 from __future__ import annotations
 

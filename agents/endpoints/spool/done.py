@@ -1,4 +1,4 @@
-"""Where a spool's source moves its delivered files: the `done` directory.
+"""Moves the files that a spool's source has delivered into the `done` directory.
 
 A file keeps its name if that is free. Otherwise its number is added, and then its journal's epoch, so that a number
 that is reused after a lost journal does not block. A name that would be too long is cut before the suffix.

@@ -92,7 +92,7 @@ class SpoolNames:
     ) -> None:
         """Call `more` when names wait, and `odd` for an entry that is no regular file.
 
-        `drain` reads every event there is (`event` gets them); it returns False if the directory is another by now.
+        `drain` reads every event there is (`event` gets them); it returns False if the directory was replaced.
         """
         self._loop = loop
         self.is_message = is_message
@@ -178,7 +178,7 @@ class SpoolNames:
             self._backlog.popleft()
 
     def event(self, name: bytes, how: int) -> None:
-        """Add a name that an event brought; it may be another file by now."""
+        """Add a name that an event brought; the name may lead to a different file by now."""
         if not self.is_message(name):
             return
         known = self._how.get(name)
@@ -328,10 +328,10 @@ class SpoolNames:
 
     def _finish(self, scan: _Scan) -> None:
         if not self._drain() or self._scan is not scan:
-            return  # the directory is another; a new scan has begun
+            return  # the directory was replaced; a new scan has begun
         if self._again:
             # Events were lost while it ran. Of the names that it found, some came after names that events brought, and
-            # nothing tells which. Every event up to now is read, so the next scan sees what was lost.
+            # nothing shows which. Every event up to now is read, so the next scan sees what was lost.
             self._arrived = {}
             self._end_scan()
             self.scan()
