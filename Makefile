@@ -17,6 +17,9 @@ system:          ## the tests with real containers (as root)
 storm:           ## 2,000 kills, 1,000,000 messages, into docs/storm.md; about 6 minutes (as root)
 	$(CMD) python -m tests.system.storm --kills 2000 --messages 1000000 --report docs/storm.md
 
+classic-storm:   ## one queue, two types, a stranger in it: 1,000 kills, 100,000 questions; about 6 minutes (as root)
+	$(CMD) python -m tests.system.classic_storm --kills 1000 --questions 100000
+
 bench:           ## against C, the kernel and what else there is: a table, docs/bench.json and its picture (as root)
 	./run bench
 
@@ -40,6 +43,7 @@ restart:         ## from a kill to work again, beside runit and supervisord, int
 
 calls:           ## which system calls each agent may make, into docs/security.md
 	$(CMD) python -m tests.calls_table
+
 rotation:        ## eleven configurations of logrotate, 100,000 lines each, with late writers, stalls and kills; about 25 minutes (as root)
 	$(CMD) python -m tests.system.log_rotation
 
@@ -71,4 +75,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo test unit system storm comings scale restart rotation bench bench-check calls fuzz style types coverage fresh clean help
+.PHONY: demo test unit system storm classic-storm comings scale restart rotation bench bench-check calls fuzz style types coverage fresh clean help
