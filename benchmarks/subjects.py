@@ -134,7 +134,6 @@ GOALS: Sequence[Goal] = (
     Goal("own memory, queue's agent (sink)", "uss_sink", "log→queue", None, MEMORY),
     Goal("own memory, queue's agent (source)", "uss_source", "queue→log", None, MEMORY),
     Goal("own memory, spool's agent (source)", "uss_source", "spool→queue", None, MEMORY),
-    Goal("own memory, a sender", "uss_sender", "log→queue", None, MEMORY),
     Goal("status of two, as a process", "status", STATUS, SUPERVISORCTL, 0.5),
     Goal("echo: p50 against two programs at a shared mount", "p50", ECHO, SHARED_ECHO, None),
     Goal("echo: p50 against NATS", "p50", ECHO, NATS_ECHO, None),

@@ -221,7 +221,7 @@ def test_a_bait_in_place_of_a_directory_or_file_is_not_touched(
         for place in PLACES:
             (played.evil / place).rename(played.evil / f"{place}.away")
             what = "a directory" if place.startswith(("log", "file")) else "a file"
-            plant(what if kind == OTHER else kind, played.evil / place)
+            bait(what if kind == OTHER else kind, played.evil / place)
         waiting = [played.sent(played.peer / "s/out")]
         append(played.peer / "log/out", b"while it was away")
         (played.peer / "file/out").write_bytes(b"while it was away")
@@ -238,6 +238,17 @@ def test_a_bait_in_place_of_a_directory_or_file_is_not_touched(
         wait_until(lambda: not any(is_refused(played, route) for route in ("s", "log", "file")), "nobody waits")
         work(played, "after")
         played.undisturbed("s:evil", "log:evil", "file:evil", "h:one", "h:two")
+
+
+def bait(kind: str, path: Path) -> None:
+    """Plant it although the agent may make the missing directory or file again at the same time."""
+    while True:
+        try:
+            plant(kind, path)
+        except (FileExistsError, IsADirectoryError):
+            remove(path)
+        else:
+            return
 
 
 def is_refused(played: Scene, route: str) -> bool:

@@ -38,7 +38,7 @@ def test_an_idle_daemon_wakes_for_heartbeats_only(tmp_path: Path, unshare_contai
         daemon.wait_for("RUNNING")
         agents = [agent["pid"] for agent in daemon.agents().values()]
         processes = [daemon.pid, *daemon.processes()]
-        assert len(processes) == 1 + 4 * ROUTES
+        assert len(processes) == 1 + 2 * ROUTES
         calls = _traced(processes, tmp_path)
     waking = Counter({pid: sum(n for (of, name), n in calls.items() if of == pid and name in _WAITS) for pid in agents})
     print(f"{ROUTES} routes, {IDLE_FOR:.0f} s: {sum(calls.values())} system calls of {len(processes)} processes")
