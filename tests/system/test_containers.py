@@ -252,7 +252,7 @@ def test_podman_s_command_is_used_if_its_socket_is_a_leftover(
 ) -> None:
     web = podman_container()
     monkeypatch.delenv("CONTAINER_HOST")
-    monkeypatch.setattr(engines, "PODMAN_SOCKET", str(podman_service.socket))
+    monkeypatch.setattr(engines.podman, "SOCKET", str(podman_service.socket))
     assert isinstance(engines.podman.Podman().client(time.monotonic() + TIME_LIMIT), ApiClient)
     podman_service.crash_service()
     assert podman_service.socket.exists()
