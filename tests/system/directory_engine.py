@@ -1,4 +1,4 @@
-"""A container engine of the tests' own, `dir:NAME`, and a launcher that registers it: what issue "one file" means.
+"""A container engine of the tests' own, `dir:NAME`, and a launcher that registers it.
 
     python -m tests.system.directory_engine nsbridged|nsbridge|nsbridgectl ARGUMENTS...
 

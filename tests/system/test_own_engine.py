@@ -14,10 +14,9 @@ from tests.system import directory_engine
 from tests.system.conftest import Factory
 from tests.system.directory_engine import tell_started
 from tests.system.nsbridged import Followed, Nsbridged
-from tests.system.room import run
 from tests.system.test_arrivals import come
 from tests.system.test_relay import route
-from tests.system.traffic import Sent, put_into_spool, send_all, wait_for_files
+from tests.system.traffic import Receiver, Sent, put_into_spool, send_all, wait_for_files
 
 LAUNCHER = "tests.system.directory_engine"
 ROOT = Path(__file__).parents[2]
@@ -74,10 +73,10 @@ def test_engine_of_its_own_is_a_source(tmp_path: Path, root: Path, unshare_conta
     web, legacy = unshare_container(), unshare_container()
     tell_started(root, "web", web.pid)
     (web.rootfs / "srv/out").mkdir()
-    with Daemon(tmp_path, route(legacy.spec, legacy.spec).replace(legacy.spec, "dir:web", 1)) as daemon:
+    with Daemon(tmp_path, route("dir:web", legacy.spec)) as daemon, Receiver(legacy, 0x51, 2) as receiver:
         daemon.wait_for("RUNNING")
         put_into_spool(web.rootfs / "srv/out", [b"one", b"two"])
-        run(["true"])
+        assert [sent.body for sent in receiver.messages()] == [b"one", b"two"]
         assert daemon.agents()["r:files"]["container_pid"] == web.pid
 
 
