@@ -1,7 +1,7 @@
 """Reads a journal while its agent may be writing into it, for `nsbridge journal` and for the supervisor.
 
 It only reads, without lock or mapping, so a running agent is not disturbed. The journal's crash rules
-(journal/sourcejournal.py) guarantee that published data is complete, and that a record stays unchanged until its
+(journal/records.py) guarantee that published data is complete, and that a record stays unchanged until its
 message is confirmed. So a bad record is damaged only if its message is still unconfirmed at a second look.
 
 A compromised agent can write any length, any number of entries, or a record that is a hole. So the reader needs little

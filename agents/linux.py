@@ -16,7 +16,8 @@ import os
 import struct
 import sys
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from nsbridge.agents.queuestatus import QueueStatus
 
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWCGROUP = 0x0200_0000
@@ -57,9 +58,8 @@ _IPC_STAT, _IPC_INFO, _MSG_STAT_ANY = 2, 3, 13
 _MSQID_SIZE = 256  # bytes; struct msqid_ds has 120, struct msginfo 32
 _OWNER_AT = 4  # in struct msqid_ds: uid and gid of msg_perm, behind its key
 _MSGMAX_AT = 8  # the third int of struct msginfo
-_CBYTES_AT = (
-    72  # msg_cbytes, msg_qnum, msg_qbytes, msg_lspid on every 64-bit architecture (asm-generic/msgbuf.h, ipcbuf.h)
-)
+# msg_cbytes, msg_qnum, msg_qbytes, msg_lspid on every 64-bit architecture (asm-generic/msgbuf.h, ipcbuf.h)
+_CBYTES_AT = 72
 MSG_COPY = 0o40000
 
 F_SETLEASE = 1024
@@ -291,18 +291,6 @@ def try_msgsnd(queue: int, address: int, size: int) -> int:
 def wait_msgsnd(queue: int, address: int, size: int) -> int:
     """Send like `try_msgsnd`, but wait for room; EINTR after a signal. Releases the GIL."""
     return ctypes.get_errno() if _libc.msgsnd(queue, address, size, 0) < 0 else 0
-
-
-class QueueStatus(NamedTuple):
-    """Status of a SysV queue, from the kernel."""
-
-    used: int  # bytes in it
-    messages: int  # in it
-    limit: int  # bytes that it takes
-
-    def has_room(self, size: int) -> bool:
-        """True if a message of `size` bytes fits in: a queue is full by bytes or by number. msgsnd(2)."""
-        return self.used + size <= self.limit and self.messages < self.limit
 
 
 def queue_status(queue: int) -> QueueStatus:

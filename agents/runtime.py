@@ -56,12 +56,10 @@ class Agent:
         self._peer = socket.socket(fileno=assignment.peer_fd)
         self._peer.setblocking(False)
         self._unsent = b""
-        self._ack_timer = False
+        self._ack_timer = self._draining = self._drained = False
         self._unshown = False  # whether the scoreboard is behind the sink's journal
         self._cells = assignment.scoreboard.cells
         self._heart = Heart(self.loop, self._cells, assignment.beat_every)
-        self._draining = False
-        self._drained = False
         window = assignment.route.window
         self._journal = state.sink
         self._state = state

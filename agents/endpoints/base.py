@@ -150,6 +150,14 @@ class Source(Protocol):
         return True
 
 
+class EventSource:
+    """Common base of sources that take messages in callbacks of the loop only, so nothing comes by itself."""
+
+    def stop_taking(self) -> bool:
+        """See Source."""
+        return True
+
+
 class Sink(Protocol):
     """The `in` side."""
 

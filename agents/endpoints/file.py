@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from nsbridge.agents.confinement.callrules import TREE, KindCalls
 from nsbridge.agents.endpoints import files, watch
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource, Waiter
 from nsbridge.agents.endpoints.directory import DirectorySink, WatchedDirectory
 from nsbridge.agents.endpoints.files import CachedFile, NotAFileError, Tree, blocked_by
 from nsbridge.agents.endpoints.kind import ServedPaths
@@ -58,7 +58,7 @@ class ServedFile(ServedPaths[FileEndpoint]):
         return FileSink(agent, self.tree, self.endpoint)
 
 
-class FileSource:
+class FileSource(EventSource):
     """Takes the content of a file whenever it is closed after writing or another file is renamed over it."""
 
     def __init__(self, host: AgentApi, tree: Tree, config: FileEndpoint, journal: SourceJournal) -> None:
@@ -141,10 +141,6 @@ class FileSource:
     def lend(self) -> bool:
         """See Source: what was seen last stays so."""
         self._journal.cells[NOTE + (self._journal.taken + 1) % 2] = self._seen()
-        return True
-
-    def stop_taking(self) -> bool:
-        """See Source: it takes nothing by itself."""
         return True
 
     def _changed(self, _events: int) -> None:

@@ -1,4 +1,4 @@
-"""A sink's journal: how far it has handed over, and what it intends. sourcejournal.py has the rules of all journals."""
+"""A sink's journal: how far it has handed over, and what it intends. records.py has the rules of all journals."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
 from nsbridge.agents.endpoints.queue.senders import Outbox
 from nsbridge.agents.journal.journalfile import seal
 from nsbridge.agents.journal.sinkjournal import IN_DOUBT, WHICH, SinkJournal
+from nsbridge.agents.queuestatus import QueueStatus
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt
 
@@ -219,7 +220,7 @@ def _pretended(world: World) -> Iterator[None]:
             try_msgsnd=try_msgsnd,
             try_msgrcv=try_msgrcv,
             wait_msgsnd=_yield,
-            queue_status=lambda _queue: linux.QueueStatus(0, 0, LIMIT),
+            queue_status=lambda _queue: QueueStatus(0, 0, LIMIT),
             longest_message=lambda: MSGMAX,
         ),
         mock.patch.multiple(exact_queue, open_queue=lambda *_: Queue(), is_there=lambda *_: True),

@@ -26,6 +26,7 @@ u64 = st.integers(0, (1 << 64) - 1)
 seqs = st.one_of(st.integers(0, 8), st.integers(0, wire.MAX_SEQ))  # mostly what the session may believe
 near = st.one_of(st.integers(0, 8), u64)
 types = st.integers(0, (1 << 63) - 1)
+epochs = st.one_of(st.integers(0, 8), st.integers(0, wire.MAX_EPOCH))  # a greeting with a larger one is refused
 
 
 def pack(frame: Frame) -> bytes:
@@ -52,7 +53,7 @@ def pieces(draw: st.DrawFn) -> Data:
     return Data(draw(near), draw(seqs.filter(bool)), draw(types), min(total, wire.MAX_MESSAGE), offset, piece)
 
 
-hellos = st.builds(Hello, near, st.sampled_from([0, NONCE, 6]), near, seqs, st.sampled_from([0, EPOCH, 8]), seqs)
+hellos = st.builds(Hello, near, st.sampled_from([0, NONCE, 6]), epochs, seqs, st.sampled_from([0, EPOCH, 8]), seqs)
 bodies = st.lists(st.binary(max_size=200), min_size=1, max_size=4)
 firsts = seqs.filter(lambda seq: 0 < seq < wire.MAX_SEQ - 4)
 runs = st.builds(Run, near, firsts, types, bodies)

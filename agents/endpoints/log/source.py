@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
 
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource, Waiter
 from nsbridge.agents.endpoints.files import Tree, blocked_by
 from nsbridge.agents.endpoints.log.arrivals import EVENTS, LogArrivals
 from nsbridge.agents.endpoints.log.config import LogEndpoint
@@ -47,7 +47,7 @@ class _Step(Enum):
     AGAIN = 2  # continue at the start of this one
 
 
-class LogSource:
+class LogSource(EventSource):
     """Takes the messages of an append-only file."""
 
     def __init__(self, host: AgentApi, tree: Tree, config: LogEndpoint, journal: SourceJournal) -> None:
@@ -103,10 +103,6 @@ class LogSource:
     def lend(self) -> bool:
         """See Source: the place that was reached stays so."""
         self._positions.keep()
-        return True
-
-    def stop_taking(self) -> bool:
-        """See Source: it takes nothing by itself."""
         return True
 
     def _again(self) -> None:

@@ -17,7 +17,7 @@ import os
 import stat
 
 from nsbridge.agents.endpoints import files
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource, Waiter
 from nsbridge.agents.endpoints.directory import WatchedDirectory
 from nsbridge.agents.endpoints.files import LEASED, NotAFileError, Tree, blocked_by
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
@@ -47,7 +47,7 @@ class _NotYet(Exception):
     """The next file was closed, but the kernel still counts its writer."""
 
 
-class SpoolSource:
+class SpoolSource(EventSource):
     """Takes the files of a directory."""
 
     def __init__(self, host: AgentApi, tree: Tree, config: SpoolEndpoint, journal: SourceJournal) -> None:
@@ -101,10 +101,6 @@ class SpoolSource:
     def lend(self) -> bool:
         """See Source: the notes of what was delivered and not removed must stay."""
         return self._directory.watch is not None and not self._taken.has_up_to(self.store.confirmed)
-
-    def stop_taking(self) -> bool:
-        """See Source: it takes nothing by itself."""
-        return True
 
     # -- the directory
 
