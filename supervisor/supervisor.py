@@ -24,7 +24,7 @@ from nsbridge.supervisor.host.limits import read_host, shortages
 from nsbridge.supervisor.host.pidfile import PidFile
 from nsbridge.supervisor.host.strays import Strays
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
-from nsbridge.supervisor.lifecycle.evidence import QueueEvidence
+from nsbridge.supervisor.lifecycle.evidence import CounterLeases
 from nsbridge.supervisor.lifecycle.services import DeadLetterLimits, Services
 from nsbridge.supervisor.lifecycle.table import State
 from nsbridge.supervisor.log.events import Events
@@ -64,7 +64,7 @@ class Supervisor:
             require=daemon.require,
             empty=self._empty,
             dead=DeadLetterLimits(daemon.dead),
-            evidence=QueueEvidence(daemon.evidence, daemon.state_dir, partial(log.info, "")),
+            evidence=CounterLeases(daemon.evidence, daemon.state_dir, partial(log.info, "")),
         )
         self._observer = observer
         self._pidfile = pidfile

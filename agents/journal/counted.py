@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from nsbridge.agents.counter import LENGTHS, Counts
 from nsbridge.agents.journal.journalfile import VALUE, is_sealed, seal
-from nsbridge.agents.journal.records import RECORD_SIZE
+from nsbridge.agents.journal.records import ALIGN, RECORD_SIZE
 from nsbridge.agents.journal.sinkjournal import INTENT, PLACE, SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 
@@ -32,6 +32,11 @@ def _grown(now: int, before: int) -> int:
     """Return the difference of two numbers of which the second is known modulo 2^24; it may be negative."""
     difference = (now - before) & _MASK
     return difference - (_MASK + 1) if difference > _MASK >> 1 else difference
+
+
+def _behind(at: int, length: int) -> int:
+    """Return the place behind a record at `at` whose body has that length."""
+    return at + RECORD_SIZE + length + ALIGN - 1 & -ALIGN
 
 
 class Recovered(NamedTuple):
@@ -54,7 +59,7 @@ class SentCount:
 
         `doubtful` messages after those may have been sent. The journal is left before them.
         """
-        journal, cells, counter = self.journal, self._cells, self._counter
+        journal, cells = self.journal, self._cells
         result = Recovered()
         in_flight = max(0, cells[INTENT] - journal.handed)
         if in_flight and cells[COUNT_LIFE]:
@@ -62,8 +67,7 @@ class SentCount:
             if result.certain:
                 journal.sent(journal.handed + result.certain, journal.last_sender)
         if not result.doubtful:
-            cells[INTENT] = 0
-            cells[COUNT_LIFE], cells[COUNT_SKIPS] = seal(counter.life), seal(self._counter.skips)
+            self.settled(journal.handed)
         return result
 
     def _judge(self, in_flight: int) -> Recovered:
@@ -105,22 +109,22 @@ class Landing:
         self._journal = journal
         self._counter = counter
         self._cells = journal.cells
-        self._at = self._limit = 0
+        self._limit = 0  # where the free room behind the first place ends
         self._places: list[int] = []
         self._cells[LANDING] = 0
         self._cells[COUNT_LIFE] = seal(counter.life)
 
     def begin(self, size: int) -> int:
         """Return the address of a msgbuf for up to `size` bytes, the first of a batch. Raises FullError."""
-        self._at, self._limit = self._journal.reserve(size)
-        self._places = [self._at]
-        self._cells[LANDING] = seal(self._at)
+        at, self._limit = self._journal.reserve(size)
+        self._places = [at]
+        self._cells[LANDING] = seal(at)
         self._cells[COUNT_AT] = _statement(self._journal.taken, self._counter.received)
-        return self._journal.address + self._at
+        return self._journal.address + at
 
     def following(self, length: int, size: int) -> int:
         """Return the place behind a message of that length which has just landed; 0 if none fits there."""
-        at = self._places[-1] + RECORD_SIZE + length + 7 & -8
+        at = _behind(self._places[-1], length)
         if len(self._places) >= LENGTHS or not self._journal.extend(at, size, self._limit, len(self._places)):
             return 0
         self._places.append(at)
@@ -157,7 +161,7 @@ def _recovered(journal: SourceJournal, counter: Counts | None) -> Recovered:
     places, lengths = [], counter.lengths(min(grown, LENGTHS))
     for length in lengths:
         places.append(at)
-        at += RECORD_SIZE + length + 7 & -8
+        at = _behind(at, length)
     if grown > LENGTHS or not journal.holds(places[0], at):
         return Recovered(doubtful=grown - already)  # somebody else got the agent's pid before it was forgotten
     journal.landed_at(places[already:], lengths[already:])

@@ -15,7 +15,7 @@ class EvidenceRefused(Exception):
     """The configuration asks for the counter, and it cannot be had; the text says why and what would help."""
 
 
-class QueueEvidence:
+class CounterLeases:
     """Opens the counter for the first agent that needs it: it costs every system call of the host some nanoseconds."""
 
     def __init__(self, mode: Evidence, state_dir: str, info: Callable[[str], None]) -> None:

@@ -19,7 +19,7 @@ from nsbridge.agents.fork import Child
 from nsbridge.agents.loop import READABLE, Loop
 from nsbridge.supervisor.host import spawn, usage
 from nsbridge.supervisor.host.usage import Usage
-from nsbridge.supervisor.lifecycle.evidence import QueueEvidence
+from nsbridge.supervisor.lifecycle.evidence import CounterLeases
 from nsbridge.supervisor.lifecycle.table import Stage
 
 _AT_ONCE = 16  # datagrams; then the rest of the supervisor has its turn
@@ -125,7 +125,7 @@ class AgentProcess:
 
     @classmethod
     def begin(
-        cls, loop: Loop, assign: Callable[[int], Assignment], keeper: Keeper, evidence: QueueEvidence
+        cls, loop: Loop, assign: Callable[[int], Assignment], keeper: Keeper, evidence: CounterLeases
     ) -> AgentProcess:
         """Fork an agent; `assign` makes its assignment from the number of its control channel. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -164,7 +164,7 @@ class AgentProcess:
             self.channel.close()
             self.keeper.dying(code)
 
-    def _reap(self, loop: Loop, evidence: QueueEvidence) -> None:
+    def _reap(self, loop: Loop, evidence: CounterLeases) -> None:
         loop.unwatch(self.child.pidfd)
         evidence.forget(self.child.pid)
         keeper = self.keeper

@@ -8,7 +8,7 @@ from nsbridge.agents.confinement.emptyns import EmptyNamespace
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import Confinement, DeadConfig, Evidence, HealthConfig
 from nsbridge.supervisor.containers.arrivals import Arrivals
-from nsbridge.supervisor.lifecycle.evidence import QueueEvidence
+from nsbridge.supervisor.lifecycle.evidence import CounterLeases
 from nsbridge.supervisor.log.events import Events
 from nsbridge.supervisor.log.log import Log
 
@@ -33,4 +33,4 @@ class Services:
     require: tuple[Confinement, ...] = ()  # what no agent may run without
     empty: tuple[EmptyNamespace, ...] = ()  # namespaces that agents join instead of staying in the host's
     dead: DeadLetterLimits = field(default_factory=DeadLetterLimits)
-    evidence: QueueEvidence = field(default_factory=lambda: QueueEvidence(Evidence.SENDERS, "", lambda _text: None))
+    evidence: CounterLeases = field(default_factory=lambda: CounterLeases(Evidence.SENDERS, "", lambda _text: None))

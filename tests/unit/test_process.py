@@ -22,7 +22,7 @@ from nsbridge.agents.fork import Child, fork, release_first
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import Evidence
 from nsbridge.supervisor.host import spawn
-from nsbridge.supervisor.lifecycle.evidence import QueueEvidence
+from nsbridge.supervisor.lifecycle.evidence import CounterLeases
 from nsbridge.supervisor.lifecycle.process import AgentProcess, Channel, Keeper, signal_name
 
 LIMIT = 10.0  # seconds
@@ -107,7 +107,7 @@ def test_an_empty_datagram_is_no_more_than_the_end(heard: Heard) -> None:
     assert passes < 10
 
 
-_SENDERS = QueueEvidence(Evidence.SENDERS, "", print)
+_SENDERS = CounterLeases(Evidence.SENDERS, "", print)
 
 
 @dataclass
@@ -125,7 +125,7 @@ class Kept:
         self._let_go = let_go
         monkeypatch.setattr(spawn, "agent", lambda given, _register: fork(lambda: main(given.control_fd)))
         self.process = AgentProcess.begin(
-            self.loop, cast(Callable[[int], Assignment], _Given), self, QueueEvidence(Evidence.SENDERS, "", print)
+            self.loop, cast(Callable[[int], Assignment], _Given), self, CounterLeases(Evidence.SENDERS, "", print)
         )
 
     def hear(self, fields: dict[str, object]) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import errno
 import signal
+from collections.abc import Sequence
 
 from nsbridge.agents import linux
 from nsbridge.agents.counter import Counts
 from nsbridge.agents.endpoints.base import AgentApi, Blocked
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint
-from nsbridge.agents.endpoints.queue.look import TooLongError
+from nsbridge.agents.endpoints.queue.look import TooLongError, too_long
 from nsbridge.agents.endpoints.queue.queue import QueueOwner, shown
-from nsbridge.agents.endpoints.queue.source import AT_ONCE, FLUSH_EVERY, INTERRUPT, QueueSource
+from nsbridge.agents.endpoints.queue.source import INTERRUPT, QueueSource
 from nsbridge.agents.journal.counted import Landing
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 
@@ -50,90 +51,49 @@ class CountedQueueSource(QueueSource):
         signal.pthread_kill(self._thread, INTERRUPT)
         return True
 
-    def _take_from(self, queue: int) -> None:
-        """See QueueSource. Raises Blocked."""
-        is_first = True
-        while True:
-            self._room.wait()
-            with self._host.guarded():
-                self._host.retry()
-                if not self._host.has_room():
-                    self._host.blocked("out", "")
-                    self._room.clear()
-                    continue
-                place = self._begin()
-                self._queue = queue
-                self._waits = True
-            if is_first:
-                length = linux.try_msgrcv(queue, place, self._size, self._type, linux.IPC_NOWAIT)
-            else:
-                length = linux.wait_msgrcv(queue, place, self._size, self._type)
-            with self._host.guarded():
-                self._waits = False
-                self._rounds += 1
-                if length >= 0:
-                    self._host.landed(self._landing.landed([length]))
-                    self._host.flush()  # before the look for more: this one may be the only one
-                elif not self._grows(length):
-                    self._landed(length)
-                self._take_all(queue)
-                if is_first:
-                    self._host.blocked("out", "")
-                    is_first = False
-
-    def _take_all(self, queue: int, *, is_awaited: bool = False) -> None:  # noqa: ARG002  (as QueueSource's)
-        """Take while there are messages and room. Raises Blocked."""
-        host, unsent = self._host, 0
-        messages, size = host.room()
+    def _landing_place(self) -> int:
+        """See QueueSource."""
         try:
-            while messages > 0 and size > 0:
-                got = self._take_some(queue, min(messages, AT_ONCE), size)
-                if not got:
-                    return
-                messages, size, unsent = messages - len(got), size - sum(got), unsent + len(got)
-                if unsent >= FLUSH_EVERY:
-                    unsent = 0
-                    host.flush()
-            self._room.clear()
-        finally:
-            host.flush()
+            return self._landing.begin(self._size)
+        except OSError as error:
+            raise Blocked(str(error.strerror)) from None
 
-    def _take_some(self, queue: int, most: int, room: int) -> list[int]:
-        """Receive up to `most` messages into places that follow each other; return the lengths. Raises Blocked."""
+    def _received(self, length: int) -> bool:
+        """See QueueSource: a message that fits has landed, whatever its length."""
+        if length >= 0:
+            self._host.landed(self._landing.landed([length]))
+            self._host.flush()  # before the look for more: this one may be the only one
+        elif not self._grows(length):
+            self._landed(length)
+        return False
+
+    def _take_some(self, queue: int, most: int, size: int, *, is_awaited: bool) -> Sequence[int] | None:  # noqa: ARG002
+        """See QueueSource: receive into places that follow each other."""
         got: list[int] = []
-        place = self._begin()
+        place = self._landing_place()
         try:
-            while place and room > 0 and len(got) < most:
+            while place and size > 0 and len(got) < most:
                 length = linux.try_msgrcv(queue, place, self._size, self._type, linux.IPC_NOWAIT)
                 if length < 0:
                     if self._grows(length) and not got:
-                        place = self._begin()
+                        place = self._landing_place()
                         continue
                     if not got:
                         self._landed(length)
                     break
                 got.append(length)
-                room -= length
+                size -= length
                 place = self._landing.following(length, self._size)
         finally:
             if got:
                 self._host.landed(self._landing.landed(got))
-        return got
-
-    def _begin(self) -> int:
-        try:
-            return self._landing.begin(self._size)
-        except OSError as error:
-            raise Blocked(str(error.strerror)) from None
+        return got or None
 
     def _grows(self, length: int) -> bool:
         """Return True if the next message did not fit, and a larger place is asked for. Raises TooLongError."""
         if length != -errno.E2BIG:
             return False
         if self._size >= self._longest:
-            raise TooLongError(
-                f"{shown(self._key)}: the next message is longer than max_message = {self._longest} and stays in the "
-                "queue: raise max_message (64MiB at most), or remove the message"
-            )
+            raise TooLongError(f"{shown(self._key)}: {too_long(self._longest)}")
         self._size = min(4 * self._size, self._longest)
         return True

@@ -32,6 +32,14 @@ class TooLongError(Blocked):
     """The next message is longer than `max_message`: it stays in the queue, and those behind it do too."""
 
 
+def too_long(longest: int) -> str:
+    """Describe a next message that is longer than `longest` bytes, and the remedy."""
+    return (
+        f"the next message is longer than max_message = {longest} and stays in the queue: raise max_message "
+        "(64MiB at most), or remove the message"
+    )
+
+
 class QueuePeek:
     """Looks for messages that msgrcv would choose by `mtype`: 0 any, n that type, -n the lowest up to n."""
 
@@ -50,10 +58,7 @@ class QueuePeek:
         """Return the error for a message that msgrcv reports and the last look skipped; None if it skipped none."""
         if not self._passed_over:
             return None
-        return TooLongError(
-            f"the next message is longer than max_message = {self._longest} and stays in the queue: raise max_message "
-            "(64MiB at most), or remove the message"
-        )
+        return TooLongError(too_long(self._longest))
 
     def next(self, queue: int, most: int, size: int) -> Sequence[tuple[int, int]]:
         """Return (type to ask for, length) of each message that msgrcv would choose now, one after the other.

@@ -22,8 +22,8 @@ from nsbridge.agents.endpoints.queue.threads import start_thread
 from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 
-AT_ONCE = 32  # messages looked at, then taken, in one go
-FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other agent works meanwhile
+_AT_ONCE = 32  # messages looked at, then taken, in one go
+_FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other agent works meanwhile
 INTERRUPT = signal.SIGUSR2  # to the thread that waits in msgrcv
 _INTERRUPT_EVERY = 0.02  # seconds
 _RETRY = 0.1  # seconds between looks for a queue that is missing
@@ -57,6 +57,7 @@ class QueueSource:
         self._room.set()
         self._thread = 0
         self._waits = False  # in msgrcv, with a landing place in the journal
+        self._size = 0  # bytes that the wait receives
         self._queue = 0  # its id, where the thread waits
         self._rounds = 0  # how often the thread has come out of msgrcv
         self._rounds_seen = 0
@@ -152,26 +153,37 @@ class QueueSource:
                     self._host.blocked("out", "")
                     self._room.clear()
                     continue
-                (place,) = self._land((0,))
+                place = self._landing_place()
                 self._queue = queue
                 self._waits = True
             length = self._receive(queue, place, is_first)
             with self._host.guarded():
                 self._waits = False
                 self._rounds += 1
-                if length == 0:
-                    self._host.landed(self._journal.landed((0,)))
-                self._landed(length)
-                self._take_all(queue, is_awaited=length == -errno.E2BIG)
+                is_awaited = self._received(length)
+                self._take_all(queue, is_awaited=is_awaited)
                 if is_first:
                     self._host.blocked("out", "")
                     is_first = False
 
     def _receive(self, queue: int, place: int, is_first: bool) -> int:
-        """Wait for a message and leave it in the queue (E2BIG). An empty one fits, and is received into the journal."""
         if is_first:
-            return linux.try_msgrcv(queue, place, 0, self._type, linux.IPC_NOWAIT)
-        return linux.wait_msgrcv(queue, place, 0, self._type)
+            return linux.try_msgrcv(queue, place, self._size, self._type, linux.IPC_NOWAIT)
+        return linux.wait_msgrcv(queue, place, self._size, self._type)
+
+    def _landing_place(self) -> int:
+        """Return the address where the awaited message may land. Raises Blocked."""
+        return self._land((0,))[0]
+
+    def _received(self, length: int) -> bool:
+        """Take up what the wait returned; True if it left a message in the queue. Raises Blocked.
+
+        The wait leaves a message there (E2BIG). An empty one fits, and is received into the journal.
+        """
+        if length == 0:
+            self._host.landed(self._journal.landed((0,)))
+        self._landed(length)
+        return length == -errno.E2BIG
 
     def _take_all(self, queue: int, *, is_awaited: bool = False) -> None:
         """Take while there are messages and room. Confirmations wait for the lock meanwhile, so room only shrinks.
@@ -182,20 +194,28 @@ class QueueSource:
         messages, size = host.room()
         try:
             while messages > 0 and size > 0:
-                found = self._next(queue, min(messages, AT_ONCE), size)
-                got = self._take(queue, found) if found else []
-                if not got and (found or is_awaited) and (too_long := self._look.too_long()):
-                    raise TooLongError(f"{shown(self._key)}: {too_long}")
-                if not found:
+                got = self._take_some(queue, min(messages, _AT_ONCE), size, is_awaited=is_awaited)
+                if got is None:
                     return
                 is_awaited = False
                 messages, size, unsent = messages - len(got), size - sum(got), unsent + len(got)
-                if unsent >= FLUSH_EVERY:
+                if unsent >= _FLUSH_EVERY:
                     unsent = 0
                     host.flush()
             self._room.clear()
         finally:
             host.flush()
+
+    def _take_some(self, queue: int, most: int, size: int, *, is_awaited: bool) -> Sequence[int] | None:
+        """Take up to `most` messages while there are `size` bytes of room; return their lengths, None at the end.
+
+        There may be none of those that were seen, if another reader was faster. Raises Blocked.
+        """
+        found = self._next(queue, most, size)
+        got = self._take(queue, found) if found else []
+        if not got and (found or is_awaited) and (too_long := self._look.too_long()):
+            raise TooLongError(f"{shown(self._key)}: {too_long}")
+        return got if found else None
 
     def _take(self, queue: int, found: Sequence[tuple[int, int]]) -> list[int]:
         """Take these, as far as there is room and no other reader is faster; the lengths of those that came."""
