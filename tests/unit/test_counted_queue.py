@@ -71,6 +71,19 @@ def drained(queue: sysv_ipc.MessageQueue) -> list[bytes]:
 RUNS = [Run(EPOCH, 1, 0, BODIES[:4]), Run(EPOCH, 5, 0, BODIES[4:])]
 
 
+def killed_in_flight(
+    path: Path, queue: sysv_ipc.MessageQueue, monkeypatch: pytest.MonkeyPatch, last: int
+) -> FakeCounter:
+    """Let an agent send the first run and be killed when it had just begun with the messages up to `last`."""
+    counter = FakeCounter()
+    counter.count(monkeypatch)
+    with sink_life(path, queue.key, counter) as (host, sink):
+        host.journal.adopt(EPOCH, 0)
+        offer(sink, RUNS[:1])
+        SentCount(host.journal, counter).begin(last)
+    return counter
+
+
 def test_sink_killed_at_any_line_sends_each_message_once(
     tmp_path: Path, queue: sysv_ipc.MessageQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,13 +112,8 @@ def test_sink_resumes_although_its_messages_were_taken(
     tmp_path: Path, queue: sysv_ipc.MessageQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An empty queue says nothing; the count does."""
-    counter = FakeCounter()
-    counter.count(monkeypatch)
-    with sink_life(tmp_path / "a.in", queue.key, counter) as (host, sink):
-        host.journal.adopt(EPOCH, 0)
-        offer(sink, RUNS[:1])
-        SentCount(host.journal, counter).begin(6)
-        counter.sent += 1  # the fifth was sent, and the kill came before it was noted
+    counter = killed_in_flight(tmp_path / "a.in", queue, monkeypatch, last=6)
+    counter.sent += 1  # the fifth was sent, and the kill came before it was noted
     assert drained(queue) == BODIES[:4]
     with sink_life(tmp_path / "a.in", queue.key, counter) as (host, sink):
         assert host.journal.handed == 5
@@ -127,12 +135,7 @@ def test_count_that_cannot_be_believed_leaves_a_doubt(
     not_delivered: int,
 ) -> None:
     """The two messages in flight are counted, logged, and sent again or skipped, as configured."""
-    counter = FakeCounter()
-    counter.count(monkeypatch)
-    with sink_life(tmp_path / "a.in", queue.key, counter) as (host, sink):
-        host.journal.adopt(EPOCH, 0)
-        offer(sink, RUNS[:1])
-        SentCount(host.journal, counter).begin(6)
+    counter = killed_in_flight(tmp_path / "a.in", queue, monkeypatch, last=6)
     drained(queue)
     if cause == "another life":
         counter.life = 8
@@ -151,12 +154,7 @@ def test_count_that_cannot_be_believed_leaves_a_doubt(
 def test_agent_without_counter_knows_what_a_counted_one_left(
     tmp_path: Path, queue: sysv_ipc.MessageQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counter = FakeCounter()
-    counter.count(monkeypatch)
-    with sink_life(tmp_path / "a.in", queue.key, counter) as (host, sink):
-        host.journal.adopt(EPOCH, 0)
-        offer(sink, RUNS[:1])
-        SentCount(host.journal, counter).begin(5)
+    killed_in_flight(tmp_path / "a.in", queue, monkeypatch, last=5)
     host = Host(tmp_path / "a.in")
     try:
         leave_counter(host, host.journal, InDoubt.SKIP)
