@@ -12,7 +12,8 @@ An agent's pid may be given to another process once it is reaped, so the supervi
 If the supervisor dies, the next one takes all out at its start. A process that got such a pid in between, and sends,
 adds to the slot: then the count exceeds what the agent intended to send, and the batch counts as in doubt.
 
-The programs see pids of the supervisor's own pid namespace only, so it may be a nested one.
+The programs see pids of the supervisor's own pid namespace only, so it may be a nested one. The namespace is part of
+the version, because a program that was pinned for another namespace counts nothing.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class KernelCounter:
         """Continue with what is pinned, or begin anew. Raises Unavailable."""
         _mount_if_missing()
         key = hashlib.sha256(os.fsencode(os.path.realpath(state_dir))).hexdigest()[:16]
-        version = hashlib.sha256(b"".join(_program(0, 0, call, (0, 0)) for call in _CALLS)).hexdigest()[:8]
+        version = hashlib.sha256(b"".join(_program(0, 0, call, _pid_namespace()) for call in _CALLS)).hexdigest()[:8]
         self._place = Path(BPFFS, "nsbridge", f"{key}-{version}")
         self._fds: dict[str, int] = {}
         try:
@@ -118,10 +119,8 @@ class KernelCounter:
         life = os.urandom(6) + bytes(SLOT_SIZE - 6)
         bpf.update(self._fds["slots"], _U32.pack(LIFE_SLOT), life)
         bpf.freeze(self._fds["slots"])
-        space = os.stat("/proc/self/ns/pid")  # noqa: PTH116  (a magic link, not a path)
-        namespace = (os.major(space.st_dev) << 20 | os.minor(space.st_dev), space.st_ino)
         for call in _CALLS:
-            self._fds[call] = bpf.load(_program(self._fds["processes"], self._fds["slots"], call, namespace))
+            self._fds[call] = bpf.load(_program(self._fds["processes"], self._fds["slots"], call, _pid_namespace()))
             self._fds[_link(call)] = bpf.attach(self._fds[call], bpf.tracepoint(f"syscalls/sys_exit_{call}"))
         self._place.mkdir(parents=True, mode=0o700)
         for what, fd in self._fds.items():
@@ -130,6 +129,12 @@ class KernelCounter:
     def _read_life(self) -> int:
         slot = bpf.look_up(self._fds["slots"], _U32.pack(LIFE_SLOT), SLOT_SIZE) or b""
         return int.from_bytes(slot[:6], "little")
+
+
+def _pid_namespace() -> tuple[int, int]:
+    """Return this process's pid namespace, as the kernel's device number and inode."""
+    space = os.stat("/proc/self/ns/pid")  # noqa: PTH116  (a magic link, not a path)
+    return os.major(space.st_dev) << 20 | os.minor(space.st_dev), space.st_ino
 
 
 def _link(call: str) -> str:

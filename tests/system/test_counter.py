@@ -206,7 +206,8 @@ def test_nothing_is_left_after_an_orderly_end(tmp_path: Path) -> None:
 
 
 def test_counter_works_in_a_nested_pid_namespace(tmp_path: Path) -> None:
-    """The program sees pids of the supervisor's own namespace."""
+    """The program sees pids of the supervisor's own namespace. One pinned for another would count nothing there."""
+    KernelCounter(str(tmp_path)).close()
     program = """
 import os, sys, sysv_ipc
 from nsbridge.agents import counter
