@@ -119,7 +119,7 @@ class SinkJournal:
         """
         return self._slot + _HANDED
 
-    def mend(self, report: Report) -> None:
+    def repair(self, report: Report) -> None:
         """Count anew where the counters say what cannot be. Nothing depends on them, and they have no checksum."""
         wrong = [cell for cell in _COUNTERS if self.cells[cell] > _MOST]
         if self.delivered < 0 and NOT_DELIVERED not in wrong:
@@ -182,5 +182,5 @@ def open_sink(path: str, report: Report = lambda _text: None, patience: float = 
         move_aside(path, error, report)
         file.close()
         return SinkJournal(create(path, wanted, patience))
-    sink.mend(report)
+    sink.repair(report)
     return sink
