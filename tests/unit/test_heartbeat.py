@@ -284,12 +284,16 @@ def test_an_agent_with_many_children_is_killed_unread(scene: Scene, monkeypatch:
 def test_own_memory_is_measured_apart_from_what_a_fork_shares() -> None:
     """A fork of this process shares nearly all its memory with it; only the exact look sees that."""
 
+    began, begins = os.pipe()
+
     def wait() -> int:
+        os.write(begins, b"x")  # before it runs, it has no memory of its own
         signal.pause()
         return 0
 
     child = fork(wait)
     try:
+        os.read(began, 1)
         rough, exact = usage.at_most(child.pid), health.own_memory(child.pid)
         assert rough is not None
         assert exact is not None
@@ -302,6 +306,8 @@ def test_own_memory_is_measured_apart_from_what_a_fork_shares() -> None:
     finally:
         child.kill()
         child.reap()
+        os.close(began)
+        os.close(begins)
     assert usage.at_most((1 << 22) + 1) is None, "there is no such process"
     assert health.own_memory((1 << 22) + 1) is None
 
