@@ -94,7 +94,7 @@ class Circles:
 
     def __init__(self) -> None:
         self._flows: dict[str, list[Flow]] = {}  # by route
-        self._warned: set[tuple[str, ...]] = set()
+        self._warned: set[frozenset[str]] = set()  # the agents that a warning was about
 
     def ready(self, name: str, serving: Sequence[Serving], warn: Warn) -> str:
         """Return the reason why the agent `name` must not serve; empty if it may.
@@ -112,7 +112,7 @@ class Circles:
             return ""
         if all(end.is_known for flow in found for end in (flow.source, flow.sink)):
             return refusal(found)
-        self._warn_once(name, refusal(found), warn)
+        self._warn_once(name, refusal(found), warn, frozenset(flow.source.agent for flow in found))
         return ""
 
     def forget(self, route: str) -> None:
@@ -126,11 +126,12 @@ class Circles:
         for mine in (sink for sink in sinks if sink.agent == name):
             for other in sinks:
                 if other.agent != name and other.places & mine.places:
-                    self._warn_once(name, shared_queue(mine.shown, other.agent), warn)
+                    self._warn_once(name, shared_queue(mine.shown, other.agent), warn, frozenset({name, other.agent}))
 
-    def _warn_once(self, name: str, text: str, warn: Warn) -> None:
-        if (name, text) not in self._warned:
-            self._warned.add((name, text))
+    def _warn_once(self, name: str, text: str, warn: Warn, agents: frozenset[str]) -> None:
+        """Warn, if that was not done before about the same agents."""
+        if agents not in self._warned:
+            self._warned.add(agents)
             warn(name, text)
 
 

@@ -49,8 +49,8 @@ def test_a_renamed_container_s_old_name_leads_to_its_new_owner(
         put_into_spool(other.rootfs / "srv/out", [b"new"])
         put_into_spool(web.rootfs / "srv/out", [b"old"])
         wait_until(lambda: daemon.flow("r:files")["delivered"] == 1, "the new one's message")
+        wait_until(lambda: visible(other.rootfs / "srv/out") == [], "it is removed, which its count does not wait for")
         assert visible(web.rootfs / "srv/out") != []
-        assert visible(other.rootfs / "srv/out") == []
 
 
 def test_renamed_back_is_as_before(tmp_path: Path, docker_container: Factory, unshare_container: Factory) -> None:

@@ -139,7 +139,7 @@ def test_exact_routes_into_one_queue_are_warned_of_once() -> None:
     assert advice(Config(DaemonConfig(), (first, loose, elsewhere))) == []
     (line,) = advice(Config(DaemonConfig(), (first, second)))
     assert line.startswith("s:two: r:two sends into queue 0x1 of runc:two too")
-    for of in (first, loose, second, second):
+    for of in (first, loose, second, second, first):
         circles.ready(of.agents[1].name, serve(of), lambda name, text: warned.append(f"{name}: {text}"))
     assert warned == [line]
 
