@@ -57,7 +57,6 @@ def test_small_process_limit_is_named(tmp_path: Path, pair: tuple[Any, Any], del
     routes = route(pair[0].spec, pair[1].spec).replace("[route.r]\n", f'[route.r]\ndelivery = "{delivery}"\n')
     routes += f'user = "{USER}:{USER}"\n'
     with limited(tmp_path, routes, "--nproc=1") as daemon:
-        wait_until(lambda: "RLIMIT_NPROC" in daemon.agents()["r:queue"]["detail"], "the limit is named", 10)
-        detail = daemon.agents()["r:queue"]["detail"]
-        assert f"(RLIMIT_NPROC is 1 processes of uid {USER}: raise it, LimitNPROC= in the unit, ulimit -u)" in detail
+        advice = f"(RLIMIT_NPROC is 1 processes of uid {USER}: raise it, LimitNPROC= in the unit, ulimit -u)"
+        wait_until(lambda: advice in daemon.agents()["r:queue"]["detail"], "the limit is named", 10)
         assert "internal error" not in daemon.said()

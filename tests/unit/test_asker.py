@@ -16,6 +16,7 @@ from nsbridge.config.schema import Container
 from nsbridge.supervisor.containers import asker, engines
 from nsbridge.supervisor.containers.asker import BATCH, Asker, Located, parse_answer
 from nsbridge.supervisor.containers.identity import ContainerRefused, Found, NoAnswer, NotRunning
+from tests.descriptors import open_descriptors
 
 LIMIT = 20.0
 
@@ -53,7 +54,7 @@ def children() -> set[int]:
 
 @pytest.fixture
 def engine() -> Iterator[Callable[[Callable[[Container], Found]], Engine]]:
-    before, had, made = os.listdir("/proc/self/fd"), children(), []
+    before, had, made = open_descriptors(), children(), []
 
     def make(locate: Callable[[Container], Found]) -> Engine:
         made.append(Engine(locate))
@@ -65,7 +66,7 @@ def engine() -> Iterator[Callable[[Callable[[Container], Found]], Engine]]:
         while children() != had:
             each.loop.run_once(LIMIT)
         each.loop.close()
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
 
 
 Make = Callable[[Callable[[Container], Found]], Engine]

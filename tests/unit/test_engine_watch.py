@@ -15,6 +15,7 @@ from nsbridge.config.schema import LogConfig
 from nsbridge.supervisor.containers import engine_watch, engines
 from nsbridge.supervisor.containers.engine_watch import EngineWatch
 from nsbridge.supervisor.log.log import Log, open_log
+from tests.descriptors import open_descriptors
 
 LIMIT = 20.0  # seconds for anything to happen
 ID = "5203" * 16
@@ -68,7 +69,7 @@ class _Counted(EngineWatch):
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setattr(engine_watch, "AGAIN", (0.01, 0.02))
-    before, had = os.listdir("/proc/self/fd"), children()
+    before, had = open_descriptors(), children()
     loop, log = Loop(), open_log(LogConfig(file=str(tmp_path / "log")))
     made = Engine(loop, log)
     yield made
@@ -77,7 +78,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
         loop.run_once(LIMIT)
     loop.close()
     log.close()
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
 
 
 def children() -> set[int]:

@@ -18,6 +18,7 @@ from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.endpoints.files import NotAFileError, Tree
 from tests.child import in_child
+from tests.descriptors import open_descriptors
 
 NOBODY = 65534
 
@@ -44,9 +45,9 @@ def directory(tmp_path: Path) -> Iterator[int]:
 
 @pytest.fixture
 def nothing_stays_open() -> Iterator[None]:
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     yield
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
 
 
 def reason(function: object, *arguments: object) -> str:

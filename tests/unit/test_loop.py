@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents.loop import HUNG_UP, READABLE, WRITABLE, Loop
+from tests.descriptors import open_descriptors
 
 LIMIT = 10.0  # seconds for what happens at once
 
@@ -247,11 +248,11 @@ def test_an_idle_loop_sleeps() -> None:
 
 
 def test_a_closed_loop_holds_nothing(handlers: None) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     loop = Loop()
     loop.on_signal(signal.SIGUSR1, note([], "never"))
     loop.close()
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
     assert signal.set_wakeup_fd(-1) == -1
 
 

@@ -18,6 +18,7 @@ from nsbridge.supervisor.control.errands import Errand, Errands, Outcome, answer
 from nsbridge.supervisor.control.turns import Turns
 from nsbridge.supervisor.health import measuring
 from nsbridge.supervisor.health.measuring import Found, Measurer
+from tests.descriptors import open_descriptors
 
 DEADLINE = 20.0  # seconds
 
@@ -25,9 +26,9 @@ DEADLINE = 20.0  # seconds
 @pytest.fixture
 def loop() -> Iterator[Loop]:
     made = Loop()
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     yield made
-    assert os.listdir("/proc/self/fd") == before, "every descriptor is given back"
+    assert open_descriptors() == before, "every descriptor is given back"
     made.close()
 
 

@@ -14,6 +14,7 @@ from nsbridge.agents.loop import Loop
 from nsbridge.supervisor.containers import places
 from nsbridge.supervisor.containers.places import Places, WatchedPlace
 from tests.child import in_child
+from tests.descriptors import open_descriptors
 
 LIMIT = 20.0  # seconds for an event to come
 
@@ -56,14 +57,14 @@ class Waiting:
 
 @pytest.fixture
 def waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waiting]:
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     made = Waiting()
     read = Places._read
     monkeypatch.setattr(Places, "_read", lambda self, events: made.count(lambda e: read(self, e), events))
     yield made
     made.places.close()
     made.loop.close()
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
 
 
 def test_a_name_that_comes_is_notified_and_no_other(waiting: Waiting, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from nsbridge.agents.fork import EXIT_AGAIN, fork
 from nsbridge.agents.loop import Loop
 from nsbridge.supervisor.host.spawn import LINE_LIMIT, LineChild
 from tests.child import LIMIT, be_subreaper, ended, exit_code
+from tests.descriptors import open_descriptors
 
 NOTHING: list[object] = []
 
@@ -32,9 +33,9 @@ def hang() -> int:
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
     """Assert that neither a descriptor nor a child, dead or alive, is left."""
-    before, had = os.listdir("/proc/self/fd"), children()
+    before, had = open_descriptors(), children()
     yield
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
     assert children() == had
 
 
@@ -280,7 +281,7 @@ def test_a_teller_holds_nothing_of_its_parent(loop: Loop) -> None:
     secret = os.open("/dev/null", os.O_RDONLY)
 
     def count(writer: int) -> int:
-        return says(b"%d\n" % len(os.listdir("/proc/self/fd")))(writer)
+        return says(b"%d\n" % len(open_descriptors()))(writer)
 
     (listed,) = hear(loop, count).lines
     os.close(secret)

@@ -15,6 +15,7 @@ from nsbridge.agents.endpoints import watch
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.endpoints.watch import Change, Changes, DirectoryWatch
 from tests.child import in_child
+from tests.descriptors import open_descriptors
 
 NOBODY = 65534
 NOTHING = Changes([], gone=False, lost=False)
@@ -33,7 +34,7 @@ def spool(tmp_path: Path) -> Path:
 def watched(spool: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Yield a maker of watches of a directory, which stays open as an agent keeps it; all are closed in the end."""
     monkeypatch.chdir("/")  # where every agent is
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     made: list[DirectoryWatch] = []
     opened: list[int] = []
 
@@ -47,7 +48,7 @@ def watched(spool: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         each.close()
     for fd in opened:
         os.close(fd)
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
     assert os.getcwd() == "/"
 
 
@@ -256,7 +257,7 @@ def test_used_up_instances_name_their_sysctl(spool: Path) -> None:
 
 def test_a_directory_that_may_not_be_read_is_blocked(spool: Path) -> None:
     def child() -> str:
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(open_descriptors())
         fd = os.open(spool, os.O_PATH)
         os.setresuid(NOBODY, NOBODY, NOBODY)
         try:
