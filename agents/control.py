@@ -1,11 +1,14 @@
 """The messages between an agent and its supervisor on the control channel: JSON objects, one a datagram.
 
-From the supervisor: `{"do": "drain"}`, `{"do": "exit"}`, `{"do": "retry"}` (there are dead letters to be taken again),
-`{"do": "letters"}` (dead letters were taken out of its directory), `{"do": "dead", "max_bytes": N, …}` (other limits).
-From the agent: `{"say": "ready", "ns_inode": N, "uid": N, "gid": N, "landlock": ABI, "places": {…}}` (places.py),
-`{"say": "drained"}`,
-`{"say": "log", "level": "warning", "text": "…"}`, `{"say": "dead", "text": "…"}` (put aside: which, why),
-`{"say": "error", "text": "…"}` (its last words).
+Orders of the supervisor: `{"order": "drain"}`, `{"order": "exit"}`,
+`{"order": "retry_dead"}` (there are dead letters to be taken again),
+`{"order": "letters"}` (dead letters were taken out of its directory),
+`{"order": "dead", "max_bytes": N, …}` (other limits).
+
+Reports of the agent:
+`{"report": "ready", "ns_inode": N, "uid": N, "gid": N, "landlock": ABI, "places": {…}}` (places.py),
+`{"report": "drained"}`, `{"report": "log", "level": "warning", "text": "…"}`,
+`{"report": "dead", "text": "…"}` (put aside: which, why), `{"report": "error", "text": "…"}` (its last words).
 
 The agent may be compromised, so the supervisor takes only what fits `parse` and treats every text as hostile.
 """
@@ -25,8 +28,8 @@ _HELD: list[socket.socket] = []
 _TYPES = {"text": str, "ns_inode": int, "uid": int, "gid": int}  # of the fields that people are shown
 
 
-def say(channel: socket.socket, **fields: object) -> bool:
-    """Send without blocking; whether it went. A text that is too long is cut by the caller."""
+def send(channel: socket.socket, **fields: object) -> bool:
+    """Send without blocking; return True if it was sent. The caller shortens a text that is too long."""
     try:
         channel.send(json.dumps(fields).encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     except OSError:
@@ -48,16 +51,16 @@ def dead_limits(fields: dict[str, object]) -> DeadConfig:
 
 
 def parse(datagram: bytes) -> dict[str, object]:
-    """Return the object; empty if it is none, or not one that this protocol knows."""
+    """Return the object; empty if it is none, or not one of this protocol."""
     try:
         fields = json.loads(datagram)
     except (ValueError, RecursionError):
         return {}
     if not isinstance(fields, dict):
         return {}
-    if fields.get("say") in ("log", "error", "dead") and "text" not in fields:
+    if fields.get("report") in ("log", "error", "dead") and "text" not in fields:
         return {}
-    if fields.get("say") == "log" and fields.get("level") not in _LEVELS:
+    if fields.get("report") == "log" and fields.get("level") not in _LEVELS:
         return {}
     if any(type(fields[key]) is not kind for key, kind in _TYPES.items() if key in fields):
         return {}

@@ -13,7 +13,7 @@ from nsbridge.agents.fork import EXIT_AGAIN
 
 def crash(channel: socket.socket, error: BaseException | None) -> NoReturn:
     """Report the reason to the supervisor, and end the process at once."""
-    control.say(channel, say="error", text=f"internal error: {described(error)}"[:1000])
+    control.send(channel, report="error", text=f"internal error: {described(error)}"[:1000])
     os._exit(EXIT_AGAIN)
 
 
@@ -29,7 +29,7 @@ def described(error: BaseException | None) -> str:
 
 def report(channel: socket.socket, text: str) -> None:
     """Have the supervisor log an error."""
-    control.say(channel, say="log", level="error", text=text)
+    control.send(channel, report="log", level="error", text=text)
 
 
 def ignored(channel: socket.socket, error: BaseException | None) -> None:

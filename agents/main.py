@@ -50,13 +50,13 @@ def main(assignment: Assignment) -> int:
         runtime.Agent(loop, assignment, channel, entered, served, state).run()
         return 0
     except (entry.RefusedForGood, LeftAloneError, UntrustedError) as error:
-        control.say(channel, say="error", text=str(error)[:1000])
+        control.send(channel, report="error", text=str(error)[:1000])
         return EXIT_NEVER
     except entry.Gone as error:
-        control.say(channel, say="error", text=str(error))
+        control.send(channel, report="error", text=str(error))
         return EXIT_AGAIN
     except (WireError, OSError) as error:
-        control.say(channel, say="error", text=f"{type(error).__name__}: {limits.explained(error)}"[:1000])
+        control.send(channel, report="error", text=f"{type(error).__name__}: {limits.explained(error)}"[:1000])
         return EXIT_AGAIN
     except BaseException as error:  # noqa: BLE001  (an agent has no caller)
         lastwords.crash(channel, error)

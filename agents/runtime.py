@@ -99,7 +99,9 @@ class Agent:
         for what, why in confined.lacks.items():
             self.log("warning", f"runs without {what}: {why}")
         about = {"uid": os.getuid(), "gid": os.getgid(), "places": self._served.ends()}
-        control.say(self._channel, say="ready", ns_inode=self._entered.ns_inode, landlock=confined.landlock, **about)
+        control.send(
+            self._channel, report="ready", ns_inode=self._entered.ns_inode, landlock=confined.landlock, **about
+        )
         gc.freeze()
         self.loop.run()
 
@@ -219,7 +221,7 @@ class Agent:
         if is_new is None:
             return False
         if is_new:
-            control.say(self._channel, say="dead", text=f"message {one.first}: {where}: {why}")
+            control.send(self._channel, report="dead", text=f"message {one.first}: {where}: {why}")
         self.handed(one)
         return True
 
@@ -276,7 +278,7 @@ class Agent:
 
     def log(self, level: str, text: str) -> None:
         """See Host."""
-        control.say(self._channel, say="log", level=level, text=text[:2000])
+        control.send(self._channel, report="log", level=level, text=text[:2000])
 
     # What the loop calls
 
@@ -351,11 +353,11 @@ class Agent:
 
     def _read_control(self, _events: int) -> None:
         fields = control.parse(self._channel.recv(control.MAX_SIZE))
-        order = fields.get("do", "exit")  # end of file: the supervisor is gone
+        order = fields.get("order", "exit")  # end of file: the supervisor is gone
         if order == "drain":
             self._draining = True
             self._say_if_drained()
-        elif order == "retry" and self._retries is not None:
+        elif order == "retry_dead" and self._retries is not None:
             self._retries.due = True
             self.retry()
             self.flush()
@@ -377,4 +379,4 @@ class Agent:
             return
         if self._source is not None and not self._source.stop_taking():
             return
-        self._drained = control.say(self._channel, say="drained")
+        self._drained = control.send(self._channel, report="drained")

@@ -88,7 +88,7 @@ class FakeChannel:
         self.said: list[str] = []
         self.closed = False
 
-    def say(self, order: str, **_fields: object) -> None:
+    def send(self, order: str, **_fields: object) -> None:
         self.said.append(order)
 
     def close(self) -> None:
@@ -239,7 +239,7 @@ class Life:
         self.agent.wanted = True
         self.agent.release()
         process = self.agent.made[-1]
-        self.agent.hear({"say": "ready"})
+        self.agent.report_received({"report": "ready"})
         self.witness.heard.clear()
         return process
 

@@ -171,11 +171,11 @@ class SupervisorTarget:
     """Two managed agents that say what they like, and a page each that has anything in it."""
 
     _SEEDS = (
-        b'{"say": "ready", "ns_inode": 4026531840, "uid": 0, "gid": 0}',
-        b'{"say": "drained"}',
-        b'{"say": "log", "level": "warning", "text": "a line \\u001b[2J"}',
-        b'{"say": "error", "text": "its last words"}',
-        b'{"say": ' + b"[" * 50 + b"]" * 50 + b"}",
+        b'{"report": "ready", "ns_inode": 4026531840, "uid": 0, "gid": 0}',
+        b'{"report": "drained"}',
+        b'{"report": "log", "level": "warning", "text": "a line \\u001b[2J"}',
+        b'{"report": "error", "text": "its last words"}',
+        b'{"report": ' + b"[" * 50 + b"]" * 50 + b"}",
     )
 
     def __init__(self, supervisor: Supervisor, mutator: Mutator) -> None:
@@ -190,7 +190,7 @@ class SupervisorTarget:
         assert agent.process is not None
         agent.state = self._mutator.chance.choice((State.STARTING, State.RUNNING, State.STOPPING))
         agent.process.stage = Stage.ENTERING
-        agent.hear(control.parse(self._mutator.change(self._mutator.chance.choice(self._SEEDS))))
+        agent.report_received(control.parse(self._mutator.change(self._mutator.chance.choice(self._SEEDS))))
         if not self._mutator.chance.randrange(50):
             page = agent.scoreboard._page
             page[: len(page)] = self._mutator.chance.randbytes(len(page))
@@ -206,7 +206,7 @@ class _NoChild:
 
 
 class _NoChannel:
-    def say(self, order: str) -> None:
+    def send(self, order: str) -> None:
         """Drop the order: nobody reads it."""
 
 

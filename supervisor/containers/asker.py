@@ -65,7 +65,7 @@ class Asker:
         """Ask where a container is; `seen` if its start was reported. The answer never comes within this call."""
         inquiry = Inquiry(container, on_answer)
         (self._seen if seen else self._looking).append(inquiry)
-        self._loop.call_later(0, self._go_on)
+        self._loop.call_later(0, self._resume)
         return inquiry
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class Asker:
             batch.abandon()
         self._batches.clear()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         for queue, most in ((self._seen, _CHILDREN[True]), (self._looking, _CHILDREN[False])):
             while queue and len(self._batches) < most:
                 taken = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
@@ -93,7 +93,7 @@ class Asker:
 
     def _ended(self, batch: _Batch) -> None:
         self._batches.discard(batch)
-        self._go_on()
+        self._resume()
 
 
 class _Batch:
@@ -109,20 +109,20 @@ class _Batch:
         self._loop = loop
         self._inquiries = dict(enumerate(inquiries))
         self._on_end = on_end
-        self._teller = LineChild(loop, partial(_answer, locate, [i.container for i in inquiries]), self)
+        self._child = LineChild(loop, partial(_answer, locate, [i.container for i in inquiries]), self)
         self._limit = self._await_answer()
 
     def abandon(self) -> None:
         """Drop the answer."""
         self._limit.cancel()
-        self._teller.abandon()
+        self._child.abandon()
 
     def line_received(self, line: bytes) -> None:
         """See LineListener."""
         try:
             number, answer = parse_answer(line)
         except ValueError:
-            self._teller.kill()
+            self._child.kill()
             return
         self._limit.cancel()
         self._limit = self._await_answer()
@@ -138,7 +138,7 @@ class _Batch:
         self._on_end(self)
 
     def _await_answer(self) -> Timer:
-        return self._loop.call_later(ANSWER_LIMIT, self._teller.kill)
+        return self._loop.call_later(ANSWER_LIMIT, self._child.kill)
 
 
 def parse_answer(line: bytes) -> tuple[int, Located]:

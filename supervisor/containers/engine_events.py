@@ -42,10 +42,10 @@ def parse_event(line: bytes) -> bytes:
     try:
         event: Any = json.loads(line)
         actor = event["Actor"]
-        told = f"{actor['ID']} {actor['Attributes']['name']}".encode(errors="replace")
+        started = f"{actor['ID']} {actor['Attributes']['name']}".encode(errors="replace")
     except (ValueError, RecursionError, KeyError, TypeError):
         raise ValueError("not an event") from None
-    return told if parse_started(told) else SOMETHING
+    return started if parse_started(started) else SOMETHING
 
 
 class EventParser:
@@ -57,15 +57,15 @@ class EventParser:
 
     def feed(self, piece: bytes) -> list[bytes]:
         """Return the lines to report. Raises ValueError if these are no events, or one does not end."""
-        told = []
+        started = []
         *ends, rest = piece.split(b"\n")
         for end in ends:
             line, skipped = self._line + end, self._skipped
             self._line, self._skipped = b"", 0
             if skipped:
-                told.append(SOMETHING)
+                started.append(SOMETHING)
             elif line.strip():
-                told.append(parse_event(line))
+                started.append(parse_event(line))
         if self._skipped or len(self._line) + len(rest) > EVENT_LIMIT:
             self._skipped += len(self._line) + len(rest)
             self._line = b""
@@ -73,7 +73,7 @@ class EventParser:
             self._line += rest
         if self._skipped > ENDLESS:
             raise ValueError("an event without end")
-        return told
+        return started
 
 
 def report_watching(writer: int) -> None:

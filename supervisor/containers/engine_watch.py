@@ -51,7 +51,7 @@ class EngineWatch:
         self._kind = kind
         self._follow = follow
         self._awaited: dict[str, list[Awaited]] = {}
-        self._teller: LineChild | None = None
+        self._child: LineChild | None = None
         self._timer: Timer | None = None  # for the next child, or for the end of this one
         self._delay = AGAIN[0]
         self._reason = ""  # why the child ends, in its words
@@ -61,7 +61,7 @@ class EngineWatch:
         """Wait for a container; `callback` is called first as soon as no start can be missed."""
         awaited = Awaited(self, name, callback)
         self._awaited.setdefault(name, []).append(awaited)
-        if self._teller is not None:
+        if self._child is not None:
             self._cancel_timer()
             if self.is_watching:
                 self._loop.call_later(0, callback)
@@ -79,15 +79,15 @@ class EngineWatch:
             del self._awaited[awaited.name]
         if not self._awaited:
             self._cancel_timer()
-            if self._teller is not None:
+            if self._child is not None:
                 self._timer = self._loop.call_later(LINGER, self.close)
 
     def close(self) -> None:
         """End the child."""
         self._cancel_timer()
-        if self._teller is not None:
-            self._teller.abandon()
-            self._teller = None
+        if self._child is not None:
+            self._child.abandon()
+            self._child = None
         self.is_watching = False
 
     def line_received(self, line: bytes) -> None:
@@ -97,33 +97,33 @@ class EngineWatch:
             if self._complained:
                 self._complained = False
                 self._log.info("", f"{self._kind} is watched again: its containers are seen as soon as they start")
-            self._tell_all()
+            self._notify_all()
         elif line == engine_events.SOMETHING:
-            self._tell_all()
+            self._notify_all()
         elif line.startswith(engine_events.FAILED):
             self._reason = escaped(line.removeprefix(engine_events.FAILED).decode("utf-8", "backslashreplace"))
         elif started := engine_events.parse_started(line):
-            self._tell(*started)
+            self._notify(*started)
         else:
             self._reason = f"its events are not understood: {escaped(line.decode('utf-8', 'backslashreplace'))}"
-            assert self._teller is not None  # noqa: S101  (it says this)
-            self._teller.kill()
+            assert self._child is not None  # noqa: S101  (it says this)
+            self._child.kill()
 
     def child_ended(self, code: int) -> None:
         """See LineListener."""
-        self._teller = None
+        self._child = None
         self.is_watching = False
         self._cancel_timer()
         if self._awaited:
             self._complain(self._reason or f"the child that hears its events ended with {code}")
             self._again()
-            self._tell_all()  # nothing reports what has started since then
+            self._notify_all()  # nothing reports what has started since then
 
     def _start(self) -> None:
         self._timer = None
         self._reason = ""
         try:
-            self._teller = LineChild(self._loop, self._follow, self)
+            self._child = LineChild(self._loop, self._follow, self)
         except OSError as error:
             self._complain(f"cannot fork: {limits.explained(error)}")
             self._again()
@@ -145,12 +145,12 @@ class EngineWatch:
             self._timer.cancel()
             self._timer = None
 
-    def _tell(self, container_id: str, name: str) -> None:
+    def _notify(self, container_id: str, name: str) -> None:
         prefixes = (container_id[:length] for length in range(engine_events.ID_PREFIX_AT_LEAST, len(container_id) + 1))
         for known_as in (name, *prefixes):
             for awaited in tuple(self._awaited.get(known_as, ())):
                 awaited.callback()
 
-    def _tell_all(self) -> None:
+    def _notify_all(self) -> None:
         for awaited in [each for same in self._awaited.values() for each in same]:
             awaited.callback()

@@ -132,9 +132,9 @@ class Places:
                 place.callback()
         if len(events) > MANY and self._watch is not None:
             self._loop.unwatch(self._watch.fileno())
-            self._loop.call_later(REST, self._go_on)
+            self._loop.call_later(REST, self._resume)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         if self._watch is not None:
             self._loop.watch(self._watch.fileno(), READABLE, self._read)
 

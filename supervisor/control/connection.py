@@ -159,7 +159,7 @@ class Connection:
         self._is_enlisted = False
         if self._may_serve and not self.closed:
             self._request(self._requests.popleft())
-        self._go_on()
+        self._resume()
 
     def send(self, message: dict[str, object], limit: int = MAX_QUEUED) -> None:
         """Queue `message`; with more than `limit` bytes waiting, close the connection."""
@@ -246,9 +246,9 @@ class Connection:
         if self._errand is None:
             self._write()
             self._close_if_done()
-        self._go_on()
+        self._resume()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         """Schedule the next request, or continue to read."""
         if self.closed:
             return
@@ -297,7 +297,7 @@ class Connection:
             self._read()
         elif events & HUNG_UP and self._requests:  # serve them although the answers cannot be read
             self._drop_errand()
-            self._go_on()
+            self._resume()
         elif events & HUNG_UP:
             self.close()
         self._close_if_done()
@@ -334,7 +334,7 @@ class Connection:
         self._requests.extend(map(bytes, lines))
         if not self._requests and len(self._received) > MAX_REQUEST:
             self.end_with(TOO_LONG)
-        self._go_on()
+        self._resume()
 
     def _request(self, line: bytes) -> None:
         try:

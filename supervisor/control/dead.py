@@ -107,7 +107,7 @@ class DeadApi:
         sinks = {letter.agent for letter in batch.done}
         waiting = self._order_retries(sinks) if batch.work == self._give_back else {}
         for _, sink in self._there(sinks):
-            sink.tell("letters")  # it may be waiting for room to write a letter
+            sink.send_order("letters")  # it may be waiting for room to write a letter
         done = [letter.id for letter in batch.done]
         batch.answer.result({"done": done, "failed": batch.failed, "more": batch.more, "waiting": waiting})
 
@@ -153,7 +153,7 @@ class DeadApi:
         waiting = {}
         for route, sink in self._there(sinks):
             source = _other(route, sink)
-            source.tell("retry")
+            source.send_order("retry_dead")
             if source.state is not State.RUNNING:
                 waiting[source.config.name] = source.state.value
         return waiting

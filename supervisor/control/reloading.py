@@ -79,7 +79,7 @@ class Reloader:
         if limits != self._dead.limits:
             self._dead.limits = limits
             for agent in self._roster.agents:
-                agent.tell("dead", **dataclasses.asdict(limits))
+                agent.send_order("dead", **dataclasses.asdict(limits))
 
     def on_signal(self) -> None:
         """Reload after HUP; the log gets what is wrong."""

@@ -70,7 +70,7 @@ class DeadWatch:
         self._files, self._bytes = 0, 0  # the largest limits that this daemon had
         self._at_start: dict[str, Content] | None = None  # more than the limits, as the first look found it
         self._stopped: set[str] = set()  # stopped agents; watched again after a start
-        self._teller: LineChild | None = None
+        self._child: LineChild | None = None
         self._limit: Timer | None = None
         self._found: dict[str, Content] = {}
         self._largest: dict[str, int] = {}  # bytes that the journals of each agent may have
@@ -86,7 +86,7 @@ class DeadWatch:
         grown = any(now - low >= enough for now, low, enough in zip(usage, lowest, GROWN, strict=True))
         again = any(agent.config.name in self._stopped and agent.pid for agent in self._roster.agents)
         self._lowest = tuple(map(min, usage, lowest))
-        if self._teller is None and (grown or again or self._at_start is None):
+        if self._child is None and (grown or again or self._at_start is None):
             self._lowest = usage
             self._measure()
 
@@ -102,11 +102,11 @@ class DeadWatch:
         most = 2 * max([self._files, *(content.files for content in (self._at_start or {}).values())])
         self._found = {}
         try:
-            self._teller = LineChild(self._loop, partial(_measure, self._state_dir, self._largest, most), self)
+            self._child = LineChild(self._loop, partial(_measure, self._state_dir, self._largest, most), self)
         except OSError as error:
             self._log.warning("", f"dead letters cannot be measured: cannot fork: {error.strerror}")
             return
-        self._limit = self._loop.call_later(PATIENCE, self._teller.kill)
+        self._limit = self._loop.call_later(PATIENCE, self._child.kill)
 
     def line_received(self, line: bytes) -> None:
         """See LineListener."""
@@ -120,7 +120,7 @@ class DeadWatch:
         """See LineListener."""
         if self._limit is not None:
             self._limit.cancel()
-        self._teller = None
+        self._child = None
         if code:
             self._log.warning("", f"measuring the dead letters took more than {PATIENCE:g} s; it is retried")
             self._lowest = (0, 0)

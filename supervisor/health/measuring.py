@@ -89,14 +89,14 @@ class _Reading:
         self._found = found
         self._learn: Learn | None = learn
         self._suspect: int | None = None
-        self._teller = measurer.start_child(pids, self)
+        self._child = measurer.start_child(pids, self)
         self._limit = measurer.deadline(self._too_late)
 
     def abandon(self) -> None:
         """End it."""
         self._learn = None
         self._limit.cancel()
-        self._teller.abandon()
+        self._child.abandon()
 
     def line_received(self, line: bytes) -> None:
         """See LineListener."""
@@ -115,7 +115,7 @@ class _Reading:
             learn(self._found | dict.fromkeys(self._left))
 
     def _too_late(self) -> None:
-        self._teller.kill()
+        self._child.kill()
         learn, self._learn = self._learn, None
         if learn is None:
             return

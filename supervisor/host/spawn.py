@@ -1,4 +1,4 @@
-"""The two kinds of children that the supervisor makes (by agents/fork.py): agents, and tellers."""
+"""The two kinds of children that the supervisor forks (agents/fork.py): agents, and children that write lines."""
 
 from __future__ import annotations
 

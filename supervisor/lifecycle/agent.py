@@ -75,10 +75,10 @@ class ManagedAgent(Machine):
 
     # What the route and the control socket ask
 
-    def tell(self, order: str, **fields: object) -> None:
+    def send_order(self, order: str, **fields: object) -> None:
         """Send its process an order (agents/control.py). Without a process, the next one reads the state instead."""
         if self.process is not None:
-            self.process.channel.say(order, **fields)
+            self.process.channel.send(order, **fields)
 
     @property
     def pid(self) -> int | None:
@@ -201,20 +201,20 @@ class ManagedAgent(Machine):
 
     # What the process reports (process.py, Keeper)
 
-    def hear(self, fields: dict[str, object]) -> None:
+    def report_received(self, fields: dict[str, object]) -> None:
         """See Keeper."""
-        process, said = self.process, fields.get("say")
+        process, report = self.process, fields.get("report")
         if process is None:
             return
-        if said == "ready":
+        if report == "ready":
             process.report = fields
             self._happened(Event.READY)
-        elif said == "drained":
+        elif report == "drained":
             self._happened(Event.DRAINED)
-        elif said == "error":
+        elif report == "error":
             process.last_words = str(fields.get("text"))[:1000]
-        elif said in ("log", "dead"):
-            self._agent_log.hear(fields, self._loop.now())
+        elif report in ("log", "dead"):
+            self._agent_log.log_report(fields, self._loop.now())
 
     def dying(self, code: int) -> None:
         """See Keeper."""
@@ -295,7 +295,7 @@ class ManagedAgent(Machine):
             self._agent_log.ready(process.child.pid, self.config, process.report)
 
     def _drain(self) -> None:
-        self.tell("drain")
+        self.send_order("drain")
         self._inbox.due_in(DRAIN_LIMIT)
 
     def _note_drained(self) -> None:
@@ -307,7 +307,7 @@ class ManagedAgent(Machine):
     def _order_exit(self) -> None:
         if self.process is not None:
             self.process.stage = Stage.LEAVING
-        self.tell("exit")
+        self.send_order("exit")
         self._inbox.due_in(EXIT_LIMIT)
 
     def _kill(self) -> None:
@@ -318,17 +318,17 @@ class ManagedAgent(Machine):
 
     def _log_exit(self) -> None:
         self._log.info(self.config.name, f"stopped: pid {self.pid}")
-        self._let_go()
+        self._detach_process()
 
     def _log_death(self) -> None:
         self._log.warning(self.config.name, f"pid {self.pid} died: {self.last_exit}")
         self.restarts += 1
-        self._let_go()
+        self._detach_process()
 
-    def _let_go(self) -> None:
+    def _detach_process(self) -> None:
         process, self.process = self.process, None
         if process is not None and not process.is_reaped:
-            process.let_go()
+            process.detach()
             self._loop.call_later(LINGER_LIMIT, lambda: self._note_if_stuck(process))
 
     def _note_if_stuck(self, process: AgentProcess) -> None:

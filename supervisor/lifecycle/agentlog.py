@@ -25,12 +25,12 @@ class AgentLog:
         self._name = name
         self._budget = LineBudget()
 
-    def hear(self, fields: dict[str, object], now: float) -> None:
-        """Log the agent's message `log` or `dead` (agents/control.py), received at `now` of a monotonic clock."""
+    def log_report(self, fields: dict[str, object], now: float) -> None:
+        """Log the agent's report `log` or `dead` (agents/control.py), received at `now` of a monotonic clock."""
         if not self._budget.spend(now, self._warn):
             return
         text = str(fields.get("text"))
-        if fields.get("say") == "dead":
+        if fields.get("report") == "dead":
             self._warn(f"dead letter: {text} (nsbridgectl dead list)")
             self._events.dead(self._name, "aside", text)
             return

@@ -26,28 +26,28 @@ _AT_ONCE = 16  # datagrams; then the rest of the supervisor has its turn
 _PAUSE = 0.02  # seconds after so many: an agent that floods its channel costs the supervisor a few per cent of a core
 _LAST = 1000  # datagrams that are read of an agent that has ended; one that it has forked may still write
 
-Hear = Callable[[dict[str, object]], None]
+OnReport = Callable[[dict[str, object]], None]
 
 
 class Channel:
-    """The supervisor's end of an agent's control channel. The agent may be compromised, so what it says is paced.
+    """The supervisor's end of an agent's control channel. It limits the rate of reports: an agent may be compromised.
 
-    Descriptors that it passes never arrive: the kernel drops them where nobody asks for ancillary data.
+    Descriptors that it passes never arrive: the kernel drops them, because the supervisor asks for no ancillary data.
     """
 
-    def __init__(self, loop: Loop, end: socket.socket, hear: Hear) -> None:
+    def __init__(self, loop: Loop, end: socket.socket, on_report: OnReport) -> None:
         self.hung_up: Callable[[], None] = _nothing  # called when the agent's end is closed, before `close`
         self._loop = loop
         self._end = end
-        self._hear = hear
+        self._on_report = on_report
         self._watch()
 
-    def say(self, order: str, **fields: object) -> None:
+    def send(self, order: str, **fields: object) -> None:
         """Give an order; nothing happens if the agent does not read."""
-        control.say(self._end, do=order, **fields)
+        control.send(self._end, order=order, **fields)
 
     def close(self) -> None:
-        """Hear what is left of an agent that has ended, and give the socket back."""
+        """OnReport what is left of an agent that has ended, and give the socket back."""
         self._loop.unwatch(self._end.fileno())
         self.hung_up = _nothing
         self._read(_LAST)
@@ -64,7 +64,7 @@ class Channel:
             self._loop.call_later(_PAUSE, self._watch)
 
     def _read(self, count: int) -> bool:
-        """Hear up to `count` datagrams; whether there are no more."""
+        """OnReport up to `count` datagrams; whether there are no more."""
         for _ in range(count):
             try:
                 datagram = self._end.recv(control.MAX_SIZE)
@@ -76,7 +76,7 @@ class Channel:
                 self._loop.unwatch(self._end.fileno())
                 self.hung_up()
                 return True
-            self._hear(control.parse(datagram))
+            self._on_report(control.parse(datagram))
         return False
 
 
@@ -85,15 +85,15 @@ def _nothing() -> None:
 
 
 class Keeper(Protocol):
-    """The owner of the process, which hears of its messages and its end."""
+    """The owner of the process, which gets its reports and its end."""
 
-    def hear(self, fields: dict[str, object]) -> None:
-        """Take one message of the process, as `fields`."""
+    def report_received(self, fields: dict[str, object]) -> None:
+        """Take one report of the process (agents/control.py)."""
 
     def dying(self, code: int) -> None:
-        """Note that the process has left user space for good, with this exit code. `hear` got its last message before.
+        """Note that the process has left user space for good, with this exit code.
 
-        `ended` follows, unless the keeper calls `let_go`.
+        `report_received` got its last report before. `ended` follows, unless the keeper calls `detach`.
         """
 
     def ended(self, code: int) -> None:
@@ -139,7 +139,7 @@ class AgentProcess:
         finally:
             theirs.close()
         try:
-            channel = Channel(loop, ours, keeper.hear)
+            channel = Channel(loop, ours, keeper.report_received)
             process = cls(child, channel, loop.now(), keeper=keeper, is_counted=assignment.counter is not None)
             channel.hung_up = process._hangs_up
             loop.watch(child.pidfd, READABLE, lambda _events: process._reap(loop, evidence))
@@ -152,13 +152,13 @@ class AgentProcess:
             raise
         return process
 
-    def let_go(self) -> None:
-        """Detach the keeper, which waits for the process no longer: it is only reaped."""
+    def detach(self) -> None:
+        """Detach the keeper: the process is reaped, and the keeper gets no call."""
         self.channel.close()
         self.keeper = None
 
     def _hangs_up(self) -> None:
-        self.child.kill()  # if it lives it is compromised: nobody would hear of it any more
+        self.child.kill()  # if it still runs it is compromised: it closed its channel, so it could report nothing
         code = usage.exit_code(self.child.pid)
         if code is not None and self.keeper is not None:
             self.channel.close()
@@ -169,7 +169,7 @@ class AgentProcess:
         evidence.forget(self.child.pid)
         keeper = self.keeper
         if keeper is not None:
-            self.channel.close()  # and hear its last words
+            self.channel.close()  # reads its last reports first
         code = self.child.reap()
         self.is_reaped = True
         if keeper is not None:

@@ -74,7 +74,7 @@ class KeyWatch:
         """End the children."""
         for look in (self._look, *self._hanging):
             if look is not None:
-                look.teller.abandon()
+                look.child.abandon()
 
     def learn(self, asked: Asked, number: str) -> None:
         """Restart the agent if its key has changed to `number`. Only a look calls this.
@@ -138,7 +138,7 @@ class _Look:
             (container_root(question.agent.container_pid or 0), question.agent.config.endpoint, question.end)
             for question in asked
         ]
-        self.teller = LineChild(loop, partial(_answer, ends), self)
+        self.child = LineChild(loop, partial(_answer, ends), self)
         self._limit = loop.call_later(ANSWER_LIMIT, self._too_late)
 
     def line_received(self, line: bytes) -> None:
@@ -153,7 +153,7 @@ class _Look:
         self._watch.ended(self)
 
     def _too_late(self) -> None:
-        self.teller.kill()
+        self.child.kill()
         self._limit = self._loop.call_later(DIES_WITHIN, lambda: self._watch.give_up(self))
 
 
@@ -168,11 +168,11 @@ def _questions(agent: ManagedAgent) -> list[Asked]:
     process, paths = agent.process, _made_of(agent)
     if not paths or process is None or agent.state is not State.RUNNING:
         return []
-    told = places.parse(process.places)
+    reported = places.parse(process.places)
     return [
-        Asked(agent, process, end, path, told[end][0])
+        Asked(agent, process, end, path, reported[end][0])
         for end, path in paths.items()
-        if end in told and told[end] and told[end][0].isascii() and told[end][0].isdecimal()
+        if end in reported and reported[end] and reported[end][0].isascii() and reported[end][0].isdecimal()
     ]
 
 

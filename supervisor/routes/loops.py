@@ -30,7 +30,7 @@ class Serving:
     route: RouteConfig
     config: AgentConfig
     namespace: int
-    told: object = None  # see places.parse
+    reported: object = None  # see places.parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +168,12 @@ def _end(serving: Serving, side: str) -> End | None:
     place = config.endpoint.places().get(side)
     if place is None:
         return None
-    told = [place.number] if place.number else parse(serving.told).get(side, ())
+    reported = [place.number] if place.number else parse(serving.reported).get(side, ())
     scope = f"{config.namespace} {serving.namespace} " if place.is_local else f"{config.namespace} "
     return End(
         agent=config.name,
         shown=f"{place.shown} of {config.container}",
-        places=frozenset(scope + identity for identity in told),
+        places=frozenset(scope + identity for identity in reported),
         is_known=bool(place.number),
         selector=place.selector,
         type=_type(place, serving),

@@ -90,7 +90,7 @@ class Roster:
         if self.is_ending:
             return
         for route in [route for route in self.routes.values() if route.is_leaving and route.is_stopped()]:
-            self._let_go(route)
+            self._remove(route)
         missing = [config for config in self._asked.values() if config.name not in self.routes]
         if missing:
             self._make_all(missing)
@@ -133,7 +133,7 @@ class Roster:
         for route in self.routes.values():
             route.close()
 
-    def _let_go(self, route: Route) -> None:
+    def _remove(self, route: Route) -> None:
         del self.routes[route.config.name]
         if route.config.name in self._asked:
             self._wanted[route.config.name] = {agent.config.name: agent.wanted for agent in route.agents}

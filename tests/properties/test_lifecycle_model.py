@@ -113,7 +113,7 @@ class AnyLife(RuleBasedStateMachine):
     @precondition(lambda self: self.agent.process)
     @rule(said=st.sampled_from(["ready", "ready", "drained", "error", "nonsense"]))
     def process_says(self, said: str) -> None:
-        self.agent.hear({"say": said, "text": "words"})
+        self.agent.report_received({"report": said, "text": "words"})
 
     @precondition(lambda self: self.agent.living)
     @rule(data=st.data(), code=CODES)
@@ -207,19 +207,19 @@ class AnyLife(RuleBasedStateMachine):
         for _ in range(ENOUGH):
             if self.agent.state is S.RUNNING:
                 break
-            self._go_on()
+            self._resume()
         assert self.agent.state in (S.RUNNING, S.BACKOFF, S.FATAL), self.agent.state
         assert self.agent.state is S.RUNNING or self.agent.detail
         self.agent.stop()
         for _ in range(ENOUGH):
             if self.agent.has_stopped:
                 break
-            self._go_on()
+            self._resume()
         assert self.agent.has_stopped
         self.neighbour_heard_each_state_in_order()
         self.deadline_is_there_only_while_it_is_needed()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         """Let happen what happens without a person: an answer, the end of a killed process, a start, a deadline."""
         process = self.agent.process
         if self.container.is_asked:
@@ -227,7 +227,7 @@ class AnyLife(RuleBasedStateMachine):
         elif process is not None and process.stage is Stage.KILLED:
             self.agent.dies(process, -signal.SIGKILL)
         elif process is not None and process.stage is Stage.ENTERING:
-            self.agent.hear({"say": "ready"})
+            self.agent.report_received({"report": "ready"})
         elif self.life.loop.pending():
             self.life.loop.fire()
 

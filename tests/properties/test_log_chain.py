@@ -46,7 +46,7 @@ class ChainMachine(RuleBasedStateMachine):
         self.arrive()
         self.arrivals = 0
         self.chain.begin(None, self.path(), NOTHING, ())
-        self.go_on()
+        self.resume()
 
     def tick(self) -> int:
         self.clock += 1
@@ -122,7 +122,7 @@ class ChainMachine(RuleBasedStateMachine):
         return self.of(who).name != b"" and b"gz" not in self.of(who).name
 
     @rule()
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Read what can be read, as long as the file that is read is not at the path."""
         while self.chain and (self.chain.current is None or self.chain.current != self.path()):
             one = self.chain.next()
@@ -153,7 +153,7 @@ class ChainMachine(RuleBasedStateMachine):
             self.chain.current = None
         self.look()
         if self.chain.current is None:
-            self.go_on()
+            self.resume()
         if self.chain.current is None:
             self.chain.current = position
 
@@ -184,11 +184,11 @@ class ChainMachine(RuleBasedStateMachine):
         if not hasattr(self, "chain"):
             return
         self.look()
-        self.go_on()
+        self.resume()
         if self.path() is None:
             self.arrive()
             self.look()
-            self.go_on()
+            self.resume()
         unread = [file for file in self.files if file.who not in set(self.read)]
         assert not [file for file in unread if self.is_readable(file.who)], "a file with a readable name was left out"
         if self.is_exact:

@@ -176,7 +176,7 @@ json_values = st.recursive(
     max_leaves=5,
 )
 said = st.fixed_dictionaries(
-    {"say": st.one_of(st.sampled_from(["log", "ready", "error"]), json_values)},
+    {"report": st.one_of(st.sampled_from(["log", "ready", "error"]), json_values)},
     optional={"level": st.one_of(st.sampled_from(["info", "fatal"]), json_values), "text": json_values},
 )
 
@@ -187,4 +187,4 @@ def test_any_control_datagram_is_an_object_or_nothing(sent: object) -> None:
     datagram = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
     fields = control.parse(datagram)
     assert fields == {} or isinstance(sent, dict)
-    assert fields.get("say") != "log" or fields["level"] in ("debug", "info", "warning", "error")
+    assert fields.get("report") != "log" or fields["level"] in ("debug", "info", "warning", "error")

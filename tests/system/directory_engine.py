@@ -53,7 +53,7 @@ class Directory(Engine):
                 yield row_without_process(f"{self.kind}:{path.name}", "stopped", str(error))
 
 
-def tell_started(root: Path, name: str, pid: int) -> None:
+def report_started(root: Path, name: str, pid: int) -> None:
     """Write what the engine would: the state file of a container that has started, replaced by rename."""
     directory = root / name
     directory.mkdir(parents=True, exist_ok=True)

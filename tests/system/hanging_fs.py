@@ -47,7 +47,7 @@ class Server:
 
     def serve(self) -> None:
         """Serve until it is unmounted."""
-        signal.signal(signal.SIGUSR1, lambda _signum, _frame: self._let_go())
+        signal.signal(signal.SIGUSR1, lambda _signum, _frame: self._answer_all())
         while True:
             try:
                 request = os.read(self._device, 1 << 20)
@@ -57,7 +57,7 @@ class Server:
                 return  # ENODEV
             self._answer(request)
 
-    def _let_go(self) -> None:
+    def _answer_all(self) -> None:
         self._hangs = False
         for unique, answer in self._held:
             self._reply(unique, answer)
@@ -175,7 +175,7 @@ class HangingFs:
         directory = Path(f"/proc/{self._init}/root{self._where}")
         (directory / ".hidden").rename(directory / name)
 
-    def let_go(self) -> None:
+    def answer_all(self) -> None:
         """Answer what was asked, and from now on at once."""
         self.server.send_signal(signal.SIGUSR1)
 

@@ -141,7 +141,7 @@ def summary(what: str, times: Sequence[float]) -> str:
     return f"{what}: median {median:,.0f} ms, longest {longest:,.0f} ms, {len(times)} times"
 
 
-def _tell(what: str, outcome: Outcome, lines: Sequence[str]) -> bool:
+def _print(what: str, outcome: Outcome, lines: Sequence[str]) -> bool:
     count = sum(direction.sent for direction in outcome.directions)
     print(
         f"{what}: {outcome.seconds:.0f} s, {count:,} messages; {outcome.problems() or 'none lost, repeated or moved'}"
@@ -172,7 +172,7 @@ def main() -> int:
         lines.append(
             f"within the deadline of {options.deadline:g} s: {within} dead, {recovered} recovered, of {options.stops}"
         )
-        well &= _tell(f"{options.stops} SIGSTOPs", outcome, lines)
+        well &= _print(f"{options.stops} SIGSTOPs", outcome, lines)
     if options.supervisor_kills:
         timed = Timed(15.0, options.seed)
         outcome = timed.run(timed.kill_supervisor(options.supervisor_kills), UnderRunner)
@@ -180,12 +180,12 @@ def main() -> int:
             summary("its last process dead", timed.noticed),
             summary("the next one's agents running", timed.recovered),
         ]
-        well &= _tell(f"{options.supervisor_kills} SIGKILLs of the supervisor", outcome, lines)
+        well &= _print(f"{options.supervisor_kills} SIGKILLs of the supervisor", outcome, lines)
     if options.calm:
         timed = Timed(15.0, options.seed)
         outcome = timed.run(timed.keep_calm(options.calm))
         lines = [f"longest silence of an agent {max(timed.silent):.2f} s of 10 s that it may be silent, no false alarm"]
-        well &= _tell(f"{options.calm:.0f} s of full load on busy cores", outcome, lines)
+        well &= _print(f"{options.calm:.0f} s of full load on busy cores", outcome, lines)
     return not well
 
 

@@ -51,7 +51,7 @@ def install() -> None:
 
 
 def _ready(agent: Agent) -> None:
-    control.say(agent._channel, say="ready", ns_inode=1, uid=0, gid=0)
+    control.send(agent._channel, report="ready", ns_inode=1, uid=0, gid=0)
 
 
 def _send(end: socket.socket, data: bytes) -> None:
@@ -78,15 +78,15 @@ def floods(agent: Agent) -> None:
     """Send all that the control channel takes: lines, lies, bombs, and what is no text."""
     _ready(agent)
     words = [
-        json.dumps({"say": "log", "level": "error", "text": "\x1b[2J flood\n" * 100}).encode(),
-        json.dumps({"say": "log", "level": "info", "text": ["x"] * 500}).encode(),
-        json.dumps({"say": "ready", "ns_inode": -1, "uid": "root", "gid": {}}).encode(),
-        b'{"say": "ready"}',
-        b'{"say": "drained"}',
-        b'{"say": "error", "text": "\xff\xfe"}',
-        b'{"say": "error", "text": ' + b"[" * 3000 + b"]" * 3000 + b"}",
-        b'{"say":' * 1000,
-        b'{"say": 1e999, "text": ' + b"9" * 5000 + b"}",
+        json.dumps({"report": "log", "level": "error", "text": "\x1b[2J flood\n" * 100}).encode(),
+        json.dumps({"report": "log", "level": "info", "text": ["x"] * 500}).encode(),
+        json.dumps({"report": "ready", "ns_inode": -1, "uid": "root", "gid": {}}).encode(),
+        b'{"report": "ready"}',
+        b'{"report": "drained"}',
+        b'{"report": "error", "text": "\xff\xfe"}',
+        b'{"report": "error", "text": ' + b"[" * 3000 + b"]" * 3000 + b"}",
+        b'{"report":' * 1000,
+        b'{"report": 1e999, "text": ' + b"9" * 5000 + b"}",
         bytes(_DATAGRAM),
         b"\xff" * 8192,
     ]
@@ -167,7 +167,7 @@ def tries(agent: Agent) -> None:
             outcome = f"refused: {error}"
         else:
             outcome = "DONE"
-        control.say(agent._channel, say="log", level="info", text=f"attack {name}: {outcome}")
+        control.send(agent._channel, report="log", level="info", text=f"attack {name}: {outcome}")
         time.sleep(_PAUSE)  # the pace of the attack
     _ready(agent)
     while True:
@@ -187,13 +187,13 @@ def leaves(agent: Agent) -> None:
 def _share(agent: Agent) -> None:
     """Say that it is ready, and that it hears itself: then it is refused, and never started again by itself."""
     ends = {"out": ["1:1"], "in": ["1:1"]}
-    control.say(agent._channel, say="ready", ns_inode=1, uid=0, gid=0, places=ends)
+    control.send(agent._channel, report="ready", ns_inode=1, uid=0, gid=0, places=ends)
 
 
 def refuses(agent: Agent) -> None:
     """Have itself refused, and be gone by then with the exit code that says the same."""
     for _ in range(process._AT_ONCE):
-        control.say(agent._channel)  # the supervisor rests after so many
+        control.send(agent._channel)  # the supervisor rests after so many
     _share(agent)
     os._exit(fork.EXIT_NEVER)
 

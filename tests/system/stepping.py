@@ -47,7 +47,7 @@ def _ptrace(request: int, pid: int, address: int = 0, data: int | ctypes.Array[c
 
 
 class Stepper:
-    """Traces a process until it forks; then traces its child. Use it from one thread, and end it by `let_go`."""
+    """Traces a process until it forks; then traces its child. Use it from one thread, and end it by `release`."""
 
     def __init__(self, parent: int) -> None:
         self._parent = parent
@@ -92,7 +92,7 @@ class Stepper:
             elif status >> 16 != _EVENT_STOP:
                 delivered = os.WSTOPSIG(status)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Release the child; its parent too, if it has not forked."""
         for pid in [self.child] if self.child else self._threads:
             with suppress(OSError):
@@ -110,4 +110,4 @@ def next_fork(parent: int, trigger: Callable[[], object]) -> Iterator[Stepper]:
         asking.join()
         yield stepper
     finally:
-        stepper.let_go()
+        stepper.release()

@@ -49,7 +49,7 @@ def test_refused_agent_that_cannot_die_is_waited_for(tmp_path: Path, runc_contai
             if order == "stop":
                 assert daemon.agents()["lingers:rogue"]["state"] == "STOPPING"
         finally:
-            fuse.let_go()
+            fuse.answer_all()
         wait_until(lambda: daemon.agents()["lingers:rogue"]["pid"] != pid, "it is gone")
         Scene(daemon, evil.rootfs / "srv", peer.rootfs / "srv").undisturbed("h:one", "h:two")
 

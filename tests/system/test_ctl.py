@@ -327,9 +327,9 @@ def _main(served: Served, *arguments: str) -> str:
 
 def test_a_refused_caller_learns_which_group_it_needs() -> None:
     with Served(group="51001") as served:
-        told = served.as_user(51000, 51003, [], lambda: _main(served, "status"))
-        assert told.startswith("77 nsbridgectl: cannot reach nsbridged")
-        assert "be root or in the group" in told
+        printed = served.as_user(51000, 51003, [], lambda: _main(served, "status"))
+        assert printed.startswith("77 nsbridgectl: cannot reach nsbridged")
+        assert "be root or in the group" in printed
 
 
 def test_who_may_only_look_may_not_stop() -> None:

@@ -134,7 +134,7 @@ def _route(name: str, directory: Path, container: str = "host") -> str:
     return agents
 
 
-class Told:
+class Ctl:
     """A real daemon, and nsbridgectl that speaks to it."""
 
     def __init__(self, daemon: Nsbridged) -> None:
@@ -149,13 +149,13 @@ class Told:
 def test_a_changed_file_is_planned_done_and_seen_in_events(tmp_path: Path) -> None:
     with Nsbridged(tmp_path, _route("a", tmp_path) + _route("b", tmp_path)) as daemon:
         daemon.wait_for("RUNNING")
-        told, pids = Told(daemon), {name: agent["pid"] for name, agent in daemon.agents().items()}
+        run, pids = Ctl(daemon), {name: agent["pid"] for name, agent in daemon.agents().items()}
         written = daemon.config.read_text()
         daemon.config.write_text(written.replace("route.b.", "route.c."))
-        plan = told("reload", "--dry-run").stdout.splitlines()
+        plan = run("reload", "--dry-run").stdout.splitlines()
         assert plan == ["would stop         b", "would start        c", "would leave alone  a"]
         assert set(daemon.agents()) == {"a:left", "a:right", "b:left", "b:right"}
-        done = told("reload", "--wait")
+        done = run("reload", "--wait")
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.splitlines() == ["stops         b", "starts        c", "leaves alone  a"]
         daemon.wait_for("RUNNING", "c:left", "c:right")
@@ -164,10 +164,10 @@ def test_a_changed_file_is_planned_done_and_seen_in_events(tmp_path: Path) -> No
         assert {name: after[name]["pid"] for name in ("a:left", "a:right")} == {
             name: pids[name] for name in ("a:left", "a:right")
         }
-        events = told("events", "-n", "100").stdout
+        events = run("events", "-n", "100").stdout
         assert re.search(r" nsbridged reload: .*b", events)
         assert " c:left STARTING -> RUNNING" in events
-        only = told("events", "-n", "100", "--json", "c").stdout.splitlines()
+        only = run("events", "-n", "100", "--json", "c").stdout.splitlines()
         assert {json.loads(line)["name"] for line in only} == {"c:left", "c:right"}
 
 
@@ -178,7 +178,7 @@ def test_a_broken_file_exits_2_with_a_line_per_mistake(tmp_path: Path) -> None:
         with daemon.config.open("a") as config:
             config.write("[route.b]\nnonsense = 1\nwindow = 7\n")
         for arguments in (["reload"], ["reload", "--dry-run"], ["reload", "--json"]):
-            done = Told(daemon)(*arguments)
+            done = Ctl(daemon)(*arguments)
             assert (done.returncode, done.stdout) == (2, "")
             assert "nonsense" in done.stderr
             assert "window" in done.stderr
@@ -190,7 +190,7 @@ def test_a_broken_file_exits_2_with_a_line_per_mistake(tmp_path: Path) -> None:
 
 def test_every_command_exits_5_for_an_unknown_name(tmp_path: Path) -> None:
     with Nsbridged(tmp_path, _route("a", tmp_path)) as daemon:
-        told = Told(daemon)
+        run = Ctl(daemon)
         for words in (
             "status",
             "start",
@@ -203,7 +203,7 @@ def test_every_command_exits_5_for_an_unknown_name(tmp_path: Path) -> None:
             "dead list",
             "dead retry",
         ):
-            done = told(*words.split(), "nobody")
+            done = run(*words.split(), "nobody")
             assert (done.returncode, done.stdout) == (5, ""), words
             assert done.stderr.count("\n") == 1
             assert "nobody" in done.stderr
@@ -212,16 +212,16 @@ def test_every_command_exits_5_for_an_unknown_name(tmp_path: Path) -> None:
 def test_orders_wait_until_they_are_done_or_cannot_be(tmp_path: Path) -> None:
     away = _route("b", tmp_path, f"pidfile:{tmp_path}/nothing.pid")
     with Nsbridged(tmp_path, _route("a", tmp_path) + away) as daemon:
-        told = Told(daemon)
+        run = Ctl(daemon)
         daemon.wait_for("RUNNING", "a:left", "a:right")
         daemon.wait_for("WAITING", "b:left", "b:right")
-        assert told("status").returncode == 3
-        assert told("status", "a").returncode == 0
-        assert told("stop", "--wait", "a").returncode == 0
+        assert run("status").returncode == 3
+        assert run("status", "a").returncode == 0
+        assert run("stop", "--wait", "a").returncode == 0
         assert {daemon.agents()[name]["state"] for name in ("a:left", "a:right")} == {"STOPPED"}
-        assert told("start", "--wait", "a").returncode == 0
-        assert told("restart", "--wait", "a:left").returncode == 0
-        waited = told("start", "--wait", "b")
+        assert run("start", "--wait", "a").returncode == 0
+        assert run("restart", "--wait", "a:left").returncode == 0
+        waited = run("start", "--wait", "b")
         assert waited.returncode == 1
         assert "b:left is WAITING" in waited.stderr
 
@@ -231,7 +231,7 @@ def test_an_order_that_an_agent_holds_up_says_which(tmp_path: Path) -> None:
     with Nsbridged(tmp_path, _route("a", tmp_path)) as daemon:
         daemon.wait_for("RUNNING")
         psutil.Process(daemon.agents()["a:left"]["pid"]).suspend()
-        done = Told(daemon)("--timeout", "0.5", "stop", "--wait", "a")
+        done = Ctl(daemon)("--timeout", "0.5", "stop", "--wait", "a")
         assert done.returncode == 1
         assert "stop: not done within 0.5 s: " in done.stderr
         assert "a:left is STOPPING" in done.stderr
@@ -240,14 +240,14 @@ def test_an_order_that_an_agent_holds_up_says_which(tmp_path: Path) -> None:
 def test_top_and_inspect_show_the_agents_processes_as_they_are(tmp_path: Path) -> None:
     with Nsbridged(tmp_path, _route("a", tmp_path)) as daemon:
         daemon.wait_for("RUNNING")
-        told, agent = Told(daemon), daemon.agents()["a:left"]
-        (row,) = json.loads(told("top", "--json", "-d", "0.3", "a:left").stdout)["agents"]
+        run, agent = Ctl(daemon), daemon.agents()["a:left"]
+        (row,) = json.loads(run("top", "--json", "-d", "0.3", "a:left").stdout)["agents"]
         assert (row["name"], row["pid"], row["state"]) == ("a:left", agent["pid"], "RUNNING")
         own = psutil.Process(agent["pid"]).memory_full_info().uss
         assert own / 2 < row["memory"] < own * 2
         assert (row["out"], row["in"], row["bytes"], row["pending"]) == (0, 0, 0, 0)
         assert 0 <= row["cpu"] < 100
-        (facts,) = json.loads(told("inspect", "--json", "a:left").stdout)
+        (facts,) = json.loads(run("inspect", "--json", "a:left").stdout)
         assert facts["pid"] == agent["pid"]
         assert facts["threads"] == psutil.Process(agent["pid"]).num_threads()
         assert facts["capabilities"]["effective"] == []
@@ -255,7 +255,7 @@ def test_top_and_inspect_show_the_agents_processes_as_they_are(tmp_path: Path) -
         assert facts["namespaces"]["mnt"]["host"] == "same"
         assert {"rss", "own"} <= set(facts["memory"])
         assert facts["descriptors"]["count"] == psutil.Process(agent["pid"]).num_fds()
-        text = told("inspect", "a:left").stdout
+        text = run("inspect", "a:left").stdout
         assert f"  process       pid {agent['pid']}, " in text
         assert "  capabilities  none" in text
         assert len(text.splitlines()) < 25

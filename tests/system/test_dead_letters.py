@@ -86,8 +86,8 @@ def test_a_message_too_long_for_its_queue_is_delivered_later(
         assert (flow["delivered"], flow["dead"], flow["dead_letters"]) == (4, 1, 0)
         assert "dead" not in ctl(daemon, "status").stdout
         aside = f"message 2: queue 0x51: {letter['why']}"
-        told = [line.split(" ", 1)[1] for line in ctl(daemon, "events").stdout.splitlines() if " dead " in line]
-        assert told == [f"r:queue dead aside: {aside}", f"r:queue dead given back: {letter['id']}"]
+        reported = [line.split(" ", 1)[1] for line in ctl(daemon, "events").stdout.splitlines() if " dead " in line]
+        assert reported == [f"r:queue dead aside: {aside}", f"r:queue dead given back: {letter['id']}"]
         assert f"dead letter: {aside} (nsbridgectl dead list)" in daemon.said()
 
 

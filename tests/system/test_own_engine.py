@@ -12,7 +12,7 @@ import pytest
 from nsbridge.supervisor.cli.commands import completion
 from tests.system import directory_engine
 from tests.system.conftest import Factory
-from tests.system.directory_engine import tell_started
+from tests.system.directory_engine import report_started
 from tests.system.nsbridged import Followed, Nsbridged
 from tests.system.test_arrivals import come
 from tests.system.test_relay import route
@@ -50,7 +50,7 @@ def test_engine_of_its_own_is_served(tmp_path: Path, root: Path, unshare_contain
 
     def start() -> None:
         web.start()
-        tell_started(root, "web", web.pid)
+        report_started(root, "web", web.pid)
 
     with Daemon(tmp_path, route("dir:web", legacy.spec)) as daemon:
         daemon.wait_for("WAITING", "r:files")
@@ -71,7 +71,7 @@ def test_engine_of_its_own_is_served(tmp_path: Path, root: Path, unshare_contain
 
 def test_engine_of_its_own_is_a_source(tmp_path: Path, root: Path, unshare_container: Factory) -> None:
     web, legacy = unshare_container(), unshare_container()
-    tell_started(root, "web", web.pid)
+    report_started(root, "web", web.pid)
     (web.rootfs / "srv/out").mkdir()
     with Daemon(tmp_path, route("dir:web", legacy.spec)) as daemon, Receiver(legacy, 0x51, 2) as receiver:
         daemon.wait_for("RUNNING")
@@ -83,7 +83,7 @@ def test_engine_of_its_own_is_a_source(tmp_path: Path, root: Path, unshare_conta
 def test_engine_of_its_own_is_listed(root: Path, unshare_container: Factory) -> None:
     """Under the name that it gives, and not as a process that no engine knows."""
     web = unshare_container()
-    tell_started(root, "web", web.pid)
+    report_started(root, "web", web.pid)
     (root / "gone").mkdir()
     listed = launch("nsbridge", "containers").splitlines()
     (line,) = [line.split() for line in listed if str(web.pid) in line.split()]
@@ -97,7 +97,7 @@ def test_engine_of_its_own_is_listed(root: Path, unshare_container: Factory) -> 
 def test_shell_completes_a_name_of_its_own_engine(tmp_path: Path, root: Path, unshare_container: Factory) -> None:
     """The test completes as bash does: it calls the completion script, which runs nsbridgectl."""
     web = unshare_container()
-    tell_started(root, "web", web.pid)
+    report_started(root, "web", web.pid)
     program = tmp_path / "nsbridgectl"
     program.write_text(f'#!/bin/sh\ncd {ROOT} && exec {sys.executable} -m {LAUNCHER} nsbridgectl "$@"\n')
     program.chmod(0o755)

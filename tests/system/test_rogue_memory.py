@@ -71,7 +71,7 @@ def test_supervisor_never_waits_for_an_agents_memory_lock(tmp_path: Path, runc_c
                 followed.until("h:one", "RUNNING")
                 assert time.monotonic() - before < WITHIN * crowd()
         finally:
-            fuse.let_go()
+            fuse.answer_all()
 
 
 def _answers(daemon: Nsbridged) -> None:

@@ -220,7 +220,7 @@ def test_an_agent_on_a_hanging_file_system_is_killed_alone(
         put_into_spool(other.rootfs / "srv/out", [b"x"])
         wait_until(lambda: daemon.flow("s:files")["delivered"] == 1, "the other route continues")
         assert daemon.agents()["r:queue"]["pid"] == before["r:queue"]["pid"]
-        hanging.let_go()
+        hanging.answer_all()
         with Receiver(legacy, TO_LEGACY, 1) as receiver:
             assert [message.body for message in receiver.messages()] == [BODY]
         daemon.wait_for("RUNNING")

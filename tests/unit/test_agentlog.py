@@ -18,16 +18,16 @@ def _lines(log: Log) -> list[str]:
 
 
 def test_lines_beyond_the_budget_are_counted() -> None:
-    budget, told = LineBudget(), list[str]()
-    assert sum(budget.spend(0.0, told.append) for _ in range(1000)) == 50
-    assert not told
-    assert budget.spend(1.0, told.append)
-    assert told == ["950 lines before this were not logged"]
+    budget, logged = LineBudget(), list[str]()
+    assert sum(budget.spend(0.0, logged.append) for _ in range(1000)) == 50
+    assert not logged
+    assert budget.spend(1.0, logged.append)
+    assert logged == ["950 lines before this were not logged"]
 
 
 def test_a_dead_letter_is_logged_with_what_to_do_and_is_an_event() -> None:
     agent_log, log, events = _agent_log()
-    agent_log.hear({"say": "dead", "text": "message 3: queue 0x4d2: 9000 bytes are more"}, 0.0)
+    agent_log.log_report({"report": "dead", "text": "message 3: queue 0x4d2: 9000 bytes are more"}, 0.0)
     assert _lines(log) == ["WARNING dead letter: message 3: queue 0x4d2: 9000 bytes are more (nsbridgectl dead list)"]
     (event,) = events.ring.recent(10, "orders:legacy")
     assert (event.event, event.after, event.detail) == ("dead", "aside", "message 3: queue 0x4d2: 9000 bytes are more")

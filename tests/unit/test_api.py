@@ -171,7 +171,7 @@ def happen(scene: Scene, count: int, name: str = "a:b") -> None:
         scene.daemon.services.events.delivery(name, f"line {number}")
 
 
-def told(answered: Answered, method: str) -> list[str]:
+def lines_of(answered: Answered, method: str) -> list[str]:
     key = "detail" if method == "events" else "message"
     return [item[key] for item in answered.items if isinstance(item, dict)]
 
@@ -180,10 +180,10 @@ def told(answered: Answered, method: str) -> list[str]:
 def test_stream_ends_after_the_last_count(scene: Scene, method: str) -> None:
     happen(scene, 30)
     last = [f"line {number}" for number in range(30)]
-    assert told(scene.ask(method, name="a"), method) == last[-20:], "as many if nobody says how many"
-    assert told(scene.ask(method, name="a:b", count=3), method) == last[-3:]
-    assert told(scene.ask(method, count=0), method) == []
-    assert told(scene.ask(method, name="b"), method).count("line 29") == 0
+    assert lines_of(scene.ask(method, name="a"), method) == last[-20:], "as many if nobody says how many"
+    assert lines_of(scene.ask(method, name="a:b", count=3), method) == last[-3:]
+    assert lines_of(scene.ask(method, count=0), method) == []
+    assert lines_of(scene.ask(method, name="b"), method).count("line 29") == 0
     assert scene.ask(method).results == [None]
 
 
@@ -195,11 +195,11 @@ def test_followed_stream_continues_until_its_caller_leaves(scene: Scene, method:
     assert answered.results == []
     happen(scene, 1, "a:a")
     happen(scene, 1, "b:a")
-    assert told(answered, method) == ["line 2", "line 0"]
+    assert lines_of(answered, method) == ["line 2", "line 0"]
     subscribers = len(scene.daemon.services.events.ring._subscribers) + len(scene.daemon.log.ring._subscribers)
     answered.abandon()
     happen(scene, 1, "a:a")
-    assert told(answered, method) == ["line 2", "line 0"]
+    assert lines_of(answered, method) == ["line 2", "line 0"]
     after = len(scene.daemon.services.events.ring._subscribers) + len(scene.daemon.log.ring._subscribers)
     assert after == subscribers - 1, "no subscriber is left behind"
 

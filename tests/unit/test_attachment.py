@@ -21,7 +21,7 @@ from nsbridge.supervisor.log.log import open_log
 WEB = Container(engines.docker.KIND, "web")
 
 
-class Told:
+class Wait:
     """An expectation that the test fulfils."""
 
     def __init__(self, callback: Callable[[], None], *, is_watched: bool) -> None:
@@ -37,12 +37,12 @@ class ByHand(Arrivals):
     """Arrivals whose hints and answers are given by the test."""
 
     def __init__(self) -> None:
-        self.expected: list[Told] = []
+        self.expected: list[Wait] = []
         self.asked: list[tuple[Inquiry, bool]] = []
         self.is_watched = True
 
     def expect(self, container: Container, callback: Callable[[], None]) -> Expectation:
-        self.expected.append(Told(callback, is_watched=self.is_watched))
+        self.expected.append(Wait(callback, is_watched=self.is_watched))
         return self.expected[-1]
 
     def ask(self, container: Container, on_answer: Callable[[Located], None], *, seen: bool) -> Inquiry:
@@ -173,7 +173,7 @@ def test_what_cannot_be_watched_is_tried_again_at_each_look(agent: Agent, arriva
     arrivals.is_watched = True
     agent.attachment.wait()
     agent.attachment.wait()
-    assert [told.cancelled for told in arrivals.expected] == [True, False]
+    assert [wait.cancelled for wait in arrivals.expected] == [True, False]
 
 
 @pytest.mark.parametrize("end", ["abandon", "close", "refused"])

@@ -93,10 +93,10 @@ def test_a_wrong_command_line_costs_one_line_and_exit_code_2(arguments: list[str
 
 @pytest.mark.parametrize("command", [[], ["bridge"], ["demo"], ["containers"]])
 def test_every_command_has_help_and_a_version(command: list[str]) -> None:
-    shown, told = _nsbridge(*command, "--help"), _nsbridge(*command, "--version")
-    assert (shown.returncode, shown.stderr, told.returncode, told.stderr) == (0, "", 0, "")
+    shown, printed = _nsbridge(*command, "--help"), _nsbridge(*command, "--version")
+    assert (shown.returncode, shown.stderr, printed.returncode, printed.stderr) == (0, "", 0, "")
     assert shown.stdout.startswith(f"usage: {' '.join(['nsbridge', *command])}")
-    assert told.stdout.startswith("nsbridge 0.")
+    assert printed.stdout.startswith("nsbridge 0.")
 
 
 def test_demo_takes_messages_as_they_are() -> None:

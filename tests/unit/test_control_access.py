@@ -85,7 +85,7 @@ def test_the_log_names_who_asks_for_a_change_and_who_is_refused() -> None:
 
 
 def test_a_refusal_says_who_was_refused_what_and_who_may() -> None:
-    def told() -> str:
+    def connected() -> str:
         try:
             with ControlClient(served.path) as client:
                 client.call("stop")
@@ -94,7 +94,7 @@ def test_a_refusal_says_who_was_refused_what_and_who_may() -> None:
         return "nothing"
 
     with Served(group=str(GROUP), read_group=str(READ_GROUP)) as served:
-        assert served.as_user(STRANGER, READ_GROUP, [], told) == (
+        assert served.as_user(STRANGER, READ_GROUP, [], connected) == (
             f"uid {STRANGER} is not permitted to stop: only root and members of group {GROUP} may control, "
             f"members of group {READ_GROUP} may look"
         )

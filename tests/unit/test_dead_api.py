@@ -36,10 +36,10 @@ class Agent:
     def __init__(self, config: AgentConfig) -> None:
         self.config = config
         self.state = State.RUNNING
-        self.told: list[str] = []
+        self.orders: list[str] = []
 
-    def tell(self, order: str, **_fields: object) -> None:
-        self.told.append(order)
+    def send_order(self, order: str, **_fields: object) -> None:
+        self.orders.append(order)
 
 
 class Scene:
@@ -204,7 +204,7 @@ def test_drop_of_all_that_an_agent_has(scene: Scene, word: str) -> None:
     assert scene.box.names() == []
     assert scene.log == [f"dead letter {ID(seq)} was dropped: 1 bytes" for seq in (7, 8)]
     assert scene.happened() == [("orders:legacy", "dropped", ID(seq)) for seq in (7, 8)]
-    assert (scene.sink.told, scene.source.told) == (["letters"], []), "it may be waiting for room"
+    assert (scene.sink.orders, scene.source.orders) == (["letters"], []), "it may be waiting for room"
 
 
 def test_letter_named_twice_is_dropped_once(scene: Scene) -> None:
@@ -217,7 +217,7 @@ def test_retry_notifies_source_and_sink(scene: Scene) -> None:
     scene.box.put(7)
     assert scene.ask("dead_retry", ids=[ID(7)]) == {"done": [ID(7)], "failed": [], "more": False, "waiting": {}}
     assert os.listdir(scene.box.retried) == [f"{scene.box.stem(7)}.3"]
-    assert (scene.source.told, scene.sink.told) == (["retry"], ["letters"])
+    assert (scene.source.orders, scene.sink.orders) == (["retry_dead"], ["letters"])
     assert scene.happened() == [("orders:legacy", "given back", ID(7))]
 
 
@@ -232,7 +232,7 @@ def test_retry_for_a_source_without_out_fails(scene: Scene) -> None:
     scene.source.config = AgentConfig("orders:web", HOST, SpoolEndpoint(in_="/srv/in"))
     (failed,) = scene.ask("dead_retry", ids=["all"])["failed"]
     assert failed == {"id": ID(7), "error": f"{ID(7)}: orders:web does not send any more; it can only be dropped"}
-    assert (scene.source.told, scene.sink.told) == ([], [])
+    assert (scene.source.orders, scene.sink.orders) == ([], [])
 
 
 @pytest.mark.parametrize(("handed", "may"), [(6, False), (7, True)])
@@ -301,4 +301,4 @@ def test_route_that_a_reload_took_away_meanwhile_is_an_error(scene: Scene, monke
     (answer,) = answered.results
     assert isinstance(answer, dict)
     assert answer["done"] == [ID(seq) for seq in range(3)], "its letters are still there to be dropped"
-    assert scene.sink.told == [], "an agent that has gone is not notified"
+    assert scene.sink.orders == [], "an agent that has gone is not notified"

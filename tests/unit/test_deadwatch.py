@@ -60,7 +60,7 @@ class Scene:
             self.watch._lowest = (0, 0)
         self.watch.look()
         deadline = self.loop.now() + 10
-        while self.watch._teller is not None:
+        while self.watch._child is not None:
             assert self.loop.now() < deadline
             self.loop.run_once(0.1)
 
@@ -165,11 +165,11 @@ def test_nothing_is_measured_where_there_are_no_letters(tmp_path: Path, scene: S
     scene.look()
     scene.watch._lowest = (0, 0)
     scene.watch.look()
-    assert scene.watch._teller is None
+    assert scene.watch._child is None
     fill(tmp_path / "dead/r/a", 1)
     scene.watch._lowest = (0, 0)
     scene.watch.look()
-    assert scene.watch._teller is not None
+    assert scene.watch._child is not None
     scene.look()
 
 

@@ -22,7 +22,7 @@ PODMAN = (
     '{"status":"start","id":"ID","from":"localhost/b:1","Type":"container","Action":"start","Actor":{"ID":"ID",'
     '"Attributes":{"containerExitCode":"0","image":"localhost/b:1","name":"web","podId":""}},"scope":"local"}'
 ).replace('"ID",', f'"{ID}",')
-TOLD = f"{ID} web".encode()
+STARTED = f"{ID} web".encode()
 
 
 def event(container_id: object = ID, **attributes: object) -> bytes:
@@ -31,8 +31,8 @@ def event(container_id: object = ID, **attributes: object) -> bytes:
 
 @pytest.mark.parametrize("said", [DOCKER, PODMAN])
 def test_an_event_of_each_engine_is_its_id_and_name(said: str) -> None:
-    assert parse_event(said.encode()) == TOLD
-    assert parse_started(TOLD) == (ID, "web")
+    assert parse_event(said.encode()) == STARTED
+    assert parse_started(STARTED) == (ID, "web")
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,9 @@ def test_what_is_no_event_is_an_error(said: bytes) -> None:
         parse_event(said)
 
 
-@pytest.mark.parametrize("line", [b"", b"+", b"web", TOLD + b" x", b" " + TOLD, TOLD + b"\r", b"xyz web", b"? ?"])
+@pytest.mark.parametrize(
+    "line", [b"", b"+", b"web", STARTED + b" x", b" " + STARTED, STARTED + b"\r", b"xyz web", b"? ?"]
+)
 def test_a_line_that_is_not_exactly_id_and_name_names_nobody(line: bytes) -> None:
     assert parse_started(line) is None
 
@@ -78,11 +80,11 @@ def test_no_bytes_break_the_reading_of_a_line(line: bytes) -> None:
 @given(st.lists(st.sampled_from([DOCKER, PODMAN, ""]), max_size=5), st.lists(st.integers(0, 2000), max_size=20))
 def test_events_are_the_same_however_they_are_cut(said: list[str], cuts: list[int]) -> None:
     stream = "".join(line + "\n" for line in said).encode()
-    events, told = EventParser(), []
+    events, events_read = EventParser(), []
     places = sorted({0, *(min(cut, len(stream)) for cut in cuts), len(stream)})
     for start, end in itertools.pairwise(places):
-        told += events.feed(stream[start:end])
-    assert told == [TOLD for line in said if line]
+        events_read += events.feed(stream[start:end])
+    assert events_read == [STARTED for line in said if line]
 
 
 def test_an_overlong_event_is_dropped_and_does_not_hide_the_next() -> None:
@@ -92,7 +94,7 @@ def test_an_overlong_event_is_dropped_and_does_not_hide_the_next() -> None:
     for _ in range(EVENT_LIMIT // len(piece) + 5):
         assert events.feed(piece) == []
         assert len(events._line) <= EVENT_LIMIT
-    assert events.feed(b"\n" + DOCKER.encode() + b"\n") == [SOMETHING, TOLD]
+    assert events.feed(b"\n" + DOCKER.encode() + b"\n") == [SOMETHING, STARTED]
 
 
 def test_an_event_without_end_is_an_error() -> None:

@@ -256,12 +256,12 @@ def test_a_missing_directory_is_made_with_access_for_its_readers(
 
 
 def test_a_directory_that_is_made_is_reported(tmp_path: Path) -> None:
-    told: list[tuple[str, str]] = []
-    tree = Tree(-1, log=lambda *said: told.append(said))
+    logged: list[tuple[str, str]] = []
+    tree = Tree(-1, log=lambda *said: logged.append(said))
     for _ in range(2):
         os.close(tree.open_directory(os.fsencode(tmp_path / "d"), 0o640))
     tree.close()
-    assert told == [("info", f"{tmp_path}/d was missing and is made, mode 0750, owner {os.getuid()}:{os.getgid()}")]
+    assert logged == [("info", f"{tmp_path}/d was missing and is made, mode 0750, owner {os.getuid()}:{os.getgid()}")]
 
 
 def test_a_directory_that_is_there_keeps_its_mode(tree: Tree, tmp_path: Path) -> None:

@@ -68,12 +68,12 @@ def test_file_of_the_kernel_is_never_opened(tmp_path: Path, source: str, kind: s
 
 
 def test_missing_file_is_made_once_and_logged_with_its_owner(tmp_path: Path) -> None:
-    told: list[tuple[str, str]] = []
-    tree = Tree(-1, log=lambda *said: told.append(said))
+    logged: list[tuple[str, str]] = []
+    tree = Tree(-1, log=lambda *said: logged.append(said))
     directory = tree.open_directory(os.fsencode(tmp_path))
     path = os.fsencode(tmp_path / "app.log")
     assert tree.make_file(directory, path, 0o640) == (tmp_path / "app.log").stat().st_mtime_ns
     assert tree.make_file(directory, path, 0o640) == 0
-    assert told == [("info", f"{tmp_path}/app.log was missing and is made, mode 0640, owner 0:0")]
+    assert logged == [("info", f"{tmp_path}/app.log was missing and is made, mode 0640, owner 0:0")]
     os.close(directory)
     tree.close()

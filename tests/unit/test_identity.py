@@ -99,10 +99,10 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("ids", "before", "now", "alone", "told_to"), CHANGES)
-def test_owner_is_followed_only_to_less_power(ids: IdMap, before: Ids, now: Ids, alone: bool, told_to: bool) -> None:
+@pytest.mark.parametrize(("ids", "before", "now", "alone", "followed"), CHANGES)
+def test_owner_is_followed_only_to_less_power(ids: IdMap, before: Ids, now: Ids, alone: bool, followed: bool) -> None:
     assert decided(ids, owner=now, remembered=before) == (now if alone else "RefusedForGood")
-    assert decided(ids, owner=now, remembered=before, follows_owner=True) == (now if told_to else "RefusedForGood")
+    assert decided(ids, owner=now, remembered=before, follows_owner=True) == (now if followed else "RefusedForGood")
 
 
 def test_another_group_of_the_same_user_is_followed() -> None:

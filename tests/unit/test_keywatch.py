@@ -136,13 +136,13 @@ def test_path_that_hangs_in_the_kernel_delays_no_other(
         (tmp_path / name).touch()
         watched.add(name, tmp_path / name)
     hung: list[Child] = []
-    go_on, let_go = os.pipe()
+    continued, allow = os.pipe()
 
     def look(key: FtokKey, root: str) -> int:
         if key.path.endswith("hangs"):
-            os.close(let_go)
-            os.set_blocking(go_on, True)
-            os.read(go_on, 1)
+            os.close(allow)
+            os.set_blocking(continued, True)
+            os.read(continued, 1)
         return numeric_key(key, root)
 
     monkeypatch.setattr(kind, "numeric_key", look)
@@ -153,9 +153,9 @@ def test_path_that_hangs_in_the_kernel_delays_no_other(
     watched.until(lambda: watched.restarted.count("third") > 3)
     assert len(hung) == 1
     replace(tmp_path / "hangs")
-    os.close(let_go)
+    os.close(allow)
     watched.until(lambda: "hangs" in watched.restarted)
-    os.close(go_on)
+    os.close(continued)
 
 
 def test_no_look_is_due_without_such_a_key(watched: Watched) -> None:

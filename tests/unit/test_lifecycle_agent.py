@@ -33,7 +33,7 @@ def test_neighbour_hears_each_state_once_in_order(life: Life) -> None:
     life.agent.leaves(process, -signal.SIGKILL)
     assert life.witness.heard == [(S.RUNNING, S.BACKOFF), (S.BACKOFF, S.STARTING)]
     assert life.witness.details[-2:] == ["killed by SIGKILL"] * 2
-    life.agent.hear({"say": "ready"})
+    life.agent.report_received({"report": "ready"})
     assert life.witness.heard[2:] == [(S.STARTING, S.RUNNING)]
     assert life.witness.details[-1] == ""
 
@@ -92,7 +92,7 @@ def test_drained_agent_gets_one_order_to_exit(life: Life) -> None:
     process = life.run()
     life.agent.stop()
     for _ in range(2):
-        life.agent.hear({"say": "drained"})
+        life.agent.report_received({"report": "drained"})
     assert life.agent.said(process) == ["drain", "exit"]
 
 
@@ -102,8 +102,8 @@ def test_agent_may_say_anything_at_any_time(life: Life, state: State) -> None:
     process = life.run()
     if state is S.STARTING:
         life.agent.leaves(process, -signal.SIGKILL)
-        life.agent.hear({"say": "drained"})
-        life.agent.hear({"say": "ready"})
+        life.agent.report_received({"report": "drained"})
+        life.agent.report_received({"report": "ready"})
     elif state is S.STOPPING:
         life.agent.stop()
     elif state is S.WAITING:
@@ -113,7 +113,7 @@ def test_agent_may_say_anything_at_any_time(life: Life, state: State) -> None:
         life.agent.refuse("because")
     before = life.agent.state
     for said in ("ready", "drained", "ready", "nonsense"):
-        life.agent.hear({"say": said})
+        life.agent.report_received({"report": said})
     assert life.agent.state is before
 
 
@@ -155,7 +155,7 @@ def test_start_after_a_refusal_waits_for_the_old_process(life: Life) -> None:
 )
 def test_exit_code_means_again_or_never(life: Life, code: int, state: State, detail: str) -> None:
     process = life.run()
-    life.agent.hear({"say": "error", "text": "no such user"})
+    life.agent.report_received({"report": "error", "text": "no such user"})
     life.agent.leaves(process, code)
     assert (life.agent.state, life.agent.detail) == (state, detail)
 

@@ -47,9 +47,9 @@ def route(
 
 
 def serve(
-    of: RouteConfig, namespaces: Sequence[int] = (SHARED, SHARED), told: Sequence[object] = ({}, {})
+    of: RouteConfig, namespaces: Sequence[int] = (SHARED, SHARED), reported: Sequence[object] = ({}, {})
 ) -> list[Serving]:
-    return [Serving(of, agent, ns, said) for agent, ns, said in zip(of.agents, namespaces, told, strict=True)]
+    return [Serving(of, agent, ns, said) for agent, ns, said in zip(of.agents, namespaces, reported, strict=True)]
 
 
 def taking(key: int | FtokKey, mtype: int = 0) -> QueueEndpoint:
@@ -81,8 +81,8 @@ def test_queue_loop_needs_the_same_key_and_type(out: QueueEndpoint, in_: QueueEn
 
 def test_key_of_a_path_is_what_its_agent_says() -> None:
     of = route(taking(FTOK), putting(0x51))
-    assert loops.in_route(serve(of, told=({"out": [str(0x51)]}, {"in": ["9"]})))
-    assert not loops.in_route(serve(of, told=({"out": [str(0x52)]}, {})))
+    assert loops.in_route(serve(of, reported=({"out": [str(0x51)]}, {"in": ["9"]})))
+    assert not loops.in_route(serve(of, reported=({"out": [str(0x52)]}, {})))
     assert not loops.in_route(serve(of))
 
 
@@ -92,7 +92,7 @@ def test_key_of_a_path_is_what_its_agent_says() -> None:
 def test_malformed_report_of_an_agent_is_ignored(said: object) -> None:
     """It may be compromised."""
     assert not places.parse(said)
-    assert not loops.in_route(serve(route(LOG_OUT, LOG_IN), told=(said, {"in": ["x"]})))
+    assert not loops.in_route(serve(route(LOG_OUT, LOG_IN), reported=(said, {"in": ["x"]})))
 
 
 def test_files_are_one_by_inode_or_by_name_in_a_directory() -> None:
@@ -106,7 +106,7 @@ def test_agent_that_would_receive_its_own_messages_is_refused() -> None:
     """Two keys are equal but written in two ways."""
     both = QueueEndpoint(out=QueueOut(FTOK), in_=QueueIn(0x51))
     of = route(both, SpoolEndpoint(out="/o", in_="/i"))
-    assert "takes them" in loops.in_route(serve(of, told=({"out": [str(0x51)], "in": [str(0x51)]}, {})))
+    assert "takes them" in loops.in_route(serve(of, reported=({"out": [str(0x51)], "in": [str(0x51)]}, {})))
 
 
 def test_known_circle_is_refused_and_reported_one_is_warned_of() -> None:
@@ -122,9 +122,9 @@ def test_known_circle_is_refused_and_reported_one_is_warned_of() -> None:
     assert "circulate endlessly" in circles.ready("t:two", serve(route(taking(3), putting(1), "t")), warn)
     circles.forget("s")
     assert circles.ready("t:two", serve(route(taking(3), putting(1), "t")), warn) == ""
-    told: list[object] = [{"out": [str(2)]}, {}]
+    reported: list[object] = [{"out": [str(2)]}, {}]
     for _ in range(2):
-        assert circles.ready("s:one", serve(route(taking(FTOK), putting(3), "s"), told=told), warn) == ""
+        assert circles.ready("s:one", serve(route(taking(FTOK), putting(3), "s"), reported=reported), warn) == ""
     assert len([line for line in warned if "circulate" in line]) == 1
 
 

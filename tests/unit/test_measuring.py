@@ -86,12 +86,12 @@ def test_no_second_child_reads_what_one_hangs_in(loop: Loop, monkeypatch: pytest
     class Unkillable(Measurer):
         def start_child(self, pids, reading):  # type: ignore[no-untyped-def]
             started.append(tuple(pids))
-            teller = really(self, pids, reading)
+            child = really(self, pids, reading)
             if 2 in pids:
-                self.hanging = teller
-                self.end = teller.kill
-                teller.kill = lambda: None  # type: ignore[method-assign]
-            return teller
+                self.hanging = child
+                self.end = child.kill
+                child.kill = lambda: None  # type: ignore[method-assign]
+            return child
 
     def own(pid: int) -> int:
         if pid == 2:

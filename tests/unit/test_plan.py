@@ -154,11 +154,11 @@ def _meaning(one: RouteConfig) -> RouteConfig:
 
 def test_every_key_of_daemon_reports_if_it_is_applied_at_once() -> None:
     """A new key shows here."""
-    told = plan.LIVE | plan.FIXED
+    covered = plan.LIVE | plan.FIXED
     for field in dataclasses.fields(DaemonConfig):
-        if field.name not in told:
+        if field.name not in covered:
             parts = dataclasses.fields(field.default)  # type: ignore[arg-type]  # a table whose keys are listed one by one
-            assert {f"{field.name}.{part.name}" for part in parts} <= told
+            assert {f"{field.name}.{part.name}" for part in parts} <= covered
     assert not plan.LIVE & plan.FIXED
 
 

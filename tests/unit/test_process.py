@@ -51,7 +51,7 @@ class Heard:
         count = 0
         try:
             while True:
-                self.agent.send(json.dumps({"say": "log", "level": "info", "text": str(count)}).encode())
+                self.agent.send(json.dumps({"report": "log", "level": "info", "text": str(count)}).encode())
                 count += 1
         except BlockingIOError:
             return count
@@ -90,7 +90,7 @@ def test_a_descriptor_that_is_passed_does_not_arrive(heard: Heard) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with open("/dev/null", "rb") as null:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [null.fileno()] * 8))]
-        heard.agent.sendmsg([b'{"say": "ready"}'], rights)
+        heard.agent.sendmsg([b'{"report": "ready"}'], rights)
         heard.run_until(1)
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -98,7 +98,7 @@ def test_a_descriptor_that_is_passed_does_not_arrive(heard: Heard) -> None:
 def test_an_empty_datagram_is_no_more_than_the_end(heard: Heard) -> None:
     """Its sender is not heard any more; nothing spins."""
     heard.agent.send(b"")
-    heard.agent.send(b'{"say": "ready"}')
+    heard.agent.send(b'{"report": "ready"}')
     passes = 0
     started = time.monotonic()
     while time.monotonic() < started + 0.1:
@@ -119,22 +119,22 @@ class _Given:
 class Kept:
     """An agent's process on a real loop: `main` in place of an agent's. `heard` is what its keeper receives."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, main: Callable[[int], int], *, let_go: bool = False) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, main: Callable[[int], int], *, detach: bool = False) -> None:
         self.loop = Loop()
         self.heard: list[object] = []
-        self._let_go = let_go
+        self._detach = detach
         monkeypatch.setattr(spawn, "agent", lambda given, _register: fork(lambda: main(given.control_fd)))
         self.process = AgentProcess.begin(
             self.loop, cast(Callable[[int], Assignment], _Given), self, CounterLeases(Evidence.SENDERS, "", print)
         )
 
-    def hear(self, fields: dict[str, object]) -> None:
+    def report_received(self, fields: dict[str, object]) -> None:
         self.heard.append(fields.get("text"))
 
     def dying(self, code: int) -> None:
         self.heard.append(("dying", code))
-        if self._let_go:
-            self.process.let_go()
+        if self._detach:
+            self.process.detach()
 
     def ended(self, code: int) -> None:
         self.heard.append(("ended", code))
@@ -159,20 +159,20 @@ def _watch_and_wait(control_fd: int) -> int:
     watching = [INotify() for _ in range(3)]
     for one in watching:
         one.add_watch("/tmp", flags.CREATE)
-    socket.socket(fileno=control_fd).send(b'{"say": "error", "text": "ready"}')
+    socket.socket(fileno=control_fd).send(b'{"report": "error", "text": "ready"}')
     signal.pause()
     return len(watching)
 
 
-@pytest.mark.parametrize("let_go", [True, False])
-def test_a_death_is_known_before_the_kernel_is_done_with_it(monkeypatch: pytest.MonkeyPatch, *, let_go: bool) -> None:
+@pytest.mark.parametrize("detach", [True, False])
+def test_a_death_is_known_before_the_kernel_is_done_with_it(monkeypatch: pytest.MonkeyPatch, *, detach: bool) -> None:
     """Its successor need not wait until inotify is closed; a released process causes no notice."""
-    kept = Kept(monkeypatch, _watch_and_wait, let_go=let_go)
+    kept = Kept(monkeypatch, _watch_and_wait, detach=detach)
     kept.run_until(lambda: kept.heard == ["ready"])
     kept.process.child.kill()
     kept.run_until(lambda: len(kept.heard) == 2)
     assert kept.heard[1] == ("dying", -signal.SIGKILL)
-    assert kept.until_reaped()[2:] == ([] if let_go else [("ended", -signal.SIGKILL)])
+    assert kept.until_reaped()[2:] == ([] if detach else [("ended", -signal.SIGKILL)])
 
 
 def test_an_exit_code_is_known_when_it_is_dying(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +225,10 @@ def test_no_child_or_fd_is_left_if_it_cannot_be_watched(monkeypatch: pytest.Monk
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match="No space left"):
         AgentProcess.begin(
-            loop, cast(Callable[[int], Assignment], _Given), cast(Keeper, SimpleNamespace(hear=None)), _SENDERS
+            loop,
+            cast(Callable[[int], Assignment], _Given),
+            cast(Keeper, SimpleNamespace(report_received=None)),
+            _SENDERS,
         )
     assert len(os.listdir("/proc/self/fd")) == before
     with pytest.raises(ChildProcessError):

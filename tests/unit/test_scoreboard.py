@@ -119,24 +119,24 @@ def channel() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def test_what_is_sent_is_received(channel: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = channel
-    assert control.say(theirs, say="log", level="info", text="ä\udcff\n")
-    assert control.parse(ours.recv(control.MAX_SIZE)) == {"say": "log", "level": "info", "text": "ä\udcff\n"}
+    assert control.send(theirs, report="log", level="info", text="ä\udcff\n")
+    assert control.parse(ours.recv(control.MAX_SIZE)) == {"report": "log", "level": "info", "text": "ä\udcff\n"}
 
 
 def test_a_full_channel_blocks_nobody(channel: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = channel
     sent = 0
-    while control.say(theirs, say="ready"):
+    while control.send(theirs, report="ready"):
         sent += 1
     assert sent > 10
     ours.recv(control.MAX_SIZE)
-    assert control.say(theirs, say="ready")
+    assert control.send(theirs, report="ready")
 
 
 def test_a_channel_that_nobody_reads_any_more_is_no_error(channel: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = channel
     ours.close()
-    assert not control.say(theirs, say="ready")
+    assert not control.send(theirs, report="ready")
 
 
 @pytest.mark.parametrize(
@@ -151,17 +151,17 @@ def test_a_channel_that_nobody_reads_any_more_is_no_error(channel: tuple[socket.
         b"[" * 8000,
         b'{"a":' * 1600,
         b"1" * 8000,
-        b'{"say": "log"}',
-        b'{"say": "log", "level": "fatal"}',
-        b'{"say": "log", "level": []}',
-        b'{"say": "log", "level": {}}',
-        b'{"say": "log", "level": "info"}',
-        b'{"say": "log", "level": "info", "text": ["a"]}',
-        b'{"say": "error", "text": ' + b"[" * 900 + b"]" * 900 + b"}",
-        b'{"say": "error"}',
-        b'{"say": "ready", "uid": "\\u001b[2J", "gid": 0, "ns_inode": 1}',
-        b'{"say": "ready", "uid": 0, "gid": 1.5, "ns_inode": 1}',
-        b'{"say": "ready", "uid": true, "gid": 0, "ns_inode": 1}',
+        b'{"report": "log"}',
+        b'{"report": "log", "level": "fatal"}',
+        b'{"report": "log", "level": []}',
+        b'{"report": "log", "level": {}}',
+        b'{"report": "log", "level": "info"}',
+        b'{"report": "log", "level": "info", "text": ["a"]}',
+        b'{"report": "error", "text": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"report": "error"}',
+        b'{"report": "ready", "uid": "\\u001b[2J", "gid": 0, "ns_inode": 1}',
+        b'{"report": "ready", "uid": 0, "gid": 1.5, "ns_inode": 1}',
+        b'{"report": "ready", "uid": true, "gid": 0, "ns_inode": 1}',
     ],
 )
 def test_what_the_protocol_does_not_know_is_nothing(datagram: bytes) -> None:

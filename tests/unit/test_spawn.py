@@ -172,7 +172,7 @@ def test_a_failed_fork_is_an_error_and_signals_are_as_before() -> None:
     assert exit_code(main) == 0
 
 
-# -- tellers
+# -- line children
 
 
 class Heard:
@@ -207,12 +207,12 @@ def says(*chunks: bytes, code: int = 0) -> Callable[[int], int]:
 def hear(loop: Loop, main: Callable[[int], int], meanwhile: Callable[[LineChild, Heard], None] | None = None) -> Heard:
     """Return all that it wrote, when it has ended."""
     heard = Heard()
-    teller = LineChild(loop, main, heard)
+    child = LineChild(loop, main, heard)
     deadline = time.monotonic() + 2 * LIMIT
     while heard.code is None:
         loop.run_once(1)
         if meanwhile is not None:
-            meanwhile(teller, heard)
+            meanwhile(child, heard)
         assert time.monotonic() < deadline
     return heard
 
@@ -232,13 +232,13 @@ def test_a_million_lines_come_all_and_slowly(loop: Loop) -> None:
 
 
 @pytest.mark.parametrize("line", [b"x" * (LINE_LIMIT + 1), b"x" * 10_000_000, b"x" * (LINE_LIMIT + 1) + b"\n"])
-def test_a_line_that_is_too_long_kills_the_teller(loop: Loop, line: bytes) -> None:
+def test_a_line_that_is_too_long_kills_the_child(loop: Loop, line: bytes) -> None:
     heard = hear(loop, lambda writer: says(b"before\n", line)(writer) or hang())
     assert heard.lines in ([b"before"], [])
     assert heard.code == -signal.SIGKILL
 
 
-def test_a_bug_in_a_teller_is_one_line_and_its_end(loop: Loop, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_bug_in_a_line_child_is_one_line_and_its_end(loop: Loop, capfd: pytest.CaptureFixture[str]) -> None:
     assert hear(loop, lambda _writer: 1 // 0).code == 1
     assert capfd.readouterr().err == "nsbridged: ZeroDivisionError: integer division or modulo by zero\n"
 
@@ -248,10 +248,10 @@ def test_a_dead_child_is_reported_with_its_lines(loop: Loop) -> None:
     assert (heard.lines, heard.code) == ([b"last"], -signal.SIGSEGV)
 
 
-def test_a_teller_that_hangs_can_be_killed(loop: Loop) -> None:
-    def kill_it(teller: LineChild, heard: Heard) -> None:
+def test_a_line_child_that_hangs_can_be_killed(loop: Loop) -> None:
+    def kill_it(child: LineChild, heard: Heard) -> None:
         if heard.lines:
-            teller.kill()
+            child.kill()
 
     assert hear(loop, lambda writer: says(b"up\n")(writer) or hang(), kill_it).code == -signal.SIGKILL
 
@@ -277,7 +277,7 @@ def test_an_abandoned_child_is_silent_killed_and_reaped(loop: Loop) -> None:
     assert (heard.lines, heard.code) == ([], None)
 
 
-def test_a_teller_holds_nothing_of_its_parent(loop: Loop) -> None:
+def test_a_line_child_holds_nothing_of_its_parent(loop: Loop) -> None:
     secret = os.open("/dev/null", os.O_RDONLY)
 
     def count(writer: int) -> int:
@@ -289,7 +289,7 @@ def test_a_teller_holds_nothing_of_its_parent(loop: Loop) -> None:
 
 
 @pytest.mark.parametrize("spare", [0, 1, 2])
-def test_a_teller_that_cannot_be_made_leaves_nothing_behind(loop: Loop, spare: int) -> None:
+def test_a_line_child_that_cannot_be_made_leaves_nothing_behind(loop: Loop, spare: int) -> None:
     """No descriptor is left for the pipe, or for the child."""
     restore = few_descriptors(spare)
     try:
@@ -299,7 +299,7 @@ def test_a_teller_that_cannot_be_made_leaves_nothing_behind(loop: Loop, spare: i
         restore()
 
 
-def test_a_teller_dies_with_the_supervisor() -> None:
+def test_a_line_child_dies_with_the_supervisor() -> None:
     """It is made by a child of this process, which is killed."""
     be_subreaper(yes=True)
     reader, writer = os.pipe()
@@ -309,7 +309,7 @@ def test_a_teller_dies_with_the_supervisor() -> None:
             os.write(1, json.dumps(os.getpid()).encode())
             return hang()
 
-        os.dup2(writer, 1)  # a teller keeps the first three
+        os.dup2(writer, 1)  # a child keeps the first three
         LineChild(Loop(), say_and_hang, Heard())
         return hang()
 

@@ -257,7 +257,9 @@ class LogSink(Sink):
             return
         if fd is not None:
             os.close(fd)
-        self._cannot_tell(intent, "the file is no longer in its directory" if fd is None else "the file was truncated")
+        self._resolve_doubt_by_rule(
+            intent, "the file is no longer in its directory" if fd is None else "the file was truncated"
+        )
 
     def _is_settled(self, one: Run) -> bool:
         """True if nothing is left to do for this message of a killed agent: it was appended, or is to be skipped."""
@@ -277,7 +279,9 @@ class LogSink(Sink):
                 return True
             self._forget_doubt()
             if there:
-                self._cannot_tell(doubt, "the file has something else in that place, so others write to it too")
+                self._resolve_doubt_by_rule(
+                    doubt, "the file has something else in that place, so others write to it too"
+                )
         epoch, last = self._undecided
         if one.epoch != epoch or one.first > last:
             self._undecided = (0, 0)
@@ -296,7 +300,7 @@ class LogSink(Sink):
         self._doubt, self._doubt_fd = None, -1
         self._write_batch()
 
-    def _cannot_tell(self, intent: Intent, why: str) -> None:
+    def _resolve_doubt_by_rule(self, intent: Intent, why: str) -> None:
         self._undecided = (intent.epoch, intent.last)
         first = self._journal.handed + 1
         which = f"message {first} was" if first == intent.last else f"messages {first} to {intent.last} were"

@@ -153,7 +153,7 @@ class LogSource(EventSource):
             os.close(self._tail.fd)
         self._tail, self._at = tail, at
 
-    def _let_go(self) -> None:
+    def _close_tail(self) -> None:
         self._ear.turn_away()
         if self._tail is not None:
             os.close(self._tail.fd)
@@ -209,9 +209,9 @@ class LogSource(EventSource):
         if not self._goes_on:
             self._goes_on = True
             pause = self._ear.pace.pause(begun, self._host.loop.now()) if self._took == took else 0
-            self._host.loop.call_later(pause, self._go_on)
+            self._host.loop.call_later(pause, self._resume)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         self._goes_on = False
         self._go_on_if_open()
 
@@ -370,7 +370,7 @@ class LogSource(EventSource):
 
     def _forget(self) -> None:
         """Forget the directory, so that it is examined again."""
-        self._let_go()
+        self._close_tail()
         self._items.clear()
         self._generations.close()
 

@@ -22,7 +22,7 @@ from nsbridge.agents.loop import READABLE
 from nsbridge.agents.wire import Run
 
 _LOOK_AFTER = 0.1  # seconds between looks at the senders while something is offered
-_TELL_AFTER = 128  # messages handed over, after which a sender wakes the agent, so that it can confirm them
+_WAKE_AFTER = 128  # messages handed over, after which a sender wakes the agent, so that it can confirm them
 
 
 class Offers:
@@ -52,7 +52,7 @@ class Offers:
 
     def start(self) -> None:
         """Fork the senders a little later: the first message need not wait for them."""
-        self._host.loop.watch(self.outbox.to_agent, READABLE, self._told)
+        self._host.loop.watch(self.outbox.to_agent, READABLE, self._woken)
         self._host.loop.call_later(AFTERWARDS, self._fork_senders)
 
     def wake(self) -> None:
@@ -80,8 +80,8 @@ class Offers:
     def watch_senders(self) -> None:
         """Ask the senders to wake the agent when they hand over some messages, and check on them meanwhile."""
         handed, outbox = self._journal.handed, self.outbox
-        upto = min(self.runs[-1].last, handed + _TELL_AFTER)
-        outbox.tell_at(upto)
+        upto = min(self.runs[-1].last, handed + _WAKE_AFTER)
+        outbox.wake_agent_at(upto)
         if self._journal.handed >= upto:
             os.eventfd_write(outbox.to_agent, 1)  # it was handed over before that could be asked for
         self.wake()
@@ -114,7 +114,7 @@ class Offers:
             self.runs.appendleft(run.after(1))
         self.outbox.give_turn(run.first + 1, 1 - self._journal.last_sender)
 
-    def _told(self, _events: int) -> None:
+    def _woken(self, _events: int) -> None:
         """Handle a wake-up from the senders: they have handed over, or one of them cannot."""
         os.eventfd_read(self.outbox.to_agent)
         self._noted()

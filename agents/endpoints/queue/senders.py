@@ -50,7 +50,7 @@ _SPINS = 200  # looks before a sender sleeps: its turn mostly comes within micro
 OFFERED, QUEUE, FAILED, FULL, SLEEPING = 0, 1, 2, 3, 4  # SLEEPING is two cells, one a sender
 _TURN = 6  # 0 or 1: sender 0 has the even seqs, or the odd ones
 _HANDED_AT = 7  # the cell of the journal that holds what was noted last
-_TELL_AT = 8  # the seq at which a sender wakes the agent
+_WAKE_AT = 8  # the seq at which a sender wakes the agent
 
 
 class Outbox:
@@ -106,9 +106,9 @@ class Outbox:
         """Offer all that was placed, up to `seq`, to the senders."""
         self.cells[OFFERED] = seq
 
-    def tell_at(self, seq: int) -> None:
+    def wake_agent_at(self, seq: int) -> None:
         """Make `to_agent` readable once this one is handed over."""
-        self.cells[_TELL_AT] = seq
+        self.cells[_WAKE_AT] = seq
 
     def wake(self, sender: int) -> None:
         """Wake the sender if it sleeps."""
@@ -153,8 +153,8 @@ def run(which: int, outbox: Outbox, journal: SinkJournal) -> None:
             if number and not _send_after(number, outbox, address, length):
                 continue
             noted[cell] = seal(seq << 1 | which)  # from here on it is handed over
-            if seq >= cells[_TELL_AT]:
-                cells[_TELL_AT] = _NEVER
+            if seq >= cells[_WAKE_AT]:
+                cells[_WAKE_AT] = _NEVER
                 os.eventfd_write(outbox.to_agent, 1)
         elif spins == _SPINS:
             _sleep(which, outbox, noted)
