@@ -51,7 +51,7 @@ class Timer:
         self.callback = None
 
 
-class _Watch:
+class _WatchedDescriptor:
     """One call of `watch`; its identity shows if a descriptor's number has been reused since."""
 
     __slots__ = ("callback",)
@@ -67,7 +67,7 @@ class Loop:
         self.now = clock
         self.lock = threading.Lock()
         self._epoll = select.epoll()
-        self._watched: dict[int, _Watch] = {}
+        self._watched: dict[int, _WatchedDescriptor] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()  # timers due at the same instant keep the order they were asked in
         self._signals: dict[int, Callback] = {}
@@ -83,7 +83,7 @@ class Loop:
             self._epoll.modify(fd, mask)
         else:
             self._epoll.register(fd, mask)
-        self._watched[fd] = _Watch(callback)
+        self._watched[fd] = _WatchedDescriptor(callback)
 
     def unwatch(self, fd: int) -> None:
         """Forget `fd`; to be called before it is closed. Harmless if it is not watched."""

@@ -75,7 +75,7 @@ class Agent:
         incoming = Incoming(state.sink, window, self._sink.may_adopt) if state.sink and self._sink else None
         self._session = Session(int.from_bytes(os.urandom(8)) | 1, outgoing, incoming)
         fsync = self._sync if assignment.route.fsync else None
-        self._retries = DeadLetterRetries(state.retry, self.store, self, fsync=fsync) if self.store else None
+        self._dead_retries = DeadLetterRetries(state.dead_retry, self.store, self, fsync=fsync) if self.store else None
 
     def run(self) -> None:
         """Serve until the supervisor says exit, or is gone."""
@@ -84,15 +84,15 @@ class Agent:
         self.loop.watch(self._peer.fileno(), READABLE, self._peer_ready)
         self._heart.beat()
         self._heart.vouch(self._recheck)
-        if self._retries is not None:
-            self._retries.settle()
+        if self._dead_retries is not None:
+            self._dead_retries.settle()
         with self.loop.lock:
             if self._sink is not None:
                 self._sink.start()
             if self._source is not None:
                 self._source.start()
             self._dead.start()
-            self.retry()
+            self.retry_dead_letters()
             self.flush()
             self._heart.start()
         confined = self._entered.confined
@@ -108,16 +108,16 @@ class Agent:
     # What the endpoint calls (endpoints/base.py, Host)
 
     def guarded(self) -> AbstractContextManager[object]:
-        """See Host."""
+        """See AgentApi."""
         return self.loop.lock
 
     def has_room(self) -> bool:
-        """See Host."""
+        """See AgentApi."""
         outgoing = self._session.outgoing
         return outgoing is not None and not self._draining and outgoing.has_room()
 
     def take(self, message: Message, note: bytes = b"") -> int:
-        """See Host."""
+        """See AgentApi."""
         assert self.store is not None  # noqa: S101  (there is a source)
         try:
             if isinstance(self.store, NoteStore) and note:
@@ -130,17 +130,17 @@ class Agent:
         return seq
 
     def room(self) -> tuple[int, int]:
-        """See Host."""
+        """See AgentApi."""
         outgoing = self._session.outgoing
         return (0, 0) if outgoing is None or self._draining else outgoing.room()
 
     def room_for(self, bodies: Sequence[bytes]) -> int:
-        """See Host."""
+        """See AgentApi."""
         outgoing = self._session.outgoing
         return 0 if outgoing is None or self._draining else outgoing.room_for(bodies)
 
     def take_run(self, bodies: Sequence[bytes], note: bytes) -> int:
-        """See Host."""
+        """See AgentApi."""
         assert isinstance(self.store, NoteStore)  # noqa: S101  (only sources of notes take runs)
         try:
             seq = self.store.note(0, bodies, note)
@@ -149,30 +149,30 @@ class Agent:
         self.landed(seq)
         return seq
 
-    def retry(self) -> None:
-        """See Host."""
-        if self._retries is not None and self._source is not None:
-            self._retries.take(self._source.lend)
+    def retry_dead_letters(self) -> None:
+        """See AgentApi."""
+        if self._dead_retries is not None and self._source is not None:
+            self._dead_retries.take(self._source.lend)
 
     def landed(self, seq: int) -> None:
-        """See Host."""
+        """See AgentApi."""
         assert self.store is not None  # noqa: S101  (there is a source)
         self._heart.beat()  # on a slow disk a pass of the loop may last long, and is all right while it gets on
         self._cells[scoreboard.TAKEN] = seq
         self._cells[scoreboard.PENDING] = seq - self.store.confirmed
 
     def missed(self, files: int, size: int) -> None:
-        """See Host."""
+        """See AgentApi."""
         self._cells[scoreboard.MISSED], self._cells[scoreboard.MISSED_BYTES] = files, size
 
     def flush(self) -> None:
-        """See Host."""
+        """See AgentApi."""
         self._flush()
         if not self._ack_timer and self._session.ack_waits():
             self._ack_timer = True
             self.loop.call_later(_ACK_DELAY, self._ack)
         if self._draining:
-            self._say_if_drained()
+            self._report_if_drained()
 
     def _ack(self) -> None:
         self._ack_timer = False
@@ -204,7 +204,7 @@ class Agent:
             os.fdatasync(self._state.sink_fd)
 
     def handed(self, run: Run) -> None:
-        """See Host."""
+        """See AgentApi."""
         assert self._session.incoming is not None  # noqa: S101  (there is a sink)
         assert self._journal is not None  # noqa: S101
         self._heart.beat()  # see landed
@@ -216,7 +216,7 @@ class Agent:
             self._dead.clear()
 
     def dead(self, one: Run, where: str, why: str) -> bool:
-        """See Host."""
+        """See AgentApi."""
         is_new = self._dead.put(one, where, why)
         if is_new is None:
             return False
@@ -226,32 +226,32 @@ class Agent:
         return True
 
     def senders(self, pids: tuple[int, ...]) -> None:
-        """See Host."""
+        """See AgentApi."""
         entry.forbid_forks(self._assignment, self._entered.confined)
         for which, pid in enumerate(pids):
             self._cells[scoreboard.SENDERS + which] = pid
 
     def confine_sender(self) -> None:
-        """See Host."""
+        """See AgentApi."""
         entry.confine_sender(self._assignment, self._entered.confined)
 
     def vouch(self, voucher: Voucher) -> None:
-        """See Host."""
+        """See AgentApi."""
         self._heart.vouch(voucher)
 
     def put_back(self, run: Run) -> None:
-        """See Host."""
+        """See AgentApi."""
         assert self._session.incoming is not None  # noqa: S101  (there is a sink)
         self._session.incoming.put_back(run)
 
     def sink_ready(self) -> None:
-        """See Host."""
+        """See AgentApi."""
         self._hand_over()
         self.flush()
-        self._say_if_drained()
+        self._report_if_drained()
 
     def blocked(self, side: str, reason: str) -> None:
-        """See Host. The reason may be that the endpoint belongs to another user now."""
+        """See AgentApi. The reason may be that the endpoint belongs to another user now."""
         if reason:
             self._entered.around.recheck()
         if side == "in":
@@ -269,15 +269,15 @@ class Agent:
         return self.loop.now()
 
     def notice(self, side: str, text: str) -> None:
-        """See Host."""
+        """See AgentApi."""
         self._assignment.scoreboard.set_notice(side, text)
 
     def refused(self, count: int) -> None:
-        """See Host."""
+        """See AgentApi."""
         self._cells[scoreboard.REFUSED] = count
 
     def log(self, level: str, text: str) -> None:
-        """See Host."""
+        """See AgentApi."""
         control.send(self._channel, report="log", level=level, text=text[:2000])
 
     # What the loop calls
@@ -310,10 +310,10 @@ class Agent:
             self._source.confirmed(outgoing.store.confirmed)
             self._cells[scoreboard.PENDING] = outgoing.store.taken - outgoing.store.confirmed
             if self.has_room():
-                self.retry()
+                self.retry_dead_letters()
                 self._source.room_again()
         self.flush()
-        self._say_if_drained()
+        self._report_if_drained()
 
     def _hand_over(self) -> None:
         incoming = self._session.incoming
@@ -356,10 +356,10 @@ class Agent:
         order = fields.get("order", "exit")  # end of file: the supervisor is gone
         if order == "drain":
             self._draining = True
-            self._say_if_drained()
-        elif order == "retry_dead" and self._retries is not None:
-            self._retries.due = True
-            self.retry()
+            self._report_if_drained()
+        elif order == "retry_dead" and self._dead_retries is not None:
+            self._dead_retries.due = True
+            self.retry_dead_letters()
             self.flush()
         elif order == "dead":
             self._dead.adopt(control.dead_limits(fields))
@@ -369,7 +369,7 @@ class Agent:
             self._flush(acks=True)
             self.loop.stop()
 
-    def _say_if_drained(self) -> None:
+    def _report_if_drained(self) -> None:
         if not self._draining or self._drained or self._unsent:
             return
         outgoing, incoming = self._session.outgoing, self._session.incoming

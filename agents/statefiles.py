@@ -14,7 +14,7 @@ from pathlib import Path
 from nsbridge.config import names
 
 JOURNAL, IDENTITY, DEAD = "journal", "identity", "dead"
-RETRY = ".retry"
+DEAD_RETRY = ".retry"
 EPOCH, SEQ = "[0-9a-f]{16}", "[0-9]{20}"  # patterns of the parts of a stem
 
 
@@ -30,10 +30,10 @@ def dead_letters(state_dir: str, agent: str) -> Path:
     return Path(state_dir, DEAD, route, name)
 
 
-def retries(state_dir: str, agent: str) -> Path:
+def dead_retries(state_dir: str, agent: str) -> Path:
     """Return the directory of the dead letters that `agent` (ROUTE:AGENT) takes again."""
     route, name = names.split(agent)
-    return Path(state_dir, DEAD, route, RETRY, name)
+    return Path(state_dir, DEAD, route, DEAD_RETRY, name)
 
 
 def stem(epoch: int, seq: int) -> str:

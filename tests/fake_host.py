@@ -154,7 +154,7 @@ class FakeHost:
         """See Host."""
         raise NotImplementedError
 
-    def retry(self) -> None:
+    def retry_dead_letters(self) -> None:
         """See Host: there are no dead letters."""
 
     def has_room(self) -> bool:

@@ -57,9 +57,9 @@ class Gone(Exception):
 class Filters(NamedTuple):
     """An agent's filters of system calls, compiled before the fork; None on a machine that has no filter."""
 
-    start: seccomp.Program | None
-    serving: seccomp.Program | None  # without the calls that an agent needs to fork its senders
-    sender: seccomp.Program | None
+    start: seccomp.FilterProgram | None
+    serving: seccomp.FilterProgram | None  # without the calls that an agent needs to fork its senders
+    sender: seccomp.FilterProgram | None
 
     @classmethod
     def of_agent(cls, agent: AgentConfig, route: RouteConfig, *, is_counted: bool = False) -> Self:
@@ -70,9 +70,9 @@ class Filters(NamedTuple):
 
 
 @cache
-def compiled(rules: tuple[str, ...]) -> seccomp.Program | None:
+def compiled(rules: tuple[str, ...]) -> seccomp.FilterProgram | None:
     """Return the filter that allows only these rules (callrules.py); None if there is none for this machine."""
-    machine = seccomp.MACHINES.get(_MACHINE)
+    machine = seccomp.ARCHITECTURES.get(_MACHINE)
     return None if machine is None else seccomp.compiled(machine, rules)
 
 
@@ -99,8 +99,8 @@ class Assignment:
     counter: Lease | None = None  # of the kernel's count of its messages
 
 
-class Surroundings(Protocol):
-    """An endpoint's view of its container; `enter` calls `confirm`, `look`, `reach` (identity/surroundings.py)."""
+class EntrySteps(Protocol):
+    """An endpoint's steps of the entry; `enter` calls `confirm`, `look`, `reach` (identity/surroundings.py)."""
 
     trusted: frozenset[int]  # users who may redirect a path (identity/walk.py)
     mounts: frozenset[bytes]  # names of the endpoint's own files that may be mounts
@@ -143,7 +143,7 @@ class Entered:
     ns_inode: int
     own_fds: int  # the host's /proc/self/fd: reopens a descriptor without trusting the container's /proc
     confined: Confined
-    around: Surroundings
+    around: EntrySteps
 
 
 def leave_the_supervisor(assignment: Assignment) -> int:
@@ -161,7 +161,7 @@ def leave_the_supervisor(assignment: Assignment) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # messages do not lie about in a core file
     limits.lower_descriptors(_MAX_DESCRIPTORS)
     with suppress(OSError, KeyError):  # root's keys, where there are any: whatever acts by a keyring finds none
-        linux.leave_session_keyring(seccomp.MACHINES[_MACHINE].numbers["keyctl"])
+        linux.leave_session_keyring(seccomp.ARCHITECTURES[_MACHINE].numbers["keyctl"])
     return linux.detached("/proc/self/fd")  # /proc/self/fd/../../.. would be the host's root
 
 
@@ -282,7 +282,7 @@ def drop_privileges(uid: int, gid: int) -> None:
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
 
 
-def enter(assignment: Assignment, own_fds: int, given: Sequence[int], around: Surroundings) -> Entered:
+def enter(assignment: Assignment, own_fds: int, given: Sequence[int], around: EntrySteps) -> Entered:
     """Enter the container, in the order that docs/security.md gives.
 
     Call it after `leave_the_supervisor`, and after opening everything that is needed of the host. `given` are
@@ -352,14 +352,14 @@ def restrict_files(agent: AgentConfig, directories: Sequence[int], given: Sequen
     return abi
 
 
-def filter_system_calls(program: seccomp.Program | None) -> None:
+def filter_system_calls(program: seccomp.FilterProgram | None) -> None:
     """Install a filter of system calls, in every thread and every future child.
 
     A second filter adds to the first: both must allow a call. Raises OSError if no filter can be installed.
     """
     if program is None:
         raise OSError(errno.ENOSYS, f"no filter has been written for {_MACHINE}")
-    linux.set_seccomp_filter(seccomp.MACHINES[_MACHINE].numbers["seccomp"], program.of_process(os.getpid()))
+    linux.set_seccomp_filter(seccomp.ARCHITECTURES[_MACHINE].numbers["seccomp"], program.of_process(os.getpid()))
 
 
 def forbid_forks(assignment: Assignment, confined: Confined) -> None:

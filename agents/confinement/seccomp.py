@@ -22,9 +22,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from nsbridge.agents.confinement.callrules import PID, RULES, Condition, Must, Rule
-from nsbridge.agents.confinement.syscalls import MACHINES, NEWEST, Machine
+from nsbridge.agents.confinement.syscalls import ARCHITECTURES, NEWEST, Architecture
 
-__all__ = ["MACHINES", "Machine", "Program", "compiled", "program"]
+__all__ = ["ARCHITECTURES", "Architecture", "FilterProgram", "compiled", "program"]
 
 _X32_BIT = 0x4000_0000
 _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16  # in struct seccomp_data; an argument has 8 bytes, the low half first
@@ -42,7 +42,7 @@ _OPERAND, _OPERAND_AT = struct.Struct("<I"), 4
 _Instruction = tuple[int, int, int, int]  # code, steps over the next ones if it holds, if it does not, operand
 
 
-class Program(NamedTuple):
+class FilterProgram(NamedTuple):
     """A filter that lacks only the pid of the process that installs it. The supervisor compiles it before the fork."""
 
     code: bytes  # an array of struct sock_filter
@@ -56,12 +56,12 @@ class Program(NamedTuple):
         return bytes(code)
 
 
-def program(machine: Machine, names: Iterable[str], pid: int) -> bytes:
+def program(machine: Architecture, names: Iterable[str], pid: int) -> bytes:
     """Return the filter for these rules, as an array of struct sock_filter. `pid` is the agent's own."""
     return compiled(machine, names).of_process(pid)
 
 
-def compiled(machine: Machine, names: Iterable[str]) -> Program:
+def compiled(machine: Architecture, names: Iterable[str]) -> FilterProgram:
     """Return the filter for these rules."""
     allowed: dict[str, list[Rule]] = {}
     for name in names:
@@ -86,7 +86,7 @@ def compiled(machine: Machine, names: Iterable[str]) -> Program:
     ]
     pids = [index for index, line in enumerate(lines) if line[3] == PID]
     code = b"".join(_INSTRUCTION.pack(*line[:3], line[3] & _MASK) for line in lines)
-    return Program(code, tuple(index * _INSTRUCTION.size + _OPERAND_AT for index in pids))
+    return FilterProgram(code, tuple(index * _INSTRUCTION.size + _OPERAND_AT for index in pids))
 
 
 def _verdict(rules: Sequence[Rule]) -> list[_Instruction]:

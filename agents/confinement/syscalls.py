@@ -103,7 +103,7 @@ keyctl                250   219
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Architecture:
     """An architecture: its AUDIT_ARCH_… and its numbers of the calls that matter here, in the filter's order."""
 
     audit_arch: int
@@ -111,12 +111,12 @@ class Machine:
     has_x32: bool = False
 
 
-def _machine(column: int, audit_arch: int, *, has_x32: bool = False) -> Machine:
+def _machine(column: int, audit_arch: int, *, has_x32: bool = False) -> Architecture:
     rows = [line.split() for line in _TABLE.split("\n") if line]
-    return Machine(audit_arch, {row[0]: int(row[column]) for row in rows if row[column] != "-"}, has_x32)
+    return Architecture(audit_arch, {row[0]: int(row[column]) for row in rows if row[column] != "-"}, has_x32)
 
 
-MACHINES = {
+ARCHITECTURES = {
     "x86_64": _machine(1, 0xC000_003E, has_x32=True),
     "aarch64": _machine(2, 0xC000_00B7),
 }
@@ -126,5 +126,5 @@ NEWEST = 469  # of the numbers that were known when this was written (Linux 6.17
 def add(numbers: Mapping[str, tuple[int, int]]) -> None:
     """Add calls with their numbers on x86_64 and aarch64; a call that is known keeps its number."""
     for call, (x86_64, aarch64) in numbers.items():
-        MACHINES["x86_64"].numbers.setdefault(call, x86_64)
-        MACHINES["aarch64"].numbers.setdefault(call, aarch64)
+        ARCHITECTURES["x86_64"].numbers.setdefault(call, x86_64)
+        ARCHITECTURES["aarch64"].numbers.setdefault(call, aarch64)

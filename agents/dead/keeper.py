@@ -17,8 +17,8 @@ from nsbridge.agents.loop import Loop, Timer
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import DeadConfig
 
-_FIRST_RETRY = 0.05  # seconds
-_LAST_RETRY = 1.0
+_FIRST_DELAY = 0.05  # seconds
+_MAX_DELAY = 1.0
 _LOG_EVERY = 1.0  # seconds between two lines about letters that were dropped
 _FIRST_LOOK = 1.0  # seconds after the start: counting the letters must not delay the first message
 _LONGEST_SLEEP = 7 * 86400.0  # seconds: epoll takes no more than 24 days
@@ -58,8 +58,8 @@ class DeadLetterKeeper:
         self._host = host
         self._sync = sync
         self._letters = DeadLetters(directory, journal, limits, host.loop.now, self._note_dropped)
-        self._delay = _FIRST_RETRY
-        self._retry: Timer | None = None
+        self._delay = _FIRST_DELAY
+        self._timer: Timer | None = None
         self._expiry: Timer | None = None
         self._dropped = self._dropped_bytes = 0  # since the last line about it
         self._why_dropped = self._last_dropped = ""
@@ -91,7 +91,7 @@ class DeadLetterKeeper:
 
     def clear(self) -> None:
         """Stop waiting for room, because a message was handed over or written as a letter."""
-        self._delay = _FIRST_RETRY
+        self._delay = _FIRST_DELAY
         if self.reason:
             self.reason = ""
             self._host.show_blocked()
@@ -111,12 +111,12 @@ class DeadLetterKeeper:
 
     def offer_again(self) -> None:
         """Offer the waiting letter again, now."""
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self.reason:
             self._host.sink_ready()
-            self._try_later()
+            self._offer_later()
 
     def _add(self, one: Run, where: str, why: str) -> bool:
         self._why_dropped = "to make room (drop-oldest)"
@@ -129,13 +129,13 @@ class DeadLetterKeeper:
         if reason != self.reason:
             self.reason = reason
             self._host.show_blocked()
-        self._try_later()
+        self._offer_later()
 
-    def _try_later(self) -> None:
-        """Retry later, even if the sink has accepted the message: no other event ends its wait."""
-        if self.reason and self._retry is None:
-            self._retry = self._host.loop.call_later(self._delay, self.offer_again)
-            self._delay = min(self._delay * 2, _LAST_RETRY)
+    def _offer_later(self) -> None:
+        """Offer it again later, even if the sink has accepted the message: no other event ends its wait."""
+        if self.reason and self._timer is None:
+            self._timer = self._host.loop.call_later(self._delay, self.offer_again)
+            self._delay = min(self._delay * 2, _MAX_DELAY)
 
     # Too old, or in the way
 
@@ -146,7 +146,7 @@ class DeadLetterKeeper:
             due = self._letters.expire()
         except OSError as error:
             self._host.log("error", f"cannot drop old dead letters: {error.strerror}")
-            due = self._host.loop.now() + _LAST_RETRY
+            due = self._host.loop.now() + _MAX_DELAY
         if due is not None:
             self._look_at(due)
         if self._dropped:

@@ -20,8 +20,8 @@ from nsbridge.agents.wire import Message, Run
 # Seconds after its start that an endpoint does what the first message need not wait for. In the order of asking: the
 # sink is started first, so that it has forked all its processes before there is a thread.
 AFTERWARDS = 0.005
-_FIRST_RETRY = 0.05  # seconds
-_LAST_RETRY = 1.0
+_FIRST_DELAY = 0.05  # seconds
+_MAX_DELAY = 1.0
 
 
 class Blocked(Exception):
@@ -63,7 +63,7 @@ class AgentApi(Protocol):
         """Take several messages with one note, as `take` does one; return the seq of the last. Raises Blocked."""
         ...
 
-    def retry(self) -> None:
+    def retry_dead_letters(self) -> None:
         """Take dead letters again, if there are some and the window has room; `lend` is asked before each.
 
         The agent calls it by itself; a source also calls it where its `lend` begins to say yes.
@@ -202,7 +202,7 @@ class Waiter:
         self._side = side
         self._again = again
         self._timer: Timer | None = None
-        self._delay = _FIRST_RETRY
+        self._delay = _FIRST_DELAY
         self._done_at = float("-inf")
         self._is_shown = False
 
@@ -212,15 +212,15 @@ class Waiter:
         return self._timer is not None
 
     def wait(self, reason: object = None) -> None:
-        """Show the reason and call `again` later. Without a reason the host has shown it already (`Host.dead`)."""
+        """Show the reason and call `again` later. Without a reason the host has shown it already (`AgentApi.dead`)."""
         if reason is not None:
             self._host.blocked(self._side, str(reason))
         if not self._is_shown and self._host.loop.now() - self._done_at > self._delay:
-            self._delay = _FIRST_RETRY
+            self._delay = _FIRST_DELAY
         self._is_shown = True
         if self._timer is None:
             self._timer = self._host.loop.call_later(self._delay, self._due)
-            self._delay = min(self._delay * 2, _LAST_RETRY)
+            self._delay = min(self._delay * 2, _MAX_DELAY)
 
     def done(self) -> None:
         """Show that the side continues."""

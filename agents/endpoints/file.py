@@ -29,8 +29,8 @@ from nsbridge.config.kind import PathEndpoint
 
 _EVENTS = watch.CLOSED | watch.MOVED_IN
 _LEASE_ATTEMPTS = 4  # in a row; the writer is only some instructions away from being counted out
-_FIRST_RETRY = 0.001  # seconds until the lease is asked for again
-_LAST_RETRY = 0.05
+_FIRST_DELAY = 0.001  # seconds until the lease is asked for again
+_MAX_DELAY = 0.05
 NOTE = 3  # two cells of a source's journal, by the parity of the last message taken: when its content was written
 _NOTHING = 1  # the time of no content: the file was looked for and not there
 
@@ -73,7 +73,7 @@ class FileSource(EventSource):
         self._directory = WatchedDirectory(host, tree, "out", self._parent, self._changed)
         self._opening = Waiter(host, "out", self._again)
         self._unread = False  # a close was seen and the content not yet taken
-        self._retry_after = _FIRST_RETRY
+        self._delay = _FIRST_DELAY
 
     def start(self) -> None:
         """Open the directory, make the file if it is missing, watch for closes."""
@@ -174,8 +174,8 @@ class FileSource(EventSource):
         try:
             held = _lease(fd)
             if held is False:
-                self._host.loop.call_later(self._retry_after, self.room_again)
-                self._retry_after = min(self._retry_after * 2, _LAST_RETRY)
+                self._host.loop.call_later(self._delay, self.room_again)
+                self._delay = min(self._delay * 2, _MAX_DELAY)
                 return
             if held:
                 self._drain_events()  # the closes up to now are this content's
@@ -187,7 +187,7 @@ class FileSource(EventSource):
         finally:
             os.close(fd)
         self._unread = False
-        self._retry_after = _FIRST_RETRY
+        self._delay = _FIRST_DELAY
         if body is None:
             self._host.log("warning", f"{shown(self._path)}: more than {self._config.max_message} bytes; not taken")
             return

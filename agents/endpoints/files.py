@@ -20,7 +20,7 @@ import stat
 from collections.abc import Callable, Collection
 
 from nsbridge.agents import linux
-from nsbridge.agents.confinement.entry import Gone, Surroundings
+from nsbridge.agents.confinement.entry import EntrySteps, Gone
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.identity import filesystems
 from nsbridge.agents.identity.walk import WalkEnd, redirector, redirects, shown, walk
@@ -59,7 +59,7 @@ class Tree:
         own_fds: int,
         granted: Collection[tuple[int, int]] = (),
         log: Callable[[str, str], None] | None = None,
-        around: Surroundings | None = None,
+        around: EntrySteps | None = None,
     ) -> None:
         self.own_fds = own_fds  # the host's /proc/self/fd
         self._granted = granted  # the directories that Landlock leaves us, by device and inode

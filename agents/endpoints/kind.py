@@ -12,7 +12,7 @@ from nsbridge.agents.confinement.entry import Assignment, Entered
 from nsbridge.agents.counter import Counts
 from nsbridge.agents.endpoints.base import AgentApi, Sink, Source
 from nsbridge.agents.endpoints.files import Tree
-from nsbridge.agents.identity.identity import IdMap, Memory
+from nsbridge.agents.identity.identity import IdMap, UserRecord
 from nsbridge.agents.identity.surroundings import FileSurroundings, Surroundings
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
@@ -37,7 +37,7 @@ class ServedEndpoint(ABC, Generic[E]):
         self.endpoint = endpoint
 
     @abstractmethod
-    def surroundings(self, ids: IdMap, memory: Memory) -> Surroundings:
+    def surroundings(self, ids: IdMap, memory: UserRecord) -> Surroundings:
         """Return what decides the agent's user. Called before the join."""
 
     def joined(self, agent: AgentApi, entered: Entered, counter: Counts | None) -> None:
@@ -82,7 +82,7 @@ class ServedPaths(ServedEndpoint[P]):
 
     tree: Tree
 
-    def surroundings(self, ids: IdMap, memory: Memory) -> Surroundings:
+    def surroundings(self, ids: IdMap, memory: UserRecord) -> Surroundings:
         """See ServedEndpoint."""
         return FileSurroundings(self.assignment, ids, memory)
 

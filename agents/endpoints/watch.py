@@ -77,7 +77,7 @@ class Changes(NamedTuple):
     lost: bool
 
 
-class _Watch:
+class _InotifyInstance:
     """An inotify instance."""
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class _Watch:
             return b""
 
 
-class DirectoryWatch(_Watch):
+class DirectoryWatch(_InotifyInstance):
     """Watches one directory, which the caller keeps open."""
 
     polls = False
@@ -289,7 +289,7 @@ class PathEvent(NamedTuple):
 LOST = _NO_WATCH
 
 
-class PathWatch(_Watch):
+class PathWatch(_InotifyInstance):
     """Watches directories by their paths, for the supervisor: what comes into them, is written there or goes."""
 
     _MASK = CREATED | MOVED_IN | CLOSED | DELETED | int(flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR)

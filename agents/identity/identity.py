@@ -1,4 +1,4 @@
-"""Decide which user an agent becomes in its container. Pure but for `IdMap.of_process` and `Memory`.
+"""Decide which user an agent becomes in its container. Pure but for `IdMap.of_process` and `UserRecord`.
 
 Facts:
 * The container chooses the owner of everything in it: by chown, and by mounting something of the host over it.
@@ -156,7 +156,7 @@ def _check_change(evidence: UserEvidence, owner: Ids, ids: IdMap) -> None:
         )
 
 
-class Memory:
+class UserRecord:
     """Remembers an agent's user in an open file of the state directory. The agent closes it before it drops its power.
 
     `key` names the container and endpoint; a record of another one is ignored. `instance` names one life of the

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from nsbridge.agents import linux
 from nsbridge.agents.confinement.entry import Assignment, Gone
 from nsbridge.agents.identity import identity
-from nsbridge.agents.identity.identity import IdMap, Ids, Memory, UserEvidence
+from nsbridge.agents.identity.identity import IdMap, Ids, UserEvidence, UserRecord
 from nsbridge.agents.identity.walk import Step, WalkEnd, redirector, redirects, shown, walk
 from nsbridge.agents.places import ENDS
 from nsbridge.config.schema import AgentConfig
@@ -24,7 +24,7 @@ from nsbridge.config.schema import AgentConfig
 _WRITABLE_BY_ALL = 0o002
 
 
-def memory(assignment: Assignment, fd: int) -> Memory:
+def memory(assignment: Assignment, fd: int) -> UserRecord:
     """Return the record of the agent's user in the open file. Call it before the join. Raises Gone."""
     agent = assignment.agent
     key = [str(agent.container), agent.endpoint.name, repr(agent.endpoint.out), repr(agent.endpoint.in_)]
@@ -34,13 +34,13 @@ def memory(assignment: Assignment, fd: int) -> Memory:
         instance = [pid, os.stat(namespace).st_ino]  # noqa: PTH116  (a magic link, not a path)
     except OSError as error:
         raise Gone(f"{namespace}: {os.strerror(error.errno or 0)}") from None
-    return Memory(fd, key, instance)
+    return UserRecord(fd, key, instance)
 
 
 class Surroundings(ABC):
-    """Common base of all endpoint kinds; see entry.Surroundings."""
+    """Common base of all endpoint kinds; see entry.EntrySteps."""
 
-    def __init__(self, assignment: Assignment, ids: IdMap, memory: Memory) -> None:
+    def __init__(self, assignment: Assignment, ids: IdMap, memory: UserRecord) -> None:
         self.uid = -1  # of the agent, once `look` has decided
         self.trusted: frozenset[int] = frozenset()  # users who may redirect a path
         self.mounts: frozenset[bytes] = frozenset()  # names of the endpoint's files that are mounts of their own
@@ -51,7 +51,7 @@ class Surroundings(ABC):
         self._memory = memory
 
     def confirm(self, inode: int) -> None:
-        """See entry.Surroundings.
+        """See entry.EntrySteps.
 
         A program of no power may go into a user namespace of its own, and with it into a mount namespace in which it
         has mounted what it likes. Such a step cannot be taken back: if init is still in its old user namespace when the
@@ -74,7 +74,7 @@ class Surroundings(ABC):
         """Raise Gone if the endpoint belongs to another user now; then the agent enters again."""
 
     def check_directory(self, path: bytes, uid: int) -> None:
-        """See entry.Surroundings. Where `user` is configured, the operator has decided.
+        """See entry.EntrySteps. Where `user` is configured, the operator has decided.
 
         A user's agent may deliver into another user's directory, who lets it; root's may not.
         """
@@ -124,7 +124,7 @@ class _Found(NamedTuple):
 class FileSurroundings(Surroundings):
     """For endpoints whose places are paths."""
 
-    def __init__(self, assignment: Assignment, ids: IdMap, memory: Memory) -> None:
+    def __init__(self, assignment: Assignment, ids: IdMap, memory: UserRecord) -> None:
         super().__init__(assignment, ids, memory)
         self._unreachable: set[bytes] = set()  # paths that the agent's user may not follow to their end
 

@@ -17,7 +17,7 @@ from nsbridge.agents.journal.journalfile import Header
 from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
-from nsbridge.agents.statefiles import DEAD, IDENTITY, JOURNAL, RETRY, journal_path
+from nsbridge.agents.statefiles import DEAD, DEAD_RETRY, IDENTITY, JOURNAL, journal_path
 from nsbridge.config import names, trusted
 from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, Window
 
@@ -36,14 +36,14 @@ class AgentFiles:
     source: SourceJournal | None
     sink: SinkJournal | None
     dead: int  # descriptor of the dead letters' directory
-    retry: int  # of the directory of those that are to be taken again, -1 without a source
+    dead_retry: int  # of the directory of those that are to be taken again, -1 without a source
     identity: int  # the file that remembers the agent's user
     counter: Counts | None = None  # the kernel's count of its messages
 
     @property
     def given(self) -> list[int]:
         """Return the descriptors of the directories that are to belong to the agent."""
-        return [fd for fd in (self.dead, self.retry) if fd >= 0]
+        return [fd for fd in (self.dead, self.dead_retry) if fd >= 0]
 
     @property
     def source_fd(self) -> int:
@@ -71,7 +71,7 @@ def open_state(
     source, sink = None, None
     with _Private(state_dir, agent.name) as private:
         dead = private.open_given()
-        retry = private.open_given(RETRY) if agent.endpoint.out else -1
+        dead_retry = private.open_given(DEAD_RETRY) if agent.endpoint.out else -1
         identity = private.open_identity()
     if agent.endpoint.out:
         source = open_source(
@@ -85,7 +85,7 @@ def open_state(
     if agent.endpoint.in_:
         sink = sinkjournal.open_sink(str(journal_path(state_dir, agent.name, "in")), report)
         belonging.claim_sink(sink, agent.endpoint)
-    return AgentFiles(source, sink, dead, retry, identity, counter)
+    return AgentFiles(source, sink, dead, dead_retry, identity, counter)
 
 
 def _take_up(made: SourceJournal, counter: Counts | None, report: Callable[[str], None]) -> None:

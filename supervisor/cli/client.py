@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 DEFAULT_PATH = "/run/nsbridge/control.sock"
 DEFAULT_TIMEOUT = 5.0  # seconds
 
-_RETRY = 0.05  # seconds between attempts to connect while the daemon's backlog is full
+_CONNECT_PAUSE = 0.05  # seconds between attempts to connect while the daemon's backlog is full
 _ERRORS: dict[int, type[NsbridgeError]] = {
     EXIT_USAGE: UsageError,
     EXIT_NO_SUCH_NAME: NoSuchNameError,
@@ -202,9 +202,9 @@ def _connect(path: str, timeout: float) -> socket.socket:
     connection.setblocking(False)
     try:
         while not _connected(connection, path):
-            if time.monotonic() + _RETRY > deadline:
+            if time.monotonic() + _CONNECT_PAUSE > deadline:
                 raise TimeoutError
-            time.sleep(_RETRY)
+            time.sleep(_CONNECT_PAUSE)
     except OSError as failure:
         connection.close()
         raise _cannot_connect(path, timeout, failure) from None

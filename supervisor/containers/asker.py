@@ -59,7 +59,7 @@ class Asker:
         self._locate = locate
         self._seen: deque[Inquiry] = deque()  # their containers were seen to start
         self._looking: deque[Inquiry] = deque()
-        self._batches: set[_Batch] = set()
+        self._batches: set[_AskingChild] = set()
 
     def ask(self, container: Container, on_answer: Callable[[Located], None], *, seen: bool) -> Inquiry:
         """Ask where a container is; `seen` if its start was reported. The answer never comes within this call."""
@@ -86,17 +86,17 @@ class Asker:
 
     def _ask(self, inquiries: Sequence[Inquiry]) -> None:
         try:
-            self._batches.add(_Batch(self._loop, self._locate, inquiries, self._ended))
+            self._batches.add(_AskingChild(self._loop, self._locate, inquiries, self._ended))
         except OSError as error:
             for inquiry in inquiries:
                 inquiry.answer(NotRunning(f"cannot fork to ask {self._kind}: {limits.explained(error)}"))
 
-    def _ended(self, batch: _Batch) -> None:
+    def _ended(self, batch: _AskingChild) -> None:
         self._batches.discard(batch)
         self._resume()
 
 
-class _Batch:
+class _AskingChild:
     """One child and the questions that it answers."""
 
     def __init__(
@@ -104,7 +104,7 @@ class _Batch:
         loop: Loop,
         locate: Callable[[Container], Found],
         inquiries: Sequence[Inquiry],
-        on_end: Callable[[_Batch], None],
+        on_end: Callable[[_AskingChild], None],
     ) -> None:
         self._loop = loop
         self._inquiries = dict(enumerate(inquiries))

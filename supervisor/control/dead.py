@@ -94,9 +94,9 @@ class DeadApi:
         named = [one for word in words if "/" in word for one in self._named(word, boxes)]
         chosen = list(dict.fromkeys([*chosen, *named]))
         more = more or len(chosen) > MAX_AT_ONCE
-        self._go_through(_Batch(deque(chosen[:MAX_AT_ONCE]), frozenset(named), work, answer, more))
+        self._go_through(_LetterBatch(deque(chosen[:MAX_AT_ONCE]), frozenset(named), work, answer, more))
 
-    def _go_through(self, batch: _Batch) -> None:
+    def _go_through(self, batch: _LetterBatch) -> None:
         """Work on letters for at most SLICE, then let the rest of the supervisor run."""
         end = self._loop.now() + SLICE
         while batch.left:
@@ -111,7 +111,7 @@ class DeadApi:
         done = [letter.id for letter in batch.done]
         batch.answer.result({"done": done, "failed": batch.failed, "more": batch.more, "waiting": waiting})
 
-    def _do_one(self, batch: _Batch, agent: str, stem: str) -> None:
+    def _do_one(self, batch: _LetterBatch, agent: str, stem: str) -> None:
         try:
             letter = self._read(agent, stem)
         except NsbridgeError as error:
@@ -190,7 +190,7 @@ class DeadApi:
 
 
 @dataclass(slots=True)
-class _Batch:
+class _LetterBatch:
     """Letters that are given back or dropped for one request."""
 
     left: deque[tuple[str, str]]  # agent and EPOCH-SEQ

@@ -174,7 +174,7 @@ def _is_full(box: int, size: int, limits: DeadConfig) -> str:
 def given_back(state_dir: str, source: str) -> int:
     """Return how many wait for `source` to take them again."""
     try:
-        with _opened(statefiles.retries(state_dir, source)) as box, os.scandir(box) as entries:
+        with _opened(statefiles.dead_retries(state_dir, source)) as box, os.scandir(box) as entries:
             return sum(1 for _ in itertools.islice(entries, MAX_SEEN))
     except OSError:
         return 0
@@ -203,7 +203,7 @@ def _box_of(state_dir: str, letter: Letter) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _retry_box(state_dir: str, source: str) -> Iterator[int]:
-    path = statefiles.retries(state_dir, source)
+    path = statefiles.dead_retries(state_dir, source)
     for directory in (path.parent, path):
         directory.mkdir(mode=0o700, exist_ok=True)
     with _opened(path) as box:

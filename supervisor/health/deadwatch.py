@@ -31,7 +31,7 @@ from typing import NamedTuple
 from nsbridge.agents.dead.quota import shown_size
 from nsbridge.agents.journal import state
 from nsbridge.agents.loop import Timer
-from nsbridge.agents.statefiles import dead_letters, journal_path, retries
+from nsbridge.agents.statefiles import dead_letters, dead_retries, journal_path
 from nsbridge.config.schema import MAX_MESSAGE, DeadConfig
 from nsbridge.supervisor.host.spawn import LineChild
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
@@ -239,4 +239,4 @@ def _has_any(state_dir: str, largest: Mapping[str, int]) -> bool:
 
 
 def _boxes(state_dir: str, name: str) -> tuple[Path, Path]:
-    return dead_letters(state_dir, name), retries(state_dir, name)
+    return dead_letters(state_dir, name), dead_retries(state_dir, name)

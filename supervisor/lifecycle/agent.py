@@ -21,7 +21,7 @@ from nsbridge.supervisor.containers.attachment import Attachment
 from nsbridge.supervisor.host import procfs, usage
 from nsbridge.supervisor.lifecycle.agentlog import AgentLog
 from nsbridge.supervisor.lifecycle.evidence import COUNTER, SENDERS, EvidenceRefused
-from nsbridge.supervisor.lifecycle.machine import Machine
+from nsbridge.supervisor.lifecycle.machine import StateMachine
 from nsbridge.supervisor.lifecycle.process import AgentProcess
 from nsbridge.supervisor.lifecycle.restart import RestartPolicy
 from nsbridge.supervisor.lifecycle.services import Services
@@ -45,7 +45,7 @@ class Neighbour(Protocol):
         """Note that the agent has entered a state and done its actions. It reports every state once, in order."""
 
 
-class ManagedAgent(Machine):
+class ManagedAgent(StateMachine):
     """One agent of one route, whatever process it is at the moment."""
 
     def __init__(self, services: Services, route: RouteConfig, config: AgentConfig, peer_fd: int) -> None:
@@ -336,7 +336,7 @@ class ManagedAgent(Machine):
             why = "it is stuck in the kernel while its files are closed, and keeps its namespace"
             self._log.error(self.config.name, f"pid {process.child.pid}, now replaced, does not end: {why}")
 
-    def _retry(self) -> None:
+    def _back_off(self) -> None:
         by_signal = (self._exit_code or 0) < 0
         delay = self._policy.died(self._loop.now(), self._served, by_signal, random.random())  # noqa: S311  (jitter)
         if delay:

@@ -10,7 +10,7 @@ from nsbridge.supervisor.lifecycle.inbox import Inbox
 from nsbridge.supervisor.lifecycle.table import Action, Event, Facts, State
 
 
-class Machine(ABC):
+class StateMachine(ABC):
     """The state of one agent. A subclass reports what happens and carries out the actions."""
 
     def __init__(self, loop: Loop) -> None:

@@ -99,7 +99,7 @@ class Action(StrEnum):
     KILL = "kill"  # send SIGKILL if it lives, and wait without a deadline
     LOG_EXIT = "log exit"  # release the process, which was meant to end
     LOG_DEATH = "log death"  # release the process, which was not, and count a restart
-    RETRY = "retry"  # DUE after the restart policy's delay, or at once
+    BACK_OFF = "back off"  # DUE after the restart policy's delay, or at once
     REPORT = "report"  # log why only a person can fix it
     FINISH = "finish"  # wait for the container no longer, and log what is left behind
     RESUME = "resume"  # START follows, for it may still be wanted
@@ -125,16 +125,16 @@ ROWS: tuple[Row, ...] = (
     (S.STARTING, E.ABSENT, G.ALWAYS, S.WAITING, (A.LOOK,)),
     (S.STARTING, E.HINT, G.ALWAYS, S.STARTING, ()),
     (S.STARTING, E.GONE, G.ALWAYS, S.WAITING, (A.KILL, A.LOOK)),
-    (S.STARTING, E.UNFORKED, G.ALWAYS, S.BACKOFF, (A.RETRY,)),
+    (S.STARTING, E.UNFORKED, G.ALWAYS, S.BACKOFF, (A.BACK_OFF,)),
     (S.STARTING, E.READY, G.ENTERING, S.RUNNING, (A.WELCOME,)),
     (S.STARTING, E.READY, G.ALWAYS, S.STARTING, ()),
     (S.STARTING, E.DRAINED, G.ALWAYS, S.STARTING, ()),
     (S.STARTING, E.LEFT, G.KILLED, S.STARTING, ()),  # it may still hold its namespace
     (S.STARTING, E.LEFT, G.HOPELESS, S.FATAL, (A.LOG_DEATH, A.REPORT)),
-    (S.STARTING, E.LEFT, G.ALWAYS, S.BACKOFF, (A.LOG_DEATH, A.RETRY)),
+    (S.STARTING, E.LEFT, G.ALWAYS, S.BACKOFF, (A.LOG_DEATH, A.BACK_OFF)),
     (S.STARTING, E.DIED, G.KILLED, S.STARTING, (A.LOG_EXIT, A.LOCATE)),
     (S.STARTING, E.DIED, G.HOPELESS, S.FATAL, (A.LOG_DEATH, A.REPORT)),
-    (S.STARTING, E.DIED, G.ALWAYS, S.BACKOFF, (A.LOG_DEATH, A.RETRY)),
+    (S.STARTING, E.DIED, G.ALWAYS, S.BACKOFF, (A.LOG_DEATH, A.BACK_OFF)),
     (S.RUNNING, E.START, G.ALWAYS, S.RUNNING, (A.FORGET,)),
     (S.RUNNING, E.STOP, G.ALWAYS, S.STOPPING, (A.DRAIN,)),
     (S.RUNNING, E.REFUSED, G.ALWAYS, S.FATAL, (A.REPORT, A.KILL)),
@@ -142,9 +142,9 @@ ROWS: tuple[Row, ...] = (
     (S.RUNNING, E.READY, G.ALWAYS, S.RUNNING, ()),
     (S.RUNNING, E.DRAINED, G.ALWAYS, S.RUNNING, ()),
     (S.RUNNING, E.LEFT, G.HOPELESS, S.FATAL, (A.LOG_DEATH, A.REPORT)),
-    (S.RUNNING, E.LEFT, G.ALWAYS, S.BACKOFF, (A.LOG_DEATH, A.RETRY)),
+    (S.RUNNING, E.LEFT, G.ALWAYS, S.BACKOFF, (A.LOG_DEATH, A.BACK_OFF)),
     (S.RUNNING, E.DIED, G.HOPELESS, S.FATAL, (A.LOG_DEATH, A.REPORT)),
-    (S.RUNNING, E.DIED, G.ALWAYS, S.BACKOFF, (A.LOG_DEATH, A.RETRY)),
+    (S.RUNNING, E.DIED, G.ALWAYS, S.BACKOFF, (A.LOG_DEATH, A.BACK_OFF)),
     # STOPPING: it always has a process. A serving one drains; a leaving one has the order to exit.
     (S.STOPPING, E.START, G.ALWAYS, S.STOPPING, ()),  # it starts again when it has stopped
     (S.STOPPING, E.STOP, G.ALWAYS, S.STOPPING, ()),

@@ -77,7 +77,7 @@ def container() -> Iterator[int]:
 
 
 class Nobody:
-    """See entry.Surroundings. It needs nothing of a container, and its user is `nobody`."""
+    """See entry.EntrySteps. It needs nothing of a container, and its user is `nobody`."""
 
     trusted: frozenset[int] = frozenset()
     mounts: frozenset[bytes] = frozenset()
@@ -166,7 +166,7 @@ def test_an_agent_that_has_entered_dies_with_its_supervisor(subreaper: None, con
 
 
 CREATE_RULESET = 444
-SECCOMP = seccomp.MACHINES[os.uname().machine].numbers["seccomp"]
+SECCOMP = seccomp.ARCHITECTURES[os.uname().machine].numbers["seccomp"]
 
 
 def on_a_kernel_without(call: int, then: Callable[[], object]) -> object:

@@ -12,7 +12,7 @@ import pytest
 
 from nsbridge.agents import linux
 from nsbridge.agents.confinement.entry import Gone, RefusedForGood
-from nsbridge.agents.identity.identity import IdMap, Ids, Memory, UserEvidence, decide, parse_map
+from nsbridge.agents.identity.identity import IdMap, Ids, UserEvidence, UserRecord, decide, parse_map
 from tests.child import fork
 
 ROOT, APP, OTHER = Ids(0, 0), Ids(1000, 1000), Ids(1001, 1001)
@@ -193,8 +193,8 @@ def test_container_that_ended_is_gone() -> None:
 # -- what is remembered
 
 
-def remember(path: Path, key: str = "k", instance: int = 1) -> Memory:
-    return Memory(os.open(path / "a", os.O_RDWR | os.O_CREAT, 0o600), [key], [instance, 2])
+def remember(path: Path, key: str = "k", instance: int = 1) -> UserRecord:
+    return UserRecord(os.open(path / "a", os.O_RDWR | os.O_CREAT, 0o600), [key], [instance, 2])
 
 
 def test_memory_keeps_user_and_mounts(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_container_end_kills_the_process_that_may_be_inside() -> None:
 def test_each_wait_has_a_deadline() -> None:
     for state, event, _, following, actions in ROWS:
         if following is S.BACKOFF:
-            assert A.RETRY in actions, (state, event)
+            assert A.BACK_OFF in actions, (state, event)
         if following is S.WAITING != state:
             assert A.LOOK in actions, (state, event)
     assert states_with(E.DUE) == {S.BACKOFF, S.WAITING, S.STOPPING}

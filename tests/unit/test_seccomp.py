@@ -39,7 +39,9 @@ def header_numbers(machine: str) -> dict[str, int]:
 @pytest.mark.parametrize("machine", sorted(HEADERS))
 def test_the_numbers_are_those_of_the_kernel_s_headers(machine: str) -> None:
     known = header_numbers(machine)
-    wrong = {name: number for name, number in seccomp.MACHINES[machine].numbers.items() if known.get(name) != number}
+    wrong = {
+        name: number for name, number in seccomp.ARCHITECTURES[machine].numbers.items() if known.get(name) != number
+    }
     assert wrong == {}
 
 
@@ -147,7 +149,7 @@ UNFILTERED = {335, 336} if os.uname().machine == "x86_64" else set[int]()
 @each_agent
 def test_every_call_without_a_rule_is_refused(rules: tuple[str, ...]) -> None:
     """Every number up to the newest that is known and some above, as this kernel answers it."""
-    machine = syscalls.MACHINES[os.uname().machine]
+    machine = syscalls.ARCHITECTURES[os.uname().machine]
     allowed = {machine.numbers.get(callrules.RULES[name].call) for name in rules}
 
     def attempts() -> list[int]:

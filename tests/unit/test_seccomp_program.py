@@ -50,9 +50,9 @@ GOOD = {
 
 
 @each_agent
-@pytest.mark.parametrize("name", sorted(seccomp.MACHINES))
+@pytest.mark.parametrize("name", sorted(seccomp.ARCHITECTURES))
 def test_every_call_has_the_table_s_verdict_on_every_machine(name: str, rules: tuple[str, ...]) -> None:
-    machine = seccomp.MACHINES[name]
+    machine = seccomp.ARCHITECTURES[name]
     program = seccomp.program(machine, rules, PID)
     calls = {callrules.RULES[rule].call for rule in rules}
     allowed = {machine.numbers[call] for call in calls if call in machine.numbers}
@@ -70,7 +70,7 @@ def test_every_call_has_the_table_s_verdict_on_every_machine(name: str, rules: t
 
 def test_each_rule_allows_only_what_it_says() -> None:
     """Several rules of one call are alternatives; the conditions of one rule all hold."""
-    machine = seccomp.MACHINES["x86_64"]
+    machine = seccomp.ARCHITECTURES["x86_64"]
 
     def verdict(rules: Iterable[str], name: str, *arguments: int) -> int:
         return run(seccomp.program(machine, rules, PID), machine.audit_arch, machine.numbers[name], *arguments)
@@ -100,22 +100,22 @@ def test_a_rule_that_is_in_no_agent_does_not_exist(kind: str) -> None:
     assert names <= callrules.RULES.keys()
     used = {name for rules in AGENTS.values() for name in rules}
     assert used == callrules.RULES.keys()
-    numbers = set().union(*(machine.numbers for machine in seccomp.MACHINES.values()))
+    numbers = set().union(*(machine.numbers for machine in seccomp.ARCHITECTURES.values()))
     assert {rule.call for rule in callrules.RULES.values()} <= numbers
     assert numbers - {rule.call for rule in callrules.RULES.values()} == {"clone3", "keyctl"}
 
 
-@pytest.mark.parametrize("name", sorted(seccomp.MACHINES))
+@pytest.mark.parametrize("name", sorted(seccomp.ARCHITECTURES))
 def test_a_call_by_another_architecture_s_numbers_kills(name: str) -> None:
-    program = seccomp.program(seccomp.MACHINES[name], SPOOL, PID)
+    program = seccomp.program(seccomp.ARCHITECTURES[name], SPOOL, PID)
     for other in (0x40000003, 0x40000028, 0):  # i386, arm, none
         assert run(program, other, 0) == KILL
 
 
-@pytest.mark.parametrize("name", sorted(seccomp.MACHINES))
+@pytest.mark.parametrize("name", sorted(seccomp.ARCHITECTURES))
 def test_the_bits_above_the_32nd_hide_nothing(name: str) -> None:
     """The kernel looks at 32 bits of these arguments, as the filter does."""
-    machine = seccomp.MACHINES[name]
+    machine = seccomp.ARCHITECTURES[name]
     program = seccomp.program(machine, QUEUE, PID)
     high = 1 << 32
     assert run(program, machine.audit_arch, machine.numbers["kill"], high | PID) == ALLOW
@@ -125,7 +125,7 @@ def test_the_bits_above_the_32nd_hide_nothing(name: str) -> None:
 
 def test_filter_is_completed_by_the_pid_of_its_process() -> None:
     """The supervisor compiles it once for all agents with these rules; each may send a signal to itself only."""
-    machine = seccomp.MACHINES["x86_64"]
+    machine = seccomp.ARCHITECTURES["x86_64"]
     compiled = seccomp.compiled(machine, QUEUE)
     kill = machine.numbers["kill"]
     for pid in (PID, PID + 1):

@@ -81,7 +81,7 @@ def test_only_the_sides_that_are_configured_have_a_journal(
     assert os.listdir(tmp_path / "state/journal/orders") == names
     assert (state.source is None, state.source_fd) == ((True, -1) if "web.in" in names else (False, state.source_fd))
     assert (state.sink is None) == ("web.out" in names)
-    assert (state.retry < 0) == (state.source is None)
+    assert (state.dead_retry < 0) == (state.source is None)
     close(state)
 
 

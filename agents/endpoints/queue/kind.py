@@ -19,7 +19,7 @@ from nsbridge.agents.endpoints.queue.queue import QueueOwner, key_and_makers, nu
 from nsbridge.agents.endpoints.queue.sink import QueueSink
 from nsbridge.agents.endpoints.queue.source import QueueSource
 from nsbridge.agents.endpoints.queue.surroundings import QueueSurroundings
-from nsbridge.agents.identity.identity import IdMap, Memory
+from nsbridge.agents.identity.identity import IdMap, UserRecord
 from nsbridge.agents.journal.counted import SentCount
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
@@ -58,7 +58,7 @@ class ServedQueue(ServedEndpoint[QueueEndpoint]):
         paths = [os.fsencode(key.path) if isinstance(key, FtokKey) else b"" for key in keys]
         self._made_of = tuple(zip(paths, (steps_out, steps_in), strict=True))
 
-    def surroundings(self, ids: IdMap, memory: Memory) -> QueueSurroundings:
+    def surroundings(self, ids: IdMap, memory: UserRecord) -> QueueSurroundings:
         """See ServedEndpoint."""
         return QueueSurroundings(self.assignment, ids, memory, (self.out, self.in_), self._made_of)
 

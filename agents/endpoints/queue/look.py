@@ -21,7 +21,7 @@ from nsbridge.agents.endpoints.base import Blocked
 FARTHEST = 1024  # messages that are looked at
 _FLAGS = linux.MSG_COPY | linux.IPC_NOWAIT
 _FIRST_EXPECTED = 8192  # bytes: the kernel's default for msgmax
-CROWDED_RETRY = 1.0  # seconds until the next look at a queue that is full of others' messages: 5 % of a processor
+CROWDED_DELAY = 1.0  # seconds until the next look at a queue that is full of others' messages: 5 % of a processor
 
 
 class CrowdedError(Blocked):

@@ -16,7 +16,7 @@ from contextlib import suppress
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import AFTERWARDS, AgentApi, Blocked
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint
-from nsbridge.agents.endpoints.queue.look import CROWDED_RETRY, CrowdedError, QueuePeek, TooLongError
+from nsbridge.agents.endpoints.queue.look import CROWDED_DELAY, CrowdedError, QueuePeek, TooLongError
 from nsbridge.agents.endpoints.queue.queue import Denied, Queue, QueueOwner, Removals, no_permission, open_queue, shown
 from nsbridge.agents.endpoints.queue.threads import start_thread
 from nsbridge.agents.heartbeat import Debt
@@ -26,8 +26,8 @@ _AT_ONCE = 32  # messages looked at, then taken, in one go
 _FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other agent works meanwhile
 INTERRUPT = signal.SIGUSR2  # to the thread that waits in msgrcv
 _INTERRUPT_EVERY = 0.02  # seconds
-_RETRY = 0.1  # seconds between looks for a queue that is missing
-_SLOW = (CrowdedError, Denied, TooLongError)  # these need a person: retried every CROWDED_RETRY
+_MISSING_DELAY = 0.1  # seconds between looks for a queue that is missing
+_SLOW = (CrowdedError, Denied, TooLongError)  # these need a person: looked at again every CROWDED_DELAY
 
 
 class _RemovedError(Blocked):
@@ -137,7 +137,7 @@ class QueueSource:
             self._host.blocked("out", text)
             if isinstance(reason, Denied):
                 self._owner.check_later()
-        time.sleep(CROWDED_RETRY if isinstance(reason, _SLOW) else _RETRY)
+        time.sleep(CROWDED_DELAY if isinstance(reason, _SLOW) else _MISSING_DELAY)
 
     def _take_from(self, queue: int) -> None:
         """Take until the queue is gone. Raises Blocked.
@@ -148,7 +148,7 @@ class QueueSource:
         while True:
             self._room.wait()
             with self._host.guarded():
-                self._host.retry()
+                self._host.retry_dead_letters()
                 if not self._host.has_room():  # as after a start with a full window: an empty message would land
                     self._host.blocked("out", "")
                     self._room.clear()

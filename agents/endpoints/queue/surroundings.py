@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nsbridge.agents.confinement.entry import Assignment, Gone
 from nsbridge.agents.endpoints.queue import queue
-from nsbridge.agents.identity.identity import IdMap, Ids, Memory
+from nsbridge.agents.identity.identity import IdMap, Ids, UserRecord
 from nsbridge.agents.identity.surroundings import Surroundings
 from nsbridge.agents.identity.walk import Step, redirector, redirects
 
@@ -21,7 +21,7 @@ class QueueSurroundings(Surroundings):
         self,
         assignment: Assignment,
         ids: IdMap,
-        memory: Memory,
+        memory: UserRecord,
         keys: Sequence[int],
         made_of: Sequence[tuple[bytes, Sequence[Step]]] = (),
     ) -> None:

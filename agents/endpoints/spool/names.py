@@ -32,16 +32,16 @@ from nsbridge.agents.loop import Loop, Timer
 
 CLOSED, MOVED_IN, CREATED = watch.CLOSED, watch.MOVED_IN, watch.CREATED  # the event that brought a name
 SCANNED = 0  # without an event: its writer may not have finished
-_TAKEN, _ASIDE, RETRIED = -1, -2, -3  # taken; set aside; set aside, and looked at again
+_TAKEN, _ASIDE, LOOKED_AGAIN = -1, -2, -3  # taken; set aside; set aside, and looked at again
 
 _MOST = 16384  # names that wait, as many as the kernel's events (fs.inotify.max_queued_events)
 _MOST_ASIDE = 1 << 17  # names that are remembered as set aside; about 20 MB
 _MOST_ARRIVED = 1 << 17  # names that arrive during one scan; with more of them it begins again
 _SLICE = 0.005  # seconds of a scan until the rest of the agent has its turn
 _ENTRIES = 256  # entries of a listing between two reads of the clock
-_FIRST_RETRY = 0.05  # seconds until a name that was set aside is looked at again; doubled each time
-_LAST_RETRY = 0.5
-_RETRIES = 1000.0  # names that were set aside and are looked at again in a second, at most
+_FIRST_DELAY = 0.05  # seconds until a name that was set aside is looked at again; doubled each time
+_MAX_DELAY = 0.5
+_LOOKS = 1000.0  # names that were set aside and are looked at again in a second, at most
 _AGAIN_AFTER_ERROR = 1.0  # seconds until another scan, if a listing failed
 
 
@@ -67,7 +67,7 @@ def message_names(ignore: Sequence[str]) -> Callable[[bytes], bool]:
 @dataclass(slots=True)
 class _Aside:
     why: str  # empty if it only has to become ready
-    retry: float  # seconds from one look to the next
+    delay: float  # seconds from one look to the next
     due: float
 
 
@@ -213,10 +213,10 @@ class SpoolNames:
         known_why = self._drop_aside(name)
         if before is None and len(self._aside) >= _MOST_ASIDE:
             self.forget(next(iter(self._aside)))
-        slowest = max(_LAST_RETRY, len(self._aside) / _RETRIES)
-        retry = max(delay, _FIRST_RETRY if before is None else min(2 * before.retry, slowest))
-        due = self._loop.now() + retry
-        self._aside[name] = _Aside(why, retry, due)
+        slowest = max(_MAX_DELAY, len(self._aside) / _LOOKS)
+        wait = max(delay, _FIRST_DELAY if before is None else min(2 * before.delay, slowest))
+        due = self._loop.now() + wait
+        self._aside[name] = _Aside(why, wait, due)
         self._refused += bool(why)
         self._how[name] = _ASIDE
         heapq.heappush(self._due, (due, name))
@@ -238,9 +238,9 @@ class SpoolNames:
         if self._timer is None or self._timer.callback is None or self._timer.due > due:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(due, self._retry)
+            self._timer = self._loop.call_at(due, self._look_at_due)
 
-    def _retry(self) -> None:
+    def _look_at_due(self) -> None:
         now = self._loop.now()
         while self._due and self._due[0][0] <= now:
             due, name = heapq.heappop(self._due)
@@ -251,7 +251,7 @@ class SpoolNames:
         self._more()
 
     def _return(self, name: bytes) -> None:
-        self._how[name] = RETRIED
+        self._how[name] = LOOKED_AGAIN
         self._backlog.append(name)
 
     # -- scans

@@ -176,7 +176,7 @@ class SpoolSource(EventSource):
     def _take(self) -> None:
         if self._directory.watch is None or self._pauses or self._taken.has_up_to(self.store.confirmed):
             return  # what was delivered is still there: `confirmed` says why, and comes again
-        self._host.retry()
+        self._host.retry_dead_letters()
         try:
             self._take_some()
         except _NotYet:
