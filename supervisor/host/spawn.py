@@ -45,7 +45,7 @@ class LineChild:
     """Child that does work which may block, and reports to its parent in lines: the parent never waits for it.
 
     `main` gets the descriptor to write to; its result is the exit code. The child dies with its parent, and is killed
-    when it writes a line that is too long.
+    when it writes a line that is too long. Raises OSError, and leaves no child, if one cannot be made or watched.
     """
 
     def __init__(self, loop: Loop, main: Callable[[int], int], listener: LineListener) -> None:
@@ -64,11 +64,18 @@ class LineChild:
             raise
         finally:
             os.close(writer)
-        loop.watch(self._reader, READABLE, self._read)
-        loop.watch(self._child.pidfd, READABLE, self._ended)
+        try:
+            loop.watch(self._reader, READABLE, self._read)
+            loop.watch(self._child.pidfd, READABLE, self._ended)
+        except OSError:
+            self._child.kill()
+            loop.unwatch(self._reader)
+            os.close(self._reader)
+            self._child.reap()  # it has only begun, so nothing can delay its death
+            raise
 
     def kill(self) -> None:
-        """End it, because it takes too long; the listener hears of its end. Harmless when it has ended."""
+        """End it, because it takes too long; the listener gets its exit code. Harmless when it has ended."""
         if not self._over:
             self._child.kill()
 
@@ -106,7 +113,7 @@ class LineChild:
 
     def _ended(self, _events: int) -> None:
         while self._read_chunk():
-            pass  # what its pipe still holds, which is little: nobody else writes into it
+            pass  # what its pipe still holds, which is little: no other process writes into it
         if self._resting is not None:
             self._resting.cancel()
         self._loop.unwatch(self._reader)
@@ -124,7 +131,7 @@ def _run_child(main: Callable[[int], int], writer: int, supervisor: int) -> int:
     try:
         return main(writer)
     except BrokenPipeError:
-        return 1  # nobody listens any more
+        return 1  # the parent has closed its end
     except Exception as error:  # noqa: BLE001  (a bug, reported in one line)
         os.write(2, f"nsbridged: {type(error).__name__}: {error}\n".encode(errors="backslashreplace"))
         return 1

@@ -134,6 +134,7 @@ class Scene:
         self.forbidden = {0}  # uids of the host under which no agent may serve
         self.watched: list[Callable[[], list[str]]] = []
         self._sent = 0
+        self._killed = -1  # the count of deaths that the test's own kill led to
 
     def send(self, body: bytes = MESSAGE) -> None:
         """Send a message into the evil container."""
@@ -163,11 +164,12 @@ class Scene:
     def refusal(self) -> str:
         """Return why the agent does not serve; empty if it serves, or is on its way.
 
-        It may also try again by itself, for what the container's programs can put right, or because a test killed it.
+        It may also try again by itself, for what the container's programs can put right, or because `enter_again`
+        killed it. Any other SIGKILL counts as a refusal.
         """
         agent = self.agent()
         why = str(agent["last_exit"])
-        if agent["state"] == "BACKOFF" and "entering anew" not in why and why != "killed by SIGKILL":
+        if agent["state"] == "BACKOFF" and "entering anew" not in why and agent["restarts"] != self._killed:
             return why
         return str(agent["detail"]) if agent["state"] == "FATAL" or agent["phase"] == "blocked" else ""
 
@@ -200,12 +202,14 @@ class Scene:
 
     def enter_again(self) -> None:
         """Have a new process enter, without the pause that a blocked message costs a graceful restart."""
-        before = self.agent()["pid"]
+        agent = self.agent()
+        before = agent["pid"]
         if before is None:
             self.daemon.call("start", names=[EVIL])
             return
         with suppress(ProcessLookupError):
             kill_and_wait(before)
+            self._killed = agent["restarts"] + 1
         wait_until(lambda: self.agent()["pid"] != before, "the supervisor has seen its end", 20)
 
     def watch(self, victim: Victim) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import errno
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ from nsbridge.config.schema import Evidence
 from nsbridge.supervisor.host import spawn
 from nsbridge.supervisor.lifecycle.evidence import CounterLeases
 from nsbridge.supervisor.lifecycle.process import AgentProcess, Channel, Keeper, signal_name
+from tests.full_epoll import FullEpoll
 
 LIMIT = 10.0  # seconds
 PASSES_A_SECOND = 200  # of a loop that nothing else keeps busy, at most, while one agent floods
@@ -194,20 +194,6 @@ def test_an_agent_that_closes_its_channel_and_lives_is_killed(monkeypatch: pytes
     assert kept.until_reaped()[-1] == ("ended", -signal.SIGKILL)
 
 
-class _FullEpoll(Loop):
-    """A loop whose epoll has room for so many descriptors more (fs.epoll.max_user_watches)."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-        super().__init__()
-
-    def watch(self, fd: int, mask: int, callback: Callable[[int], None]) -> None:
-        if self.room == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.room -= 1
-        super().watch(fd, mask, callback)
-
-
 @pytest.mark.parametrize("room", [0, 1])
 def test_no_child_or_fd_is_left_if_it_cannot_be_watched(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     def wait() -> int:
@@ -221,7 +207,7 @@ def test_no_child_or_fd_is_left_if_it_cannot_be_watched(monkeypatch: pytest.Monk
         return made[-1]
 
     monkeypatch.setattr(spawn, "agent", spawned)
-    loop = _FullEpoll(1 + room)  # its own eventfd comes first
+    loop = FullEpoll(room)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match="No space left"):
         AgentProcess.begin(

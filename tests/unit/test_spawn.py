@@ -18,6 +18,7 @@ from nsbridge.agents.loop import Loop
 from nsbridge.supervisor.host.spawn import LINE_LIMIT, LineChild
 from tests.child import LIMIT, be_subreaper, ended, exit_code
 from tests.descriptors import open_descriptors
+from tests.full_epoll import FullEpoll
 
 NOTHING: list[object] = []
 
@@ -297,6 +298,18 @@ def test_a_line_child_that_cannot_be_made_leaves_nothing_behind(loop: Loop, spar
             LineChild(loop, lambda _writer: hang(), Heard())
     finally:
         restore()
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_line_child_that_cannot_be_watched_is_removed(room: int) -> None:
+    """The kernel refuses to watch its pipe, or its pidfd."""
+    loop, before = FullEpoll(room), os.listdir("/proc/self/fd")
+    children = psutil.Process().children()
+    with pytest.raises(OSError, match="No space left"):
+        LineChild(loop, lambda _writer: hang(), Heard())
+    assert (os.listdir("/proc/self/fd"), psutil.Process().children()) == (before, children)
+    loop.run_once(0)
+    loop.close()
 
 
 def test_a_line_child_dies_with_the_supervisor() -> None:
