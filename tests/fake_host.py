@@ -130,15 +130,15 @@ class FakeHost:
         self.said.append(text)
 
     def guarded(self) -> AbstractContextManager[object]:
-        """See Host."""
+        """See AgentApi."""
         return self.loop.lock
 
     def senders(self, pids: tuple[int, ...]) -> None:
-        """See Host."""
+        """See AgentApi."""
         raise NotImplementedError
 
     def confine_sender(self) -> None:
-        """See Host."""
+        """See AgentApi."""
         raise NotImplementedError
 
     def vouch(self, voucher: Voucher) -> None:
@@ -151,30 +151,30 @@ class FakeHost:
             voucher()
 
     def landed(self, seq: int) -> None:
-        """See Host."""
+        """See AgentApi."""
         raise NotImplementedError
 
     def retry_dead_letters(self) -> None:
-        """See Host: there are no dead letters."""
+        """See AgentApi: there are no dead letters."""
 
     def has_room(self) -> bool:
-        """See Host."""
+        """See AgentApi."""
         raise NotImplementedError
 
     def take(self, message: Message, note: bytes = b"") -> int:
-        """See Host."""
+        """See AgentApi."""
         raise NotImplementedError
 
     def room(self) -> tuple[int, int]:
-        """See Host."""
+        """See AgentApi."""
         raise NotImplementedError
 
     def room_for(self, bodies: Sequence[bytes]) -> int:
-        """See Host."""
+        """See AgentApi."""
         raise NotImplementedError
 
     def take_run(self, bodies: Sequence[bytes], note: bytes) -> int:
-        """See Host."""
+        """See AgentApi."""
         raise NotImplementedError
 
     def missed(self, files: int, size: int) -> None:
@@ -182,22 +182,22 @@ class FakeHost:
         self.missing = (files, size)
 
     def flush(self) -> None:
-        """See Host."""
+        """See AgentApi."""
 
     def handed(self, run: Run) -> None:
-        """See Host."""
+        """See AgentApi."""
         raise NotImplementedError
 
     def put_back(self, run: Run) -> None:
-        """See Host."""
+        """See AgentApi."""
         raise NotImplementedError
 
     def sink_ready(self) -> None:
-        """See Host."""
+        """See AgentApi."""
         raise NotImplementedError
 
     def dead(self, one: Run, where: str, why: str) -> bool:
-        """See Host."""
+        """See AgentApi."""
         raise NotImplementedError
 
 
@@ -229,11 +229,11 @@ class SourceHost(FakeHost):
         return [message.body for message in self.received if message != VOID]
 
     def has_room(self) -> bool:
-        """See Host."""
+        """See AgentApi."""
         return self.store.taken - self.store.confirmed < self._window
 
     def room(self) -> tuple[int, int]:
-        """See Host."""
+        """See AgentApi."""
         return self._window - (self.store.taken - self.store.confirmed), RING
 
     def take(self, message: Message, note: bytes = b"") -> int:
@@ -246,7 +246,7 @@ class SourceHost(FakeHost):
             raise Blocked(str(error.strerror)) from None
 
     def room_for(self, bodies: Sequence[bytes]) -> int:
-        """See Host."""
+        """See AgentApi."""
         return min(len(bodies), self._window - (self.store.taken - self.store.confirmed))
 
     def take_run(self, bodies: Sequence[bytes], note: bytes) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 
-from nsbridge.config.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, NsbridgeError, UsageError
+from nsbridge.config.errors import EXIT_OK, UsageError
+from nsbridge.supervisor.cli import program
 from nsbridge.supervisor.cli.commands import parse as commandline
 from nsbridge.supervisor.cli.commands.nsbridge import JOURNAL_LINES, PROGRAM
 from nsbridge.supervisor.cli.commands.parse import Parsed
@@ -20,45 +20,12 @@ from nsbridge.supervisor.cli.commands.parse import Parsed
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (sys.argv without the program by default); the result is the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal's encoding must not decide whether we fail
-    return _flushed(_outcome(sys.argv[1:] if argv is None else argv))
+    return program.run("nsbridge", argv, _run)
 
 
-def _outcome(argv: Sequence[str]) -> int:
-    """Return the exit code of a command line; any error is already printed on stderr."""
-    try:
-        options = parse(argv)
-        if options.wants:
-            from nsbridge.supervisor.cli.commands import helptext  # noqa: PLC0415
-
-            print(helptext.asked(PROGRAM, options), end="")
-            return EXIT_OK
-        return _COMMANDS[options.command](options)
-    except NsbridgeError as error:
-        for line in str(error).splitlines():
-            print(f"nsbridge: {line}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # the reader of our output has seen enough (| head)
-        return EXIT_OK
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except OSError as error:
-        print(f"nsbridge: {error.strerror}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
-        return EXIT_FAILED
-
-
-def _flushed(code: int) -> int:
-    """Return `code`, or 1 if the output cannot be written; a reader that has gone changes nothing."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own flush at the end
-        if not isinstance(error, BrokenPipeError):
-            print(f"nsbridge: cannot write the output: {error.strerror}", file=sys.stderr)
-            return EXIT_FAILED
-    return code
+def _run(argv: list[str]) -> int:
+    options = parse(argv)
+    return program.show_help(PROGRAM, options) if options.wants else _COMMANDS[options.command](options)
 
 
 def parse(argv: Sequence[str]) -> Parsed:

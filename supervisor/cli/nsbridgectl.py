@@ -11,61 +11,30 @@ import json
 import os
 import sys
 
-from nsbridge.config.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOT_RUNNING, EXIT_OK, NsbridgeError
+from nsbridge.config.errors import EXIT_NOT_RUNNING, EXIT_OK, NsbridgeError
 from nsbridge.config.text import escape
-from nsbridge.supervisor.cli import render
+from nsbridge.supervisor.cli import program, render
 from nsbridge.supervisor.cli.client import DEFAULT_PATH, DEFAULT_TIMEOUT, ControlClient, LateError
 from nsbridge.supervisor.cli.commands.nsbridgectl import PROGRAM
 from nsbridge.supervisor.cli.commands.parse import Parsed, parse
 
 TYPE_CHECKING = False  # typing is slow to load and is needed by the type checkers only
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 WAIT_TIMEOUT = 60.0  # seconds, for start, stop and restart with --wait
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (sys.argv without the program by default); the result is the exit code."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the caller: output is discarded
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)  # tests have streams without
-        if reconfigure is not None:
-            reconfigure(errors="backslashreplace")  # a terminal's encoding must not decide whether we fail
-    try:
-        code = _run(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
-    except NsbridgeError as error:
-        for line in str(error).splitlines():
-            sys.stderr.write(f"nsbridgectl: {escape(line)}\n")
-        return error.exit_code
-    except BrokenPipeError:  # the reader of our output has seen enough (| head)
-        _give_up_stdout()
-        return EXIT_OK
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except OSError as error:
-        _give_up_stdout()
-        sys.stderr.write(f"nsbridgectl: cannot write the output: {error.strerror}\n")
-        return EXIT_FAILED
-    return code
-
-
-def _give_up_stdout() -> None:
-    """Let what is still buffered go nowhere: the interpreter tries once more at its end, and would complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return program.run("nsbridgectl", argv, _run)
 
 
 def _run(argv: list[str]) -> int:
     options = parse(PROGRAM.command, argv)
     if options.wants:
-        from nsbridge.supervisor.cli.commands import helptext  # noqa: PLC0415  (slow to load)
-
-        sys.stdout.write(helptext.asked(PROGRAM, options))
-        return EXIT_OK
+        return program.show_help(PROGRAM, options)
     if options.command == "completion":
         from nsbridge.supervisor.cli.commands import completion  # noqa: PLC0415  (needs no daemon)
 

@@ -13,6 +13,7 @@ from nsbridge.config.errors import EXIT_OK, NotPermittedError, NsbridgeError
 from nsbridge.config.load import load, load_trusted
 from nsbridge.config.schema import Config
 from nsbridge.supervisor import notify
+from nsbridge.supervisor.cli import program
 from nsbridge.supervisor.cli.commands.nsbridged import PROGRAM
 from nsbridge.supervisor.cli.commands.parse import parse
 from nsbridge.supervisor.control.access import Access
@@ -25,21 +26,18 @@ from nsbridge.supervisor.supervisor import Supervisor
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code (config/errors.py)."""
-    try:
-        options = parse(PROGRAM.command, list(sys.argv[1:] if argv is None else argv))
-        if options.wants:
-            from nsbridge.supervisor.cli.commands import helptext  # noqa: PLC0415  (not in a daemon's memory)
+    return program.run("nsbridged", argv, _command)
 
-            sys.stdout.write(helptext.asked(PROGRAM, options))
-            return EXIT_OK
-        if options.check:
-            return _check(load(options.config))
+
+def _command(argv: list[str]) -> int:
+    options = parse(PROGRAM.command, argv)
+    if options.wants:
+        return program.show_help(PROGRAM, options)
+    if options.check:
+        return _check(load(options.config))
+    try:
         return _serve(options.config, detached=options.daemon)
-    except NsbridgeError as error:
-        for line in str(error).splitlines():
-            sys.stderr.write(f"nsbridged: {line}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # Ctrl-C before its signals are handled is an orderly end, too
         return EXIT_OK
 
 

@@ -111,9 +111,11 @@ def test_help_imports_nothing_that_only_a_subcommand_needs() -> None:
     assert {name for name in loaded if not name.startswith("nsbridge.supervisor.cli.commands")} == {
         "nsbridge.config",
         "nsbridge.config.errors",
+        "nsbridge.config.text",
         "nsbridge.supervisor",
         "nsbridge.supervisor.cli",
         "nsbridge.supervisor.cli.nsbridge",
+        "nsbridge.supervisor.cli.program",
     }
 
 

@@ -44,16 +44,16 @@ class SinkHost(Host):
                 return
 
     def sink_ready(self) -> None:
-        """See Host."""
+        """See AgentApi."""
         if self.sink is not None:
             self.offer()
 
     def put_back(self, run: Run) -> None:
-        """See Host."""
+        """See AgentApi."""
         self.offered.insert(0, run)
 
     def dead(self, one: Run, where: str, why: str) -> bool:
-        """See Host."""
+        """See AgentApi."""
         if not self.has_space:
             self.letter = "dead letter: No space left on device"
             self.loop.call_later(0.05, self.sink_ready)
