@@ -30,7 +30,7 @@ class Lease:
 
     slots: int  # descriptor of the map
     slot: int
-    life: int  # identity of the counter; a journal that names another one does not believe this one
+    life: int  # identity of the counter; a journal that names a different one ignores this one
     skips: int  # how often the kernel has skipped a count up to now
 
 

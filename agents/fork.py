@@ -48,7 +48,7 @@ def is_own_child(pid: int) -> bool:
 
 
 def has_ended(pidfd: int) -> bool:
-    """True if the process is dead (a zombie is). By poll: select(2) knows no descriptor beyond 1023."""
+    """True if the process is dead (a zombie is). By poll: select(2) accepts no descriptor beyond 1023."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))
@@ -98,7 +98,7 @@ def _hold(pid: int) -> int:
     try:
         return os.pidfd_open(pid)
     except OSError:
-        os.kill(pid, signal.SIGKILL)  # the number is still its own: nobody has waited for it
+        os.kill(pid, signal.SIGKILL)  # the number is still its own: no process has waited for it
         os.waitpid(pid, 0)
         raise
 

@@ -118,7 +118,7 @@ class Incoming:
         return 4 * self._unacked >= self._limits.messages or 4 * self._unacked_bytes >= self._limits.bytes
 
     def acknowledged(self) -> None:
-        """Note that the peer knows of all that was handed over."""
+        """Note that the peer has been sent the acknowledgement of all that was handed over."""
         self.ack_due, self._unacked, self._unacked_bytes = False, 0, 0
 
     def wants_repeat(self) -> bool:

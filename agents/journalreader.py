@@ -67,7 +67,7 @@ def handed(path: str) -> tuple[int, int] | None:
 
 
 def recall(page: Scoreboard, state_dir: str, agent: str) -> None:
-    """Put onto an agent's page what its journals say, until it says so itself; nothing where there is none."""
+    """Put the counters of an agent's journals onto its page, until the agent does; nothing where there is none."""
     for side in ("in", "out"):
         with suppress(DamagedError, NewerVersionError, _NoJournalError, OSError, TypeError, ValueError, struct.error):
             path = journal_path(state_dir, agent, side)

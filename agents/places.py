@@ -1,6 +1,6 @@
 """Identifies the ends of an endpoint, so that the supervisor can compare two agents (supervisor/routes/loops.py).
 
-A queue is identified by its key; the supervisor knows its namespace. A file or directory is identified by device and
+A queue is identified by its key; the supervisor has its namespace. A file or directory is identified by device and
 inode, and by its name in its directory, in case it does not exist yet. Only equality counts, so a checksum stands for
 the name.
 """

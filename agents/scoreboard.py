@@ -1,6 +1,6 @@
 """A page of memory that an agent writes and its supervisor reads: counters, heartbeat, why it is blocked.
 
-Made before the fork, so it outlives the agent and its successor counts on. Reading it wakes nobody, and `status` is
+Made before the fork, so it outlives the agent and its successor counts on. Reading it wakes no process, and `status` is
 always fresh. The agent may be compromised: the reader takes numbers as they are and texts as hostile bytes.
 
 The page is shared, so every process that inherits it can write into it. The kernel keeps it out of children

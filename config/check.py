@@ -124,7 +124,7 @@ def _with_across(sides: Sequence[Side]) -> list[tuple[Side, Side | None]]:
 
 
 def _shared_sources(sides: Iterable[Side]) -> Iterator[Problem]:
-    """Find two agents that take from one place: each message would reach only one of them, and nobody knows which."""
+    """Find two agents that take from one place: each message would reach only one of them, and it is unknown which."""
     taken: dict[_At, list[tuple[Side, Place]]] = defaultdict(list)
     for side in sides:
         out = side.place("out")

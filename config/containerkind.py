@@ -1,6 +1,6 @@
 """The registry of container kinds: what may stand before the colon of `container = "KIND:NAME"`, and what after it.
 
-The configuration knows no engine. Each engine registers its kind (supervisor/containers/engines/), and the rules and
+The configuration lists no engine. Each engine registers its kind (supervisor/containers/engines/), and the rules and
 messages of the configuration come from what is registered.
 """
 

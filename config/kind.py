@@ -1,4 +1,4 @@
-"""The registry of endpoint kinds, as far as the configuration knows them. No I/O.
+"""The registry of endpoint kinds: the part that the configuration needs. No I/O.
 
 A kind is a frozen dataclass, a subclass of schema.Endpoint. agents/endpoints/kinds.py registers it together with the
 code that serves it. So code that loads a configuration imports that module first. The fields are the keys of the kind's

@@ -1,4 +1,4 @@
-"""A configuration from TOML: the only place that sees raw tables, and the only one that knows cattrs.
+"""A configuration from TOML: the only place that sees raw tables, and the only one that uses cattrs.
 
 cattrs makes the dataclasses of schema.py from tables and collects what is wrong in each; the readers of values.py take
 the place of its own conversions, which would make 5 of "5". One wrong value must not hide what is wrong elsewhere, so

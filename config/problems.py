@@ -38,7 +38,7 @@ class Problem:
     fix: str
 
     def line(self, source: str) -> str:
-        """Return the whole line, without a newline, for the file that the person knows as `source`."""
+        """Return the whole line, without a newline, for the file that the operator named as `source`."""
         where = f"{dotted(self.path)}: " if self.path else ""
         return escape(f"{source or 'configuration'}: {where}{self.what}; {self.fix}")
 

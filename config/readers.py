@@ -47,7 +47,7 @@ READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
     },
     DeadConfig: {
         "max_bytes": values.size,
-        "max_letters": values.integer(1, 100_000),  # an agent knows each of its letters: about 250 bytes of memory
+        "max_letters": values.integer(1, 100_000),  # an agent lists each of its letters: about 250 bytes of memory
         "when_full": values.member(WhenFull),
         "max_age": values.duration("1s", "3650d"),
     },

@@ -79,7 +79,7 @@ class Place:
     shown: str  # as the log shows it: "queue 0x4d2"
     written: str  # as the configuration writes it: "key 0x4d2"
     path: str = ""  # of the file or directory, if it is one
-    made_of: str = ""  # path of the file that makes its identity: only the container knows which that is
+    made_of: str = ""  # path of the file that makes its identity: it is known only inside the container
     number: str = ""  # its identity, if it is known without an agent
     is_local: bool = False  # True if the identity holds in one namespace only; else on the whole host
     selector: int | None = None  # of a source: the types that it takes, as msgrcv(2); None if messages have no type
@@ -106,7 +106,7 @@ class Endpoint(ABC):
     namespace: ClassVar[Namespace]  # the one that its agent joins
     notes: ClassVar[int] = 0  # the number, in journals, of its notes of messages; 0 if journals hold whole messages
     has_types: ClassVar[bool] = False  # True if its messages have types, which a sink across may keep
-    is_counted: ClassVar[bool] = False  # True if the kernel's counter knows its messages (Evidence)
+    is_counted: ClassVar[bool] = False  # True if the kernel's counter can count its messages (Evidence)
     serves_directories: ClassVar[bool] = False  # True if `out` and `in_` are directories, whose files are messages
 
     @property

@@ -7,7 +7,7 @@ root reads, writes or enters.
 The rules, for each component from / to the end (`fault` is all of them but the fourth and fifth):
 1. It belongs to root or to our own user. Any other owner could change it, or replace what is below it.
 2. Neither its group nor others may write it. This covers ACLs too: an ACL's mask is the mode's group bits.
-3. Everybody may write a sticky directory (/tmp), but cannot replace another user's files in it. Everybody can add a
+3. All users may write to a sticky directory (/tmp), but cannot replace another user's files in it. They can add a
    hard link to root's file there (the kernel's default of fs.protected_hardlinks is 0). So a file or a link directly in
    such a directory must have one name only.
 4. A link must satisfy rules 1 and 3. Then the walk continues with its text under the same rules. /var/run is a link.
@@ -53,7 +53,7 @@ class UntrustedError(Exception):
 class Parent:
     """The properties of a component's directory that the rules need."""
 
-    everybody: bool = False  # everybody may add names: it is sticky
+    everybody: bool = False  # all users may add names: it is sticky
     group: bool = False  # a group may, and the caller accepts that
 
 

@@ -7,7 +7,7 @@ Some facts about that protocol, and what they mean here:
 * A datagram that the manager has no room for is refused (EAGAIN). Nothing here waits: it is sent again a little later,
   and the loop continues.
 * An address that begins with @ is in the abstract namespace, whose names begin with a NUL.
-* WATCHDOG_PID says whose watchdog it is: not ours, if somebody between the manager and us has been started for it.
+* WATCHDOG_PID names the watched process: not ours, if the manager started a process between itself and us.
 * The variables are taken out of the environment: a child that found them there could speak for the daemon.
 * With --daemon the process that the manager started ends, so READY=1 names the one that stays (MAINPID=); the
   manager listens to it if the unit says NotifyAccess=all.
@@ -151,5 +151,5 @@ class Notifier:
                 self._loop.call_later(_AGAIN, self._send)
                 return
             except OSError:
-                pass  # nobody listens (any more), so nobody would read a report
+                pass  # no process listens (any more), so none would read a report
             self._unsent.popleft()

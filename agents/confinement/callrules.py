@@ -163,9 +163,9 @@ readlinkat          walk to the endpoint again, which may belong to another user
 renameat2           a delivered file appears whole and replaces nothing
 lseek               list a directory from its beginning; where a log ends
 statx               when a log file was made: which of two came first
-inotify_init1       hear of new files
-inotify_add_watch   hear of new files
-inotify_rm_watch    hear of new files
+inotify_init1       get events for new files
+inotify_add_watch   get events for new files
+inotify_rm_watch    get events for new files
 chdir               inotify takes names only: a directory that is open is watched as "."
 fchdir              inotify takes names only: a directory that is open is watched as "."
 msgget              find or make the queue
@@ -175,7 +175,7 @@ set_robust_list     the C library, when a thread or child begins
 rseq                the C library, when a thread begins
 waitid              see that a sender is stopped
 close_range         a sender closes what is not its own
-pidfd_open          hear of a sender's death
+pidfd_open          get an event when a sender dies
 wait4               a sender that cannot be watched is ended
 sched_getaffinity   both senders stay on one processor
 getppid             a sender sees whether its agent still lives

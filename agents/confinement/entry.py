@@ -41,8 +41,8 @@ _MACHINE = os.uname().machine  # asked here: an agent may not make that call
 _MAX_DESCRIPTORS = 1024  # an agent has some twenty
 for _codec in ("utf-8", "ascii", "latin-1"):  # in the supervisor, once: an agent finds them in the registry
     codecs.lookup(_codec)
-# What import knows of the host's directories: dropped, but neither freed nor copied. To free thousands of names would
-# write into 1 MB of memory that an agent shares with its supervisor.
+# The import system's listings of the host's directories: dropped, but neither freed nor copied. To free thousands of
+# names would write into 1 MB of memory that an agent shares with its supervisor.
 _KEPT: list[object] = []
 
 
@@ -268,12 +268,12 @@ def join(assignment: Assignment, confirm: Callable[[int], None] = lambda _inode:
 
 
 def may_set_groups() -> bool:
-    """True if this user namespace lets anybody call setgroups (user_namespaces(7)); call it before the join."""
+    """True if this user namespace lets any process call setgroups (user_namespaces(7)); call it before the join."""
     return Path("/proc/self/setgroups").read_bytes() != b"deny\n"
 
 
 def drop_privileges(uid: int, gid: int) -> None:
-    """Become `uid` and `gid` for good, without any capability; not dumpable, so nobody inside may trace it."""
+    """Become `uid` and `gid` for good, without any capability; not dumpable, so no process inside may trace it."""
     linux.drop_bounding_set()
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)

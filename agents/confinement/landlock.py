@@ -1,9 +1,9 @@
-"""Landlock rules of an agent, by what this kernel's Landlock knows: no I/O.
+"""Landlock rules of an agent, by the version of this kernel's Landlock: no I/O.
 
 Everything that is handled and not granted is refused. An agent is granted, beneath a few directories, what a message in
 a file needs. It may not execute, nor make a device, socket, FIFO or link, nor act on a device, nor touch any other file
 of the container, or of the host if some descriptor led there. It may not connect or listen over TCP, nor reach an
-abstract socket, nor signal a process that is not its own child; the seccomp filter says so, too.
+abstract socket, nor signal a process that is not its own child; the seccomp filter forbids it, too.
 
 Some facts about Landlock, and what they mean here:
 * A rule belongs to an inode, not to a path: what takes a directory's place later has no rule. So a directory is granted
@@ -41,7 +41,7 @@ def granted(abi: int, more: int = 0) -> int:
 
 
 def ruleset(abi: int) -> bytes:
-    """Return a struct landlock_ruleset_attr, as long as that ABI knows it."""
+    """Return a struct landlock_ruleset_attr, of the length that this ABI has."""
     fields = [handled(abi)]
     if abi >= 4:  # noqa: PLR2004  (the ABI that brought it)
         fields.append(_BIND_TCP | _CONNECT_TCP)

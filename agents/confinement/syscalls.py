@@ -1,4 +1,4 @@
-"""The numbers of the system calls that the filter knows, for each architecture: a table, no I/O.
+"""The numbers of the system calls that the filter lists, for each architecture: a table, no I/O.
 
 Sources: asm/unistd_64.h and asm-generic/unistd.h; linux/audit.h for AUDIT_ARCH_….
 """

@@ -2,7 +2,7 @@
 
 An endpoint has up to two sides. A Source takes messages out of the container, a Sink hands messages over into it.
 Both work by callbacks of the agent's loop and never block in it. What may pass by itself (a directory that is not
-there yet, a full queue) raises Blocked inside a side; the side says so by `host.blocked` and tries again.
+there yet, a full queue) raises Blocked inside a side; the side reports it with `host.blocked` and tries again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class AgentApi(Protocol):
     name: str
 
     def has_room(self) -> bool:
-        """True if the source may take one more message (the window is open and nobody asked to stop)."""
+        """True if the source may take one more message (the window is open and no stop was requested)."""
         ...
 
     def take(self, message: Message, note: bytes = b"") -> int:
@@ -66,7 +66,7 @@ class AgentApi(Protocol):
     def retry_dead_letters(self) -> None:
         """Take dead letters again, if there are some and the window has room; `lend` is asked before each.
 
-        The agent calls it by itself; a source also calls it where its `lend` begins to say yes.
+        The agent calls it by itself; a source also calls it when its `lend` starts to return True.
         """
 
     def landed(self, seq: int) -> None:
@@ -117,7 +117,7 @@ class AgentApi(Protocol):
     def vouch(self, voucher: Voucher) -> None:
         """Ask `voucher` at every heartbeat since when what runs beside the loop for this side has hung (heartbeat.py).
 
-        Every thread and every process that an endpoint starts must be vouched for, or nobody notices when it hangs.
+        Every thread and every process that an endpoint starts needs a voucher, or no process notices when it hangs.
         """
 
     def log(self, level: str, text: str) -> None:

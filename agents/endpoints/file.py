@@ -1,11 +1,11 @@
 """The `file` endpoint: the whole content of one file, at each close, is one message; what comes in replaces another's.
 
-A read lease makes it exact: while it is held nobody has the file open for writing, so every close up to now is in the
-inotify queue and can be taken out of it, and the content belongs to the last of them. The kernel reports a close
+A read lease makes it exact: while it is held no process has the file open for writing, so every close up to now is in
+the inotify queue and can be taken out of it, and the content belongs to the last of them. The kernel reports a close
 just before it counts the writer out, so a lease may be refused once more after the event: it is asked for again.
 
 A close that came while no agent was there shows in the file's time of change, which is remembered from life to life.
-What the file has when it is first looked at is not a message: nobody closed it since. What appears while it, or its
+What the file has when it is first looked at is not a message: no program closed it since. What appears while it, or its
 directory, is waited for is one.
 """
 

@@ -63,7 +63,7 @@ class Tree:
     ) -> None:
         self.own_fds = own_fds  # the host's /proc/self/fd
         self._granted = granted  # the directories that Landlock leaves us, by device and inode
-        self._log = log  # hears, with a level, of what was made
+        self._log = log  # called, with a level, for each file that was made
         self._around = around
         self._trusted = frozenset({0, os.getuid(), *(around.trusted if around else ())})  # identity/walk.py
         self._mounts = around.mounts if around else frozenset()  # names of the endpoint's own files that may be mounts
@@ -269,9 +269,9 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def lease(fd: int) -> bool | None:
-    """Take a read lease: while it is held nobody has the file open for writing. fcntl(2), F_SETLEASE.
+    """Take a read lease: while it is held no process has the file open for writing. fcntl(2), F_SETLEASE.
 
-    True: held, closing `fd` ends it. False: somebody has it open for writing. None: no leases to be had here
+    True: held, closing `fd` ends it. False: a process has it open for writing. None: no leases to be had here
     (a foreign owner, or a file system without them).
     """
     try:

@@ -13,7 +13,7 @@ The rules, in this order (each is a branch of `decide`):
    user (the entrypoint above). A change between unprivileged users needs `user = "owner"`. A change to root is never
    followed: only the operator may configure that.
 4. If there is no endpoint yet, it is the former user, else the owner of the directory that the endpoint will be in.
-   A directory of root that everybody may write to (/tmp) is no evidence: there it is the user of the container's init.
+   A directory of root that all users may write to (/tmp) is no evidence: there it is the user of the container's init.
 5. The user must be mapped in the container's user namespace. If there is one, it is never the host's root.
 """
 

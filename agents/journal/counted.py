@@ -77,7 +77,7 @@ class SentCount:
         seq, count = (statement & VALUE) >> _BITS, statement & _MASK
         sent = _grown(seq + _grown(self._counter.sent, count), self.journal.handed)
         if sent > in_flight:
-            return Recovered(doubtful=in_flight)  # somebody else got the agent's pid before it was forgotten
+            return Recovered(doubtful=in_flight)  # another process got the agent's pid before the counter dropped it
         certain = max(0, sent)
         skipped = (self._counter.skips - (cells[COUNT_SKIPS] & VALUE)) & VALUE
         return Recovered(certain, min(in_flight - certain, skipped))
@@ -103,7 +103,7 @@ def forget_count(journal: SinkJournal) -> int:
 
 
 class Landing:
-    """Places in a source's ring, into which the kernel puts messages whose lengths nobody knows before."""
+    """Places in a source's ring, into which the kernel puts messages whose lengths are unknown before."""
 
     def __init__(self, journal: SourceJournal, counter: Counts) -> None:
         self._journal = journal
@@ -163,6 +163,6 @@ def _recovered(journal: SourceJournal, counter: Counts | None) -> Recovered:
         places.append(at)
         at = _behind(at, length)
     if grown > LENGTHS or not journal.holds(places[0], at):
-        return Recovered(doubtful=grown - already)  # somebody else got the agent's pid before it was forgotten
+        return Recovered(doubtful=grown - already)  # another process got the agent's pid before the counter dropped it
     journal.landed_at(places[already:], lengths[already:])
     return Recovered(grown - already)

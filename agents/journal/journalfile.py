@@ -42,7 +42,7 @@ CELLS = slice(_CELLS_AT, _CELLS_AT + 8 * CELL_COUNT)  # where they are in the he
 
 
 _CHECK = 48  # where in a sealed cell the checksum begins
-VALUE = (1 << _CHECK) - 1  # the number in a sealed cell; to be believed if the cell was found sealed on opening
+VALUE = (1 << _CHECK) - 1  # the number in a sealed cell; valid if the cell was found sealed on opening
 
 
 class DamagedError(Exception):

@@ -4,16 +4,16 @@ A SIGKILL can fall between any two instructions, so these are the crash rules:
 * A mapped file outlives the process that wrote it. It is a fact once its store is done; nothing is buffered.
 * Whatever takes several stores is made first and published last, by ONE store of eight bytes (which no kill divides).
   `taken` publishes a record, `confirmed` releases it, `handed` confirms to the source, `which` exchanges two slots.
-* What is not published is not believed. The one exception are the landing places of a queue source (`land`): the kernel
+* What is not published is ignored. The one exception are the landing places of a queue source (`land`): the kernel
   writes a message's type there first, and a type is never 0, so a type that is not 0 proves that a message has left the
   queue. It is therefore zeroed BEFORE the index points to it; the other order recovers messages that never came. Of
   several places the index gets the first last, so that where one is found those behind it are places too.
-* Every number by which something is believed is kept with its checksum in the same eight bytes (`seal`), or with its
+* Every number that makes something valid is kept with its checksum in the same eight bytes (`seal`), or with its
   record. Damage is found when a journal is opened, but for the eight bytes of a landing place's type.
 * Pages are allocated before they are written: a full tmpfs would otherwise kill the writer (SIGBUS), or make the kernel
   lose a message that it is handing out (EFAULT).
 
-journalfile.py defines who may use a journal, and when it is believed at all. The source's journal is in
+journalfile.py defines who may use a journal, and when it is valid at all. The source's journal is in
 sourcejournal.py, the sink's in sinkjournal.py.
 """
 

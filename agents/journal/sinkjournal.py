@@ -76,7 +76,7 @@ class SinkJournal:
 
     @property
     def epoch(self) -> int:
-        """Return the epoch of the source that is heard; 0 before the first."""
+        """Return the epoch of the source whose messages are accepted; 0 before the first."""
         return self.cells[self._slot + _EPOCH]
 
     @property

@@ -37,7 +37,7 @@ class AgentFiles:
     sink: SinkJournal | None
     dead: int  # descriptor of the dead letters' directory
     dead_retry: int  # of the directory of those that are to be taken again, -1 without a source
-    identity: int  # the file that remembers the agent's user
+    identity: int  # the file that records the agent's user
     counter: Counts | None = None  # the kernel's count of its messages
 
     @property
@@ -157,11 +157,11 @@ class _Private:
         return given
 
     def open_identity(self) -> int:
-        """Open the file that remembers the agent's user."""
+        """Open the file that records the agent's user."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(self._name, flags, 0o600, dir_fd=self._of_route[IDENTITY])
         if os.fstat(fd).st_blocks * _BLOCK < _IDENTITY_SIZE:
-            with suppress(OSError):  # no room: the journals say so
+            with suppress(OSError):  # no room: the journals report it
                 os.posix_fallocate(fd, 0, _IDENTITY_SIZE)
         return fd
 

@@ -58,7 +58,7 @@ class EndedError(UnreachableError):
 class ControlClient:
     """A connection to the daemon that listens at `path`; a context manager.
 
-    `timeout` is how many seconds connecting may take, and then each call. Raises UnreachableError (nobody there, no
+    `timeout` is how many seconds connecting may take, and then each call. Raises UnreachableError (no daemon there, no
     answer in time, not our protocol), NotPermittedError, and whatever error the daemon answers with.
     """
 
@@ -111,7 +111,7 @@ class ControlClient:
             try:
                 result = self.call("shutdown")
             except EndedError:
-                result = None  # somebody else was faster
+                result = None  # another caller was faster
             self._until_gone(process, deadline)
         except TimeoutError:
             raise LateError(

@@ -40,7 +40,7 @@ _ESCAPES = {
     b"\x1bOH": "home",
     b"\x1b[1~": "home",
 }
-_UNLIMITED = 1000  # columns, where nobody says how many there are
+_UNLIMITED = 1000  # columns, where their number is unknown
 _PAUSE = 0.1  # seconds between two calls where some memory is not known yet
 _SOON = 0.3  # seconds: the shortest time over which rates say something
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -92,7 +92,7 @@ def _print(found: Sample, options: Parsed) -> None:
 
 
 def _watch(client: ControlClient, options: Parsed, answer: TopAnswer, screen: _Screen) -> None:
-    """Show it until somebody has seen enough."""
+    """Show it until the user ends it."""
     view = View(options.sort)
     view.look = look(None, answer)
     asked = time.monotonic()

@@ -1,6 +1,6 @@
 """Waits for containers to start: calls back when to look, and asks engines, both without blocking.
 
-An engine either has events, which a child hears (engine_watch.py), or names places in the file system, which inotify
+An engine either has events, which a child reads (engine_watch.py), or names places in the file system, which inotify
 watches (places.py), or neither: then its container does not come back, or has never been away.
 
 No report is relied on alone: attachment.py polls as well, rarely where starts are reported.

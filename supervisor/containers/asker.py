@@ -1,7 +1,7 @@
 """Asks an engine where its containers are, for all agents of that engine, in few children.
 
 An engine may not answer, so it is asked in a child. Many agents may want to know at once (the engine came back, with
-all their containers): one child answers for up to BATCH of them, one line each as soon as it knows. Who asks because
+all their containers): one child answers for up to BATCH of them, one line each as soon as it is known. Who asks because
 its container has just been seen to start goes before those who only look from time to time, and does not wait for
 their child.
 """

@@ -59,7 +59,7 @@ class EngineClient(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def inspect(self, name: str) -> Inspected | None:
-        """Return the container of that name or id, None if the engine knows none."""
+        """Return the container of that name or id, None if the engine has none."""
         ...
 
     def ids(self) -> list[str]:

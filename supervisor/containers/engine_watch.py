@@ -17,7 +17,7 @@ from nsbridge.supervisor.containers.identity import escaped
 from nsbridge.supervisor.host.spawn import LineChild
 from nsbridge.supervisor.log.log import Log
 
-LINGER = 30.0  # seconds that a child stays when nobody waits: a restarted container is gone for a moment only
+LINGER = 30.0  # seconds that a child stays when no agent waits: a restarted container is gone for a moment only
 AGAIN = (0.1, 2.0)  # seconds until a new child starts: the first delay, the longest
 
 Follow = Callable[[int], int]  # the child's main function; see Engine.follow
@@ -115,7 +115,7 @@ class EngineWatch:
         self.is_watching = False
         self._cancel_timer()
         if self._awaited:
-            self._complain(self._reason or f"the child that hears its events ended with {code}")
+            self._complain(self._reason or f"the child that reads its events ended with {code}")
             self._again()
             self._notify_all()  # nothing reports what has started since then
 

@@ -1,7 +1,7 @@
 """Lists every container of this host under the name that a configuration would use, for `nsbridge containers`.
 
 The registry's order decides under which name a process is listed, and each process is listed once. Last come processes
-in a foreign mnt or ipc namespace that no engine knows (plain `unshare`, services with a private /tmp).
+in a foreign mnt or ipc namespace that no engine lists (plain `unshare`, services with a private /tmp).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Finds the containers that a configuration names: `locate` returns a running container's init process.
 
 Start here. identity.py says who a process is, and engines/ holds a file for each kind of name. Nothing here keeps state
-or knows an event loop.
+or uses an event loop.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Api:
             return [_inspected(agent, memory=memory) for agent in known]
 
         def without_memory() -> None:
-            self._health.measurer.ask(pids, _nothing)  # so that the next inspect knows which of them are unreadable
+            self._health.measurer.ask(pids, _nothing)  # so that the next inspect can show which of them are unreadable
             answer.by_child(partial(look, memory=False))
 
         if any(map(self._health.measurer.is_unreadable, pids)):

@@ -35,7 +35,7 @@ _TYPES = range(1 << 63)  # that a message may have: 0 out of a file, others out 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One message that could not be delivered. `type` is None if its note is not to be believed."""
+    """One message that could not be delivered. `type` is None if its note is invalid."""
 
     agent: str  # ROUTE:AGENT, the sink
     epoch: int
@@ -141,7 +141,7 @@ def give_back(state_dir: str, letter: Letter, source: str, longest: int, limits:
         raise NsbridgeError(f"{letter.id}: {letter.why}; it can only be dropped")
     with _box_of(state_dir, letter) as box, _body(box, letter) as fd, _retry_box(state_dir, source) as target:
         status = os.fstat(fd)
-        if status.st_nlink != 1:  # what is made readable below must not be somebody else's file
+        if status.st_nlink != 1:  # what is made readable below must not be a file of a different user
             raise NsbridgeError(f"{letter.id}: its file has {status.st_nlink} names; it can only be dropped")
         if status.st_size > longest:
             raise NsbridgeError(
@@ -151,7 +151,7 @@ def give_back(state_dir: str, letter: Letter, source: str, longest: int, limits:
         if full := _is_full(target, status.st_size, limits):
             raise NsbridgeError(f"{letter.id}: {source} has too many letters to take again ({full}); retry it later")
         os.fchown(fd, os.geteuid(), os.getegid())
-        os.fchmod(fd, 0o644)  # for the user of the source's agent; nobody else gets into the directory
+        os.fchmod(fd, 0o644)  # for the user of the source's agent; no other user can enter the directory
         name = f"{letter.stem}.{letter.type}"
         os.rename(f"{letter.stem}.body", name, src_dir_fd=box, dst_dir_fd=target)
         if not os.path.samestat(status, os.stat(name, dir_fd=target, follow_symlinks=False)):

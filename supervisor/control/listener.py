@@ -60,7 +60,7 @@ def listen(
 
 
 def _refuse_to_steal(path: Path) -> None:
-    """Return if nothing is at `path`, or a socket that nobody listens on any more."""
+    """Return if nothing is at `path`, or a socket on which no process listens any more."""
     try:
         kind = path.lstat().st_mode
     except FileNotFoundError:

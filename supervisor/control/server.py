@@ -35,7 +35,7 @@ from nsbridge.supervisor.control.turns import Turns
 MAX_CLIENTS = 256
 MAX_FOLLOWERS = 64  # endless streams of all connections: each costs a write for every line of the log
 KEPT_FOR_ROOT = 16  # of both, so that other users cannot keep root out
-KEPT_FOR_CONTROL = 16  # of both: so that who may only look keeps nobody out who may control
+KEPT_FOR_CONTROL = 16  # of both: so that callers who may only look cannot block callers who may control
 SLICE = 0.005  # seconds of requests, then the rest of the supervisor has its turn
 ACCEPT_PAUSE = 1.0  # seconds without accepting after EMFILE and its like
 REFUSAL_PAUSE = 10.0  # seconds between two lines in the log about callers who were refused

@@ -4,7 +4,7 @@ Some facts, and what they mean here:
 * The verifier checks a program when it is loaded, so a wrong one is refused and harms nothing. LoadError has its log.
 * A tracepoint program runs for every process of the host, on all processors, whatever processor its perf event names.
 * Maps, programs and links live as long as a descriptor or a pin. A pin is a file of a bpffs (/sys/fs/bpf).
-* tracefs has the number of a tracepoint. It need not be mounted: fsopen(2) gives a mount that nobody else sees.
+* tracefs has the number of a tracepoint. It need not be mounted: fsopen(2) gives a mount that no other process sees.
 """
 
 from __future__ import annotations

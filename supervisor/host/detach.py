@@ -6,7 +6,7 @@ The original command stays until the daemon says through a pipe that it is ready
        └──────────────── {"code": 0} or {"code": 2, "message": "..."} ───┘
 
 Some facts about DaemonContext (python-daemon 3.1) and what they mean here:
-* Its parent leaves at once with 0, so a fork of our own (spawn.fork) goes before it: somebody must be left to wait.
+* Its parent leaves at once with 0, so a fork of our own (spawn.fork) goes before it: one process must be left to wait.
 * It looks at sys.stdin, stdout and stderr, which are None where the command was started with them closed.
 * By itself it does not detach under init or inetd; here a person has asked for it, so it always does.
 * It closes every descriptor, so the loop, the log and the sockets are opened after it, in `start`.
@@ -29,7 +29,7 @@ from nsbridge.config.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Nsbri
 from nsbridge.supervisor.host.pidfile import PidFile
 
 # What the daemon writes without naming a mode (rotated logs, dead letters) holds other people's messages: its
-# group may read them, the rest of the host may not, and nobody but root may change them.
+# group may read them, the rest of the host may not, and only root may change them.
 UMASK = 0o027
 
 Ready = Callable[[], None]

@@ -41,7 +41,7 @@ class HostLimits:
     descriptors: int  # of one process, hard limit
     pids: int  # numbers there are
     tasks: int  # processes and threads that our control group has room for
-    tasks_where: str = ""  # the file that says so
+    tasks_where: str = ""  # the file that has this limit
 
 
 def shortages(config: Config, host: HostLimits) -> list[str]:

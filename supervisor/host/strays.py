@@ -12,7 +12,7 @@ Some facts about orphans, and what they mean here:
   orphan that has both was an agent's, and is killed. Others are a container engine's helpers, and are only reaped.
 * An agent's senders are killed with it, by their death signal. They are orphans that have SIGKILL pending already.
 * There may be thousands, of an agent that forked while it could. MOST are killed at a time, so that the supervisor has
-  descriptors and time for everybody else; the next ones follow when half of these are gone.
+  descriptors and time for all other work; the next ones follow when half of these are gone.
 * If the supervisor is killed, such a process goes to init. The next supervisor cannot identify it.
 
 Sources: PR_SET_CHILD_SUBREAPER of prctl(2), proc(5), capabilities(7).

@@ -1,6 +1,6 @@
 """The log lines that an agent reports, and those about its end.
 
-The agent may be compromised, and a container may make it report more than anybody wants to read: so its lines
+The agent may be compromised, and a container may make it report more than an operator wants to read: so its lines
 are paced.
 """
 

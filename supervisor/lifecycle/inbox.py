@@ -28,7 +28,7 @@ class Inbox:
         self._timer: Timer | None = None
 
     def ask(self, event: Event, reason: str = "") -> None:
-        """Add an event that somebody else asks for."""
+        """Add an event from outside the machine."""
         self._asked.append((event, reason))
         self._serve()
 

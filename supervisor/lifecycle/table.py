@@ -15,7 +15,7 @@ from enum import StrEnum
 class State(StrEnum):
     """The state of an agent, as `status` shows it."""
 
-    STOPPED = "STOPPED"  # nobody wants it to run
+    STOPPED = "STOPPED"  # it is not wanted
     STARTING = "STARTING"  # its container is looked for, then it is forked and enters
     RUNNING = "RUNNING"  # it has reported that it is ready
     STOPPING = "STOPPING"  # it hands over what is in flight, then exits
@@ -59,7 +59,7 @@ class Facts:
 
     may_run: bool  # it is wanted and not held
     stage: Stage
-    is_hopeless: bool  # the last process ended with the exit code that says so (EXIT_NEVER)
+    is_hopeless: bool  # the last process ended with the exit code EXIT_NEVER
 
 
 class Guard(StrEnum):

@@ -1,7 +1,7 @@
 r"""The daemon's log: one line a record to stderr or a rotated file, and the last records in memory for `tail`.
 
 Whatever is not printable is escaped before a record goes anywhere (\x1b, \n, \udc80): containers choose names and
-messages. Nothing here raises or waits once the log is open (sinks.py): a full disk, or a stderr that nobody reads,
+messages. Nothing here raises or waits once the log is open (sinks.py): a full disk, or a stderr that no process reads,
 costs records, never the daemon. They are counted and reported when writing works again. A text that repeats
 is counted instead (repeats.py).
 """

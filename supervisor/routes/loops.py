@@ -1,10 +1,10 @@
 """Detects loops: a message that one flow hands over is taken again by the same flow, or by a chain of others.
 
 config/check.py refuses loops between containers that are written alike. Two containers may also share a namespace or a
-mount, which shows only when they run. The supervisor knows each agent's namespace, and an agent reports its ends.
+mount, which shows only when they run. The supervisor has each agent's namespace, and an agent reports its ends.
 
 * A loop within a route is refused: both agents are FATAL, because each message would come back indefinitely.
-* A circle through several routes is refused if the supervisor itself knows every place (queues with numeric keys): the
+* A circle through several routes is refused if the supervisor itself has every place (queues with numeric keys): the
   agent that closes the circle is FATAL. Otherwise the supervisor only warns: an agent may be compromised, and its
   report must not stop other routes.
 * Two exactly-once routes that send into one queue overwrite each other's evidence of what was sent; that is a warning.
@@ -35,7 +35,7 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """One end of a flow: the identities of its place, and if the supervisor knows them by itself."""
+    """One end of a flow: the identities of its place, and True if the supervisor has them by itself."""
 
     agent: str
     shown: str
@@ -90,7 +90,7 @@ def refusal(round_: Sequence[Flow]) -> str:
 
 
 class Circles:
-    """Knows the flows of all serving routes; the supervisor reports each agent that becomes ready."""
+    """The flows of all serving routes; the supervisor reports each agent that becomes ready."""
 
     def __init__(self) -> None:
         self._flows: dict[str, list[Flow]] = {}  # by route

@@ -101,7 +101,7 @@ def _may_meet(one: AgentConfig, other: AgentConfig) -> bool:
         return False
     mine, theirs = one.endpoint.places().values(), other.endpoint.places().values()
     if any(place.made_of for place in (*mine, *theirs)):
-        return True  # only the container knows its number
+        return True  # its number is known only inside the container
     return not {place.where for place in mine}.isdisjoint(place.where for place in theirs)
 
 

@@ -35,7 +35,7 @@ class Later(Protocol):
 
 
 class Roster:
-    """The routes of a daemon. `make` makes one whose agents are held; `on_settled` hears when routes were exchanged."""
+    """The routes of a daemon. `make` makes one, with its agents held; `on_settled` is called when routes changed."""
 
     def __init__(
         self, loop: Later, log: Log, make: Callable[[RouteConfig], Route], on_settled: Callable[[], None]

@@ -78,7 +78,7 @@ class Route:
             self._refuse_others(None, reason)
 
     def changed(self, agent: ManagedAgent, before: State) -> None:
-        """Report the agent's new state to all who follow. An agent that does not serve feeds nobody.
+        """Report the agent's new state to all who follow. An agent that does not serve feeds no route.
 
         The kernel may give the inode number of a namespace that is gone to the next one, in another container.
         """
@@ -106,7 +106,7 @@ class Route:
                 self._log.info(agent.config.name, "continues")
 
     def retire(self) -> None:
-        """Hand over what is in flight and end; whatever anybody wants of the agents, they do not start again."""
+        """Hand over what is in flight and end; the agents do not start again, whatever is asked of them."""
         self.is_leaving = True
         for agent in self.agents:
             agent.hold()

@@ -176,4 +176,4 @@ def test_a_child_that_dies_silently_is_logged_with_its_exit_code(engine: Engine)
     engine.script = [says(stays=False), says("+")]
     web = engine.expect("web")
     engine.until(lambda: web.is_watched)
-    assert "the child that hears its events ended with 1" in engine.complaints()[0]
+    assert "the child that reads its events ended with 1" in engine.complaints()[0]

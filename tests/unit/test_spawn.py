@@ -303,11 +303,11 @@ def test_a_line_child_that_cannot_be_made_leaves_nothing_behind(loop: Loop, spar
 @pytest.mark.parametrize("room", [0, 1])
 def test_a_line_child_that_cannot_be_watched_is_removed(room: int) -> None:
     """The kernel refuses to watch its pipe, or its pidfd."""
-    loop, before = FullEpoll(room), os.listdir("/proc/self/fd")
+    loop, before = FullEpoll(room), open_descriptors()
     children = psutil.Process().children()
     with pytest.raises(OSError, match="No space left"):
         LineChild(loop, lambda _writer: hang(), Heard())
-    assert (os.listdir("/proc/self/fd"), psutil.Process().children()) == (before, children)
+    assert (open_descriptors(), psutil.Process().children()) == (before, children)
     loop.run_once(0)
     loop.close()
 

@@ -1,4 +1,4 @@
-"""The `log` endpoint, as the registry knows it."""
+"""The `log` endpoint: its entry in the registry."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ A log is a chain of *generations*: files that were at the log's path, one after 
   read, and later arrivals wait in order.
 * A descriptor reads a file under any name. So the first HELD waiting generations are kept open. Those beyond are found
   again by inode, under any name. Without a name, or if it was compressed, such a file is missing.
-* Descriptors do not survive a kill. A new agent knows one generation, the one that was being read. It finds later ones
-  by their names: born later, and not at the path. If the known one is still at the path, there are none.
+* Descriptors do not survive a kill. A new agent has one generation open, the one that was being read. It finds later
+  ones by their names: born later, and not at the path. If the known one is still at the path, there are none.
 * A truncated file begins a new generation with the same inode. The old content may be in a copy (copytruncate).
 
 Rejected designs:

@@ -82,7 +82,7 @@ class QueueEndpoint(Endpoint):
 
 
 def _place(key: int | FtokKey, selector: int | None = None, given: int | None = None) -> Place:
-    """Return the queue's place. Only the container knows the number of a key that is made of a path."""
+    """Return the queue's place. The number of a key that is made of a path is known only inside the container."""
     where: int | FtokKey
     if isinstance(key, FtokKey):
         where, path, number = FtokKey(same_path(key.path), key.proj), key.path, ""

@@ -1,4 +1,4 @@
-"""The `queue` endpoint, as the registry knows it."""
+"""The `queue` endpoint: its entry in the registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Knows the longest message that a queue takes, now and formerly: a longer one waits or becomes a dead letter.
+"""The longest message that a queue takes, now and formerly: a longer one waits or becomes a dead letter.
 
 A message that was always too long is a dead letter. But the queue's owner may lower msg_qbytes at any time, and the
 namespace's owner kernel.msgmax. Then every message would become a dead letter, though the route worked a moment ago. So

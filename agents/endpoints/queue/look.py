@@ -5,7 +5,7 @@ The kernel goes to the n-th message by passing the n-1 before it, so a look past
 type that no reader takes. So a look ends after FARTHEST messages (0.05 s).
 
 A message that is longer than the buffer shows nothing, not even its type (E2BIG, and EINVAL with MSG_NOERROR). So the
-look skips it and remembers that. If it is the next message, msgrcv fails with E2BIG too.
+look skips it and records that. If it is the next message, msgrcv fails with E2BIG too.
 """
 
 from __future__ import annotations

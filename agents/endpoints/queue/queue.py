@@ -168,7 +168,7 @@ def has_room(queue_id: int, run: Run) -> bool:
 
 
 def last_sender(queue: sysv_ipc.MessageQueue, key: int) -> int:
-    """Return the process id of the last sender; 0 if nobody has sent yet, -1 if it is in no pid namespace below ours.
+    """Return the process id of the last sender; 0 if there is none yet, -1 if it is in no pid namespace below ours.
 
     Raises Blocked, for example if the agent may not look at the queue.
     """

@@ -1,7 +1,7 @@
 """Exactly once into a queue: two sender processes take turns, and the kernel's note of who sent last is the evidence.
 
 msgsnd is atomic but leaves no trace in its sender's memory, so a kill between it and the note (`handed`) leaves one
-message of which nobody knows whether it was sent. What decides:
+message of which it is unknown whether it was sent. What decides:
 * A message's sender is the one that did not send the message before. Both facts, what was noted last and who sent it,
   are in one cell of the journal (SinkJournal.last_sender), written by the sender right after msgsnd. Each notes who it
   is before it sends for the first time. Of a new agent the first message is sent by the agent itself, as sender 0,
@@ -10,7 +10,7 @@ message of which nobody knows whether it was sent. What decides:
   last: the other one means that it was sent, the same one that it was not.
 * If a foreign process has sent into the queue since, msg_lspid is no evidence. The message is then looked for in the
   queue (`Doubt`); found means sent. If it is not there, `in_doubt` of the configuration decides, and it is counted.
-* The journal's lock is inherited, so nobody looks at the evidence while one of them still lives.
+* The journal's lock is inherited, so no process reads the evidence while one of them still runs.
 Threads could not do this: they share one process id.
 
 Agent and senders share a page of cells and a ring of messages; they wake each other by eventfds. A wake-up may be
@@ -166,9 +166,9 @@ def run(which: int, outbox: Outbox, journal: SinkJournal) -> None:
 
 
 def _sleep(which: int, outbox: Outbox, noted: memoryview[int]) -> None:
-    """Sleep until somebody wakes this sender.
+    """Sleep until the agent or the other sender wakes this sender.
 
-    Do not sleep if its turn has come just now: nobody would wake it for that.
+    Do not sleep if its turn has come just now: no process would wake it for that.
     """
     cells = outbox.cells
     cells[SLEEPING + which] = 1

@@ -109,7 +109,7 @@ class QueueSource:
         return self.lend()
 
     def _interrupt(self) -> None:
-        """End the wait, which nothing else can. It may be just about to begin, so that is done until it is heard."""
+        """End the wait, which nothing else can. It may be about to begin, so repeat until it ends."""
         self._interrupts = self._waits
         if self._waits:
             signal.pthread_kill(self._thread, INTERRUPT)

@@ -1,4 +1,4 @@
-"""The `spool` endpoint, as the registry knows it."""
+"""The `spool` endpoint: its entry in the registry."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Verdict(Enum):
 
 
 class Completeness:
-    """Judges files. Without leases, remembers since when a file has not changed."""
+    """Decides whether a file is complete. Without leases, it records since when the file has not changed."""
 
     def __init__(self, clock: Clock) -> None:
         self._now = clock

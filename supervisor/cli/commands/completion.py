@@ -1,6 +1,6 @@
 """Shell completion: one table, three shells' scripts; and what such a script asks of the daemon.
 
-A script knows commands and options by itself; only for names of routes, agents and containers, and for IDs of dead
+A script contains commands and options itself; only for names of routes, agents and containers, and for IDs of dead
 letters, it runs nsbridgectl. What that prints goes into a command line, so nothing but what a name may consist of is
 printed.
 """
@@ -30,7 +30,7 @@ def answer(what: str, words: list[str]) -> str:
     try:
         found = _asked(what, words)
     except (NsbridgeError, OSError, LookupError, TypeError):
-        return ""  # this is no place to complain: somebody is typing
+        return ""  # a message would disturb the user, who is typing
     return "".join(f"{word}\n" for word in found if word and _PLAIN.issuperset(word))
 
 

@@ -8,7 +8,7 @@ from nsbridge.supervisor.cli.commands.model import NOTHING, PATH, Command, Opera
 
 _HEAD = """# fish completion of {names}; made by: nsbridgectl completion fish
 
-function __nsbridge_asked # the word all, and what the running daemon knows: names, letters
+function __nsbridge_asked # the word all, and what the running daemon lists: names, letters
     for what in $argv
         test $what = all; and echo all; and continue
         nsbridgectl completion $what -- (commandline -opc) 2>/dev/null

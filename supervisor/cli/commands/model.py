@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 ANY = 1 << 30  # operands, where there is no limit to their number
 
 
-# What a shell offers for a value that is no list of words: files, the word `all` and what the running daemon knows, or
+# What a shell offers for a value that is no list of words: files, the word `all` and the running daemon's names, or
 # the containers of this host.
 NOTHING: tuple[str, ...] = ()
 PATH = ("path",)

@@ -19,7 +19,7 @@ from nsbridge.supervisor.cli.commands.model import (
     about,
 )
 
-LINES = 20  # of the log and of what happened, that are shown where nobody says how many
+LINES = 20  # of the log and of what happened, that are shown by default
 TOP_KEYS = ("name", "rate", "bytes", "pending", "cpu", "memory", "state")
 SHELLS = ("bash", "zsh", "fish")
 ASKED = ("names", "letters", "containers")  # by the shells' scripts: of the daemon, and of this host

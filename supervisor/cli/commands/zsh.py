@@ -9,7 +9,7 @@ from nsbridge.supervisor.cli.commands.model import NOTHING, PATH, Command, Opera
 _HEAD = r"""#compdef {names}
 # zsh completion of {names}; made by: nsbridgectl completion zsh
 
-_nsbridge_asked() { # what the running daemon knows: $2... are names, letters
+_nsbridge_asked() { # what the running daemon lists: $2... are names, letters
   local what
   local -a found expl
   for what in ${@[2,-1]}; do

@@ -1,4 +1,4 @@
-"""An echo client that speaks files only; it knows nothing of nsbridge. usage: echo_client.py FILE_OUT FILE_IN
+"""An echo client that speaks files only; it does not use nsbridge. usage: echo_client.py FILE_OUT FILE_IN
 
 Each line of its standard input is written to FILE_OUT, whole; when FILE_IN has been written, `Recv TEXT` is printed.
 """

@@ -1,4 +1,4 @@
-"""An echo server on a SysV message queue: what comes as type 1 goes back as type 2. It knows nothing of nsbridge."""
+"""An echo server on a SysV message queue: what comes as type 1 goes back as type 2. It does not use nsbridge."""
 
 import sys
 

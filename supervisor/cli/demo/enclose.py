@@ -2,8 +2,8 @@
 
 usage: enclose PID_FD DIRECTORY PROGRAM [ARG...]
 
-A tmpfs is mounted over DIRECTORY, where nobody outside can see it. The program's pid goes to the descriptor PID_FD, as
-a line of digits. When the process that started this dies, this and the program die too.
+A tmpfs is mounted over DIRECTORY, where no process outside can see it. The program's pid goes to the descriptor PID_FD,
+as a line of digits. When the process that started this dies, this and the program die too.
 """
 
 from __future__ import annotations

@@ -77,5 +77,5 @@ def _own_directory(stack: ExitStack) -> Path:
     """Make a temporary directory; in /tmp if elsewhere the control socket's path would be too long."""
     parent = Path(tempfile.gettempdir())
     if len(bytes(parent / "nsbridge-demo-12345678" / "control.sock")) > SUN_PATH:
-        parent = Path("/tmp")  # noqa: S108  (mkdtemp makes a directory there that nobody else can enter)
+        parent = Path("/tmp")  # noqa: S108  (mkdtemp makes a directory there that no other user can enter)
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nsbridge-demo-", dir=parent)))

@@ -1,4 +1,4 @@
-"""A process by its number, `pid:N`; and the processes in foreign namespaces that no engine knows."""
+"""A process by its number, `pid:N`; and the processes in foreign namespaces that no engine lists."""
 
 from __future__ import annotations
 
