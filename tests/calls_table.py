@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nsbridge.agents.confinement import callrules
 from nsbridge.agents.confinement.callrules import KindCalls, Rule
+from nsbridge.agents.endpoints import kinds
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "security.md"
 BEGIN = "<!-- from here `make calls` writes -->\n"
@@ -21,8 +22,8 @@ def _groups() -> dict[str, tuple[str, ...]]:
         "every sink": callrules.SINK,
         "`fsync = true`": callrules.FSYNC,
     }
-    for name, kind in callrules.KINDS.items():
-        groups |= _groups_of(name, kind)
+    for name in kinds.KINDS:
+        groups |= _groups_of(name, callrules.KINDS[name])
     groups["an agent until it has forked its senders"] = callrules.FORKING
     groups["a sender, and nothing else"] = callrules.SENDER
     return groups
