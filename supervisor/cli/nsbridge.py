@@ -52,7 +52,8 @@ def _containers(options: Parsed) -> int:
     from nsbridge.supervisor.cli import render  # noqa: PLC0415
     from nsbridge.supervisor.containers.listing import list_containers  # noqa: PLC0415
 
-    rows = [row for row in list_containers() if row.name.startswith(tuple(options.names) or "")]
+    wanted = tuple(options.names) or ""
+    rows = [row for row in list_containers() if any(name.startswith(wanted) for name in row.names)]
     if options.json:
         print(json.dumps({"schema": 1, "containers": [dataclasses.asdict(row) for row in rows]}, indent=2))
         return EXIT_OK
@@ -63,7 +64,9 @@ def _containers(options: Parsed) -> int:
     for row in rows:
         inodes = ((row.mnt_inode, row.mnt_is_own), (row.ipc_inode, row.ipc_is_own))
         namespaces = [f"{inode}{'*' if is_own else ''}" if inode else "-" for inode, is_own in inodes]
-        cells.append([row.name, row.state, str(row.pid or "-"), *namespaces, row.note])
+        also = f"also {', '.join(row.other_names)}" if row.other_names else ""
+        note = "; ".join(filter(None, (row.note, also)))
+        cells.append([row.name, row.state, str(row.pid or "-"), *namespaces, note])
     for line in render.table(cells):
         print(line)
     return EXIT_OK

@@ -81,10 +81,6 @@ class InspectedEngine(Engine):
     def client(self, deadline: float) -> EngineClient:
         """Return the way in which the engine is asked on this host. Raises ContainerRefused."""
 
-    @abstractmethod
-    def is_installed(self) -> bool:
-        """True if there is an engine to ask. Raises ContainerRefused."""
-
     def locate(self, name: str) -> Found:
         """See Engine. It may be an id too. Returns or raises after TIME_LIMIT at the latest."""
         if self.kind.pattern is None or not self.kind.pattern.fullmatch(name):

@@ -24,6 +24,13 @@ class Engine(ABC):
     def locate(self, name: str) -> Found:
         """Return the running container of that name. Raises NotRunning, ContainerRefused."""
 
+    def is_installed(self) -> bool:
+        """True if this host can have such containers: the engine or its state is there. Raises ContainerRefused.
+
+        The answer comes at once, without asking the engine: `nsbridged --check` reports names that cannot match.
+        """
+        return True
+
     def places(self, name: str) -> Sequence[tuple[str, str]]:  # noqa: ARG002  (none by default)
         """Return (directory, file name) of what changes when the container starts; empty name: anything there."""
         return ()
@@ -33,7 +40,10 @@ class Engine(ABC):
         raise NotImplementedError(f"{self.kind} has no events (pipe {writer})")
 
     def listed(self) -> Iterable[Listed]:
-        """Return the engine's containers, running or not. Raises NsbridgeError if it cannot be asked."""
+        """Return the engine's containers, running or not. Raises NsbridgeError if it cannot be asked.
+
+        A container that several names reach has a row for each: list_containers joins the rows of one process.
+        """
         return ()
 
     def leftovers(self, rows: Sequence[Listed]) -> Iterable[Listed]:  # noqa: ARG002  (none by default)

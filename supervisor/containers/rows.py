@@ -23,6 +23,12 @@ class Listed:
     mnt_is_own: bool  # True if that is this process's own namespace: the host's, for a root shell of the host
     ipc_is_own: bool
     note: str = ""  # one line: a bare process's command, why something is unknown
+    other_names: tuple[str, ...] = ()  # those of the same process that other engines, or this one, have for it
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return every name by which a configuration can have it, the one that people gave first."""
+        return (self.name, *self.other_names)
 
 
 def row(name: str, pid: int, state: str, note: str = "") -> Listed:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -72,6 +73,10 @@ class StateFileRuntime(Engine):
                 continue
             return self._running(name, directory)
         raise not_known(name, str(self.kind), f"looked in {', '.join(roots)}")
+
+    def is_installed(self) -> bool:
+        """See Engine."""
+        return shutil.which(str(self.kind)) is not None or any(map(os.path.isdir, self.roots()))
 
     def places(self, name: str) -> Sequence[tuple[str, str]]:
         """See Engine: the runtime makes the directory when it creates the container."""

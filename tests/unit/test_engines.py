@@ -71,6 +71,7 @@ def test_follow_of_an_engine_without_events_is_an_error() -> None:
 def test_defaults_are_those_of_an_engine_that_is_polled() -> None:
     vm = Vm()
     assert (vm.blocks, vm.has_events, vm.comes_back, vm.name_checked_every) == (False, False, True, 0)
+    assert vm.is_installed()
     assert (tuple(vm.places("a")), tuple(vm.listed()), tuple(vm.leftovers(()))) == ((), (), ())
 
 

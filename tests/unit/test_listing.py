@@ -64,7 +64,14 @@ def test_process_is_listed_once_under_its_first_name() -> None:
         Scripted("upper", [row("upper:web", mine, "running"), row_without_process("upper:b", "exited", "")])
     )
     engines.register(Scripted("lower", [row("lower:0d38", mine, "running"), row("lower:c", 0, "stopped")]))
-    assert [each.name for each in list_containers()] == ["upper:web", "upper:b", "lower:c"]
+    rows = list_containers()
+    assert [each.names for each in rows] == [("upper:web", "lower:0d38"), ("upper:b",), ("lower:c",)]
+
+
+def test_engine_may_have_several_names_for_a_process() -> None:
+    mine = os.getpid()
+    engines.register(Scripted("one", [row(f"one:{name}", mine, "running") for name in "abc"]))
+    assert [each.names for each in list_containers()] == [("one:a", "one:b", "one:c")]
 
 
 def test_engine_that_cannot_be_asked_is_a_row() -> None:

@@ -53,7 +53,7 @@ def _names(status: dict[str, Any]) -> list[str]:
 def _containers() -> list[str]:
     from nsbridge.supervisor.containers.listing import list_containers  # noqa: PLC0415
 
-    return [row.name for row in list_containers()]
+    return [name for row in list_containers() for name in row.names]
 
 
 def _letters(client: ControlClient) -> list[str]:

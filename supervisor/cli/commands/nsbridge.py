@@ -89,8 +89,8 @@ _DEMO = Command(
 _CONTAINERS = Command(
     "containers",
     "what containers this host has",
-    "Lists the containers of this host by the name that a configuration has for them, with the pid of each one's init "
-    "and the inode numbers of its mount and ipc namespaces (* marks those that are this shell's own).",
+    "Lists the containers of this host by the names that a configuration can have for them, with the pid of each one's "
+    "init and the inode numbers of its mount and ipc namespaces (* marks those that are this shell's own).",
     options=(_JSON,),
     operands=(
         Operand(

@@ -27,7 +27,7 @@ class Docker(InspectedEngine):
         return ApiClient(str(KIND), _socket(), deadline)
 
     def is_installed(self) -> bool:
-        """See InspectedEngine."""
+        """See Engine."""
         return "DOCKER_HOST" in os.environ or os.path.exists(_socket())  # noqa: PTH110
 
 

@@ -55,7 +55,7 @@ class Podman(InspectedEngine):
         return PodmanCommand(program, deadline)
 
     def is_installed(self) -> bool:
-        """See InspectedEngine."""
+        """See Engine."""
         return "CONTAINER_HOST" in os.environ or os.path.exists(_socket()) or shutil.which("podman") is not None  # noqa: PTH110
 
 
