@@ -7,12 +7,15 @@ the host. `docker:web` and `pid:4711` may be the same container, 0x4d2 and an ft
 from __future__ import annotations
 
 import itertools
+import os
 import posixpath
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from nsbridge.config.kind import KINDS
+from nsbridge.config.patterns import TooManyError, common_name
 from nsbridge.config.problems import KeyPath, Problem, quoted
 from nsbridge.config.schema import AgentConfig, Endpoint, Namespace, Place
 
@@ -82,6 +85,7 @@ def _agent_problems(side: Side, agent: AgentConfig) -> Iterator[Problem]:
             fix = f"write {quoted(f'{container.kind}:{right}')}, or choose another endpoint"
             yield Problem((*side.path, "container"), f"{what}, got {quoted(str(container))}", fix)
     yield from _same_places(side, agent.endpoint)
+    yield from _takes_nothing(side)
 
 
 def _same_places(side: Side, endpoint: Endpoint) -> Iterator[Problem]:
@@ -132,14 +136,42 @@ def _shared_sources(sides: Iterable[Side]) -> Iterator[Problem]:
             continue
         others = taken[side.serving(out)]
         for other, theirs in others:
-            if out.selector is None or theirs.selector is None:
+            if out.names is not None and theirs.names is not None:
+                yield from _names_of_both(side, out, other, theirs)
+            elif out.selector is None or theirs.selector is None:
                 yield _taken_already(side, other, out.written)
                 break
-            if selectors_overlap(out.selector, theirs.selector):
+            elif selectors_overlap(out.selector, theirs.selector):
                 types = f", types {out.selector} and {theirs.selector}"
                 yield _taken_already(side, other, out.written + types)
                 break
         others.append((side, out))
+
+
+def _names_of_both(side: Side, out: Place, other: Side, theirs: Place) -> Iterator[Problem]:
+    """Find a name in one directory that both would take."""
+    assert out.names is not None  # noqa: S101  (asked by the caller)
+    assert theirs.names is not None  # noqa: S101
+    fix = 'give each its own names by "match" and "ignore", so that no name is for both'
+    try:
+        name = common_name(out.names, theirs.names)
+    except TooManyError:
+        what = f"is where {other.name} takes files too, got {out.written}, and the patterns are too many to compare"
+        yield Problem(side.key_path("out"), what, f"{fix}, with fewer or shorter patterns")
+        return
+    if name is not None:
+        example = quoted(os.fsdecode(name))
+        what = f"is where {other.name} takes files too, got {out.written}: both would take a file {example}"
+        yield Problem(side.key_path("out"), what, f"{fix}, or another directory")
+
+
+def _takes_nothing(side: Side) -> Iterator[Problem]:
+    """Find patterns that leave no name to take."""
+    out = side.place("out")
+    with suppress(TooManyError):
+        if out is not None and out.names is not None and common_name(out.names, out.names) is None:
+            what = f'takes no file at all: "ignore" has every name that "match" has, got {out.written}'
+            yield Problem(side.key_path("out"), what, "change one of the two; hidden names are never taken")
 
 
 def _taken_already(side: Side, other: Side, what: str) -> Problem:

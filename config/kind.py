@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from nsbridge.config import values
+from nsbridge.config.patterns import TakenNames
 from nsbridge.config.problems import quoted
 from nsbridge.config.schema import Delivery, Endpoint, Namespace, Needs, Place
 
@@ -70,6 +71,6 @@ class PathEndpoint(Endpoint):
         return Needs(watches=(self.out is not None) + (self.in_ is not None))
 
 
-def path_place(path: str) -> Place:
-    """Return the place that a path leads to."""
-    return Place(where=same_path(path), shown=path, written=quoted(path), path=path)
+def path_place(path: str, names: TakenNames | None = None) -> Place:
+    """Return the place that a path leads to. `names`: see Place."""
+    return Place(where=same_path(path), shown=path, written=quoted(path), path=path, names=names)

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from nsbridge.config.containerkind import ContainerKind
+from nsbridge.config.patterns import TakenNames
 
 MAX_MESSAGE = 64 << 20  # bytes of the longest message that nsbridge carries
 
@@ -83,6 +84,7 @@ class Place:
     number: str = ""  # its identity, if it is known without an agent
     is_local: bool = False  # True if the identity holds in one namespace only; else on the whole host
     selector: int | None = None  # of a source: the types that it takes, as msgrcv(2); None if messages have no type
+    names: TakenNames | None = None  # of a source: the names of files that it takes; None if it takes no files by name
     type: int | None = None  # of a sink: the type that each message gets; None if it keeps its own, or has none
     has_last_sender: bool = False  # True if two exactly-once sinks overwrite each other's evidence of what was sent
 

@@ -240,6 +240,14 @@ def name_pattern(value: object) -> str:
     return pattern
 
 
+def name_patterns(value: object) -> tuple[str, ...]:
+    """Read at least one shell pattern for file names."""
+    patterns = listed(name_pattern)(value)
+    if not patterns:
+        raise InvalidValue("is empty, so no file would be taken", 'write at least one pattern, like ["*.xml"]')
+    return patterns
+
+
 def queue_key(value: object) -> int:
     """Read a SysV key given as a number, 1 to 2^32-1 (the other way, ftok's, is a table)."""
     number = whole_number(value)

@@ -201,3 +201,26 @@ def test_namespace_file_must_be_of_the_endpoint_s_kind(container: str, endpoint:
 )
 def test_paths_of_one_endpoint_must_differ(endpoint: str, expected: list[str]) -> None:
     assert found(route("r", ("docker:aa", endpoint), ("docker:bb", SPOOL_BOTH))) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ('match = ["*.xml"]', 'match = ["*.csv"]'),
+        ('match = ["*.xml"]', 'ignore = ["*.xml"]'),
+        ('match = ["[a-m]*"]', 'match = ["[n-z]*"]'),
+    ],
+)
+def test_one_spool_with_two_sets_of_names_is_accepted(one: str, other: str) -> None:
+    text = route("a", ("docker:aa", f'spool = {{ out = "/o", {one} }}'), ("docker:bb", SPOOL_IN))
+    text += route("b", ("docker:aa", f'spool = {{ out = "//o/", {other} }}'), ("docker:bb", SPOOL_IN))
+
+    assert found(text) == []
+
+
+def test_name_that_two_routes_would_take_is_shown() -> None:
+    text = route("a", ("docker:aa", 'spool = { out = "/o", match = ["*.xml"] }'), ("docker:bb", SPOOL_IN))
+    text += route("b", ("docker:aa", 'spool = { out = "/o", match = ["ORDER-*"] }'), ("docker:bb", SPOOL_IN))
+
+    with pytest.raises(ConfigError, match=r'both would take a file "ORDER-\.xml"'):
+        parse(text, "f")

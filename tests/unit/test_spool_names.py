@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from nsbridge.agents.endpoints.spool import names as spool_names
-from nsbridge.agents.endpoints.spool.names import CLOSED, SpoolNames, message_names
+from nsbridge.agents.endpoints.spool.matching import message_names
+from nsbridge.agents.endpoints.spool.names import CLOSED, SpoolNames
 from nsbridge.agents.loop import Loop
+from nsbridge.config.patterns import TakenNames
 from tests.spool_life import Make
 
 MANY = 20_000
@@ -37,12 +39,13 @@ MANY = 20_000
 )
 def test_patterns_match_as_a_shell_s(pattern: str, name: bytes, matches: bool) -> None:
     """Patterns match bytes in any encoding; a hidden name is never a message."""
-    assert message_names([pattern])(name) is (not matches)
-    assert message_names([pattern, "*.other"])(name) is (not matches)
+    for patterns in ([pattern], [pattern, "*.other"], [pattern, "o?her"]):
+        assert message_names(TakenNames(ignore=patterns))(name) is (not matches)
+        assert message_names(TakenNames(match=patterns))(name) is (matches and name[:1] != b".")
 
 
 def test_without_patterns_only_hidden_names_are_left_out() -> None:
-    is_message = message_names([])
+    is_message = message_names(TakenNames())
     assert [is_message(name) for name in (b"a.tmp", b"a~", b".a")] == [True, True, False]
 
 
@@ -124,7 +127,7 @@ def test_refused_name_is_retried_with_backoff(make_spool: Make) -> None:
 def test_name_that_was_forgotten_and_came_again_waits_once() -> None:
     """Taken twice it would be two messages: a storm found 2,000 of them."""
     loop = Loop()
-    names = SpoolNames(loop, message_names([]), lambda: True, lambda: None, lambda _name: None)
+    names = SpoolNames(loop, message_names(TakenNames()), lambda: True, lambda: None, lambda _name: None)
     for name in (b"a", b"b"):
         names.event(name, CLOSED)
     names.forget(b"b")

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from nsbridge.config import values
 from nsbridge.config.kind import PathEndpoint, path_place, reads
+from nsbridge.config.patterns import TakenNames
 from nsbridge.config.schema import Place
 
 # Names that well-known programs give to files that they have not finished: editors, browsers, copying programs.
@@ -30,14 +31,22 @@ class SpoolEndpoint(PathEndpoint):
 
     # Taken files are moved to `done` when they are delivered; None deletes them.
     done: str | None = field(default=None, metadata=reads(values.path))
-    # Shell patterns of names in `out` that are not taken.
+    # Shell patterns of names in `out`: only what `match` has is taken, and nothing that `ignore` has.
+    match: tuple[str, ...] = field(default=("*",), metadata=reads(values.name_patterns))
     ignore: tuple[str, ...] = field(default=TEMPORARY_NAMES, metadata=reads(values.listed(values.name_pattern)))
 
     name: ClassVar[str] = "spool"
     notes: ClassVar[int] = 1
     serves_directories: ClassVar[bool] = True
 
+    @property
+    def takes(self) -> TakenNames:
+        """Return the names that are taken from `out`."""
+        return TakenNames(self.match, self.ignore)
+
     def places(self) -> Mapping[str, Place]:
         """See Endpoint."""
         places = dict(PathEndpoint.places(self))
+        if self.out is not None:
+            places["out"] = path_place(self.out, self.takes)
         return places if self.done is None else places | {"done": path_place(self.done)}

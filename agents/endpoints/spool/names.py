@@ -18,12 +18,10 @@ an event names it.
 
 from __future__ import annotations
 
-import fnmatch
 import heapq
 import os
-import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -43,25 +41,6 @@ _FIRST_DELAY = 0.05  # seconds until a name that was set aside is looked at agai
 _MAX_DELAY = 0.5
 _LOOKS = 1000.0  # names that were set aside and are looked at again in a second, at most
 _AGAIN_AFTER_ERROR = 1.0  # seconds until another scan, if a listing failed
-
-
-def message_names(ignore: Sequence[str]) -> Callable[[bytes], bool]:
-    """Return a function that is True for the name of a message: not hidden, and no pattern of `ignore` matches it.
-
-    A `?` or a range matches one byte.
-    """
-    patterns = [os.fsencode(pattern).decode("latin-1") for pattern in ignore]
-    plain = [pattern for pattern in patterns if pattern[:1] == "*" and not re.search(r"[*?\[]", pattern[1:])]
-    suffixes = tuple(pattern[1:].encode("latin-1") for pattern in plain)  # compared much faster than an expression
-    others = "|".join(fnmatch.translate(pattern) for pattern in patterns if pattern not in plain)
-    ignored = re.compile(others.encode("latin-1")).match if others else None
-
-    def is_message(name: bytes) -> bool:
-        if name.startswith(b".") or name.endswith(suffixes):
-            return False
-        return ignored is None or not ignored(name)
-
-    return is_message
 
 
 @dataclass(slots=True)

@@ -21,7 +21,8 @@ from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource, Waite
 from nsbridge.agents.endpoints.directory import WatchedDirectory
 from nsbridge.agents.endpoints.files import LEASED, NotAFileError, Tree, blocked_by
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
-from nsbridge.agents.endpoints.spool.names import CLOSED, CREATED, MOVED_IN, SCANNED, SpoolNames, message_names
+from nsbridge.agents.endpoints.spool.matching import message_names
+from nsbridge.agents.endpoints.spool.names import CLOSED, CREATED, MOVED_IN, SCANNED, SpoolNames
 from nsbridge.agents.endpoints.spool.notes import SpoolFileId, Taken, identity_of, pack, unpack
 from nsbridge.agents.endpoints.spool.refusals import Refusals
 from nsbridge.agents.endpoints.spool.taken import TakenFiles
@@ -61,7 +62,7 @@ class SpoolSource(EventSource):
         self._foreign_files_stay = False  # in another user's sticky directory: only a file's owner may remove it
         self._directory = WatchedDirectory(host, tree, "out", self._path, self._changed)
         self._waiter = Waiter(host, "out", self._again)
-        self._names = SpoolNames(host.loop, message_names(config.ignore), self._drain, self._take, self._odd)
+        self._names = SpoolNames(host.loop, message_names(config.takes), self._drain, self._take, self._odd)
         self._refusals = Refusals(host, self._path)
         self._patience = 0  # how often the next file's lease was refused
         self._pauses = False  # until it is asked for again
