@@ -66,14 +66,14 @@ class Letters:
 
 
 def letters_of(state_dir: str, agent: str) -> Letters:
-    """Return what is there now, with all notes read: only a child does this. NsbridgeError if it cannot be read."""
+    """Return the letters that are there now, each with its note. Raises NsbridgeError. Slow: only a child does this."""
     stems, more = stems_of(state_dir, agent)
     found = (letter_of(state_dir, agent, stem) for stem in stems)
     return Letters([letter for letter in found if letter is not None], more)
 
 
 def stems_of(state_dir: str, agent: str) -> tuple[list[str], bool]:
-    """Return EPOCH-SEQ of the letters that are there now, in order, and whether there are more. NsbridgeError.
+    """Return EPOCH-SEQ of the letters that are there now, in order, and True if there are more. Raises NsbridgeError.
 
     Only names are read, MAX_SEEN of them: some 2 ms.
     """

@@ -157,10 +157,10 @@ def parse_is_init(text: bytes) -> bool:
 
 
 def confinement(pid: int, landlock: object) -> dict[str, object] | None:
-    """Return the process's confinement by the kernel, for `status`; None if it is gone.
+    """Return how the kernel confines the process, for `status`; None if the process has ended.
 
-    The kernel does not show Landlock from outside: `landlock` is the ABI that the process itself reported. Call this
-    when an agent is ready for the first time: it has not read anything of its container by then.
+    `landlock` is the ABI version that the process reported: the kernel does not show it to others. Call this when an
+    agent becomes ready for the first time. It has read nothing from its container by then: its report can be trusted.
     """
     try:
         status = read_status(pid)

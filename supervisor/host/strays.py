@@ -99,7 +99,7 @@ class Strays:
 
 
 def _is_reaped(pid: int) -> bool:
-    """Reap the orphan if it is dead, as senders are that were killed with their agent; True if it was. waitpid(2)."""
+    """Reap the orphan if it has ended. True if it had: senders end together with a killed agent. waitpid(2)."""
     return os.waitpid(pid, os.WNOHANG)[0] == pid
 
 
