@@ -49,6 +49,8 @@ class Agent:
     ) -> None:
         self.loop = loop
         self.name = assignment.agent.name
+        self.container = str(assignment.agent.container)
+        self.state_dir = assignment.state_dir
         self._assignment = assignment
         self._entered = entered
         self._served = served

@@ -11,10 +11,12 @@ import re
 import tomllib
 from pathlib import Path
 
-from nsbridge.config import trusted
+from nsbridge.config import trusted, unclosed
 from nsbridge.config.problems import KeyPath, Problem, dotted, quoted
 
-_WHERE = re.compile(r"(?P<what>.*) \(at (?P<where>line (?P<line>\d+), column \d+|end of document)\)", re.DOTALL)
+_WHERE = re.compile(
+    r"(?P<what>.*) \(at (?P<where>line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.DOTALL
+)
 _TWICE = re.compile(r"Cannot declare (?P<path>\(.*\)) twice", re.DOTALL)
 _BARE_OCTAL = re.compile(r"=\s*0[0-7]+")
 _MOST_SET_ASIDE = 50  # each costs one more reading of the text
@@ -97,6 +99,8 @@ def _syntax_error(message: str, lines: list[str]) -> Problem:
     if parts is None:
         return Problem((), f"is not TOML: {message}", "see https://toml.io for how it is written")
     what = parts["what"][:1].lower() + parts["what"][1:]
+    if (problem := _unclosed(parts, lines)) is not None:
+        return problem
     if parts["line"] is None:
         return Problem((), f"{parts['where']}: is not TOML: {what}", "something that was opened is not closed")
     line = lines[int(parts["line"]) - 1].strip()
@@ -105,6 +109,24 @@ def _syntax_error(message: str, lines: list[str]) -> Problem:
         path = dotted(tuple(ast.literal_eval(twice["path"])))
         return Problem((), f"{parts['where']}: {path} is declared twice", "give one of the two another name")
     return Problem((), f"{parts['where']}: is not TOML: {what}, in {quoted(line)}", _fix(what, line))
+
+
+def _unclosed(parts: re.Match[str], lines: list[str]) -> Problem | None:
+    """Return the problem at the line that opened what is not closed; None if the error is a different one."""
+    at_line, column = (int(parts[key] or 0) for key in ("line", "column"))
+    text = "\n".join(lines)
+    end = sum(len(line) + 1 for line in lines[: at_line - 1]) + column - 1 if at_line else len(text)
+    found = unclosed.innermost(text, end)
+    if found is None or (at_line == found.line and text[end : end + 1] not in ("", "\n", "#")):
+        return None
+    line = quoted(lines[found.line - 1].strip())
+    noticed = "" if at_line == found.line else f" (noticed at {parts['where']})"
+    fix = f"close it with {found.closing}"
+    if found.name == "an inline table":
+        fix += " on the same line: an inline table cannot go over several lines, a table of its own can"
+    return Problem(
+        (), f"line {found.line}: is not TOML: opens {found.name} and does not close it, in {line}{noticed}", fix
+    )
 
 
 def _fix(what: str, line: str) -> str:

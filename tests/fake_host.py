@@ -77,6 +77,7 @@ class FakeHost:
         self._before = {*map(int, os.listdir("/proc/self/fd"))}
         self.loop = Loop()
         self.name = "r:a"
+        self.container = "docker:web"
         self.said: list[str] = []
         self.reason = ""
         self.notices: dict[str, str] = {}

@@ -7,10 +7,11 @@ So no sink needs its own timer. `status` shows the reason until a message is han
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Protocol
 
-from nsbridge.agents.dead.letters import DeadLetters, NoRoomError
+from nsbridge.agents.dead.letters import DeadLetters, NoRoomError, NoSpaceError
 from nsbridge.agents.dead.quota import KeptLetter, shown_size
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.loop import Loop, Timer
@@ -29,6 +30,7 @@ class LetterHost(Protocol):
 
     loop: Loop
     name: str
+    state_dir: str
 
     def log(self, level: str, text: str) -> None:
         """See base.Host."""
@@ -75,6 +77,9 @@ class DeadLetterKeeper:
         """Write a letter. True: written now. False: it existed already. None: not now; `sink_ready` follows."""
         try:
             is_new = self._add(one, where, why)
+        except NoSpaceError as full:
+            self._wait(self._no_space(one, where, why, f" ({str(full).replace('state_dir', 'it', 1)})"))
+            return None
         except NoRoomError as full:
             self._wait(
                 f"dead letters of {self._host.name} are full ({full}): "
@@ -82,7 +87,10 @@ class DeadLetterKeeper:
             )
             return None
         except OSError as error:
-            self._wait(f"cannot write a dead letter of {self._host.name} in state_dir: {error.strerror}")
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._wait(self._no_space(one, where, why))
+            else:
+                self._wait(f"cannot write a dead letter of {self._host.name} in state_dir: {error.strerror}")
             return None
         self.clear()
         if self._ages and self._expiry is None:
@@ -124,6 +132,14 @@ class DeadLetterKeeper:
         if is_new and self._sync is not None:
             self._sync()
         return is_new
+
+    def _no_space(self, one: Run, where: str, why: str, more: str = "") -> str:
+        """Return the reason that there is no space for the letter, and which message it is."""
+        size = len(one.bodies[0])
+        message = f"a message for {where} ({size:,} B, {why})"
+        if why.startswith(f"{size} bytes are more than"):
+            message = f"a message too long for {where} ({size:,} B)"
+        return f"state_dir {self._host.state_dir} is full, so {message} cannot be set aside: free space there{more}"
 
     def _wait(self, reason: str) -> None:
         if reason != self.reason:

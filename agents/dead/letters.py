@@ -40,6 +40,10 @@ class NoRoomError(Exception):
     """There is no room for the letter now; `str()` says what is full."""
 
 
+class NoSpaceError(NoRoomError):
+    """The file system of `state_dir` has no space for the letter now."""
+
+
 class DeadLetters:
     """The dead letters of one sink, in a directory opened before the join. `dropped` is called for each dropped letter.
 
@@ -118,7 +122,7 @@ class DeadLetters:
             self._recount()
             admission = self._ask(size)
         if admission.full:
-            raise NoRoomError(admission.full)
+            raise (NoSpaceError if admission.is_disk else NoRoomError)(admission.full)
         for letter in admission.drop:
             self._drop(letter)
 

@@ -56,6 +56,7 @@ class Admission(NamedTuple):
 
     drop: tuple[KeptLetter, ...] = ()
     full: str = ""
+    is_disk: bool = False  # the file system is full, not the quota
 
 
 class Quota:
@@ -99,7 +100,7 @@ class Quota:
             for count, amount in enumerate(freed, 1):
                 if not self._obstacle(count, amount, size, room):
                     return Admission(letters[:count])
-        return Admission(full=full)
+        return Admission(full=full, is_disk=not self._excess(0, 0, size))
 
     def expired(self, now: float) -> Iterator[KeptLetter]:
         """Yield the letters that are older than `max_age`, oldest first."""
@@ -116,17 +117,23 @@ class Quota:
 
     def _obstacle(self, fewer: int, freed: int, size: int, room: FileSystem) -> str:
         """Return what would be full after dropping the `fewer` oldest, of `freed` bytes; empty if the letter fits."""
-        limits, count = self.limits, self.count - fewer
-        if count >= limits.max_letters:
-            return f"{limits.max_letters:,} letters"
-        if count and self.bytes - freed + size > limits.max_bytes:
-            return shown_size(limits.max_bytes)
+        if excess := self._excess(fewer, freed, size):
+            return excess
         kept = min(room.size // _SHARE, _KEPT_FREE)
         if room.free + freed - size < kept:
             return f"state_dir has {shown_size(room.free)} left, {shown_size(kept)} are kept free"
         kept = min(room.inodes // _SHARE, _INODES_KEPT_FREE)
         if room.inodes and room.inodes_free + _INODES * fewer - _INODES < kept:
             return f"state_dir has {room.inodes_free:,} inodes left, {kept:,} are kept free"
+        return ""
+
+    def _excess(self, fewer: int, freed: int, size: int) -> str:
+        """Return which of the quota's limits the letter would exceed; empty if none."""
+        limits, count = self.limits, self.count - fewer
+        if count >= limits.max_letters:
+            return f"{limits.max_letters:,} letters"
+        if count and self.bytes - freed + size > limits.max_bytes:
+            return shown_size(limits.max_bytes)
         return ""
 
 

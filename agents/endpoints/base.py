@@ -36,6 +36,7 @@ class AgentApi(Protocol):
 
     loop: Loop
     name: str
+    container: str  # as the configuration names it
 
     def has_room(self) -> bool:
         """True if the source may take one more message (the window is open and no stop was requested)."""

@@ -60,11 +60,15 @@ class Tree:
         granted: Collection[tuple[int, int]] = (),
         log: Callable[[str, str], None] | None = None,
         around: EntrySteps | None = None,
+        container: str = "the container",
+        ends: Collection[bytes] = (),
     ) -> None:
         self.own_fds = own_fds  # the host's /proc/self/fd
         self._granted = granted  # the directories that Landlock leaves us, by device and inode
         self._log = log  # called, with a level, for each file that was made
         self._around = around
+        self._container = container
+        self._ends = ends  # the endpoint's paths
         self._trusted = frozenset({0, os.getuid(), *(around.trusted if around else ())})  # identity/walk.py
         self._mounts = around.mounts if around else frozenset()  # names of the endpoint's own files that may be mounts
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY)
@@ -124,8 +128,7 @@ class Tree:
     def _open_or_make(self, place: WalkEnd, path: bytes, mode: int | None) -> int:
         if place.error is not None and not (place.is_missing and mode is not None):
             if place.error.errno == errno.ENOENT and not place.is_missing:
-                where = shown(os.path.split(path.rstrip(b"/"))[0])
-                raise Blocked(f"{where} is not there in the container: make it ({shown(path)} is made in it)")
+                raise Blocked(self._create_parent(path))
             raise place.error
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
         if not place.is_missing:
@@ -136,6 +139,13 @@ class Tree:
         os.fchmod(fd, mode | (mode >> 2) & _DIRECTORY_BITS | 0o100)  # users who may read it may also enter it
         self._note_made(path, os.fstat(fd))
         return fd
+
+    def _create_parent(self, path: bytes) -> str:
+        """Return the reason that the parent directory of `path` is missing, and what will be made in it."""
+        parent, name = os.path.split(path.rstrip(b"/"))
+        inside = [end for end in map(os.path.split, self._ends) if end[0] == parent]
+        names = " and ".join(shown(end[1]) for end in inside) or shown(name)
+        return f"create {shown(parent)} in {self._container}; nsbridge then makes {names}"
 
     def open_file(self, directory: int, name: bytes, flags: int) -> int:
         """Open the regular file `name` without blocking. Raises OSError; NotAFileError also for a link or a mount.

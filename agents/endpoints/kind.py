@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import ClassVar, Generic, TypeVar
@@ -88,7 +89,8 @@ class ServedPaths(ServedEndpoint[P]):
 
     def joined(self, agent: AgentApi, entered: Entered, counter: Counts | None) -> None:  # noqa: ARG002
         """See ServedEndpoint."""
-        self.tree = Tree(entered.own_fds, entered.confined.granted, agent.log, entered.around)
+        ends = [os.fsencode(place.path) for place in self.endpoint.places().values() if place.path]
+        self.tree = Tree(entered.own_fds, entered.confined.granted, agent.log, entered.around, agent.container, ends)
 
     def ends(self) -> dict[str, list[str]]:
         """See ServedEndpoint."""

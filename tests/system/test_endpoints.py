@@ -113,7 +113,7 @@ def test_spools_are_made_when_their_parent_directory_appears(tmp_path: Path, pai
     endpoint = 'spool = { out = "/srv/late/out", in = "/srv/late/in" }'
     with Nsbridged(tmp_path, files_route(pair, endpoint)) as daemon:
         daemon.wait_for("RUNNING")
-        wait_for_detail(daemon, "r:files", "/srv/late is not there in the container: make it")
+        wait_for_detail(daemon, "r:files", "create /srv/late in runc:", "; nsbridge then makes out and in")
         late = pair[0].rootfs / "srv/late"
         late.mkdir()
         wait_until(lambda: sorted(visible(late)) == ["in", "out"], "both are made")

@@ -213,7 +213,8 @@ def test_dead_letter_without_space_is_written_later(tmp_path: Path, unshare_cont
         wait_until(lambda: daemon.flow("r:one")["delivered"] == 1, "the first is delivered")
         filler = fill(state)
         in_ipc(one, lambda: send(KEY, 1, bytes(20_000)))
-        says(daemon, "r:two", "dead letters of r:two are full (state_dir has 0 B left")
+        too_long = "a message too long for queue 0x" + f"{OTHER:x} (20,000 B)"
+        says(daemon, "r:two", f"state_dir {state} is full, so {too_long} cannot be set aside: free space there")
         filler.unlink()
         wait_until(lambda: daemon.flow("r:one")["dead"] == 1, "it is put aside")
         says_nothing(daemon, "r:two")

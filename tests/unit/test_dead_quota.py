@@ -261,6 +261,7 @@ class Host:
     def __init__(self, box: int, journal: SinkJournal, limits: DeadConfig) -> None:
         self.loop = Loop()
         self.name = "orders:web"
+        self.state_dir = "/run/nsbridge"
         self.said: list[str] = []
         self.shown: list[str] = []
         self.next = 1

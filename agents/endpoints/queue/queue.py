@@ -124,7 +124,10 @@ def open_queue(key: int, config: QueueEndpoint, host: AgentApi) -> sysv_ipc.Mess
             return sysv_ipc.MessageQueue(key, 0, 0, MAX_MESSAGE)
         except sysv_ipc.ExistentialError:
             if not config.create:
-                raise Blocked(f"{shown(key)} is missing (create = true would make it)") from None
+                raise Blocked(
+                    f"no {shown(key)} in {host.container}: is the key right, has the program started? "
+                    "(create = true makes an empty one)"
+                ) from None
         queue = sysv_ipc.MessageQueue(key, sysv_ipc.IPC_CREX, config.mode, MAX_MESSAGE)
         if config.max_bytes is not None:
             _resize(queue, config.max_bytes, key)

@@ -135,13 +135,13 @@ class SpoolSource(EventSource):
         try:
             body = self._taken.load(identity, name)
         except (FileNotFoundError, NotAFileError):
-            self._host.log("warning", f"{self._shown(name)} was taken, and is gone before it was delivered")
+            self._host.log("warning", f"LOST: {self._shown(name)} was removed from `out` before it could be delivered")
             return _GONE
         except OSError as error:
             self._waiter.wait(blocked_by(error, self._shown(name)))
             return None
         if body is None:
-            self._host.log("warning", f"{self._shown(name)} was taken, but replaced or changed before delivery")
+            self._host.log("warning", f"LOST: {self._shown(name)} was replaced or changed before it could be delivered")
             return _GONE
         return 0, (body,)
 

@@ -95,10 +95,11 @@ _COMMANDS = (
     Command(
         "status",
         "what runs and what does not, and what has been delivered",
-        "A line for each agent: its state and why, its container, its endpoint, how many messages have left the "
-        "container (out) and entered it (in); of those on the way into it, how many wait (pending), of how many "
-        "it is unknown whether they were sent before a kill (in doubt), and how many are put aside now (dead: see dead "
-        "list).",
+        "A line for each agent: its state and why, its container, its endpoint, and counts of messages. out: have left "
+        "its container. in: have entered it. pending: waiting to be delivered to this agent. in doubt: may or may not "
+        "have been sent before a crash. missed: the program removed or overwrote them before they could be read. "
+        "dead: are set aside because they could not be delivered (see dead list). refused: files in its spool that "
+        "cannot be taken.",
         options=(_JSON,),
         operands=(_SOME,),
     ),
