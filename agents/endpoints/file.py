@@ -4,6 +4,9 @@ A read lease makes it exact: while it is held no process has the file open for w
 the inotify queue and can be taken out of it, and the content belongs to the last of them. The kernel reports a close
 just before it counts the writer out, so a lease may be refused once more after the event: it is asked for again.
 
+The file stays open for reading while the name leads to it. The name is looked at under the lease, after the closes:
+what another file brings that takes the name later is in later events. A file that has lost its name sends none.
+
 A close that came while no agent was there shows in the file's time of change, which is remembered from life to life.
 What the file has when it is first looked at is not a message: no program closed it since. What appears while it, or its
 directory, is waited for is one.
@@ -13,13 +16,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from nsbridge.agents.confinement.callrules import TREE, KindCalls
 from nsbridge.agents.endpoints import files, watch
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource, Waiter
 from nsbridge.agents.endpoints.directory import DirectorySink, WatchedDirectory
-from nsbridge.agents.endpoints.files import CachedFile, NotAFileError, Tree, blocked_by
+from nsbridge.agents.endpoints.files import CachedFile, KeptFile, NotAFileError, Tree, blocked_by
 from nsbridge.agents.endpoints.kind import ServedPaths
 from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.sinkjournal import SinkJournal
@@ -27,8 +30,8 @@ from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.wire import Message, Run
 from nsbridge.config.kind import PathEndpoint
 
-_EVENTS = watch.CLOSED | watch.MOVED_IN
-_LEASE_ATTEMPTS = 4  # in a row; the writer is only some instructions away from being counted out
+_EVENTS = watch.CLOSED | watch.MOVED_IN | watch.NAMED_ONLY
+_REPLACEMENTS = 4  # in a row; then other events are served first
 _FIRST_DELAY = 0.001  # seconds until the lease is asked for again
 _MAX_DELAY = 0.05
 NOTE = 3  # two cells of a source's journal, by the parity of the last message taken: when its content was written
@@ -58,6 +61,14 @@ class ServedFile(ServedPaths[FileEndpoint]):
         return FileSink(agent, self.tree, self.endpoint)
 
 
+class _Found(NamedTuple):
+    """The content of a file; None if it is too long. `changed`: when; `gone`: its directory has been replaced since."""
+
+    body: bytes | None
+    changed: int
+    gone: bool
+
+
 class FileSource(EventSource):
     """Takes the content of a file whenever it is closed after writing or another file is renamed over it."""
 
@@ -69,11 +80,12 @@ class FileSource(EventSource):
         self._config = config
         self._path = os.fsencode(config.out)
         self._parent, self._name = os.path.split(self._path)
-        self._file = CachedFile(tree, self._name)
+        self._file = KeptFile(tree, self._name)
         self._directory = WatchedDirectory(host, tree, "out", self._parent, self._changed)
         self._opening = Waiter(host, "out", self._again)
         self._unread = False  # a close was seen and the content not yet taken
         self._delay = _FIRST_DELAY
+        self._is_retried = False  # the lease is asked for again soon
 
     def start(self) -> None:
         """Open the directory, make the file if it is missing, watch for closes."""
@@ -144,54 +156,82 @@ class FileSource(EventSource):
         return True
 
     def _changed(self, _events: int) -> None:
-        if self._drain_events():
-            self._take()
-
-    def _drain_events(self) -> bool:
-        """True if the file was closed or replaced since the last look, as far as inotify reports it."""
         changes = self._directory.read()
         if changes.gone:
-            self._directory.close()
-            self.start()
-            return False  # `start` has looked at what is there now
+            self._reopen()
+            return
         if changes.lost:
             self._look_what_was_missed()
-        return self._unread or any(change.name == self._name for change in changes.files)
+        if self._unread:
+            self._take()
+            return
+        for change in changes.files:
+            if change.name == self._name:
+                self._take()
+                return
+
+    def _reopen(self) -> None:
+        """Open the directory that is there now, and look at what it has."""
+        self._file.close()
+        self._directory.close()
+        self.start()
 
     def _take(self) -> None:
         self._unread = True
         if not self._host.has_room():
             return
         try:
-            fd = self._file.open(self._directory.fd, os.O_RDONLY)
+            found = self._read()
         except FileNotFoundError:
             self._unread = False  # removed again: there is no content
             return
         except OSError as error:
             self._opening.wait(blocked_by(error, shown(self._path)))
+            self._file.close()
             self._directory.close()
             return
-        try:
-            held = _lease(fd)
-            if held is False:
-                self._host.loop.call_later(self._delay, self.room_again)
-                self._delay = min(self._delay * 2, _MAX_DELAY)
-                return
-            if held:
-                self._drain_events()  # the closes up to now are this content's
-            status = os.fstat(fd)
-            body = files.read_up_to(fd, self._config.max_message, status.st_size)
-        except OSError as error:
-            self._opening.wait(blocked_by(error, shown(self._path)))
+        if found is None:
+            self._retry()
             return
-        finally:
-            os.close(fd)
         self._unread = False
         self._delay = _FIRST_DELAY
-        if body is None:
+        if found.body is None:
             self._host.log("warning", f"{shown(self._path)}: more than {self._config.max_message} bytes; not taken")
-            return
-        self._publish(body, _time(status.st_mtime_ns))
+        else:
+            self._publish(found.body, found.changed)
+        if found.gone:
+            self._reopen()
+
+    def _read(self) -> _Found | None:
+        """Return what the name leads to; None while a program has it open for writing. Raises OSError."""
+        file, directory = self._file, self._directory
+        for _ in range(_REPLACEMENTS):
+            held, gone = file.lease(directory.fd), False
+            try:
+                if held:
+                    gone = directory.read().gone  # the closes up to now are this content's
+                status = file.named(directory.fd)
+                if status is not None:
+                    if held is False:
+                        return None
+                    body = files.read_up_to(file.fd, self._config.max_message, status.st_size)
+                    return _Found(body, _time(status.st_mtime_ns), gone)
+            finally:
+                if held:
+                    files.end_lease(file.fd)
+            file.close()
+        return None  # again and again another one has taken the name
+
+    def _retry(self) -> None:
+        """Ask for the lease again a little later."""
+        if not self._is_retried:
+            self._is_retried = True
+            self._host.loop.call_later(self._delay, self._retry_now)
+            self._delay = min(self._delay * 2, _MAX_DELAY)
+
+    def _retry_now(self) -> None:
+        self._is_retried = False
+        self.room_again()
 
     def _publish(self, body: bytes, changed: int) -> None:
         # Two cells take turns. The store that publishes the message also selects the cell that counts.
@@ -234,12 +274,3 @@ class FileSink(DirectorySink):
 def _time(changed: int) -> int:
     """Return what the journal keeps of a time of change in ns, which may be of any year: only equality counts."""
     return changed % (1 << 64)
-
-
-def _lease(fd: int) -> bool | None:
-    for _ in range(_LEASE_ATTEMPTS):
-        held = files.lease(fd)
-        if held is not False:
-            return held
-        os.sched_yield()
-    return False

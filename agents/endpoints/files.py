@@ -25,6 +25,7 @@ from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.identity import filesystems
 from nsbridge.agents.identity.walk import WalkEnd, redirector, redirects, shown, walk
 
+_LEASE_ATTEMPTS = 4  # in a row; the writer is only some instructions away from being counted out
 _DIRECTORY_BITS = 0o111  # a directory made with the files' mode can also be entered
 LEASED = "a program of the container holds a lease on it"  # fcntl(2), F_SETLEASE: open(2) would wait up to 45 s
 _KINDS = {
@@ -239,6 +240,46 @@ class CachedFile:
         self._inode = (status.st_dev, status.st_ino)
 
 
+class KeptFile:
+    """A file of one name that is read again and again: it stays open for as long as the name leads to it.
+
+    While it is open no other file can get its inode number, so an equal number proves the same file.
+    """
+
+    def __init__(self, tree: Tree, name: bytes) -> None:
+        self._tree = tree
+        self._name = name
+        self._inode = (0, 0)
+        self.fd = -1
+
+    def lease(self, directory: int) -> bool | None:
+        """Take a read lease, as `lease` does, on the file that is open; open what the name leads to if none is.
+
+        Raises OSError, NotAFileError.
+        """
+        if self.fd < 0:
+            self.fd = self._tree.open_file(directory, self._name, os.O_RDONLY)
+            status = os.fstat(self.fd)
+            self._inode = (status.st_dev, status.st_ino)
+        for _ in range(_LEASE_ATTEMPTS):
+            held = lease(self.fd)
+            if held is not False:
+                return held
+            os.sched_yield()
+        return False
+
+    def named(self, directory: int) -> os.stat_result | None:
+        """Return the status of what is open if the name leads to it, else None. Raises OSError."""
+        status = os.stat(self._name, dir_fd=directory, follow_symlinks=False)
+        return status if (status.st_dev, status.st_ino) == self._inode else None
+
+    def close(self) -> None:
+        """Close what is open, if anything is."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
 class NotAFileError(OSError):
     """A FIFO, device, socket or directory stands where a file should be."""
 
@@ -260,12 +301,12 @@ def read_up_to(fd: int, limit: int, size: int | None = None) -> bytes | None:
     if size > limit:
         return None
     first = size + 1 if size < 1 << 16 else 1 << 16  # the byte more shows that this is all
-    data = os.read(fd, first)
+    data = os.pread(fd, first, 0)
     if len(data) < first:
         return data
     chunks, size = [data], len(data)
     while data and size <= limit:
-        data = os.read(fd, 1 << 20)
+        data = os.pread(fd, 1 << 20, size)
         chunks.append(data)
         size += len(data)
     return b"".join(chunks) if size <= limit else None
@@ -281,7 +322,7 @@ def write_all(fd: int, data: bytes) -> None:
 def lease(fd: int) -> bool | None:
     """Take a read lease: while it is held no process has the file open for writing. fcntl(2), F_SETLEASE.
 
-    True: held, closing `fd` ends it. False: a process has it open for writing. None: no leases to be had here
+    True: held until `end_lease`, or the close of `fd`. False: a process has it open for writing. None: no leases here
     (a foreign owner, or a file system without them).
     """
     try:

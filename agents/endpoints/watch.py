@@ -33,6 +33,7 @@ CREATED = int(flags.CREATE)
 MOVED_OUT = int(flags.MOVED_FROM)
 DELETED = int(flags.DELETE)
 MODIFIED = int(flags.MODIFY)
+NAMED_ONLY = int(flags.EXCL_UNLINK)  # nothing of a file that has lost its name: another may have it by now
 _SELF_GONE = int(flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT | flags.IGNORED)
 _OVERFLOW = int(flags.Q_OVERFLOW)
 _NO_FILE = _SELF_GONE | _OVERFLOW | int(flags.ISDIR)

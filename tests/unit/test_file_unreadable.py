@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents.endpoints.files import CachedFile, Tree
+from nsbridge.agents.endpoints.files import KeptFile, Tree
 from tests.unit.test_blocked_reasons import Source, passes, waits
 
 
-class Unreadable(CachedFile):
+class Unreadable(KeptFile):
     """A file for which read(2) fails with EISDIR while `fails` is set."""
 
     fails = True
@@ -20,9 +20,15 @@ class Unreadable(CachedFile):
         super().__init__(tree, name)
         self._other = directory
 
-    def open(self, directory: int, flags: int) -> int:
+    def lease(self, directory: int) -> bool | None:
         """Open a directory instead."""
-        return os.open(self._other, os.O_RDONLY) if self.fails else super().open(directory, flags)
+        if self.fails and self.fd < 0:
+            self.fd = os.open(self._other, os.O_RDONLY)
+        return None if self.fails else super().lease(directory)
+
+    def named(self, directory: int) -> os.stat_result | None:
+        """Let the name lead to that."""
+        return os.fstat(self.fd) if self.fails else super().named(directory)
 
 
 def test_file_that_cannot_be_read_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -368,15 +368,15 @@ def test_order_is_kept_while_writers_are_counted_out(make_spool: Make, monkeypat
 
 
 def test_unreadable_file_is_counted_and_taken_when_readable(make_spool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """read(2) fails with EIO, like on a bad disk. The agent lives, and other files pass. Sibling: open(2) fails."""
-    read, broken = os.read, [True]
+    """pread(2) fails with EIO, like on a bad disk. The agent lives, and other files pass. Sibling: open(2) fails."""
+    read, broken = os.pread, [True]
 
-    def failing(fd: int, size: int) -> bytes:
+    def failing(fd: int, size: int, offset: int) -> bytes:
         if broken[0] and os.fstat(fd).st_size == len(FIRST):
             raise OSError(errno.EIO, "Input/output error")
-        return read(fd, size)
+        return read(fd, size, offset)
 
-    monkeypatch.setattr(os, "read", failing)
+    monkeypatch.setattr(os, "pread", failing)
     monkeypatch.setattr("nsbridge.agents.endpoints.spool.source._REFUSED", 0.1)
     life = make_spool()
     life.put("bad", FIRST)
