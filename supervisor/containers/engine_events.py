@@ -1,7 +1,8 @@
 """Reports which containers start, in lines that a child of the supervisor writes into a pipe.
 
-A line is "+": from now on no start is missed; "ID NAME": that container has started or has that name now; "?": an
-unknown container has; "! TEXT": starts cannot be reported, with the reason, and the child ends.
+A line is "+": from now on no start is missed; "ID NAME": that container has started or has that name now ("- NAME" if
+its engine has no ids); "?": an unknown container has; "! TEXT": starts cannot be reported, with the reason, and the
+child ends.
 
 Some facts about the engines' events, and what they mean here:
 * GET /events answers at once, then sends a line of JSON for each event, without end. So a stuck engine looks like a
@@ -28,11 +29,11 @@ ENDLESS = 16 << 20  # bytes without an end of line that are waited through
 ID_PREFIX_AT_LEAST = 12  # characters of an id that may stand for a name: the short id that the engines show
 _CHUNK = 64 << 10
 _REST = 0.01  # seconds between full chunks: an engine that talks without end does not keep a core busy
-_STARTED = re.compile(rb"([0-9a-f]{12,64}) ([a-zA-Z0-9][a-zA-Z0-9_.-]{0,254})")
+_STARTED = re.compile(rb"(-|[0-9a-f]{12,64}) ([a-zA-Z0-9][a-zA-Z0-9_.-]{0,254})")
 
 
 def parse_started(line: bytes) -> tuple[str, str] | None:
-    """Return (id, name) of a line "ID NAME"; None for any other line."""
+    """Return (id, name) of a line "ID NAME" or "- NAME"; None for any other line."""
     said = _STARTED.fullmatch(line)
     return (said[1].decode("ascii"), said[2].decode("ascii")) if said else None
 
@@ -79,6 +80,12 @@ class EventParser:
 def report_watching(writer: int) -> None:
     """Report that from now on no start is missed."""
     _write(writer, WATCHING)
+
+
+def report_name(writer: int, name: bytes) -> None:
+    """Report that the container of that name has started; of a name that no line can hold, that one has."""
+    line = b"- " + name
+    _write(writer, line if parse_started(line) else SOMETHING)
 
 
 def report_failure(writer: int, reason: str) -> None:

@@ -1,6 +1,6 @@
 """Containers come and go under load: how soon their agents are inside again, and whether every message arrives.
 
-    python -m tests.system.comings --restarts 200 [--engine runc|crun|docker|podman]… [--seed N] [--report FILE]
+    python -m tests.system.comings --restarts 200 [--engine runc|crun|docker|podman|lxc]… [--seed N] [--report FILE]
 
 Prints a report in Markdown, and puts it below the text of FILE (docs/comings.md); the exit code is 1 if anything was
 lost, repeated, out of order or damaged, or an agent was not back.
@@ -29,15 +29,16 @@ from pathlib import Path
 
 from tests.system.engine_daemons import Daemon, DaemonContainer, DockerDaemon, Podman
 from tests.system.engines import IDLE, CrunContainer, EngineContainer, Program, RuncContainer
+from tests.system.lxc_containers import LxcContainer
 from tests.system.nsbridged import Followed
 from tests.system.room import Room, sys_mounted, wait_until
 from tests.system.storm import Storm
 from tests.system.storm_outcome import EXACTLY_ONCE, Outcome, Plan
 
 PAIR = ("spool", "queue")
-RUNTIMES = {"runc": RuncContainer, "crun": CrunContainer}
-ENGINES = ("runc", "docker", "crun", "podman")
-_SHARE = {"runc": 5, "docker": 5, "crun": 1, "podman": 1}  # of the restarts
+RUNTIMES = {"runc": RuncContainer, "crun": CrunContainer, "lxc": LxcContainer}
+ENGINES = ("runc", "docker", "crun", "podman", "lxc")
+_SHARE = {"runc": 5, "docker": 5, "crun": 1, "podman": 1, "lxc": 1}  # of the restarts
 _MARK = "<!-- what follows is written by `make comings` -->"
 _RAN = "srv/ran"
 _PROGRAM = (*IDLE[:-1], f": > /{_RAN}; {IDLE[-1]}")
@@ -92,6 +93,7 @@ def run(engine: str, restarts: int, seed: int) -> Comings:
         directory.chmod(0o711)
         room = Room(directory)
         cleanup.callback(room.close)
+        os.environ["NSBRIDGE_LXC_PATH"] = str(directory / "lxc")
         if engine in RUNTIMES:
             pair = of_runtime(engine, room, directory, cleanup)
         else:
@@ -149,7 +151,7 @@ def _ways(container: EngineContainer) -> list[Callable[[], None]]:
 
 
 def of_runtime(engine: str, room: Room, directory: Path, cleanup: ExitStack) -> list[EngineContainer]:
-    """Return two running containers of runc or crun: `a`, and `b` whose queue outlives it."""
+    """Return two running containers of runc, crun or LXC: `a`, and `b` whose queue outlives it."""
 
     def started(program: Program) -> EngineContainer:
         container = RUNTIMES[engine](program, room, directory)

@@ -18,6 +18,7 @@ import pytest
 
 from tests.system.engine_daemons import Daemon, DaemonContainer, DockerDaemon, Podman
 from tests.system.engines import IDLE, CrunContainer, EngineContainer, Program, RuncContainer, UnshareContainer
+from tests.system.lxc_containers import LxcContainer
 from tests.system.nsbridged import EVIDENCE
 from tests.system.room import Room, sys_mounted
 
@@ -68,6 +69,14 @@ def runc_container(room: Room, engine_base: Path) -> Iterator[Factory]:
 def crun_container(room: Room, engine_base: Path) -> Iterator[Factory]:
     """Make containers of crun, in its usual state directory."""
     with _factory(lambda program: CrunContainer(program, room, engine_base)) as make:
+        yield make
+
+
+@pytest.fixture
+def lxc_container(room: Room, engine_base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Factory]:
+    """Make containers of LXC, in a directory of the tests' own that nsbridge finds by NSBRIDGE_LXC_PATH."""
+    monkeypatch.setenv("NSBRIDGE_LXC_PATH", str(engine_base / "lxc"))
+    with _factory(lambda program: LxcContainer(program, room, engine_base)) as make:
         yield make
 
 

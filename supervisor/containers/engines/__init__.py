@@ -5,13 +5,14 @@ from __future__ import annotations
 from nsbridge.config import containerkind
 from nsbridge.config.containerkind import ContainerKind
 from nsbridge.supervisor.containers.engine import Engine
-from nsbridge.supervisor.containers.engines import crun, docker, host, ns, pid, pidfile, podman, runc
+from nsbridge.supervisor.containers.engines import crun, docker, host, lxc, ns, pid, pidfile, podman, runc
 
 # Docker and Podman run their containers with runc or crun. They come first, so that `nsbridge containers` shows the
 # names that people gave.
 _OURS: tuple[Engine, ...] = (
     docker.Docker(),
     podman.Podman(),
+    lxc.Lxc(),
     runc.Runc(),
     crun.Crun(),
     pidfile.Pidfile(),
