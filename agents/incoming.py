@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from nsbridge.agents.wire import Data, Run, WireError
+from nsbridge.agents.wire import Data, Names, Run, WireError
 from nsbridge.config.schema import Window
 
 
@@ -25,8 +25,16 @@ class SinkStore(Protocol):
 class Incoming:
     """The sink's half of a direction."""
 
-    def __init__(self, store: SinkStore, window: Window, may_adopt: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        store: SinkStore,
+        window: Window,
+        may_adopt: Callable[[], bool] = lambda: True,
+        keeps_names: bool = False,
+    ) -> None:
         self.store = store
+        self._keeps_names = keeps_names
+        self._names: Names | None = None  # of what comes next
         self._may_adopt = may_adopt  # False while a sink has accepted messages whose numbers must keep their meaning
         self.waiting: deque[Run] = deque()
         self.repeats_dropped = 0
@@ -43,6 +51,7 @@ class Incoming:
     def greeted(self, epoch: int, confirmed: int) -> None:
         """Learn what the source has: it will never again send what it calls confirmed. Raises OSError: not now."""
         self._partial.clear()
+        self._names = None
         self._refused = False
         if epoch and (epoch != self.store.epoch or confirmed > self._received):
             if not self._may_adopt():
@@ -50,17 +59,26 @@ class Incoming:
             self.store.adopt(epoch, confirmed)
             self._received = confirmed
 
+    def accept_names(self, names: Names) -> None:
+        """Take in the names of what comes next. WireError if this sink keeps none."""
+        if not self._keeps_names:
+            raise WireError("names for a sink that keeps none")
+        self._names = names
+
     def accept(self, data: Data) -> None:
         """Take in one piece; what completes a message that is next in order goes to `waiting`."""
         if data.epoch != self.store.epoch or data.seq > self._received + 1:
+            self._names = None
             return  # from another life; it is repeated after the greeting
         if data.seq <= self._received:
+            self._names = None
             self.repeats_dropped += data.offset == 0
             self.ack_due = True
             return
         if data.offset == 0:
             self._partial.clear()
         if data.offset != len(self._partial):
+            self._names = None
             return
         body = data.piece
         if data.offset + len(body) < data.total:
@@ -72,6 +90,7 @@ class Incoming:
 
     def accept_run(self, run: Run) -> None:
         """Take in whole messages; those that are next in order go to `waiting`."""
+        names, self._names = self._names, None
         if run.epoch != self.store.epoch or run.first > self._received + 1:
             return  # from another life; they are repeated after the greeting
         repeats = min(self._received + 1 - run.first, len(run.bodies))
@@ -82,6 +101,8 @@ class Incoming:
             if not run.bodies:
                 return
         self._partial.clear()
+        if names is not None:
+            run = _named(run, names)
         size = sum(map(len, run.bodies))
         if not self._has_room_for(run, size):
             self._refused = True
@@ -157,3 +178,10 @@ class Incoming:
         if not self.waiting or self.waiting[0].epoch == run.epoch:
             raise WireError(f"more than the window: {count} messages, {bytes_} bytes, and then one more")
         return False
+
+
+def _named(run: Run, names: Names) -> Run:
+    """Return the run with its names. WireError if they are of other messages."""
+    if names.epoch != run.epoch or names.first > run.first or names.first + len(names.names) - 1 != run.last:
+        raise WireError(f"names of {len(names.names)} messages from {names.first}, before a run up to {run.last}")
+    return run._replace(names=names.names[run.first - names.first :])

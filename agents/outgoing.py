@@ -92,12 +92,12 @@ class Outgoing:
             count = _admitted(run.bodies, self._window, self._sent - store.confirmed, self._bytes_under_way)
             if not count:
                 return
-            count = min(count, _fitting(run.bodies, room - wire.RUN_OVERHEAD))
+            count = min(count, _fitting(run, room - wire.RUN_OVERHEAD))
             if not count:
                 self._fill_with_piece(run, parts, room)
                 return
             run = run.before(count)
-            frame = wire.pack_run(run)
+            frame = wire.pack_names(run) + wire.pack_run(run) if run.names else wire.pack_run(run)
             parts += frame
             room -= sum(map(len, frame))
             self._note_sent(run.last, sum(map(len, run.bodies)))
@@ -105,10 +105,13 @@ class Outgoing:
     def _fill_with_piece(self, run: Run, parts: list[bytes], room: int) -> None:
         """Fill the packet with a piece: a message is cut only where a packet has room for nothing else."""
         body = run.bodies[0]
+        names = [] if self._offset else wire.pack_names(run.one(0))
+        room -= sum(map(len, names))
         left = len(body) - self._offset
         length = min(left, room - wire.DATA_OVERHEAD)
         if length < left and parts:
             return
+        parts += names
         parts.append(wire.pack_data_header(run.epoch, run.first, Message(run.type, body), self._offset, length))
         parts.append(body[self._offset : self._offset + length])
         if length == left:
@@ -139,8 +142,11 @@ def _admitted(bodies: Sequence[bytes], window: Window, messages: int, size: int)
     return count
 
 
-def _fitting(bodies: Sequence[bytes], room: int) -> int:
-    """Return how many of the bodies fit into `room` bytes of a RUN frame."""
+def _fitting(run: Run, room: int) -> int:
+    """Return how many of its messages fit into `room` bytes of a RUN frame, and one of their names before it."""
+    bodies = run.bodies
+    if run.names:
+        return _fitting_with_names(run, room - wire.NAMES_OVERHEAD)
     if sum(map(len, bodies)) + wire.RUN_MESSAGE_OVERHEAD * len(bodies) <= room:
         return len(bodies)
     for count, body in enumerate(bodies):
@@ -148,3 +154,11 @@ def _fitting(bodies: Sequence[bytes], room: int) -> int:
         if room < 0:
             return count
     return len(bodies)
+
+
+def _fitting_with_names(run: Run, room: int) -> int:
+    for count, (body, name) in enumerate(zip(run.bodies, run.names, strict=True)):
+        room -= len(body) + wire.RUN_MESSAGE_OVERHEAD + len(name) + 1
+        if room < 0:
+            return count
+    return len(run.bodies)

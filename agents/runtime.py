@@ -62,7 +62,7 @@ class Agent:
         self._unshown = False  # whether the scoreboard is behind the sink's journal
         self._cells = assignment.scoreboard.cells
         self._heart = Heart(self.loop, self._cells, assignment.beat_every)
-        window = assignment.route.window
+        window, names = assignment.route.window, assignment.agent.endpoint.keeps_names
         self._journal = state.sink
         self._state = state
         self._synced = 0  # the last seq whose record is on the disk, where that is asked for
@@ -74,7 +74,7 @@ class Agent:
         self._sink: Sink | None = served.sink(self, state.sink) if state.sink is not None else None
         self.store = self._source.store if self._source is not None else None
         outgoing = Outgoing(self.store, window) if self.store is not None else None
-        incoming = Incoming(state.sink, window, self._sink.may_adopt) if state.sink and self._sink else None
+        incoming = Incoming(state.sink, window, self._sink.may_adopt, names) if state.sink and self._sink else None
         self._session = Session(int.from_bytes(os.urandom(8)) | 1, outgoing, incoming)
         fsync = self._sync if assignment.route.fsync else None
         self._dead_retries = DeadLetterRetries(state.dead_retry, self.store, self, fsync=fsync) if self.store else None

@@ -20,7 +20,7 @@ from __future__ import annotations
 from nsbridge.agents import wire
 from nsbridge.agents.incoming import Incoming
 from nsbridge.agents.outgoing import Outgoing
-from nsbridge.agents.wire import Ack, Data, Hello, Run, WireError
+from nsbridge.agents.wire import Ack, Data, Hello, Names, Run, WireError
 
 
 class Session:
@@ -49,6 +49,10 @@ class Session:
                     self.incoming.accept_run(frame)
                 else:
                     self.incoming.accept(frame)
+            elif type(frame) is Names:
+                if self.incoming is None:
+                    raise WireError("names in a direction that this route does not have")
+                self.incoming.accept_names(frame)
             elif type(frame) is Ack and self.outgoing is not None and frame.epoch == self.outgoing.store.epoch:
                 self.outgoing.confirm(frame.seq)
 

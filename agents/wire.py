@@ -7,6 +7,8 @@ packet as several DATA frames with rising offsets. Numbers are little-endian; no
     HELLO  what its sender has of both directions: sent after a start, and as the answer to one
     DATA   one piece of a message
     RUN    messages that follow each other, all of one type
+    NAMES  the names of the messages that follow in this packet, or of the one whose first piece does; only for a sink
+           that keeps names (Endpoint.keeps_names)
     ACK    every message up to this one was handed over
 
 The peer may be compromised: whatever it sends either parses within these limits or raises WireError.
@@ -20,6 +22,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from nsbridge.config import schema
+from nsbridge.config.filenames import is_file_name
 
 VERSION = 2
 MAX_MESSAGE = schema.MAX_MESSAGE
@@ -27,14 +30,16 @@ MAX_PACKET = 64 << 10
 MAX_EPOCH = (1 << 63) - 1  # an epoch is a time in ns: this one is in the year 2262
 MAX_SEQ = (1 << 47) - 1  # what a journal can keep of a seq (journalfile.seal); no flow gets there
 
-_HELLO, _DATA, _ACK, _RUN = 1, 2, 3, 4
+_HELLO, _DATA, _ACK, _RUN, _NAMES = 1, 2, 3, 4, 5
 _HELLO_FORMAT = struct.Struct("<BB2xIQQQQQQ")
 _DATA_FORMAT = struct.Struct("<B3xIQQqII")
 _ACK_FORMAT = struct.Struct("<B7xQQ")
 _RUN_FORMAT = struct.Struct("<B3xIQQq")  # the count; then a u32 of length for each message, then their bodies
+_NAMES_FORMAT = struct.Struct("<B3xIQQ")  # the count; then a byte of length for each name, then the names
 DATA_OVERHEAD = _DATA_FORMAT.size
 RUN_OVERHEAD = _RUN_FORMAT.size
 RUN_MESSAGE_OVERHEAD = 4
+NAMES_OVERHEAD = _NAMES_FORMAT.size
 
 
 class WireError(Exception):
@@ -83,6 +88,7 @@ class Run(NamedTuple):
     first: int
     type: int
     bodies: Sequence[bytes]
+    names: Sequence[bytes] = ()  # of the messages' files; none, or one for each body, empty where it has none
 
     @property
     def last(self) -> int:
@@ -91,15 +97,17 @@ class Run(NamedTuple):
 
     def one(self, which: int) -> Run:
         """Return the message at that place by itself."""
-        return Run(self.epoch, self.first + which, self.type, (self.bodies[which],))
+        return Run(self.epoch, self.first + which, self.type, (self.bodies[which],), self.names[which : which + 1])
 
     def before(self, count: int) -> Run:
         """Return a run of its first `count` messages."""
-        return self if count == len(self.bodies) else Run(self.epoch, self.first, self.type, self.bodies[:count])
+        if count == len(self.bodies):
+            return self
+        return Run(self.epoch, self.first, self.type, self.bodies[:count], self.names[:count])
 
     def after(self, count: int) -> Run:
         """Return the run without its first `count` messages."""
-        return Run(self.epoch, self.first + count, self.type, self.bodies[count:])
+        return Run(self.epoch, self.first + count, self.type, self.bodies[count:], self.names[count:])
 
 
 class Ack(NamedTuple):
@@ -109,7 +117,15 @@ class Ack(NamedTuple):
     seq: int
 
 
-Frame = Hello | Data | Run | Ack
+class Names(NamedTuple):
+    """The names of messages that follow each other, `first` being the seq of the first one."""
+
+    epoch: int
+    first: int
+    names: Sequence[bytes]
+
+
+Frame = Hello | Data | Run | Ack | Names
 
 
 def pack_hello(hello: Hello) -> bytes:
@@ -125,6 +141,14 @@ def pack_ack(epoch: int, seq: int) -> bytes:
 def pack_data_header(epoch: int, seq: int, message: Message, offset: int, length: int) -> bytes:
     """Return what goes before `length` bytes of the message's body, from `offset`."""
     return _DATA_FORMAT.pack(_DATA, length, epoch, seq, message.type, len(message.body), offset)
+
+
+def pack_names(run: Run) -> list[bytes]:
+    """Return the bytes of the frame that goes before a run or its first piece, in parts; none if it has no names."""
+    if not any(run.names):
+        return []
+    header = _NAMES_FORMAT.pack(_NAMES, len(run.names), run.epoch, run.first)
+    return [header, bytes(map(len, run.names)), *run.names]
 
 
 def pack_run(run: Run) -> list[bytes]:
@@ -158,6 +182,9 @@ def parse(packet: bytes) -> Iterator[Frame]:
             elif kind == _HELLO:
                 yield _parse_hello(packet, at)
                 at += _HELLO_FORMAT.size
+            elif kind == _NAMES:
+                names, at = _parse_names(packet, at)
+                yield names
             else:
                 raise WireError(f"a frame of unknown kind {kind}")
         except struct.error:
@@ -196,3 +223,19 @@ def _parse_run(packet: bytes, at: int) -> tuple[Run, int]:
         raise WireError(f"a run of {count} messages with {sum(lengths)} bytes, cut short")
     ends = list(accumulate(lengths, initial=at))
     return Run(epoch, first, mtype, [packet[start:end] for start, end in pairwise(ends)]), ends[-1]
+
+
+def _parse_names(packet: bytes, at: int) -> tuple[Names, int]:
+    """Return the frame that begins at `at`, and where it ends. WireError, struct.error."""
+    _, count, epoch, first = _NAMES_FORMAT.unpack_from(packet, at)
+    at += _NAMES_FORMAT.size
+    lengths = packet[at : at + count]
+    if not count or not first or len(lengths) != count:
+        raise WireError(f"{count} names from message {first}, cut short")
+    _seq(first + count - 1)
+    at += count
+    ends = list(accumulate(lengths, initial=at))
+    names = [packet[start:end] for start, end in pairwise(ends)]
+    if ends[-1] > len(packet) or not all(is_file_name(name) for name in names if name):
+        raise WireError(f"{count} names from message {first}, cut short or of no file")
+    return Names(epoch, first, names), ends[-1]

@@ -125,6 +125,15 @@ class Endpoint(ABC):
         """Return what its agent needs."""
 
     @property
+    def keeps_names(self) -> bool:
+        """True if its sink gives a message the name of the file that it was taken from."""
+        return False
+
+    def kept_name(self, name: bytes) -> bytes:
+        """Return the name that its sink gives the message of a file; empty if that is no possible name."""
+        return name
+
+    @property
     def journal_place(self) -> str:
         """Return the path that the messages in a source's journal belong to; empty if any place may deliver them."""
         return ""

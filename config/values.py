@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from nsbridge.config import containerkind
 from nsbridge.config.containerkind import ContainerKind
+from nsbridge.config.filenames import LONGEST_NAME
 from nsbridge.config.problems import InvalidValue, nearest, quoted, shown
 from nsbridge.config.schema import MAX_MESSAGE, Container, User
 
@@ -26,7 +27,7 @@ KEY_MAX = (1 << 32) - 1  # key_t has 32 bits
 ID_MAX = (1 << 32) - 2  # the last one is (uid_t) -1, "no id"
 PERMISSIONS = 0o777
 SUN_PATH = 107  # bytes of a socket's path: unix(7), 108 with the NUL at its end
-_LONGEST_NAME = 255  # bytes: NAME_MAX
+_LONGEST_SUFFIX = 64  # bytes
 _C_INT_MAX = (1 << 31) - 1
 _LONGEST_PATH = 4095  # bytes: PATH_MAX without its NUL
 
@@ -235,8 +236,8 @@ def name_pattern(value: object) -> str:
         raise InvalidValue(
             f"is not a pattern for a file name, got {shown(value)}", 'write it like "*.tmp", without a /'
         )
-    if _bytes(pattern) > _LONGEST_NAME:
-        raise InvalidValue(f"is longer than a file name, got {shown(value)}", f"use at most {_LONGEST_NAME} bytes")
+    if _bytes(pattern) > LONGEST_NAME:
+        raise InvalidValue(f"is longer than a file name, got {shown(value)}", f"use at most {LONGEST_NAME} bytes")
     return pattern
 
 
@@ -246,6 +247,16 @@ def name_patterns(value: object) -> tuple[str, ...]:
     if not patterns:
         raise InvalidValue("is empty, so no file would be taken", 'write at least one pattern, like ["*.xml"]')
     return patterns
+
+
+def name_suffix(value: object) -> str:
+    """Read what is put behind the names of files: empty, or beginning with a dot."""
+    suffix = text(value)
+    if suffix and (suffix[0] != "." or len(suffix) == 1 or "/" in suffix or "\0" in suffix):
+        raise InvalidValue(f"is not a suffix, got {shown(value)}", 'write it like ".xml", beginning with a dot')
+    if _bytes(suffix) > _LONGEST_SUFFIX:
+        raise InvalidValue(f"is too long, got {shown(value)}", f"use at most {_LONGEST_SUFFIX} bytes")
+    return suffix
 
 
 def queue_key(value: object) -> int:

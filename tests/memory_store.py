@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from itertools import groupby
 
 from nsbridge.agents.incoming import Incoming
@@ -16,10 +17,11 @@ def new_epoch() -> int:
 
 
 class MemorySource:
-    """A SourceStore: what was taken and is not yet confirmed."""
+    """A SourceStore: what was taken and is not yet confirmed. `name_of` gives the names, if messages have some."""
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, name_of: Callable[[int, int], bytes] | None = None) -> None:
         self.epoch = epoch
+        self._name_of = name_of
         self.confirmed = 0
         self.pending_bytes = 0
         self._messages: deque[Message] = deque()
@@ -44,7 +46,9 @@ class MemorySource:
         pending = (self.get(number) for number in range(seq, self.taken + 1))
         _, group = next(groupby(pending, lambda message: message.type))
         messages = list(group)
-        return Run(self.epoch, seq, messages[0].type, [message.body for message in messages])
+        seqs = range(seq, seq + len(messages))
+        names = [self._name_of(self.epoch, number) for number in seqs] if self._name_of is not None else []
+        return Run(self.epoch, seq, messages[0].type, [message.body for message in messages], names)
 
     def confirm(self, seq: int) -> None:
         """Forget all up to `seq`, which must be pending."""

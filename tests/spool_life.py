@@ -9,15 +9,27 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
-from nsbridge.agents.endpoints.spool.source import SpoolSource
+from nsbridge.agents.endpoints.spool.source import KeptName, SpoolSource
 from nsbridge.agents.wire import Message
 from tests.fake_host import SourceHost
 
 
 class Life:
-    """A source of `out`, until `kill`; `move` configures a `done` directory, `more` further keys."""
+    """A source of `out`, until `kill`; `move` configures a `done` directory, `more` further keys.
 
-    def __init__(self, directory: Path, *, move: bool = False, window: int = 64, **more: object) -> None:
+    `kept_name` is that of the sink across, if that keeps names.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        move: bool = False,
+        window: int = 64,
+        kept_name: KeptName | None = None,
+        **more: object,
+    ) -> None:
+        self._kept_name = kept_name
         self.out, self.done = directory / "out", directory / "done"
         done = str(self.done) if move else None
         self._config = SpoolEndpoint(out=str(self.out), done=done, max_message=1000, **more)  # type: ignore[arg-type]
@@ -29,7 +41,7 @@ class Life:
 
     def start(self) -> None:
         self.host = SourceHost(self._journal, self.received, self._window)
-        self.source = SpoolSource(self.host, self.host.tree, self._config, self.host.journal)
+        self.source = SpoolSource(self.host, self.host.tree, self._config, self.host.journal, kept_name=self._kept_name)
         self.host.source = self.source
         self.source.start()
         self.host.flush()

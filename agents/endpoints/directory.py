@@ -69,6 +69,18 @@ class WatchedDirectory:
         return self._host.loop.now()
 
 
+class Undeliverable(Exception):
+    """Raised for a message that can never be handed over: `where`, and `str()` for why."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(why)
+        self.where = where
+
+
+class NameTaken(Blocked):
+    """Another file has the message's name; the directory itself is all right."""
+
+
 class DirectorySink(Sink):
     """A sink that hands over one message at a time into a directory, and opens it anew when it can be had again."""
 
@@ -84,7 +96,7 @@ class DirectorySink(Sink):
 
     @abstractmethod
     def _write(self, one: Run) -> None:
-        """Hand over the one message, unless it has been. Raises Blocked."""
+        """Hand over the one message, unless it has been. Raises Blocked, Undeliverable."""
 
     def descriptor(self) -> int:
         """See Sink."""
@@ -108,6 +120,14 @@ class DirectorySink(Sink):
                 if self._directory.watch is None:
                     self._open()
                 self._write(one)
+            except Undeliverable as error:
+                if not self._host.dead(one, error.where, str(error)):
+                    return count
+                self._waiter.done()
+                continue
+            except NameTaken as reason:
+                self._waiter.wait(reason)
+                return count
             except Blocked as reason:
                 self._directory.close()
                 self._waiter.wait(reason)
@@ -123,6 +143,12 @@ class DirectorySink(Sink):
 
     def _changed(self, _events: int) -> None:
         """Open what is at the path now, before the next message, if the directory itself was removed or replaced."""
-        if self._directory.read().gone:
+        changes = self._directory.read()
+        if changes.gone:
             self._directory.close()
             self.start()
+        else:
+            self._files_changed(changes)
+
+    def _files_changed(self, changes: Changes) -> None:
+        """Handle changes of files, if the directory is watched for them."""

@@ -37,6 +37,12 @@ class ServedEndpoint(ABC, Generic[E]):
         self.assignment = assignment
         self.endpoint = endpoint
 
+    @property
+    def across(self) -> Endpoint:
+        """Return the endpoint of the route's other agent."""
+        mine = self.assignment.agent.name
+        return next(agent.endpoint for agent in self.assignment.route.agents if agent.name != mine)
+
     @abstractmethod
     def surroundings(self, ids: IdMap, memory: UserRecord) -> Surroundings:
         """Return what decides the agent's user. Called before the join."""

@@ -20,10 +20,12 @@ class NoteStore:
 
     With a note and a seq that it is for, `load` reads that message, and those after it that the note is for, or some.
     It returns their type and bodies; None if it cannot read them now. For a message that is gone it returns VOID.
+    If messages travel with names, `name_of` finds the name in a note, empty if there is none.
     """
 
-    def __init__(self, journal: SourceJournal, load: Load) -> None:
+    def __init__(self, journal: SourceJournal, load: Load, name_of: Callable[[bytes], bytes] | None = None) -> None:
         self.journal = journal
+        self._name_of = name_of
         self.epoch = journal.epoch
         self.pending_bytes = 0
         self._load = load
@@ -69,7 +71,12 @@ class NoteStore:
             found = self._runs[seq]
         if seq > found.first:
             found = found.after(seq - found.first)
-        return self._with_more(found) if len(found.bodies) == 1 else found
+        found = self._with_more(found) if len(found.bodies) == 1 else found
+        return found if self._name_of is None else found._replace(names=self._names(found, self._name_of))
+
+    def _names(self, run: Run, name_of: Callable[[bytes], bytes]) -> list[bytes]:
+        notes = (self.note_of(seq) for seq in range(run.first, run.last + 1))
+        return [name_of(note) if note else b"" for note in notes]
 
     def _with_more(self, run: Run) -> Run:
         """Together with what follows it in memory and is of its type: files are noted one by one, and sent together."""

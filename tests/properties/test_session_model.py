@@ -2,7 +2,8 @@
 
 The link is what the supervisor keeps: two queues of packets with little room that outlive both sessions. What a side
 holds besides its stores (the packet that the socket refused, what waits for its sink, what its sink has in hand) is
-lost when it is killed. Some messages have the type of the one before, so that runs are of one and of several.
+lost when it is killed. Some messages have the type of the one before, so that runs are of one and of several. From `a`
+to `b` most messages have names, short and long ones.
 """
 
 from __future__ import annotations
@@ -33,13 +34,20 @@ who_is_stuck = st.sampled_from(["", "a", "b", "ab"])
 last_acts = st.sampled_from(["", "receive_one", "send_one", "pick_up", "hand_over"])
 
 
+def name_of(epoch: int, seq: int) -> bytes:
+    """Return the name of a message's file; some messages have none."""
+    return (b"%d-%d" % (epoch, seq)).ljust((0, 10, 255)[seq % 3], b"x") if seq % 4 else b""
+
+
 class Side:
     """An agent: stores, a session over them, and what dies with it."""
 
-    def __init__(self, numbers: count[int], inbox: deque[bytes], outbox: deque[bytes]) -> None:
+    def __init__(self, numbers: count[int], inbox: deque[bytes], outbox: deque[bytes], sends_names: bool) -> None:
         self._numbers = numbers
+        self._sends_names = sends_names
         self.inbox, self.outbox = inbox, outbox
-        self.source, self.sink = MemorySource(next(numbers)), MemorySink()
+        self.forget_source()
+        self.sink = MemorySink()
         self.taken: dict[tuple[int, int], Message] = {}  # by epoch and seq, of every life
         self.handed: list[Run] = []  # of every life
         self.begin_life()
@@ -50,14 +58,15 @@ class Side:
             getattr(self, name)()
 
     def begin_life(self) -> None:
-        self.outgoing, self.incoming = Outgoing(self.source, WINDOW), Incoming(self.sink, WINDOW)
+        self.outgoing = Outgoing(self.source, WINDOW)
+        self.incoming = Incoming(self.sink, WINDOW, keeps_names=not self._sends_names)
         self.session = Session(next(self._numbers), self.outgoing, self.incoming)
         self.unsent = b""
         self.in_hand: Run | None = None
         self.life_began_at = len(self.handed)
 
     def forget_source(self) -> None:
-        self.source = MemorySource(next(self._numbers))
+        self.source = MemorySource(next(self._numbers), name_of if self._sends_names else None)
 
     def forget_sink(self) -> None:
         self.sink = MemorySink()
@@ -108,7 +117,7 @@ class Pair(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         numbers, there, back = count(1), deque[bytes](), deque[bytes]()
-        self.sides = {"a": Side(numbers, back, there), "b": Side(numbers, there, back)}
+        self.sides = {"a": Side(numbers, back, there, True), "b": Side(numbers, there, back, False)}
 
     def directions(self) -> list[tuple[Side, Side]]:
         a, b = self.sides["a"], self.sides["b"]
@@ -190,6 +199,8 @@ class Pair(RuleBasedStateMachine):
         for source, sink in self.directions():
             for arrived in sink.handed[-2:]:
                 assert source.taken[arrived.epoch, arrived.first] == Message(arrived.type, arrived.bodies[0])
+                name = name_of(arrived.epoch, arrived.first) if source is self.sides["a"] else b""
+                assert b"".join(arrived.names) == name
 
     @invariant()
     def one_life_of_a_sink_sees_each_epoch_in_order_and_without_gaps(self) -> None:

@@ -16,7 +16,8 @@ from nsbridge.agents import control, wire
 from nsbridge.agents.incoming import Incoming
 from nsbridge.agents.outgoing import Outgoing
 from nsbridge.agents.session import Session
-from nsbridge.agents.wire import Ack, Data, Frame, Hello, Message, Run, WireError
+from nsbridge.agents.wire import Ack, Data, Frame, Hello, Message, Names, Run, WireError
+from nsbridge.config.filenames import is_file_name
 from nsbridge.config.schema import Window
 from tests.memory_store import MemorySink, MemorySource, hand_over_one
 
@@ -36,6 +37,9 @@ def pack(frame: Frame) -> bytes:
         return wire.pack_ack(*frame)
     if isinstance(frame, Run):
         return b"".join(wire.pack_run(frame))
+    if isinstance(frame, Names):
+        bodies = [b""] * len(frame.names)
+        return b"".join(wire.pack_names(Run(frame.epoch, frame.first, 0, bodies, frame.names)))
     header = bytearray(
         wire.pack_data_header(frame.epoch, frame.seq, Message(frame.type, b""), frame.offset, len(frame.piece))
     )
@@ -56,9 +60,11 @@ def pieces(draw: st.DrawFn) -> Data:
 hellos = st.builds(Hello, near, st.sampled_from([0, NONCE, 6]), epochs, seqs, st.sampled_from([0, EPOCH, 8]), seqs)
 bodies = st.lists(st.binary(max_size=200), min_size=1, max_size=4)
 firsts = seqs.filter(lambda seq: 0 < seq < wire.MAX_SEQ - 4)
-runs = st.builds(Run, near, firsts, types, bodies)
+runs = st.builds(Run, near, firsts, types, bodies, st.just(()))
 acks = st.builds(Ack, st.sampled_from([EPOCH, 1]), seqs)
-frames: st.SearchStrategy[Frame] = st.one_of(hellos, pieces(), runs, acks)
+file_names = st.one_of(st.just(b""), st.binary(min_size=1, max_size=255).filter(is_file_name))
+named = st.lists(file_names, min_size=1, max_size=4).filter(any)
+frames: st.SearchStrategy[Frame] = st.one_of(hellos, pieces(), runs, acks, st.builds(Names, near, firsts, named))
 
 
 @st.composite
@@ -88,7 +94,7 @@ def test_a_packet_is_parsed_or_refused(packet: bytes) -> None:
 def attacked() -> Session:
     """Return a session in the middle of its life, greeted, with something taken."""
     source = MemorySource(EPOCH)
-    session = Session(NONCE, Outgoing(source, WINDOW), Incoming(MemorySink(), WINDOW))
+    session = Session(NONCE, Outgoing(source, WINDOW), Incoming(MemorySink(), WINDOW, keeps_names=True))
     session.next_packet()
     session.receive(wire.pack_hello(Hello(9, NONCE, 1, 0, 0, 0)))
     for size in (0, 10, 100):
@@ -101,6 +107,8 @@ def held_bytes(session: Session) -> int:
     incoming = session.incoming
     assert incoming is not None
     bodies = [len(body) for run in incoming.waiting for body in run.bodies]
+    assert all(is_file_name(name) for run in incoming.waiting for name in run.names if name)
+    assert all(len(run.names) in (0, len(run.bodies)) for run in incoming.waiting)
     assert len(bodies) <= WINDOW.messages
     assert sum(bodies[:-1]) < WINDOW.bytes
     assert len(incoming._partial) < wire.MAX_MESSAGE

@@ -15,8 +15,7 @@ from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.sink import SpoolSink
 from nsbridge.agents.wire import Run
 from tests.fake_host import OfferedSinkHost, killed_at
-
-OLD = OfferedSinkHost.EPOCH
+from tests.spool_box import OLD, Box, hidden_name_of, name_of
 
 
 def test_a_lost_journal_s_message_leaves_no_intent_for_the_new(tmp_path: Path) -> None:
@@ -54,48 +53,11 @@ def test_a_moved_parent_directory_is_noticed_at_a_heartbeat(tmp_path: Path) -> N
 # -- names that other programs take, and names of another time
 
 
-class Box:
-    """A sink of a directory, until `kill`; `offer` is the other agent's next message."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "in"
-        self._journal = directory / "a.in"
-        self.start()
-
-    def start(self) -> None:
-        self.host = OfferedSinkHost(self._journal)
-        self._made: SpoolSink | None = None
-        self._made = SpoolSink(self.host, self.host.tree, SpoolEndpoint(in_=str(self.path)), self.host.journal)
-        self._made.start()
-
-    @property
-    def sink(self) -> SpoolSink:
-        assert self._made is not None
-        return self._made
-
-    def kill(self) -> None:
-        self.host.lose(self._made._directory.watch if self._made else None)
-
-    def offer(self, seq: int, body: bytes, epoch: int = OLD) -> int:
-        return self.sink.put(Run(epoch, seq, 0, (body,)))
-
-    def bodies(self) -> list[bytes]:
-        return [path.read_bytes() for path in sorted(self.path.iterdir()) if path.is_file()]
-
-
 @pytest.fixture
 def box(tmp_path: Path) -> Iterator[Box]:
     made = Box(tmp_path)
     yield made
     made.kill()
-
-
-def name_of(seq: int, epoch: int = OLD) -> str:
-    return f"{epoch:016x}-{seq:020d}.0"
-
-
-def hidden_name_of(seq: int) -> str:
-    return f".{OLD:016x}-{seq:020d}.part"
 
 
 @pytest.mark.parametrize("forged", [b"forged", b"", None])

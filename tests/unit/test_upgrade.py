@@ -19,10 +19,11 @@ from nsbridge.agents.endpoints.queue import cells as queue
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn, QueueOut
 from nsbridge.agents.endpoints.spool import cells as spool
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
-from nsbridge.agents.endpoints.spool.notes import SpoolFileId, unpack
+from nsbridge.agents.endpoints.spool.notes import SpoolFileId, sent_name, unpack
 from nsbridge.agents.journal.sinkjournal import BYTES, PLACE
 from nsbridge.agents.journal.state import AgentFiles, open_state
 from nsbridge.agents.journal.store import NOTE as NOTED
+from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.statefiles import journal_path
 from nsbridge.agents.wire import Message
 from nsbridge.config.schema import AgentConfig, Container, Endpoint, Window
@@ -89,6 +90,16 @@ def test_old_notes_of_a_spool_find_their_files(opened: Open) -> None:
     assert source is not None
     assert [source.get(seq).type for seq in (2, 3)] == [NOTED, NOTED]
     assert unpack(source.get(2).body) == (SpoolFileId(2, 7, 6), b"name 2")
+
+
+def test_old_notes_of_a_spool_send_their_names(opened: Open) -> None:
+    """A sink keeps them now, although none did when they were written."""
+    source = opened("spool").source
+    assert source is not None
+    store = NoteStore(source, lambda _note, _seq: (0, (b"body",)), sent_name)
+    run = store.run(2)
+    assert run is not None
+    assert run.names == [b"name 2"]
 
 
 def test_old_cells_of_sources_keep_their_meaning(opened: Open) -> None:

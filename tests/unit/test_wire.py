@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nsbridge.agents import wire
-from nsbridge.agents.wire import Ack, Data, Frame, Hello, Message, Run, WireError
+from nsbridge.agents.wire import Ack, Data, Frame, Hello, Message, Names, Run, WireError
 
 HELLO = Hello(nonce=1, answers=2, out_epoch=3, out_confirmed=4, in_epoch=5, in_handed=6)
 
@@ -21,6 +21,13 @@ def run(*bodies: bytes, first: int = 1, mtype: int = 9, count: int | None = None
     """Return a RUN frame; `count` may lie."""
     frame = bytearray(b"".join(wire.pack_run(Run(7, first, mtype, bodies))))
     frame[4:8] = (len(bodies) if count is None else count).to_bytes(4, "little")
+    return bytes(frame)
+
+
+def names(*given: bytes, first: int = 1, count: int | None = None) -> bytes:
+    """Return a NAMES frame; `count` may lie."""
+    frame = bytearray(b"".join(wire.pack_names(Run(7, first, 9, [b""] * len(given), given))))
+    frame[4:8] = (len(given) if count is None else count).to_bytes(4, "little")
     return bytes(frame)
 
 
@@ -57,6 +64,17 @@ def test_a_run_keeps_its_bytes() -> None:
     assert parsed(packed) == [Run(7, 8, 9, [b"a", b"", b"bcd"])]
 
 
+def test_names_keep_their_bytes() -> None:
+    packed = names(b"a", b"", b"b\n" + b"\xff" * 253, first=8)
+    numbers = [(5, 4), (3, 4), (7, 8), (8, 8), (1, 1), (0, 1), (255, 1)]
+    assert packed == b"".join(number.to_bytes(size, "little") for number, size in numbers) + b"ab\n" + b"\xff" * 253
+    assert parsed(packed) == [Names(7, 8, [b"a", b"", b"b\n" + b"\xff" * 253])]
+
+
+def test_messages_without_names_have_no_such_frame() -> None:
+    assert wire.pack_names(Run(7, 8, 9, (b"a", b"b"), (b"", b""))) == []
+
+
 def test_frames_of_one_packet_come_in_order() -> None:
     packet = wire.pack_hello(HELLO) + data(b"") + wire.pack_ack(1, 2) + data(b"xyz", seq=2)
     assert parsed(packet) == [HELLO, Data(7, 1, 9, 0, 0, b""), Ack(1, 2), Data(7, 2, 9, 3, 0, b"xyz")]
@@ -74,7 +92,15 @@ def test_a_packet_of_the_full_size_is_taken() -> None:
         (b"", "a packet of 0 bytes"),
         (bytes(wire.MAX_PACKET + 1), "a packet of 65537 bytes"),
         (b"\0", "unknown kind 0"),
-        (b"\x05" + bytes(60), "unknown kind 5"),
+        (b"\x06" + bytes(60), "unknown kind 6"),
+        (b"\x05" + bytes(60), "0 names from message 0"),
+        (names(b"a")[:-1], "1 names from message 1, cut short or of no file"),
+        (names(b"a")[:23], "kind 5 cut short"),
+        (names(b"a", count=0), "0 names from message 1"),
+        (names(b"a", count=9), "9 names from message 1, cut short"),
+        (names(b"a", first=0), "1 names from message 0"),
+        (names(b"a", b"b", first=wire.MAX_SEQ), f"message number {wire.MAX_SEQ + 1}"),
+        *((names(b"a", bad), "of no file") for bad in (b"..", b".", b".a", b"a/b", b"/", b"a\0b", b"../x")),
         (wire.pack_hello(HELLO)[:-1], "kind 1 cut short"),
         (wire.pack_ack(1, 1)[:-1], "kind 3 cut short"),
         (data(b"")[:-1], "kind 2 cut short"),

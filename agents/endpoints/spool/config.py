@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import ClassVar
 
 from nsbridge.config import values
+from nsbridge.config.filenames import is_file_name
 from nsbridge.config.kind import PathEndpoint, path_place, reads
 from nsbridge.config.patterns import TakenNames
 from nsbridge.config.schema import Place
@@ -25,6 +28,13 @@ TEMPORARY_NAMES = (
 )
 
 
+class Naming(StrEnum):
+    """The names of the files in a spool's `in`."""
+
+    SEQUENCE = "sequence"  # EPOCH-SEQ.TYPE
+    ORIGINAL = "original"  # the name of the file that the message was taken from, if it was one
+
+
 @dataclass(frozen=True, slots=True)
 class SpoolEndpoint(PathEndpoint):
     """Directories of files, one message a file."""
@@ -35,9 +45,24 @@ class SpoolEndpoint(PathEndpoint):
     match: tuple[str, ...] = field(default=("*",), metadata=reads(values.name_patterns))
     ignore: tuple[str, ...] = field(default=TEMPORARY_NAMES, metadata=reads(values.listed(values.name_pattern)))
 
+    # Names of files in `in`: by number, or as their files were named.
+    name_: Naming = field(default=Naming.SEQUENCE, metadata=reads(values.member(Naming)))
+    suffix: str = field(default="", metadata=reads(values.name_suffix))
+
     name: ClassVar[str] = "spool"
     notes: ClassVar[int] = 1
     serves_directories: ClassVar[bool] = True
+
+    @property
+    def keeps_names(self) -> bool:
+        """See Endpoint."""
+        return self.name_ is Naming.ORIGINAL
+
+    def kept_name(self, name: bytes) -> bytes:
+        """See Endpoint. The suffix is added, unless the name ends with it."""
+        suffix = os.fsencode(self.suffix)
+        kept = name if name.endswith(suffix) else name + suffix
+        return kept if is_file_name(kept) else b""
 
     @property
     def takes(self) -> TakenNames:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from nsbridge.agents.endpoints.spool.cells import NAMED, NAMED_FOR
 
-_NAME = re.compile(r"([0-9a-f]{16})-[0-9]{20}\.-?[0-9]+")
+_NAME = re.compile(r"([0-9a-f]{16})-[0-9]{20}\.-?[0-9]+(\..+)?", re.DOTALL)  # with any `suffix`
 _LAST = (1 << 64) - 1  # that a journal can keep; only a compromised agent can have written it there
 _BEYOND = 1 << 63  # ns: the year 2262; a name beyond it is not ours, and nothing could follow it
 

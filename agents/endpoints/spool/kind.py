@@ -26,7 +26,10 @@ class ServedSpool(ServedPaths[SpoolEndpoint]):
 
     def source(self, agent: AgentApi, journal: SourceJournal) -> SpoolSource:
         """See ServedEndpoint."""
-        return SpoolSource(agent, self.tree, self.endpoint, journal)
+        across = self.across
+        return SpoolSource(
+            agent, self.tree, self.endpoint, journal, kept_name=across.kept_name if across.keeps_names else None
+        )
 
     def sink(self, agent: AgentApi, journal: SinkJournal) -> SpoolSink:
         """See ServedEndpoint."""

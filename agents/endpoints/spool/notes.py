@@ -7,6 +7,7 @@ import struct
 from typing import NamedTuple
 
 from nsbridge.agents.identity.walk import shown
+from nsbridge.config.filenames import is_file_name
 
 _NOTE = struct.Struct("<QqQ")  # an Identity; the name follows
 _LONGEST_NAME = 1024  # bytes, on a FUSE file system; 255 on others
@@ -55,6 +56,12 @@ def unpack(note: bytes) -> tuple[SpoolFileId, bytes]:
     if not 0 < len(name) <= _LONGEST_NAME or name in (b".", b"..") or b"/" in name or b"\0" in name:
         return _NO_FILE
     return SpoolFileId(*_NOTE.unpack_from(note)), name
+
+
+def sent_name(note: bytes) -> bytes:
+    """Return the name that travels with the message of a note; empty if no file of the other side can have it."""
+    name = unpack(note)[1]
+    return name if is_file_name(name) else b""
 
 
 def described(note: bytes, _seq: int) -> tuple[int, str]:

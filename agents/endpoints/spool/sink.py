@@ -10,36 +10,51 @@ Other programs may make files of the same names. Such files are no evidence:
 
 The names begin with the source's epoch, so that they sort in the order of the messages. If an epoch is older than
 existing names, as after the clock was set back, the names continue after those (epochs.py).
+
+With `name = "original"` a message's file has the name that its file had at the source. The same name comes again and
+again, with the same content too. So a file of that name is never taken for the message: the message waits until the
+name is free, and later messages wait behind it. After a kill the hidden name decides, as for every message.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
+from typing import NoReturn
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.base import AgentApi, Blocked
-from nsbridge.agents.endpoints.directory import DirectorySink
+from nsbridge.agents.endpoints.directory import DirectorySink, NameTaken, Undeliverable
 from nsbridge.agents.endpoints.files import Tree, blocked_by
 from nsbridge.agents.endpoints.spool.cells import HIDDEN
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.epochs import NameEpochs
+from nsbridge.agents.endpoints.watch import DELETED, MOVED_OUT, Changes
 from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.sinkjournal import PLACE, SinkJournal
 from nsbridge.agents.wire import Run
+from nsbridge.config.filenames import LONGEST_NAME
 
 _MOST = (1 << 64) - 1  # that a cell of the journal keeps
+_NO_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)  # the file system has no such names
 
 
 class SpoolSink(DirectorySink):
-    """Puts each message into a file of its own, named EPOCH-SEQ.TYPE, whose order by name is the messages' order."""
+    """Puts each message into a file of its own.
+
+    It is named EPOCH-SEQ.TYPE, so that the order by name is the messages' order; or as its file was at the source.
+    """
 
     def __init__(self, host: AgentApi, tree: Tree, config: SpoolEndpoint, journal: SinkJournal) -> None:
         assert config.in_ is not None  # noqa: S101  (made only for a configured side)
         self._journal = journal
         self._config = config
+        self._suffix = os.fsencode(config.suffix)
+        self._keeps_names = config.keeps_names
+        self._awaited = b""  # the name that a message waits for
         self._path = os.fsencode(config.in_)
         super().__init__(host, tree, self._path)
         self._epochs = NameEpochs(journal.cells, lambda text: host.log("warning", f"{shown(self._path)}: {text}"))
@@ -49,8 +64,11 @@ class SpoolSink(DirectorySink):
         journal = self._journal
         if one.epoch == journal.epoch and one.first <= journal.handed:
             return
+        self._awaited = b""
         try:
-            name = b"%016x-%020d.%d" % (self._epochs.named(one.epoch, self._directory.fd), one.first, one.type)
+            name = self._name(one)
+            if self._keeps_names and self._is_taken(name):
+                self._wait_for(name)
             fd, hidden = self._make_hidden(one)
             try:
                 files.write_all(fd, one.bodies[0])
@@ -62,6 +80,40 @@ class SpoolSink(DirectorySink):
         except OSError as error:
             journal.intent = 0  # else it would count as handed over if the hidden name was removed
             raise blocked_by(error, shown(self._path)) from None
+
+    def _name(self, one: Run) -> bytes:
+        """Return the name of the message's file. Raises OSError, Undeliverable."""
+        if self._keeps_names and one.names and one.names[0]:
+            (original,) = one.names
+            if name := self._config.kept_name(original):
+                return name
+            why = f"its name would be longer than {LONGEST_NAME} bytes with the suffix {self._config.suffix}"
+            raise Undeliverable(shown(self._path + b"/" + original), why)
+        epoch = self._epochs.named(one.epoch, self._directory.fd)
+        return b"%016x-%020d.%d" % (epoch, one.first, one.type) + self._suffix
+
+    def _is_taken(self, name: bytes) -> bool:
+        """True if anything has that name. Raises OSError; Undeliverable if the file system has no such names."""
+        try:
+            os.stat(name, dir_fd=self._directory.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_NAME:
+                raise
+            why = f"its file system cannot have the name: {os.strerror(error.errno)}"
+            raise Undeliverable(shown(self._path + b"/" + name), why) from None
+        return True
+
+    def _wait_for(self, name: bytes) -> NoReturn:
+        self._awaited = name
+        where = shown(self._path + b"/" + name)
+        raise NameTaken(f"{where} already exists, and the next message has that name: it waits until the file is gone")
+
+    def _files_changed(self, changes: Changes) -> None:
+        """See DirectorySink: the name that a message waits for may be free."""
+        if self._awaited and (changes.lost or any(name == self._awaited for name, _ in changes.files)):
+            self._host.sink_ready()
 
     def _rename(self, hidden: bytes, name: bytes) -> bool:
         """Publish the file; False if the name is taken. Then neither the hidden name nor the intent is left."""
@@ -94,6 +146,8 @@ class SpoolSink(DirectorySink):
 
     def _settle_taken_name(self, name: bytes, body: bytes) -> None:
         """Check a file that has the message's name. Raises Blocked unless it is the message."""
+        if self._keeps_names:
+            self._wait_for(name)
         where = shown(self._path + b"/" + name)
         if not self._is_ours(name, body):
             raise Blocked(f"{where} already exists, and nsbridge did not create it: remove it or move it away")
@@ -110,7 +164,7 @@ class SpoolSink(DirectorySink):
             return False
 
     def _open(self) -> None:
-        self._directory.open(mode=self._config.mode)
+        self._directory.open(DELETED | MOVED_OUT if self._keeps_names else 0, self._config.mode)
         self._settle()
 
     def _settle(self) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource, Waiter
@@ -23,7 +24,7 @@ from nsbridge.agents.endpoints.files import LEASED, NotAFileError, Tree, blocked
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.matching import message_names
 from nsbridge.agents.endpoints.spool.names import CLOSED, CREATED, MOVED_IN, SCANNED, SpoolNames
-from nsbridge.agents.endpoints.spool.notes import SpoolFileId, Taken, identity_of, pack, unpack
+from nsbridge.agents.endpoints.spool.notes import SpoolFileId, Taken, identity_of, pack, sent_name, unpack
 from nsbridge.agents.endpoints.spool.refusals import Refusals
 from nsbridge.agents.endpoints.spool.taken import TakenFiles
 from nsbridge.agents.endpoints.spool.whole import Completeness, Verdict
@@ -41,6 +42,8 @@ _AT_ONCE = 512  # names; then the rest of the agent has its turn
 _READS = 1000  # of events in a row, 64 KiB each
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # these say nothing about the file
 
+KeptName = Callable[[bytes], bytes]
+
 _GONE = VOID.type, (VOID.body,)
 
 
@@ -51,9 +54,19 @@ class _NotYet(Exception):
 class SpoolSource(EventSource):
     """Takes the files of a directory."""
 
-    def __init__(self, host: AgentApi, tree: Tree, config: SpoolEndpoint, journal: SourceJournal) -> None:
+    def __init__(
+        self,
+        host: AgentApi,
+        tree: Tree,
+        config: SpoolEndpoint,
+        journal: SourceJournal,
+        *,
+        kept_name: KeptName | None = None,
+    ) -> None:
+        """Send names if the sink across keeps them: `kept_name` is its Endpoint.kept_name then."""
         assert config.out is not None  # noqa: S101  (made only for a configured side)
-        self.store = NoteStore(journal, self._load)
+        self.store = NoteStore(journal, self._load, sent_name if kept_name is not None else None)
+        self._kept_name = kept_name
         journal.cells[RECORDS] = config.notes
         self._host = host
         self._tree = tree
@@ -217,6 +230,9 @@ class SpoolSource(EventSource):
 
     def _read(self, name: bytes) -> tuple[bytes, SpoolFileId] | None:
         """Return the file's content; None if it cannot be taken (now). Raises Blocked, _NotYet."""
+        if self._kept_name is not None and not self._kept_name(name):
+            self._refuse(name, "has a name that would be too long across, with the suffix there")
+            return None
         try:
             fd = self._tree.open_file(self._directory.fd, name, os.O_RDONLY)
         except OSError as error:
