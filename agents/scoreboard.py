@@ -18,9 +18,11 @@ from contextlib import contextmanager
 _SIZE = mmap.PAGESIZE
 _CELLS = 16
 _REASON_SIZE = 1000
-_REASON_AT = {"out": 1024, "in": 1024 + _REASON_SIZE}
+_REASONS = 1024
+_REASON_AT = {"out": _REASONS, "in": _REASONS + _REASON_SIZE}
 _NOTICE_SIZE = 400
-_NOTICE_AT = {"out": 3100, "in": 3100 + _NOTICE_SIZE}
+_NOTICES = 3100
+_NOTICE_AT = {"out": _NOTICES, "in": _NOTICES + _NOTICE_SIZE}
 
 BEAT = 0  # the loop's last sign of life, in ns of CLOCK_MONOTONIC (heartbeat.py)
 TAKEN = 1  # messages taken out of the container
@@ -90,6 +92,11 @@ class Scoreboard:
 
     def _text(self, start: int, size: int) -> str:
         return self._page[start : start + size].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+
+    def has_texts(self) -> bool:
+        """True if there is any reason or notice: nearly never, and this costs less than to read them."""
+        page = self._page
+        return any((page[_REASONS], page[_REASONS + _REASON_SIZE], page[_NOTICES], page[_NOTICES + _NOTICE_SIZE]))
 
     def reasons(self) -> list[str]:
         """Return why it waits, each reason once; empty if it does not."""

@@ -38,6 +38,7 @@ from nsbridge.config.load import load
 from nsbridge.config.schema import Window
 from nsbridge.supervisor.control.api import Api
 from nsbridge.supervisor.control.connection import Answer
+from nsbridge.supervisor.control.lettercounts import LetterCounts
 from nsbridge.supervisor.control.request import parse
 from nsbridge.supervisor.control.status import route_status
 from nsbridge.supervisor.health.measuring import Learn, Measurer
@@ -195,7 +196,7 @@ class SupervisorTarget:
             page = agent.scoreboard._page
             page[: len(page)] = self._mutator.chance.randbytes(len(page))
             agent.state = State.RUNNING
-            json.dumps(route_status(self._route, list(self._route.agents), "/nonexistent")).encode()
+            json.dumps(route_status(self._route, list(self._route.agents), LetterCounts("/nonexistent").exact)).encode()
 
 
 class _NoChild:

@@ -10,8 +10,10 @@ from importlib.metadata import version
 from typing import NamedTuple, TypeVar
 
 from nsbridge.config.errors import NsbridgeError, UsageError
+from nsbridge.supervisor.control import overview
 from nsbridge.supervisor.control.connection import Answer
 from nsbridge.supervisor.control.dead import DeadApi
+from nsbridge.supervisor.control.lettercounts import LetterCounts
 from nsbridge.supervisor.control.orders import Method, Orders
 from nsbridge.supervisor.control.reloading import Reloader
 from nsbridge.supervisor.control.status import agent_status, route_status
@@ -50,7 +52,7 @@ class Api:
         self._stop = stop
         self._started = time.monotonic()
         self._gauges = Gauges()
-        self._state_dir = services.state_dir
+        self._letters = LetterCounts(services.state_dir)
         self._methods: dict[str, Method] = {
             "version": lambda _params, answer: answer.result({"version": _VERSION}),
             "status": self._status,
@@ -60,6 +62,7 @@ class Api:
             "events": lambda params, answer: self._stream(services.events.ring, params, answer),
             "inspect": self._inspect,
             "top": self._top,
+            "overview": lambda _params, answer: answer.result(self._overview()),
             "shutdown": self._shutdown,
             **DeadApi(services, roster.select).methods,
         }
@@ -74,15 +77,18 @@ class Api:
         answer.result(self._document(self._roster.select(params)))
 
     def _document(self, chosen: list[tuple[Route, list[ManagedAgent]]]) -> dict[str, object]:
+        routes = [route_status(route, agents, self._letters.exact) for route, agents in chosen]
+        return {"schema": 1, "daemon": self._daemon(), "routes": routes}
+
+    def _overview(self) -> dict[str, object]:
+        return {"schema": 1, "daemon": self._daemon(), **overview.rows(self._roster.routes.values(), self._letters)}
+
+    def _daemon(self) -> dict[str, object]:
         return {
-            "schema": 1,
-            "daemon": {
-                "pid": os.getpid(),
-                "version": _VERSION,
-                "uptime_s": round(time.monotonic() - self._started, 3),
-                "config": self._reloader.config.source,
-            },
-            "routes": [route_status(route, agents, self._state_dir) for route, agents in chosen],
+            "pid": os.getpid(),
+            "version": _VERSION,
+            "uptime_s": round(time.monotonic() - self._started, 3),
+            "config": self._reloader.config.source,
         }
 
     def _top(self, params: dict[str, object], answer: Answer) -> None:

@@ -22,7 +22,7 @@ from nsbridge.supervisor.control.access import Caller, Right
 from nsbridge.supervisor.control.errands import Errand, Errands, Outcome, Work, answer_line
 from nsbridge.supervisor.control.request import MAX_LOGGED, MAX_REQUEST, TOO_LONG, parse, place, refusal, summary
 
-READING_METHODS = frozenset({"status", "tail", "events", "inspect", "top", "version", "dead_list"})
+READING_METHODS = frozenset({"status", "overview", "tail", "events", "inspect", "top", "version", "dead_list"})
 
 MAX_UNREAD = 64 << 10  # bytes of answers that wait to be read when the next request is served
 MAX_QUEUED = 4 << 20  # bytes that wait to be read by a caller

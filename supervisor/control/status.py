@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from nsbridge.agents import scoreboard
-from nsbridge.config.schema import Endpoint
-from nsbridge.supervisor.control import deadletters
 from nsbridge.supervisor.health import check as healthcheck
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
 from nsbridge.supervisor.lifecycle.table import State
 from nsbridge.supervisor.routes.route import Route
 
+Letters = Callable[[str, int], int | None]  # LetterCounts.exact or .quick
 
-def route_status(route: Route, agents: list[ManagedAgent], state_dir: str) -> dict[str, object]:
+
+def route_status(route: Route, agents: list[ManagedAgent], letters: Letters) -> dict[str, object]:
     """Return one route with the chosen ones of its agents, and always the flows between all of them."""
     return {
         "name": route.config.name,
         "delivery": route.config.delivery.value,
         "agents": [agent_status(agent) for agent in agents],
-        "flows": _flows(route, state_dir),
+        "flows": flows(route, letters),
     }
 
 
 def agent_status(agent: ManagedAgent) -> dict[str, object]:
     """Return the entry of one agent."""
-    phase, detail = _phase(agent)
+    phase, detail = phase_of(agent)
     return {
         "name": agent.config.name,
         "container": str(agent.config.container),
@@ -42,10 +43,11 @@ def agent_status(agent: ManagedAgent) -> dict[str, object]:
         "evidence": agent.evidence,
         "no_counter": agent.no_counter,
         "container_pid": agent.container_pid,
-        "uptime_s": None if agent.uptime is None else round(agent.uptime, 3),
+        "uptime_s": seconds(agent.uptime),
+        "start_time": agent.process.ready_at if agent.process else None,
         "restarts": agent.restarts,
         "last_exit": agent.last_exit,
-        "retry_in_s": None if agent.retry_in is None else round(agent.retry_in, 3),
+        "retry_in_s": seconds(agent.retry_in),
         "detail": detail,
         "health": _health(agent),
     }
@@ -69,34 +71,36 @@ def _health(agent: ManagedAgent) -> dict[str, object] | None:
     }
 
 
-def _phase(agent: ManagedAgent) -> tuple[str, str]:
+def phase_of(agent: ManagedAgent) -> tuple[str, str]:
     """Return (phase, detail): a running agent is idle, relaying, or blocked and why; any may be wedged."""
     if wedged := healthcheck.wedged(agent, time.monotonic()):
         return "wedged", wedged
     if agent.state is not State.RUNNING:
         return agent.state.value.lower(), agent.detail
-    if reasons := agent.scoreboard.reasons():
+    has_texts = agent.scoreboard.has_texts()
+    if has_texts and (reasons := agent.scoreboard.reasons()):
         return "blocked", "blocked: " + "; ".join(reasons)
     notes = ["a bare namespace file: the end of its container cannot be seen"] if agent.is_blind else []
     if agent.attachment.name_watch is not None and (note := agent.attachment.name_watch.note):
         notes.append(note)
     if missing := [what for what, has in (agent.confinement or {}).items() if not has]:
         notes.append(f"runs without {', '.join(missing)}")
-    notes += agent.scoreboard.notices()
+    if has_texts:
+        notes += agent.scoreboard.notices()
     return "relaying" if agent.scoreboard.cells[scoreboard.PENDING] else "idle", "; ".join(notes)
 
 
-def _flows(route: Route, state_dir: str) -> list[dict[str, object]]:
-    first, second = route.agents
-    return [_flow(one, other, state_dir) for one, other in ((first, second), (second, first)) if _goes(one, other)]
+def seconds(time_s: float | None) -> float | None:
+    """Return it to the millisecond; None if there is none."""
+    return None if time_s is None else round(time_s, 3)
 
 
-def _goes(source: ManagedAgent, sink: ManagedAgent) -> bool:
-    out: Endpoint = source.config.endpoint
-    return out.out is not None and sink.config.endpoint.in_ is not None
+def flows(route: Route, letters: Letters) -> list[dict[str, object]]:
+    """Return the flows of a route: one for each direction that it has."""
+    return [_flow(source, sink, letters) for source, sink in route.directions]
 
 
-def _flow(source: ManagedAgent, sink: ManagedAgent, state_dir: str) -> dict[str, object]:
+def _flow(source: ManagedAgent, sink: ManagedAgent, letters: Letters) -> dict[str, object]:
     taken, handed = source.scoreboard.cells, sink.scoreboard.cells
     return {
         "from": source.config.name,
@@ -110,6 +114,6 @@ def _flow(source: ManagedAgent, sink: ManagedAgent, state_dir: str) -> dict[str,
         "missed_bytes": taken[scoreboard.MISSED_BYTES],
         "dead": handed[scoreboard.DEAD],
         "dead_dropped": handed[scoreboard.DEAD_DROPPED],
-        "dead_letters": deadletters.count(state_dir, sink.config.name),
+        "dead_letters": letters(sink.config.name, handed[scoreboard.DEAD]),
         "refused": taken[scoreboard.REFUSED],
     }

@@ -181,7 +181,7 @@ def wedged(agent: ManagedAgent, now: float) -> str:
         return ""
     if process.stuck:
         return f"{process.wedged}: killed, but {STUCK}"
-    if process.wedged or last_sign(agent) is None:
+    if process.wedged or agent.state not in _ALIVE:
         return process.wedged
     return _diagnosis(agent, now) if silence(agent, now) > MISSED * agent.beat_every else ""
 

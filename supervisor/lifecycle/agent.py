@@ -290,6 +290,7 @@ class ManagedAgent(StateMachine):
         if (process := self.process) is not None:
             process.stage = Stage.SERVING
             process.ready_since = self._loop.now()
+            process.ready_at = round(time.time(), 3)
             process.places = process.report.get("places")
             process.confinement = procfs.confinement(process.child.pid, process.report.get("landlock"))
             self._agent_log.ready(process.child.pid, self.config, process.report)

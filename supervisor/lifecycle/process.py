@@ -108,6 +108,7 @@ class AgentProcess:
     channel: Channel
     started: float
     ready_since: float | None = None
+    ready_at: float | None = None  # the same instant in seconds since 1970
     last_words: str = ""
     confinement: dict[str, object] | None = None  # known when it is ready: none of it can be undone
     places: object = None  # its own report of its ends (agents/places.py)

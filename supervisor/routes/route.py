@@ -33,6 +33,7 @@ class Route:
             for agent, end in zip(config.agents, self._ends, strict=True)
         )
         self.agents = (first, second)
+        self.directions = [ends for ends in ((first, second), (second, first)) if _goes(*ends)]  # (source, sink)
         self.is_leaving = False  # it ends, and is then dropped
         self._circles = circles
         self._events = services.events
@@ -132,3 +133,7 @@ class Route:
             agent.forget()
         for end in self._ends:
             end.close()
+
+
+def _goes(source: ManagedAgent, sink: ManagedAgent) -> bool:
+    return source.config.endpoint.out is not None and sink.config.endpoint.in_ is not None

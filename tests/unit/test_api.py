@@ -275,3 +275,16 @@ def test_ending_daemon_takes_no_order(scene: Scene, method: str) -> None:
 def test_stop_of_a_stopped_agent_is_done_already(scene: Scene) -> None:
     waited = scene.result("stop", names=["a:b"], wait=True)
     assert waited == {"agents": [{"name": "a:b", "state": "STOPPED", "detail": ""}]}
+
+
+def test_overview_has_the_same_numbers_as_status(scene: Scene) -> None:
+    """In rows, so that a monitor may ask for hundreds of agents every few seconds."""
+    overview, status = scene.result("overview"), scene.result("status")
+    agents = [dict(zip(overview["agent_keys"], row, strict=True)) for row in overview["agents"]]
+    flows = [dict(zip(overview["flow_keys"], row, strict=True)) for row in overview["flows"]]
+    told = [agent for route in status["routes"] for agent in route["agents"]]
+    assert [agent["name"] for agent in agents] == NAMES
+    shared = ["name", "container", "endpoint", "state", "wanted", "phase", "detail", "pid", "restarts", "start_time"]
+    assert [[agent[key] for key in shared] for agent in agents] == [[agent[key] for key in shared] for agent in told]
+    assert flows == [flow for route in status["routes"] for flow in route["flows"]]
+    assert overview["daemon"].keys() == status["daemon"].keys()

@@ -29,6 +29,8 @@ ALLOWED = {
     "agents/dead/letters.py add": "shown to a person",
     "agents/dead/letters.py _recount": "the age of an earlier life's letter, for max_age; one from the future is young",
     "supervisor/lifecycle/agent.py container_ended": "shown to a person",
+    "supervisor/lifecycle/agent.py _welcome": "since when an agent runs, shown to a person and in metrics",
+    "supervisor/control/lettercounts.py __init__": "compared with a file's mtime; after a step it counts again",
     "supervisor/log/events.py __init__": "when something happened, shown to a person",
     "supervisor/cli/commands/share.py _day": "the date of a man page, which a person reads",
     "agents/journalreader.py _time": "an epoch, shown to a person",

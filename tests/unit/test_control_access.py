@@ -46,7 +46,7 @@ def test_the_read_group_may_look(method: str) -> None:
 
 def test_the_read_group_may_call_only_methods_that_look(tmp_path: Path) -> None:
     """A new one is refused until somebody has thought about it."""
-    looking = {"status", "tail", "events", "inspect", "top", "version", "dead_list"}
+    looking = {"status", "overview", "tail", "events", "inspect", "top", "version", "dead_list"}
     with fuzz.supervisor_at(tmp_path) as supervisor:
         methods = [*fuzz.api_of(supervisor)._methods]
     with Served(group=str(GROUP), read_group=str(READ_GROUP)) as served:
