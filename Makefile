@@ -41,6 +41,9 @@ scale:           ## 200 routes: start, status, idle CPU, memory, into docs/scale
 restart:         ## from a kill to work again, beside runit and supervisord, into docs/restart.md; about 5 minutes (as root)
 	$(CMD) python -m benchmarks.restart --report docs/restart.md
 
+dist:            ## sdist and wheel, into dist; two builds of one commit are equal
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(CMD) python -m build --outdir dist .
+
 calls:           ## which system calls each agent may make, into docs/security.md
 	$(CMD) python -m tests.calls_table
 
@@ -75,4 +78,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo test unit system storm classic-storm comings scale restart rotation bench bench-check calls fuzz style types coverage fresh clean help
+.PHONY: demo test unit system storm classic-storm comings scale restart rotation bench bench-check dist calls fuzz style types coverage fresh clean help

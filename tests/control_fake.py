@@ -57,7 +57,7 @@ def flow(source: str, sink: str, **facts: object) -> dict[str, Any]:
 def status_document(*agents: dict[str, Any], flows: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
     return {
         "schema": 1,
-        "daemon": {"pid": 1, "version": "0.1.0", "uptime_s": 1.0, "config": "/etc/nsbridge/nsbridge.toml"},
+        "daemon": {"pid": 1, "version": "0.2.0", "uptime_s": 1.0, "config": "/etc/nsbridge/nsbridge.toml"},
         "routes": [{"name": "orders", "delivery": "exactly-once", "agents": list(agents), "flows": list(flows)}],
     }
 
@@ -142,7 +142,7 @@ class FakeApi:
         self.calls.append((method, params))
         self.answers.append(answer)
         results: dict[str, object] = {
-            "version": {"version": "0.1.0", "pid": 1},
+            "version": {"version": "0.2.0", "pid": 1},
             "shutdown": {},
             "inspect": [inspected()],
         }

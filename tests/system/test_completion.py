@@ -88,7 +88,7 @@ def test_tab_completes_commands_options_values_and_names(name: str, tmp_path: Pa
 
 @pytest.mark.parametrize("name", SHELLS)
 def test_what_is_installed_completes_as_well(name: str, tmp_path: Path) -> None:
-    share.write(tmp_path, "0.1.0")
+    share.write(tmp_path, "0.2.0")
     with daemon() as path, Shell(name, tmp_path, INSTALLED) as shell:
         completed = {
             "nsbridgectl resta": "nsbridgectl restart",

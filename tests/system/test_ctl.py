@@ -142,8 +142,8 @@ def test_inspect_shows_everything_escaped(served: Served) -> None:
 
 def test_shutdown_and_version_are_answered(served: Served) -> None:
     assert served.run("shutdown").stdout.startswith("nsbridged is shutting down: it hands over what is in flight first")
-    assert served.run("version").stdout == "nsbridged 0.1.0\n"
-    assert json.loads(served.run("version", "--json").stdout)["version"] == "0.1.0"
+    assert served.run("version").stdout == "nsbridged 0.2.0\n"
+    assert json.loads(served.run("version", "--json").stdout)["version"] == "0.2.0"
 
 
 def test_help_and_version_need_no_daemon() -> None:

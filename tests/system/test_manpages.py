@@ -13,7 +13,7 @@ from nsbridge.supervisor.cli.commands import share
 from nsbridge.supervisor.cli.commands.completion import PROGRAMS
 from nsbridge.supervisor.cli.commands.model import Program
 
-PAGES = {Path(name).name: text for name, text in share.files("0.1.0").items() if name.startswith("man/")}
+PAGES = {Path(name).name: text for name, text in share.files("0.2.0").items() if name.startswith("man/")}
 EXAMPLE = Path(__file__).parents[2] / "config" / "example.toml"
 BY_PROGRAM = pytest.mark.parametrize("program", PROGRAMS, ids=[program.name for program in PROGRAMS])
 
@@ -74,8 +74,8 @@ def test_a_command_writes_them_where_man_and_the_shells_look(tmp_path: Path) -> 
     command = [sys.executable, "-P", "-m", "nsbridge.supervisor.cli.commands.share", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert written == set(share.files("0.1.0"))
-    assert done.stdout.splitlines() == [f"{tmp_path}/{name}" for name in share.files("0.1.0")]
+    assert written == set(share.files("0.2.0"))
+    assert done.stdout.splitlines() == [f"{tmp_path}/{name}" for name in share.files("0.2.0")]
 
 
 @pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 2), (["/proc/nowhere"], 1)])
@@ -87,4 +87,4 @@ def test_a_wrong_directory_costs_one_line(arguments: list[str], code: int) -> No
 
 def test_a_reproducible_build_says_its_own_day(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
-    assert " 1970-01-02 " in share.files("0.1.0")["man/man1/nsbridge.1"]
+    assert " 1970-01-02 " in share.files("0.2.0")["man/man1/nsbridge.1"]

@@ -24,7 +24,7 @@ def test_a_request_gets_the_answer_with_its_own_id() -> None:
     with Served() as served, Wire(served) as wire:
         wire.request("version", request_id=7)
         wire.request("status", request_id="eight")
-        assert wire.answer() == {"id": 7, "result": {"version": "0.1.0", "pid": 1}}
+        assert wire.answer() == {"id": 7, "result": {"version": "0.2.0", "pid": 1}}
         assert wire.answer() == {"id": "eight", "result": HEALTHY}
 
 
@@ -221,7 +221,7 @@ def test_others_cannot_take_the_places_kept_for_root() -> None:
 
     with Served(group=str(GROUP)) as served:
         answer = served.as_user(0, 0, [], crowd)
-        assert answer == "yes, 0.1.0, nsbridged already serves 240 callers; try again later"
+        assert answer == "yes, 0.2.0, nsbridged already serves 240 callers; try again later"
 
 
 def test_readers_cannot_take_the_places_of_controllers() -> None:

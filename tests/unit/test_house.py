@@ -229,13 +229,23 @@ def _height(node: ast.stmt) -> int:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the sdist and the wheel from a copy, so that no old build gets in; return their directory."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("built")
-    listed = _run("git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).exists():  # not one that is deleted and not yet committed
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
+    for name in _repository():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
     _python("-m", "build", "--no-isolation", "--outdir", out, tree)
     return out
+
+
+def _repository() -> set[str]:
+    """Return the repository's files, by Git, or in an unpacked sdist by the sdist's own list."""
+    if (ROOT / ".git").exists():
+        git = ("git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+        listed = _run(*git).split("\0")
+    else:
+        listed = (ROOT / "nsbridge.egg-info/SOURCES.txt").read_text(encoding="utf-8").splitlines()
+        listed += [_name(link) for link in (ROOT / ".typecheck/nsbridge").iterdir()]
+    there = {name for name in listed if name and os.path.lexists(ROOT / name)}  # some may be deleted, not yet committed
+    return {name for name in there if not name.startswith("nsbridge.egg-info/")}
 
 
 def _shipped() -> set[str]:
@@ -257,7 +267,7 @@ def test_the_wheel_holds_manual_pages_and_completions(built: Path, monkeypatch: 
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         data = {name.split("/", 2)[2]: archive.read(name).decode() for name in _data(set(archive.namelist()))}
-    assert data == {f"share/{name}": text for name, text in share.files("0.1.0").items()}
+    assert data == {f"share/{name}": text for name, text in share.files("0.2.0").items()}
     assert {"share/man/man1/nsbridgectl.1", "share/man/man8/nsbridged.8", "share/zsh/site-functions/_nsbridge"} <= set(
         data
     )
@@ -267,13 +277,28 @@ def _data(names: set[str]) -> set[str]:
     return {name for name in names if ".data/data/" in name}
 
 
-def test_the_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:
+def test_the_sdist_holds_every_file(built: Path) -> None:
+    """A distribution's packager builds, tests and documents from it. Links stay links."""
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        names = {member.name.split("/", 1)[1] for member in archive.getmembers() if member.isfile()}
-    beside = {name for name in names if not name.startswith((*LAYERS, "nsbridge.egg-info/", "tests/"))}
-    assert {name for name in names if name.startswith(LAYERS)} == _shipped()
-    assert beside == {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg", "setup.py"}
+        members = {member.name.split("/", 1)[1]: member for member in archive.getmembers() if "/" in member.name}
+    made = {name for name in members if name.startswith("nsbridge.egg-info")} | {"PKG-INFO", "setup.cfg"}
+    files = {name for name, member in members.items() if not member.isdir()} - made
+    assert files == _repository()
+    links = {name for name, member in members.items() if member.issym()}
+    assert links == {f".typecheck/nsbridge/{layer}" for layer in LAYERS}
+
+
+def test_two_builds_are_equal(built: Path, tmp_path: Path) -> None:
+    """Built from the sdist: no file's time, order or owner comes from the machine."""
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    _python("-m", "build", "--no-isolation", "--outdir", tmp_path, tmp_path / sdist.name.removesuffix(".tar.gz"))
+    first, second = ({path.name: path.read_bytes() for path in place.glob("nsbridge-*.*") if path.is_file()}
+                     for place in (built, tmp_path))  # fmt: skip
+    assert {name for name, content in first.items() if second[name] != content} == set()
+    assert len(first) == 2
 
 
 def test_every_command_that_is_declared_can_be_loaded() -> None:

@@ -253,5 +253,5 @@ def test_before_the_first_answer_a_frame_says_so() -> None:
 def test_the_summary_counts_states_with_those_that_run_first() -> None:
     agents = (agent("a:a", state="WAITING"), agent("b:b"), agent("c:c"), agent("d:d", phase="blocked"))
     lines = summary(look(None, top_answer(1.0, agents, (), {})))
-    assert lines[0] == "nsbridged 0.1.0, pid 1, up 0:00:01, memory 10M"
+    assert lines[0] == "nsbridged 0.2.0, pid 1, up 0:00:01, memory 10M"
     assert lines[1] == "agents: 2 RUNNING, 1 WAITING, 1 blocked; CPU - %, memory 0"

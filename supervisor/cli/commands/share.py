@@ -1,7 +1,7 @@
 """Files below a prefix's `share`: manual pages, and each shell's completion where that shell looks for it.
 
-`python -m nsbridge.supervisor.cli.commands.share /usr/local/share` writes them; setup.py puts the same into a wheel, so
-that pip installs them below its own prefix.
+`python -m nsbridge.supervisor.cli.commands.share /usr/local/share` writes them. setup.py puts the same into a wheel, so
+that pip installs them below its own prefix; it names the version too, which is not installed while a wheel is built.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def _day() -> str:
 
 def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
-    if len(argv) != 1 or argv[0].startswith("-"):
+    if len(argv) not in {1, 2} or argv[0].startswith("-"):
         sys.stderr.write(
-            "usage: python -m nsbridge.supervisor.cli.commands.share DIRECTORY, such as /usr/local/share\n"
+            "usage: python -m nsbridge.supervisor.cli.commands.share DIRECTORY [VERSION], such as /usr/local/share\n"
         )
         return 2
     try:
-        written = write(Path(argv[0]), version("nsbridge"))
+        written = write(Path(argv[0]), argv[1] if len(argv) > 1 else version("nsbridge"))
     except OSError as error:
         sys.stderr.write(f"{error.filename}: {error.strerror}\n")
         return 1
