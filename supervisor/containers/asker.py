@@ -150,8 +150,8 @@ def parse_answer(line: bytes) -> tuple[int, Located]:
     match said:
         case [int(number), int(pid), int(start_time), str(ns_path)]:
             return number, Found(pid, start_time, ns_path)
-        case [int(number), int(pid), int(start_time), str(ns_path), str(engine_id), str(engine_name)]:
-            return number, Found(pid, start_time, ns_path, engine_id, engine_name)
+        case [int(number), int(pid), int(start_time), str(ns_path), str(engine_id), str(engine_name), str(serves)]:
+            return number, Found(pid, start_time, ns_path, engine_id, engine_name, serves)
         case [int(number), "absent", str(text)]:
             return number, NotRunning(text)
         case [int(number), "refused", str(text)]:
@@ -169,8 +169,8 @@ def _answer(locate: Callable[[Container], Found], asked: Sequence[Container], wr
                 raise NoAnswer(silent)
             found = locate(container)
             said = [number, found.pid, found.start_time, found.ns_path]
-            if found.engine_id:
-                said += [found.engine_id, found.engine_name]
+            if found.engine_id or found.serves:
+                said += [found.engine_id, found.engine_name, found.serves]
         except NotRunning as error:
             silent = str(error) if isinstance(error, NoAnswer) else ""
             said = [number, "absent", str(error)]

@@ -63,6 +63,7 @@ class Attachment:
         self.process: ContainerProcess | None = None
         self.ns_inode: int | None = None
         self.ns_path = ""  # a namespace file without a process; empty otherwise
+        self.serves = ""  # the held container's own name, if the configured one is a pattern or a label
         self._loop = loop
         self._arrivals = arrivals
         self._container = container
@@ -203,6 +204,7 @@ class Attachment:
 
     def _settle(self, found: Found) -> None:
         self._expect_no_more()
+        self.serves = found.serves
         self._look_delay = LOOK_FIRST
         self._gap = self._first_gap
         self.name_watch = watch_name(self._loop, self._arrivals, self._container, found, self._ended)
@@ -226,3 +228,4 @@ class Attachment:
             self.process = None
         self.ns_inode = None
         self.ns_path = ""
+        self.serves = ""

@@ -66,6 +66,7 @@ class Found:
     ns_path: str  # the namespace file that was configured, else empty
     engine_id: str = field(default="", compare=False)  # Docker's or Podman's, else empty
     engine_name: str = field(default="", compare=False)  # when it was found: a container may be renamed
+    serves: str = field(default="", compare=False)  # its own name, if the configured one is a pattern or a label
 
     def is_same(self, other: Found) -> bool:
         """True if it is the same process."""

@@ -17,6 +17,7 @@ import os
 import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -45,18 +46,61 @@ class Created(NotRunning):
     """It was created and not started."""
 
 
+@dataclass(frozen=True, slots=True)
+class StateFile:
+    """The state file that a runtime keeps in its directory of a container."""
+
+    runtime: str
+    name: str
+    pid_key: str
+    start_key: str
+
+    def parse(self, text: bytes, container: str) -> InitIdentity:
+        """Read a state file. Raises ValueError if the runtime did not write it, or wrote it of another container."""
+        try:
+            state = json.loads(text)
+        except (ValueError, RecursionError):
+            raise ValueError("is not JSON") from None
+        identity = _number(state, self.pid_key), _number(state, self.start_key)
+        if state.get("id", container) != container:  # crun writes none
+            raise ValueError(f"is the state of another container, {quoted(str(state['id']))}")
+        return identity
+
+    def running(self, directory: str, container: str, which: str) -> Found:
+        """Return the container's init. Messages call it `which`. Raises NotRunning, ContainerRefused."""
+        path = escaped(f"{directory}/{self.name}")
+        try:
+            text = read_bounded(f"{directory}/{self.name}", STATE_LIMIT)
+            if not text:
+                raise NotRunning(f"{which} is being created ({path} is still empty)")
+            pid, start_time = self.parse(text, container)
+        except FileNotFoundError:
+            raise NotRunning(f"{which} is being created or deleted ({path} is not there)") from None
+        except OSError as error:
+            raise NotPermitted(f"{which}: {path} cannot be read: {error.strerror}") from None
+        except UntrustedError as error:
+            raise ContainerRefused(f"{which}: {error}") from None
+        except ValueError as error:
+            raise ContainerRefused(f"{which}: {path} {error}") from None
+        if not _is_still(pid, start_time):
+            raise NotRunning(f"{which} has stopped (its process {pid} is gone)")
+        if Path(f"{directory}/exec.fifo").exists():
+            raise Created(f"{which} is created, not running: `{self.runtime} start` has not been called")
+        return Found(pid, start_time, "")
+
+
+RUNC_STATE = StateFile("runc", "state.json", "init_process_pid", "init_process_start")
+CRUN_STATE = StateFile("crun", "status", "pid", "process-start-time")
+
+
 class StateFileRuntime(Engine):
     """A runtime that keeps a directory for each container, ROOT/NAME, with one state file in it."""
 
-    file: ClassVar[str]  # in the container's directory
+    state: ClassVar[StateFile]
 
     @abstractmethod
     def roots(self) -> tuple[str, ...]:
         """Return the directories where the runtime looks by default."""
-
-    @abstractmethod
-    def parse(self, text: bytes) -> InitIdentity:
-        """Read the state file. Raises ValueError if it is not the runtime's."""
 
     def locate(self, name: str) -> Found:
         """See Engine."""
@@ -71,7 +115,7 @@ class StateFileRuntime(Engine):
                 raise NotPermitted(f"{root} may not be looked at: run nsbridge as root") from None
             except OSError:
                 continue
-            return self._running(name, directory)
+            return self.state.running(directory, name, f"container {quoted(name)} of {self.kind}")
         raise not_known(name, str(self.kind), f"looked in {', '.join(roots)}")
 
     def is_installed(self) -> bool:
@@ -108,28 +152,6 @@ class StateFileRuntime(Engine):
             yield from sorted(set(found) - seen)
             seen.update(found)
 
-    def _running(self, name: str, directory: str) -> Found:
-        which = f"container {quoted(name)} of {self.kind}"
-        path = escaped(f"{directory}/{self.file}")
-        try:
-            text = read_bounded(f"{directory}/{self.file}", STATE_LIMIT)
-            if not text:
-                raise NotRunning(f"{which} is being created ({path} is still empty)")
-            pid, start_time = self.parse(text)
-        except FileNotFoundError:
-            raise NotRunning(f"{which} is being created or deleted ({path} is not there)") from None
-        except OSError as error:
-            raise NotPermitted(f"{which}: {path} cannot be read: {error.strerror}") from None
-        except UntrustedError as error:
-            raise ContainerRefused(f"{which}: {error}") from None
-        except ValueError as error:
-            raise ContainerRefused(f"{which}: {path} {error}") from None
-        if not _is_still(pid, start_time):
-            raise NotRunning(f"{which} has stopped (its process {pid} is gone)")
-        if Path(f"{directory}/exec.fifo").exists():
-            raise Created(f"{which} is created, not running: `{self.kind} start` has not been called")
-        return Found(pid, start_time, "")
-
 
 def _is_still(pid: int, start_time: int) -> bool:
     if pid <= 0:
@@ -139,15 +161,6 @@ def _is_still(pid: int, start_time: int) -> bool:
     except NotRunning:
         return False
     return now.start_time == start_time and not now.is_dead
-
-
-def parse_identity(text: bytes, pid_key: str, start_key: str) -> InitIdentity:
-    """Return two numbers of a JSON object. Raises ValueError if it has not both."""
-    try:
-        state = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError("is not JSON") from None
-    return _number(state, pid_key), _number(state, start_key)
 
 
 def _number(state: object, key: str) -> int:

@@ -54,9 +54,9 @@ def agent_status(agent: ManagedAgent) -> dict[str, object]:
 
 
 def _serves(agent: ManagedAgent) -> str:
-    """Return the container's name; another than the configured one if the container was renamed."""
+    """Return the container's name; another than the configured one if it was renamed, or found by a pattern."""
     watch = agent.attachment.name_watch
-    return (watch.serves if watch is not None else "") or str(agent.config.container)
+    return (watch.serves if watch is not None else "") or agent.attachment.serves or str(agent.config.container)
 
 
 def _health(agent: ManagedAgent) -> dict[str, object] | None:
@@ -83,6 +83,8 @@ def phase_of(agent: ManagedAgent) -> tuple[str, str]:
     notes = ["a bare namespace file: the end of its container cannot be seen"] if agent.is_blind else []
     if agent.attachment.name_watch is not None and (note := agent.attachment.name_watch.note):
         notes.append(note)
+    if agent.attachment.serves:
+        notes.append(f"serves {agent.attachment.serves}")
     if missing := [what for what, has in (agent.confinement or {}).items() if not has]:
         notes.append(f"runs without {', '.join(missing)}")
     if has_texts:

@@ -1,15 +1,15 @@
 """Containers come and go under load: how soon their agents are inside again, and whether every message arrives.
 
-    python -m tests.system.comings --restarts 200 [--engine runc|crun|docker|podman|lxc]… [--seed N] [--report FILE]
+    python -m tests.system.comings --restarts 200 [--engine runc|docker|k8s|…]… [--seed N] [--report FILE]
 
 Prints a report in Markdown, and puts it below the text of FILE (docs/comings.md); the exit code is 1 if anything was
 lost, repeated, out of order or damaged, or an agent was not back.
 
 For each engine there is one route between a container `a` with a spool on the host's disk and a container `b` with a
-queue, whose ipc namespace belongs to a second container, so that the queue outlives it. The programs at both ends are
-storm_program.py at full load; they are not in the containers, so they are never stopped. Each container is restarted
-in turn, in the ways that its engine has. The first thing that its init does is to touch a file: the time to the agent's
-RUNNING is counted from there.
+queue, whose ipc namespace belongs to a second container (of a pod: to its sandbox), so that the queue outlives it. The
+programs at both ends are storm_program.py at full load; they are not in the containers, so they are never stopped. Each
+container is restarted in turn, in the ways that its engine has. The first thing that its init does is to touch a file:
+the time to the agent's RUNNING is counted from there. `rolling` replaces the pod `a` as a Deployment does.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.system.comings_containerd import RAN, RUNNING, of_containerd
+from tests.system.containerd_daemon import ContainerdDaemon
 from tests.system.engine_daemons import Daemon, DaemonContainer, DockerDaemon, Podman
-from tests.system.engines import IDLE, CrunContainer, EngineContainer, Program, RuncContainer
+from tests.system.engines import CrunContainer, EngineContainer, Program, RuncContainer
 from tests.system.lxc_containers import LxcContainer
 from tests.system.nsbridged import Followed
 from tests.system.room import Room, sys_mounted, wait_until
@@ -37,11 +39,10 @@ from tests.system.storm_outcome import EXACTLY_ONCE, Outcome, Plan
 
 PAIR = ("spool", "queue")
 RUNTIMES = {"runc": RuncContainer, "crun": CrunContainer, "lxc": LxcContainer}
-ENGINES = ("runc", "docker", "crun", "podman", "lxc")
-_SHARE = {"runc": 5, "docker": 5, "crun": 1, "podman": 1, "lxc": 1}  # of the restarts
+ENGINES = ("runc", "docker", "crun", "podman", "lxc", "containerd", "k8s", "rolling")
+# of the restarts
+_SHARE = {"runc": 5, "docker": 5, "crun": 1, "podman": 1, "lxc": 1, "containerd": 3, "k8s": 3, "rolling": 3}
 _MARK = "<!-- what follows is written by `make comings` -->"
-_RAN = "srv/ran"
-_PROGRAM = (*IDLE[:-1], f": > /{_RAN}; {IDLE[-1]}")
 _BACK_WITHIN = 30.0  # seconds
 _PAUSE = 300  # microseconds between the messages of each direction
 _numbers = itertools.count(1)
@@ -53,7 +54,7 @@ class WithVolume(DaemonContainer):
     def __init__(self, engine: Daemon, options: Sequence[str] = ()) -> None:
         self._root = engine.base / f"volume-{next(_numbers)}"
         (self._root / "srv").mkdir(parents=True)
-        super().__init__(Program(_PROGRAM, options=(f"--volume={self._root}/srv:/srv", *options)), engine)
+        super().__init__(Program(RUNNING, options=(f"--volume={self._root}/srv:/srv", *options)), engine)
 
     @property
     def rootfs(self) -> Path:
@@ -96,6 +97,8 @@ def run(engine: str, restarts: int, seed: int) -> Comings:
         os.environ["NSBRIDGE_LXC_PATH"] = str(directory / "lxc")
         if engine in RUNTIMES:
             pair = of_runtime(engine, room, directory, cleanup)
+        elif engine in ("containerd", "k8s", "rolling"):
+            pair = of_containerd(engine, _containerd(room, directory, cleanup), cleanup)
         else:
             pair = of_daemon(_daemon(engine, room, directory, cleanup), cleanup)
         return restart_under_load(engine, directory, pair, Plan(PAIR, EXACTLY_ONCE, restarts, seed=seed, pause=_PAUSE))
@@ -125,7 +128,7 @@ def _restart_all(storm: Storm, pair: Sequence[EngineContainer], delays: dict[str
 
 def _ran(container: EngineContainer) -> float:
     """Return when its init began, by the wall clock."""
-    return (container.rootfs / _RAN).stat().st_mtime
+    return (container.rootfs / RAN).stat().st_mtime
 
 
 def _ran_again(container: EngineContainer, before: float) -> float:
@@ -160,7 +163,7 @@ def of_runtime(engine: str, room: Room, directory: Path, cleanup: ExitStack) -> 
         return container
 
     keeper = started(Program())
-    return [started(Program(_PROGRAM)), started(Program(_PROGRAM, ipc=f"/proc/{keeper.pid}/ns/ipc"))]
+    return [started(Program(RUNNING)), started(Program(RUNNING, ipc=f"/proc/{keeper.pid}/ns/ipc"))]
 
 
 def of_daemon(daemon: Daemon, cleanup: ExitStack) -> list[EngineContainer]:
@@ -171,6 +174,17 @@ def of_daemon(daemon: Daemon, cleanup: ExitStack) -> list[EngineContainer]:
         cleanup.callback(container.delete)
         container.start()
     return [*made[1:]]
+
+
+def _containerd(room: Room, directory: Path, cleanup: ExitStack) -> ContainerdDaemon:
+    base = directory / "containerd"
+    base.mkdir()
+    daemon = ContainerdDaemon(room, base)
+    cleanup.callback(daemon.close)
+    daemon.start()
+    daemon.import_image()
+    os.environ.update(daemon.env)  # for the nsbridged that is started later
+    return daemon
 
 
 def _daemon(engine: str, room: Room, directory: Path, cleanup: ExitStack) -> Daemon:

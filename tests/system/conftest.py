@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.system.containerd_daemon import ContainerdDaemon, CtrContainer, PodOfOne
 from tests.system.engine_daemons import Daemon, DaemonContainer, DockerDaemon, Podman
 from tests.system.engines import IDLE, CrunContainer, EngineContainer, Program, RuncContainer, UnshareContainer
 from tests.system.lxc_containers import LxcContainer
@@ -136,13 +137,46 @@ def podman_service(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     podman.end_service()
 
 
-def _enter(engine: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session")
+def containerd_daemon(room: Room, engine_base: Path) -> Iterator[ContainerdDaemon]:
+    """Yield a containerd of this session's own."""
+    base = engine_base / "containerd"
+    base.mkdir()
+    daemon = ContainerdDaemon(room, base)
+    with _closing(daemon):
+        daemon.start()
+        daemon.import_image()
+        yield daemon
+
+
+@pytest.fixture
+def containerd(containerd_daemon: ContainerdDaemon, monkeypatch: pytest.MonkeyPatch) -> ContainerdDaemon:
+    """Return that containerd; nsbridge, in this process and what it starts, finds its state."""
+    _enter(containerd_daemon, monkeypatch)
+    return containerd_daemon
+
+
+@pytest.fixture
+def ctr_container(containerd: ContainerdDaemon) -> Iterator[Factory]:
+    """Make containers of that containerd with `ctr`."""
+    with _factory(lambda program: CtrContainer(program, containerd)) as make:
+        yield make
+
+
+@pytest.fixture
+def pod_container(containerd: ContainerdDaemon) -> Iterator[Factory]:
+    """Make pods of one container with that containerd's CRI plugin."""
+    with _factory(lambda program: PodOfOne(program, containerd)) as make:
+        yield make
+
+
+def _enter(engine: Daemon | ContainerdDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in engine.env.items():
         monkeypatch.setenv(variable, value)
 
 
 @contextmanager
-def _closing(engine: Daemon) -> Iterator[None]:
+def _closing(engine: Daemon | ContainerdDaemon) -> Iterator[None]:
     try:
         yield
     finally:

@@ -57,7 +57,7 @@ class Daemon:
 
     def import_image(self) -> None:
         """Import the image that all containers here have: a static busybox and directories."""
-        self.command("import", "-", IMAGE, stdin=_image())
+        self.command("import", "-", IMAGE, stdin=image_layer())
 
     def serve(self, *argv: str) -> None:
         """Start the service and wait until it answers. It ends with the session, however that ends."""
@@ -230,7 +230,7 @@ class DaemonContainer(EngineContainer):
         return self.engine.command("inspect", "--format", "{{.State.Status}}", self.name).stdout.decode().strip()
 
 
-def _image() -> bytes:
+def image_layer() -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for directory in DIRECTORIES:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.system import comings
 from tests.system.comings import Comings, of_daemon, of_runtime, report, restart_under_load
+from tests.system.comings_containerd import of_containerd
+from tests.system.containerd_daemon import ContainerdDaemon
 from tests.system.engine_daemons import DockerDaemon
 from tests.system.room import Room
 from tests.system.storm_outcome import EXACTLY_ONCE, Plan
@@ -28,6 +30,15 @@ def check(came: Comings) -> None:
 def test_restarts_with_runc_lose_and_repeat_nothing(tmp_path: Path, room: Room, engine_base: Path) -> None:
     with ExitStack() as cleanup:
         check(restart_under_load("runc", tmp_path, of_runtime("runc", room, engine_base, cleanup), PLAN))
+
+
+@pytest.mark.parametrize("engine", ["containerd", "k8s", "rolling"])
+def test_restarts_with_containerd_lose_and_repeat_nothing(
+    tmp_path: Path, containerd: ContainerdDaemon, engine: str
+) -> None:
+    """A container of `ctr`, one of a pod; and pods that replace each other as those of a Deployment do."""
+    with ExitStack() as cleanup:
+        check(restart_under_load(engine, tmp_path, of_containerd(engine, containerd, cleanup), PLAN))
 
 
 def test_restarts_with_docker_lose_and_repeat_nothing(

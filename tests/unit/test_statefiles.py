@@ -43,8 +43,8 @@ def runc(name: str) -> Container:
 
 
 def test_what_runc_and_crun_write_is_understood() -> None:
-    assert Runc().parse(RUNC.encode()) == (15685, 104284)
-    assert Crun().parse(CRUN.encode()) == (15880, 104370)
+    assert Runc.state.parse(RUNC.encode(), "t1") == (15685, 104284)
+    assert Crun.state.parse(CRUN.encode(), "t1") == (15880, 104370)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,8 @@ def test_what_runc_and_crun_write_is_understood() -> None:
         RUNC.replace("15685", "1.5"),
         RUNC.replace("15685", "9" * 5000),
         RUNC.replace("104284", "null"),
+        RUNC.replace('"t1"', '"t2"'),
+        RUNC.replace('"t1"', "[]"),
         RUNC[:-20],
     ],
 )

@@ -5,14 +5,28 @@ from __future__ import annotations
 from nsbridge.config import containerkind
 from nsbridge.config.containerkind import ContainerKind
 from nsbridge.supervisor.containers.engine import Engine
-from nsbridge.supervisor.containers.engines import crun, docker, host, lxc, ns, pid, pidfile, podman, runc
+from nsbridge.supervisor.containers.engines import (
+    containerd,
+    crun,
+    docker,
+    host,
+    kubernetes,
+    lxc,
+    ns,
+    pid,
+    pidfile,
+    podman,
+    runc,
+)
 
-# Docker and Podman run their containers with runc or crun. They come first, so that `nsbridge containers` shows the
-# names that people gave.
+# Docker, Podman and containerd run their containers with runc or crun, and Kubernetes with containerd or CRI-O. They
+# come first, so that `nsbridge containers` shows the names that people gave.
 _OURS: tuple[Engine, ...] = (
     docker.Docker(),
     podman.Podman(),
     lxc.Lxc(),
+    kubernetes.Kubernetes(),
+    containerd.Containerd(),
     runc.Runc(),
     crun.Crun(),
     pidfile.Pidfile(),

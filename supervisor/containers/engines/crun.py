@@ -6,7 +6,7 @@ import os
 import re
 
 from nsbridge.config.containerkind import ContainerKind
-from nsbridge.supervisor.containers.statefiles import InitIdentity, StateFileRuntime, parse_identity
+from nsbridge.supervisor.containers.statefiles import CRUN_STATE, StateFileRuntime
 
 # crun, src/libcrun/status.c: validate_id refuses a slash. No name begins with -: a command would see an option in it.
 KIND = ContainerKind(
@@ -21,7 +21,7 @@ class Crun(StateFileRuntime):
     """One container has one name."""
 
     kind = KIND
-    file = "status"
+    state = CRUN_STATE
 
     def roots(self) -> tuple[str, ...]:
         """Return where crun looks: XDG_RUNTIME_DIR also as root, then where a crun without that variable looks."""
@@ -30,7 +30,3 @@ class Crun(StateFileRuntime):
             return (forced,)
         user_dir = os.environ.get("XDG_RUNTIME_DIR")
         return (f"{user_dir}/crun", "/run/crun") if user_dir else ("/run/crun",)
-
-    def parse(self, text: bytes) -> InitIdentity:
-        """See StateFileRuntime."""
-        return parse_identity(text, "pid", "process-start-time")

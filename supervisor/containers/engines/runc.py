@@ -7,7 +7,7 @@ import re
 
 from nsbridge.config.containerkind import ContainerKind
 from nsbridge.config.trusted import is_real_root
-from nsbridge.supervisor.containers.statefiles import InitIdentity, StateFileRuntime, parse_identity
+from nsbridge.supervisor.containers.statefiles import RUNC_STATE, StateFileRuntime
 
 # runc, libcontainer/factory_linux.go: validateID. No name begins with -: a command would see an option in it.
 KIND = ContainerKind(
@@ -22,7 +22,7 @@ class Runc(StateFileRuntime):
     """One container has one name."""
 
     kind = KIND
-    file = "state.json"
+    state = RUNC_STATE
 
     def roots(self) -> tuple[str, ...]:
         """Return where runc looks: real root never uses XDG_RUNTIME_DIR (runc's main.go and rootless_linux.go)."""
@@ -33,7 +33,3 @@ class Runc(StateFileRuntime):
         if user_dir and not is_real_root():
             return (f"{user_dir}/runc",)
         return ("/run/runc",)
-
-    def parse(self, text: bytes) -> InitIdentity:
-        """See StateFileRuntime."""
-        return parse_identity(text, "init_process_pid", "init_process_start")

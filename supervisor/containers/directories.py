@@ -1,0 +1,75 @@
+"""Reports, from a child of the supervisor, that something changed in directories or in the directories below them.
+
+A runtime makes a directory for each container, and changes it when the container starts (statefiles.py). Engines whose
+names match any of them need all these changes: one child watches them for all agents that wait.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from nsbridge.agents.endpoints.base import Blocked
+from nsbridge.agents.loop import Loop
+from nsbridge.supervisor.containers import engine_events
+from nsbridge.supervisor.containers.bundles import names_in
+from nsbridge.supervisor.containers.identity import ContainerRefused
+from nsbridge.supervisor.containers.places import Places, WatchedPlace
+
+REST = 0.02  # seconds between two reports
+
+
+def follow_directories(roots: Sequence[str], writer: int) -> int:
+    """Report changes until the process is killed; return 1 if they cannot be watched. See Engine.follow."""
+    loop = Loop()
+    try:
+        DirectoryFollower(loop, roots, writer)
+        engine_events.report_watching(writer)
+        loop.run()
+    except (Blocked, ContainerRefused) as error:
+        engine_events.report_failure(writer, str(error))
+    return 1
+
+
+class DirectoryFollower:
+    """Watches `roots`, which need not exist yet, and each directory in them."""
+
+    def __init__(self, loop: Loop, roots: Sequence[str], writer: int) -> None:
+        self._loop = loop
+        self._writer = writer
+        self._places = Places(loop)
+        self._below: dict[str, WatchedPlace] = {}
+        self._roots = roots
+        self._rests = False
+        self._is_due = False  # something changed since the last report
+        for root in roots:
+            self._places.expect(root, "", self._root_changed)
+        self._look()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._places.close()
+
+    def _root_changed(self) -> None:
+        self._look()
+        self._report()
+
+    def _look(self) -> None:
+        """Watch each directory that is new below the roots, and no longer those that are gone."""
+        there = {f"{root}/{name}" for root in self._roots for name in names_in(root)}
+        for gone in self._below.keys() - there:
+            self._below.pop(gone).cancel()
+        for new in there - self._below.keys():
+            self._below[new] = self._places.expect(new, "", self._report)
+
+    def _report(self) -> None:
+        self._is_due = True
+        if not self._rests:
+            self._rested()
+
+    def _rested(self) -> None:
+        self._rests = self._is_due
+        if self._is_due:
+            self._is_due = False
+            os.write(self._writer, engine_events.SOMETHING + b"\n")
+            self._loop.call_later(REST, self._rested)
