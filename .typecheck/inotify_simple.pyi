@@ -1,8 +1,11 @@
 # What nsbridge uses of inotify_simple 2.0.1, which has no types of its own.
+from ctypes import CDLL
 from enum import IntEnum
 from io import FileIO
 from os import PathLike
 from typing import NamedTuple
+
+_libc: CDLL | None
 
 class Event(NamedTuple):
     wd: int

@@ -85,6 +85,7 @@ _BPF_INSTRUCTION = 8  # bytes of a struct sock_filter
 _CAPABILITY_VERSION_3 = 0x2008_0522
 
 _libc = ctypes.CDLL(None, use_errno=True)
+LIBC = _libc  # for inotify_simple (endpoints/watch.py)
 # The C library loads it when a thread ends by pthread_exit; by then it would be the container's.
 _libgcc = None
 try:

@@ -23,8 +23,10 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+import inotify_simple
 from inotify_simple import INotify, flags, parse_events
 
+from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import AgentApi, Blocked
 
 CLOSED = int(flags.CLOSE_WRITE)
@@ -48,12 +50,9 @@ _RETURN = 10  # looks until inotify is retried
 _NO_WATCH = -1  # what an overflow belongs to
 
 
-# The library looks for libc at its first use, and does so by running ldconfig (ctypes.util.find_library): an agent
-# would run the container's. This module is imported by the supervisor, so the first use is here and now, on the host.
-try:
-    INotify().close()
-except OSError:
-    pass  # root's instances may be used up just now: libc was found all the same
+# At its first use the library would look for libc: by running ldconfig, else the compiler, with a temporary file
+# (ctypes.util.find_library). An agent would run the container's, and a pod with a read-only root has none of them.
+inotify_simple._libc = linux.LIBC
 
 
 class UsedUp(Blocked):

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 SERVICE = "/runtime.v1.RuntimeService/"
 LIMIT = 60.0  # seconds for one call
 _NODE = 2  # NamespaceMode: the host's
+_RUNTIME_DEFAULT = 0  # SecurityProfile.ProfileType
 _OUR_IMAGE = "docker.io/library/nsb-busybox:1"
 
 Single = int | str | bytes | Mapping[int, "Value"]
@@ -55,17 +56,28 @@ class PodContainer:
     mounts: Mapping[str, str | Path] = field(default_factory=dict)  # directories of the host by path inside
     readonly_mounts: Mapping[str, str | Path] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
-    capabilities: Sequence[str] = ()  # without CAP_; all others are dropped if there are any
+    capabilities: Sequence[str] = ()  # added, without CAP_
+    drops: Sequence[str] = ()
     readonly_root: bool = False
+    user: tuple[int, int] | None = None  # the image's, if there is none
+    seccomp: bool = False  # the runtime's default profile; none otherwise
+    no_new_privileges: bool = False
     image: str = _OUR_IMAGE
 
     def message(self, pod: Pod, attempt: int) -> dict[int, Value]:
         """Return it as ContainerConfig."""
         mounts: list[Single] = [{1: inside, 2: str(path)} for inside, path in self.mounts.items()]
         mounts += [{1: inside, 2: str(path), 3: 1} for inside, path in self.readonly_mounts.items()]
-        security: dict[int, Value] = {3: pod.namespaces(), 7: int(self.readonly_root)}
-        if self.capabilities:
-            security[1] = {1: list(self.capabilities), 2: ["ALL"]}
+        security: dict[int, Value] = {
+            1: {1: list(self.capabilities), 2: list(self.drops)},
+            3: pod.namespaces(),
+            7: int(self.readonly_root),
+            11: int(self.no_new_privileges),
+        }
+        if self.user is not None:
+            security |= {5: {1: self.user[0]}, 12: {1: self.user[1]}}
+        if self.seccomp:
+            security[15] = {1: _RUNTIME_DEFAULT}
         return {
             1: {1: self.name, 2: attempt},
             2: {1: self.image},

@@ -6,6 +6,8 @@ import itertools
 import os
 import select
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -299,3 +301,12 @@ def test_nothing_queued_behind_a_loss_is_believed(tmp_path: Path) -> None:
     assert [os.fsdecode(change.name) for change in watched.read().files] == [f"{next(numbers) - 1:08d}"]
     watched.close()
     os.close(directory)
+
+
+def test_libc_is_not_searched() -> None:
+    """The search runs ldconfig or a compiler, which a container with a read-only root does not have."""
+    program = (
+        "import ctypes.util; ctypes.util.find_library = None; "
+        "from nsbridge.agents.endpoints import watch; watch.PathWatch().close()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
