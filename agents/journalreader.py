@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import time
 import zlib
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -36,6 +37,7 @@ from nsbridge.agents.journal.journalfile import (
     is_sealed,
     parse_header,
 )
+from nsbridge.agents.journal.pending import noted_since
 from nsbridge.agents.journal.records import RECORD, checksum_of_none
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.scoreboard import Scoreboard
@@ -143,6 +145,9 @@ class _Reader:
         if self._header.kind == SOURCE:
             confirmed, taken, kind = self._numbers()
             page.cells[scoreboard.TAKEN], page.cells[scoreboard.PENDING] = taken, taken - confirmed
+            if taken > confirmed:
+                now = time.monotonic_ns()
+                page.cells[scoreboard.OLDEST] = noted_since(self._cells(), confirmed, now) or now
             if (noted := kinds.noted(kind)) is not None:
                 missed = noted.missed(self._cells(), taken)
                 page.cells[scoreboard.MISSED], page.cells[scoreboard.MISSED_BYTES] = missed

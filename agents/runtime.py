@@ -23,6 +23,7 @@ from nsbridge.agents.endpoints.kind import ServedEndpoint
 from nsbridge.agents.heartbeat import Heart, Voucher
 from nsbridge.agents.incoming import Incoming
 from nsbridge.agents.journal import sinkjournal
+from nsbridge.agents.journal.pending import PendingGauge
 from nsbridge.agents.journal.state import AgentFiles
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.loop import READABLE, WRITABLE, Loop
@@ -73,6 +74,7 @@ class Agent:
         self._source: Source | None = served.source(self, state.source) if state.source is not None else None
         self._sink: Sink | None = served.sink(self, state.sink) if state.sink is not None else None
         self.store = self._source.store if self._source is not None else None
+        self._pending = PendingGauge(state.source, self._cells, self.loop.now) if state.source is not None else None
         outgoing = Outgoing(self.store, window) if self.store is not None else None
         incoming = Incoming(state.sink, window, self._sink.may_adopt, names) if state.sink and self._sink else None
         self._session = Session(int.from_bytes(os.urandom(8)) | 1, outgoing, incoming)
@@ -86,6 +88,8 @@ class Agent:
         self.loop.watch(self._peer.fileno(), READABLE, self._peer_ready)
         self._heart.beat()
         self._heart.vouch(self._recheck)
+        if self._pending is not None:
+            self._heart.vouch(self._pending.note)
         if self._dead_retries is not None:
             self._dead_retries.settle()
         with self.loop.lock:
@@ -106,6 +110,8 @@ class Agent:
         )
         gc.freeze()
         self.loop.run()
+        if self._pending is not None:
+            self._pending.note()
 
     # What the endpoint calls (endpoints/base.py, Host)
 
@@ -158,10 +164,9 @@ class Agent:
 
     def landed(self, seq: int) -> None:
         """See AgentApi."""
-        assert self.store is not None  # noqa: S101  (there is a source)
+        assert self._pending is not None  # noqa: S101  (there is a source)
         self._heart.beat()  # on a slow disk a pass of the loop may last long, and is all right while it gets on
-        self._cells[scoreboard.TAKEN] = seq
-        self._cells[scoreboard.PENDING] = seq - self.store.confirmed
+        self._pending.landed(seq, self._cells[scoreboard.BEAT])
 
     def missed(self, files: int, size: int) -> None:
         """See AgentApi."""
@@ -308,9 +313,9 @@ class Agent:
     def _after_receiving(self) -> None:
         outgoing = self._session.outgoing
         self._hand_over()
-        if outgoing is not None and self._source is not None:
+        if outgoing is not None and self._source is not None and self._pending is not None:
+            self._pending.confirmed()
             self._source.confirmed(outgoing.store.confirmed)
-            self._cells[scoreboard.PENDING] = outgoing.store.taken - outgoing.store.confirmed
             if self.has_room():
                 self.retry_dead_letters()
                 self._source.room_again()
@@ -344,14 +349,11 @@ class Agent:
 
     def show_counters(self) -> None:
         """Put what the journals know where the supervisor sees it."""
-        cells = self._cells
         self._unshown = False
-        if self.store is not None:
-            cells[scoreboard.PENDING] = self.store.taken - self.store.confirmed
         if self._journal is not None and self._session.incoming is not None:
             self._journal.cells[sinkjournal.REPEATS] += self._session.incoming.repeats_dropped
             self._session.incoming.repeats_dropped = 0
-            self._journal.show(cells)
+            self._journal.show(self._cells)
 
     def _read_control(self, _events: int) -> None:
         fields = control.parse(self._channel.recv(control.MAX_SIZE))

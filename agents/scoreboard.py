@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SIZE = mmap.PAGESIZE
-_CELLS = 16
+_CELLS = 24
 _REASON_SIZE = 1000
 _REASONS = 1024
 _REASON_AT = {"out": _REASONS, "in": _REASONS + _REASON_SIZE}
@@ -38,6 +38,7 @@ REFUSED = 11  # files in a spool that cannot be taken
 MISSED = 12  # files that a source could not read, or not whole
 MISSED_BYTES = 13  # of these, at least
 DEAD_DROPPED = 15  # of the dead letters, those that the agent has dropped itself
+OLDEST = 16  # since when the oldest pending message has been, in ns of CLOCK_MONOTONIC; 0: there is none (pending.py)
 
 
 class Scoreboard:

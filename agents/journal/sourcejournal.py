@@ -32,6 +32,7 @@ CONFIRMED, TAKEN, RELEASED = 0, 1, 2
 # What the source could not read, files and bytes, in two slots by the parity of TAKEN; kept as long as the journal.
 MISSED, MISSED_SLOT = 18, 4
 WHERE = 30  # from what kind of endpoint, and which place, the messages were taken (belonging.py)
+OLDEST = 39  # since when the oldest message has been pending (agents/journal/pending.py); 0 if that was never noted
 RECORDS = 31  # what the records are: MESSAGES, or the number of a kind's notes (Endpoint.notes)
 MESSAGES = 0
 # These belong to the kind of the endpoint: each kind names its own, and they are wiped when another kind or place takes

@@ -132,6 +132,7 @@ def _scalar(value: object) -> str:
 
 
 _MOST_LETTERS = 1000  # that are counted: control/deadletters.py
+_OLD = 5.0  # seconds that a message may be pending without a remark
 _WIDEST_INFO = 40  # characters of a detail that stands in its column
 
 
@@ -171,8 +172,14 @@ def _counts(name: str, flows: list[dict[str, Any]]) -> str:
         ):
             if count := flow.get(key):
                 is_cut = key == "dead_letters" and count >= _MOST_LETTERS
-                parts.append(f"{count}{'+' if is_cut else ''} {word}")
+                parts.append(f"{count}{'+' if is_cut else ''} {word}{_oldest(flow) if key == 'pending' else ''}")
     return "  ".join(parts)
+
+
+def _oldest(flow: dict[str, Any]) -> str:
+    """Return the age of the oldest pending message, once it is old enough to matter."""
+    age = flow.get("oldest_pending_s")
+    return f" (oldest {duration(age)})" if age is not None and age >= _OLD else ""
 
 
 def _coloured(line: str, state: str) -> str:

@@ -118,4 +118,13 @@ def _flow(source: ManagedAgent, sink: ManagedAgent, letters: Letters) -> dict[st
         "dead_dropped": handed[scoreboard.DEAD_DROPPED],
         "dead_letters": letters(sink.config.name, handed[scoreboard.DEAD]),
         "refused": taken[scoreboard.REFUSED],
+        "oldest_pending_s": _oldest_pending(taken),
     }
+
+
+def _oldest_pending(cells: memoryview[int]) -> float | None:
+    """Return for how many seconds the oldest message of a source has been pending; None if there is none."""
+    since = cells[scoreboard.OLDEST]
+    if not cells[scoreboard.PENDING] or not since:
+        return None
+    return round(max(0, time.monotonic_ns() - since) / 1e9, 3)

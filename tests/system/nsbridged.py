@@ -108,6 +108,12 @@ class Nsbridged:
         flows = [flow for route in self.call("status")["routes"] for flow in route["flows"]]
         return next(flow for flow in flows if flow["from"] == source)
 
+    def counters(self, source: str) -> dict[str, Any]:
+        """Return the flow that begins at the agent `source`, without what changes by itself."""
+        flow = self.flow(source)
+        del flow["oldest_pending_s"]
+        return flow
+
     def wait_for(self, state: str, *names: str, with_senders: bool = True) -> None:
         """Wait until these agents (all, if none is named) have that state, and running ones have all their senders."""
 

@@ -46,7 +46,7 @@ def test_a_consumer_that_stops_for_long_costs_nothing_but_time(tmp_path: Path, u
         stopped = time.monotonic()
         says(daemon, "q:two", "blocked: queue full")
         pending = daemon.flow("q:one")["pending"]
-        wait_until(lambda: is_steady(lambda: daemon.flow("q:one")), "nothing moves any more")
+        wait_until(lambda: is_steady(lambda: daemon.counters("q:one")), "nothing moves any more")
         before, delivered = memory_of(daemon), daemon.flow("q:one")["delivered"]
         while time.monotonic() < stopped + FULL_FOR:
             assert sender.is_alive(), "the producer is held back"

@@ -28,6 +28,8 @@ ALLOWED = {
     "agents/endpoints/log/siblings.py now": "compared with the births of files, which are wall time too",
     "agents/dead/letters.py add": "shown to a person",
     "agents/dead/letters.py _recount": "the age of an earlier life's letter, for max_age; one from the future is young",
+    "agents/journal/pending.py note": "the age of a message that outlives the daemon, shown to a person",
+    "agents/journal/pending.py noted_since": "the same",
     "supervisor/lifecycle/agent.py container_ended": "shown to a person",
     "supervisor/lifecycle/agent.py _welcome": "since when an agent runs, shown to a person and in metrics",
     "supervisor/control/lettercounts.py __init__": "compared with a file's mtime; after a step it counts again",

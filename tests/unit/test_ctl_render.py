@@ -36,6 +36,15 @@ def test_status_lines_are_as_the_interface_shows_them() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("age", "shown"), [(None, "3 pending"), (4.9, "3 pending"), (62.0, "3 pending (oldest 0:01:02)")]
+)
+def test_the_age_of_the_oldest_message_is_shown_once_it_matters(age: float | None, shown: str) -> None:
+    flows = (flow("orders:web", "a:b", pending=3, oldest_pending_s=age),)
+    (line,) = render.status(status_document(agent("a:b"), flows=flows), colour=False)
+    assert line.endswith(f"in 0  {shown}")
+
+
 def test_a_running_agent_that_is_blocked_says_so() -> None:
     (line,) = render.status(status_document(agent("a:b", detail="blocked: queue full")), colour=False)
     assert "pid 4711, uptime 2:03:11, blocked: queue full" in line
