@@ -39,6 +39,7 @@ MISSED = 12  # files that a source could not read, or not whole
 MISSED_BYTES = 13  # of these, at least
 DEAD_DROPPED = 15  # of the dead letters, those that the agent has dropped itself
 OLDEST = 16  # since when the oldest pending message has been, in ns of CLOCK_MONOTONIC; 0: there is none (pending.py)
+BLOCKED = 17  # since when the agent has had a reason to wait, in ns of CLOCK_MONOTONIC; 0: it has none
 
 
 class Scoreboard:
@@ -74,6 +75,10 @@ class Scoreboard:
     def set_reason(self, side: str, reason: str) -> None:
         """Say why the `out` or `in` side waits; empty when it does not."""
         self._set_text(_REASON_AT[side], _REASON_SIZE, reason)
+        if not any(self._page[at] for at in _REASON_AT.values()):
+            self.cells[BLOCKED] = 0
+        elif not self.cells[BLOCKED]:
+            self.cells[BLOCKED] = time.monotonic_ns()
 
     def reason(self, side: str) -> str:
         """Return the last text of `set_reason`; bytes that are no UTF-8 become escapes."""

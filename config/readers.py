@@ -62,6 +62,7 @@ READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
         "deadline": values.duration("500ms", "24h"),
         "max_memory": values.size,
         "max_descriptors": values.integer(32, 1 << 20),
+        "max_blocked": values.duration("1s", "30d"),
     },
     RouteConfig: {
         "delivery": values.member(Delivery),

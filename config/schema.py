@@ -212,11 +212,12 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class HealthConfig:
-    """When an agent counts as wedged or as grown too large. Seconds and bytes."""
+    """When an agent counts as wedged, as grown too large, or as blocked for long. Seconds and bytes."""
 
     deadline: float = 30.0  # from an agent's last sign of life until its successor serves
     max_memory: int = 64_000_000  # of its own, beyond what its route's window and longest message may take
     max_descriptors: int = 256
+    max_blocked: float = 60.0  # after so long it is reported, once (supervisor/health/blocked.py)
 
     @property
     def beat_every(self) -> float:

@@ -56,6 +56,9 @@ class FakeLoop:
         self.timers.append(FakeTimer(self.time + delay, callback))
         return self.timers[-1]
 
+    def call_at(self, due: float, callback: Callable[[], None]) -> FakeTimer:
+        return self.call_later(due - self.time, callback)
+
     def pending(self) -> list[FakeTimer]:
         self.timers = [timer for timer in self.timers if timer.callback is not None]
         return sorted(self.timers, key=lambda timer: timer.due)

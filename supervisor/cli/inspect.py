@@ -5,7 +5,7 @@ nsbridgectl imports this for one command only; see render.py.
 
 from __future__ import annotations
 
-from nsbridge.config.text import escape
+from nsbridge.config.text import duration, escape
 from nsbridge.supervisor.cli import render
 
 TYPE_CHECKING = False  # typing is slow to load and is needed by the type checkers only
@@ -47,7 +47,7 @@ def _fact(label: str, words: list[str]) -> list[str]:
 
 def _process(process: dict[str, Any]) -> list[str]:
     threads = process["threads"]
-    up = f"up {render.duration(process['uptime_s'])}"
+    up = f"up {duration(process['uptime_s'])}"
     return [f"pid {process['pid']}", process["status"], f"{threads} thread{'' if threads == 1 else 's'}", up]
 
 

@@ -5,7 +5,7 @@ nsbridgectl imports this for every command a person types, so it imports nothing
 
 from __future__ import annotations
 
-from nsbridge.config.text import escape
+from nsbridge.config.text import duration, escape
 
 WIDTH = 79  # columns, where it can be kept: a terminal's 80, less its last
 
@@ -19,14 +19,6 @@ _HELD = " (stopped: autostart = false)"
 _YELLOW = "33"
 _WOULD = {"stop": "would stop", "start": "would start", "restart": "would restart", "unchanged": "would leave alone"}
 _DOES = {"stop": "stops", "start": "starts", "restart": "restarts", "unchanged": "leaves alone"}
-
-
-def duration(seconds: float) -> str:
-    """Return `seconds` as 2:03:11, with days before it if there are any (3d 2:03:11)."""
-    minutes, second = divmod(max(0, int(seconds)), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    return (f"{days}d " if days else "") + f"{hour}:{minute:02}:{second:02}"
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

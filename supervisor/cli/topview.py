@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nsbridge.config.text import escape
-from nsbridge.supervisor.cli import render
+from nsbridge.config.text import duration, escape
 from nsbridge.supervisor.cli.commands.nsbridgectl import TOP_KEYS
 from nsbridge.supervisor.cli.top import Row, Sample, ordered
 
@@ -102,7 +101,7 @@ def _cut(text: str, width: int) -> str:
 def summary(look: Sample) -> list[str]:
     """Return the whole in three lines."""
     daemon, process = look.answer["daemon"], look.answer["daemon_process"]
-    about = f"nsbridged {daemon['version']}, pid {daemon['pid']}, up {render.duration(daemon['uptime_s'])}"
+    about = f"nsbridged {daemon['version']}, pid {daemon['pid']}, up {duration(daemon['uptime_s'])}"
     states: dict[str, int] = {}
     for row in sorted(look.rows, key=lambda row: (row.state != "RUNNING", row.state)):
         states[row.state] = states.get(row.state, 0) + 1

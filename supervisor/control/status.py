@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from nsbridge.agents import scoreboard
 from nsbridge.supervisor.health import check as healthcheck
+from nsbridge.supervisor.health.blocked import blockage
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
 from nsbridge.supervisor.lifecycle.table import State
 from nsbridge.supervisor.routes.route import Route
@@ -19,7 +20,7 @@ def route_status(route: Route, agents: list[ManagedAgent], letters: Letters) -> 
     return {
         "name": route.config.name,
         "delivery": route.config.delivery.value,
-        "agents": [agent_status(agent) for agent in agents],
+        "agents": [agent_status(agent) | _blocked(route, agent) for agent in agents],
         "flows": flows(route, letters),
     }
 
@@ -51,6 +52,13 @@ def agent_status(agent: ManagedAgent) -> dict[str, object]:
         "detail": detail,
         "health": _health(agent),
     }
+
+
+def _blocked(route: Route, agent: ManagedAgent) -> dict[str, object]:
+    """Return for how many seconds the agent has been blocked, and whether that is too long (health/blocked.py)."""
+    found = blockage(route, agent)
+    blocked_s = None if found is None else round(max(0.0, time.monotonic() - found.since), 3)
+    return {"blocked_s": blocked_s, "blocked_long": found is not None and agent.blocked_long}
 
 
 def _serves(agent: ManagedAgent) -> str:

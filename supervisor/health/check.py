@@ -13,6 +13,7 @@ from itertools import islice
 
 from nsbridge.agents import scoreboard
 from nsbridge.config.schema import HealthConfig, RouteConfig
+from nsbridge.supervisor.health.blocked import BlockedWatch
 from nsbridge.supervisor.health.deadwatch import DeadWatch
 from nsbridge.supervisor.health.measuring import Found, Measurer
 from nsbridge.supervisor.host import procfs, usage
@@ -41,6 +42,7 @@ class HealthCheck:
         self._limits = services.health
         self._roster = roster
         self._dead = DeadWatch(services, roster)
+        self._blocked = BlockedWatch(services, roster)
         self._every = min(LOOK_EVERY, self._limits.patience)
         self._due = 0.0
         self._awake_since = 0.0  # agents are not judged by what was before
@@ -51,10 +53,12 @@ class HealthCheck:
         """Begin; to be called once."""
         self._due = self._loop.now()
         self._check()
+        self._blocked.start()
 
     def adopt(self, limits: HealthConfig) -> None:
-        """Apply other limits of size from now on; the deadline must be the same, because agents beat by it."""
+        """Apply other limits from now on; the deadline must be the same, because agents beat by it."""
         self._limits = limits
+        self._blocked.adopt(limits)
 
     def close(self) -> None:
         """End the children that measure."""

@@ -55,6 +55,7 @@ class ManagedAgent(StateMachine):
         self.beat_every = services.health.beat_every
         self.last_exit: str | None = None
         self.restarts = 0
+        self.blocked_long = False  # it has been blocked for longer than health.max_blocked
         self.attachment = Attachment(services.loop, services.arrivals, config.container, config.namespace, self)
         self.scoreboard = Scoreboard()
         journalreader.recall(self.scoreboard, services.state_dir, config.name)

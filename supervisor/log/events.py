@@ -5,6 +5,8 @@ happened, and what was and is now:
 
     state     an agent's state has changed (lifecycle/table.py)
     delivery  a running agent has begun to wait (`to` is blocked, `detail` why) or resumes (`to` is relaying)
+    blocked   an agent has been blocked for longer than `health.max_blocked` (`to` is blocked_long, `detail` for how
+              long and why), or is not any more (`from` is blocked_long, `to` its state)
     dead      a message was put `aside` as a dead letter, `given back` to be delivered, or `dropped`; `detail`: which
     reload    the configuration was read again; `detail` is what followed of it, or why nothing did
     daemon    the daemon `to` started, or stopping
@@ -65,6 +67,14 @@ class Events:
         """Report that a running agent waits for `reason`; empty when it resumes."""
         before, after = ("relaying", "blocked") if reason else ("blocked", "relaying")
         self._add(name, "delivery", before, after, reason)
+
+    def blocked(self, name: str, detail: str) -> None:
+        """Report that an agent has been blocked for long; `detail` has for how long, and why."""
+        self._add(name, "blocked", "blocked", "blocked_long", detail)
+
+    def not_blocked(self, name: str, after: str, detail: str) -> None:
+        """Report that an agent that was blocked for long is not any more; `after` is its state."""
+        self._add(name, "blocked", "blocked_long", after, detail)
 
     def dead(self, name: str, after: str, detail: str) -> None:
         """Report that a message which the agent could not hand over is `aside`, `given back` or `dropped`."""

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from nsbridge.config.schema import AgentConfig, Config, DaemonConfig, RouteConfig
 
-LIVE = frozenset({"log", "dead", "health.max_memory", "health.max_descriptors"})
+LIVE = frozenset({"log", "dead", "health.max_memory", "health.max_descriptors", "health.max_blocked"})
 FIXED = frozenset(
     {"state_dir", "control", "evidence", "require", "health.deadline"}
 )  # agents beat by the deadline they began with

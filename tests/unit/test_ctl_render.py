@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsbridge.config.text import escape
+from nsbridge.config.text import duration, escape
 from nsbridge.supervisor.cli import render
 from tests.control_fake import agent, flow, status_document
 
@@ -98,7 +98,7 @@ def test_a_tree_shows_whatever_json_there_is() -> None:
     [(0, "0:00:00"), (59.9, "0:00:59"), (7391, "2:03:11"), (266_591, "3d 2:03:11"), (-1, "0:00:00")],
 )
 def test_a_duration_is_readable(seconds: float, shown: str) -> None:
-    assert render.duration(seconds) == shown
+    assert duration(seconds) == shown
 
 
 @given(st.text(st.characters(exclude_categories=())))

@@ -186,9 +186,10 @@ def test_the_log_s_keys_are_applied() -> None:
 
 def test_sizes_are_applied_and_the_deadline_is_not() -> None:
     """An agent beats as often as the deadline asked for when it was forked: a shorter one would be its death."""
-    found = compare(config(), config(health=HealthConfig(deadline=3.0, max_memory=1, max_descriptors=2)))
-    assert found.config.daemon.health == HealthConfig(max_memory=1, max_descriptors=2)
-    assert [remark.rpartition(": ")[2].split()[0] for remark in found.remarks] == ["needs", "at", "at"]
+    live = HealthConfig(max_memory=1, max_descriptors=2, max_blocked=4.0)
+    found = compare(config(), config(health=dataclasses.replace(live, deadline=3.0)))
+    assert found.config.daemon.health == live
+    assert [remark.rpartition(": ")[2].split()[0] for remark in found.remarks] == ["needs", "at", "at", "at"]
 
 
 def test_the_summary_is_one_line_and_counts_what_is_not_touched() -> None:
