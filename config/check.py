@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from nsbridge.config.kind import KINDS
 from nsbridge.config.patterns import TooManyError, common_name
-from nsbridge.config.problems import KeyPath, Problem, quoted
+from nsbridge.config.problems import KeyPath, Problem, dotted, quoted
 from nsbridge.config.schema import AgentConfig, Endpoint, Namespace, Place
 
 # as under /proc/PID/ns, namespaces(7)
@@ -66,6 +66,13 @@ def route_problems(sides: Sequence[Side]) -> Iterator[Problem]:
         if across is not None and side.endpoint is not None and across.endpoint is not None:
             yield from _direction_problems(side, across)
             yield from _loops(side, across)
+
+
+def agent_count(path: KeyPath, names: list[str]) -> Problem:
+    """Return the problem that a route has these agents, and not two."""
+    got = f"{len(names)} ({', '.join(map(quoted, names))})" if names else "none"
+    fix = f"add [{dotted(path)}.agent.NAME]" if len(names) < AGENTS else "make another route for what is left"
+    return Problem((*path, "agent"), f"a route has exactly two agents, got {got}", fix)
 
 
 def host_problems(routes: Iterable[Sequence[Side]]) -> Iterator[Problem]:

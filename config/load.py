@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 from cattrs import BaseValidationError, ClassValidationError, Converter, ForbiddenExtraKeysError, override
 from cattrs.gen import make_dict_structure_fn
 
-from nsbridge.config import check, names, values
+from nsbridge.config import check, dropins, names, values
 from nsbridge.config.document import Table, read_tables, read_text
+from nsbridge.config.dropins import File
 from nsbridge.config.errors import ConfigError
 from nsbridge.config.kind import KINDS, reads
-from nsbridge.config.problems import InvalidValue, KeyPath, Problem, dotted, nearest, quoted, unknown_key
+from nsbridge.config.problems import InvalidValue, KeyPath, Problem, nearest, unknown_key
 from nsbridge.config.readers import READERS, table
 from nsbridge.config.schema import (
     AgentConfig,
@@ -44,9 +45,16 @@ _ROUTE_DEFAULTS: Mapping[str, Any] = {field.name: field.default for field in dat
 
 @dataclass(frozen=True, slots=True)
 class _Document:
-    """The whole file; its routes are structured one by one."""
+    """The main file; its routes are structured one by one."""
 
     daemon: DaemonConfig = dataclasses.field(default_factory=DaemonConfig)
+    route: Table = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _DropIn:
+    """A drop-in; its routes are structured one by one."""
+
     route: Table = dataclasses.field(default_factory=dict)
 
 
@@ -101,15 +109,14 @@ def load_trusted(path: str) -> Config:
     return load(path, by_root=True)
 
 
-def load(path: str, *, by_root: bool = False) -> Config:
-    """Return the configuration in the file at `path`.
+def load(path: str, *, by_root: bool = False, drop_ins: bool = True) -> Config:
+    """Return the configuration in the file at `path` and in its drop-ins (dropins.py).
 
-    Raises ConfigError with all problems, one line each, if it cannot be read or must not be used.
+    Raises ConfigError with all problems, one line each, if a file cannot be read or must not be used.
     """
-    text, problems = read_text(path, by_root=by_root)
-    if problems:
-        raise ConfigError([problem.line(path) for problem in problems])
-    return dataclasses.replace(parse(text, path), source=str(Path(path).absolute()))
+    main = File(path, *read_text(path, by_root=by_root))
+    others = dropins.read(path, by_root=by_root) if drop_ins and not main.problems else []
+    return dataclasses.replace(_assembled([main, *others]), source=str(Path(path).absolute()))
 
 
 def parse(text: str, source: str) -> Config:
@@ -117,18 +124,52 @@ def parse(text: str, source: str) -> Config:
 
     Raises ConfigError as `load` does.
     """
-    tables, problems, twice = read_tables(text)
+    return _assembled([File(source, text, [])])
+
+
+def _assembled(files: Sequence[File]) -> Config:
+    """Return the configuration that the files make together; the first one is not a drop-in. Raises ConfigError."""
+    main, *drop_ins = parts = [_read_part(file, _DropIn if number else _Document) for number, file in enumerate(files)]
+    lines = [problem.line(part.name) for part in parts for problem in part.problems]
+    routes: dict[str, _Route] = {}
+    origins: dict[str, str] = {}
+    for part in parts:
+        for route in part.routes:
+            if route.name in routes:
+                lines.append(dropins.declared_again(route.name, origins[route.name]).line(part.name))
+            else:
+                routes[route.name], origins[route.name] = route, part.name
+    spanning = check.host_problems([route.sides for route in routes.values()])
+    lines += [problem.line(origins[problem.path[1]]) for problem in spanning]
+    if lines or not isinstance(main.document, _Document):
+        raise ConfigError(lines)
+    configs = tuple(route.config() for route in routes.values())
+    return Config(main.document.daemon, configs, main.name, tuple(part.name for part in drop_ins))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Result of reading one file."""
+
+    name: str
+    document: _Document | _DropIn | None
+    routes: list[_Route]
+    problems: list[Problem]
+
+
+def _read_part(file: File, cls: type[_Document | _DropIn]) -> _Part:
+    if file.problems:
+        return _Part(file.name, None, [], file.problems)
+    tables, problems, twice = read_tables(file.text)
     if tables is None:
-        raise ConfigError([problem.line(source) for problem in problems])
-    document, found = _structure(tables, _Document, ())
-    problems += found
+        return _Part(file.name, None, [], problems)
+    if cls is _DropIn:
+        tables, strange = dropins.only_routes(tables)
+        problems += strange
+    document, found = _structure(tables, cls, ())
     routes = [_read_route(name, raw, twice) for name, raw in _subtable(tables, "route").items()]
-    for route in routes:
-        problems += route.problems
-    problems += check.host_problems([route.sides for route in routes])
-    if problems or document is None:
-        raise ConfigError([problem.line(source) for problem in problems])
-    return Config(document.daemon, tuple(route.config() for route in routes), source)
+    problems += [*found, *(problem for route in routes for problem in route.problems)]
+    return _Part(file.name, document, routes, problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +201,7 @@ def _read_route(name: str, raw: object, twice: set[KeyPath]) -> _Route:
         problems += found
     declared_twice = any(other[: len(path)] == path for other in twice)  # then the number of agents says nothing
     if len(sides) != check.AGENTS and not declared_twice and _is_clear(raw, "agent", _RouteTable):
-        problems.append(_agent_count(path, [side.path[-1] for side in sides]))
+        problems.append(check.agent_count(path, [side.path[-1] for side in sides]))
     problems += check.route_problems(sides)
     return _Route(name, table, sides, problems)
 
@@ -198,12 +239,6 @@ def _name_problems(reader: values.Reader[str], path: KeyPath) -> list[Problem]:
     except InvalidValue as refused:
         return [Problem(path, refused.what, refused.fix)]
     return []
-
-
-def _agent_count(path: KeyPath, names: list[str]) -> Problem:
-    got = f"{len(names)} ({', '.join(map(quoted, names))})" if names else "none"
-    fix = f"add [{dotted(path)}.agent.NAME]" if len(names) < check.AGENTS else "make another route for what is left"
-    return Problem((*path, "agent"), f"a route has exactly two agents, got {got}", fix)
 
 
 def _endpoint_count(path: KeyPath, raw: object, present: list[str]) -> list[Problem]:
@@ -303,6 +338,7 @@ def _keys(cls: type) -> list[str]:
 _READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
     **READERS,
     _Document: {"route": table},
+    _DropIn: {"route": table},
     _RouteTable: {"agent": table, **READERS[RouteConfig]},
 }
 

@@ -260,3 +260,11 @@ class Config:
     daemon: DaemonConfig
     routes: tuple[RouteConfig, ...]
     source: str = ""
+    drop_ins: tuple[str, ...] = ()  # paths of the further files (dropins.py)
+
+    @property
+    def count(self) -> str:
+        """Return how many routes and drop-ins there are, in words."""
+        routes, files = len(self.routes), len(self.drop_ins)
+        text = f"{routes} route{'' if routes == 1 else 's'}"
+        return f"{text}, {files} drop-in{'' if files == 1 else 's'}" if files else text

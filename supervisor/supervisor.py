@@ -134,7 +134,7 @@ class Supervisor:
         self._settled()
 
     def _start(self) -> None:
-        started = f"pid {os.getpid()}: {_count(self._config)}"
+        started = f"pid {os.getpid()}: {self._config.count}"
         self._log.info("", f"nsbridged {version('nsbridge')} started, {started}")
         self._services.events.daemon("started", started)
         for kind, why in self._not_empty.items():
@@ -170,11 +170,6 @@ class Supervisor:
 
     def _has_stopped(self) -> bool:
         return self._roster.is_ending and all(route.is_stopped() for route in self._roster.routes.values())
-
-
-def _count(config: Config) -> str:
-    count = len(config.routes)
-    return f"{count} route{'' if count == 1 else 's'}"
 
 
 def _raise_descriptor_limit() -> None:

@@ -54,7 +54,7 @@ def socket_path(socket: str | None, config: str | None) -> str:
         from nsbridge.config.load import load  # noqa: PLC0415  (cattrs is slow to load)
         from nsbridge.supervisor.containers import engines  # noqa: F401, PLC0415  (they register their names)
 
-        return load(config).daemon.control.path
+        return load(config, drop_ins=False).daemon.control.path
     return os.environ.get("NSBRIDGE_CONTROL") or DEFAULT_PATH
 
 

@@ -44,9 +44,8 @@ def _command(argv: list[str]) -> int:
 
 def _check(config: Config) -> int:
     Access.of(config.daemon.control)  # it would refuse to start
-    routes = len(config.routes)
-    sys.stdout.write(f"{config.source}: right; {routes} route{'' if routes == 1 else 's'}\n")
-    if not routes:
+    sys.stdout.write(f"{config.source}: right; {config.count}\n")
+    if not config.routes:
         sys.stdout.write(f"{config.source}: no [route.NAME] yet, so nsbridged would have nothing to carry\n")
     if config.daemon.log.file and not Path(config.daemon.log.file).parent.is_dir():
         sys.stdout.write(f"{config.source}: this host: daemon.log.file: make {Path(config.daemon.log.file).parent}\n")
@@ -63,10 +62,14 @@ def _check(config: Config) -> int:
 
 def _untrusted(config: Config) -> Iterator[str]:
     """Find files that the daemon would refuse to use, because users other than root can change them."""
-    named = {"": config.source, "daemon.state_dir: ": config.daemon.state_dir}
+    named = [
+        ("", config.source),
+        *(("", path) for path in config.drop_ins),
+        ("daemon.state_dir: ", config.daemon.state_dir),
+    ]
     if config.daemon.log.file:
-        named["daemon.log.file: "] = config.daemon.log.file
-    for key, path in named.items():
+        named.append(("daemon.log.file: ", config.daemon.log.file))
+    for key, path in named:
         try:
             os.close(trusted.pin(path, group_dir=key.startswith("daemon.log")))
         except trusted.UntrustedError as error:

@@ -41,6 +41,10 @@ PROGRAM = Program(
             "files",
             (
                 (DEFAULT_CONFIG, "the configuration: nsbridge.toml(5)"),
+                (
+                    "/etc/nsbridge/nsbridge.d/*.toml",
+                    "further routes, in the order of names; FILE.d beside any FILE.toml",
+                ),
                 ("/run/nsbridge", "journals, dead letters, pid file and control socket, unless it says otherwise"),
             ),
         ),
