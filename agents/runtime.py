@@ -58,16 +58,15 @@ class Agent:
         self._channel = channel
         self._peer = socket.socket(fileno=assignment.peer_fd)
         self._peer.setblocking(False)
-        self._unsent = b""
+        self._unsent, self._blocked_in = b"", ""  # part of a packet; what the sink itself waits for
         self._ack_timer = self._draining = self._drained = False
-        self._unshown = False  # whether the scoreboard is behind the sink's journal
+        self._unshown = False  # True while the scoreboard is behind the sink's journal
         self._cells = assignment.scoreboard.cells
         self._heart = Heart(self.loop, self._cells, assignment.beat_every)
         window, names = assignment.route.window, assignment.agent.endpoint.keeps_names
         self._journal = state.sink
         self._state = state
         self._synced = 0  # the last seq whose record is on the disk, where that is asked for
-        self._blocked_in = ""  # what the sink itself waits for
         sync = (lambda: linux.syncfs(state.dead)) if assignment.route.fsync else None
         self._dead = DeadLetterKeeper(self, state.dead, state.sink, assignment.dead, sync)
         served.joined(self, entered, state.counter)
