@@ -154,10 +154,15 @@ def _ways(container: EngineContainer) -> list[Callable[[], None]]:
 
 
 def of_runtime(engine: str, room: Room, directory: Path, cleanup: ExitStack) -> list[EngineContainer]:
-    """Return two running containers of runc, crun or LXC: `a`, and `b` whose queue outlives it."""
+    """Return two running containers of runc, crun or LXC."""
+    return pair_of(lambda program: RUNTIMES[engine](program, room, directory), cleanup)
+
+
+def pair_of(make: Callable[[Program], EngineContainer], cleanup: ExitStack) -> list[EngineContainer]:
+    """Return two running containers: `a`, and `b` whose queue outlives it."""
 
     def started(program: Program) -> EngineContainer:
-        container = RUNTIMES[engine](program, room, directory)
+        container = make(program)
         cleanup.callback(container.delete)
         container.start()
         return container

@@ -8,6 +8,7 @@ through which nsbridge finds that engine (for this process and what it starts).
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,7 @@ from tests.system.containerd_daemon import ContainerdDaemon, CtrContainer, PodOf
 from tests.system.engine_daemons import Daemon, DaemonContainer, DockerDaemon, Podman
 from tests.system.engines import IDLE, CrunContainer, EngineContainer, Program, RuncContainer, UnshareContainer
 from tests.system.lxc_containers import LxcContainer
+from tests.system.machines import MachineContainer, Machined
 from tests.system.nsbridged import EVIDENCE
 from tests.system.room import Room, sys_mounted
 
@@ -78,6 +80,28 @@ def lxc_container(room: Room, engine_base: Path, monkeypatch: pytest.MonkeyPatch
     """Make containers of LXC, in a directory of the tests' own that nsbridge finds by NSBRIDGE_LXC_PATH."""
     monkeypatch.setenv("NSBRIDGE_LXC_PATH", str(engine_base / "lxc"))
     with _factory(lambda program: LxcContainer(program, room, engine_base)) as make:
+        yield make
+
+
+@pytest.fixture
+def machined(room: Room, engine_base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machined]:
+    """Yield a machined of the test's own, whose machines nsbridge finds by NSBRIDGE_MACHINES."""
+    base = engine_base / "machined"
+    base.mkdir(exist_ok=True)
+    made = Machined(room, base)
+    monkeypatch.setenv("NSBRIDGE_MACHINES", str(made.machines))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+        shutil.rmtree(base)
+
+
+@pytest.fixture
+def machine_container(machined: Machined) -> Iterator[Factory]:
+    """Make machines of systemd-nspawn, registered there."""
+    with _factory(lambda program: MachineContainer(program, machined)) as make:
         yield make
 
 
