@@ -8,10 +8,11 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Self, TypeVar
 
+from nsbridge.supervisor.containers import websocket
 from nsbridge.supervisor.containers.deadline import ANSWER_LIMIT, TIME_LIMIT, seconds_left
 from nsbridge.supervisor.containers.identity import NAME_SHOWN, ContainerRefused, NoAnswer, NotPermitted, quoted
 
@@ -59,8 +60,22 @@ class UnixHttp:
         self._connection.be_patient()
         return response
 
-    def _request(self, target: str) -> http.client.HTTPResponse:
-        self._call(lambda: self._connection.request("GET", target))
+    def websocket(self, target: str) -> Iterator[bytes]:
+        """Return the messages of a websocket, of which only the beginning has a deadline. Raises NoAnswer.
+
+        The messages raise OSError; ValueError if they are none.
+        """
+        key = websocket.new_key()
+        response = self._request(target, websocket.headers(key))
+        if response.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
+            self._check(response.status, response.read1(NAME_SHOWN))
+        if response.getheader("Sec-WebSocket-Accept") != websocket.accepted(key):
+            raise NoAnswer(f"{self.source} has no websocket for events")
+        self._connection.be_patient()
+        return websocket.messages(response.fp, self._connection.sock.sendall)
+
+    def _request(self, target: str, headers: Mapping[str, str] | None = None) -> http.client.HTTPResponse:
+        self._call(lambda: self._connection.request("GET", target, headers=headers or {}))
         return self._call(self._connection.getresponse)
 
     def _call(self, call: Callable[[], _T]) -> _T:

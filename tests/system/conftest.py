@@ -21,6 +21,7 @@ from tests.system.containerd_daemon import ContainerdDaemon, CtrContainer, PodOf
 from tests.system.engine_daemons import Daemon, DaemonContainer, DockerDaemon, Podman
 from tests.system.engines import IDLE, CrunContainer, EngineContainer, Program, RuncContainer, UnshareContainer
 from tests.system.lxc_containers import LxcContainer
+from tests.system.lxd_daemon import Lxd, LxdContainer
 from tests.system.machines import MachineContainer, Machined
 from tests.system.nsbridged import EVIDENCE
 from tests.system.room import Room, sys_mounted
@@ -72,6 +73,28 @@ def runc_container(room: Room, engine_base: Path) -> Iterator[Factory]:
 def crun_container(room: Room, engine_base: Path) -> Iterator[Factory]:
     """Make containers of crun, in its usual state directory."""
     with _factory(lambda program: CrunContainer(program, room, engine_base)) as make:
+        yield make
+
+
+@pytest.fixture(scope="session")
+def lxd(room: Room, engine_base: Path) -> Iterator[Lxd]:
+    """Yield an LXD of this session's own."""
+    base = engine_base / "lxd"
+    base.mkdir()
+    daemon = Lxd(room, base)
+    try:
+        daemon.start()
+        daemon.import_image()
+        yield daemon
+    finally:
+        daemon.close()
+
+
+@pytest.fixture
+def incus_container(lxd: Lxd, monkeypatch: pytest.MonkeyPatch) -> Iterator[Factory]:
+    """Make containers of that LXD, which nsbridge finds by LXD_DIR."""
+    monkeypatch.setenv("LXD_DIR", str(lxd.base))
+    with _factory(lambda program: LxdContainer(program, lxd)) as make:
         yield make
 
 

@@ -112,12 +112,12 @@ class MachineContainer(EngineContainer):
         return run(["nsenter", f"--target={self.pid}", "--mount", "--ipc", "--pid", "--", *argv], check=check)
 
     def kill(self) -> None:
-        """Kill as the others do; return when nspawn has ended, which tells machined."""
+        """Kill as the others do; return when nspawn has ended, which reports it to machined."""
         super().kill()
         self._wait_for_nspawn()
 
     def stop(self) -> None:
-        """Stop as the others do; return when nspawn has ended, which tells machined."""
+        """Stop as the others do; return when nspawn has ended, which reports it to machined."""
         super().stop()
         self._wait_for_nspawn()
 

@@ -10,6 +10,7 @@ from nsbridge.supervisor.containers.engines import (
     crun,
     docker,
     host,
+    incus,
     kubernetes,
     lxc,
     machine,
@@ -25,6 +26,7 @@ from nsbridge.supervisor.containers.engines import (
 _OURS: tuple[Engine, ...] = (
     docker.Docker(),
     podman.Podman(),
+    incus.Incus(),
     lxc.Lxc(),
     machine.Machine(),
     kubernetes.Kubernetes(),

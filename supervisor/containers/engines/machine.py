@@ -53,7 +53,7 @@ _SLACK = 0.1  # seconds: a start time has a resolution of 10 ms
 
 
 class Machine(Engine):
-    """A file tells all, so machined is not asked and cannot hang."""
+    """Reads its files only, so machined is not asked and cannot hang."""
 
     kind = KIND
 
