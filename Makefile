@@ -20,6 +20,9 @@ storm:           ## 2,000 kills, 1,000,000 messages, into docs/storm.md; about 6
 classic-storm:   ## one queue, two types, a stranger in it: 1,000 kills, 100,000 questions; about 6 minutes (as root)
 	$(CMD) python -m tests.system.classic_storm --kills 1000 --questions 100000
 
+names-storm:     ## spools that keep names: 600 kills, names that repeat, patterns, refused files; about 5 minutes (as root)
+	$(CMD) python -m tests.system.names_storm --kills 600
+
 bench:           ## against C, the kernel and what else there is: a table, docs/bench.json and its picture (as root)
 	./run bench
 
@@ -78,4 +81,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo test unit system storm classic-storm comings scale restart rotation bench bench-check dist calls fuzz style types coverage fresh clean help
+.PHONY: demo test unit system storm classic-storm names-storm comings scale restart rotation bench bench-check dist calls fuzz style types coverage fresh clean help

@@ -8,7 +8,9 @@ Orders of the supervisor: `{"order": "drain"}`, `{"order": "exit"}`,
 Reports of the agent:
 `{"report": "ready", "ns_inode": N, "uid": N, "gid": N, "landlock": ABI, "places": {…}}` (places.py),
 `{"report": "drained"}`, `{"report": "log", "level": "warning", "text": "…"}`,
-`{"report": "dead", "text": "…"}` (put aside: which, why), `{"report": "error", "text": "…"}` (its last words).
+`{"report": "dead", "text": "…"}` (put aside: which, why),
+`{"report": "refused", "text": "…", "moved": true}` (a file: which, why, and whether it was moved to `error`),
+`{"report": "error", "text": "…"}` (its last words).
 
 The agent may be compromised, so the supervisor takes only what fits `parse` and treats every text as hostile.
 """
@@ -58,7 +60,7 @@ def parse(datagram: bytes) -> dict[str, object]:
         return {}
     if not isinstance(fields, dict):
         return {}
-    if fields.get("report") in ("log", "error", "dead") and "text" not in fields:
+    if fields.get("report") in ("log", "error", "dead", "refused") and "text" not in fields:
         return {}
     if fields.get("report") == "log" and fields.get("level") not in _LEVELS:
         return {}

@@ -278,9 +278,13 @@ class Agent:
         """See AgentApi."""
         self._assignment.scoreboard.set_notice(side, text)
 
-    def refused(self, count: int) -> None:
+    def refused(self, count: int, total: int) -> None:
         """See AgentApi."""
-        self._cells[scoreboard.REFUSED] = count
+        self._cells[scoreboard.REFUSED], self._cells[scoreboard.REFUSED_TOTAL] = count, total
+
+    def report_refused(self, text: str, *, moved: bool) -> None:
+        """See AgentApi."""
+        control.send(self._channel, report="refused", text=text[:2000], moved=moved)
 
     def log(self, level: str, text: str) -> None:
         """See AgentApi."""

@@ -34,12 +34,13 @@ IN_DOUBT = 6
 DEAD = 7
 SENDERS = 8  # two cells: pids of the processes that send into a queue, 0 where there are none
 PROGRESS = 10  # when what runs beside the loop last owed nothing, in ns of CLOCK_MONOTONIC; 0: there is nothing
-REFUSED = 11  # files in a spool that cannot be taken
+REFUSED = 11  # files in a spool that cannot be taken now
 MISSED = 12  # files that a source could not read, or not whole
 MISSED_BYTES = 13  # of these, at least
 DEAD_DROPPED = 15  # of the dead letters, those that the agent has dropped itself
 OLDEST = 16  # since when the oldest pending message has been, in ns of CLOCK_MONOTONIC; 0: there is none (pending.py)
 BLOCKED = 17  # since when the agent has had a reason to wait, in ns of CLOCK_MONOTONIC; 0: it has none
+REFUSED_TOTAL = 18  # files that a source refused since its journal was made
 
 
 class Scoreboard:

@@ -81,7 +81,7 @@ class FakeHost:
         self.said: list[str] = []
         self.reason = ""
         self.notices: dict[str, str] = {}
-        self.refused_files = 0
+        self.refused_files = self.refused_ever = self.refused_moved = 0
         self.missing = (0, 0)
         self._vouchers: list[Voucher] = []
         self.tree = Tree(os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY))
@@ -122,9 +122,14 @@ class FakeHost:
         """Keep it in `notices`."""
         self.notices[side] = text
 
-    def refused(self, count: int) -> None:
-        """Keep it in `refused_files`."""
-        self.refused_files = count
+    def refused(self, count: int, total: int) -> None:
+        """Keep them in `refused_files` and `refused_ever`."""
+        self.refused_files, self.refused_ever = count, total
+
+    def report_refused(self, text: str, *, moved: bool) -> None:
+        """Keep the text in the list of log lines."""
+        self.said.append(text)
+        self.refused_moved += moved
 
     def log(self, level: str, text: str) -> None:
         """Keep the text in the list of log lines."""

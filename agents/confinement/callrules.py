@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import reduce
+from operator import or_
 
 from nsbridge.agents.confinement import syscalls
 from nsbridge.config.schema import AgentConfig, Delivery, Endpoint, RouteConfig
@@ -162,7 +164,7 @@ fstatfs             leave room for others where dead letters are; refuse pseudo 
 readlinkat          walk to the endpoint again, which may belong to another user by now
 renameat2           a delivered file appears whole and replaces nothing
 lseek               list a directory from its beginning; where a log ends
-statx               when a log file was made: which of two came first
+statx               when a log file was made: which of two came first; which refused file was counted
 inotify_init1       get events for new files
 inotify_add_watch   get events for new files
 inotify_rm_watch    get events for new files
@@ -253,6 +255,7 @@ class KindCalls:
     rules: Mapping[str, Rule] = field(default_factory=dict)  # that RULES does not have yet
     numbers: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of calls that syscalls.py does not have
     rights: int = 0  # of Landlock, in the directories of the endpoint, beyond what every agent has (landlock.py)
+    configured_rights: Mapping[str, int] = field(default_factory=dict)  # more of them, by the key that asks for them
     needs_abi: Mapping[str, int] = field(default_factory=dict)  # the first Landlock ABI that allows what a key asks for
 
 
@@ -286,6 +289,13 @@ def rules(endpoint: Endpoint, delivery: Delivery, *, fsync: bool, is_counted: bo
     if fsync:
         names += FSYNC
     return tuple(dict.fromkeys(names))
+
+
+def rights(endpoint: Endpoint) -> int:
+    """Return the rights of Landlock that an endpoint needs beyond what every agent has."""
+    kind = KINDS[endpoint.name]
+    asked = (more for key, more in kind.configured_rights.items() if getattr(endpoint, key) is not None)
+    return reduce(or_, asked, kind.rights)
 
 
 def forks(endpoint: Endpoint, delivery: Delivery) -> bool:

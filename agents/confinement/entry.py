@@ -347,7 +347,7 @@ def restrict_files(agent: AgentConfig, directories: Sequence[int], given: Sequen
     for key, needed in calls.needs_abi.items():
         if abi < needed and getattr(agent.endpoint, key) is not None:
             raise OSError(errno.EOPNOTSUPP, f"Landlock ABI {abi} does not allow what {key} needs, ABI {needed} does")
-    rules = [landlock.rule(abi, directory, calls.rights) for directory in directories]
+    rules = [landlock.rule(abi, directory, callrules.rights(agent.endpoint)) for directory in directories]
     linux.landlock_restrict(landlock.ruleset(abi), [*rules, *(landlock.rule(abi, directory) for directory in given)])
     return abi
 

@@ -9,7 +9,8 @@ Some facts about Landlock, and what they mean here:
 * A rule belongs to an inode, not to a path: what takes a directory's place later has no rule. So a directory is granted
   by its parent, and an agent whose parent directory was replaced enters anew (endpoints/files.py).
 * Descriptors that are open are not affected: journals, sockets. Nor are stat, chdir, chmod, inotify.
-* The first version cannot grant that a file is moved to another directory (a spool's `done`); it is not used there.
+* The first version cannot grant that a file is moved to another directory (a spool's `done` or `error`); it is not
+  used there. To move a socket, FIFO or link to another directory needs the right to make one there (SPECIAL_FILES).
 
 Source: landlock(7), linux/landlock.h.
 """
@@ -23,6 +24,7 @@ MOVES_FROM = 2  # the first ABI under which a file can be moved from one directo
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_DIR, _REMOVE_FILE = (1 << bit for bit in range(6))
 _MAKE_CHAR, _MAKE_DIR, _MAKE_REG, _MAKE_SOCK, MAKE_FIFO, _MAKE_BLOCK, _MAKE_SYM = (1 << bit for bit in range(6, 13))
 _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
+SPECIAL_FILES = _MAKE_SOCK | MAKE_FIFO | _MAKE_SYM  # to move these; no system call that makes one is allowed
 _FIRST = (1 << 13) - 1  # all of the first ABI
 _BIND_TCP, _CONNECT_TCP = 1, 2
 _ABSTRACT_SOCKETS, _SIGNALS = 1, 2

@@ -98,8 +98,11 @@ class AgentApi(Protocol):
     def notice(self, side: str, text: str) -> None:
         """Show a notice about the `out` or `in` side in status, while the side continues; empty: none."""
 
-    def refused(self, count: int) -> None:
-        """Show in status how many files at the source cannot be taken."""
+    def refused(self, count: int, total: int) -> None:
+        """Show in status how many files at the source cannot be taken now, and how many ever could not."""
+
+    def report_refused(self, text: str, *, moved: bool) -> None:
+        """Log a file that was refused and counted, and report it as an event; `moved`: to the error directory."""
 
     def dead(self, one: Run, where: str, why: str) -> bool:
         """Write the one message that can never be handed over as a dead letter, and count it as handed.

@@ -37,7 +37,7 @@ _MAGIC = b"nsbridge"
 _HEADER = struct.Struct("<8sII4Q")  # magic, version, kind, epoch, entries of the index, bytes of the ring, reserved
 _HEADER_CHECK = struct.Struct("<I")
 _CELLS_AT = 128
-CELL_COUNT = 64  # 48 in earlier versions, which left the rest of the page 0
+CELL_COUNT = 192  # 48, then 64 in earlier versions, which left the rest of the page 0
 CELLS = slice(_CELLS_AT, _CELLS_AT + 8 * CELL_COUNT)  # where they are in the header's page
 
 

@@ -35,6 +35,7 @@ WHERE = 30  # from what kind of endpoint, and which place, the messages were tak
 OLDEST = 39  # since when the oldest message has been pending (agents/journal/pending.py); 0 if that was never noted
 RECORDS = 31  # what the records are: MESSAGES, or the number of a kind's notes (Endpoint.notes)
 MESSAGES = 0
+REFUSED = 40  # files that the source refused, in the life of the journal
 # These belong to the kind of the endpoint: each kind names its own, and they are wiped when another kind or place takes
 # over. The range at the end has never been used: new kinds take theirs there.
 KIND_CELLS = (*range(3, 18), 20, 21, *range(24, 30), *range(44, CELL_COUNT))

@@ -153,7 +153,7 @@ def _counts(name: str, flows: list[dict[str, Any]]) -> str:
     sent = [flow for flow in flows if flow["from"] == name]
     received = [flow for flow in flows if flow["to"] == name]
     parts = [f"out {flow['delivered']}" for flow in sent]
-    parts += [f"{flow['refused']} refused" for flow in sent if flow.get("refused")]
+    parts += [_refused(flow) for flow in sent if flow.get("refused") or flow.get("refused_now")]
     for flow in received:
         parts.append(f"in {flow['delivered']}")
         for key, word in (
@@ -172,6 +172,12 @@ def _oldest(flow: dict[str, Any]) -> str:
     """Return the age of the oldest pending message, once it is old enough to matter."""
     age = flow.get("oldest_pending_s")
     return f" (oldest {duration(age)})" if age is not None and age >= _OLD else ""
+
+
+def _refused(flow: dict[str, Any]) -> str:
+    """Return how many files were ever refused, and how many of them are there now."""
+    ever, now = flow.get("refused", 0), flow.get("refused_now", 0)
+    return f"{ever} refused" + (f" ({now} still there)" if now else "")
 
 
 def _coloured(line: str, state: str) -> str:

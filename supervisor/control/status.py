@@ -125,7 +125,8 @@ def _flow(source: ManagedAgent, sink: ManagedAgent, letters: Letters) -> dict[st
         "dead": handed[scoreboard.DEAD],
         "dead_dropped": handed[scoreboard.DEAD_DROPPED],
         "dead_letters": letters(sink.config.name, handed[scoreboard.DEAD]),
-        "refused": taken[scoreboard.REFUSED],
+        "refused": taken[scoreboard.REFUSED_TOTAL],
+        "refused_now": taken[scoreboard.REFUSED],
         "oldest_pending_s": _oldest_pending(taken),
     }
 

@@ -214,7 +214,7 @@ class ManagedAgent(StateMachine):
             self._happened(Event.DRAINED)
         elif report == "error":
             process.last_words = str(fields.get("text"))[:1000]
-        elif report in ("log", "dead"):
+        elif report in ("log", "dead", "refused"):
             self._agent_log.log_report(fields, self._loop.now())
 
     def dying(self, code: int) -> None:

@@ -26,13 +26,17 @@ class AgentLog:
         self._budget = LineBudget()
 
     def log_report(self, fields: dict[str, object], now: float) -> None:
-        """Log the agent's report `log` or `dead` (agents/control.py), received at `now` of a monotonic clock."""
+        """Log the agent's report `log`, `dead` or `refused` (agents/control.py), received at monotonic `now`."""
         if not self._budget.spend(now, self._warn):
             return
         text = str(fields.get("text"))
         if fields.get("report") == "dead":
             self._warn(f"dead letter: {text} (nsbridgectl dead list)")
             self._events.dead(self._name, "aside", text)
+            return
+        if fields.get("report") == "refused":
+            self._warn(text)
+            self._events.refused(self._name, "moved" if fields.get("moved") is True else "left", text)
             return
         log = {"debug": self._log.debug, "info": self._log.info, "warning": self._log.warning}
         log.get(str(fields.get("level")), self._log.error)(self._name, text)

@@ -80,6 +80,10 @@ class Events:
         """Report that a message which the agent could not hand over is `aside`, `given back` or `dropped`."""
         self._add(name, "dead", "", after, detail)
 
+    def refused(self, name: str, after: str, detail: str) -> None:
+        """Report a file that the agent can never take: it was `moved` to `error`, or `left` where it is."""
+        self._add(name, "refused", "", after, detail)
+
     def reload(self, detail: str) -> None:
         """Report that the configuration was read again."""
         self._add("", "reload", "", "", detail)

@@ -91,12 +91,12 @@ def test_unreadable_files_hold_nothing_up(tmp_path: Path, unshare_container: Fac
         put_into_spool(spool, [b"behind them"])
         os.chown(spool / visible(spool)[-1], USER, USER)
         wait_until(lambda: daemon.flow("r:files")["delivered"] == 1, "the file behind them is delivered")
-        wait_until(lambda: daemon.flow("r:files")["refused"] == 3, "they are counted")
+        wait_until(lambda: daemon.flow("r:files")["refused_now"] == 3, "they are counted")
         put_into_spool(spool, [b"and another"])
         wait_until(lambda: daemon.flow("r:files")["delivered"] == 2, "what comes later is delivered")
         os.chown(spool / "1 foreign", USER, USER)
         assert [message.body for message in receiver.messages()] == [b"behind them", b"and another", b"secret"]
-        wait_until(lambda: daemon.flow("r:files")["refused"] == 2, "the others are still counted")
+        wait_until(lambda: daemon.flow("r:files")["refused_now"] == 2, "the others are still counted")
         assert daemon.agents()["r:files"]["pid"] == pid
         said = daemon.said()
         assert "/srv/out/1 foreign cannot be opened: Permission denied" in said
@@ -181,4 +181,4 @@ def test_ignore_has_the_names_that_are_not_taken(tmp_path: Path, unshare_contain
             (spool / name).write_bytes(name.encode())
         assert sorted(message.body for message in receiver.messages()) == sorted(name.encode() for name in taken)
         wait_until(lambda: sorted(os.listdir(spool)) == sorted(set(names) - set(taken)), "only the others are left")
-        assert daemon.flow("r:files")["refused"] == 0
+        assert daemon.flow("r:files")["refused_now"] == 0

@@ -33,6 +33,15 @@ def test_a_dead_letter_is_logged_with_what_to_do_and_is_an_event() -> None:
     assert (event.event, event.after, event.detail) == ("dead", "aside", "message 3: queue 0x4d2: 9000 bytes are more")
 
 
+def test_a_refused_file_is_logged_and_is_an_event() -> None:
+    agent_log, log, events = _agent_log()
+    for moved in (True, False, "yes"):
+        agent_log.log_report({"report": "refused", "text": "/out/a is a FIFO", "moved": moved}, 0.0)
+    assert _lines(log) == ["WARNING /out/a is a FIFO"] * 3
+    happened = [(event.event, event.after, event.detail) for event in events.ring.recent(10, "orders:legacy")]
+    assert happened == [("refused", after, "/out/a is a FIFO") for after in ("moved", "left", "left")]
+
+
 def test_what_was_left_behind_is_logged_with_its_place() -> None:
     agent_log, log, _ = _agent_log()
     for pending in (0, 1, 1200):

@@ -50,6 +50,15 @@ def test_a_running_agent_that_is_blocked_says_so() -> None:
     assert "pid 4711, uptime 2:03:11, blocked: queue full" in line
 
 
+@pytest.mark.parametrize(
+    ("ever", "now", "text"), [(3, 0, "3 refused"), (3, 2, "3 refused (2 still there)"), (0, 0, "")]
+)
+def test_refused_files_are_shown(ever: int, now: int, text: str) -> None:
+    facts = flow("a:b", "a:c", refused=ever, refused_now=now)
+    (line,) = render.status(status_document(agent("a:b"), flows=(facts,)), colour=False)
+    assert line.rstrip().endswith(f"out 0  {text}".rstrip())
+
+
 def test_an_agent_in_backoff_says_when_it_starts_again() -> None:
     document = status_document(agent("a:b", state="BACKOFF", retry_in_s=2.34, pid=None, uptime_s=None))
     assert "next start in 2.3 s" in render.status(document, colour=False)[0]

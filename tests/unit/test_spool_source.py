@@ -14,7 +14,7 @@ import pytest
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.spool import names as spool_names
-from nsbridge.agents.endpoints.spool import refusals as spool_refusals
+from nsbridge.agents.endpoints.spool import refused as spool_refused
 from nsbridge.agents.endpoints.spool import source as spool
 from tests.spool_life import Make
 
@@ -153,7 +153,7 @@ def test_many_files_at_once_are_taken_in_time_in_order(make_spool: Make) -> None
 @pytest.mark.alone  # it counts what is logged in a tenth of a second
 def test_many_baits_are_counted_and_forgotten_when_gone(make_spool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "_REFUSED", 0.1)
-    monkeypatch.setattr(spool_refusals, "_WINDOW", 0.1)
+    monkeypatch.setattr(spool_refused, "_WINDOW", 0.1)
     life = make_spool()
     life.kill()
     for number in range(MANY):

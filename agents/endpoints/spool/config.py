@@ -41,6 +41,8 @@ class SpoolEndpoint(PathEndpoint):
 
     # Taken files are moved to `done` when they are delivered; None deletes them.
     done: str | None = field(default=None, metadata=reads(values.path))
+    # Files that can never be taken are moved to `error`, each with its reason beside it; None leaves them.
+    error: str | None = field(default=None, metadata=reads(values.path))
     # Shell patterns of names in `out`: only what `match` has is taken, and nothing that `ignore` has.
     match: tuple[str, ...] = field(default=("*",), metadata=reads(values.name_patterns))
     ignore: tuple[str, ...] = field(default=TEMPORARY_NAMES, metadata=reads(values.listed(values.name_pattern)))
@@ -74,4 +76,5 @@ class SpoolEndpoint(PathEndpoint):
         places = dict(PathEndpoint.places(self))
         if self.out is not None:
             places["out"] = path_place(self.out, self.takes)
-        return places if self.done is None else places | {"done": path_place(self.done)}
+        beside = {"done": self.done, "error": self.error}
+        return places | {key: path_place(path) for key, path in beside.items() if path is not None}

@@ -19,8 +19,12 @@ class ServedSpool(ServedPaths[SpoolEndpoint]):
 
     table = SpoolEndpoint
     calls = KindCalls(
-        always=(*TREE, "renameat2"), source=("fcntl:lease", "sched_yield"), needs_abi={"done": landlock.MOVES_FROM}
+        always=(*TREE, "renameat2"),
+        source=("fcntl:lease", "sched_yield", "statx"),
+        needs_abi={"done": landlock.MOVES_FROM, "error": landlock.MOVES_FROM},
+        configured_rights={"error": landlock.SPECIAL_FILES},
     )
+    source_cells = cells.SOURCE_CELLS
     sink_cells = cells.SINK_CELLS
     describe = staticmethod(notes.described)
 

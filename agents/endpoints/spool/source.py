@@ -25,7 +25,7 @@ from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.matching import message_names
 from nsbridge.agents.endpoints.spool.names import CLOSED, CREATED, MOVED_IN, SCANNED, SpoolNames
 from nsbridge.agents.endpoints.spool.notes import SpoolFileId, Taken, identity_of, pack, sent_name, unpack
-from nsbridge.agents.endpoints.spool.refusals import Refusals
+from nsbridge.agents.endpoints.spool.refused import Fate, RefusedFiles
 from nsbridge.agents.endpoints.spool.taken import TakenFiles
 from nsbridge.agents.endpoints.spool.whole import Completeness, Verdict
 from nsbridge.agents.identity.walk import shown
@@ -76,7 +76,7 @@ class SpoolSource(EventSource):
         self._directory = WatchedDirectory(host, tree, "out", self._path, self._changed)
         self._waiter = Waiter(host, "out", self._again)
         self._names = SpoolNames(host.loop, message_names(config.takes), self._drain, self._take, self._odd)
-        self._refusals = Refusals(host, self._path)
+        self._refused = RefusedFiles(host, tree, config, journal.cells)
         self._patience = 0  # how often the next file's lease was refused
         self._pauses = False  # until it is asked for again
         self._completeness = Completeness(host.loop.now)
@@ -130,6 +130,7 @@ class SpoolSource(EventSource):
         about = os.fstat(self._directory.fd)
         self._foreign_files_stay = bool(about.st_mode & stat.S_ISVTX) and about.st_uid != os.getuid()
         self._taken.open(self._directory.fd)
+        self._refused.open(self._directory.fd)
         self._resume()
 
     def _resume(self) -> None:
@@ -201,7 +202,7 @@ class SpoolSource(EventSource):
             self._waiter.wait(reason)
         else:
             self._waiter.done()
-        self._refusals.show(self._names.refused())
+        self._refused.show(self._names.refused())
         self._host.flush()
 
     def _after_pause(self) -> None:
@@ -231,7 +232,7 @@ class SpoolSource(EventSource):
     def _read(self, name: bytes) -> tuple[bytes, SpoolFileId] | None:
         """Return the file's content; None if it cannot be taken (now). Raises Blocked, _NotYet."""
         if self._kept_name is not None and not self._kept_name(name):
-            self._refuse(name, "has a name that would be too long across, with the suffix there")
+            self._refuse(name, "has a name that would be too long across, with the suffix there", Fate.MOVES)
             return None
         try:
             fd = self._tree.open_file(self._directory.fd, name, os.O_RDONLY)
@@ -245,26 +246,26 @@ class SpoolSource(EventSource):
                 return None
             body = files.read_up_to(fd, self._config.max_message, identity.size)
         except OSError as error:
-            self._refuse(name, f"cannot be read: {os.strerror(error.errno or 0)}")
+            self._refuse(name, f"cannot be read: {os.strerror(error.errno or 0)}", Fate.WAITS)
             return None
         finally:
             os.close(fd)
         if body is None:
-            self._refuse(name, f"has more than max_message = {self._config.max_message} bytes")
+            self._refuse(name, f"has more than max_message = {self._config.max_message} bytes", Fate.MOVES)
             return None
         return body, identity
 
     def _not_opened(self, name: bytes, error: OSError) -> None:
         """Handle a name whose file cannot be opened. Raises Blocked if the file is not the cause."""
         if isinstance(error, NotAFileError):
-            self._refuse(name, _what_it_is(error))
+            self._refuse(name, _what_it_is(error), Fate.MOVES)
         elif isinstance(error, FileNotFoundError):
             if self._names.how(name) == CLOSED:
                 # A file made by O_TMPFILE and linked later has no name when it is closed; the event shows its inode.
                 self._names.look_again()
             self._names.forget(name)
         elif isinstance(error, BlockingIOError):
-            self._refuse(name, f"cannot be opened: {LEASED}", delay=0.0)
+            self._refuse(name, f"cannot be opened: {LEASED}", Fate.PASSES)
         elif error.errno in _OURS:
             raise blocked_by(error, self._shown(name)) from None
         else:
@@ -274,21 +275,22 @@ class SpoolSource(EventSource):
                 pass  # seen at the next look
             except OSError as search:
                 raise blocked_by(search, shown(self._path)) from None  # the directory itself cannot be searched
-            self._refuse(name, str(blocked_by(error, "cannot be opened")))
+            self._refuse(name, str(blocked_by(error, "cannot be opened")), Fate.WAITS)
 
     def _odd(self, name: bytes) -> None:
         """Refuse a name that is not a regular file, as a scan found."""
         try:
             os.close(self._tree.open_file(self._directory.fd, name, os.O_RDONLY))
         except NotAFileError as error:
-            self._refuse(name, _what_it_is(error))
+            self._refuse(name, _what_it_is(error), Fate.MOVES)
         except OSError:
             pass  # it is gone, or an event will follow
 
-    def _refuse(self, name: bytes, why: str, delay: float = _REFUSED) -> None:
-        """Set a file aside for a reason that the operator should know; it is logged once."""
-        if self._names.set_aside(name, why, delay):
-            self._refusals.log(name, why)
+    def _refuse(self, name: bytes, why: str, fate: Fate) -> None:
+        """Set a file aside for a reason that the operator should know, which is reported once; or move it away."""
+        is_new = self._names.set_aside(name, why, 0.0 if fate is Fate.PASSES else _REFUSED)
+        if self._refused.refuse(name, why, fate, is_new=is_new):
+            self._names.forget(name)
 
     def _is_whole(self, fd: int, name: bytes, status: os.stat_result) -> bool:
         """True if no process is writing the file, and it can be removed later. Otherwise it is set aside.
@@ -297,7 +299,7 @@ class SpoolSource(EventSource):
         """
         if self._foreign_files_stay and status.st_uid != os.getuid():
             why = "could not be removed when it is delivered, because the directory is sticky"
-            self._refuse(name, f"belongs to uid {status.st_uid} and {why}")
+            self._refuse(name, f"belongs to uid {status.st_uid} and {why}", Fate.STAYS)
             return False
         how = self._names.how(name)
         held = files.lease(fd)
@@ -320,6 +322,7 @@ class SpoolSource(EventSource):
         self._names.close()
         self._directory.close()
         self._taken.close()
+        self._refused.close()
         self._completeness.clear()
 
 

@@ -31,7 +31,7 @@ class TakenFiles:
         self._names = names
         self._path = os.fsencode(config.out)
         self._max_message = config.max_message
-        self._done = DoneDirectory(tree, config.done, config.mode) if config.done is not None else None
+        self._done = DoneDirectory(tree, "done", config.done, config.mode) if config.done is not None else None
         self._directory = -1
         self._taken: deque[Taken] = deque()
         self._inodes: set[int] = set()  # theirs
