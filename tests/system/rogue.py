@@ -230,6 +230,22 @@ def damages(agent: Agent) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+HOSTILE_NAMES = (b"../planted", b"/srv/planted", b".planted", b"..")
+
+
+def misnames(agent: Agent) -> None:
+    """Serve, and send the first message under names that no file may have, then under its own."""
+    honest, names = wire.pack_names, iter(HOSTILE_NAMES)
+
+    def pack(run: wire.Run) -> list[bytes]:
+        name = next(names, b"")
+        header = struct.pack("<B3xIQQ", 5, 1, run.epoch, run.first)  # wire.py: NAMES
+        return [header, bytes([len(name)]), name] if name else honest(run)
+
+    wire.pack_names = pack
+    _serve(agent)
+
+
 BEHAVIOURS: dict[str, Callable[[Agent], None]] = {
     "damages": damages,
     "refuses": refuses,
@@ -242,6 +258,7 @@ BEHAVIOURS: dict[str, Callable[[Agent], None]] = {
     "stops": stops,
     "dies": dies,
     "hides": hides,
+    "misnames": misnames,
     "tries": tries,
     "leaves": leaves,
 }

@@ -14,6 +14,7 @@ from tests.system.hostile import Variant, is_clean
 from tests.system.hostile_scene import Scene, healthy
 from tests.system.nsbridged import kill_and_wait
 from tests.system.room import wait_until
+from tests.system.traffic import put_into_spool
 
 FOR = 4.0  # seconds
 GROWTH = 8 << 20  # bytes that the supervisor may grow in that time, of what is its own: its last 1,000 lines of log
@@ -65,6 +66,23 @@ def test_rogue_agents_harm_nothing_but_their_own_routes(tmp_path: Path, unshare_
         assert "killed by signal 40" in daemon.said()
         played.undisturbed("h:one", "h:two")
         assert daemon.stop() == 0, "and it ends in order, even if one of them does not"
+
+
+def test_names_that_no_file_may_have_are_refused(tmp_path: Path, unshare_container: Factory) -> None:
+    """Each ends the agent that gets it, and makes no file; the message then comes under its own name."""
+    evil, peer = unshare_container(), unshare_container()
+    route = rogue_route("misnames", evil.spec, peer.spec, 'spool = { out = "/srv/misnames-out" }')
+    route = route.replace('out = "/srv/misnames-out", in', 'name = "original", in')
+    (evil.rootfs / "srv/misnames-out").mkdir()
+    with Variant(tmp_path, route, "rogue") as daemon:
+        daemon.wait_for("RUNNING")
+        box = peer.rootfs / "srv/misnames-in"
+        before = {path for directory in (peer.rootfs, box.parent, box) for path in directory.iterdir()}
+        put_into_spool(evil.rootfs / "srv/misnames-out", [b"body"])
+        wait_until(lambda: daemon.flow("misnames:rogue")["delivered"] == 1, daemon.said())
+        after = {path for directory in (peer.rootfs, box.parent, box) for path in directory.iterdir()}
+        assert [path.parent for path in after - before] == [box]
+        assert daemon.said().count("1 names from message 1, cut short or of no file") >= len(rogue.HOSTILE_NAMES)
 
 
 def outcomes(daemon: Variant, name: str) -> dict[str, str]:
