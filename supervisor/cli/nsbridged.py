@@ -16,7 +16,7 @@ from nsbridge.supervisor import notify
 from nsbridge.supervisor.cli import program
 from nsbridge.supervisor.cli.commands.nsbridged import PROGRAM
 from nsbridge.supervisor.cli.commands.parse import parse
-from nsbridge.supervisor.containers.installed import missing_engines
+from nsbridge.supervisor.containers import unknown
 from nsbridge.supervisor.control.access import Access
 from nsbridge.supervisor.host import detach
 from nsbridge.supervisor.host import limits as hostlimits
@@ -53,7 +53,7 @@ def _check(config: Config) -> int:
         sys.stdout.write(f"{config.source}: this host: {line}\n")
     for line in advice(config):
         sys.stdout.write(f"{config.source}: {line}\n")
-    for line in missing_engines(config):
+    for line in unknown.warnings(config):
         sys.stdout.write(f"{config.source}: this host: {line}\n")
     for line in hostlimits.shortages(config, hostlimits.read_host()):
         sys.stdout.write(f"{config.source}: this host: {line}\n")

@@ -96,6 +96,7 @@ def reload(result: dict[str, Any]) -> list[str]:
         if names := [escape(str(name)) + (_HELD if name in held else "") for name in result[key]]:
             lines += listed(f"{verb:{width}}  ", names)
     lines += [f"{'daemon':{width}}  {escape(str(text))}" for text in result.get("daemon", [])]
+    lines += [f"{'this host':{width}}  {escape(str(text))}" for text in result.get("warnings", [])]
     if not any(result[key] for key in ("stop", "start", "restart")):
         lines.insert(0, "no route has changed")
     return lines

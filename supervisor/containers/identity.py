@@ -36,6 +36,10 @@ class NotRunning(NsbridgeError):
     """The container is not there, or not started yet, or dead; it may come (back) without a person's help."""
 
 
+class NotKnown(NotRunning):
+    """The engine has no container of that name."""
+
+
 class NoAnswer(NotRunning):
     """The engine itself is not there or does not answer."""
 
@@ -50,9 +54,9 @@ class NotPermitted(ContainerRefused):
     exit_code = EXIT_NOT_PERMITTED
 
 
-def not_known(name: str, kind: str, where: str) -> NotRunning:
+def not_known(name: str, kind: str, where: str) -> NotKnown:
     """Return the error that `kind` has no container of that name; `where` says where it was looked for."""
-    return NotRunning(
+    return NotKnown(
         f"container {quoted(name)} is not known to {kind} ({where}); nsbridge containers lists those there are"
     )
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import NamedTuple, TypeVar
 
 from nsbridge.config.errors import NsbridgeError, UsageError
+from nsbridge.supervisor.containers import unknown
 from nsbridge.supervisor.control import overview
 from nsbridge.supervisor.control.connection import Answer
 from nsbridge.supervisor.control.dead import DeadApi
@@ -111,11 +112,19 @@ class Api:
         return [agent for _, agents in self._roster.select(params) for agent in agents]
 
     def _reload(self, params: dict[str, object], answer: Answer) -> None:
-        """Answer with the plan: at once, or with `wait` when it has been carried out."""
-        dry_run = bool(params.get("dry_run"))
-        plan = self._reloader.plan() if dry_run else self._reloader.reload()
-        result = {"dry_run": dry_run, **plan.item()}
-        if params.get("wait") and not dry_run:
+        """Answer with the plan: at once, or with `wait` when it has been carried out.
+
+        With `dry_run`, a child asks the engines for containers that they do not know.
+        """
+        if params.get("dry_run"):
+            plan = self._reloader.plan()
+            result = {"dry_run": True, **plan.item()}
+            answer.by_child(
+                lambda: {**result, "warnings": unknown.warnings(plan.config)}, lambda: answer.result(result)
+            )
+            return
+        result = {"dry_run": False, **self._reloader.reload().item()}
+        if params.get("wait"):
             self._reloader.when_done(lambda: answer.result(result))
         else:
             answer.result(result)

@@ -122,7 +122,11 @@ _COMMANDS = (
         "Reads the configuration again. Routes that are gone are drained and stopped, new ones are started, changed "
         "ones restarted, all others not touched. If the file is wrong, nothing is changed and each mistake is a line.",
         options=(
-            Option("--dry-run", "only say what would be stopped, started, restarted or left alone"),
+            Option(
+                "--dry-run",
+                "only say what would be stopped, started, restarted or left alone, and which containers no engine of "
+                "this host knows",
+            ),
             Option("--wait", "return when it has been carried out"),
             _JSON,
         ),

@@ -21,7 +21,7 @@ PROGRAM = Program(
                 Value("FILE", values.path, PATH),
                 DEFAULT_CONFIG,
             ),
-            Option("--check", "say whether the configuration is right, and end"),
+            Option("--check", "say whether the configuration is right, warn of what this host lacks for it, and end"),
             Option("--daemon", "detach; returns when the daemon is ready"),
             *about("nsbridged"),
         ),
