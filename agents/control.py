@@ -8,8 +8,8 @@ Orders of the supervisor: `{"order": "drain"}`, `{"order": "exit"}`,
 Reports of the agent:
 `{"report": "ready", "ns_inode": N, "uid": N, "gid": N, "landlock": ABI, "places": {…}}` (places.py),
 `{"report": "drained"}`, `{"report": "log", "level": "warning", "text": "…"}`,
-`{"report": "dead", "text": "…"}` (put aside: which, why),
-`{"report": "refused", "text": "…", "moved": true}` (a file: which, why, and whether it was moved to `error`),
+`{"report": "blocked"}` (the scoreboard has a reason to wait), `{"report": "dead", "text": "…"}` (put aside: which,
+why), `{"report": "refused", "text": "…", "moved": true}` (a file: which, why, and whether it was moved to `error`),
 `{"report": "error", "text": "…"}` (its last words).
 
 The agent may be compromised, so the supervisor takes only what fits `parse` and treats every text as hostile.

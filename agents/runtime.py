@@ -29,6 +29,7 @@ from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.loop import READABLE, WRITABLE, Loop
 from nsbridge.agents.outgoing import Outgoing
 from nsbridge.agents.session import Session
+from nsbridge.agents.waiting import WaitReport
 from nsbridge.agents.wire import MAX_PACKET, VOID, Message, Run
 
 _ACK_DELAY = 0.001  # seconds that a confirmation may wait for a message to travel with: a packet and a wake-up less
@@ -67,6 +68,9 @@ class Agent:
         self._journal = state.sink
         self._state = state
         self._synced = 0  # the last seq whose record is on the disk, where that is asked for
+        self._waits = WaitReport(
+            loop, assignment.scoreboard.set_reason, lambda: control.send(channel, report="blocked")
+        )
         sync = (lambda: linux.syncfs(state.dead)) if assignment.route.fsync else None
         self._dead = DeadLetterKeeper(self, state.dead, state.sink, assignment.dead, sync)
         served.joined(self, entered, state.counter)
@@ -264,11 +268,11 @@ class Agent:
             self._blocked_in = reason
             self.show_blocked()
         else:
-            self._assignment.scoreboard.set_reason(side, reason)
+            self._waits.set(side, reason)
 
     def show_blocked(self) -> None:
         """Show what the sink waits for: room for a dead letter, or its own reason."""
-        self._assignment.scoreboard.set_reason("in", "; ".join(filter(None, (self._dead.reason, self._blocked_in))))
+        self._waits.set("in", "; ".join(filter(None, (self._dead.reason, self._blocked_in))))
 
     def _recheck(self) -> float:
         self._entered.around.recheck()

@@ -23,6 +23,7 @@ _REASON_AT = {"out": _REASONS, "in": _REASONS + _REASON_SIZE}
 _NOTICE_SIZE = 400
 _NOTICES = 3100
 _NOTICE_AT = {"out": _NOTICES, "in": _NOTICES + _NOTICE_SIZE}
+_ALIKE = 3  # words of a reason, at least, if it is joined with another
 
 BEAT = 0  # the loop's last sign of life, in ns of CLOCK_MONOTONIC (heartbeat.py)
 TAKEN = 1  # messages taken out of the container
@@ -106,9 +107,26 @@ class Scoreboard:
         return any((page[_REASONS], page[_REASONS + _REASON_SIZE], page[_NOTICES], page[_NOTICES + _NOTICE_SIZE]))
 
     def reasons(self) -> list[str]:
-        """Return why it waits, each reason once; empty if it does not."""
-        return list(dict.fromkeys(reason for side in _REASON_AT if (reason := self.reason(side))))
+        """Return why it waits, what both sides have in common once; empty if it does not."""
+        found = list(dict.fromkeys(reason for side in _REASON_AT if (reason := self.reason(side))))
+        both = joined(*found) if len(found) == len(_REASON_AT) else None
+        return found if both is None else [both]
 
     def senders(self) -> list[int]:
         """Return the processes that, by the agent's report, send for it."""
         return [self.cells[SENDERS], self.cells[SENDERS + 1]]
+
+
+def joined(one: str, other: str) -> str | None:
+    """Return two reasons that differ in one word only as one: `no queue 0x1 and 0x2 in docker:a`; None for others."""
+    words, others = one.split(" "), other.split(" ")
+    if len(words) != len(others):
+        return None
+    different = [number for number, pair in enumerate(zip(words, others, strict=True)) if pair[0] != pair[1]]
+    if len(different) != 1 or len(words) < _ALIKE:
+        return None
+    (at,) = different
+    first, second = words[at], others[at]
+    if first.endswith(":") and second.endswith(":"):
+        first = first[:-1]
+    return " ".join([*words[:at], first, "and", second, *words[at + 1 :]])

@@ -197,6 +197,7 @@ class Witness:
         self.heard: list[tuple[State, State]] = []
         self.details: list[str] = []
         self.forbidden = ""
+        self.heard_waits = 0
         self.on_change: Callable[[ManagedAgent], None] = lambda _agent: None
         self.agent: ManagedAgent | None = None
 
@@ -206,6 +207,9 @@ class Witness:
     def drained(self) -> None:
         assert self.agent is not None
         self.agent.exit()
+
+    def waits(self, agent: ManagedAgent) -> None:
+        self.heard_waits += 1
 
     def changed(self, agent: ManagedAgent, before: State) -> None:
         self.heard.append((before, agent.state))

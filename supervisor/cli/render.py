@@ -135,15 +135,15 @@ def _agent_row(agent: dict[str, Any], flows: list[dict[str, Any]]) -> list[str]:
 
 
 def _has_long_detail(agent: dict[str, Any]) -> bool:
-    """True if the detail moves to the end of its line: it would push every agent's counters off the screen."""
-    return len(str(agent.get("detail") or "")) > _WIDEST_INFO
+    """True if the detail is at the end of its line: where the agent has a pid, or where it would move the counters."""
+    detail = str(agent.get("detail") or "")
+    return len(detail) > _WIDEST_INFO or bool(detail and agent["state"] == "RUNNING")
 
 
 def _info(agent: dict[str, Any]) -> str:
-    detail = "" if _has_long_detail(agent) else str(agent.get("detail") or "")
     if agent["state"] == "RUNNING":
-        parts = [f"pid {agent['pid']}", f"uptime {duration(agent.get('uptime_s') or 0)}"]
-        return ", ".join([*parts, detail] if detail else parts)
+        return f"pid {agent['pid']}, uptime {duration(agent.get('uptime_s') or 0)}"
+    detail = "" if _has_long_detail(agent) else str(agent.get("detail") or "")
     if not agent.get("detail") and agent.get("retry_in_s") is not None:
         return f"next start in {agent['retry_in_s']:.1f} s"
     return detail

@@ -41,6 +41,9 @@ class Neighbour(Protocol):
     def drained(self) -> None:
         """Note that an agent has nothing in flight any more."""
 
+    def waits(self, agent: ManagedAgent) -> None:
+        """Note that the agent reports a reason to wait."""
+
     def changed(self, agent: ManagedAgent, before: State) -> None:
         """Note that the agent has entered a state and done its actions. It reports every state once, in order."""
 
@@ -214,6 +217,8 @@ class ManagedAgent(StateMachine):
             self._happened(Event.DRAINED)
         elif report == "error":
             process.last_words = str(fields.get("text"))[:1000]
+        elif report == "blocked" and self.neighbour is not None:
+            self.neighbour.waits(self)
         elif report in ("log", "dead", "refused"):
             self._agent_log.log_report(fields, self._loop.now())
 

@@ -15,6 +15,7 @@ from nsbridge.supervisor.lifecycle.table import State
 from nsbridge.supervisor.routes import loops
 from nsbridge.supervisor.routes.loops import Circles, Serving
 
+_NOTED_EVERY = 0.4  # seconds between two reports of an agent that are looked at
 _SOCKET_BUFFER = 1 << 20  # bytes; the kernel gives what net.core.wmem_max allows
 
 
@@ -39,6 +40,8 @@ class Route:
         self._events = services.events
         self._log = services.log
         self._blocked: dict[str, str] = {}  # by the agent's name, the reason that was logged last
+        self._noted_at: dict[str, float] = {}  # by the agent's name, when it last reported a reason
+        self._loop = services.loop
         self._on_change = on_change
         for agent in self.agents:
             agent.neighbour = self
@@ -96,15 +99,25 @@ class Route:
     def note_blocked(self) -> None:
         """Log once when an agent starts to wait with its messages, when its reason changes, and when it continues."""
         for agent in self.agents:
-            reason = "; ".join(agent.scoreboard.reasons())
-            if agent.state is not State.RUNNING or reason == self._blocked.get(agent.config.name, ""):
-                continue
-            self._blocked[agent.config.name] = reason
-            self._events.delivery(agent.config.name, reason)
-            if reason:
-                self._log.warning(agent.config.name, f"blocked: {reason}")
-            else:
-                self._log.info(agent.config.name, "continues")
+            self._note_blocked(agent)
+
+    def waits(self, agent: ManagedAgent) -> None:
+        """Do the same for one agent that reports a reason; one that reports too often has to wait for the next look."""
+        name, now = agent.config.name, self._loop.now()
+        if now >= self._noted_at.get(name, 0.0) + _NOTED_EVERY:
+            self._noted_at[name] = now
+            self._note_blocked(agent)
+
+    def _note_blocked(self, agent: ManagedAgent) -> None:
+        name, reason = agent.config.name, "; ".join(agent.scoreboard.reasons())
+        if agent.state is not State.RUNNING or reason == self._blocked.get(name, ""):
+            return
+        self._blocked[name] = reason
+        self._events.delivery(name, reason)
+        if reason:
+            self._log.warning(name, f"blocked: {reason}")
+        else:
+            self._log.info(name, "continues")
 
     def retire(self) -> None:
         """Hand over what is in flight and end; the agents do not start again, whatever is asked of them."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged
+from tests.system.room import run, wait_until
 from tests.system.test_relay import route
 
 
@@ -24,3 +27,29 @@ def test_dry_run_warns_of_an_unknown_container(tmp_path: Path, runc_container: F
         assert plan["restart"] == ["r"]
         daemon.config.write_text(text, encoding="utf-8")
         assert daemon.call("reload", dry_run=True)["warnings"] == []
+
+
+def test_reason_is_logged_within_a_second(tmp_path: Path, unshare_container: Factory) -> None:
+    """In status, log and events; one reason for both keys, at one place of the line."""
+    web, legacy = unshare_container(), unshare_container()
+    routes = route(web.spec, legacy.spec).replace(", create = true", "").replace("/srv/", "/srv/late/")
+    queues = f"no queue 0x52 and 0x51 in {legacy.spec}: is the key right, has the program started?"
+    spools = f"create /srv/late in {web.spec}; nsbridge then makes out and in"
+    with Nsbridged(tmp_path, routes) as daemon:
+        daemon.wait_for("RUNNING")
+        for name, reason in (("r:queue", queues), ("r:files", spools)):
+            wait_until(lambda: reason in daemon.agents()[name]["detail"], "status has the reason", 1.0)  # noqa: B023
+            wait_until(lambda: f"{name} blocked: {reason}" in daemon.said(), "the log has the reason", 1.0)  # noqa: B023
+            detail = daemon.agents()[name]["detail"]
+            assert detail.count("is the key right") + detail.count("create /srv/late") == 1
+            events = [json.loads(line) for line in ctl(daemon, "events", "--json", name).splitlines()]
+            assert [event["detail"] for event in events if event["event"] == "delivery"] == [detail[9:]]
+            (line,) = [line for line in ctl(daemon, "status").splitlines() if line.startswith(name)]
+            assert line.endswith(f"  {detail}")
+            assert line.count(reason[:12]) == 1
+
+
+def ctl(daemon: Nsbridged, *words: str) -> str:
+    """Return what nsbridgectl prints."""
+    command = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridgectl", "-s", str(daemon.socket), *words]
+    return run(command, check=False).stdout.decode()

@@ -47,7 +47,8 @@ def test_the_age_of_the_oldest_message_is_shown_once_it_matters(age: float | Non
 
 def test_a_running_agent_that_is_blocked_says_so() -> None:
     (line,) = render.status(status_document(agent("a:b", detail="blocked: queue full")), colour=False)
-    assert "pid 4711, uptime 2:03:11, blocked: queue full" in line
+    assert "pid 4711, uptime 2:03:11  docker:web" in line
+    assert line.endswith("  blocked: queue full")
 
 
 @pytest.mark.parametrize(
