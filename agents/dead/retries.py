@@ -16,6 +16,7 @@ import re
 import stat
 from collections.abc import Callable
 
+from nsbridge.agents.dead.ids import in_short
 from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
 from nsbridge.agents.outgoing import SourceStore
@@ -56,24 +57,41 @@ class DeadLetterRetries:
         self._lend = lend
         if not self.due or not self._host.has_room():
             return
-        names = sorted(filter(_is_letter, os.listdir(self._directory)))  # noqa: PTH208
-        for name in names:
-            if not self._host.has_room() or not lend():
-                return
+        taken: dict[str, int] = {}
+        try:
+            self.due = not self._take_all(taken)
+        finally:
+            self._report(taken)
+
+    def _take_all(self, taken: dict[str, int]) -> bool:
+        """Do it, and note those that were taken; False if some are left."""
+        for name in sorted(filter(_is_letter, os.listdir(self._directory))):  # noqa: PTH208
+            if not self._host.has_room() or not self._lend():
+                return False
             try:
-                self._take(name)
+                self._take(name, taken)
             except Blocked as reason:  # a confirmation may end it; or, where nothing is pending, only time
                 self._waiter.wait(f"dead letter {name}: {reason}")
-                return
+                return False
             self._waiter.done()
-        self.due = False
+        return True
 
     def _again(self) -> None:
         self.take(self._lend)
         self._host.flush()
 
-    def _take(self, name: str) -> None:
-        """Take the letter into the journal. Raise Blocked (the journal has no room now), OSError."""
+    def _report(self, taken: dict[str, int]) -> None:
+        """Log the letters that were taken, by name, and the messages that they are now."""
+        seqs = tuple(taken.values())
+        which = in_short(f"{epoch}-{int(seq)}" for epoch, _, seq in (name.partition("-") for name in taken))
+        if len(seqs) == 1:
+            self._host.log("info", f"dead letter {which} was taken again, as message {seqs[0]}")
+        elif seqs:
+            what = f"{len(seqs):,} dead letters were taken again, as messages {seqs[0]} to {seqs[-1]}"
+            self._host.log("info", f"{what}: {which}")
+
+    def _take(self, name: str, taken: dict[str, int]) -> None:
+        """Take the letter into the journal, and note it in `taken`. Raise Blocked (no room in it now), OSError."""
         body = self._read(name)
         if body is None:
             return
@@ -90,7 +108,7 @@ class DeadLetterRetries:
         if self._fsync is not None:
             self._fsync()
         os.unlink(claimed, dir_fd=self._directory)
-        self._host.log("info", f"dead letter {name.partition('.')[0]} was taken again, as message {seq}")
+        taken[name.partition(".")[0]] = seq
 
     def _read(self, name: str) -> bytes | None:
         """Return its bytes; None, and a line in the log, if it cannot be taken at all."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 
+from nsbridge.agents.dead.ids import in_short
 from nsbridge.config.errors import EXIT_OK, NsbridgeError
 from nsbridge.config.text import escape
 from nsbridge.supervisor.cli import render
@@ -77,9 +79,23 @@ def _show(result: dict[str, Any]) -> list[str]:
 def _changed(what: str, result: dict[str, Any]) -> list[str]:
     lines = [escape(failure["error"]) for failure in result["failed"]]
     count = len(result["done"])
-    lines.append(f"{count} dead letter{'' if count == 1 else 's'} {_PAST[what]}")
+    which = f": {escape(in_short(_shortened(result['done'])))}" if count else ""
+    lines.append(f"{count:,} dead letter{'' if count == 1 else 's'} {_PAST[what]}{which}")
     for name, state in result["waiting"].items():
         lines.append(f"{escape(name)} is {escape(state)}: it delivers them when it runs")
     if result["more"]:
         lines.append("there are more: do it again")
     return lines
+
+
+def _shortened(ids: list[str]) -> list[str]:
+    """Return the IDs without their epoch, if all numbers of an agent have the same one: both forms mean the letter."""
+    parts = [re.fullmatch(r"(.*/)([0-9a-f]+-)([0-9]+)", one) for one in ids]
+    epochs: dict[str, set[str]] = {}
+    for part in filter(None, parts):
+        epochs.setdefault(part[1], set()).add(part[2])
+    unique = [part is not None and len(epochs[part[1]]) == 1 for part in parts]
+    return [
+        f"{part[1]}{part[3]}" if part and is_unique else one
+        for one, part, is_unique in zip(ids, parts, unique, strict=True)
+    ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from nsbridge.agents import journalreader, statefiles
+from nsbridge.agents.dead.ids import in_short
 from nsbridge.agents.journal import state
 from nsbridge.config.errors import NoSuchNameError, NsbridgeError, UsageError
 from nsbridge.supervisor.control import deadletters
@@ -104,6 +105,7 @@ class DeadApi:
             if batch.left and self._loop.now() >= end:
                 self._loop.call_later(0, lambda: self._go_through(batch))
                 return
+        self._report(batch)
         sinks = {letter.agent for letter in batch.done}
         waiting = self._order_retries(sinks) if batch.work == self._give_back else {}
         for _, sink in self._there(sinks):
@@ -140,13 +142,25 @@ class DeadApi:
             raise NsbridgeError(f"{letter.id}: {letter.agent} is putting it aside just now; try it again")
         longest = state.longest(source.config, route.config.window)
         deadletters.give_back(self._state_dir, letter, name, longest, self._limits.limits)
-        self._log.info(letter.agent, f"dead letter {letter.id} was given back to {name}")
-        self._events.dead(letter.agent, "given back", letter.id)
 
     def _drop(self, letter: Letter) -> None:
         deadletters.drop(self._state_dir, letter)
-        self._log.warning(letter.agent, f"dead letter {letter.id} was dropped: {letter.bytes} bytes")
-        self._events.dead(letter.agent, "dropped", letter.id)
+
+    def _report(self, batch: _LetterBatch) -> None:
+        """Report what was done: a line and an event for each agent. A line a letter would displace all others."""
+        by_agent: dict[str, list[Letter]] = {}
+        for letter in batch.done:
+            by_agent.setdefault(letter.agent, []).append(letter)
+        for agent, letters in by_agent.items():
+            which = in_short(letter.id for letter in letters)
+            what = f"{len(letters):,} dead letters were" if len(letters) > 1 else "1 dead letter was"
+            size = f"{sum(letter.bytes for letter in letters):,} B"
+            if batch.work == self._give_back:
+                self._log.info(agent, f"{what} given back to be delivered, {size}: {which}")
+                self._events.dead(agent, "given back", which)
+            else:
+                self._log.warning(agent, f"{what} dropped, {size}: {which}")
+                self._events.dead(agent, "dropped", which)
 
     def _order_retries(self, sinks: set[str]) -> dict[str, str]:
         """Let the sources take what was given back to them; return the states of those that do not run."""

@@ -77,7 +77,7 @@ def test_a_message_too_long_for_its_queue_is_delivered_later(
         set_msgmax(legacy, 65536)
         with Receiver(legacy, 0x51, 1) as receiver:
             done = ctl(daemon, "dead", "retry", "r:queue/2")
-            assert (done.returncode, done.stdout) == (0, "1 dead letter given back to be delivered\n")
+            assert (done.returncode, done.stdout) == (0, "1 dead letter given back to be delivered: r:queue/2\n")
             assert receiver.messages() == [Sent(7, TOO_LONG)]
         wait_until(lambda: daemon.flow("r:files")["pending"] == 0, "it is confirmed")
         assert listed(daemon) == []
@@ -182,7 +182,8 @@ def test_a_retry_waits_for_a_source_that_does_not_run(tmp_path: Path, unshare_co
         done = ctl(daemon, "dead", "retry", "all")
         assert done.returncode == 0
         assert done.stdout == (
-            "2 dead letters given back to be delivered\nr:files is STOPPED: it delivers them when it runs\n"
+            "2 dead letters given back to be delivered: r:queue/1..2\n"
+            "r:files is STOPPED: it delivers them when it runs\n"
         )
         assert ctl(daemon, "dead", "list").stdout == "2 given back, to be delivered by r:files when it can\n"
         set_msgmax(legacy, 65536)
@@ -190,6 +191,9 @@ def test_a_retry_waits_for_a_source_that_does_not_run(tmp_path: Path, unshare_co
         daemon.start()
         with Receiver(legacy, 0x51, 2) as receiver:
             assert receiver.messages() == [Sent(7, TOO_LONG), Sent(7, b"x" * 9000)]
+        assert re.search(
+            r"INFO r:files 2 dead letters were taken again, as messages 3 to 4: [0-9a-f]{16}-1\.\.2\n", daemon.said()
+        )
         wait_until(lambda: ctl(daemon, "dead", "list").stdout == "no dead letters\n", "none is left")
 
 
@@ -201,13 +205,13 @@ def test_dropped_letters_are_gone(tmp_path: Path, unshare_container: Factory) ->
         put_into_spool(web.rootfs / "srv/out", [TOO_LONG] * 3)
         wait_until(lambda: len(listed(daemon)) == 3, "all are put aside")
         (first, second, _) = listed(daemon)
-        assert ctl(daemon, "dead", "drop", first["id"]).stdout == "1 dead letter dropped\n"
+        assert ctl(daemon, "dead", "drop", first["id"]).stdout == "1 dead letter dropped: r:queue/1\n"
         assert [letter["seq"] for letter in listed(daemon)] == [2, 3]
         assert ctl(daemon, "dead", "drop", "r:files").stdout == "0 dead letters dropped\n"
-        assert ctl(daemon, "dead", "drop", "r:queue").stdout == "2 dead letters dropped\n"
+        assert ctl(daemon, "dead", "drop", "r:queue").stdout == "2 dead letters dropped: r:queue/2..3\n"
         assert files_of(daemon) == []
         assert daemon.flow("r:files")["dead"] == 3
-        assert f"dead letter {second['id']} was dropped: 8193 bytes" in daemon.said()
+        assert f"WARNING r:queue 2 dead letters were dropped, 16,386 B: {second['id']}..3" in daemon.said()
         done = ctl(daemon, "dead", "drop", first["id"])
         assert done.returncode == 1
         assert "is no dead letter; nsbridgectl dead list shows them" in done.stderr
@@ -288,6 +292,6 @@ def test_what_lies_in_the_directory_is_hostile(tmp_path: Path, unshare_container
         with pytest.raises(NsbridgeError):
             daemon.call("dead_show", id="r:queue/4")
         done = ctl(daemon, "dead", "drop", "all")
-        assert (done.returncode, done.stdout) == (0, "6 dead letters dropped\n")
+        assert (done.returncode, done.stdout) == (0, "6 dead letters dropped: r:queue/1..6\n")
         assert secret.read_bytes() == b"secret"
         assert files_of(daemon) == []

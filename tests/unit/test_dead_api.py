@@ -202,8 +202,8 @@ def test_drop_of_all_that_an_agent_has(scene: Scene, word: str) -> None:
         scene.box.put(seq)
     assert scene.ask("dead_drop", ids=[word]) == {"done": [ID(7), ID(8)], "failed": [], "more": False, "waiting": {}}
     assert scene.box.names() == []
-    assert scene.log == [f"dead letter {ID(seq)} was dropped: 1 bytes" for seq in (7, 8)]
-    assert scene.happened() == [("orders:legacy", "dropped", ID(seq)) for seq in (7, 8)]
+    assert scene.log == [f"2 dead letters were dropped, 2 B: {ID('7..8')}"]
+    assert scene.happened() == [("orders:legacy", "dropped", ID("7..8"))]
     assert (scene.sink.orders, scene.source.orders) == (["letters"], []), "it may be waiting for room"
 
 
@@ -219,6 +219,7 @@ def test_retry_notifies_source_and_sink(scene: Scene) -> None:
     assert os.listdir(scene.box.retried) == [f"{scene.box.stem(7)}.3"]
     assert (scene.source.orders, scene.sink.orders) == (["retry_dead"], ["letters"])
     assert scene.happened() == [("orders:legacy", "given back", ID(7))]
+    assert scene.log == [f"1 dead letter was given back to be delivered, 1 B: {ID(7)}"]
 
 
 def test_retry_names_a_source_that_does_not_run(scene: Scene) -> None:

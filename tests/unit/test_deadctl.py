@@ -67,18 +67,25 @@ def test_a_message_is_shown_escaped_and_not_whole() -> None:
 
 
 def test_failures_are_listed_and_set_the_exit_code() -> None:
-    result = {"done": ["a", "b"], "failed": [{"id": "c", "error": "c: it has just gone"}], "waiting": {}, "more": False}
-    assert run(result, "retry", "all") == (["c: it has just gone", "2 dead letters given back to be delivered"], 1)
+    epochs = [f"orders:legacy/00000000000000{epoch}-{number}" for epoch, number in (("aa", 7), ("aa", 8), ("bb", 9))]
+    result = {"done": epochs[:2], "failed": [{"id": "c", "error": "c: it has just gone"}], "waiting": {}, "more": False}
+    assert run(result, "retry", "all") == (
+        ["c: it has just gone", "2 dead letters given back to be delivered: orders:legacy/7..8"],
+        1,
+    )
     result |= {"failed": [], "waiting": {"orders:web": "STOPPED"}, "more": True}
     assert run(result, "retry", "all") == (
         [
-            "2 dead letters given back to be delivered",
+            "2 dead letters given back to be delivered: orders:legacy/7..8",
             "orders:web is STOPPED: it delivers them when it runs",
             "there are more: do it again",
         ],
         0,
     )
-    assert run(result, "drop", "all")[0][0] == "2 dead letters dropped"
+    result |= {"done": epochs}
+    assert run(result, "drop", "all")[0][0] == (
+        "3 dead letters dropped: orders:legacy/00000000000000aa-7..8, orders:legacy/00000000000000bb-9"
+    )
 
 
 def test_json_is_the_answer_itself_with_the_same_exit_code() -> None:

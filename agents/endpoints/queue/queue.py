@@ -131,7 +131,8 @@ def open_queue(key: int, config: QueueEndpoint, host: AgentApi) -> sysv_ipc.Mess
         queue = sysv_ipc.MessageQueue(key, sysv_ipc.IPC_CREX, config.mode, MAX_MESSAGE)
         if config.max_bytes is not None:
             _resize(queue, config.max_bytes, key)
-        host.log("info", f"{shown(key)} was missing and is made (create = true), mode {config.mode:04o}")
+        made = f"mode {config.mode:04o}, owner {os.geteuid()}:{os.getegid()}"
+        host.log("info", f"{shown(key)} was missing and is made (create = true), {made}")
         return queue
     except sysv_ipc.ExistentialError:
         raise Blocked(f"{shown(key)} appeared just now") from None
