@@ -50,9 +50,7 @@ class Agent:
         state: AgentFiles,
     ) -> None:
         self.loop = loop
-        self.name = assignment.agent.name
-        self.container = str(assignment.agent.container)
-        self.state_dir = assignment.state_dir
+        self.name, self.container = assignment.agent.name, str(assignment.agent.container)
         self._assignment = assignment
         self._entered = entered
         self._served = served
@@ -66,11 +64,9 @@ class Agent:
         self._heart = Heart(self.loop, self._cells, assignment.beat_every)
         window, names = assignment.route.window, assignment.agent.endpoint.keeps_names
         self._journal = state.sink
-        self._state = state
+        self._state, self.state_dir = state, assignment.state_dir
         self._synced = 0  # the last seq whose record is on the disk, where that is asked for
-        self._waits = WaitReport(
-            loop, assignment.scoreboard.set_reason, lambda: control.send(channel, report="blocked")
-        )
+        self._waits = WaitReport(loop, assignment.scoreboard.set_reason, self._report_blocked)
         sync = (lambda: linux.syncfs(state.dead)) if assignment.route.fsync else None
         self._dead = DeadLetterKeeper(self, state.dead, state.sink, assignment.dead, sync)
         served.joined(self, entered, state.counter)
@@ -273,6 +269,9 @@ class Agent:
     def show_blocked(self) -> None:
         """Show what the sink waits for: room for a dead letter, or its own reason."""
         self._waits.set("in", "; ".join(filter(None, (self._dead.reason, self._blocked_in))))
+
+    def _report_blocked(self) -> None:
+        control.send(self._channel, report="blocked")
 
     def _recheck(self) -> float:
         self._entered.around.recheck()

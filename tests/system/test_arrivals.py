@@ -186,7 +186,7 @@ def test_a_queue_removed_beneath_its_agent_is_logged_and_remade(
         for key in ("0x51", "0x52"):
             line = f"WARNING r:queue queue {key} was removed, with what was in it"
             wait_until(lambda line=line: line in daemon.said(), line)  # type: ignore[misc]
-        made = "INFO r:queue queue 0x52 was missing and is made (create = true), mode 0660"
+        made = "INFO r:queue queue 0x52 was missing and is made (create = true), mode 0660, owner 0:0"
         wait_until(lambda: daemon.said().count(made) == 2, "the one that it takes from is made again")
 
 

@@ -1,4 +1,4 @@
-"""What a new operator runs into in the first minutes: mistakes that look healthy, and reasons that come late."""
+"""Mistakes of a new operator that would look healthy, and reasons that would come late or twice."""
 
 from __future__ import annotations
 
