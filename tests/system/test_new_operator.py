@@ -6,10 +6,14 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
+from nsbridge.agents.endpoints.queue.unused import AFTER
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged
 from tests.system.room import run, wait_until
 from tests.system.test_relay import route
+from tests.system.traffic import Receiver, Sent, put_into_spool, send_all
 
 
 def test_dry_run_warns_of_an_unknown_container(tmp_path: Path, runc_container: Factory) -> None:
@@ -53,3 +57,23 @@ def ctl(daemon: Nsbridged, *words: str) -> str:
     """Return what nsbridgectl prints."""
     command = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridgectl", "-s", str(daemon.socket), *words]
     return run(command, check=False).stdout.decode()
+
+
+@pytest.mark.parametrize("evidence", ["auto", "senders"])
+def test_wrong_key_with_create_is_reported(tmp_path: Path, unshare_container: Factory, evidence: str) -> None:
+    """Queues are made, messages go into one, and no program uses them: the agents run all the same."""
+    web, legacy = unshare_container(), unshare_container()
+    made = "was made by nsbridge and nobody has"
+    more = f'evidence = "{evidence}"\nhealth = {{ deadline = "4s" }}'
+    with Nsbridged(tmp_path, route(web.spec, legacy.spec), more) as daemon:
+        daemon.wait_for("RUNNING")
+        put_into_spool(web.rootfs / "srv/out", [b"into a void"] * 5)
+        wait_until(lambda: made in daemon.agents()["r:queue"]["detail"], "it is reported", AFTER + 10)
+        wait_until(lambda: "5 messages wait there" in daemon.agents()["r:queue"]["detail"], "they are counted", 10)
+        assert daemon.agents()["r:queue"]["state"] == "RUNNING"
+        assert daemon.said().count(f"WARNING r:queue queue 0x51 {made} read from it: ") == 1
+        wait_until(lambda: f"queue 0x52 {made} written to it: is the key right?" in daemon.said(), "and the other")
+        with Receiver(legacy, 0x51, 5) as receiver:
+            receiver.messages()
+        send_all(legacy, 0x52, [Sent(1, b"an answer")])
+        wait_until(lambda: daemon.agents()["r:queue"]["detail"] == "", "both are used", 10)

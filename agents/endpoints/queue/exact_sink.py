@@ -140,7 +140,7 @@ class ExactQueueSink(QueueSinkBase):
         """Open the queue if there is none; then continue where it stopped."""
         try:
             if self._queue is None:
-                queue = open_queue(self._key, self._config, self._host)
+                queue = open_queue(self._key, self._config, self._host, self._owner)
                 self._evidence.examine(queue)
                 self._queue = queue
                 self._known_limit = 0

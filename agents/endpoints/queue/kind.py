@@ -19,6 +19,7 @@ from nsbridge.agents.endpoints.queue.queue import QueueOwner, key_and_makers, nu
 from nsbridge.agents.endpoints.queue.sink import QueueSink
 from nsbridge.agents.endpoints.queue.source import QueueSource
 from nsbridge.agents.endpoints.queue.surroundings import QueueSurroundings
+from nsbridge.agents.endpoints.queue.unused import UnusedQueue
 from nsbridge.agents.identity.identity import IdMap, UserRecord
 from nsbridge.agents.journal.counted import SentCount
 from nsbridge.agents.journal.sinkjournal import SinkJournal
@@ -39,6 +40,7 @@ class ServedQueue(ServedEndpoint[QueueEndpoint]):
         configured={"max_bytes": ("msgctl:limit",)},
     )
     sink_cells = cells.SINK_CELLS
+    source_cells = cells.SOURCE_CELLS
     owner: QueueOwner
     counter: Counts | None
 
@@ -70,6 +72,8 @@ class ServedQueue(ServedEndpoint[QueueEndpoint]):
 
     def source(self, agent: AgentApi, journal: SourceJournal) -> Source:
         """See ServedEndpoint."""
+        if self.endpoint.create and self.out != self.in_:  # else the sink has sent into it
+            UnusedQueue(agent, "out", self.out, self.owner, journal)
         if self.counter is not None:
             return CountedQueueSource(agent, self.endpoint, self.out, journal, self.counter, self.owner)
         return QueueSource(agent, self.endpoint, self.out, journal, self.owner)
@@ -77,6 +81,8 @@ class ServedQueue(ServedEndpoint[QueueEndpoint]):
     def sink(self, agent: AgentApi, journal: SinkJournal) -> Sink:
         """See ServedEndpoint."""
         route = self.assignment.route
+        if self.endpoint.create:
+            UnusedQueue(agent, "in", self.in_, self.owner, journal)
         if self.counter is not None:
             sent = SentCount(journal, self.counter)
             return CountedQueueSink(agent, self.endpoint, self.in_, sent, route.in_doubt, self.owner)

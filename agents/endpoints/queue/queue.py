@@ -19,6 +19,7 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import sysv_ipc
 
@@ -84,6 +85,24 @@ def first_owner(keys: Sequence[int]) -> tuple[int, int] | None:
     return next((found for key in keys if key and (found := owner(key))), None)
 
 
+class QueueUse(NamedTuple):
+    """What the kernel keeps about the use of a queue."""
+
+    id: int
+    messages: int
+    was_sent_to: bool
+    was_read: bool
+
+
+def use_of(key: int) -> QueueUse | None:
+    """Return the use of the queue with this key; None if there is none, or the agent may not look at it."""
+    try:
+        queue = sysv_ipc.MessageQueue(key, 0, 0)
+        return QueueUse(queue.id, queue.current_messages, bool(queue.last_send_time), bool(queue.last_receive_time))
+    except (sysv_ipc.Error, OSError):
+        return None
+
+
 class QueueOwner:
     """Notices that the endpoint's queue belongs to another user than when the agent entered.
 
@@ -97,6 +116,7 @@ class QueueOwner:
         self._keys = keys
         self._at_entry = None if is_user_configured else first_owner(keys)
         self._is_user_configured = is_user_configured
+        self.made: dict[int, int] = {}  # by key, the ids of the queues that this agent has made (unused.py)
 
     def check_later(self) -> None:
         """Schedule a `check` in the loop, after the kernel refused; its Gone ends the agent."""
@@ -114,8 +134,8 @@ class QueueOwner:
             )
 
 
-def open_queue(key: int, config: QueueEndpoint, host: AgentApi) -> sysv_ipc.MessageQueue:
-    """Return the queue with this key. If it is missing and `create` is set, make it and log that.
+def open_queue(key: int, config: QueueEndpoint, host: AgentApi, owner: QueueOwner) -> sysv_ipc.MessageQueue:
+    """Return the queue with this key. If it is missing and `create` is set, make it, log that and note it at `owner`.
 
     Raises Blocked; Denied if the kernel refuses it.
     """
@@ -131,6 +151,7 @@ def open_queue(key: int, config: QueueEndpoint, host: AgentApi) -> sysv_ipc.Mess
         queue = sysv_ipc.MessageQueue(key, sysv_ipc.IPC_CREX, config.mode, MAX_MESSAGE)
         if config.max_bytes is not None:
             _resize(queue, config.max_bytes, key)
+        owner.made[key] = queue.id
         made = f"mode {config.mode:04o}, owner {os.geteuid()}:{os.getegid()}"
         host.log("info", f"{shown(key)} was missing and is made (create = true), {made}")
         return queue

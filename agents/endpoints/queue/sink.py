@@ -122,7 +122,7 @@ class QueueSink(QueueSinkBase):
         """Open the queue if there is none; then the refused message is offered again."""
         if self._queue is None:
             try:
-                queue = open_queue(self._key, self._config, self._host)
+                queue = open_queue(self._key, self._config, self._host, self._owner)
                 self._opened(queue)
             except Blocked as reason:
                 self._wait(reason)

@@ -73,7 +73,7 @@ class QueueSource:
         self._host.vouch(self._vouch)
         self._host.loop.call_later(AFTERWARDS, lambda: start_thread("take", self._run))
         with suppress(Blocked):  # the thread says it, if it lasts
-            self._take_all(open_queue(self._key, self._config, self._host).id)
+            self._take_all(open_queue(self._key, self._config, self._host, self._owner).id)
 
     def _vouch(self) -> float:
         """Return the time at which the thread last owed nothing.
@@ -127,7 +127,7 @@ class QueueSource:
     def _open(self) -> Queue:
         while True:
             try:
-                return open_queue(self._key, self._config, self._host)
+                return open_queue(self._key, self._config, self._host, self._owner)
             except Blocked as reason:
                 self._pause(reason)
 
