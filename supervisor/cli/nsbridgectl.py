@@ -65,7 +65,9 @@ def _status(client: ControlClient, options: Parsed) -> int:
     else:
         _print(render.status(result, colour=_is_colourful()))
     agents = [agent for route in result["routes"] for agent in route["agents"]]
-    failing = any(agent.get("wanted") and agent["state"] != "RUNNING" for agent in agents)
+    failing = any(
+        agent.get("wanted") and (agent["state"] != "RUNNING" or agent.get("blocked_long")) for agent in agents
+    )
     return EXIT_NOT_RUNNING if failing else EXIT_OK
 
 
@@ -86,7 +88,7 @@ def _change(client: ControlClient, options: Parsed) -> int:
         rows = [[escape(str(agent.get(key) or "")) for key in ("name", "state", "detail")] for agent in agents]
         _print(render.table(rows) if rows else [])
     aim = "STOPPED" if options.command == "stop" else "RUNNING"
-    missed = [f"{agent['name']} is {agent['state']}" for agent in agents if agent["state"] != aim]
+    missed = [f"{agent['name']} is {agent['state']}{render.reason(agent)}" for agent in agents if agent["state"] != aim]
     if options.wait and missed:
         raise NsbridgeError(f"{options.command}: {', '.join(missed)}; nsbridgectl tail says more")
     return EXIT_OK

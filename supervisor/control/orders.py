@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from nsbridge.config.errors import NsbridgeError, UsageError
 from nsbridge.supervisor.control.connection import Answer
+from nsbridge.supervisor.control.status import phase_of
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
 from nsbridge.supervisor.lifecycle.table import State
 from nsbridge.supervisor.routes.roster import Roster, no_longer
@@ -80,4 +81,6 @@ def is_settled(agent: ManagedAgent) -> bool:
 
 
 def _item(agent: ManagedAgent) -> dict[str, object]:
-    return {"name": agent.config.name, "state": agent.state.value, "detail": agent.detail}
+    """Return its state and why it waits: an agent that runs may be blocked, and reports that before it is ready."""
+    phase, detail = phase_of(agent)
+    return {"name": agent.config.name, "state": agent.state.value, "phase": phase, "detail": detail}

@@ -82,6 +82,13 @@ def test_status_fails_exactly_when_what_should_run_does_not(
     assert served.run("status", *options).returncode == code
 
 
+@pytest.mark.parametrize(("is_long", "code"), [(True, 3), (False, 0)])
+def test_status_fails_for_what_is_blocked_for_long(served: Served, is_long: bool, code: int) -> None:
+    """A monitor sees it as it sees an agent that does not run; a full queue that drains soon is no failure."""
+    served.api.status = status_document(agent("orders:web", detail="blocked: queue full", blocked_long=is_long))
+    assert served.run("status").returncode == code
+
+
 def test_hostile_names_are_escaped_on_a_person_s_terminal(served: Served) -> None:
     served.api.status = status_document(
         agent("a:b", container="docker:\x1b[2J\n\udc80", state="FATAL", detail="\r\x07")

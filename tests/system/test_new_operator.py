@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -77,3 +78,15 @@ def test_wrong_key_with_create_is_reported(tmp_path: Path, unshare_container: Fa
             receiver.messages()
         send_all(legacy, 0x52, [Sent(1, b"an answer")])
         wait_until(lambda: daemon.agents()["r:queue"]["detail"] == "", "both are used", 10)
+
+
+def test_restart_with_wait_says_blocked_and_why(tmp_path: Path, unshare_container: Factory) -> None:
+    """RUNNING alone would look healthy. The reason is there as soon as the agent runs."""
+    web, legacy = unshare_container(), unshare_container()
+    routes = route(web.spec, legacy.spec).replace(", create = true", "").replace("/srv/", "/srv/late/")
+    with Nsbridged(tmp_path, routes) as daemon:
+        daemon.wait_for("RUNNING")
+        for _ in range(3):
+            files, queue = ctl(daemon, "restart", "--wait", "r").splitlines()
+            assert re.match(r"r:files +RUNNING +blocked: create /srv/late in ", files), files
+            assert re.match(r"r:queue +RUNNING +blocked: no queue 0x52 and 0x51 in ", queue), queue

@@ -274,7 +274,7 @@ def test_ending_daemon_takes_no_order(scene: Scene, method: str) -> None:
 
 def test_stop_of_a_stopped_agent_is_done_already(scene: Scene) -> None:
     waited = scene.result("stop", names=["a:b"], wait=True)
-    assert waited == {"agents": [{"name": "a:b", "state": "STOPPED", "detail": ""}]}
+    assert waited == {"agents": [{"name": "a:b", "state": "STOPPED", "phase": "stopped", "detail": ""}]}
 
 
 def test_overview_has_the_same_numbers_as_status(scene: Scene) -> None:

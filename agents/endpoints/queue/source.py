@@ -11,7 +11,6 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import AFTERWARDS, AgentApi, Blocked
@@ -72,8 +71,10 @@ class QueueSource:
         signal.signal(INTERRUPT, lambda _signum, _frame: None)
         self._host.vouch(self._vouch)
         self._host.loop.call_later(AFTERWARDS, lambda: start_thread("take", self._run))
-        with suppress(Blocked):  # the thread says it, if it lasts
+        try:
             self._take_all(open_queue(self._key, self._config, self._host, self._owner).id)
+        except Blocked as reason:  # the thread clears it, if it does not last
+            self._host.blocked("out", str(reason))
 
     def _vouch(self) -> float:
         """Return the time at which the thread last owed nothing.

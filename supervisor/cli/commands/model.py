@@ -156,7 +156,7 @@ EXIT_CODES = (
     ("0", "all right"),
     ("1", "failed"),
     ("2", "usage or configuration"),
-    ("3", "status: something that should run does not"),
+    ("3", "status: something that should run does not, or has been blocked for longer than health.max_blocked"),
     ("4", "the daemon cannot be reached"),
     ("5", "no such route or agent"),
     ("77", "not permitted"),
