@@ -18,7 +18,8 @@ class Row:
     """An agent. Rates are per second, `cpu` in percent of one core, memory in bytes; None is not known (yet)."""
 
     name: str
-    state: str
+    state: str  # as `status` shows it
+    phase: str
     detail: str
     pid: int | None
     container: str
@@ -34,6 +35,11 @@ class Row:
     def rate(self) -> float | None:
         """Return messages per second, in both directions."""
         return None if self.out is None or self.in_ is None else self.out + self.in_
+
+    @property
+    def is_in_trouble(self) -> bool:
+        """True if it does not run, or waits with its messages."""
+        return self.state != "RUNNING" or self.phase in ("blocked", "wedged")
 
     def item(self) -> dict[str, object]:
         """Return the row for JSON."""
@@ -110,7 +116,8 @@ def _row(agent: dict[str, Any], flows: _Flows, before: TopAnswer | None, after: 
     process = after["processes"].get(name)
     return Row(
         name=name,
-        state="blocked" if agent.get("phase") == "blocked" else str(agent["state"]),
+        state=str(agent["state"]),
+        phase=str(agent.get("phase") or ""),
         detail=str(agent.get("detail") or ""),
         pid=agent.get("pid"),
         container=str(agent["container"]),
@@ -140,12 +147,12 @@ _BY: dict[str, Callable[[Row], float]] = {
     "pending": lambda row: row.pending,
     "cpu": lambda row: _LAST if row.cpu is None else row.cpu,
     "memory": lambda row: _LAST if row.memory is None else row.memory,
-    "state": lambda row: 0 if row.state == "RUNNING" else 1,
+    "state": lambda row: 2 if row.state != "RUNNING" else int(row.is_in_trouble),
 }
 
 
 def ordered(unordered: Sequence[Row], key: str, *, turned: bool = False) -> list[Row]:
-    """Sort by `key` (a word of TOP_KEYS): names from a on, everything else the most first, what does not run first."""
+    """Sort by `key` (of TOP_KEYS): names from a on, numbers the most first, states what does not run or waits first."""
     by_name = sorted(unordered, key=lambda row: row.name)
     if key == "name":
         return by_name[::-1] if turned else by_name

@@ -5,6 +5,7 @@ Names come from configurations and details from containers: both are escaped, an
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -79,6 +80,20 @@ def table(shown: Sequence[Row], width: int) -> tuple[str, list[str]]:
     return heading.rstrip(), lines
 
 
+def reasons(rows: Sequence[Row], width: int, most: int) -> list[str]:
+    """Return in at most `most` lines why agents do not run or wait, each reason in full; those in trouble first."""
+    lines: list[str] = []
+    spoken = [row for row in sorted(rows, key=lambda row: not row.is_in_trouble) if row.detail]
+    for number, row in enumerate(spoken):
+        text = textwrap.wrap(escape(f"{row.name}: {row.detail}"), max(width, 2), subsequent_indent="  "[: width - 1])
+        left = len(spoken) - number
+        room = most - len(lines) - (left > 1)  # a line for how many more there are
+        if len(text) > room:
+            return [*lines, _cut(f"and {left} more with a reason: nsbridgectl status", width)][:most]
+        lines += text
+    return lines
+
+
 def _width(columns: Sequence[Column]) -> int:
     return sum(abs(column.width) + 1 for column in columns)
 
@@ -106,6 +121,8 @@ def summary(look: Sample) -> list[str]:
     for row in sorted(look.rows, key=lambda row: (row.state != "RUNNING", row.state)):
         states[row.state] = states.get(row.state, 0) + 1
     counted = ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
+    if blocked := sum(row.state == "RUNNING" and row.is_in_trouble for row in look.rows):
+        counted += f" ({blocked} blocked)"
     cpu = [row.cpu for row in look.rows if row.cpu is not None]
     used = f"CPU {amount(sum(cpu)) if cpu else '-'} %, memory {size(sum(row.memory or 0 for row in look.rows))}"
     return [
@@ -141,17 +158,28 @@ class View:
         if self.look is None:
             return ["asking the daemon"[:width]], -1
         above = [_cut(line, width) for line in summary(self.look)] if height >= _ROOMY else []
-        below = [_cut(self._legend(), width)] if height >= _ROOMY else []
-        self._page = max(1, height - len(above) - len(below) - 1)
+        below = [_cut(line, width) for line in self._legend()] if height >= _ROOMY else []
+        room = max(1, height - len(above) - len(below) - 1)
         everything = ordered(self.look.rows, self.sort, turned=self.turned)
+        why = self._reasons(everything, width, room) if height >= _ROOMY else []
+        self._page = max(1, room - len(why))
         self.first = max(0, min(self.first, len(everything) - self._page))
         heading, lines = table(everything[self.first : self.first + self._page], width)
-        lines += [""] * (self._page - len(lines))
+        lines += why
+        lines += [""] * (room - len(lines))
         return [*above, _cut(heading, width), *lines, *below][:height], len(above)
 
-    def _legend(self) -> str:
-        keys = [f"{key}:{word.upper() if word == self.sort else word}" for key, word in _KEYS.items()]
-        return " ".join([*keys, "again:turn", "q:quit"])
+    @staticmethod
+    def _reasons(rows: Sequence[Row], width: int, room: int) -> list[str]:
+        """Return the lines below the table: they get what it leaves free, and at least a third."""
+        if not (found := reasons(rows, width, max(room - len(rows) - 1, room // 3 - 1))):
+            return []
+        return ["", *found]
+
+    def _legend(self) -> list[str]:
+        keys = [f"[{key}]{word[1:]}" for key, word in _KEYS.items()]
+        keys = [key.upper() if key[1] == self.sort[0] else key for key in keys]
+        return [f"sort: {' '.join(keys)}, again to reverse", "[q]uit, [space] refreshes at once, arrows scroll"]
 
 
 _KEYS = {word[0]: word for word in TOP_KEYS}

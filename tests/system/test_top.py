@@ -114,18 +114,18 @@ def test_keys_sort_scroll_and_turn_the_order(busy: str) -> None:
         terminal.see("PENDING")
         terminal.see("other39:web")  # turned round, the last name comes first
         terminal.type(b"c")
-        terminal.see("c:CPU")
+        terminal.see("[C]PU")
         terminal.type(b"q")
         assert terminal.end() == 0
 
 
 def test_a_resized_terminal_is_filled_at_once(busy: str) -> None:
     with _top(busy, "-d", "3600") as terminal:
-        terminal.see("q:quit")
-        terminal.see("q:quit")  # the second look, soon after the first
+        terminal.see("[q]uit")
+        terminal.see("[q]uit")  # the second look, soon after the first
         terminal.resize(120, 10)
         terminal.see("runc:legacy spool")
-        terminal.see("q:quit")
+        terminal.see("[q]uit")
         assert terminal.shown.rpartition("\x1b[H")[2].count("\n") == 9
         terminal.type(b"q")
         assert terminal.end() == 0
@@ -136,7 +136,7 @@ def test_a_resized_terminal_is_filled_at_once(busy: str) -> None:
 )
 def test_a_signal_ends_it_and_the_terminal_is_as_it_was(busy: str, signum: signal.Signals, code: int) -> None:
     with _top(busy) as terminal:
-        terminal.see("q:quit")
+        terminal.see("[q]uit")
         terminal.process.send_signal(signum)
         assert terminal.end() == code
         _assert_put_back(terminal)
@@ -145,7 +145,7 @@ def test_a_signal_ends_it_and_the_terminal_is_as_it_was(busy: str, signum: signa
 
 def test_ctrl_c_is_a_way_to_end_it(busy: str) -> None:
     with _top(busy) as terminal:
-        terminal.see("q:quit")
+        terminal.see("[q]uit")
         terminal.type(b"\x03")
         assert terminal.end() == 0
         _assert_put_back(terminal)
@@ -153,7 +153,7 @@ def test_ctrl_c_is_a_way_to_end_it(busy: str) -> None:
 
 def test_ctrl_z_gives_the_terminal_back_until_it_is_continued(busy: str) -> None:
     with _top(busy) as terminal:
-        terminal.see("q:quit")
+        terminal.see("[q]uit")
         terminal.type(b"\x1a")
         terminal.see(_LEAVE)
         shown = psutil.Process(terminal.process.pid)
@@ -161,7 +161,7 @@ def test_ctrl_z_gives_the_terminal_back_until_it_is_continued(busy: str) -> None
         assert termios.tcgetattr(terminal.keyboard) == terminal.settings
         terminal.process.send_signal(signal.SIGCONT)
         terminal.see(_ENTER)
-        terminal.see("q:quit")
+        terminal.see("[q]uit")
         terminal.type(b"q")
         assert terminal.end() == 0
         _assert_put_back(terminal)
@@ -173,7 +173,7 @@ def test_a_lost_daemon_is_reported_on_the_original_screen() -> None:
         api.results["top"] = lambda: answers.pop() if answers else os._exit(0)
 
     with daemon(dying) as path, _top(path, "-d", "0.1") as terminal:
-        terminal.see("q:quit")
+        terminal.see("[q]uit")
         assert terminal.end() == 4
         _assert_put_back(terminal)
         assert "nsbridgectl: " in terminal.shown.rpartition(_LEAVE)[2]
@@ -226,7 +226,21 @@ def test_json_is_one_document_with_the_rates(busy: str) -> None:
     first = found["agents"][0]
     assert (first["name"], first["in"], first["cpu"], first["memory"]) == ("orders:legacy", 250.0, 0.0, 10 << 20)
     assert set(first) == {
-        *("name", "state", "detail", "pid", "container", "endpoint", "out", "in", "bytes", "pending", "cpu", "memory")
+        *(
+            "name",
+            "state",
+            "phase",
+            "detail",
+            "pid",
+            "container",
+            "endpoint",
+            "out",
+            "in",
+            "bytes",
+            "pending",
+            "cpu",
+            "memory",
+        )
     }
 
 

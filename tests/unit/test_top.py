@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,10 +80,11 @@ def test_an_agent_without_a_process_is_shown_with_why() -> None:
     assert table([row], 120)[1][0].endswith("container not running since 12:03:10")
 
 
-def test_an_agent_that_is_blocked_is_shown_as_that() -> None:
+def test_state_of_a_blocked_agent_is_as_in_status() -> None:
     blocked = agent("a:b", phase="blocked", detail="blocked: queue full")
     (row,) = look(None, top_answer(1.0, (blocked,), (), {})).rows
-    assert (row.state, row.detail) == ("blocked", "blocked: queue full")
+    assert (row.state, row.phase, row.detail) == ("RUNNING", "blocked", "blocked: queue full")
+    assert row.is_in_trouble
 
 
 # -- order
@@ -182,6 +185,46 @@ def test_a_wide_terminal_says_where_an_agent_is() -> None:
     assert table(look(None, answer(1.0)).rows, 120)[1][1].endswith("  runc:legacy queue")
 
 
+# -- reasons
+
+LONG = "blocked: no queue 0x4d2 and 0x4d3 in docker:legacy: is the key right, has the program started? (create = true)"
+
+
+def _frame(*agents: dict[str, Any], height: int = 24) -> list[str]:
+    view = View("name")
+    view.look = look(None, top_answer(1.0, agents, (), {}))
+    return view.frame(79, height)[0]
+
+
+def test_full_reasons_stand_below_the_table_in_80_columns() -> None:
+    lines = _frame(
+        agent("orders:legacy", phase="blocked", detail=LONG),
+        agent("orders:web", detail="runs without landlock"),
+        agent("z:z", state="WAITING", detail="container not running"),
+    )
+    assert len(lines) == 24
+    assert lines[4].startswith("orders:legacy RUNNING")
+    assert lines[7] == ""
+    assert " ".join(line.strip() for line in lines[8:12]) == (
+        f"orders:legacy: {LONG} z:z: container not running orders:web: runs without landlock"
+    )
+
+
+def test_reasons_get_a_third_of_a_full_table() -> None:
+    lines = _frame(*(agent(f"r{number:02}:a", phase="blocked", detail="blocked: queue full") for number in range(50)))
+    assert lines[-8:-2] == ["", *(f"r0{number}:a: blocked: queue full" for number in range(4)), (
+        "and 46 more with a reason: nsbridgectl status"
+    )]  # fmt: skip
+    assert lines[-9].startswith("r11:a")
+
+
+def test_legend_says_what_the_keys_do() -> None:
+    assert _frame(agent("a:b"))[-2:] == [
+        "sort: [N]AME [r]ate [b]ytes [p]ending [c]pu [m]emory [s]tate, again to reverse",
+        "[q]uit, [space] refreshes at once, arrows scroll",
+    ]
+
+
 # -- keys
 
 
@@ -203,7 +246,7 @@ def test_every_sort_key_is_unique_and_its_repetition_reverses() -> None:
     view = _view()
     for word in TOP_KEYS:
         view.press(word[0])
-        assert word.upper() in view.frame(79, 24)[0][-1]
+        assert f"[{word[0]}]{word[1:]}".upper() in view.frame(79, 24)[0][-2]
     view.press("n")
     assert (view.sort, _first(view)) == ("name", "r00:a")
     view.press("n")
@@ -218,13 +261,13 @@ def test_scrolling_ends_where_the_agents_end() -> None:
     assert _first(view) == "r01:a"
     view.press("page down")
     view.press("page down")
-    assert _first(view) == "r11:a"  # 19 rows of 30 agents: the last is at the bottom
+    assert _first(view) == "r12:a"  # 18 rows of 30 agents: the last is at the bottom
     view.press("page up")
     view.press("page up")
     assert _first(view) == "r00:a"
     for _ in range(50):
         view.press("down")
-    assert _first(view) == "r11:a"
+    assert _first(view) == "r12:a"
     view.press("home")
     assert _first(view) == "r00:a"
 
@@ -254,4 +297,4 @@ def test_the_summary_counts_states_with_those_that_run_first() -> None:
     agents = (agent("a:a", state="WAITING"), agent("b:b"), agent("c:c"), agent("d:d", phase="blocked"))
     lines = summary(look(None, top_answer(1.0, agents, (), {})))
     assert lines[0] == "nsbridged 0.2.0, pid 1, up 0:00:01, memory 10M"
-    assert lines[1] == "agents: 2 RUNNING, 1 WAITING, 1 blocked; CPU - %, memory 0"
+    assert lines[1] == "agents: 3 RUNNING, 1 WAITING (1 blocked); CPU - %, memory 0"

@@ -77,7 +77,8 @@ _TOP = Command(
     "top",
     "the busiest agents, live",
     "Shows every agent's message and byte rates, what waits to enter its container, its CPU and its own memory (what "
-    "would be free if it ended), refreshed until q is pressed. Keys: n, r, b, p, c, m, s sort by name, rate, bytes, "
+    "would be free if it ended), refreshed until q is pressed; below the table is in full why agents wait or do not "
+    "run. Keys: n, r, b, p, c, m, s sort by name, rate, bytes, "
     "pending, CPU, memory, state, and the same again turns the order round; arrows, Page Up, Page Down and Home "
     "scroll; the space bar refreshes at once. The memory of some agents is measured at each look: of many, it is known "
     "after a while. Without a terminal, with --once or --json it prints one table, of what happens in one interval, "
