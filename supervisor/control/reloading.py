@@ -15,6 +15,7 @@ from nsbridge.config.advice import advice
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.load import load_trusted
 from nsbridge.config.schema import Config, DeadConfig
+from nsbridge.supervisor.control import deadletters
 from nsbridge.supervisor.control.orders import Orders, is_settled
 from nsbridge.supervisor.health.check import HealthCheck
 from nsbridge.supervisor.host.limits import read_host, shortages
@@ -50,7 +51,24 @@ class Reloader:
             raise NsbridgeError("this daemon was started without a configuration file, so there is none to read again")
         if self._roster.is_ending:
             raise NsbridgeError("the daemon is stopping: its configuration is not read again")
-        return compare(self.config, self._read(self.config.source))
+        new = self._read(self.config.source)
+        plan = compare(self.config, new)
+        before, after = self.config.daemon.state_dir, new.daemon.state_dir
+        return (
+            plan
+            if before == after
+            else dataclasses.replace(plan, remarks=(*plan.remarks, self._left_in(before, after)))
+        )
+
+    def _left_in(self, before: str, after: str) -> str:
+        """Say what stays in the old state_dir, which a daemon with the new one would not find."""
+        messages = sum(agent.pending for agent in self._roster.agents)
+        letters = sum(deadletters.count(before, agent.config.name) or 0 for agent in self._roster.agents)
+        waiting = f"{_counted(messages, 'message')} and {_counted(letters, 'dead letter')} in {before}"
+        return (
+            f"daemon.state_dir: what waits now ({waiting}), counters and positions stay there: to keep them, stop "
+            f"nsbridged and move the directory (mv {before} {after}) before it starts again"
+        )
 
     def reload(self) -> Plan:
         """Do it, as far as it can be done at once; the rest follows by itself. Raises NsbridgeError; see `plan`."""
@@ -93,3 +111,7 @@ class Reloader:
     def when_done(self, callback: Callable[[], None]) -> None:
         """Call `callback` when the routes match the configuration and every agent has reached its state."""
         self._orders.when(lambda: self._roster.is_settled and all(map(is_settled, self._roster.agents)), callback)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

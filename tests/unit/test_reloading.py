@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nsbridge.agents import scoreboard
 from nsbridge.agents.loop import Loop
 from nsbridge.config.errors import ConfigError, NsbridgeError
 from nsbridge.config.schema import Config, DaemonConfig, HealthConfig, LogConfig, RouteConfig
@@ -20,6 +21,7 @@ from nsbridge.supervisor.lifecycle.services import Services
 from nsbridge.supervisor.log.events import Events
 from nsbridge.supervisor.log.log import open_log
 from nsbridge.supervisor.routes.loops import Circles
+from nsbridge.supervisor.routes.plan import Plan
 from nsbridge.supervisor.routes.roster import Roster
 from nsbridge.supervisor.routes.route import Route
 
@@ -90,6 +92,29 @@ def test_a_reload_says_what_it_does_in_one_line_and_as_an_event(daemon: Daemon) 
     assert 'INFO nsbridged reload: 2 unchanged; daemon.log.level: "warning" → "info": at once' in daemon.said()
 
 
+def test_changed_state_dir_reports_what_stays_in_the_old_one(daemon: Daemon, tmp_path: Path) -> None:
+    """A daemon with the new one would not find it."""
+    daemon.write("a")
+    daemon.reloader.reload()
+    source = daemon.roster.agents[0]
+    source.scoreboard.cells[scoreboard.PENDING] = 12
+    old = daemon.reloader.config.daemon.state_dir
+    text = daemon.file.read_text(encoding="utf-8")
+    daemon.file.write_text(text.replace("[daemon]", f'[daemon]\nstate_dir = "{tmp_path}/new"'), encoding="utf-8")
+    for plan in (daemon.reloader.plan(), daemon.reloader.reload()):
+        assert plan.remarks[-1] == (
+            f"daemon.state_dir: what waits now (12 messages and 0 dead letters in {old}), counters and positions stay "
+            f"there: to keep them, stop nsbridged and move the directory (mv {old} {tmp_path}/new) before it starts "
+            "again"
+        )
+        assert any(line.startswith("daemon ") and "12 messages" in line for line in render.reload(_answer(plan)))
+    assert f"(12 messages and 0 dead letters in {old})" in daemon.said()[-1]
+
+
+def _answer(plan: Plan) -> dict[str, object]:
+    return {"dry_run": True, **plan.item()}
+
+
 def test_a_new_route_without_autostart_is_listed_apart(daemon: Daemon) -> None:
     daemon.write("a", "b")
     text = daemon.file.read_text(encoding="utf-8")
@@ -148,7 +173,7 @@ def test_what_needs_a_restart_is_logged_at_every_reload(daemon: Daemon) -> None:
     daemon.write()
     daemon.file.write_text('[daemon]\nstate_dir = "/elsewhere"\n' + daemon.file.read_text().removeprefix("[daemon]\n"))
     for _ in range(2):
-        (remark,) = daemon.reloader.reload().remarks
+        remark, _ = daemon.reloader.reload().remarks
         assert remark.startswith('daemon.state_dir: "/run/nsbridge" → "/elsewhere": needs a restart')
 
 
