@@ -86,7 +86,7 @@ def first_owner(keys: Sequence[int]) -> tuple[int, int] | None:
 
 
 class QueueUse(NamedTuple):
-    """What the kernel keeps about the use of a queue."""
+    """The use of a queue, as the kernel keeps it."""
 
     id: int
     messages: int
