@@ -14,6 +14,7 @@ from nsbridge.config.load import load, load_trusted
 from nsbridge.config.schema import Config
 from nsbridge.supervisor import notify
 from nsbridge.supervisor.cli import program
+from nsbridge.supervisor.cli.client import DEFAULT_PATH
 from nsbridge.supervisor.cli.commands.nsbridged import PROGRAM
 from nsbridge.supervisor.cli.commands.parse import parse
 from nsbridge.supervisor.containers import unknown
@@ -23,6 +24,11 @@ from nsbridge.supervisor.host import limits as hostlimits
 from nsbridge.supervisor.host.pidfile import PidFile
 from nsbridge.supervisor.log.log import open_log
 from nsbridge.supervisor.supervisor import Supervisor
+
+_NO_LOG_FILE = (
+    "nsbridged: the daemon keeps the end of its log in memory, and {} shows it; no file has it: "
+    'to keep it, set log = {{ file = "/var/log/nsbridge.log" }} in [daemon]\n'
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,7 +115,11 @@ def _serve(file: str, *, detached: bool) -> int:
         return EXIT_OK
 
     if detached:
-        return detach.run_detached(start, pidfile)
+        code = detach.run_detached(start, pidfile)
+        if code == EXIT_OK and config.daemon.log.file is None:
+            control = "" if config.daemon.control.path == DEFAULT_PATH else f" -s {config.daemon.control.path}"
+            sys.stderr.write(_NO_LOG_FILE.format(f"nsbridgectl{control} tail"))
+        return code
     with pidfile:
         return start(lambda: None)
 

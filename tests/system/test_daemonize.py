@@ -49,6 +49,24 @@ def test_a_detached_daemon_is_ready_on_return_and_shuts_down(tmp_path: Path, run
         assert not Path(f"/proc/{agent['pid']}").exists()
 
 
+def test_detached_daemon_without_a_log_file_says_where_its_log_is(tmp_path: Path) -> None:
+    """It has no terminal any more, and no file: the end of the log is in memory only."""
+    daemon = Nsbridged(tmp_path, route("runc:nobody-1", "runc:nobody-2"))
+    text = daemon.config.read_text(encoding="utf-8").replace(f'file = "{daemon.log}", ', "")
+    daemon.config.write_text(text, encoding="utf-8")
+    started = command("nsbridged", "--daemon", "-c", daemon.config)
+    try:
+        assert (started.returncode, started.stdout) == (0, "")
+        where = f"nsbridgectl -s {daemon.socket} tail"
+        assert started.stderr.startswith(
+            f"nsbridged: the daemon keeps the end of its log in memory, and {where} shows it"
+        )
+        assert started.stderr.count("\n") == 1
+        assert "started, pid " in command(*where.split()).stdout
+    finally:
+        assert command("nsbridgectl", "-s", daemon.socket, "shutdown", "--wait").returncode == 0
+
+
 def test_status_of_a_missing_container_exits_3_with_the_reason(tmp_path: Path) -> None:
     """For people and for programs."""
     with Nsbridged(tmp_path, route("runc:nobody-1", "runc:nobody-2")) as daemon:

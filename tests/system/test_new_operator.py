@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged
 from tests.system.room import run, wait_until
 from tests.system.test_relay import route
-from tests.system.traffic import Receiver, Sent, put_into_spool, send_all
+from tests.system.traffic import Receiver, Sent, put_into_spool, send_all, wait_for_files
 
 
 def test_dry_run_warns_of_an_unknown_container(tmp_path: Path, runc_container: Factory) -> None:
@@ -90,3 +91,28 @@ def test_restart_with_wait_says_blocked_and_why(tmp_path: Path, unshare_containe
             files, queue = ctl(daemon, "restart", "--wait", "r").splitlines()
             assert re.match(r"r:files +RUNNING +blocked: create /srv/late in ", files), files
             assert re.match(r"r:queue +RUNNING +blocked: no queue 0x52 and 0x51 in ", queue), queue
+
+
+def test_unwritable_spool_is_reported_at_the_start(tmp_path: Path, unshare_container: Factory) -> None:
+    """Their owner may read both, and write neither: before any message comes. It ends when the modes are right."""
+    web, legacy = unshare_container(), unshare_container()
+    places = [web.rootfs / "srv/out", web.rootfs / "srv/in"]
+    for place in places:
+        place.mkdir()
+        os.chown(place, 1000, 1000)
+        place.chmod(0o555)
+    with Nsbridged(tmp_path, route(web.spec, legacy.spec), 'health = { deadline = "4s" }') as daemon:
+        daemon.wait_for("RUNNING")
+        refused = "Permission denied for uid 1000 gid 1000 (set user on the agent, or the owner in the container)"
+        assert daemon.agents()["r:files"]["detail"] == f"blocked: /srv/in: {refused}"
+        wait_until(lambda: f"/srv/out: {refused}: files cannot be removed" in daemon.said(), "and the other", 1.0)
+        places[1].chmod(0o755)
+        wait_until(lambda: daemon.agents()["r:files"]["phase"] == "idle", "it resumes by itself", 2.0)
+        assert (
+            daemon.agents()["r:files"]["detail"] == f"/srv/out: {refused}: files cannot be removed after their delivery"
+        )
+        places[0].chmod(0o755)
+        wait_until(lambda: daemon.agents()["r:files"]["detail"] == "", "the notice ends", 5.0)
+        send_all(legacy, 0x52, [Sent(1, b"it works")])
+        assert [file.read_bytes() for file in wait_for_files(places[1], 1)] == [b"it works"]
+        assert sorted(os.listdir(places[0])) == []

@@ -32,6 +32,7 @@ from nsbridge.agents.endpoints.files import Tree, blocked_by
 from nsbridge.agents.endpoints.spool.cells import HIDDEN
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.epochs import NameEpochs
+from nsbridge.agents.endpoints.spool.writable import refusal
 from nsbridge.agents.endpoints.watch import DELETED, MOVED_OUT, Changes
 from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.sinkjournal import PLACE, SinkJournal
@@ -166,6 +167,8 @@ class SpoolSink(DirectorySink):
     def _open(self) -> None:
         self._directory.open(DELETED | MOVED_OUT if self._keeps_names else 0, self._config.mode)
         self._settle()
+        if error := refusal(self._directory.fd):
+            raise blocked_by(error, shown(self._path))
 
     def _settle(self) -> None:
         """Find out whether the message that a killed agent was handing over into this directory has been."""

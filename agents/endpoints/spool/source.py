@@ -28,6 +28,7 @@ from nsbridge.agents.endpoints.spool.notes import SpoolFileId, Taken, identity_o
 from nsbridge.agents.endpoints.spool.refused import Fate, RefusedFiles
 from nsbridge.agents.endpoints.spool.taken import TakenFiles
 from nsbridge.agents.endpoints.spool.whole import Completeness, Verdict
+from nsbridge.agents.endpoints.spool.writable import RemovalNotice
 from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.sourcejournal import RECORDS, SourceJournal
 from nsbridge.agents.journal.store import NoteStore
@@ -75,6 +76,7 @@ class SpoolSource(EventSource):
         self._foreign_files_stay = False  # in another user's sticky directory: only a file's owner may remove it
         self._directory = WatchedDirectory(host, tree, "out", self._path, self._changed)
         self._waiter = Waiter(host, "out", self._again)
+        self._removal = RemovalNotice(host, shown(self._path))
         self._names = SpoolNames(host.loop, message_names(config.takes), self._drain, self._take, self._odd)
         self._refused = RefusedFiles(host, tree, config, journal.cells)
         self._patience = 0  # how often the next file's lease was refused
@@ -131,6 +133,7 @@ class SpoolSource(EventSource):
         self._foreign_files_stay = bool(about.st_mode & stat.S_ISVTX) and about.st_uid != os.getuid()
         self._taken.open(self._directory.fd)
         self._refused.open(self._directory.fd)
+        self._removal.look(self._directory.fd)
         self._resume()
 
     def _resume(self) -> None:
@@ -320,6 +323,7 @@ class SpoolSource(EventSource):
 
     def _close(self) -> None:
         self._names.close()
+        self._removal.look(-1)
         self._directory.close()
         self._taken.close()
         self._refused.close()

@@ -22,7 +22,7 @@ PROGRAM = Program(
                 DEFAULT_CONFIG,
             ),
             Option("--check", "say whether the configuration is right, warn of what this host lacks for it, and end"),
-            Option("--daemon", "detach; returns when the daemon is ready"),
+            Option("--daemon", "detach; returns when the daemon is ready, and says where its log is if no file has it"),
             *about("nsbridged"),
         ),
     ),
