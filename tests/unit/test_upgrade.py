@@ -117,6 +117,6 @@ def test_old_cells_of_sinks_keep_their_meaning(opened: Open) -> None:
     assert queue_sink is not None
     assert log_sink is not None
     assert [spool_sink.cells[cell] for cell in (PLACE, *spool.SINK_CELLS)] == [15, 36, 37, 38]
-    assert [queue_sink.cells[cell] for cell in (PLACE, *queue.SINK_CELLS)] == [*range(15, 23)]
+    assert [queue_sink.cells[cell] for cell in (PLACE, *queue.SINK_CELLS)] == [*range(15, 23), 0]
     assert Intents(log_sink).read() == Intent(log_sink.epoch, 3, 3, 123, 99)
     assert [*log.SINK_CELLS] == [*range(19, 30)]
