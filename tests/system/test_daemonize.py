@@ -49,7 +49,7 @@ def test_a_detached_daemon_is_ready_on_return_and_shuts_down(tmp_path: Path, run
         assert not Path(f"/proc/{agent['pid']}").exists()
 
 
-def test_detached_daemon_without_a_log_file_says_where_its_log_is(tmp_path: Path) -> None:
+def test_detached_daemon_without_log_file_says_where_it_is(tmp_path: Path) -> None:
     """It has no terminal any more, and no file: the end of the log is in memory only."""
     daemon = Nsbridged(tmp_path, route("runc:nobody-1", "runc:nobody-2"))
     text = daemon.config.read_text(encoding="utf-8").replace(f'file = "{daemon.log}", ', "")
