@@ -320,9 +320,11 @@ class Agent:
         outgoing = self._session.outgoing
         self._hand_over()
         if outgoing is not None and self._source is not None and self._pending is not None:
+            if outgoing.has_unsent():
+                self._flush()  # what the journal has goes first: removing files and taking more takes longer
             self._pending.confirmed()
             self._source.confirmed(outgoing.store.confirmed)
-            if self.has_room():
+            if self._session.greeted and self.has_room():
                 self.retry_dead_letters()
                 self._source.room_again()
         self.flush()

@@ -5,7 +5,8 @@
 Of an agent it is measured until a message that was sent right after the kill has arrived on the other side: the death
 is noticed, the agent forked, inside its namespace, its journal settled with the other side, the message taken and
 handed over. Of runit and supervisord it is measured until the replacement's first command has run, which is less. All
-are interleaved, and runit's and supervisord's children live longer than the second below which both wait.
+are interleaved, and runit's and supervisord's children live longer than the second below which both wait. backlog.py
+measures the same while very many files wait in a spool.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import NamedTuple
 
 import sysv_ipc
 
+from benchmarks import backlog
 from nsbridge.agents import linux
 from tests import report_file
 from tests.system.engines import Program, UnshareContainer
@@ -224,6 +226,14 @@ def _supervisord(base: Path) -> Iterator[Child]:
         yield child
 
 
+def with_backlog(kills: int) -> tuple[list[Times], str]:
+    """Measure a spool in which very many files wait; return the lines of the table, and what follows it."""
+    outcome = backlog.measure(kills)
+    who, until = f"nsbridge, spool, {backlog.WAITING:,} files waiting", "a message that the killed agent had not taken"
+    lines = [Times(who, until, outcome.flowing), Times(f"{who}, window full", until, outcome.resting)]
+    return lines, backlog.report(outcome)
+
+
 def report(times: Sequence[Times], load: float) -> str:
     """Return the report in Markdown."""
     runit = statistics.median(next(t.taken for t in times if t.who == "runit"))
@@ -247,10 +257,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.restart", description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--backlog-kills", type=int, default=20)
     parser.add_argument("--report", type=Path, metavar="FILE")
     options = parser.parse_args(argv)
     load = os.getloadavg()[0]
-    text = report(measure(options.kills), load)
+    times = measure(options.kills)
+    more, storm = with_backlog(options.backlog_kills)
+    text = f"{report([*times, *more], load)}\n{storm}"
     print(text)
     if options.report:
         report_file.put(options.report, "restart", text)

@@ -110,6 +110,7 @@ class Endpoint(ABC):
     has_types: ClassVar[bool] = False  # True if its messages have types, which a sink across may keep
     is_counted: ClassVar[bool] = False  # True if the kernel's counter can count its messages (Evidence)
     serves_directories: ClassVar[bool] = False  # True if `out` and `in_` are directories, whose files are messages
+    waiting_size: ClassVar[int] = 0  # bytes of the list of names that wait at a source; 0 if it keeps none
 
     @property
     @abstractmethod

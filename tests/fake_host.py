@@ -214,6 +214,7 @@ class SourceHost(FakeHost):
         super().__init__()
         self._window = window
         self.journal = open_source(str(path), window + 3, RING, self.said.append, patience=0)
+        self.journal.waiting_fd = os.open(f"{path}.waiting", os.O_RDWR | os.O_CREAT, 0o600)
         self.received = received
         self.confirms = True  # whether the other agent's confirmations arrive
         self._sent = self.journal.confirmed
@@ -227,6 +228,7 @@ class SourceHost(FakeHost):
 
     def close(self) -> None:
         """Close the journal too."""
+        os.close(self.journal.waiting_fd)
         self.journal.close()
         super().close()
 

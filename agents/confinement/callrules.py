@@ -163,7 +163,7 @@ openat2             open files beneath a directory, without following links
 fstatfs             leave room for others where dead letters are; refuse pseudo file systems
 readlinkat          walk to the endpoint again, which may belong to another user by now
 renameat2           a delivered file appears whole and replaces nothing
-lseek               list a directory from its beginning; where a log ends
+lseek               list a directory from its beginning; where a log ends; replace the list of names that wait
 statx               when a log file was made: which of two came first; which refused file was counted
 inotify_init1       get events for new files
 inotify_add_watch   get events for new files

@@ -56,6 +56,7 @@ class SourceJournal:
         self._places: list[int] = []  # where messages may land, or one is being appended: the next seqs
         self._next_at = self._ring_at  # where the last record ends that was published
         self.fd = file.fd
+        self.waiting_fd = -1  # of the list of names that wait (waitinglist.py)
         self.address = linux.address_of(file.view) + TYPE_AT  # of a place's msgbuf, if the place were 0
         self.epoch = file.header.epoch
         self.confirmed = file.cells[CONFIRMED] & VALUE  # the last seq that the sink has confirmed

@@ -17,7 +17,8 @@ from nsbridge.agents.journal.journalfile import Header
 from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
-from nsbridge.agents.statefiles import DEAD, DEAD_RETRY, IDENTITY, JOURNAL, journal_path
+from nsbridge.agents.journal.waitinglist import NAMES_AT
+from nsbridge.agents.statefiles import DEAD, DEAD_RETRY, IDENTITY, JOURNAL, WAITING, journal_path
 from nsbridge.config import names, trusted
 from nsbridge.config.schema import MAX_MESSAGE, AgentConfig, Window
 
@@ -73,6 +74,7 @@ def open_state(
         dead = private.open_given()
         dead_retry = private.open_given(DEAD_RETRY) if agent.endpoint.out else -1
         identity = private.open_identity()
+        waiting = private.open_waiting(size) if agent.endpoint.out and (size := agent.endpoint.waiting_size) else -1
     if agent.endpoint.out:
         source = open_source(
             str(journal_path(state_dir, agent.name, "out")),
@@ -82,6 +84,7 @@ def open_state(
             settle=lambda made: _take_up(made, counter, report),
         )
         belonging.claim_source(source, agent.endpoint)
+        source.waiting_fd = waiting
     if agent.endpoint.in_:
         sink = sinkjournal.open_sink(str(journal_path(state_dir, agent.name, "in")), report)
         belonging.claim_sink(sink, agent.endpoint)
@@ -165,6 +168,14 @@ class _Private:
                 os.posix_fallocate(fd, 0, _IDENTITY_SIZE)
         return fd
 
+    def open_waiting(self, size: int) -> int:
+        """Open the list of names that wait, cut to `size` bytes: only a compromised agent makes it longer."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(f"{self._name}.{WAITING}", flags, 0o600, dir_fd=self._of_route[JOURNAL])
+        if os.fstat(fd).st_size > NAMES_AT + size:
+            os.ftruncate(fd, NAMES_AT + size)
+        return fd
+
     def _below(self, opened: ExitStack, above: int, path: str, owners: Container[int] | None = None) -> int:
         name = path.rpartition("/")[2]
         fd = trusted.open_below(above, name, self._owners if owners is None else owners, path)
@@ -175,7 +186,8 @@ class _Private:
 def largest_journals(agent: AgentConfig, window: Window) -> int:
     """Return the bytes of the largest files that the journals of an agent may be, together."""
     source = Header(journalfile.SOURCE, 0, window.messages + 3, _ring(agent, window))
-    return journalfile.largest(source) + journalfile.PAGE
+    lists = journalfile.PAGE + agent.endpoint.waiting_size if agent.endpoint.waiting_size else 0
+    return journalfile.largest(source) + journalfile.PAGE + lists
 
 
 def longest(agent: AgentConfig, window: Window) -> int:

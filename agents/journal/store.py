@@ -30,6 +30,7 @@ class NoteStore:
         self.pending_bytes = 0
         self._load = load
         self._runs: dict[int, Run] = {}  # by the first seq; what is in memory of the pending messages
+        self._long: set[int] = set()  # the first seqs of those of several messages
         self._last_found = Run(0, 0, 0, ())
 
     @property
@@ -94,7 +95,8 @@ class NoteStore:
         if found is None:
             found = self._last_found
             if not found.first <= seq <= found.last:
-                found = next((run for run in self._runs.values() if run.first <= seq <= run.last), None)
+                long = (self._runs[first] for first in self._long)
+                found = next((run for run in long if run.first <= seq <= run.last), None)
         if found is not None:
             self._last_found = found
         return found
@@ -108,13 +110,19 @@ class NoteStore:
             if run is not None:
                 gone = run.before(min(len(run.bodies), seq - done + 1))
                 self.pending_bytes -= sum(map(len, gone.bodies))
+                self._long.discard(gone.first)
                 if gone.last < run.last:
-                    self._runs[seq + 1] = run.after(len(gone.bodies))
+                    self._put(run.after(len(gone.bodies)))
                 done = gone.last
         self.journal.confirm(seq)
 
     def _kept(self, last: int, mtype: int, bodies: Sequence[bytes]) -> int:
         first = last - len(bodies) + 1
-        self._runs[first] = Run(self.epoch, first, mtype, bodies)
+        self._put(Run(self.epoch, first, mtype, bodies))
         self.pending_bytes += sum(map(len, bodies))
         return last
+
+    def _put(self, run: Run) -> None:
+        self._runs[run.first] = run
+        if len(run.bodies) > 1:
+            self._long.add(run.first)

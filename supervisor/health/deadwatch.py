@@ -31,7 +31,7 @@ from typing import NamedTuple
 from nsbridge.agents.dead.quota import shown_size
 from nsbridge.agents.journal import state
 from nsbridge.agents.loop import Timer
-from nsbridge.agents.statefiles import dead_letters, dead_retries, journal_path
+from nsbridge.agents.statefiles import WAITING, dead_letters, dead_retries, journal_path
 from nsbridge.config.schema import MAX_MESSAGE, DeadConfig
 from nsbridge.supervisor.host.spawn import LineChild
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
@@ -212,9 +212,9 @@ def _count(box: int, most: int) -> Content:
 
 
 def _journals(state_dir: str, name: str) -> int:
-    """Return the bytes of an agent's journals."""
+    """Return the bytes of an agent's journals, and of its list of names that wait."""
     size = 0
-    for side in ("in", "out"):
+    for side in ("in", "out", WAITING):
         with suppress(OSError):
             size += journal_path(state_dir, name, side).lstat().st_blocks * 512
     return size

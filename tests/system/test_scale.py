@@ -10,7 +10,7 @@ import statistics
 
 import pytest
 
-from benchmarks import restart, scale
+from benchmarks import backlog, restart, scale
 
 pytestmark = pytest.mark.alone  # it measures, and its many agents are all the load a machine needs
 
@@ -47,3 +47,12 @@ def test_a_killed_agent_relays_again_long_before_supervisord_s() -> None:
     assert len(ours) == 4
     assert max(ours.values()) < 0.3
     assert max(ours.values()) < medians["supervisord"] / 3
+
+
+def test_agent_with_a_large_backlog_relays_soon_after_a_kill() -> None:
+    """A kill every 250 ms does not stop the flow, and a fifth of the files of `make restart` wait."""
+    outcome = backlog.measure(KILLS, waiting=20_000)
+    print(outcome)
+    assert statistics.median(outcome.flowing) < 0.3
+    assert statistics.median(outcome.resting) < 0.3
+    assert min(outcome.storm) > 0

@@ -72,13 +72,13 @@ def test_everything_is_made_for_nobody_else(tmp_path: Path, endpoint: Endpoint) 
 
 @pytest.mark.parametrize(
     ("endpoint", "names"),
-    [(SpoolEndpoint(out="/out"), ["web.out"]), (SpoolEndpoint(in_="/in"), ["web.in"])],
+    [(SpoolEndpoint(out="/out"), ["web.out", "web.waiting"]), (SpoolEndpoint(in_="/in"), ["web.in"])],
 )
 def test_only_the_sides_that_are_configured_have_a_journal(
     tmp_path: Path, endpoint: Endpoint, names: list[str]
 ) -> None:
     state = opened(tmp_path, endpoint)
-    assert os.listdir(tmp_path / "state/journal/orders") == names
+    assert sorted(os.listdir(tmp_path / "state/journal/orders")) == names
     assert (state.source is None, state.source_fd) == ((True, -1) if "web.in" in names else (False, state.source_fd))
     assert (state.sink is None) == ("web.out" in names)
     assert (state.dead_retry < 0) == (state.source is None)

@@ -54,6 +54,7 @@ class SpoolEndpoint(PathEndpoint):
     name: ClassVar[str] = "spool"
     notes: ClassVar[int] = 1
     serves_directories: ClassVar[bool] = True
+    waiting_size: ClassVar[int] = 4 << 20
 
     @property
     def keeps_names(self) -> bool:

@@ -9,8 +9,11 @@ Some facts about listings and events, and what they mean here:
   that lock. So every name that came after the watch began has its event by the time that a listing shows it: the
   listing decides about the older names only, and the events about the newer ones. One listing is enough.
 * A directory may be very large, so a scan runs in slices, and the rest of the agent runs between them.
-* At most _MOST names wait, as many as the kernel keeps events. The first by name are kept, and another scan finds the
-  rest. Until then events are dropped: the files of the next scan came before them.
+* At most _MOST names wait in memory, as many as the kernel keeps events: the first by name. The next ones come from the
+  list in the state directory (agents/journal/waitinglist.py), and another scan finds the rest. Until then events are
+  dropped: those files came before them.
+* Listing and sorting a very large directory takes longer than an agent may live. So a new agent begins with the names
+  of the list, and scans when they are taken, or after _SCAN_AFTER seconds.
 
 A name may be set aside, because its file cannot be taken now. It is retried with exponential backoff, and at once when
 an event names it.
@@ -26,13 +29,18 @@ from dataclasses import dataclass
 from itertools import islice
 
 from nsbridge.agents.endpoints import watch
+from nsbridge.agents.endpoints.base import AFTERWARDS
+from nsbridge.agents.journal.waitinglist import WaitingList
 from nsbridge.agents.loop import Loop, Timer
 
 CLOSED, MOVED_IN, CREATED = watch.CLOSED, watch.MOVED_IN, watch.CREATED  # the event that brought a name
 SCANNED = 0  # without an event: its writer may not have finished
 _TAKEN, _ASIDE, LOOKED_AGAIN = -1, -2, -3  # taken; set aside; set aside, and looked at again
 
-_MOST = 16384  # names that wait, as many as the kernel's events (fs.inotify.max_queued_events)
+_MOST = 16384  # names that wait in memory, as many as the kernel's events (fs.inotify.max_queued_events)
+_MOST_LISTED = 1 << 17  # names that one scan keeps for the list; 10 MB of memory until they are written
+_WORTH_LISTING = 1024  # names; a scan finds fewer again in a few milliseconds
+_SCAN_AFTER = 1.0  # seconds after the start until the first scan, if there is a list
 _MOST_ASIDE = 1 << 17  # names that are remembered as set aside; about 20 MB
 _MOST_ARRIVED = 1 << 17  # names that arrive during one scan; with more of them it begins again
 _SLICE = 0.005  # seconds of a scan until the rest of the agent has its turn
@@ -68,16 +76,20 @@ class SpoolNames:
         drain: Callable[[], bool],
         more: Callable[[], None],
         odd: Callable[[bytes], None],
+        waiting: WaitingList | None = None,
     ) -> None:
         """Call `more` when names wait, and `odd` for an entry that is no regular file.
 
         `drain` reads every event there is (`event` gets them); it returns False if the directory was replaced.
+        `waiting` is the list in the state directory, if there is one.
         """
         self._loop = loop
         self.is_message = is_message
         self._drain = drain
         self._more = more
         self._odd = odd
+        self._waiting = waiting
+        self._listed = 0  # of the backlog, the first ones: they are on that list
         self._directory = -1
         self._how: dict[bytes, int] = {}  # every known name: the event that brought it, _TAKEN or _ASIDE
         self._backlog: deque[bytes] = deque()  # to be taken, in this order
@@ -92,9 +104,21 @@ class SpoolNames:
         self._timer: Timer | None = None
 
     def open(self, directory: int) -> None:
-        """Begin to scan this directory, which must be watched already. The first slice runs at once."""
+        """Begin with this directory, which must be watched already: with an earlier agent's list, or to scan it.
+
+        The first slice of a scan runs at once.
+        """
         self._directory = directory
-        self.scan()
+        if self._waiting is not None and self._waiting.open(os.fstat(directory).st_ino):
+            self._has_more = True
+            self._loop.call_later(AFTERWARDS, self._more)  # what earlier agents took goes first
+            self._loop.call_later(_SCAN_AFTER, self._scan_after_start)
+        else:
+            self.scan()
+
+    def _scan_after_start(self) -> None:
+        if self._directory >= 0 and self._has_more and self._scan is None:
+            self.scan()
 
     def close(self) -> None:
         """Forget everything."""
@@ -106,21 +130,42 @@ class SpoolNames:
         for names in (self._how, self._backlog, self._arrived, self._aside, self._due):
             names.clear()
         self._has_more = self._again = False
-        self._refused = self._beyond = 0
+        self._refused = self._beyond = self._listed = 0
 
     def first(self) -> bytes | None:
         """Return the name whose turn it is; None if none waits now (a scan may still bring some)."""
-        while self._backlog:
+        while self._backlog or self._read_list():
             if self._how.get(self._backlog[0], _ASIDE) not in (_TAKEN, _ASIDE):
                 return self._backlog[0]
-            self._backlog.popleft()  # it was forgotten, or came again, while it waited
+            self._pop()  # it was forgotten, or came again, while it waited
         if self._has_more and self._scan is None:
             self._loop.call_later(0, self._scan_for_more)
         return None
 
     def may_have_more(self) -> bool:
-        """True if names wait, or a scan would find some."""
-        return bool(self._backlog) or self._has_more
+        """True if names wait, or the list or a scan would bring some."""
+        return bool(self._backlog) or self._has_more or self._has_list()
+
+    def _has_list(self) -> bool:
+        return self._waiting is not None and self._waiting.has_more()
+
+    def _read_list(self) -> bool:
+        """Let the next names of the list wait; False if there are none."""
+        if self._waiting is None or not self._waiting.has_more():
+            return False
+        names = self._waiting.read()
+        for name in filter(self.is_message, names):
+            self._how.setdefault(name, SCANNED)
+        self._backlog.extend(names)
+        self._listed = len(names)
+        return bool(names)
+
+    def _pop(self) -> None:
+        """Remove the first name of the backlog."""
+        name = self._backlog.popleft()
+        if self._listed and self._waiting is not None:
+            self._listed -= 1
+            self._waiting.passed(name)
 
     def how(self, name: bytes) -> int:
         """Return the event that brought a waiting name, or SCANNED."""
@@ -154,7 +199,7 @@ class SpoolNames:
 
     def _remove(self, name: bytes) -> None:
         if self._backlog and self._backlog[0] == name:
-            self._backlog.popleft()
+            self._pop()
 
     def event(self, name: bytes, how: int) -> None:
         """Add a name that an event brought; the name may lead to a different file by now."""
@@ -300,9 +345,10 @@ class SpoolNames:
                 scan.is_cut = True
             else:
                 scan.found.append(name)
-        if len(scan.found) > 2 * _MOST:
+        most = _MOST if self._waiting is None else _MOST_LISTED
+        if len(scan.found) > most + _MOST:
             scan.found.sort()
-            del scan.found[_MOST:]
+            del scan.found[most:]
             scan.limit, scan.is_cut = scan.found[-1], True
 
     def _finish(self, scan: _Scan) -> None:
@@ -319,6 +365,7 @@ class SpoolNames:
         found = sorted(name for name in scan.found if name not in arrived and name not in self._how)
         room = max(0, _MOST - len(self._backlog))
         self._has_more = scan.is_cut or len(found) > room
+        self._list(found, min(room, len(found)))
         for name in found[:room]:
             self._how[name] = SCANNED
             self._backlog.append(name)
@@ -328,3 +375,12 @@ class SpoolNames:
             for name, how in arrived.items():
                 self._add(name, how)
         self._more()
+
+    def _list(self, found: list[bytes], count: int) -> None:
+        """List what waits and was found, for the next agent, and for this one behind the first `count` of `found`."""
+        total = len(self._backlog) + len(found)
+        if self._waiting is None or total < _WORTH_LISTING:
+            return
+        in_memory = len(self._backlog) + count
+        inode = os.fstat(self._directory).st_ino
+        self._listed = min(in_memory, self._waiting.write([*self._backlog, *found], in_memory, inode))

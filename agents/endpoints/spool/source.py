@@ -21,6 +21,7 @@ from nsbridge.agents.endpoints import files
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource, Waiter
 from nsbridge.agents.endpoints.directory import WatchedDirectory
 from nsbridge.agents.endpoints.files import LEASED, NotAFileError, Tree, blocked_by
+from nsbridge.agents.endpoints.spool.cells import WAITING
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.matching import message_names
 from nsbridge.agents.endpoints.spool.names import CLOSED, CREATED, MOVED_IN, SCANNED, SpoolNames
@@ -31,7 +32,8 @@ from nsbridge.agents.endpoints.spool.whole import Completeness, Verdict
 from nsbridge.agents.endpoints.spool.writable import RemovalNotice
 from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.sourcejournal import RECORDS, SourceJournal
-from nsbridge.agents.journal.store import NoteStore
+from nsbridge.agents.journal.store import NOTE, NoteStore
+from nsbridge.agents.journal.waitinglist import WaitingList
 from nsbridge.agents.wire import VOID, Message
 
 _EVENTS = CLOSED | MOVED_IN | CREATED
@@ -40,6 +42,8 @@ _REFUSED = 10.0  # seconds until a file that was refused is looked at again
 _SOON = 0.001  # seconds until a closed file's lease is asked for again; doubled each time
 _PATIENCE = 7  # times, 0.13 s in all
 _AT_ONCE = 512  # names; then the rest of the agent has its turn
+_SENT_AT_ONCE = 128  # files that are taken before they are sent; the first few of them after fewer
+_FIRST_SENT = 16
 _READS = 1000  # of events in a row, 64 KiB each
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # these say nothing about the file
 
@@ -77,7 +81,8 @@ class SpoolSource(EventSource):
         self._directory = WatchedDirectory(host, tree, "out", self._path, self._changed)
         self._waiter = Waiter(host, "out", self._again)
         self._removal = RemovalNotice(host, shown(self._path))
-        self._names = SpoolNames(host.loop, message_names(config.takes), self._drain, self._take, self._odd)
+        waiting = WaitingList(journal.waiting_fd, config.waiting_size, journal.cells, WAITING)
+        self._names = SpoolNames(host.loop, message_names(config.takes), self._drain, self._take, self._odd, waiting)
         self._refused = RefusedFiles(host, tree, config, journal.cells)
         self._patience = 0  # how often the next file's lease was refused
         self._pauses = False  # until it is asked for again
@@ -139,8 +144,10 @@ class SpoolSource(EventSource):
     def _resume(self) -> None:
         """Recognise the taken files: remove the confirmed ones, and do not take the others twice."""
         store = self.store
+        get = store.journal.get
         for seq in range(store.journal.released + 1, store.taken + 1):
-            if note := store.note_of(seq):
+            kind, note = get(seq)
+            if kind == NOTE:
                 identity, name = unpack(note)
                 self._taken.add(Taken(seq, name, identity))
 
@@ -216,6 +223,7 @@ class SpoolSource(EventSource):
         """Take files while there is room. Raises Blocked, _NotYet."""
         names, host = self._names, self._host
         messages, size = host.room()
+        taken = 0
         for _ in range(_AT_ONCE):
             if messages <= 0 or size <= 0:
                 return
@@ -230,6 +238,9 @@ class SpoolSource(EventSource):
                 self._taken.add(Taken(seq, name, identity, body))
                 messages -= 1
                 size -= len(body)
+                taken += 1
+                if taken == _FIRST_SENT or not taken % _SENT_AT_ONCE:
+                    host.flush()
         host.loop.call_later(0, self._take)
 
     def _read(self, name: bytes) -> tuple[bytes, SpoolFileId] | None:
@@ -262,7 +273,7 @@ class SpoolSource(EventSource):
         """Handle a name whose file cannot be opened. Raises Blocked if the file is not the cause."""
         if isinstance(error, NotAFileError):
             self._refuse(name, _what_it_is(error), Fate.MOVES)
-        elif isinstance(error, FileNotFoundError):
+        elif isinstance(error, FileNotFoundError) or error.errno == errno.ENAMETOOLONG:  # from a list that was forged
             if self._names.how(name) == CLOSED:
                 # A file made by O_TMPFILE and linked later has no name when it is closed; the event shows its inode.
                 self._names.look_again()
