@@ -14,6 +14,9 @@ unit:            ## the tests that start no container
 system:          ## the tests with real containers (as root)
 	./run test tests/system
 
+senders:         ## the tests with real containers, on a machine whose kernel does not count (as root)
+	NSB_TEST_EVIDENCE=senders ./run test tests/system
+
 storm:           ## 2,000 kills, 1,000,000 messages, into docs/storm.md; about 6 minutes (as root)
 	$(CMD) python -m tests.system.storm --kills 2000 --messages 1000000 --report docs/storm.md
 
@@ -81,4 +84,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo test unit system storm classic-storm names-storm comings scale restart rotation bench bench-check dist calls fuzz style types coverage fresh clean help
+.PHONY: demo test unit system senders storm classic-storm names-storm comings scale restart rotation bench bench-check dist calls fuzz style types coverage fresh clean help

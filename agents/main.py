@@ -20,6 +20,7 @@ from nsbridge.agents.identity.surroundings import memory
 from nsbridge.agents.journal.journalfile import LeftAloneError
 from nsbridge.agents.journal.state import bound_files, open_state
 from nsbridge.agents.loop import Loop
+from nsbridge.agents.outgoing import NeverTakenError
 from nsbridge.agents.wire import WireError
 from nsbridge.config.trusted import UntrustedError
 
@@ -49,7 +50,7 @@ def main(assignment: Assignment) -> int:
         sys.unraisablehook = lambda about: lastwords.ignored(channel, about.exc_value)
         runtime.Agent(loop, assignment, channel, entered, served, state).run()
         return 0
-    except (entry.RefusedForGood, LeftAloneError, UntrustedError) as error:
+    except (entry.RefusedForGood, LeftAloneError, NeverTakenError, UntrustedError) as error:
         control.send(channel, report="error", text=str(error)[:1000])
         return EXIT_NEVER
     except entry.Gone as error:

@@ -27,6 +27,10 @@ class SourceStore(Protocol):
     def confirm(self, seq: int) -> None: ...  # noqa: D102
 
 
+class NeverTakenError(WireError):
+    """The two journals of a direction contradict each other, and another start would not change that."""
+
+
 class Outgoing:
     """The source's half of a direction."""
 
@@ -57,6 +61,15 @@ class Outgoing:
     def has_unsent(self) -> bool:
         """True if something is still to be sent, now or when the sink has made room."""
         return self._sent < self.store.taken
+
+    def check(self, handed: int) -> None:
+        """Raise NeverTakenError if the sink's journal has handed over more of this epoch than this one has taken."""
+        if handed > self.store.taken:
+            raise NeverTakenError(
+                f"the other agent's journal says that message {handed} of this route was handed over, and this agent's "
+                f"has taken only {self.store.taken}: one of them is an older copy (of a backup, or of a host that "
+                "crashed without fsync = true). Move both journals of the route away, then start it"
+            )
 
     def confirm(self, seq: int) -> None:
         """Take the sink's word for all up to `seq`. WireError if it speaks of what was never sent."""

@@ -113,5 +113,6 @@ class Session:
             self.incoming.greeted(hello.out_epoch, hello.out_confirmed)
         if self.outgoing is not None:
             if hello.in_epoch == self.outgoing.store.epoch:
+                self.outgoing.check(hello.in_handed)
                 self.outgoing.confirm(hello.in_handed)
             self.outgoing.rewind()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 
-from nsbridge.config.schema import Config, Delivery, Place
+from nsbridge.config.schema import Config, Delivery, Evidence, Place
 
 
 def advice(config: Config) -> list[str]:
@@ -24,6 +24,8 @@ def shared_queue(shown: str, other: str) -> str:
 
 def _shared_queues(config: Config) -> Iterator[str]:
     """Find exactly-once routes that send into one queue: each overwrites the kernel's note of the last sender."""
+    if config.daemon.evidence is Evidence.COUNTER:
+        return
     senders: dict[tuple[str, Hashable], list[tuple[str, Place]]] = defaultdict(list)
     for route in config.routes:
         for agent in route.agents:

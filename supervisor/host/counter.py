@@ -6,7 +6,7 @@ programs write it. `names` gives each agent the same slot each time.
 
 All of it is pinned below /sys/fs/bpf/nsbridge, in a folder for each state_dir and version of the programs. So the
 counts survive even if the supervisor and all agents are killed at once, and the next supervisor continues with them. A
-reboot takes pins and queues along.
+reboot takes pins and queues along. pins.py releases the pins of supervisors that do not come back.
 
 An agent's pid may be given to another process once it is reaped, so the supervisor takes it out of `processes` before.
 If the supervisor dies, the next one takes all out at its start. A process that got such a pid in between, and sends,
@@ -29,7 +29,8 @@ from pathlib import Path
 
 from nsbridge.agents import linux
 from nsbridge.agents.counter import LENGTHS, LENGTHS_AT, LIFE_SLOT, RECEIVED_AT, SENT_AT, SLOT_SIZE, Lease
-from nsbridge.supervisor.host import bpf
+from nsbridge.supervisor.host import bpf, pins, procfs
+from nsbridge.supervisor.host.pins import Owner
 
 BPFFS = "/sys/fs/bpf"
 _SLOTS = 2048  # 1 MB
@@ -38,6 +39,7 @@ _CALLS = ("msgsnd", "msgrcv")
 _MAP_LOOKUP_ELEM, _GET_NS_CURRENT_PID_TGID = 1, 120  # helpers
 _BPF_FS_MAGIC = 0xCAFE4A11
 _U32 = struct.Struct("<I")
+_CAPABILITIES = {38: "CAP_PERFMON", 39: "CAP_BPF"}
 
 
 class Unavailable(Exception):
@@ -59,6 +61,9 @@ class KernelCounter:
             if not self._take_up():
                 _remove([self._place])
                 self._begin()
+            me = Owner.this_process(state_dir)
+            me.claim(self._place)
+            pins.release_dead(self._place.parent, me)
         except OSError as error:
             self.close()
             raise Unavailable(_explained(error)) from None
@@ -105,12 +110,21 @@ class KernelCounter:
 
     def _take_up(self) -> bool:
         try:
-            for what in ("processes", "names", "slots", *_CALLS, *map(_link, _CALLS)):
+            for what in ("processes", "names", "slots", *_CALLS):
                 self._fds[what] = bpf.pinned(str(self._place / what))
         except FileNotFoundError:
             self.close()
             return False
+        for call in _CALLS:
+            try:
+                self._fds[_link(call)] = bpf.pinned(str(self._place / _link(call)))
+            except FileNotFoundError:  # another daemon saw that this one's supervisor was dead (pins.py)
+                self._attach(call)
+                bpf.pin(self._fds[_link(call)], str(self._place / _link(call)))
         return True
+
+    def _attach(self, call: str) -> None:
+        self._fds[_link(call)] = bpf.attach(self._fds[call], bpf.tracepoint(f"syscalls/sys_exit_{call}"))
 
     def _begin(self) -> None:
         self._fds["processes"] = bpf.create_map(bpf.HASH, 4, 4, _SLOTS)
@@ -121,7 +135,7 @@ class KernelCounter:
         bpf.freeze(self._fds["slots"])
         for call in _CALLS:
             self._fds[call] = bpf.load(_program(self._fds["processes"], self._fds["slots"], call, _pid_namespace()))
-            self._fds[_link(call)] = bpf.attach(self._fds[call], bpf.tracepoint(f"syscalls/sys_exit_{call}"))
+            self._attach(call)
         self._place.mkdir(parents=True, mode=0o700)
         for what, fd in self._fds.items():
             bpf.pin(fd, str(self._place / what))
@@ -138,7 +152,7 @@ def _pid_namespace() -> tuple[int, int]:
 
 
 def _link(call: str) -> str:
-    return f"{call}-link"
+    return f"{call}{pins.LINK}"
 
 
 def _remove(places: Iterable[Path]) -> None:
@@ -165,7 +179,13 @@ def _mount_if_missing() -> None:
 
 def _explained(error: OSError) -> str:
     if error.errno in (errno.EPERM, errno.EACCES):
-        return f"{error.strerror}: nsbridged needs CAP_BPF and CAP_PERFMON, and a kernel that is not locked down"
+        lacking = " and ".join(procfs.capabilities_lacking(_CAPABILITIES))
+        if lacking:
+            return f"{error.strerror}: nsbridged needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN; it lacks {lacking}"
+        return (
+            f"{error.strerror}: the kernel forbids it, although nsbridged has CAP_BPF and CAP_PERFMON: is it locked "
+            "down (/sys/kernel/security/lockdown), or does a security module or a seccomp filter refuse bpf(2)?"
+        )
     if error.errno in (errno.ENOSYS, errno.EINVAL, errno.ENOENT, errno.ENODEV):
         return f"{error.strerror}: the kernel needs CONFIG_BPF_SYSCALL and CONFIG_FTRACE_SYSCALLS"
     return str(error.strerror)

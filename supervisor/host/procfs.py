@@ -20,6 +20,7 @@ Some facts about these files, and what they mean here:
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -27,6 +28,7 @@ MAX_THREADS = 64  # threads whose children are read
 STAT_LIMIT = 16 << 10  # bytes read of /proc/PID/stat, which has a few hundred
 STATUS_LIMIT = 1 << 20  # bytes read of /proc/PID/status: 65,536 groups of ten digits fit
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD, include/linux/sched.h
+_CAP_SYS_ADMIN = 21
 _EXITING = 4  # PF_EXITING
 _STAT_FIELDS = 22  # after the name: up to field 24, the resident pages
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -133,6 +135,14 @@ def parse_status(text: bytes) -> dict[str, str]:
         if colon:
             found.setdefault(os.fsdecode(key), os.fsdecode(value.strip(b" \t")))
     return found
+
+
+def capabilities_lacking(wanted: Mapping[int, str]) -> list[str]:
+    """Return the names, sorted, of the capabilities (by number) that this process lacks; none with CAP_SYS_ADMIN."""
+    effective = int(read_status(os.getpid())["CapEff"], 16)
+    if effective >> _CAP_SYS_ADMIN & 1:
+        return []
+    return sorted(name for number, name in wanted.items() if not effective >> number & 1)
 
 
 def parse_effective_ids(text: bytes) -> tuple[int, int]:

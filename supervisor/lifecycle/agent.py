@@ -345,7 +345,9 @@ class ManagedAgent(StateMachine):
 
     def _back_off(self) -> None:
         by_signal = (self._exit_code or 0) < 0
-        delay = self._policy.died(self._loop.now(), self._served, by_signal, random.random())  # noqa: S311  (jitter)
+        now = self._loop.now()
+        delay = self._policy.died(now, self._served, by_signal, random.random())  # noqa: S311  (jitter)
+        delay = delay or self._services.restarts.delay(now)
         if delay:
             self._inbox.due_in(delay)
         else:

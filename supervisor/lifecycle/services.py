@@ -9,6 +9,7 @@ from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import Confinement, DeadConfig, Evidence, HealthConfig
 from nsbridge.supervisor.containers.arrivals import Arrivals
 from nsbridge.supervisor.lifecycle.evidence import CounterLeases
+from nsbridge.supervisor.lifecycle.startqueue import StartQueue
 from nsbridge.supervisor.log.events import Events
 from nsbridge.supervisor.log.log import Log
 
@@ -33,4 +34,5 @@ class Services:
     require: tuple[Confinement, ...] = ()  # what no agent may run without
     empty: tuple[EmptyNamespace, ...] = ()  # namespaces that agents join instead of staying in the host's
     dead: DeadLetterLimits = field(default_factory=DeadLetterLimits)
+    restarts: StartQueue = field(default_factory=StartQueue)
     evidence: CounterLeases = field(default_factory=lambda: CounterLeases(Evidence.SENDERS, "", lambda _text: None))

@@ -31,6 +31,7 @@ class Serving:
     config: AgentConfig
     namespace: int
     reported: object = None  # see places.parse
+    is_counted: bool = False  # the kernel counts what it sends
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class End:
     is_known: bool
     selector: int | None = None  # see Place
     type: int | None = None  # the type that messages have there; None if any, or they have none
-    has_last_sender: bool = False  # see Place
+    has_last_sender: bool = False  # see Place; without the kernel's counter
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,7 @@ def _end(serving: Serving, side: str) -> End | None:
         is_known=bool(place.number),
         selector=place.selector,
         type=_type(place, serving),
-        has_last_sender=place.has_last_sender,
+        has_last_sender=place.has_last_sender and not serving.is_counted,
     )
 
 

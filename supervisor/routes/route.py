@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from nsbridge.config.schema import RouteConfig
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
+from nsbridge.supervisor.lifecycle.evidence import COUNTER
 from nsbridge.supervisor.lifecycle.services import Services
 from nsbridge.supervisor.lifecycle.table import State
 from nsbridge.supervisor.routes import loops
@@ -63,7 +64,11 @@ class Route:
     def _serving(self) -> list[Serving]:
         return [
             Serving(
-                self.config, agent.config, agent.attachment.ns_inode, agent.process.places if agent.process else None
+                self.config,
+                agent.config,
+                agent.attachment.ns_inode,
+                agent.process.places if agent.process else None,
+                is_counted=agent.evidence == COUNTER,
             )
             for agent in self.agents
             if agent.attachment.ns_inode is not None

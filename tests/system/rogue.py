@@ -22,10 +22,12 @@ import time
 from collections.abc import Callable
 
 from nsbridge.agents import control, fork, linux, runtime, scoreboard, wire
+from nsbridge.agents.counter import SLOT_SIZE, Counter
 from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
 from nsbridge.agents.runtime import Agent
 from nsbridge.agents.wire import Hello, Message
 from nsbridge.config.schema import Namespace
+from nsbridge.supervisor.host import bpf
 from nsbridge.supervisor.lifecycle import process
 
 _PAUSE = 0.002  # seconds when a socket is full
@@ -160,6 +162,7 @@ def tries(agent: Agent) -> None:
     if isinstance(agent._sink, ExactQueueSink):
         _start_senders(agent)
     attacks = ATTACKS | ({} if agent._assignment.agent.namespace is Namespace.IPC else FILES_ONLY)
+    attacks |= COUNTED_ONLY if agent._state.counter is not None else {}
     for name, attack in attacks.items():
         try:
             attack(agent)
@@ -274,7 +277,7 @@ def _beyond(path: str, flags: int) -> Callable[[Agent], object]:
     return lambda agent: os.open(path, flags, dir_fd=agent._entered.own_fds)
 
 
-def _call(name: str, *arguments: int) -> None:
+def _call(name: str, *arguments: int | ctypes.c_void_p) -> None:
     if getattr(_libc, name)(*arguments) < 0:
         raise linux.oserror(name)
 
@@ -330,4 +333,29 @@ FILES_ONLY: dict[str, Callable[[Agent], object]] = {
     "share memory": lambda _: mmap.mmap(-1, mmap.PAGESIZE),
     "start a thread": lambda _: threading.Thread(target=int).start(),
     "use a queue": lambda _: _call("msgget", 0x51, 0o1666),
+}
+
+
+def _count(agent: Agent, slots: int = 0) -> int:
+    """Return the address of its count, or of another agent's, which lies so many slots behind it."""
+    counter = agent._state.counter
+    assert isinstance(counter, Counter)
+    return linux.address_of(counter._counts) + slots * SLOT_SIZE
+
+
+def _page_of(address: int) -> int:
+    return address & -mmap.PAGESIZE
+
+
+# Of an agent whose messages the kernel counts. The kernel writes for it where it may not write itself.
+COUNTED_ONLY: dict[str, Callable[[Agent], object]] = {
+    "write its count": lambda agent: _call("pread", _journal(agent), ctypes.c_void_p(_count(agent)), 8, 0),
+    "write the count of another agent": lambda agent: _call(
+        "pread", _journal(agent), ctypes.c_void_p(_count(agent, 1)), 8, 0
+    ),
+    "make its count writable": lambda agent: _call(
+        "mprotect", ctypes.c_void_p(_page_of(_count(agent))), mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE
+    ),
+    "ask the kernel for the maps": lambda _: bpf.create_map(bpf.ARRAY, 4, 8, 1),
+    "open the pins": _beyond("../../../sys/fs/bpf/nsbridge", os.O_RDONLY),
 }

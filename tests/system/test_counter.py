@@ -25,7 +25,7 @@ from nsbridge.supervisor.host.counter import BPFFS, KernelCounter, Unavailable
 from tests.system.classic_storm import Storm
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged, kill_and_wait
-from tests.system.room import wait_until
+from tests.system.room import tool, wait_until
 from tests.system.test_dead_letters import ctl
 
 _SPOOL_TO_QUEUE = """
@@ -273,8 +273,31 @@ def test_refusal_of_the_kernel_says_what_is_needed(tmp_path: Path, monkeypatch: 
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(bpf, "load", refused)
-    with pytest.raises(Unavailable, match="needs CAP_BPF and CAP_PERFMON, and a kernel that is not locked down"):
+    with pytest.raises(
+        Unavailable, match="the kernel forbids it, although nsbridged has CAP_BPF and CAP_PERFMON: is it locked down"
+    ):
         KernelCounter(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("lacks", "named"), [("-sys_admin,-bpf", "CAP_BPF"), ("-sys_admin,-bpf,-perfmon", "CAP_BPF and CAP_PERFMON")]
+)
+def test_missing_capability_is_named(tmp_path: Path, kernel_counter: KernelCounter, lacks: str, named: str) -> None:
+    """Without a container's own power over the host: CAP_SYS_ADMIN would do as well."""
+    assert kernel_counter.life, "a bpffs is mounted"
+    program = """
+import sys
+from nsbridge.supervisor.host.counter import KernelCounter, Unavailable
+try:
+    KernelCounter(sys.argv[1])
+except Unavailable as reason:
+    print(reason)
+"""
+    command = [tool("setpriv"), "--bounding-set", lacks, sys.executable, "-c", program, str(tmp_path / "other")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert f"it lacks {named}" in done.stdout
+    assert "\n" not in done.stdout.strip()
 
 
 # -- with agents

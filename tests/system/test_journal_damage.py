@@ -138,3 +138,28 @@ def test_a_journal_of_a_newer_version_is_refused_and_left_alone(
         journal.write_bytes(known)
         daemon.call("start", names=[agent])
         assert len(wait_for_files(sink, _WINDOW)) == _WINDOW
+
+
+def test_older_copy_of_a_journal_is_fatal_once(tmp_path: Path, unshare_container: Factory) -> None:
+    """The other side has handed over more than it has taken. No restart changes that, so there is none."""
+    one, two = unshare_container(), unshare_container()
+    spool, sink = one.rootfs / "srv/spool", two.rootfs / "srv/spool"
+    journal = tmp_path / "state/journal/s/one.out"
+    with Nsbridged(tmp_path, route(one.spec, two.spec)) as daemon:
+        older = b""
+        for number in (1, 2):
+            daemon.wait_for("RUNNING")
+            older = journal.read_bytes()
+            put_into_spool(spool, [b"%d" % number])
+            wait_for_files(sink, number)
+            wait_until(lambda: not visible(spool), "it is confirmed")
+            assert daemon.stop() == 0
+            if number == 1:
+                daemon.start()
+        journal.write_bytes(older)
+        daemon.start()
+        daemon.wait_for("FATAL", "s:one")
+        about = daemon.agents()["s:one"]
+        assert "message 2 of this route was handed over, and this agent's has taken only 1" in about["detail"]
+        assert about["restarts"] == 1, "it died once"
+        daemon.wait_for("RUNNING", "s:two")

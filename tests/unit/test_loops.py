@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from nsbridge.config.schema import (
     Container,
     DaemonConfig,
     Delivery,
+    Evidence,
     HealthConfig,
     LogConfig,
     RouteConfig,
@@ -142,6 +144,19 @@ def test_exact_routes_into_one_queue_are_warned_of_once() -> None:
     for of in (first, loose, second, second, first):
         circles.ready(of.agents[1].name, serve(of), lambda name, text: warned.append(f"{name}: {text}"))
     assert warned == [line]
+
+
+def test_counted_routes_into_one_queue_are_not_warned_of() -> None:
+    """The kernel's count is of one process; other senders do not matter."""
+    warned: list[str] = []
+    spool = SpoolEndpoint(out="/o")
+    routes = [route(spool, putting(1)), route(spool, putting(1), "s")]
+    assert advice(Config(DaemonConfig(evidence=Evidence.COUNTER), tuple(routes))) == []
+    circles = Circles()
+    for of in routes:
+        serving = [replace(one, is_counted=True) for one in serve(of)]
+        circles.ready(of.agents[1].name, serving, lambda _name, text: warned.append(text))
+    assert not warned
 
 
 def test_route_whose_container_has_ended_feeds_nobody(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import sysv_ipc
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked
+from nsbridge.agents.endpoints.queue.evidence import begun, may_have_begun
 from nsbridge.agents.endpoints.queue.queue import last_sender
 from nsbridge.agents.endpoints.queue.senders import FAILED
 from nsbridge.agents.fork import fork
@@ -60,6 +61,58 @@ def test_an_equal_older_message_is_no_evidence_of_sending(
         assert sink.put(Run(EPOCH, 3, 1, [PING])) == 1
         assert host.journal.cells[IN_DOUBT] == 1
         assert contents(queue).count(PING) == 2
+
+
+def test_message_that_no_sender_began_is_not_in_doubt(tmp_path: Path, queue: sysv_ipc.MessageQueue) -> None:
+    """It was offered, and both senders have sent before; a foreign message hides who was last."""
+    path = tmp_path / "a.in"
+
+    def life() -> int:
+        with live(path, queue.key) as (host, sink):
+            host.run_until(lambda: bool(sink._offers.pids), "the senders")
+            sink.put(Run(EPOCH, 1, 1, [b"one", b"two"]))
+            host.run_until(lambda: host.journal.handed == 2, "both are sent")
+            for pid in sink._offers.pids:
+                os.kill(pid, signal.SIGSTOP)
+                os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+            sink.put(Run(EPOCH, 3, 1, [b"three"]))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    assert fork(life).reap() == -signal.SIGKILL
+    with Foreigner(queue.key) as foreigner:
+        foreigner.send()
+    with live(path, queue.key) as (host, sink):
+        assert sink.put(Run(EPOCH, 3, 1, [b"three"])) == 1
+        assert host.journal.cells[IN_DOUBT] == 0
+        host.run_until(lambda: host.journal.handed == 3, "it is sent")
+    assert contents(queue) == [b"one", b"two", b"foreign", b"three"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "sender", "is_possible"),
+    [
+        (begun(8, 3), 8, True),
+        (begun(8, 1), 8, False),
+        (begun(7, 2), 8, False),
+        (begun(7, 2), 0, False),
+        (0, 8, True),
+        (begun(9, 2), 8, True),
+        (begun(8, 3 + (1 << 32)), 8, True),
+    ],
+    ids=[
+        "began it",
+        "sent before",
+        "the other's",
+        "never noted itself",
+        "of 0.1.0",
+        "of others, before 0.1.0",
+        "wraps",
+    ],
+)
+def test_only_a_sender_that_began_leaves_a_doubt(cell: int, sender: int, is_possible: bool) -> None:
+    """Sender 8 is the one for message 3; sender 7 has sent message 2."""
+    assert may_have_begun(cell, 3, sender, (7, sender)) is is_possible
 
 
 def test_a_repeated_sender_is_not_taken_for_nobody(tmp_path: Path, queue: sysv_ipc.MessageQueue) -> None:

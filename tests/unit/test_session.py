@@ -6,6 +6,7 @@ import pytest
 
 from nsbridge.agents import wire
 from nsbridge.agents.incoming import Incoming
+from nsbridge.agents.outgoing import NeverTakenError
 from nsbridge.agents.wire import Ack, Data, Hello, Message, Run, WireError
 from nsbridge.config.schema import Window
 from tests.memory_store import MemorySink, MemorySource, hand_over_one, new_epoch, next_waiting
@@ -161,7 +162,7 @@ def test_a_confirmation_of_what_was_never_taken_is_an_error() -> None:
 
 def test_a_greeting_that_claims_what_was_never_taken_is_an_error() -> None:
     source = Source()
-    with pytest.raises(WireError, match="only 0 were taken"):
+    with pytest.raises(NeverTakenError, match=r"message 1 of this .* has taken only 0"):
         source.session.receive(wire.pack_hello(Hello(1, 0, 0, 0, 100, 1)))
 
 

@@ -7,7 +7,7 @@ import zlib
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import AgentApi
-from nsbridge.agents.endpoints.queue.cells import BASELINE, LATEST, PREDECESSOR, SENDERS
+from nsbridge.agents.endpoints.queue.cells import BASELINE, BEGUN, LATEST, PREDECESSOR, SENDERS
 from nsbridge.agents.endpoints.queue.look import FARTHEST
 from nsbridge.agents.endpoints.queue.queue import Queue, last_sender
 from nsbridge.agents.journal.sinkjournal import IN_DOUBT, INTENT, NOT_DELIVERED, PLACE, SinkJournal
@@ -16,6 +16,22 @@ from nsbridge.config.schema import InDoubt
 
 _UNKNOWN = 1 << 32  # no checksum
 _ANYBODY = 1 << 32  # not a pid: any process may have sent
+_HALF = 32  # bits of a cell: the sender's pid is above, of the seq the lower bits are below
+
+
+def begun(pid: int, seq: int) -> int:
+    """Return what a sender notes just before it sends message `seq`, and before it notes itself in SENDERS."""
+    return pid << _HALF | seq & (1 << _HALF) - 1
+
+
+def may_have_begun(cell: int, seq: int, sender: int, former: tuple[int, int]) -> bool:
+    """True if `sender`, one of the `former` two, may have begun to send message `seq`; 0 if it never noted itself.
+
+    A cell of other processes says nothing: an earlier version, which did not write it, may have run since.
+    """
+    if not sender:
+        return False
+    return cell >> _HALF not in former or cell == begun(sender, seq)
 
 
 class QueueEvidence:
@@ -46,7 +62,7 @@ class QueueEvidence:
             if last_pid > 0 and last_pid == former[1 - last]:
                 journal.sent(journal.handed + 1, 1 - last)
                 self._host.log("info", f"message {journal.handed} was sent just before the agent was killed")
-            elif not ours and former[1 - last]:  # or it never began to send
+            elif not ours and may_have_begun(cells[BEGUN], journal.handed + 1, former[1 - last], former):
                 self._doubtful = (journal.epoch, journal.handed + 1)
                 self._was_alone = cells[INTENT] == journal.handed + 1
         cells[BASELINE] = last_pid + 1 if ours else 0

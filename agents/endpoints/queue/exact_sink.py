@@ -9,9 +9,9 @@ import errno
 import os
 
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, put_in_parts
-from nsbridge.agents.endpoints.queue.cells import SENDERS
+from nsbridge.agents.endpoints.queue.cells import BEGUN, SENDERS
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint
-from nsbridge.agents.endpoints.queue.evidence import QueueEvidence
+from nsbridge.agents.endpoints.queue.evidence import QueueEvidence, begun
 from nsbridge.agents.endpoints.queue.offers import Offers
 from nsbridge.agents.endpoints.queue.queue import (
     Denied,
@@ -122,6 +122,7 @@ class ExactQueueSink(QueueSinkBase):
             return False  # it has sent one: the next is for the other sender
         mtype = self._type or one.type or 1
         self._evidence.intend(one, mtype)
+        journal.cells[BEGUN] = begun(os.getpid(), one.first)
         journal.cells[SENDERS] = os.getpid()
         if try_send(queue.id, mtype, one.bodies[0]):
             journal.cells[SENDERS] = 0  # the senders find out what is in the way

@@ -8,8 +8,9 @@ message of which it is unknown whether it was sent. What decides:
   if the senders are not there yet.
 * After a kill at most one message was sent and not noted: the next one, by the other sender. msg_lspid says who sent
   last: the other one means that it was sent, the same one that it was not.
-* If a foreign process has sent into the queue since, msg_lspid is no evidence. The message is then looked for in the
-  queue (`Doubt`); found means sent. If it is not there, `in_doubt` of the configuration decides, and it is counted.
+* If a foreign process has sent into the queue since, msg_lspid is no evidence. Then only a message is in doubt that its
+  sender was about to send, which it notes before (`BEGUN`). It is looked for in the queue (evidence.py); found means
+  sent. If it is not there, `in_doubt` of the configuration decides, and it is counted.
 * The journal's lock is inherited, so no process reads the evidence while one of them still runs.
 Threads could not do this: they share one process id.
 
@@ -31,7 +32,8 @@ from contextlib import suppress
 
 from nsbridge.agents import linux
 from nsbridge.agents.confinement import entry
-from nsbridge.agents.endpoints.queue.cells import SENDERS
+from nsbridge.agents.endpoints.queue.cells import BEGUN, SENDERS
+from nsbridge.agents.endpoints.queue.evidence import begun
 from nsbridge.agents.journal.journalfile import VALUE, seal
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.wire import Run
@@ -45,6 +47,7 @@ _LENGTH_AT = 32  # bits of an index entry: where the msgbuf is, above them its l
 _AT = (1 << _LENGTH_AT) - 1
 _NO_QUEUE = (1 << 64) - 1
 _NEVER = (1 << 64) - 1
+_SEQ = (1 << 32) - 1  # the bits of a seq in BEGUN
 _SPINS = 200  # looks before a sender sleeps: its turn mostly comes within microseconds
 
 OFFERED, QUEUE, FAILED, FULL, SLEEPING = 0, 1, 2, 3, 4  # SLEEPING is two cells, one a sender
@@ -135,6 +138,7 @@ def run(which: int, outbox: Outbox, journal: SinkJournal) -> None:
     cells, index, noted, base = outbox.cells, outbox.index, journal.cells, outbox.address
     other, send, its_turn = SLEEPING + 1 - which, linux.try_msgsnd, os.sched_yield
     me, spins = os.getpid(), 0
+    mine = begun(me, 0)
     while True:
         cell = cells[_HANDED_AT]
         note = noted[cell]
@@ -146,6 +150,7 @@ def run(which: int, outbox: Outbox, journal: SinkJournal) -> None:
             if cells[_HANDED_AT] != cell or noted[cell] != note:
                 continue  # the turn is of a later message: the agent has put this one aside meanwhile, or begun anew
             spins = 0
+            noted[BEGUN] = mine | seq & _SEQ
             noted[SENDERS + which] = me
             where = index[seq % _ENTRIES]
             address, length = base + (where & _AT), where >> _LENGTH_AT
