@@ -97,6 +97,6 @@ class CompleteSdist(sdist):
 setup(
     packages=[f"nsbridge.{name}" for name in PACKAGES],
     package_dir={f"nsbridge.{name}": name.replace(".", "/") for name in PACKAGES},
-    package_data={"nsbridge.config": ["example.toml"]},
+    package_data={"nsbridge.config": ["example.toml"], "nsbridge.supervisor.cli.web": ["templates/*", "static/*"]},
     cmdclass={"build_py": BuildWithPages, "sdist": CompleteSdist},
 )

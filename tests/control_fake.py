@@ -62,6 +62,25 @@ def status_document(*agents: dict[str, Any], flows: tuple[dict[str, Any], ...] =
     }
 
 
+_OVERVIEW = ("name", "container", "endpoint", "state", "wanted", "phase", "detail", "pid", "senders", "restarts")
+_MORE = ("start_time", "retry_in_s", "memory", "descriptors")
+
+
+def overview_of(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer of `overview` that goes with the answer of `status`."""
+    agents = [agent for route in document["routes"] for agent in route["agents"]]
+    flows = [flow for route in document["routes"] for flow in route["flows"]]
+    keys = (*_OVERVIEW, *_MORE)
+    return {
+        "schema": 1,
+        "daemon": document["daemon"],
+        "agent_keys": keys,
+        "agents": [[agent.get(key, [] if key == "senders" else None) for key in keys] for agent in agents],
+        "flow_keys": list(flows[0]) if flows else [],
+        "flows": [list(flow.values()) for flow in flows],
+    }
+
+
 def process(at_s: float, **facts: object) -> dict[str, Any]:
     """Return the entry of `top` about an agent's processes, or the daemon's."""
     return {"pids": [4711], "at_s": at_s, "cpu_s": 0.0, "rss": 20 << 20, "own": 10 << 20} | facts
@@ -127,6 +146,21 @@ def inspected(**facts: object) -> dict[str, Any]:
     return {**about, **process, "senders": [{**process, "pid": 4712}], **facts}
 
 
+def _chosen(document: dict[str, Any], names: object) -> dict[str, Any]:
+    """Return the status of everything, of the route orders, or of one agent."""
+    if names in (None, [], ["orders"]):
+        return document
+    routes = [
+        route | {"agents": [agent]}
+        for route in document["routes"]
+        for agent in route["agents"]
+        if [agent["name"]] == names
+    ]
+    if not routes:
+        raise NoSuchNameError(f"no route or agent is called {names}")
+    return document | {"routes": routes}
+
+
 class FakeApi:
     """Answers as the supervisor does, with what the test has put into it."""
 
@@ -147,10 +181,10 @@ class FakeApi:
             "inspect": [inspected()],
         }
         results |= {change: {"agents": self.changed} for change in ("start", "stop", "restart")} | self.results
-        if method == "status":
-            if params.get("names") not in (None, [], ["orders"]):
-                raise NoSuchNameError(f"no route or agent is called {params['names']}")
-            answer.result(self.status)
+        if method == "overview":
+            answer.result(overview_of(self.status))
+        elif method == "status":
+            answer.result(_chosen(self.status, params.get("names")))
         elif method in ("tail", "events"):
             self._stream(params, answer)
         elif method == "bug":

@@ -122,11 +122,15 @@ class ControlClient:
                 os.close(process)
         return result
 
+    @property
+    def daemon_pid(self) -> int:
+        """Return the pid of the daemon, see peer_pid."""
+        return peer_pid(self._socket)
+
     def _process(self) -> int | None:
         """Return a pidfd of the listening process; None if it cannot be seen from here (another pid namespace)."""
-        pid, _, _ = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         try:
-            return os.pidfd_open(pid)
+            return os.pidfd_open(self.daemon_pid)
         except OSError:
             return None
 
@@ -156,7 +160,7 @@ class ControlClient:
                 ours = answer["id"] in (self._last_id, None)
                 error = answer.get("error")
                 if error is not None:
-                    raise _error(int(error["code"]), str(error["message"]))
+                    raise error_of(int(error["code"]), str(error["message"]))
             except TimeoutError:
                 raise self._no_answer(method) from None
             except OSError as broken:
@@ -196,6 +200,12 @@ class ControlClient:
         )
 
 
+def peer_pid(connection: socket.socket) -> int:
+    """Return the pid of the listening process as this process sees it; 0 if it is of an unrelated pid namespace."""
+    pid: int = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    return pid
+
+
 def _connect(path: str, timeout: float) -> socket.socket:
     deadline = time.monotonic() + timeout
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -207,7 +217,7 @@ def _connect(path: str, timeout: float) -> socket.socket:
             time.sleep(_CONNECT_PAUSE)
     except OSError as failure:
         connection.close()
-        raise _cannot_connect(path, timeout, failure) from None
+        raise cannot_connect(path, timeout, failure) from None
     except BaseException:
         connection.close()
         raise
@@ -222,7 +232,8 @@ def _connected(connection: socket.socket, path: str) -> bool:
     return True
 
 
-def _cannot_connect(path: str, timeout: float, failure: OSError) -> NsbridgeError:
+def cannot_connect(path: str, timeout: float, failure: OSError) -> NsbridgeError:
+    """Return the error for a connection that failed; a TimeoutError if the daemon has not taken it."""
     where = f"cannot reach nsbridged at {path}"
     if isinstance(failure, TimeoutError):
         return UnreachableError(f"{where}: it has not taken the connection within {timeout:g} s; it is busy or stuck")
@@ -246,7 +257,8 @@ def _is_socket(path: str) -> bool:
         return True  # so it was, just now
 
 
-def _error(code: int, message: str) -> NsbridgeError:
+def error_of(code: int, message: str) -> NsbridgeError:
+    """Return the error that the daemon has answered with."""
     error = _ERRORS.get(code, NsbridgeError)(message)
     error.exit_code = code
     return error

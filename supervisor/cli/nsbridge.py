@@ -81,6 +81,14 @@ def _journal(options: Parsed) -> int:
     return EXIT_OK
 
 
+def _web(options: Parsed) -> int:
+    from nsbridge.supervisor.cli.client import DEFAULT_PATH  # noqa: PLC0415
+
+    command = program.module_of_extra("web", "web", "nsbridge.supervisor.cli.web.command")
+    code: int = command.run(options, options.socket or os.environ.get("NSBRIDGE_CONTROL") or DEFAULT_PATH)
+    return code
+
+
 def _check_that_it_cannot_hear_itself(options: Parsed) -> None:
     """Refuse a route that would carry the bridge's own messages round endlessly."""
     send, receive = options.send_type, options.receive_type
@@ -98,6 +106,7 @@ _COMMANDS: dict[str, Callable[[Parsed], int]] = {
     "demo": _demo,
     "containers": _containers,
     "journal": _journal,
+    "web": _web,
 }
 
 if __name__ == "__main__":

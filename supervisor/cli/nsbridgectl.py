@@ -11,7 +11,7 @@ import json
 import os
 import sys
 
-from nsbridge.config.errors import EXIT_NOT_RUNNING, EXIT_OK, NsbridgeError
+from nsbridge.config.errors import EXIT_NOT_RUNNING, EXIT_OK, NsbridgeError, UnreachableError
 from nsbridge.config.text import escape
 from nsbridge.supervisor.cli import program, render
 from nsbridge.supervisor.cli.client import DEFAULT_PATH, DEFAULT_TIMEOUT, ControlClient, LateError
@@ -40,6 +40,8 @@ def _run(argv: list[str]) -> int:
 
         sys.stdout.write(completion.answer(options.what, options.words))
         return EXIT_OK
+    if options.command == "metrics":
+        return _metrics(options)
     default = WAIT_TIMEOUT if options.values.get("wait") else DEFAULT_TIMEOUT
     with ControlClient(socket_path(options.socket, options.config), options.timeout or default) as client:
         return COMMANDS[options.path[1].name](client, options)
@@ -152,6 +154,23 @@ def _top(client: ControlClient, options: Parsed) -> int:
     from nsbridge.supervisor.cli import topscreen  # noqa: PLC0415  (not what a monitor runs every few seconds)
 
     return topscreen.run(client, options)
+
+
+def _metrics(options: Parsed) -> int:
+    """Print metrics; of a daemon that cannot be reached, that it is down, before the error."""
+    where = "nsbridge.supervisor.cli.web"
+    metrics = program.module_of_extra("metrics", "web", f"{where}.metrics")
+    snapshot = program.module_of_extra("metrics", "web", f"{where}.snapshot")
+    try:
+        path = socket_path(options.socket, options.config)
+        with ControlClient(path, options.timeout or DEFAULT_TIMEOUT) as client:
+            found = snapshot.parse(client.call("overview"))
+            text, _ = metrics.text(found, sees_pids=client.daemon_pid == found.daemon["pid"])
+    except UnreachableError:
+        sys.stdout.write(metrics.text(None, sees_pids=False)[0].decode())
+        raise
+    sys.stdout.write(text.decode())
+    return EXIT_OK
 
 
 def _dead(client: ControlClient, options: Parsed) -> int:

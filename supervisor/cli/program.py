@@ -5,6 +5,7 @@ nsbridgectl must start fast, so this module imports only what every command has 
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
@@ -14,6 +15,7 @@ from nsbridge.config.text import escape
 TYPE_CHECKING = False  # typing is slow to load and is needed by the type checkers only
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from nsbridge.supervisor.cli.commands.model import Program
     from nsbridge.supervisor.cli.commands.parse import Parsed
@@ -48,6 +50,16 @@ def show_help(program: Program, options: Parsed) -> int:
 
     sys.stdout.write(helptext.asked(program, options))
     return EXIT_OK
+
+
+def module_of_extra(command: str, extra: str, name: str) -> Any:
+    """Import a module that needs the packages of an extra. NsbridgeError where these are not installed."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "nsbridge":
+            raise
+        raise NsbridgeError(f"{command}: {error.name} is not installed: pip install 'nsbridge[{extra}]'") from None
 
 
 def _prepare_streams() -> None:

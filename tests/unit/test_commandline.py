@@ -134,7 +134,11 @@ def test_operands_are_given_out_in_their_order() -> None:
 
 
 def test_commands_of_the_table_and_their_functions_correspond() -> None:
-    assert {command.name for command in nsbridgectl.PROGRAM.command.commands} == {*ctl.COMMANDS, "completion"}
+    assert {command.name for command in nsbridgectl.PROGRAM.command.commands} == {
+        *ctl.COMMANDS,
+        "completion",
+        "metrics",
+    }
 
 
 # -- help

@@ -36,6 +36,10 @@ HOMES = {
     "daemon": "supervisor/host/detach.py",
     "lockfile": "supervisor/host/detach.py",
     "psutil": "supervisor/health/processes.py",
+    "jinja2": "supervisor/cli/web/app.py",
+    "prometheus_client": "supervisor/cli/web/metrics.py",
+    "starlette": "supervisor/cli/web/",
+    "uvicorn": "supervisor/cli/web/",
 }
 CONTAINER_PROGRAMS = "supervisor/cli/demo/echo_*.py"
 DISTRIBUTIONS = {  # import name → what pip installs, for those that are declared
@@ -45,6 +49,7 @@ DISTRIBUTIONS = {  # import name → what pip installs, for those that are decla
     "daemon": "python-daemon",
     "psutil": "psutil",
 }
+WEB = {"jinja2", "prometheus_client", "starlette", "uvicorn"}  # the extra: the daemon never loads them
 
 
 def _sources(*tops: str) -> list[Path]:
@@ -138,7 +143,8 @@ def test_a_third_party_package_has_one_home() -> None:
 
 def _is_allowed(package: str, module: str) -> bool:
     if package in HOMES:
-        return HOMES[package] == module
+        home = HOMES[package]
+        return module.startswith(home) if home.endswith("/") else module == home
     return package == "nsbridge" or package in sys.stdlib_module_names
 
 
@@ -159,6 +165,35 @@ def test_declared_dependencies_are_the_used_ones() -> None:
     declared = {re.split(r"[<>=!~ ;\[]", requirement)[0] for requirement in project["dependencies"]}
     imported = {name.split(".")[0] for path in PRODUCT for _line, name in _imports(path)}
     assert declared == {distribution for name, distribution in DISTRIBUTIONS.items() if name in imported}
+
+
+def test_packages_of_the_web_extra_are_the_used_ones() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    imported = {name.split(".")[0] for path in PRODUCT for _line, name in _imports(path)}
+    assert {re.split(r"[<>=!~ ;\[]", requirement)[0] for requirement in extras["web"]} == WEB
+    assert imported >= WEB
+
+
+def test_daemon_and_status_load_nothing_of_the_web_extra() -> None:
+    """nsbridgectl finds them only for `metrics`, nsbridge only for `web`."""
+    loaded = "import sys, importlib; importlib.import_module(sys.argv[1]); print(*sys.modules)"
+    for program in ("nsbridged", "nsbridgectl", "nsbridge"):
+        modules = _python("-c", loaded, f"nsbridge.supervisor.cli.{program}").split()
+        assert not WEB & set(modules), program
+        assert not [name for name in modules if name.startswith("nsbridge.supervisor.cli.web")], program
+
+
+def test_web_process_uses_the_control_socket_alone() -> None:
+    """It has no rights of the daemon, and nothing of it: beside its own modules it loads the client and views."""
+    parts = ["config", "supervisor.host.procfs", *(f"supervisor.cli.{name}" for name in ("web", "client", "inspect"))]
+    allowed = tuple(f"nsbridge.{part}" for part in (*parts, "supervisor.cli.commands"))
+    wrong = [
+        f"{_name(path)}:{line}: {name}"
+        for path in sorted((ROOT / "supervisor/cli/web").glob("*.py"))
+        for line, name in _imports(path)
+        if name.startswith("nsbridge.") and not name.startswith(allowed)
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_there_is_one_fork() -> None:
@@ -249,7 +284,10 @@ def _repository() -> set[str]:
 
 
 def _shipped() -> set[str]:
-    return {_name(path) for path in PRODUCT} | {"config/example.toml"}
+    web = {
+        _name(path) for folder in ("static", "templates") for path in (ROOT / "supervisor/cli/web" / folder).iterdir()
+    }
+    return {_name(path) for path in PRODUCT} | {"config/example.toml"} | web
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:

@@ -16,6 +16,7 @@ from nsbridge.supervisor.cli.commands.model import (
     about,
 )
 
+WEB_ADDRESS = ("127.0.0.1", 9847)
 JOURNAL_LINES = 20  # pending messages that `journal` shows
 DEMO_RUNTIMES = ("auto", "runc", "unshare")
 
@@ -118,6 +119,38 @@ _JOURNAL = Command(
     ),
 )
 
+_WEB = Command(
+    "web",
+    "metrics and a page about a running daemon",
+    "Serves /metrics for Prometheus, /healthz, a page with what an operator looks at, /api/status and /api/events, and "
+    "changes nothing. It needs no rights but to read the control socket (root, or a member of the daemon's group or "
+    "read_group), and the packages of nsbridge[web]. On an address that other hosts reach it needs --tls-cert, "
+    "--tls-key and --token-file, or --insecure.",
+    options=(
+        Option(
+            "--listen",
+            f"the address to listen on (default: {WEB_ADDRESS[0]}:{WEB_ADDRESS[1]}); port 0: any that is free",
+            Value("HOST:PORT", values.address),
+            WEB_ADDRESS,
+        ),
+        Option(
+            "-s --socket",
+            "the daemon's control socket (default: $NSBRIDGE_CONTROL, else /run/nsbridge/control.sock)",
+            Value("PATH", values.path, PATH),
+        ),
+        Option(
+            "--tls-cert", "serve HTTPS, with this certificate and its chain (PEM)", Value("FILE", values.path, PATH)
+        ),
+        Option("--tls-key", "its private key (PEM)", Value("FILE", values.path, PATH)),
+        Option(
+            "--token-file",
+            "answer only who has the token in this file: as Authorization: Bearer TOKEN, or as a browser's password",
+            Value("FILE", values.path, PATH),
+        ),
+        Option("--insecure", "serve an address that other hosts reach without TLS and token"),
+    ),
+)
+
 PROGRAM = Program(
     Command(
         "nsbridge",
@@ -125,7 +158,7 @@ PROGRAM = Program(
         "A bridge for once, the demonstration, and what containers and journals there are. The daemon is nsbridged, "
         "and nsbridgectl asks and steers it.",
         options=about("nsbridge"),
-        commands=(_BRIDGE, _DEMO, _CONTAINERS, _JOURNAL),
+        commands=(_BRIDGE, _DEMO, _CONTAINERS, _JOURNAL, _WEB),
     ),
     section=1,
     notes=(
@@ -135,6 +168,7 @@ PROGRAM = Program(
             (
                 ("DOCKER_HOST", "unix:// and the path where Docker is asked"),
                 ("CONTAINER_HOST", "unix:// and the path where Podman is asked"),
+                ("NSBRIDGE_CONTROL", "the control socket that web reads, where -s is not given"),
             ),
         ),
         (
@@ -143,6 +177,7 @@ PROGRAM = Program(
                 ("nsbridge demo", "two containers and the bridge between them"),
                 ("nsbridge bridge /proc/4711/ns/ipc /proc/4712/ns/mnt", "as the one-process bridge was used"),
                 ("nsbridge journal /run/nsbridge/journal/orders/web.out", "what is taken and not yet delivered"),
+                ("nsbridge web", "http://127.0.0.1:9847/, and /metrics there"),
             ),
         ),
     ),

@@ -157,6 +157,13 @@ _COMMANDS = (
         operands=(Operand("name", "a route or an agent", _NAME),),
     ),
     _TOP,
+    Command(
+        "metrics",
+        "metrics for Prometheus, as text",
+        "Prints what nsbridge web serves at /metrics, for node_exporter's textfile collector: write it to another file "
+        "and rename that. A daemon that cannot be reached is nsbridge_up 0, and exit code 4. Needs the packages of "
+        "nsbridge[web].",
+    ),
     _DEAD,
     Command(
         "shutdown",

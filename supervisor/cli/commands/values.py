@@ -9,6 +9,7 @@ import os
 
 I64 = (-(1 << 63), (1 << 63) - 1)  # of a message's type, a C long
 _DAY = 86400
+_LAST_PORT = 65535
 
 
 def path(text: str) -> str:
@@ -79,6 +80,18 @@ def sent_type(text: str) -> int:
     if number < 1:
         raise ValueError("it must be at least 1: msgsnd(2) takes no other type")
     return number
+
+
+def address(text: str) -> tuple[str, int]:
+    """Return a host and a port to listen on: HOST:PORT, [IPv6]:PORT."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("an IPv6 address stands in brackets, like [::1]:9847")
+    if not colon or not host or not port.isdecimal() or int(port) > _LAST_PORT:
+        raise ValueError("it must be HOST:PORT, like 127.0.0.1:9847")
+    return host, int(port)
 
 
 def _any_integer(text: str) -> int:
