@@ -44,6 +44,10 @@ health:          ## 50 SIGSTOPs, 50 kills of the supervisor, 10 minutes of full 
 scale:           ## 200 routes: start, status, idle CPU, memory, into docs/scale.md; about 4 minutes (as root)
 	$(CMD) python -m benchmarks.scale --report docs/scale.md
 
+scrape:          ## Prometheus for 60 s under load; what a scrape of 200 routes costs, into docs/web.md (as root)
+	NSB_TEST_SCRAPE=60 ./run test -n 0 tests/system/test_web_prometheus.py
+	$(CMD) python -m benchmarks.scrape --report docs/web.md
+
 restart:         ## from a kill to work again, beside runit and supervisord, into docs/restart.md; about 5 minutes (as root)
 	$(CMD) python -m benchmarks.restart --report docs/restart.md
 
@@ -84,4 +88,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo test unit system senders storm classic-storm names-storm comings scale restart rotation bench bench-check dist calls fuzz style types coverage fresh clean help
+.PHONY: demo test unit system senders storm classic-storm names-storm comings scale scrape restart rotation bench bench-check dist calls fuzz style types coverage fresh clean help

@@ -61,7 +61,7 @@ def measure(routes: int, delivery: str, idle_for: float) -> Outcome:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="nsb-scale-", dir="/run") as base, ExitStack() as cleanup:
         Path(base).chmod(0o711)
-        text = "".join(_routes(routes, delivery, Path(base), cleanup))
+        text = "".join(make_routes(routes, delivery, Path(base), cleanup))
         daemon = Nsbridged(Path(base), text)
         daemon.config.write_text(daemon.config.read_text().replace('"debug"', '"info"'))
         began = time.monotonic()
@@ -78,7 +78,7 @@ def measure(routes: int, delivery: str, idle_for: float) -> Outcome:
     return Outcome(delivery, routes, len(pids), start, status, idle, idle_for, memory, stop, load)
 
 
-def _routes(count: int, delivery: str, base: Path, cleanup: ExitStack) -> Iterator[str]:
+def make_routes(count: int, delivery: str, base: Path, cleanup: ExitStack) -> Iterator[str]:
     """Yield the configuration of `count` routes, and make their containers on the way."""
     containers: list[UnshareContainer] = []
     for number in range(count):
