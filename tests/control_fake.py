@@ -63,7 +63,7 @@ def status_document(*agents: dict[str, Any], flows: tuple[dict[str, Any], ...] =
 
 
 _OVERVIEW = ("name", "container", "endpoint", "state", "wanted", "phase", "detail", "pid", "senders", "restarts")
-_MORE = ("start_time", "retry_in_s", "memory", "descriptors")
+_MORE = ("start_time", "retry_in_s", "memory", "descriptors", "blocked_s", "blocked_long")
 
 
 def overview_of(document: dict[str, Any]) -> dict[str, Any]:

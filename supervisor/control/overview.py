@@ -29,7 +29,11 @@ AGENT_KEYS = (
     "retry_in_s",
     "memory",
     "descriptors",
+    "blocked_s",
+    "blocked_long",
 )
+
+_WELL = ("idle", "relaying")  # phases of an agent that is not blocked, which is nearly all of them
 
 
 def rows(routes: Iterable[Route], letters: LetterCounts) -> dict[str, object]:
@@ -38,14 +42,14 @@ def rows(routes: Iterable[Route], letters: LetterCounts) -> dict[str, object]:
     flows: list[list[object]] = []
     flow_keys: list[str] = []
     for route in routes:
-        agents += [_agent(agent) for agent in route.agents]
+        agents += [_agent(route, agent) for agent in route.agents]
         for flow in status.flows(route, letters.quick):
             flow_keys = flow_keys or list(flow)
             flows.append(list(flow.values()))
     return {"agent_keys": AGENT_KEYS, "agents": agents, "flow_keys": flow_keys, "flows": flows}
 
 
-def _agent(agent: ManagedAgent) -> list[object]:
+def _agent(route: Route, agent: ManagedAgent) -> list[object]:
     """Return the values of AGENT_KEYS."""
     config, process = agent.config, agent.process
     phase, detail = status.phase_of(agent)
@@ -65,4 +69,5 @@ def _agent(agent: ManagedAgent) -> list[object]:
         status.seconds(agent.retry_in),
         usage.memory if usage else None,
         usage.descriptors if usage else None,
+        *((None, False) if phase in _WELL else status.blocked(route, agent).values()),
     ]

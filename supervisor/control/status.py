@@ -20,7 +20,7 @@ def route_status(route: Route, agents: list[ManagedAgent], letters: Letters) -> 
     return {
         "name": route.config.name,
         "delivery": route.config.delivery.value,
-        "agents": [agent_status(agent) | _blocked(route, agent) for agent in agents],
+        "agents": [agent_status(agent) | blocked(route, agent) for agent in agents],
         "flows": flows(route, letters),
     }
 
@@ -54,7 +54,7 @@ def agent_status(agent: ManagedAgent) -> dict[str, object]:
     }
 
 
-def _blocked(route: Route, agent: ManagedAgent) -> dict[str, object]:
+def blocked(route: Route, agent: ManagedAgent) -> dict[str, object]:
     """Return for how many seconds the agent has been blocked, and whether that is too long (health/blocked.py)."""
     found = blockage(route, agent)
     blocked_s = None if found is None else round(max(0.0, time.monotonic() - found.since), 3)

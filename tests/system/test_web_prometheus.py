@@ -151,7 +151,6 @@ def test_prometheus_scrapes_a_daemon_under_load(engine_base: Path, tmp_path: Pat
             with Receiver(legacy, 0x51, 1 << 30), load(web_box.rootfs / "srv/out") as count:
                 time.sleep(SECONDS)  # the load's own time
                 assert prometheus.value(f"min_over_time(up[{SECONDS:.0f}s])") == 1
-                assert prometheus.value("rate(nsbridge_flow_delivered_messages_total{sink='r:queue'}[5s])") > 20
             wait_until(lambda: daemon.flow("r:files")["delivered"] == count[0], "all is delivered")
             last = f"nsbridge_flow_delivered_messages_total{{sink='r:queue'}} == {count[0]}"
             wait_until(lambda: prometheus.query(last), "the last message is counted")

@@ -285,6 +285,7 @@ def test_overview_has_the_same_numbers_as_status(scene: Scene) -> None:
     told = [agent for route in status["routes"] for agent in route["agents"]]
     assert [agent["name"] for agent in agents] == NAMES
     shared = ["name", "container", "endpoint", "state", "wanted", "phase", "detail", "pid", "restarts", "start_time"]
+    shared += ["blocked_s", "blocked_long", "retry_in_s"]
     assert [[agent[key] for key in shared] for agent in agents] == [[agent[key] for key in shared] for agent in told]
     assert flows == [flow for route in status["routes"] for flow in route["flows"]]
     assert overview["daemon"].keys() == status["daemon"].keys()

@@ -27,6 +27,7 @@ def row(name: str, **facts: object) -> view.Row:
         ({}, "RUNNING", "ok", ""),
         ({"phase": "blocked", "detail": "blocked: queue full"}, "blocked", "warn", "queue full"),
         ({"phase": "wedged", "detail": "wedged: no heartbeat for 3 s"}, "wedged", "bad", "no heartbeat for 3 s"),
+        ({"phase": "blocked", "detail": "blocked: full", "blocked_s": 700.2}, "blocked", "warn", "full; for 11 min"),
         ({"state": "WAITING", "detail": "no such container"}, "WAITING", "warn", "no such container"),
         ({"state": "BACKOFF", "detail": "killed", "retry_in_s": 12.4}, "BACKOFF", "bad", "killed; again in 12 s"),
         ({"state": "FATAL", "detail": "no queue"}, "FATAL", "bad", "no queue"),
@@ -91,9 +92,13 @@ def test_change_has_only_the_cells_that_changed() -> None:
 
 def test_failing_is_what_should_run_and_does_not() -> None:
     found = snapshot(
-        agent("a:x", state="WAITING", detail="gone"), agent("a:y", state="STOPPED", wanted=False), agent("b:x")
+        agent("a:x", state="WAITING", detail="gone"),
+        agent("a:y", state="STOPPED", wanted=False),
+        agent("b:x"),
+        agent("b:y", phase="blocked", detail="blocked: full", blocked_s=1.0, blocked_long=False),
+        agent("b:z", phase="blocked", detail="blocked: full", blocked_s=1000.0, blocked_long=True),
     )
-    assert failing(found) == ["a:x is WAITING: gone"]
+    assert failing(found) == ["a:x is WAITING: gone", "b:z is RUNNING: blocked: full"]
 
 
 # -- history

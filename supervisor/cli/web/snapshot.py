@@ -76,11 +76,11 @@ def tone(agent: dict[str, Any]) -> str:
 
 
 def failing(snapshot: Snapshot) -> list[str]:
-    """Return a line for each agent that should run and does not: what `nsbridgectl status` exits with 3 for."""
+    """Return a line for each agent that should run and does not, or has been blocked for long."""
     return [
         f"{agent['name']} is {agent['state']}{': ' + agent['detail'] if agent['detail'] else ''}"
         for agent in snapshot.agents
-        if agent["wanted"] and agent["state"] != "RUNNING"
+        if agent["wanted"] and (agent["state"] != "RUNNING" or agent.get("blocked_long"))
     ]
 
 

@@ -89,8 +89,10 @@ def _state(agent: dict[str, Any]) -> str:
 
 def _why(agent: dict[str, Any]) -> str:
     detail = str(agent["detail"]).removeprefix("blocked: ").removeprefix("wedged: ")
-    retry = f"; again in {agent['retry_in_s']:.0f} s" if agent["retry_in_s"] else ""
-    return escape(f"{detail}{retry}" if detail else retry.removeprefix("; "))
+    more = [f"again in {agent['retry_in_s']:.0f} s"] if agent["retry_in_s"] else []
+    if minutes := int(agent.get("blocked_s") or 0) // _MINUTE:
+        more.append(f"for {minutes} min")
+    return escape("; ".join([detail, *more] if detail else more))
 
 
 def _count(number: int | None) -> str:
