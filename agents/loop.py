@@ -34,7 +34,7 @@ EventCallback = Callable[[int], None]  # called with the mask of what happened
 Callback = Callable[[], None]
 
 
-_AT_ONCE = 64  # events of one pass; the others come in the next one
+_AT_ONCE = 32  # events of one pass; the others come in the next one
 
 
 class Timer:
@@ -117,8 +117,9 @@ class Loop:
         """Serve until `stop` is called."""
         self._running = True
         with self.lock:
+            timeout = self._time_to_sleep(self.now())
             while self._running:
-                self._pass(None)
+                timeout = self._pass(timeout)
 
     def stop(self) -> None:
         """Make `run` return once all that is due now has been served."""
@@ -127,11 +128,14 @@ class Loop:
     def run_once(self, timeout: float | None = None) -> None:
         """Wait for the next event or deadline (`timeout` seconds at most) and serve all that is due then."""
         with self.lock:
-            self._pass(timeout)
+            left = self._time_to_sleep(self.now())
+            self._pass(left if timeout is None or (left is not None and left < timeout) else timeout)
 
-    def _pass(self, timeout: float | None) -> None:
-        """See `run_once`. The lock is held, but for the wait."""
-        timeout = self._time_to_sleep(timeout)
+    def _pass(self, timeout: float | None) -> float | None:
+        """Serve what happens within `timeout` seconds; return the seconds until the next deadline.
+
+        The lock is held, but for the wait.
+        """
         self._asleep = True  # a deadline that is set from now on ends the sleep
         self.lock.release()
         try:
@@ -139,11 +143,21 @@ class Loop:
         finally:
             self.lock.acquire()
             self._asleep = False
+        if len(ready) == 1:
+            fd, events = ready[0]
+            watch = self._watched.get(fd)
+            if watch is not None:
+                watch.callback(events)
+        elif ready:
+            self._serve(ready)
+        return self._call_timers()
+
+    def _serve(self, ready: list[tuple[int, int]]) -> None:
+        """Serve events, each of which may end the watch of a later one."""
         batch = [(fd, events, self._watched.get(fd)) for fd, events in ready]
         for fd, events, watch in batch:
             if watch is not None and self._watched.get(fd) is watch:
                 watch.callback(events)
-        self._call_timers()
 
     def close(self) -> None:
         """Give back the loop's own descriptors and the process's wake-up descriptor."""
@@ -156,21 +170,25 @@ class Loop:
         os.close(self._kick)
         self._watched.clear()
 
-    def _time_to_sleep(self, timeout: float | None) -> float | None:
-        while self._timers and self._timers[0][2].callback is None:
-            heapq.heappop(self._timers)
-        if not self._timers:
-            return timeout
-        left = max(0.0, self._timers[0][0] - self.now())
-        return left if timeout is None else min(left, timeout)
+    def _time_to_sleep(self, now: float) -> float | None:
+        timers = self._timers
+        while timers:
+            due, _, timer = timers[0]
+            if timer.callback is not None:
+                return due - now if due > now else 0.0
+            heapq.heappop(timers)
+        return None
 
-    def _call_timers(self) -> None:
-        now = self.now()
-        while self._timers and self._timers[0][0] <= now:
-            timer = heapq.heappop(self._timers)[2]
+    def _call_timers(self) -> float | None:
+        """Call what is due; return the seconds until the next deadline."""
+        now, timers, has_called = self.now(), self._timers, False
+        while timers and timers[0][0] <= now:
+            timer = heapq.heappop(timers)[2]
             callback, timer.callback = timer.callback, None
             if callback is not None:
                 callback()
+                has_called = True
+        return self._time_to_sleep(self.now() if has_called else now)
 
     def _kicked(self, _events: int) -> None:
         os.eventfd_read(self._kick)

@@ -373,7 +373,7 @@ def test_old_letters_are_dropped_on_their_day_without_a_tick(tmp_path: Path, box
     host.loop.run_once(0)
     wakes = 0
     while kept(tmp_path):
-        timeout = host.loop._time_to_sleep(None)
+        timeout = host.loop._time_to_sleep(clock.now)
         assert timeout is not None
         assert timeout < 24 * 86400
         clock.now += timeout
