@@ -46,13 +46,13 @@ class Incoming:
         self._unhanded = 0  # messages that came whole and were not handed over, whether they wait or a sink has them
         self._received = store.handed
         self._partial = bytearray()
-        self._refused = False  # messages had to be dropped, so that the peer must be asked to repeat
+        self.refused = False  # messages had to be dropped, so that the peer must be asked to repeat
 
     def greeted(self, epoch: int, confirmed: int) -> None:
         """Learn what the source has: it will never again send what it calls confirmed. Raises OSError: not now."""
         self._partial.clear()
         self._names = None
-        self._refused = False
+        self.refused = False
         if epoch and (epoch != self.store.epoch or confirmed > self._received):
             if not self._may_adopt():
                 raise OSError(errno.EBUSY, "the source has a new journal while messages of the old one are in flight")
@@ -91,29 +91,27 @@ class Incoming:
     def accept_run(self, run: Run) -> None:
         """Take in whole messages; those that are next in order go to `waiting`."""
         names, self._names = self._names, None
-        if run.epoch != self.store.epoch or run.first > self._received + 1:
-            return  # from another life; they are repeated after the greeting
-        repeats = min(self._received + 1 - run.first, len(run.bodies))
-        if repeats:
+        if run.first != self._received + 1 or run.epoch != self.store.epoch:
+            if run.epoch != self.store.epoch or run.first > self._received + 1:
+                return  # from another life; they are repeated after the greeting
+            repeats = min(self._received + 1 - run.first, len(run.bodies))
             self.repeats_dropped += repeats
             self.ack_due = True
             run = run.after(repeats)
             if not run.bodies:
                 return
-        self._partial.clear()
+        if self._partial:
+            self._partial.clear()
         if names is not None:
             run = _named(run, names)
-        size = sum(map(len, run.bodies))
-        if not self._has_room_for(run, size):
-            self._refused = True
+        if not self._has_room_for(run):
+            self.refused = True
             return
         self._received = run.last
-        self._unhanded += len(run.bodies)
-        self._keep(run, size)
-
-    def _keep(self, run: Run, size: int) -> None:
-        self._waiting_messages += len(run.bodies)
-        self._waiting_bytes += size
+        count = len(run.bodies)
+        self._unhanded += count
+        self._waiting_messages += count
+        self._waiting_bytes += run.size
         self.waiting.append(run)
 
     def accepted(self, count: int) -> None:
@@ -121,10 +119,12 @@ class Incoming:
         if not count:
             return
         run = self.waiting.popleft()
-        if count < len(run.bodies):
-            self.waiting.appendleft(run.after(count))
         self._waiting_messages -= count
-        self._waiting_bytes -= sum(map(len, run.before(count).bodies))
+        self._waiting_bytes -= run.size
+        if count < len(run.bodies):
+            rest = run.after(count)
+            self.waiting.appendleft(rest)
+            self._waiting_bytes += rest.size
 
     def idle(self) -> bool:
         """True if everything that came has been handed over."""
@@ -144,35 +144,34 @@ class Incoming:
 
     def wants_repeat(self) -> bool:
         """True if the peer must repeat messages, once, that were dropped and now have room."""
-        if not self._refused or (self.waiting and self.waiting[0].epoch != self.store.epoch):
+        if not self.refused or (self.waiting and self.waiting[0].epoch != self.store.epoch):
             return False
-        self._refused = False
+        self.refused = False
         return True
 
     def put_back(self, run: Run) -> None:
         """Put it back: it is the first that waits again."""
         self.waiting.appendleft(run)
         self._waiting_messages += len(run.bodies)
-        self._waiting_bytes += sum(map(len, run.bodies))
+        self._waiting_bytes += run.size
 
-    def handed(self, epoch: int, last: int, count: int = 1, size: int = 0) -> None:
-        """Note that `count` messages up to `last`, of `size` bytes, were handed over.
-
-        So they are confirmed, if their source still lives in that epoch.
-        """
+    def handed(self, run: Run) -> None:
+        """Note that these messages were handed over; they are confirmed if their source still lives in that epoch."""
+        count = len(run.bodies)
         self._unhanded -= count
         self._unacked += count
-        self._unacked_bytes += size
-        if epoch == self.store.epoch:
-            self.store.hand(last)
+        self._unacked_bytes += run.size
+        if run.epoch == self.store.epoch:
+            self.store.hand(run.last)
             self.ack_due = True
 
-    def _has_room_for(self, run: Run, size: int) -> bool:
+    def _has_room_for(self, run: Run) -> bool:
         """True if the window is open. WireError if it was filled in this epoch; an earlier may have filled it.
 
         A source takes a message while it has less than the window's bytes, so all but the last must fit.
         """
-        count, bytes_ = self._waiting_messages + len(run.bodies) - 1, self._waiting_bytes + size - len(run.bodies[-1])
+        count = self._waiting_messages + len(run.bodies) - 1
+        bytes_ = self._waiting_bytes + run.size - len(run.bodies[-1])
         if not count or (count < self._limits.messages and bytes_ < self._limits.bytes):
             return True
         if not self.waiting or self.waiting[0].epoch == run.epoch:
@@ -184,4 +183,4 @@ def _named(run: Run, names: Names) -> Run:
     """Return the run with its names. WireError if they are of other messages."""
     if names.epoch != run.epoch or names.first > run.first or names.first + len(names.names) - 1 != run.last:
         raise WireError(f"names of {len(names.names)} messages from {names.first}, before a run up to {run.last}")
-    return run._replace(names=names.names[run.first - names.first :])
+    return run.named(names.names[run.first - names.first :])

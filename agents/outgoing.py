@@ -94,7 +94,7 @@ class Outgoing:
 
         More than the window may be pending: it was larger once, or an earlier life took files of unknown lengths.
         """
-        store = self.store
+        store, window = self.store, self._window
         while self._sent < store.taken and room > wire.DATA_OVERHEAD:
             run = self._cut or store.run(self._sent + 1)
             if run is None:
@@ -102,18 +102,23 @@ class Outgoing:
             if self._offset:
                 self._fill_with_piece(run, parts, room)
                 return
-            count = _admitted(run.bodies, self._window, self._sent - store.confirmed, self._bytes_under_way)
-            if not count:
-                return
-            count = min(count, _fitting(run, room - wire.RUN_OVERHEAD))
-            if not count:
-                self._fill_with_piece(run, parts, room)
-                return
-            run = run.before(count)
-            frame = wire.pack_names(run) + wire.pack_run(run) if run.names else wire.pack_run(run)
-            parts += frame
-            room -= sum(map(len, frame))
-            self._note_sent(run.last, sum(map(len, run.bodies)))
+            messages, size = self._sent - store.confirmed, self._bytes_under_way
+            length = wire.run_size(run)
+            if length > room or run.names or run.last - store.confirmed > window.messages or size + run.size >= window.bytes:
+                count = _admitted(run.bodies, window, messages, size)
+                if not count:
+                    return
+                count = min(count, _fitting(run, room - wire.RUN_OVERHEAD))
+                if not count:
+                    self._fill_with_piece(run, parts, room)
+                    return
+                run = run.before(count)
+                names = wire.pack_names(run)
+                parts += names
+                length = wire.run_size(run) + sum(map(len, names))
+            parts += wire.pack_run(run)
+            room -= length
+            self._note_sent(run.last, run.size)
 
     def _fill_with_piece(self, run: Run, parts: list[bytes], room: int) -> None:
         """Fill the packet with a piece: a message is cut only where a packet has room for nothing else."""
@@ -160,7 +165,7 @@ def _fitting(run: Run, room: int) -> int:
     bodies = run.bodies
     if run.names:
         return _fitting_with_names(run, room - wire.NAMES_OVERHEAD)
-    if sum(map(len, bodies)) + wire.RUN_MESSAGE_OVERHEAD * len(bodies) <= room:
+    if run.size + wire.RUN_MESSAGE_OVERHEAD * len(bodies) <= room:
         return len(bodies)
     for count, body in enumerate(bodies):
         room -= len(body) + wire.RUN_MESSAGE_OVERHEAD

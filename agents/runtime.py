@@ -214,10 +214,9 @@ class Agent:
         assert self._session.incoming is not None  # noqa: S101  (there is a sink)
         assert self._journal is not None  # noqa: S101
         self._heart.beat()  # see landed
-        size = sum(map(len, run.bodies))
         self._unshown = True
-        self._session.incoming.handed(run.epoch, run.last, len(run.bodies), size)
-        self._journal.cells[sinkjournal.BYTES] += size
+        self._session.incoming.handed(run)
+        self._journal.cells[sinkjournal.BYTES] += run.size
         if self._dead.reason:
             self._dead.clear()
 

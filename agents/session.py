@@ -20,7 +20,7 @@ from __future__ import annotations
 from nsbridge.agents import wire
 from nsbridge.agents.incoming import Incoming
 from nsbridge.agents.outgoing import Outgoing
-from nsbridge.agents.wire import Ack, Data, Hello, Names, Run, WireError
+from nsbridge.agents.wire import Data, Hello, Names, Run, WireError
 
 
 class Session:
@@ -37,24 +37,33 @@ class Session:
 
     def receive(self, packet: bytes) -> None:
         """Take in one packet; what is to be handed over is then in `incoming.waiting`. WireError: the peer's fault."""
-        for frame in wire.parse(packet):
-            if type(frame) is Hello:
-                self._receive_hello(frame)
-            elif not self.greeted:
-                continue
-            elif isinstance(frame, Run | Data):
-                if self.incoming is None:
-                    raise WireError("data in a direction that this route does not have")
-                if isinstance(frame, Run):
-                    self.incoming.accept_run(frame)
-                else:
-                    self.incoming.accept(frame)
-            elif type(frame) is Names:
-                if self.incoming is None:
-                    raise WireError("names in a direction that this route does not have")
-                self.incoming.accept_names(frame)
-            elif type(frame) is Ack and self.outgoing is not None and frame.epoch == self.outgoing.store.epoch:
-                self.outgoing.confirm(frame.seq)
+        wire.parse(packet, self)
+
+    def run(self, run: Run) -> None:
+        """See wire.Receiver."""
+        if self.greeted:
+            self._expected().accept_run(run)
+
+    def data(self, data: Data) -> None:
+        """See wire.Receiver."""
+        if self.greeted:
+            self._expected().accept(data)
+
+    def names(self, names: Names) -> None:
+        """See wire.Receiver."""
+        if self.greeted:
+            self._expected().accept_names(names)
+
+    def _expected(self) -> Incoming:
+        if self.incoming is None:
+            raise WireError("data in a direction that this route does not have")
+        return self.incoming
+
+    def ack(self, epoch: int, seq: int) -> None:
+        """See wire.Receiver."""
+        outgoing = self.outgoing
+        if self.greeted and outgoing is not None and epoch == outgoing.store.epoch:
+            outgoing.confirm(seq)
 
     def ack_waits(self) -> bool:
         """True if there is a confirmation which may wait for a message to travel with, but not for long."""
@@ -73,22 +82,29 @@ class Session:
         Without `acks`, a confirmation that may wait does.
         """
         parts: list[bytes] = []
-        if self._asks or (self.incoming is not None and self.incoming.wants_repeat()):
+        room, incoming, outgoing = wire.MAX_PACKET, self.incoming, self.outgoing
+        asks = self._asks or (incoming is not None and incoming.refused and incoming.wants_repeat())
+        if asks or self._to_answer:
+            self._greet(parts, asks=asks)
+            room -= sum(map(len, parts))
+        if not self.greeted:
+            return b"".join(parts)
+        if incoming is not None and incoming.ack_due and (acks or self._acks_now()):
+            incoming.acknowledged()
+            parts.append(wire.pack_ack(incoming.store.epoch, incoming.store.handed))
+            room -= wire.ACK_SIZE
+        if outgoing is not None:
+            outgoing.fill(parts, room)
+        return b"".join(parts)
+
+    def _greet(self, parts: list[bytes], *, asks: bool) -> None:
+        """Append the greetings that are due: an own one, or an answer, or both."""
+        if asks:
             self._asks = False
             parts.append(wire.pack_hello(self._hello(0)))
         if self._to_answer:
             self._answered, self._to_answer = self._to_answer, 0
             parts.append(wire.pack_hello(self._hello(self._answered)))
-        if not self.greeted:
-            return b"".join(parts)
-        room = wire.MAX_PACKET - sum(map(len, parts))
-        if self.incoming is not None and self.incoming.ack_due and (acks or self._acks_now()):
-            self.incoming.acknowledged()
-            parts.append(wire.pack_ack(self.incoming.store.epoch, self.incoming.store.handed))
-            room -= len(parts[-1])
-        if self.outgoing is not None:
-            self.outgoing.fill(parts, room)
-        return b"".join(parts)
 
     def _hello(self, answers: int) -> Hello:
         source = self.outgoing and self.outgoing.store
@@ -102,7 +118,8 @@ class Session:
             sink.handed if sink else 0,
         )
 
-    def _receive_hello(self, hello: Hello) -> None:
+    def hello(self, hello: Hello) -> None:
+        """See wire.Receiver."""
         if hello.answers not in (0, self._nonce):
             return  # the answer to a greeting of a process that is dead
         if hello.answers:

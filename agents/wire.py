@@ -17,9 +17,9 @@ The peer may be compromised: whatever it sends either parses within these limits
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from nsbridge.config import schema
 from nsbridge.config.filenames import is_file_name
@@ -37,9 +37,19 @@ _ACK_FORMAT = struct.Struct("<B7xQQ")
 _RUN_FORMAT = struct.Struct("<B3xIQQq")  # the count; then a u32 of length for each message, then their bodies
 _NAMES_FORMAT = struct.Struct("<B3xIQQ")  # the count; then a byte of length for each name, then the names
 DATA_OVERHEAD = _DATA_FORMAT.size
+ACK_SIZE = _ACK_FORMAT.size
 RUN_OVERHEAD = _RUN_FORMAT.size
 RUN_MESSAGE_OVERHEAD = 4
 NAMES_OVERHEAD = _NAMES_FORMAT.size
+_RUN_OF_ONE_FORMAT = struct.Struct(_RUN_FORMAT.format + "I")
+_LENGTH = struct.Struct("<I")
+_LEAST = {  # bytes of the shortest frame of each kind
+    _HELLO: _HELLO_FORMAT.size,
+    _DATA: _DATA_FORMAT.size,
+    _ACK: _ACK_FORMAT.size,
+    _RUN: _RUN_FORMAT.size,
+    _NAMES: _NAMES_FORMAT.size,
+}
 
 
 class WireError(Exception):
@@ -81,23 +91,49 @@ class Data(NamedTuple):
     piece: bytes
 
 
-class Run(NamedTuple):
-    """Messages that follow each other, `first` being the seq of the first body, and have one type."""
+class Run:
+    """Messages that follow each other, of one type. It is never changed: several parts of an agent share it.
 
-    epoch: int
-    first: int
-    type: int
-    bodies: Sequence[bytes]
-    names: Sequence[bytes] = ()  # of the messages' files; none, or one for each body, empty where it has none
+    `first` is the seq of the first body, `last` of the last one; `size` are the bytes of all bodies. `names` are those of
+    the messages' files: none, or one for each body, empty where it has none.
+    """
 
-    @property
-    def last(self) -> int:
-        """Return the seq of the last body."""
-        return self.first + len(self.bodies) - 1
+    __slots__ = ("bodies", "epoch", "first", "last", "names", "size", "type")
+
+    def __init__(
+        self,
+        epoch: int,
+        first: int,
+        mtype: int,
+        bodies: Sequence[bytes],
+        names: Sequence[bytes] = (),
+        size: int | None = None,
+    ) -> None:
+        self.epoch = epoch
+        self.first = first
+        self.type = mtype
+        self.bodies = bodies
+        self.names = names
+        self.last = first + len(bodies) - 1
+        self.size = sum(map(len, bodies)) if size is None else size
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Run):
+            return NotImplemented
+        mine, its = (self.epoch, self.first, self.type), (other.epoch, other.first, other.type)
+        return mine == its and list(self.bodies) == list(other.bodies) and list(self.names) == list(other.names)
+
+    __hash__ = None  # type: ignore[assignment]  # the bodies may be a list
+
+    def __repr__(self) -> str:
+        return f"Run({self.epoch}, {self.first}, {self.type}, {self.bodies}, {self.names})"
 
     def one(self, which: int) -> Run:
         """Return the message at that place by itself."""
-        return Run(self.epoch, self.first + which, self.type, (self.bodies[which],), self.names[which : which + 1])
+        if self.first == self.last:
+            return self
+        body = self.bodies[which]
+        return Run(self.epoch, self.first + which, self.type, (body,), self.names[which : which + 1], len(body))
 
     def before(self, count: int) -> Run:
         """Return a run of its first `count` messages."""
@@ -107,14 +143,13 @@ class Run(NamedTuple):
 
     def after(self, count: int) -> Run:
         """Return the run without its first `count` messages."""
+        if not count:
+            return self
         return Run(self.epoch, self.first + count, self.type, self.bodies[count:], self.names[count:])
 
-
-class Ack(NamedTuple):
-    """Every message of `epoch` up to and including `seq` has been handed over."""
-
-    epoch: int
-    seq: int
+    def named(self, names: Sequence[bytes]) -> Run:
+        """Return the run with these names."""
+        return Run(self.epoch, self.first, self.type, self.bodies, names, self.size)
 
 
 class Names(NamedTuple):
@@ -123,9 +158,6 @@ class Names(NamedTuple):
     epoch: int
     first: int
     names: Sequence[bytes]
-
-
-Frame = Hello | Data | Run | Ack | Names
 
 
 def pack_hello(hello: Hello) -> bytes:
@@ -151,44 +183,70 @@ def pack_names(run: Run) -> list[bytes]:
     return [header, bytes(map(len, run.names)), *run.names]
 
 
+def run_size(run: Run) -> int:
+    """Return the bytes of the frame."""
+    return RUN_OVERHEAD + RUN_MESSAGE_OVERHEAD * len(run.bodies) + run.size
+
+
 def pack_run(run: Run) -> list[bytes]:
     """Return the frame's bytes, in parts."""
-    count = len(run.bodies)
+    bodies = run.bodies
+    count = len(bodies)
+    if count == 1:
+        return [_RUN_OF_ONE_FORMAT.pack(_RUN, 1, run.epoch, run.first, run.type, run.size), bodies[0]]
     header = _RUN_FORMAT.pack(_RUN, count, run.epoch, run.first, run.type)
-    return [header, struct.pack(f"<{count}I", *map(len, run.bodies)), *run.bodies]
+    return [header, struct.pack(f"<{count}I", *map(len, bodies)), *bodies]
 
 
-def parse(packet: bytes) -> Iterator[Frame]:
-    """Yield the frames of one packet, in order; WireError at the first that is not one."""
+class Receiver(Protocol):
+    """Takes the frames of a packet."""
+
+    def run(self, run: Run) -> None: ...  # noqa: D102
+    def data(self, data: Data) -> None: ...  # noqa: D102
+    def names(self, names: Names) -> None: ...  # noqa: D102
+    def ack(self, epoch: int, seq: int) -> None: ...  # noqa: D102
+    def hello(self, hello: Hello) -> None: ...  # noqa: D102
+
+
+def parse(packet: bytes, to: Receiver) -> None:
+    """Give the frames of one packet to a receiver, in order; WireError at the first that is not one."""
     at, end = 0, len(packet)
     if not end or end > MAX_PACKET:
         raise WireError(f"a packet of {end} bytes")
     while at < end:
         kind = packet[at]
-        try:
-            if kind == _RUN:
-                run, at = _parse_run(packet, at)
-                yield run
-            elif kind == _DATA:
-                _, length, epoch, seq, mtype, total, offset = _DATA_FORMAT.unpack_from(packet, at)
-                at += _DATA_FORMAT.size + length
-                if at > end or total > MAX_MESSAGE or offset + length > total or mtype < VOID.type or not seq:
-                    raise WireError(f"a data frame of {length} bytes at {offset} of {total}, type {mtype}")
-                yield Data(epoch, _seq(seq), mtype, total, offset, packet[at - length : at])
-            elif kind == _ACK:
-                _, epoch, seq = _ACK_FORMAT.unpack_from(packet, at)
-                at += _ACK_FORMAT.size
-                yield Ack(epoch, _seq(seq))
-            elif kind == _HELLO:
-                yield _parse_hello(packet, at)
-                at += _HELLO_FORMAT.size
-            elif kind == _NAMES:
-                names, at = _parse_names(packet, at)
-                yield names
-            else:
-                raise WireError(f"a frame of unknown kind {kind}")
-        except struct.error:
-            raise WireError(f"a frame of kind {kind} cut short") from None
+        if at + _LEAST.get(kind, 0) > end:
+            raise WireError(f"a frame of kind {kind} cut short")
+        if kind == _ACK:
+            _, epoch, seq = _ACK_FORMAT.unpack_from(packet, at)
+            at += _ACK_FORMAT.size
+            to.ack(epoch, _seq(seq))
+        elif kind == _RUN:
+            run, at = _parse_run(packet, at)
+            to.run(run)
+        elif kind == _DATA:
+            data = _parse_data(packet, at)
+            at += _DATA_FORMAT.size + len(data.piece)
+            to.data(data)
+        elif kind == _HELLO:
+            hello = _parse_hello(packet, at)
+            at += _HELLO_FORMAT.size
+            to.hello(hello)
+        elif kind == _NAMES:
+            names, at = _parse_names(packet, at)
+            to.names(names)
+        else:
+            raise WireError(f"a frame of unknown kind {kind}")
+
+
+def _parse_data(packet: bytes, at: int) -> Data:
+    """Return the frame that begins at `at`. Raises WireError."""
+    _, length, epoch, seq, mtype, total, offset = _DATA_FORMAT.unpack_from(packet, at)
+    at += _DATA_FORMAT.size
+    end = at + length
+    if end > len(packet) or total > MAX_MESSAGE or offset + length > total or mtype < VOID.type or not seq:
+        raise WireError(f"a data frame of {length} bytes at {offset} of {total}, type {mtype}")
+    return Data(epoch, _seq(seq), mtype, total, offset, packet[at:end])
 
 
 def _seq(number: int) -> int:
@@ -199,7 +257,7 @@ def _seq(number: int) -> int:
 
 
 def _parse_hello(packet: bytes, at: int) -> Hello:
-    """Return the greeting that begins at `at`. Raises WireError, struct.error."""
+    """Return the greeting that begins at `at`. Raises WireError."""
     _, version, _, *fields = _HELLO_FORMAT.unpack_from(packet, at)
     if version != VERSION:
         raise WireError(f"protocol version {version}, this is version {VERSION}")
@@ -211,22 +269,28 @@ def _parse_hello(packet: bytes, at: int) -> Hello:
 
 
 def _parse_run(packet: bytes, at: int) -> tuple[Run, int]:
-    """Return the frame that begins at `at`, and where it ends. WireError, struct.error."""
+    """Return the frame that begins at `at`, and where it ends. Raises WireError."""
     _, count, epoch, first, mtype = _RUN_FORMAT.unpack_from(packet, at)
     at += _RUN_FORMAT.size
     if not 0 < count <= len(packet) // RUN_MESSAGE_OVERHEAD or mtype < VOID.type or not first:
         raise WireError(f"a run of {count} messages from {first}, type {mtype}")
     _seq(first + count - 1)
-    lengths = struct.unpack_from(f"<{count}I", packet, at)
-    at += RUN_MESSAGE_OVERHEAD * count
-    if at + sum(lengths) > len(packet):
-        raise WireError(f"a run of {count} messages with {sum(lengths)} bytes, cut short")
-    ends = list(accumulate(lengths, initial=at))
-    return Run(epoch, first, mtype, [packet[start:end] for start, end in pairwise(ends)]), ends[-1]
+    start = at + RUN_MESSAGE_OVERHEAD * count  # of the first body
+    if start > len(packet):
+        raise WireError(f"a frame of kind {_RUN} cut short")
+    lengths = _LENGTH.unpack_from(packet, at) if count == 1 else struct.unpack_from(f"<{count}I", packet, at)
+    size = sum(lengths)
+    end = start + size
+    if end > len(packet):
+        raise WireError(f"a run of {count} messages with {size} bytes, cut short")
+    if count == 1:
+        return Run(epoch, first, mtype, (packet[start:end],), (), size), end
+    ends = accumulate(lengths, initial=start)
+    return Run(epoch, first, mtype, [packet[here:there] for here, there in pairwise(ends)], (), size), end
 
 
 def _parse_names(packet: bytes, at: int) -> tuple[Names, int]:
-    """Return the frame that begins at `at`, and where it ends. WireError, struct.error."""
+    """Return the frame that begins at `at`, and where it ends. Raises WireError."""
     _, count, epoch, first = _NAMES_FORMAT.unpack_from(packet, at)
     at += _NAMES_FORMAT.size
     lengths = packet[at : at + count]

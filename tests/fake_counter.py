@@ -40,16 +40,22 @@ class FakeCounter:
 
         monkeypatch.setattr(queue_sink, "sender", counted)
         for name in ("try_msgrcv", "wait_msgrcv"):
-            self._count_received(monkeypatch, name)
+            monkeypatch.setattr(linux, name, self._counted(getattr(linux, name)))
+        prepared = linux.PreparedReceive
 
-    def _count_received(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        receive = getattr(linux, name)
+        def prepare(queue: int, size: int, mtype: int) -> linux.PreparedReceive:
+            made = prepared(queue, size, mtype)
+            made.call = self._counted(made.call)
+            return made
 
+        monkeypatch.setattr(linux, "PreparedReceive", prepare)
+
+    def _counted(self, receive: Callable[..., int]) -> Callable[..., int]:
         def counting(*arguments: int) -> int:
-            length: int = receive(*arguments)
+            length = receive(*arguments)
             if length >= 0:
                 self.received += 1
                 self._lengths.append(length)
             return length
 
-        monkeypatch.setattr(linux, name, counting)
+        return counting

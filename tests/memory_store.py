@@ -83,5 +83,5 @@ def next_waiting(incoming: Incoming) -> Run:
 def hand_over_one(incoming: Incoming) -> Run:
     """Hand over, as a sink that hands over one message."""
     one = next_waiting(incoming)
-    incoming.handed(one.epoch, one.last)
+    incoming.handed(one)
     return one

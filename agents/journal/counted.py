@@ -11,6 +11,8 @@ another life and says nothing. A kill then leaves the batch in doubt.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 from nsbridge.agents.counter import LENGTHS, Counts
@@ -34,7 +36,7 @@ def _grown(now: int, before: int) -> int:
     return difference - (_MASK + 1) if difference > _MASK >> 1 else difference
 
 
-def _behind(at: int, length: int) -> int:
+def behind(at: int, length: int) -> int:
     """Return the place behind a record at `at` whose body has that length."""
     return at + RECORD_SIZE + length + ALIGN - 1 & -ALIGN
 
@@ -103,36 +105,35 @@ def forget_count(journal: SinkJournal) -> int:
 
 
 class Landing:
-    """Places in a source's ring, into which the kernel puts messages whose lengths are unknown before."""
+    """Places in a source's ring, into which the kernel puts messages whose lengths are unknown before.
+
+    The first is at `at`; `most` messages may land there and behind it, as long as they begin at most at `last`.
+    """
 
     def __init__(self, journal: SourceJournal, counter: Counts) -> None:
         self._journal = journal
         self._counter = counter
         self._cells = journal.cells
-        self._limit = 0  # where the free room behind the first place ends
-        self._places: list[int] = []
+        self._begins_at = 0  # the first place, in the ring
+        self.at = self.last = self.most = 0
         self._cells[LANDING] = 0
         self._cells[COUNT_LIFE] = seal(counter.life)
 
     def begin(self, size: int) -> int:
         """Return the address of a msgbuf for up to `size` bytes, the first of a batch. Raises FullError."""
-        at, self._limit = self._journal.reserve(size)
-        self._places = [at]
+        journal = self._journal
+        at, end, most = journal.reserve(size)
+        self._begins_at = at
         self._cells[LANDING] = seal(at)
-        self._cells[COUNT_AT] = _statement(self._journal.taken, self._counter.received)
-        return self._journal.address + at
+        self._cells[COUNT_AT] = _statement(journal.taken, self._counter.received)
+        self.at = journal.address + at
+        self.last = journal.address + end - RECORD_SIZE - size
+        self.most = min(most, LENGTHS)
+        return self.at
 
-    def following(self, length: int, size: int) -> int:
-        """Return the place behind a message of that length which has just landed; 0 if none fits there."""
-        at = _behind(self._places[-1], length)
-        if len(self._places) >= LENGTHS or not self._journal.extend(at, size, self._limit, len(self._places)):
-            return 0
-        self._places.append(at)
-        return self._journal.address + at
-
-    def landed(self, lengths: list[int]) -> int:
+    def landed(self, lengths: Sequence[int]) -> int:
         """Publish the messages that have landed; return the last one's seq."""
-        return self._journal.landed_at(self._places, lengths)
+        return self._journal.landed_in_a_row(self._begins_at, lengths)
 
 
 def recover_landed(journal: SourceJournal, counter: Counts | None) -> Recovered:
@@ -154,15 +155,14 @@ def _recovered(journal: SourceJournal, counter: Counts | None) -> Recovered:
     at = landing & VALUE
     already = _grown(journal.taken, (statement & VALUE) >> _BITS)
     if counter is None or life != seal(counter.life):
-        return Recovered(doubtful=int(not already and journal.has_type(at)))
+        return Recovered(doubtful=int(not already and journal.reader.has_type(at)))
     grown = _grown(counter.received, statement & _MASK)
     if grown <= already:
         return Recovered()
-    places, lengths = [], counter.lengths(min(grown, LENGTHS))
-    for length in lengths:
-        places.append(at)
-        at = _behind(at, length)
-    if grown > LENGTHS or not journal.holds(places[0], at):
+    lengths = counter.lengths(min(grown, LENGTHS))
+    first = reduce(behind, lengths[:already], at)
+    end = reduce(behind, lengths[already:], first)
+    if grown > LENGTHS or not journal.reader.holds(at, end):
         return Recovered(doubtful=grown - already)  # another process got the agent's pid before the counter dropped it
-    journal.landed_at(places[already:], lengths[already:])
+    journal.landed_in_a_row(first, lengths[already:])
     return Recovered(grown - already)

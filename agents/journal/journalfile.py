@@ -20,9 +20,11 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from nsbridge.agents import linux
 from nsbridge.agents.fork import release_first
 from nsbridge.agents.wire import MAX_EPOCH
 
@@ -32,6 +34,7 @@ PAGE = 4096
 MOST_ENTRIES = 1 << 20  # of an index that is for a larger window than the configured one: 16 MB of memory
 MOST_RING = 256 << 20  # bytes of a ring, likewise
 MOST_ASIDE = 4  # damaged journals of one side of an agent that are kept
+_GROW = 256 << 10  # bytes that a ring's file gets at a time
 PATIENCE = 30.0  # seconds for an earlier agent, which has been killed, to be gone
 _MAGIC = b"nsbridge"
 _HEADER = struct.Struct("<8sII4Q")  # magic, version, kind, epoch, entries of the index, bytes of the ring, reserved
@@ -41,8 +44,8 @@ CELL_COUNT = 192  # 48, then 64 in earlier versions, which left the rest of the 
 CELLS = slice(_CELLS_AT, _CELLS_AT + 8 * CELL_COUNT)  # where they are in the header's page
 
 
-_CHECK = 48  # where in a sealed cell the checksum begins
-VALUE = (1 << _CHECK) - 1  # the number in a sealed cell; valid if the cell was found sealed on opening
+CHECK = 48  # where in a sealed cell the checksum begins
+VALUE = (1 << CHECK) - 1  # the number in a sealed cell; valid if the cell was found sealed on opening
 
 
 class DamagedError(Exception):
@@ -85,7 +88,7 @@ def new_epoch() -> int:
 
 def seal(value: int) -> int:
     """Return eight bytes that hold a number of up to 48 bits and its checksum, so that one store writes both."""
-    return value | ((value ^ value >> 16 ^ value >> 32) & 0xFFFF) << _CHECK
+    return value | ((value ^ value >> 16 ^ value >> 32) & 0xFFFF) << CHECK
 
 
 def is_sealed(cell: int) -> bool:
@@ -162,6 +165,25 @@ class JournalFile:
         self.map = mmap.mmap(fd, self.size)
         self.view = memoryview(self.map)
         self.cells = self.view[CELLS].cast("Q")
+
+    def provide(self, start: int, upto: int) -> int:
+        """Give the file pages from `start` to `upto`, and more if it can have them; return where they end.
+
+        Raises FullError.
+        """
+        end = min(max(upto, start + _GROW), self.size)
+        try:
+            allocate(self.fd, start, end - start, self.path)
+        except FullError:
+            end = upto  # the rest of a nearly full file system is enough for some more
+            allocate(self.fd, start, end - start, self.path)
+        self._populate(start & -PAGE, end)
+        return end
+
+    def _populate(self, start: int, end: int) -> None:
+        """Have the pages there when the kernel copies a message into them: a fault that a kill interrupts loses it."""
+        with suppress(OSError):  # before Linux 5.14 they come one by one, as they are touched
+            self.map.madvise(linux.MADV_POPULATE_WRITE, start, end - start)
 
     def close(self) -> None:
         """Unmap and unlock."""

@@ -58,7 +58,9 @@ class SinkJournal:
         self._file = file
         self.cells = file.cells
         self.fd = file.fd
-        which, slot = file.cells[WHICH], self._slot
+        which = file.cells[WHICH]
+        self._select(which & 1)
+        slot = self._slot
         if not is_sealed(which) or which & VALUE > 1 or not is_sealed(file.cells[slot + _HANDED]):
             raise DamagedError("its numbers have a wrong checksum")
         if file.cells[_SLOT_CHECKS[which & 1]] != self._check_of(slot) or self.handed < file.cells[slot + _BASE]:
@@ -66,23 +68,20 @@ class SinkJournal:
         if file.cells[slot + _EARLIER] > _MOST or self.epoch > MAX_EPOCH:
             raise DamagedError("it says what no journal can have counted")
 
-    @property
-    def _slot(self) -> int:
-        return _SLOTS[self.cells[WHICH] & 1]
+    def _select(self, which: int) -> None:
+        """Use this slot from now on; only this object changes which one counts."""
+        self._slot = _SLOTS[which]
+        self.handed_cell = self._slot + _HANDED  # holds handed * 2 + last_sender, sealed; a sender stores into it, too
+        self.epoch = self.cells[self._slot + _EPOCH]  # of the source whose messages are accepted; 0 before the first
 
     def _check_of(self, slot: int) -> int:
         numbers = struct.pack("<3Q", *(self.cells[slot + cell] for cell in (_EPOCH, _BASE, _EARLIER)))
         return zlib.crc32(numbers) ^ zlib.crc32(bytes(24))  # 0 in a new journal
 
     @property
-    def epoch(self) -> int:
-        """Return the epoch of the source whose messages are accepted; 0 before the first."""
-        return self.cells[self._slot + _EPOCH]
-
-    @property
     def handed(self) -> int:
         """Return the last seq that was handed over, was dead, or was not for this sink."""
-        return (self.cells[self._slot + _HANDED] & VALUE) >> 1
+        return (self.cells[self.handed_cell] & VALUE) >> 1
 
     @property
     def last_sender(self) -> int:
@@ -90,7 +89,7 @@ class SinkJournal:
 
         It is kept in the same cell as `handed`, so one store writes both.
         """
-        return self.cells[self._slot + _HANDED] & 1
+        return self.cells[self.handed_cell] & 1
 
     @property
     def delivered(self) -> int:
@@ -110,14 +109,6 @@ class SinkJournal:
     @intent.setter
     def intent(self, seq: int) -> None:
         self.cells[INTENT] = seal(seq)
-
-    @property
-    def handed_cell(self) -> int:
-        """Return the index of the cell that holds handed * 2 + last_sender, sealed.
-
-        A sender process stores into this cell itself.
-        """
-        return self._slot + _HANDED
 
     def repair(self, report: Report) -> None:
         """Count anew where the counters say what cannot be. Nothing depends on them, and they have no checksum."""
@@ -150,18 +141,20 @@ class SinkJournal:
         cells[slot + _EARLIER] = earlier
         cells[_SLOT_CHECKS[other]] = self._check_of(slot)
         cells[WHICH] = seal(other)
+        self._select(other)
 
     def hand(self, seq: int) -> None:
         """Note that everything up to `seq` has been handed over.
 
         Change nothing if a sender process has noted it already.
         """
-        if seq > self.handed:
-            self.sent(seq, self.last_sender)
+        cell = self.cells[self.handed_cell]
+        if seq > (cell & VALUE) >> 1:
+            self.cells[self.handed_cell] = seal(seq << 1 | cell & 1)
 
     def sent(self, seq: int, sender: int) -> None:
         """Note what a sender would have noted had it not been killed."""
-        self.cells[self._slot + _HANDED] = seal(seq << 1 | sender)
+        self.cells[self.handed_cell] = seal(seq << 1 | sender)
 
     def set_last_sender(self, which: int) -> None:
         """Set the last sender for two new sender processes, before either has sent."""

@@ -6,25 +6,34 @@ import errno
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import groupby
+from itertools import accumulate, groupby
+from zlib import crc32
 
 from nsbridge.agents import linux
 from nsbridge.agents.journal.journalfile import (
     CELL_COUNT,
+    CHECK,
     PAGE,
     VALUE,
     DamagedError,
     FullError,
     JournalFile,
-    allocate,
     is_sealed,
     seal,
 )
-from nsbridge.agents.journal.records import ALIGN, LENGTH, NOWHERE, RECORD, RECORD_SIZE, TYPE_AT, checksum
+from nsbridge.agents.journal.recordreader import RecordReader
+from nsbridge.agents.journal.records import (
+    ALIGN,
+    LENGTH,
+    NOWHERE,
+    RECORD,
+    RECORD_SIZE,
+    TYPE_AT,
+    checksum,
+    checksum_of_none,
+)
 from nsbridge.agents.wire import MAX_PACKET, Message, Run
-from nsbridge.config.schema import MAX_MESSAGE
 
-_GROW = 256 << 10  # bytes allocated at a time
 _RUN = 1024  # messages
 
 # Cells of a source
@@ -52,7 +61,10 @@ class SourceJournal:
         self._ring_at = PAGE + 8 * self._entries
         self._end = self._ring_at + file.header.ring
         self._view = file.view
+        self.reader = RecordReader(file, self._index)
         self._allocated = 0
+        self._cells = file.cells
+        self._fresh: Run | None = None  # what was taken last, if it is in memory; nothing of it is confirmed
         self._places: list[int] = []  # where messages may land, or one is being appended: the next seqs
         self._next_at = self._ring_at  # where the last record ends that was published
         self.fd = file.fd
@@ -145,46 +157,63 @@ class SourceJournal:
         self._total = total
         return last, end
 
-    def reserve(self, size: int) -> tuple[int, int]:
-        """Prepare a place for a message of up to `size` bytes; return it, and where the free room behind it ends.
+    def reserve(self, size: int) -> tuple[int, int, int]:
+        """Prepare a place for a message of up to `size` bytes, which others may follow without a gap.
 
-        Nothing points to the place (journal/counted.py). Raises FullError.
+        Return it, where the room behind it ends, and how many messages may land there. Nothing points to any of them
+        (journal/counted.py). Raises FullError.
         """
         seq, index, entries = self.taken + 1, self._index, self._entries
         (at,) = self._place(seq, (size,))
         index[seq % entries] = index[(seq + 1) % entries] = NOWHERE
         self._words[(at >> 3) + 1] = 0
         first = index[(self.confirmed + 1) % entries] & VALUE if self.confirmed != self.taken else -1
-        return at, first if first >= at else self._end
+        return at, min(first if first >= at else self._end, self._allocated), entries - 2 - self.taken + self.confirmed
 
-    def extend(self, at: int, size: int, limit: int, count: int) -> bool:
-        """Return True if a message of up to `size` bytes fits at a place that follows `count` unpublished ones."""
-        upto = at + RECORD_SIZE + size
-        if upto > limit or self.taken + count + 1 - self.confirmed >= self._entries - 1:
-            return False
-        if upto > self._allocated:
-            self._allocate(upto)
-        return True
+    def landed_in_a_row(self, at: int, lengths: Sequence[int]) -> int:
+        """Publish messages of these lengths, which have come to `at` and behind it; return the last one's seq.
 
-    def landed_at(self, places: Sequence[int], lengths: Sequence[int]) -> int:
-        """Publish messages that have come to these places, in these lengths; return the last one's seq.
-
-        The index points to a record only once that is whole, and to the first one last: see `_recover`.
+        The index points to a record only once that is whole, nowhere behind the last one, and to the first one last:
+        what it points to behind what was taken counts as landed (see `_recover`).
         """
-        last, end = self._complete(places, lengths)
-        index, entries, seq = self._index, self._entries, last
-        for seq in range(last, self.taken, -1):
-            index[seq % entries] = seal(places[seq - self.taken - 1])
-        self._publish(last, end)
-        return last
+        words, data, first_type = self._words, self._file.map, self._words[(at >> 3) + 1]
+        before = seed = mtype = -1
+        bodies, entries, is_one_type = [], [], True
+        for length in lengths:
+            word, start = at >> 3, at + RECORD_SIZE
+            end = start + length
+            if words[word + 1] != mtype or length != before:
+                mtype, before = words[word + 1], length
+                seed = checksum_of_none(mtype, length)
+                is_one_type = is_one_type and mtype == first_type
+            body = data[start:end]
+            words[word] = length | crc32(body, seed) << 32
+            bodies.append(body)
+            entries.append(at | ((at ^ at >> 16 ^ at >> 32) & 0xFFFF) << CHECK)  # as `seal` does, without a call
+            at = end + ALIGN - 1 & -ALIGN
+        first, count = self.taken + 1, len(bodies)
+        run = Run(self.epoch, first, first_type - (first_type >> 63 << 64), bodies)
+        self._index[(first + count) % self._entries] = NOWHERE
+        if count > 1:
+            self._assign(self._index, first + 1, array("Q", entries[1:]))
+            self._assign(self._totals, first, array("Q", accumulate(lengths, initial=self._total))[1:])
+        else:
+            self._totals[first % self._entries] = self._total + run.size
+        self._total += run.size
+        self.pending_bytes += run.size
+        self._index[first % self._entries] = entries[0]
+        self._publish(run.last, at)
+        if is_one_type:
+            self._fresh = run
+        return run.last
 
-    def has_type(self, at: int) -> bool:
-        """Return True if the kernel has put a message at a place, whose length may be unknown."""
-        return self.holds(at, at + RECORD_SIZE) and bool(self._words[(at >> 3) + 1])
-
-    def holds(self, at: int, end: int) -> bool:
-        """Return True if both are within the ring."""
-        return self._ring_at <= at <= end <= self._end
+    def _assign(self, ring: memoryview[int] | array[int], seq: int, values: array[int]) -> None:
+        """Store values for `seq` and what follows it."""
+        at = seq % self._entries
+        left = self._entries - at
+        ring[at : at + len(values)] = values[:left]
+        if left < len(values):
+            ring[: len(values) - left] = values[left:]
 
     def get(self, seq: int) -> Message:
         """Return the message `seq`, which must be pending."""
@@ -195,26 +224,37 @@ class SourceJournal:
 
     def run(self, seq: int) -> Run:
         """Pending messages from `seq` on, of one type; as many as a packet may hold."""
-        index, entries, words, data = self._index, self._entries, self._words, self._file.map
+        if self._fresh is not None and self._fresh.first == seq:
+            return self._fresh
+        words, data = self._words, self._file.map
         bodies: list[bytes] = []
         first_type, size = -1, 0
-        for at in (index[n % entries] & VALUE for n in range(seq, min(self.taken + 1, seq + _RUN))):
+        for entry in self._entries_from(seq, min(self.taken + 1 - seq, _RUN)):
+            at = entry & VALUE
             length, mtype = words[at >> 3] & LENGTH, words[(at >> 3) + 1]
-            if bodies and mtype != first_type:
-                break
-            first_type = mtype
+            if mtype != first_type:
+                if bodies:
+                    break
+                first_type = mtype
             start = at + RECORD_SIZE
             bodies.append(data[start : start + length])
             size += length
             if size > MAX_PACKET:
                 break
-        return Run(self.epoch, seq, first_type - (first_type >> 63 << 64), bodies)
+        return Run(self.epoch, seq, first_type - (first_type >> 63 << 64), bodies, (), size)
+
+    def _entries_from(self, seq: int, count: int) -> list[int]:
+        at = seq % self._entries
+        found = self._index[at : at + count].tolist()
+        return found if len(found) == count else found + self._index[: count - len(found)].tolist()
 
     def confirm(self, seq: int) -> None:
         """Release all messages up to `seq`, which must be pending."""
         self.pending_bytes = self._total - self._totals[seq % self._entries]
-        self._file.cells[CONFIRMED] = seal(seq)
+        self._cells[CONFIRMED] = seal(seq)
         self.confirmed = seq
+        if self._fresh is not None and self._fresh.first <= seq:
+            self._fresh = None
 
     def close(self) -> None:
         """Unmap and unlock."""
@@ -231,7 +271,7 @@ class SourceJournal:
         Clear the next index entry first: a stale one would look like a landing place.
         """
         self._index[(seq + 1) % self._entries] = NOWHERE
-        self._file.cells[TAKEN] = seal(seq)
+        self._cells[TAKEN] = seal(seq)
         self._next_at = end + ALIGN - 1 & -ALIGN
         self.taken = seq
 
@@ -266,25 +306,9 @@ class SourceJournal:
             text = f"no room for a message of {lengths[0]} bytes beside what is pending"
             raise FullError(errno.ENOBUFS, f"journal {self._file.path}: {text}")
         if upto > self._allocated:
-            self._allocate(upto)
+            self._allocated = self._file.provide(max(self._allocated, self._ring_at), upto)
         self._places = places
         return places
-
-    def _allocate(self, upto: int) -> None:
-        start = max(self._allocated, self._ring_at)
-        end = min(max(upto, start + _GROW), self._file.size)
-        try:
-            allocate(self._file.fd, start, end - start, self._file.path)
-        except FullError:
-            end = upto  # the rest of a nearly full file system is enough for some more
-            allocate(self._file.fd, start, end - start, self._file.path)
-        self._populate(start & -PAGE, end)
-        self._allocated = end
-
-    def _populate(self, start: int, end: int) -> None:
-        """Have the pages there when the kernel copies a message into them: a fault that a kill interrupts loses it."""
-        with suppress(OSError):  # before Linux 5.14 they come one by one, as they are touched
-            self._file.map.madvise(linux.MADV_POPULATE_WRITE, start, end - start)
 
     def _check(self) -> None:
         """Believe what is published, if it is whole; and a landed message. Raises DamagedError."""
@@ -297,7 +321,7 @@ class SourceJournal:
         for seq in range(self.confirmed + 1, self.taken + 1):
             entry = self._index[seq % self._entries]
             if entry != before:  # else one record is for both
-                before, length = entry, self._check_record(seq)
+                before, length = entry, self.reader.check(seq)
                 self._total += length
                 self.pending_bytes += length
                 taken_up += length + RECORD_SIZE
@@ -318,7 +342,7 @@ class SourceJournal:
         left = self._file.header.ring
         for seq in range(self.taken + 1, self.confirmed + self._entries):
             entry = self._index[seq % self._entries]
-            if entry in (0, NOWHERE) or not self._has_landed(seq):
+            if entry in (0, NOWHERE) or not self.reader.has_landed(seq):
                 break
             self._places.append(entry & VALUE)
             left -= RECORD_SIZE + (self._words[self._places[-1] >> 3] & LENGTH)
@@ -327,34 +351,6 @@ class SourceJournal:
         if self._places:
             self.recovered = len(self._places)
             self.landed([self._words[at >> 3] & LENGTH for at in self._places])
-
-    def _record(self, seq: int) -> tuple[int, int, int, int]:
-        """Return where the record of `seq` begins; its length, checksum and type. Raises DamagedError."""
-        entry = self._index[seq % self._entries]
-        at, end = entry & VALUE, self._end
-        if not is_sealed(entry) or at % ALIGN or not self._ring_at <= at <= end - RECORD_SIZE:
-            raise DamagedError(f"message {seq} is outside the ring")
-        length, check, mtype = RECORD.unpack_from(self._file.map, at)
-        return at, length, check, mtype
-
-    def _check_record(self, seq: int) -> int:
-        """Return the length of its message. Raises DamagedError."""
-        at, length, check, mtype = self._record(seq)
-        start = at + RECORD_SIZE
-        if length > MAX_MESSAGE:
-            raise DamagedError(f"message {seq} says that it has {length} bytes, which no message has")
-        if start + length > self._file.size or checksum(mtype, self._file.view[start : start + length]) != check:
-            raise DamagedError(f"message {seq} has a wrong checksum")
-        return length
-
-    def _has_landed(self, seq: int) -> bool:
-        """True if a message has come to the landing place, or was kept and not published. Raises DamagedError."""
-        at, length, check, mtype = self._record(seq)
-        if not mtype:
-            return False
-        if check != length ^ LENGTH or at + RECORD_SIZE + length > self._file.size:
-            self._check_record(seq)
-        return True
 
     def records(self, first: int) -> list[tuple[Message, int]]:
         """Return the records of the seqs from `first` on, each with how many seqs it is for."""
@@ -377,6 +373,6 @@ class SourceJournal:
         keeps_notes = self._file.cells[RECORDS] != MESSAGES and self.taken - self.released < self._entries - 1
         with suppress(DamagedError):
             while keeps_notes and first - 1 > self.released:
-                self._check_record(first - 1)
+                self.reader.check(first - 1)
                 first -= 1
         return first

@@ -72,8 +72,8 @@ class NoteStore:
             found = self._runs[seq]
         if seq > found.first:
             found = found.after(seq - found.first)
-        found = self._with_more(found) if len(found.bodies) == 1 else found
-        return found if self._name_of is None else found._replace(names=self._names(found, self._name_of))
+        found = self._with_more(found) if len(found.bodies) == 1 and found.last < self.taken else found
+        return found if self._name_of is None else found.named(self._names(found, self._name_of))
 
     def _names(self, run: Run, name_of: Callable[[bytes], bytes]) -> list[bytes]:
         notes = (self.note_of(seq) for seq in range(run.first, run.last + 1))
@@ -81,14 +81,14 @@ class NoteStore:
 
     def _with_more(self, run: Run) -> Run:
         """Together with what follows it in memory and is of its type: files are noted one by one, and sent together."""
-        bodies, size = list(run.bodies), len(run.bodies[0])
+        bodies, size = list(run.bodies), run.size
         while size < MAX_PACKET:
             more = self._runs.get(run.first + len(bodies))
             if more is None or more.type != run.type:
                 break
             bodies += more.bodies
-            size += sum(map(len, more.bodies))
-        return run._replace(bodies=bodies)
+            size += more.size
+        return Run(run.epoch, run.first, run.type, bodies, (), size)
 
     def _find(self, seq: int) -> Run | None:
         found = self._runs.get(seq)
@@ -109,7 +109,7 @@ class NoteStore:
             run = self._runs.pop(done, None)
             if run is not None:
                 gone = run.before(min(len(run.bodies), seq - done + 1))
-                self.pending_bytes -= sum(map(len, gone.bodies))
+                self.pending_bytes -= gone.size
                 self._long.discard(gone.first)
                 if gone.last < run.last:
                     self._put(run.after(len(gone.bodies)))
@@ -118,8 +118,9 @@ class NoteStore:
 
     def _kept(self, last: int, mtype: int, bodies: Sequence[bytes]) -> int:
         first = last - len(bodies) + 1
-        self._put(Run(self.epoch, first, mtype, bodies))
-        self.pending_bytes += sum(map(len, bodies))
+        run = Run(self.epoch, first, mtype, bodies)
+        self._put(run)
+        self.pending_bytes += run.size
         return last
 
     def _put(self, run: Run) -> None:

@@ -101,7 +101,7 @@ class Side:
             return False
         assert self.in_hand is not None
         self.handed.append(self.in_hand)
-        self.incoming.handed(self.in_hand.epoch, self.in_hand.last)
+        self.incoming.handed(self.in_hand)
         self.in_hand = None
         return True
 

@@ -173,7 +173,7 @@ class TakingHost(FakeHost):
 
     def __init__(self, journal: SourceJournal) -> None:
         super().__init__()
-        self._journal = journal
+        self.journal = journal
 
     def room(self) -> tuple[int, int]:
         """See AgentApi."""
@@ -181,14 +181,14 @@ class TakingHost(FakeHost):
 
     def landed(self, seq: int) -> None:
         """See AgentApi."""
-        assert seq == self._journal.taken
+        assert seq == self.journal.taken
 
     def flush(self) -> None:
         """See AgentApi."""
 
     def close(self) -> None:
         """Close the journal too."""
-        self._journal.close()
+        self.journal.close()
         super().close()
 
 
@@ -215,6 +215,38 @@ def test_source_killed_at_any_line_receives_each_message_once(
         made = _opened(path, counter)
         assert [made.get(seq).body for seq in range(1, made.taken + 1)] == BODIES, f"killed at line {line}"
         made.close()
+        if is_whole:
+            break
+    assert line > 60
+
+
+def test_killed_source_takes_no_old_message_for_a_landed_one(
+    tmp_path: Path, queue: sysv_ipc.MessageQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index is a ring: behind what has just landed it still has what it had one lap ago."""
+    counter = FakeCounter()
+    counter.count(monkeypatch)
+    config = QueueEndpoint(out=QueueOut(queue.key, 0))
+    line = 0
+    for line in count(1):
+        path, is_whole, sent = tmp_path / str(line), False, 0
+        host = TakingHost(_opened(path, counter))
+        source = CountedQueueSource(host, config, queue.key, host.journal, counter)
+        for size in (20, 20, 20, 20, 3):
+            for _ in range(size):
+                sent += 1
+                queue.send(b"%4d" % sent, type=1)
+            with killed_at(line if size == 3 else 1 << 30, *RECEIVING):
+                source._take_all(queue.id)
+                is_whole = size == 3
+            if size != 3:
+                host.journal.confirm(host.journal.taken)
+        host.close()
+        made = _opened(path, counter)
+        assert made.taken + queue.current_messages == sent, f"killed at line {line}"
+        assert [int(made.get(seq).body) for seq in range(81, made.taken + 1)] == list(range(81, made.taken + 1))
+        made.close()
+        drained(queue)
         if is_whole:
             break
     assert line > 60

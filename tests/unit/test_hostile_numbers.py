@@ -30,6 +30,7 @@ from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import open_sink
 from nsbridge.agents.scoreboard import HANDED, Scoreboard
 from nsbridge.agents.wire import Hello, WireError
+from tests.frames import parsed
 from tests.log_life import Make as MakeLog
 from tests.spool_life import Make
 
@@ -77,7 +78,7 @@ def test_an_epoch_that_no_clock_shows_is_refused(epoch: int, direction: str) -> 
     """Else the sink would keep it, and could name no message of an honest source after it."""
     hello = Hello(1, 0, 5, 0, 5, 0)._replace(**{direction: epoch})
     with pytest.raises(WireError):
-        list(wire.parse(wire.pack_hello(hello)))
+        parsed(wire.pack_hello(hello))
 
 
 def test_names_after_the_last_epoch_begin_with_it(tmp_path: Path) -> None:

@@ -7,16 +7,13 @@ import pytest
 from nsbridge.agents import wire
 from nsbridge.agents.incoming import Incoming
 from nsbridge.agents.outgoing import NeverTakenError
-from nsbridge.agents.wire import Ack, Data, Hello, Message, Run, WireError
+from nsbridge.agents.wire import Data, Hello, Message, Run, WireError
 from nsbridge.config.schema import Window
+from tests.frames import Ack, Frame, parsed
 from tests.memory_store import MemorySink, MemorySource, hand_over_one, new_epoch, next_waiting
 from tests.one_sided import Sink, Source, exchange, greeted, packets
 
 PIECE, FITS = wire.MAX_PACKET - wire.DATA_OVERHEAD, wire.MAX_PACKET - wire.RUN_OVERHEAD - wire.RUN_MESSAGE_OVERHEAD
-
-
-def frames(packet: bytes) -> list[object]:
-    return list(wire.parse(packet))
 
 
 # -- greetings
@@ -26,7 +23,7 @@ def test_nothing_is_sent_before_the_greeting_is_answered() -> None:
     source = Source()
     source.take(b"x")
     (packet,) = packets(source.session)
-    assert frames(packet) == [Hello(source.session._nonce, 0, 100, 0, 0, 0)]
+    assert parsed(packet) == [Hello(source.session._nonce, 0, 100, 0, 0, 0)]
 
 
 def test_nothing_is_accepted_before_the_greeting_is_answered() -> None:
@@ -80,7 +77,7 @@ def test_only_the_latest_greeting_is_answered_and_once() -> None:
     source.session.receive(wire.pack_hello(Hello(50, 0, 0, 0, 0, 0)))
     source.session.receive(wire.pack_hello(Hello(51, 0, 0, 0, 0, 0)))
     (packet,) = packets(source.session)
-    assert [hello.answers for hello in frames(packet) if isinstance(hello, Hello)] == [0, 51]
+    assert [hello.answers for hello in parsed(packet) if isinstance(hello, Hello)] == [0, 51]
     source.session.receive(wire.pack_hello(Hello(51, source.session._nonce, 0, 0, 0, 0)))
     assert packets(source.session) == []
 
@@ -150,7 +147,7 @@ def test_one_frame_confirms_all_that_was_handed_over() -> None:
     source.take(*[b"x"] * 50)
     exchange(source.session, sink.session)
     sink.hand_over()
-    assert [frames(packet) for packet in packets(sink.session)] == [[Ack(100, 50)]]
+    assert [parsed(packet) for packet in packets(sink.session)] == [[Ack(100, 50)]]
 
 
 def test_a_confirmation_of_what_was_never_taken_is_an_error() -> None:
@@ -208,7 +205,7 @@ def test_small_messages_share_packets() -> None:
     assert all(len(packet) <= wire.MAX_PACKET for packet in packed)
 
 
-def seqs_of(frame: wire.Frame) -> list[int]:
+def seqs_of(frame: Frame) -> list[int]:
     """Return the seqs of the messages that are in it, whole or in part."""
     if isinstance(frame, Run):
         return list(range(frame.first, frame.last + 1))
@@ -222,7 +219,7 @@ def test_a_message_is_cut_only_where_it_must_be(size: int, pieces: int) -> None:
     source, sink = greeted()
     source.take(b"first", bytes(size), b"last")
     packed = packets(source.session)
-    seqs = [seq for packet in packed for frame in wire.parse(packet) for seq in seqs_of(frame)]
+    seqs = [seq for packet in packed for frame in parsed(packet) for seq in seqs_of(frame)]
     assert seqs == [1, *[2] * pieces, 3]
     for packet in packed:
         sink.session.receive(packet)

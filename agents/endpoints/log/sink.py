@@ -147,7 +147,7 @@ class LogSink(Sink):
 
     def _keep(self, run: Run) -> None:
         self._batch.append(run)
-        self._batch_bytes += sum(map(len, run.bodies))
+        self._batch_bytes += run.size
         if not self._due:
             self._due = True
             self._host.loop.call_later(0, self._end_of_turn)

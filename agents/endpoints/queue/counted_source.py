@@ -12,14 +12,15 @@ import signal
 from collections.abc import Sequence
 
 from nsbridge.agents import linux
-from nsbridge.agents.counter import Counts
+from nsbridge.agents.counter import LENGTHS, Counts
 from nsbridge.agents.endpoints.base import AgentApi, Blocked
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.look import TooLongError, too_long
 from nsbridge.agents.endpoints.queue.queue import QueueOwner, shown
 from nsbridge.agents.endpoints.queue.source import INTERRUPT, QueueSource
-from nsbridge.agents.journal.counted import Landing
+from nsbridge.agents.journal.counted import Landing, behind
 from nsbridge.agents.journal.sourcejournal import SourceJournal
+from nsbridge.agents.linux import PreparedReceive
 
 _FIRST_SIZE = 8192  # bytes: the kernel's default for msgmax; a longer message makes it grow
 
@@ -40,6 +41,9 @@ class CountedQueueSource(QueueSource):
         self._landing = Landing(journal, counter)
         self._longest = config.max_message
         self._size = min(_FIRST_SIZE, config.max_message)
+        self._at_once = LENGTHS
+        self._prepared_for = (-1, 0)  # queue and size
+        self._receive_next: PreparedReceive
 
     def _message_waits(self) -> bool:
         """Wake the thread if the queue has any message, so that the next look sees whether it has come out."""
@@ -69,25 +73,35 @@ class CountedQueueSource(QueueSource):
 
     def _take_some(self, queue: int, most: int, size: int, *, is_awaited: bool) -> Sequence[int] | None:  # noqa: ARG002
         """See QueueSource: receive into places that follow each other."""
-        got: list[int] = []
-        place = self._landing_place()
+        receive, at, got = self._prepared(queue), self._landing_place(), list[int]()
+        last, most, length = self._landing.last, min(most, self._landing.most), 0
+        call, place = receive.call, receive.place
         try:
-            while place and size > 0 and len(got) < most:
-                length = linux.try_msgrcv(queue, place, self._size, self._type, linux.IPC_NOWAIT)
+            while len(got) < most and size > 0 and at <= last:
+                place.value = at
+                length = call()
                 if length < 0:
-                    if self._grows(length) and not got:
-                        place = self._landing_place()
-                        continue
-                    if not got:
-                        self._landed(length)
                     break
                 got.append(length)
                 size -= length
-                place = self._landing.following(length, self._size)
+                at = behind(at, length)
         finally:
             if got:
                 self._host.landed(self._landing.landed(got))
-        return got or None
+        if length < 0 and not got:
+            number = linux.call_failed()
+            if not self._grows(number):
+                self._landed(number)
+                return None
+        return got
+
+    def _prepared(self, queue: int) -> PreparedReceive:
+        """Return the call that receives from the queue, made anew if anything about it has changed."""
+        wanted = (queue, self._size)
+        if wanted != self._prepared_for:
+            self._prepared_for = wanted
+            self._receive_next = linux.PreparedReceive(queue, self._size, self._type)
+        return self._receive_next
 
     def _grows(self, length: int) -> bool:
         """Return True if the next message did not fit, and a larger place is asked for. Raises TooLongError."""

@@ -62,6 +62,7 @@ class QueueSource:
         self._rounds_seen = 0
         self._debt = Debt(host.loop.now)
         self._interrupts = False
+        self._at_once = _AT_ONCE
 
     def start(self) -> None:
         """Take what is there; a little later start the thread that waits in msgrcv, which nothing else can do."""
@@ -195,7 +196,7 @@ class QueueSource:
         messages, size = host.room()
         try:
             while messages > 0 and size > 0:
-                got = self._take_some(queue, min(messages, _AT_ONCE), size, is_awaited=is_awaited)
+                got = self._take_some(queue, min(messages, self._at_once), size, is_awaited=is_awaited)
                 if got is None:
                     return
                 is_awaited = False
