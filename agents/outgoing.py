@@ -45,8 +45,8 @@ class Outgoing:
 
     def has_room(self) -> bool:
         """True if one more message may be taken; always while none is pending, so any message gets through."""
-        messages, size = self.room()
-        return messages > 0 and size > 0
+        store, window = self.store, self._window
+        return store.taken - store.confirmed < window.messages and store.pending_bytes < window.bytes
 
     def room(self) -> tuple[int, int]:
         """Return how many messages and bytes may be taken; one more message while both are above 0."""

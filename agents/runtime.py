@@ -26,15 +26,12 @@ from nsbridge.agents.journal import sinkjournal
 from nsbridge.agents.journal.pending import PendingGauge
 from nsbridge.agents.journal.state import AgentFiles
 from nsbridge.agents.journal.store import NoteStore
-from nsbridge.agents.loop import READABLE, WRITABLE, Loop
+from nsbridge.agents.loop import READABLE, Loop
 from nsbridge.agents.outgoing import Outgoing
+from nsbridge.agents.peerlink import PeerLink
 from nsbridge.agents.session import Session
 from nsbridge.agents.waiting import WaitReport
-from nsbridge.agents.wire import MAX_PACKET, VOID, Message, Run
-
-_ACK_DELAY = 0.001  # seconds that a confirmation may wait for a message to travel with: a packet and a wake-up less
-_SHORT = 16 << 10  # bytes of a packet that hardly has another one behind it
-_PACKETS_AT_ONCE = 8  # read before what came is handed over and confirmed
+from nsbridge.agents.wire import VOID, Message, Run
 
 
 class Agent:
@@ -55,10 +52,8 @@ class Agent:
         self._entered = entered
         self._served = served
         self._channel = channel
-        self._peer = socket.socket(fileno=assignment.peer_fd)
-        self._peer.setblocking(False)
-        self._unsent, self._blocked_in = b"", ""  # part of a packet; what the sink itself waits for
-        self._ack_timer = self._draining = self._drained = False
+        self._blocked_in = ""  # what the sink itself waits for
+        self._draining = self._drained = False
         self._unshown = False  # True while the scoreboard is behind the sink's journal
         self._cells = assignment.scoreboard.cells
         self._heart = Heart(self.loop, self._cells, assignment.beat_every)
@@ -74,17 +69,19 @@ class Agent:
         self._sink: Sink | None = served.sink(self, state.sink) if state.sink is not None else None
         self.store = self._source.store if self._source is not None else None
         self._pending = PendingGauge(state.source, self._cells, self.loop.now) if state.source is not None else None
+        self._confirmed = -1  # the last seq of which the source was informed
         outgoing = Outgoing(self.store, window) if self.store is not None else None
         incoming = Incoming(state.sink, window, self._sink.may_adopt, names) if state.sink and self._sink else None
         self._session = Session(int.from_bytes(os.urandom(8)) | 1, outgoing, incoming)
         fsync = self._sync if assignment.route.fsync else None
+        self._link = PeerLink(self.loop, assignment.peer_fd, self._show_late, fsync)
         self._dead_retries = DeadLetterRetries(state.dead_retry, self.store, self, fsync=fsync) if self.store else None
 
     def run(self) -> None:
         """Serve until the supervisor says exit, or is gone."""
         self.show_counters()
         self.loop.watch(self._channel.fileno(), READABLE, self._read_control)
-        self.loop.watch(self._peer.fileno(), READABLE, self._peer_ready)
+        self._link.start(self._session, self._received)
         self._heart.beat()
         self._heart.vouch(self._recheck)
         if self._pending is not None:
@@ -173,30 +170,13 @@ class Agent:
 
     def flush(self) -> None:
         """See AgentApi."""
-        self._flush()
-        if not self._ack_timer and self._session.ack_waits():
-            self._ack_timer = True
-            self.loop.call_later(_ACK_DELAY, self._ack)
+        self._link.flush()
         if self._draining:
             self._report_if_drained()
 
-    def _ack(self) -> None:
-        self._ack_timer = False
-        self._flush(acks=True)
-
-    def _flush(self, *, acks: bool = False) -> None:
-        if self._unsent:
-            return  # the socket is full; _peer_ready continues
-        if self._assignment.route.fsync:
-            self._sync()
-        acks = acks or self._draining or self._assignment.route.fsync
-        while packet := self._session.next_packet(acks=acks):
-            try:
-                self._peer.send(packet)
-            except BlockingIOError:
-                self._unsent = packet
-                self.loop.watch(self._peer.fileno(), READABLE | WRITABLE, self._peer_ready)
-                return
+    def _show_late(self) -> None:
+        if self._unshown:
+            self.show_counters()
 
     def _sync(self) -> None:
         """Sync, as a group commit: what the next packets report to the other agent is on the disk before they leave."""
@@ -211,12 +191,14 @@ class Agent:
 
     def handed(self, run: Run) -> None:
         """See AgentApi."""
-        assert self._session.incoming is not None  # noqa: S101  (there is a sink)
-        assert self._journal is not None  # noqa: S101
+        incoming, journal = self._session.incoming, self._journal
+        assert incoming is not None and journal is not None  # noqa: S101, PT018  (there is a sink)
         self._heart.beat()  # see landed
-        self._unshown = True
-        self._session.incoming.handed(run)
-        self._journal.cells[sinkjournal.BYTES] += run.size
+        incoming.handed(run)
+        journal.cells[sinkjournal.BYTES] += run.size
+        if not self._unshown:
+            self._unshown = True
+            self._link.do_late()
         if self._dead.reason:
             self._dead.clear()
 
@@ -253,7 +235,6 @@ class Agent:
         """See AgentApi."""
         self._hand_over()
         self.flush()
-        self._report_if_drained()
 
     def blocked(self, side: str, reason: str) -> None:
         """See AgentApi. The reason may be that the endpoint belongs to another user now."""
@@ -294,40 +275,29 @@ class Agent:
 
     # What the loop calls
 
-    def _peer_ready(self, events: int) -> None:
-        if events & WRITABLE and self._unsent:
-            try:
-                self._peer.send(self._unsent)
-            except BlockingIOError:
-                pass
-            else:
-                self._unsent = b""
-                self.loop.watch(self._peer.fileno(), READABLE, self._peer_ready)
-        for _ in range(_PACKETS_AT_ONCE):
-            try:
-                packet = self._peer.recv(MAX_PACKET + 1)
-            except BlockingIOError:
-                break
-            if not packet:
-                raise OSError("the route's socket was closed")
-            self._session.receive(packet)
-            if len(packet) < _SHORT:
-                break
-        self._after_receiving()
+    def _received(self) -> None:
+        incoming, store = self._session.incoming, self.store
+        if incoming is not None:
+            if incoming.waiting:
+                self._hand_over()
+            if incoming.repeats_dropped:
+                self.show_counters()
+        if store is not None and self._confirmed != store.confirmed:
+            self._release(store.confirmed)
+        self.flush()
 
-    def _after_receiving(self) -> None:
-        outgoing = self._session.outgoing
-        self._hand_over()
-        if outgoing is not None and self._source is not None and self._pending is not None:
-            if outgoing.has_unsent():
-                self._flush()  # what the journal has goes first: removing files and taking more takes longer
-            self._pending.confirmed()
-            self._source.confirmed(outgoing.store.confirmed)
-            if self._session.greeted and self.has_room():
+    def _release(self, confirmed: int) -> None:
+        """Let the source release what is confirmed, and take what there is room for now."""
+        assert self._source is not None and self._pending is not None  # noqa: S101, PT018  (there is a store)
+        if self._session.has_more():
+            self._link.flush()  # what the journal has goes first: removing files and taking more takes longer
+        self._pending.confirmed()
+        self._source.confirmed(confirmed)
+        if self._session.greeted:
+            self._confirmed = confirmed
+            if self.has_room():
                 self.retry_dead_letters()
                 self._source.room_again()
-        self.flush()
-        self._report_if_drained()
 
     def _hand_over(self) -> None:
         incoming = self._session.incoming
@@ -340,8 +310,6 @@ class Agent:
             incoming.accepted(count)
             if count < len(run.bodies):
                 break
-        if self._unshown or incoming.repeats_dropped:
-            self.show_counters()
 
     def _put(self, incoming: Incoming, run: Run) -> int:
         if run.type != VOID.type:
@@ -366,7 +334,7 @@ class Agent:
         fields = control.parse(self._channel.recv(control.MAX_SIZE))
         order = fields.get("order", "exit")  # end of file: the supervisor is gone
         if order == "drain":
-            self._draining = True
+            self._draining = self._link.acks_at_once = True
             self._report_if_drained()
         elif order == "retry_dead" and self._dead_retries is not None:
             self._dead_retries.due = True
@@ -377,11 +345,12 @@ class Agent:
         elif order == "letters":
             self._dead.changed()
         elif order == "exit":
-            self._flush(acks=True)
+            self._link.flush_all()
+            self.show_counters()
             self.loop.stop()
 
     def _report_if_drained(self) -> None:
-        if not self._draining or self._drained or self._unsent:
+        if not self._draining or self._drained or self._link.unsent:
             return
         outgoing, incoming = self._session.outgoing, self._session.incoming
         if outgoing is not None and outgoing.store.taken != outgoing.store.confirmed:
@@ -390,4 +359,5 @@ class Agent:
             return
         if self._source is not None and not self._source.stop_taking():
             return
+        self.show_counters()
         self._drained = control.send(self._channel, report="drained")

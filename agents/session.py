@@ -66,8 +66,12 @@ class Session:
             outgoing.confirm(seq)
 
     def ack_waits(self) -> bool:
-        """True if there is a confirmation which may wait for a message to travel with, but not for long."""
-        return self.incoming is not None and self.incoming.ack_due and self.greeted and not self._acks_now()
+        """True if there is a confirmation, which may wait for a message to travel with, but not for long."""
+        return self.incoming is not None and self.incoming.ack_due and self.greeted
+
+    def has_more(self) -> bool:
+        """True if `next_packet`, which has just returned a packet, may return one more."""
+        return self.outgoing is not None and self.outgoing.has_unsent()
 
     def _acks_now(self) -> bool:
         """True if a confirmation is due that travels with messages, or that the peer's window may be waiting for."""

@@ -222,6 +222,7 @@ class CachedFile:
         self._tree = tree
         self._name = name
         self._handle = -1
+        self._opened_as = b""
         self._inode = (0, 0)
 
     def open(self, directory: int, flags: int) -> int:
@@ -229,13 +230,14 @@ class CachedFile:
         status = os.stat(self._name, dir_fd=directory, follow_symlinks=False)
         if (status.st_dev, status.st_ino) != self._inode or self._handle < 0:
             self._look_up(directory)
-        return os.open(b"%d" % self._handle, flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._tree.own_fds)
+        return os.open(self._opened_as, flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._tree.own_fds)
 
     def _look_up(self, directory: int) -> None:
         handle = self._tree.open_file(directory, self._name, os.O_PATH)
         if self._handle >= 0:
             os.close(self._handle)
         self._handle = handle
+        self._opened_as = b"%d" % handle  # in own_fds
         status = os.fstat(handle)
         self._inode = (status.st_dev, status.st_ino)
 
@@ -314,9 +316,11 @@ def read_up_to(fd: int, limit: int, size: int | None = None) -> bytes | None:
 
 def write_all(fd: int, data: bytes) -> None:
     """Write every byte. Raises OSError."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    written = os.write(fd, data)
+    if written < len(data):
+        view = memoryview(data)[written:]
+        while view:
+            view = view[os.write(fd, view) :]
 
 
 def lease(fd: int) -> bool | None:

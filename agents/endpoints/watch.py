@@ -44,6 +44,8 @@ _EVENT = struct.Struct("iIII")
 _EVENT_SIZE = _EVENT.size
 _LONGEST_EVENT = 512  # bytes at least: NAME_MAX and the rest
 _BUFFER = 1 << 16
+_SHORT = 128  # bytes of events that may come again in the same form
+_MOST_SEEN = 16
 _MOST_READS = 1000  # in a row behind a loss
 _PACE = 1.0  # seconds from one look to the next, without inotify
 _RETURN = 10  # looks until inotify is retried
@@ -82,6 +84,7 @@ class _InotifyInstance:
 
     def __init__(self) -> None:
         self._inotify = _instance()
+        self._events = self._inotify.fileno()
 
     def drop(self, watch: int) -> None:
         """Watch it no more; harmless if it is gone."""
@@ -92,7 +95,7 @@ class _InotifyInstance:
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable."""
-        return self._inotify.fileno()
+        return self._events
 
     def close(self) -> None:
         """Stop watching."""
@@ -101,7 +104,7 @@ class _InotifyInstance:
     def _read(self) -> bytes:
         """Read events, _BUFFER bytes at most; return nothing if there are none."""
         try:
-            return os.read(self._inotify.fileno(), _BUFFER)
+            return os.read(self._events, _BUFFER)
         except BlockingIOError:
             return b""
 
@@ -116,6 +119,7 @@ class DirectoryWatch(_InotifyInstance):
         self._fd = directory
         self._is_elsewhere = False
         self.is_drained = True  # the last read took every event there was
+        self._seen: dict[bytes, Changes] = {}  # what a file that is written again and again brings, by its bytes
         try:
             os.fchdir(directory)
             self._parent = self._watch_parent()  # first, for the root's parent is the root
@@ -164,7 +168,15 @@ class DirectoryWatch(_InotifyInstance):
     def read(self, *, hidden: bool = True) -> Changes:
         """Return all that happened since the last read; without `hidden`, nothing of files whose name begins so."""
         data = self._read()
+        changes = self._seen.get(data)
+        if changes is not None and hidden and not self._is_elsewhere:
+            self.is_drained = True
+            return changes
         changes = self._parse(data, hidden)
+        if hidden and len(data) <= _SHORT and not (changes.gone or changes.lost):
+            if len(self._seen) >= _MOST_SEEN:
+                self._seen.clear()
+            self._seen[data] = changes
         self.is_drained = changes.lost or len(data) <= _BUFFER - _LONGEST_EVENT
         for _ in range(_MOST_READS if changes.lost else 0):
             data = self._read()

@@ -19,17 +19,18 @@ The rules, in this order (each is a branch of `decide`):
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from nsbridge.agents import linux
 from nsbridge.agents.confinement.entry import Gone, RefusedForGood
 from nsbridge.config import trusted
 
 ROOT = 0
+_NS_GET_USERNS = 0xB701
 _UNMAPPED = 4294967295  # -1 as the kernel writes it: not mapped in the reader's own user namespace
 _RECORD_LIMIT = 1 << 16  # bytes: two paths of 4,095, each of whose characters JSON may write as six
 
@@ -63,7 +64,7 @@ class IdMap:
         above = ROOT if trusted.is_real_root() else trusted.overflow_uid()
         try:
             if not pid:
-                is_own = not ns_path or linux.owner_of_namespace(ns_path) == _own_user_namespace()
+                is_own = not ns_path or _owner_of_namespace(ns_path) == _own_user_namespace()
                 return cls(above=above) if is_own else cls((), (), _UNMAPPED, above)
             if os.stat(f"/proc/{pid}/ns/user").st_ino == _own_user_namespace():  # noqa: PTH116  (a magic link)
                 return cls(above=above)
@@ -97,6 +98,19 @@ def parse_map(text: bytes) -> list[tuple[int, range]]:
     """Return (first id inside, ids outside) of each line of a uid_map or gid_map. Raises ValueError."""
     lines = [tuple(map(int, line.split())) for line in text.split(b"\n") if line]
     return [(inside, range(outside, outside + count)) for inside, outside, count in lines if outside != _UNMAPPED]
+
+
+def _owner_of_namespace(path: str) -> int:
+    """Return the inode number of the user namespace that owns the namespace file. NS_GET_USERNS of ioctl_ns(2)."""
+    namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
+        try:
+            return os.fstat(owner).st_ino
+        finally:
+            os.close(owner)
+    finally:
+        os.close(namespace)
 
 
 def _own_user_namespace() -> int:

@@ -115,6 +115,7 @@ class Landing:
         self._counter = counter
         self._cells = journal.cells
         self._begins_at = 0  # the first place, in the ring
+        self._begun = (-1, 0)  # for what: the last seq taken before, and the size
         self.at = self.last = self.most = 0
         self._cells[LANDING] = 0
         self._cells[COUNT_LIFE] = seal(counter.life)
@@ -122,6 +123,9 @@ class Landing:
     def begin(self, size: int) -> int:
         """Return the address of a msgbuf for up to `size` bytes, the first of a batch. Raises FullError."""
         journal = self._journal
+        if self._begun == (journal.taken, size):
+            return self.at  # nothing has landed there
+        self._begun = (-1, 0)
         at, end, most = journal.reserve(size)
         self._begins_at = at
         self._cells[LANDING] = seal(at)
@@ -129,6 +133,7 @@ class Landing:
         self.at = journal.address + at
         self.last = journal.address + end - RECORD_SIZE - size
         self.most = min(most, LENGTHS)
+        self._begun = (journal.taken, size)
         return self.at
 
     def landed(self, lengths: Sequence[int]) -> int:

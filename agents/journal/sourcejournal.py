@@ -105,14 +105,17 @@ class SourceJournal:
         RECORD.pack_into(self._file.map, at, len(message.body), checksum(message.type, message.body), message.type)
         start = at + RECORD_SIZE
         self._file.map[start : start + len(message.body)] = message.body
-        entry = seal(at)
-        for seq in range(last, first - 1, -1):
-            index[seq % entries] = entry
         self._total += len(message.body)
         self.pending_bytes += len(message.body)
-        for seq in range(first, last + 1):
-            self._totals[seq % entries] = self._total
+        entry = seal(at)
+        if count > 1:
+            self._assign(self._totals, first + 1, array("Q", (self._total,)) * (count - 1))
+            self._assign(index, first + 1, array("Q", (entry,)) * (count - 1))
+        self._totals[first % entries] = self._total
+        index[first % entries] = entry
         self._publish(last, start + len(message.body))
+        if count == 1 and len(message.body) <= MAX_PACKET:
+            self._fresh = Run(self.epoch, last, message.type, (message.body,), len(message.body))
         return last
 
     def land(self, lengths: Sequence[int]) -> list[int]:

@@ -72,7 +72,7 @@ def frames(agent: Agent) -> None:
         hello = wire.pack_hello(Hello(*(chance.choice((0, 1, 2, 1 << 46, (1 << 64) - 1)) for _ in range(6))))
         header = bytearray(wire.pack_data_header(1, 1 + chance.getrandbits(3), Message(0, b""), 0, 0))
         header[chance.randrange(len(header))] = chance.getrandbits(8)
-        _send(agent._peer, chance.choice((hello, bytes(header), chance.randbytes(chance.randrange(1, 60_000)))))
+        _send(agent._link._socket, chance.choice((hello, bytes(header), chance.randbytes(chance.randrange(1, 60_000)))))
         time.sleep(_PAUSE)  # the pace of the attack
 
 
@@ -113,10 +113,10 @@ def forges(agent: Agent) -> None:
 def passes(agent: Agent) -> None:
     """Send descriptors, as many as fit into a datagram, to both that it can talk to."""
     _ready(agent)
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [agent._peer.fileno()] * 250))]
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [agent._link._socket.fileno()] * 250))]
     while True:
         agent._cells[scoreboard.BEAT] = time.monotonic_ns()
-        for end in (agent._peer, agent._channel):
+        for end in (agent._link._socket, agent._channel):
             try:
                 end.sendmsg([b"{}"], rights, socket.MSG_DONTWAIT)
             except OSError:
@@ -295,9 +295,9 @@ def _ask(name: str, *arguments: int) -> None:
 
 # What an agent of either kind may not do, in any hands.
 ATTACKS: dict[str, Callable[[Agent], object]] = {
-    "own a signal": lambda agent: fcntl.fcntl(agent._peer, fcntl.F_SETOWN, agent._assignment.supervisor_pid),
-    "choose a signal": lambda agent: fcntl.fcntl(agent._peer, _F_SETSIG, signal.SIGKILL),
-    "ask for a signal": lambda agent: fcntl.fcntl(agent._peer, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK),
+    "own a signal": lambda agent: fcntl.fcntl(agent._link._socket, fcntl.F_SETOWN, agent._assignment.supervisor_pid),
+    "choose a signal": lambda agent: fcntl.fcntl(agent._link._socket, _F_SETSIG, signal.SIGKILL),
+    "ask for a signal": lambda agent: fcntl.fcntl(agent._link._socket, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK),
     "watch a directory": lambda agent: fcntl.fcntl(agent._state.dead, fcntl.F_NOTIFY, fcntl.DN_CREATE),
     "outlive the supervisor": lambda _: linux.prctl(linux.PR_SET_PDEATHSIG, 0),
     "unlock its journal": lambda agent: fcntl.flock(_journal(agent), fcntl.LOCK_UN),

@@ -55,6 +55,7 @@ class CountedQueueSink(QueueSink):
 
     def _opened(self, queue: Queue) -> None:
         """Resolve what a former agent with senders left. Raises Blocked."""
+        self._free = 0
         if self._former is not None and not self._journal.cells[COUNT_LIFE]:
             self._former.examine(queue)
 
@@ -72,13 +73,11 @@ class CountedQueueSink(QueueSink):
                 count += 1
             elif self._former is not None and self._former.resolve(rest, self._queue):
                 count += 1
-            elif self._shared and not self._leaves_room(self._queue, len(rest.bodies[0])):
-                break
             else:
-                part = rest.one(0) if self._shared else rest
-                some = super().put(part)
+                part = self._leave_room(self._queue, rest) if self._shared else rest
+                some = super().put(part) if part is not None else 0
                 count += some
-                if some < len(part.bodies):
+                if part is None or some < len(part.bodies):
                     break
         return count
 

@@ -22,6 +22,7 @@ from nsbridge.agents.journal.counted import Landing, behind
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.linux import PreparedReceive
 
+_LONG = 0.00005  # seconds; a wait that took no longer found a message there
 _FIRST_SIZE = 8192  # bytes: the kernel's default for msgmax; a longer message makes it grow
 
 
@@ -42,6 +43,7 @@ class CountedQueueSource(QueueSource):
         self._longest = config.max_message
         self._size = min(_FIRST_SIZE, config.max_message)
         self._at_once = LENGTHS
+        self._waits_since = 0.0  # about when the last wait began
         self._prepared_for = (-1, 0)  # queue and size
         self._receive_next: PreparedReceive
 
@@ -63,13 +65,20 @@ class CountedQueueSource(QueueSource):
             raise Blocked(str(error.strerror)) from None
 
     def _received(self, length: int) -> bool:
-        """See QueueSource: a message that fits has landed, whatever its length."""
-        if length >= 0:
-            self._host.landed(self._landing.landed([length]))
-            self._host.flush()  # before the look for more: this one may be the only one
-        elif not self._grows(length):
-            self._landed(length)
-        return False
+        """See QueueSource: a message that fits has landed, whatever its length.
+
+        The next wait receives the next one as well as a look does. Only where many follow each other, which shows in a
+        short wait, a look is worth its time.
+        """
+        if length < 0:
+            if not self._grows(length):
+                self._landed(length)
+            return True
+        self._host.landed(self._landing.landed((length,)))
+        self._host.flush()  # before anything else: this may be the only one
+        now = self._host.loop.now()
+        has_waited, self._waits_since = now - self._waits_since > _LONG, now
+        return not has_waited
 
     def _take_some(self, queue: int, most: int, size: int, *, is_awaited: bool) -> Sequence[int] | None:  # noqa: ARG002
         """See QueueSource: receive into places that follow each other."""

@@ -53,9 +53,10 @@ class QueueSink(QueueSinkBase):
         """Send messages while there is room; then let the thread wait for room."""
         count = 0
         while count < len(run.bodies) and self._queue is not None and self._pending is None:
-            sent, obstacle = self._send(self._queue, run.after(count))
+            rest = run.after(count)
+            sent, obstacle = self._send(self._queue, rest)
             if sent:
-                self._host.handed(run.after(count).before(sent))
+                self._host.handed(rest.before(sent))
                 count += sent
             if obstacle:
                 past = self._pass(self._queue, run.one(count), obstacle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from itertools import accumulate, takewhile
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
@@ -14,6 +15,7 @@ from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.wire import Run
 
 OF_ANOTHER_LIFE = "its source has lost its journal since, and another has the numbers that it had"
+_ROUTES = 4  # that may share a queue so that all together leave room for its answers
 _LOOK_AGAIN = 0.002  # seconds until a half-full queue is looked at again: nothing reports when a message leaves it
 
 
@@ -38,6 +40,7 @@ class QueueSinkBase(Sink):
         # Where a program answers through the same queue, a queue full of questions would leave it no room to.
         self._shared = config.out is not None and config.out.key == config.in_.key
         self._looks_again = False
+        self._free = 0  # bytes that may be sent into a shared queue before it is looked at again
 
     @abstractmethod
     def _again(self) -> None:
@@ -73,6 +76,7 @@ class QueueSinkBase(Sink):
             status = linux.queue_status(queue.id)
         except OSError:
             return True
+        self._free = (status.limit // 2 - status.used) // _ROUTES
         if status.used + size <= status.limit // 2 or not (status.used or is_used):
             return True
         self._host.blocked("in", f"{shown(self._key)} is half full, the rest is for its answers")
@@ -80,6 +84,20 @@ class QueueSinkBase(Sink):
             self._looks_again = True
             self._host.loop.call_later(_LOOK_AGAIN, self._look_again)
         return False
+
+    def _leave_room(self, queue: Queue, run: Run) -> Run | None:
+        """Return the first messages of the run that leave half of a shared queue free; None: see `_leaves_room`.
+
+        The queue is looked at once for several messages. Other routes may send into it meanwhile.
+        """
+        if run.size + len(run.bodies) > self._free:
+            used = accumulate(len(body) + 1 for body in run.bodies)
+            count = sum(1 for _ in takewhile(lambda size: size <= self._free, used))
+            if not count and not self._leaves_room(queue, len(run.bodies[0])):
+                return None
+            run = run.before(count or 1)
+        self._free -= run.size + len(run.bodies)
+        return run
 
     def _look_again(self) -> None:
         self._looks_again = False

@@ -146,27 +146,37 @@ class QueueSource:
 
         The first look does not wait: until then the old reason is shown, which may still be true.
         """
+        with self._host.guarded():
+            place = self._prepare(queue)
         is_first = True
         while True:
-            self._room.wait()
-            with self._host.guarded():
-                self._host.retry_dead_letters()
-                if not self._host.has_room():  # as after a start with a full window: an empty message would land
-                    self._host.blocked("out", "")
-                    self._room.clear()
-                    continue
-                place = self._landing_place()
-                self._queue = queue
-                self._waits = True
+            if not place:
+                self._room.wait()
+                with self._host.guarded():
+                    place = self._prepare(queue)
+                continue
             length = self._receive(queue, place, is_first)
             with self._host.guarded():
                 self._waits = False
                 self._rounds += 1
-                is_awaited = self._received(length)
-                self._take_all(queue, is_awaited=is_awaited)
+                if self._received(length):
+                    self._take_all(queue, is_awaited=length == -errno.E2BIG)
                 if is_first:
                     self._host.blocked("out", "")
                     is_first = False
+                place = self._prepare(queue)
+
+    def _prepare(self, queue: int) -> int:
+        """Return where the message may land that the thread waits for now; 0 if there is no room. Raises Blocked."""
+        self._host.retry_dead_letters()
+        if not self._host.has_room():  # as after a start with a full window: an empty message would land
+            self._host.blocked("out", "")
+            self._room.clear()
+            return 0
+        place = self._landing_place()
+        self._queue = queue
+        self._waits = True
+        return place
 
     def _receive(self, queue: int, place: int, is_first: bool) -> int:
         if is_first:
@@ -178,14 +188,15 @@ class QueueSource:
         return self._land((0,))[0]
 
     def _received(self, length: int) -> bool:
-        """Take up what the wait returned; True if it left a message in the queue. Raises Blocked.
+        """Take up what the wait returned; True if the queue is to be looked at. Raises Blocked.
 
         The wait leaves a message there (E2BIG). An empty one fits, and is received into the journal.
         """
         if length == 0:
             self._host.landed(self._journal.landed((0,)))
+            self._host.flush()
         self._landed(length)
-        return length == -errno.E2BIG
+        return True
 
     def _take_all(self, queue: int, *, is_awaited: bool = False) -> None:
         """Take while there are messages and room. Confirmations wait for the lock meanwhile, so room only shrinks.
@@ -206,7 +217,8 @@ class QueueSource:
                     host.flush()
             self._room.clear()
         finally:
-            host.flush()
+            if unsent:
+                host.flush()
 
     def _take_some(self, queue: int, most: int, size: int, *, is_awaited: bool) -> Sequence[int] | None:
         """Take up to `most` messages while there are `size` bytes of room; return their lengths, None at the end.
