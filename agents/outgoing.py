@@ -104,7 +104,12 @@ class Outgoing:
                 return
             messages, size = self._sent - store.confirmed, self._bytes_under_way
             length = wire.run_size(run)
-            if length > room or run.names or run.last - store.confirmed > window.messages or size + run.size >= window.bytes:
+            if (
+                length > room
+                or run.names
+                or run.last - store.confirmed > window.messages
+                or size + run.size >= window.bytes
+            ):
                 count = _admitted(run.bodies, window, messages, size)
                 if not count:
                     return

@@ -94,8 +94,8 @@ class Data(NamedTuple):
 class Run:
     """Messages that follow each other, of one type. It is never changed: several parts of an agent share it.
 
-    `first` is the seq of the first body, `last` of the last one; `size` are the bytes of all bodies. `names` are those of
-    the messages' files: none, or one for each body, empty where it has none.
+    `first` is the seq of the first body, `last` of the last one; `size` are the bytes of all bodies. `names` are those
+    of the messages' files: none, or one for each body, empty where it has none.
     """
 
     __slots__ = ("bodies", "epoch", "first", "last", "names", "size", "type")

@@ -115,7 +115,7 @@ class SourceJournal:
         index[first % entries] = entry
         self._publish(last, start + len(message.body))
         if count == 1 and len(message.body) <= MAX_PACKET:
-            self._fresh = Run(self.epoch, last, message.type, (message.body,), len(message.body))
+            self._fresh = Run(self.epoch, last, message.type, (message.body,), (), len(message.body))
         return last
 
     def land(self, lengths: Sequence[int]) -> list[int]:

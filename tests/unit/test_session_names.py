@@ -8,6 +8,7 @@ from nsbridge.agents import wire
 from nsbridge.agents.incoming import Incoming
 from nsbridge.agents.wire import Data, Message, Names, Run, WireError
 from nsbridge.config.schema import Window
+from tests.frames import parsed
 from tests.memory_store import MemorySink
 from tests.one_sided import greeted, packets
 
@@ -29,7 +30,7 @@ def named_sink() -> Incoming:
 
 
 def feed(incoming: Incoming, packet: bytes) -> None:
-    for frame in wire.parse(packet):
+    for frame in parsed(packet):
         if isinstance(frame, Names):
             incoming.accept_names(frame)
         elif isinstance(frame, Run):
