@@ -64,21 +64,23 @@ class CountedQueueSource(QueueSource):
         except OSError as error:
             raise Blocked(str(error.strerror)) from None
 
-    def _received(self, length: int) -> bool:
+    def _received(self, length: int) -> int | None:
         """See QueueSource: a message that fits has landed, whatever its length.
 
-        The next wait receives the next one as well as a look does. Only where many follow each other, which shows in a
-        short wait, a look is worth its time.
+        After a long wait it may be the only one: it is sent at once, and the next wait will receive the next one. After
+        a short wait many follow each other: it is sent with those that a look finds.
         """
         if length < 0:
             if not self._grows(length):
                 self._landed(length)
-            return True
+            return 0
         self._host.landed(self._landing.landed((length,)))
-        self._host.flush()  # before anything else: this may be the only one
         now = self._host.loop.now()
         has_waited, self._waits_since = now - self._waits_since > _LONG, now
-        return not has_waited
+        if not has_waited:
+            return 1
+        self._host.flush()
+        return None
 
     def _take_some(self, queue: int, most: int, size: int, *, is_awaited: bool) -> Sequence[int] | None:  # noqa: ARG002
         """See QueueSource: receive into places that follow each other."""

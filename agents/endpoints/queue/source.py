@@ -159,8 +159,9 @@ class QueueSource:
             with self._host.guarded():
                 self._waits = False
                 self._rounds += 1
-                if self._received(length):
-                    self._take_all(queue, is_awaited=length == -errno.E2BIG)
+                unsent = self._received(length)
+                if unsent is not None:
+                    self._take_all(queue, unsent, is_awaited=length == -errno.E2BIG)
                 if is_first:
                     self._host.blocked("out", "")
                     is_first = False
@@ -187,28 +188,29 @@ class QueueSource:
         """Return the address where the awaited message may land. Raises Blocked."""
         return self._land((0,))[0]
 
-    def _received(self, length: int) -> bool:
-        """Take up what the wait returned; True if the queue is to be looked at. Raises Blocked.
+    def _received(self, length: int) -> int | None:
+        """Take up what the wait returned; return how many messages are still to be sent. Raises Blocked.
 
-        The wait leaves a message there (E2BIG). An empty one fits, and is received into the journal.
+        None: they are sent, and the queue need not be looked at. The wait leaves a message there (E2BIG). An empty one
+        fits, and is received into the journal.
         """
         if length == 0:
             self._host.landed(self._journal.landed((0,)))
-            self._host.flush()
         self._landed(length)
-        return True
+        return int(length == 0)
 
-    def _take_all(self, queue: int, *, is_awaited: bool = False) -> None:
+    def _take_all(self, queue: int, unsent: int = 0, *, is_awaited: bool = False) -> None:
         """Take while there are messages and room. Confirmations wait for the lock meanwhile, so room only shrinks.
 
         With `is_awaited` msgrcv has just reported one, so a look that sees none skipped it. Raises Blocked.
         """
-        host, unsent = self._host, 0
+        host, is_sent = self._host, False
         messages, size = host.room()
         try:
             while messages > 0 and size > 0:
                 got = self._take_some(queue, min(messages, self._at_once), size, is_awaited=is_awaited)
                 if got is None:
+                    is_sent = not unsent
                     return
                 is_awaited = False
                 messages, size, unsent = messages - len(got), size - sum(got), unsent + len(got)
@@ -217,7 +219,7 @@ class QueueSource:
                     host.flush()
             self._room.clear()
         finally:
-            if unsent:
+            if not is_sent:
                 host.flush()
 
     def _take_some(self, queue: int, most: int, size: int, *, is_awaited: bool) -> Sequence[int] | None:
