@@ -60,7 +60,6 @@ class SourceJournal:
         self._words = file.view[: file.size & -8].cast("Q")
         self._ring_at = PAGE + 8 * self._entries
         self._end = self._ring_at + file.header.ring
-        self._view = file.view
         self.reader = RecordReader(file, self._index)
         self._allocated = 0
         self._cells = file.cells
@@ -147,7 +146,7 @@ class SourceJournal:
 
     def _complete(self, places: Sequence[int], lengths: Sequence[int]) -> tuple[int, int]:
         """Write the records' lengths and checksums; return the last one's seq and where it ends."""
-        words, view, totals, entries = self._words, self._view, self._totals, self._entries
+        words, view, totals, entries = self._words, self._file.view, self._totals, self._entries
         last, total, end = self.taken, self._total, self._next_at
         for at, length in zip(places, lengths):  # noqa: B905  (more may be expected)
             word, start = at >> 3, at + RECORD_SIZE
