@@ -1,4 +1,4 @@
-"""What a scrape costs with many routes: its time, and the CPU time that it takes of the daemon.
+"""Measures the cost of a scrape with many routes: its time, and the CPU time that it takes of the daemon.
 
     python -m benchmarks.scrape [--routes 200] [--rounds 20] [--report docs/web.md]
 
