@@ -28,11 +28,17 @@ LINKS = sorted((HERE / ".typecheck" / "nsbridge").iterdir())  # setuptools would
 
 
 class BuildWithPages(build_py):
-    """Build as build_py does, and make the data files: they are not in the tree, so they cannot be out of date."""
+    """Build as build_py does, and make the data files: they are not in the tree, so they cannot be out of date.
+
+    The reference of the configuration goes along, because nsbridge.toml(5) is made of it again on the host.
+    """
 
     def run(self) -> None:
         """Build."""
         super().run()
+        if not self.editable_mode:
+            page = Path(self.build_lib) / "nsbridge" / "config" / "configuration.md"
+            page.write_bytes((HERE / "docs" / "configuration.md").read_bytes())
         made = [Path("share") / name for name in self._make()]
         folders = dict.fromkeys(path.parent for path in made)
         self.distribution.data_files = [

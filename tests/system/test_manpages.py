@@ -15,6 +15,7 @@ from nsbridge.supervisor.cli.commands.model import Program
 
 PAGES = {Path(name).name: text for name, text in share.files("0.2.0").items() if name.startswith("man/")}
 EXAMPLE = Path(__file__).parents[2] / "config" / "example.toml"
+EXPLAINED = Path(__file__).parents[2] / "docs" / "configuration.md"
 BY_PROGRAM = pytest.mark.parametrize("program", PROGRAMS, ids=[program.name for program in PROGRAMS])
 
 
@@ -68,6 +69,29 @@ def test_the_configuration_s_page_shows_the_example_unchanged() -> None:
     lines = [line.strip() for line in shown.splitlines()]
     for line in EXAMPLE.read_text().splitlines():
         assert line.strip() in lines
+
+
+def test_every_key_has_its_explanation_in_the_page() -> None:
+    """Each row of a table of docs/configuration.md is a term, and each paragraph is there."""
+    shown = _flat(_mandoc("nsbridge.toml.5", "-Tutf8", "-Owidth=200"))
+    rows = re.findall(r"^\| `([a-z_.]+)` \| ([^|]+) \|", EXPLAINED.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) > 50
+    for key, meaning in rows:
+        if meaning == "names":  # the head of a table
+            continue
+        assert f"{key} {_flat(_plain(meaning))[:60]}" in shown, key
+    for paragraph in re.findall(r"(?:^|\n\n)([A-Z`][^|#`\n].*?)\n\n", EXPLAINED.read_text(encoding="utf-8"), re.DOTALL):
+        assert _flat(_plain(paragraph)) in shown
+
+
+def _plain(markdown: str) -> str:
+    """Return the text without Markdown's marks."""
+    without_links = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", markdown)
+    return without_links.replace("`", "").replace("**", "")
+
+
+def _flat(text: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(".\b", "", text)).strip()
 
 
 def test_a_command_writes_them_where_man_and_the_shells_look(tmp_path: Path) -> None:

@@ -17,13 +17,17 @@ from nsbridge.supervisor.cli.commands import bash, fish, manpages, zsh
 from nsbridge.supervisor.cli.commands.completion import PROGRAMS
 from nsbridge.supervisor.cli.commands.manpages import Edition
 
-_EXAMPLE = Path(__file__).parents[3] / "config" / "example.toml"
+_PACKAGE = Path(__file__).parents[3]
+_TREE = Path(__file__).resolve().parents[3]
+_EXAMPLE = _PACKAGE / "config" / "example.toml"
+_EXPLAINED = (_PACKAGE / "config" / "configuration.md", _TREE / "docs" / "configuration.md")  # in a wheel; in the tree
 
 
 def files(release: str) -> dict[str, str]:
     """Return the text of each by its path below `share`."""
     edition = Edition(release, _day())
-    texts = {"man/man5/nsbridge.toml.5": manpages.configuration_page(_EXAMPLE.read_text(encoding="utf-8"), edition)}
+    explained, example = (path.read_text(encoding="utf-8") for path in (_explained(), _EXAMPLE))
+    texts = {"man/man5/nsbridge.toml.5": manpages.configuration_page(explained, example, edition)}
     for program in PROGRAMS:
         texts[f"man/man{program.section}/{program.name}.{program.section}"] = manpages.page(program, edition)
         texts[f"bash-completion/completions/{program.name}"] = bash.script([program])
@@ -40,6 +44,10 @@ def write(directory: Path, release: str) -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return list(texts)
+
+
+def _explained() -> Path:
+    return next((path for path in _EXPLAINED if path.exists()), _EXPLAINED[-1])
 
 
 def _day() -> str:
