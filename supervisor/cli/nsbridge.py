@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from nsbridge.config.errors import EXIT_OK, UsageError
 from nsbridge.supervisor.cli import program
 from nsbridge.supervisor.cli.commands import parse as commandline
-from nsbridge.supervisor.cli.commands.nsbridge import JOURNAL_LINES, PROGRAM
+from nsbridge.supervisor.cli.commands.nsbridge import CONFIG_DIRECTORY, JOURNAL_LINES, PROGRAM
 from nsbridge.supervisor.cli.commands.parse import Parsed
 
 # A subcommand's modules are imported when it runs: `--help` must not wait for what it does not need, and a fault in
@@ -72,6 +72,13 @@ def _containers(options: Parsed) -> int:
     return EXIT_OK
 
 
+def _init(options: Parsed) -> int:
+    from nsbridge.supervisor.cli import init  # noqa: PLC0415
+
+    print("\n".join(init.run(options.dir or CONFIG_DIRECTORY)))
+    return EXIT_OK
+
+
 def _journal(options: Parsed) -> int:
     from nsbridge.agents import journalreader  # noqa: PLC0415
     from nsbridge.supervisor.cli import journal  # noqa: PLC0415
@@ -105,6 +112,7 @@ _COMMANDS: dict[str, Callable[[Parsed], int]] = {
     "bridge": _bridge,
     "demo": _demo,
     "containers": _containers,
+    "init": _init,
     "journal": _journal,
     "web": _web,
 }

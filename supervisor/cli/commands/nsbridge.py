@@ -18,6 +18,7 @@ from nsbridge.supervisor.cli.commands.model import (
 
 WEB_ADDRESS = ("127.0.0.1", 9847)
 JOURNAL_LINES = 20  # pending messages that `journal` shows
+CONFIG_DIRECTORY = "/etc/nsbridge"
 DEMO_RUNTIMES = ("auto", "runc", "unshare")
 
 _JSON = Option("--json", "print JSON instead of a table")
@@ -104,6 +105,19 @@ _CONTAINERS = Command(
     ),
 )
 
+_INIT = Command(
+    "init",
+    "a commented configuration to start from",
+    "Looks at the containers of this host and at their SysV queues, and writes DIR/nsbridge.toml: every line is "
+    "explained, and the example of a route names what was found. The route is commented out. A file that exists is "
+    "never overwritten. nsbridged --check then says whether the edited file is right.",
+    operands=(
+        Operand(
+            "dir", f"where the file is written (default: {CONFIG_DIRECTORY})", Value("DIR", completes=PATH), least=0
+        ),
+    ),
+)
+
 _JOURNAL = Command(
     "journal",
     "a journal, readable",
@@ -158,7 +172,7 @@ PROGRAM = Program(
         "A bridge for once, the demonstration, and what containers and journals there are. The daemon is nsbridged, "
         "and nsbridgectl asks and steers it.",
         options=about("nsbridge"),
-        commands=(_BRIDGE, _DEMO, _CONTAINERS, _JOURNAL, _WEB),
+        commands=(_BRIDGE, _DEMO, _CONTAINERS, _INIT, _JOURNAL, _WEB),
     ),
     section=1,
     notes=(
@@ -175,6 +189,7 @@ PROGRAM = Program(
             "examples",
             (
                 ("nsbridge demo", "two containers and the bridge between them"),
+                ("nsbridge init", f"write {CONFIG_DIRECTORY}/nsbridge.toml, if it is not there"),
                 ("nsbridge bridge /proc/4711/ns/ipc /proc/4712/ns/mnt", "as the one-process bridge was used"),
                 ("nsbridge journal /run/nsbridge/journal/orders/web.out", "what is taken and not yet delivered"),
                 ("nsbridge web", "http://127.0.0.1:9847/, and /metrics there"),
