@@ -24,6 +24,7 @@ from nsbridge.supervisor.containers.identity import (
     ContainerRefused,
     Found,
     NotRunning,
+    host_namespace_inodes,
     own_namespace_inode,
 )
 from nsbridge.supervisor.containers.namespacefile import namespace_file_inode
@@ -166,7 +167,6 @@ class Attachment:
 
     def _hold(self, found: Found) -> None:
         self._release()
-        own = own_namespace_inode(self._namespace)
         if found.pid and not self._engine.comes_back:
             if self._only not in (None, found.start_time):
                 self._refuse(
@@ -184,7 +184,7 @@ class Attachment:
                 self.ns_path = found.ns_path
                 self.ns_inode = namespace_file_inode(found.ns_path, self._namespace)
             else:
-                self.ns_inode = own
+                self.ns_inode = own_namespace_inode(self._namespace)
         except NotRunning as error:
             self._release()
             self._listener.container_absent(str(error))
@@ -193,7 +193,7 @@ class Attachment:
             self._release()
             self._refuse(str(error))
             return
-        if self.ns_inode == own and not self._container.kind.is_host:
+        if self.ns_inode in host_namespace_inodes(self._namespace) and not self._container.kind.is_host:
             self._release()
             self._refuse(
                 f"the {self._namespace} namespace of {self._container} is the host's own; "

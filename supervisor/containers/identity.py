@@ -27,6 +27,7 @@ from nsbridge.supervisor.host import procfs
 from nsbridge.supervisor.host.procfs import ProcessStat
 
 NAME_SHOWN = 256  # characters of a foreign name or path that an error message repeats
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # its inode, in the kernel's include/linux/proc_ns.h: PROC_PID_INIT_INO
 PID_PATTERN = re.compile(r"[1-9][0-9]{0,9}")
 _PROC_NAMESPACE = re.compile(r"/proc/([1-9][0-9]{0,9})/ns/([a-z]+)")
 _T = TypeVar("_T")
@@ -146,6 +147,21 @@ class ContainerProcess:
 def own_namespace_inode(namespace: Namespace) -> int:
     """Return the inode number of this process's own namespace of that kind."""
     return os.stat(f"/proc/self/ns/{namespace}").st_ino  # noqa: PTH116  (a magic link, not a path)
+
+
+def host_namespace_inodes(namespace: Namespace, initial_pid_namespace: int = INITIAL_PID_NAMESPACE) -> frozenset[int]:
+    """Return the inode numbers of the host's namespaces of that kind: this process's own one, and that of process 1.
+
+    They differ where nsbridge runs in a container or pod that sees the host's processes. Elsewhere process 1 is not the
+    host's, so only our own counts.
+    """
+    inodes = {own_namespace_inode(namespace)}
+    if os.stat("/proc/self/ns/pid").st_ino == initial_pid_namespace:  # noqa: PTH116
+        try:
+            inodes.add(namespace_inode_of(1, namespace))
+        except NsbridgeError:
+            pass  # we may not look at it
+    return frozenset(inodes)
 
 
 def namespace_inode_of(pid: int, namespace: Namespace) -> int:

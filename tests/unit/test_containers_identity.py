@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsbridge.config.schema import Container
+from nsbridge.config.schema import Container, Namespace
 from nsbridge.supervisor.containers import engines, identity
 from nsbridge.supervisor.containers import locate as containers
-from nsbridge.supervisor.containers.identity import ContainerRefused, NotRunning
+from nsbridge.supervisor.containers.identity import ContainerRefused, NotRunning, host_namespace_inodes
 
 
 @given(st.text())
@@ -89,3 +90,14 @@ def test_a_fifo_a_directory_and_a_socket_are_not_waited_for(tmp_path: Path) -> N
 def test_pid_takes_decimal_numbers_only(name: str) -> None:
     with pytest.raises(ContainerRefused, match="write pid:N"):
         containers.locate(Container(engines.pid.KIND, name))
+
+
+def test_process_1_has_the_host_s_namespaces_if_it_is_the_host_s() -> None:
+    """In a pod with the host's pids, nsbridge's own namespaces are the pod's."""
+    own = os.stat("/proc/self/ns/ipc").st_ino
+    pids = os.stat("/proc/self/ns/pid").st_ino
+    hosts = {own}
+    with suppress(PermissionError):  # not even root may look at process 1 on some machines
+        hosts.add(os.stat("/proc/1/ns/ipc").st_ino)
+    assert host_namespace_inodes(Namespace.IPC, initial_pid_namespace=pids) == hosts
+    assert host_namespace_inodes(Namespace.IPC, initial_pid_namespace=pids + 1) == {own}
