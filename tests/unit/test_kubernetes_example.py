@@ -54,19 +54,27 @@ def test_capabilities_are_those_of_the_unit() -> None:
 
 
 def test_configuration_of_the_example_is_right(tmp_path: Path) -> None:
-    """nsbridged itself reads it."""
-    (tmp_path / "nsbridge.toml").write_text(of_kind("ConfigMap")["data"]["nsbridge.toml"], encoding="utf-8")
+    """nsbridged itself reads it, with its drop-ins."""
+    (tmp_path / "nsbridge.d").mkdir()
+    for name, directory in (("nsbridge", tmp_path), ("nsbridge-routes", tmp_path / "nsbridge.d")):
+        for file, text in of_kind("ConfigMap", name)["data"].items():
+            (directory / file).write_text(text, encoding="utf-8")
     config = load(str(tmp_path / "nsbridge.toml"))
     assert {agent.container.kind for route in config.routes for agent in route.agents} == {engines.kubernetes.KIND}
     assert config.daemon.state_dir == "/run/nsbridge"
 
 
-def test_configuration_is_mounted_as_a_file() -> None:
-    """nsbridged refuses the directory of a ConfigMap's volume, which all users may write; so the file has a subPath."""
-    mounts = [mount for mount in container("nsbridged")["volumeMounts"] if mount["name"] == "config"]
-    assert [(mount["subPath"], mount["mountPath"]) for mount in mounts] == [
-        ("nsbridge.toml", "/etc/nsbridge/nsbridge.toml")
-    ]
+def test_each_drop_in_is_mounted_as_a_file() -> None:
+    """nsbridged refuses the directory of a ConfigMap's volume, which all users may write. A subPath mounts a file."""
+    mounts = {
+        (mount["name"], mount["subPath"]): mount["mountPath"]
+        for mount in container("nsbridged")["volumeMounts"]
+        if "subPath" in mount
+    }
+    wanted = {("config", "nsbridge.toml"): "/etc/nsbridge/nsbridge.toml"}
+    for file in of_kind("ConfigMap", "nsbridge-routes")["data"]:
+        wanted["routes", file] = f"/etc/nsbridge/nsbridge.d/{file}"
+    assert mounts == wanted
 
 
 def test_containerfile_copies_what_the_package_is_made_of() -> None:
