@@ -5,7 +5,8 @@ that is the host's own is refused unless the configuration asks for the host by 
 
 If the container does not run, arrivals.py gives hints when to look. Several hints may come for one start, so there is
 at most one look in GAP. A hint may also come while an engine is being asked; its answer may be older than the hint, so
-another look follows. An engine reports a start once, so hints that find nothing are answered with exponential backoff.
+another look follows. An engine reports a start once, or in a few steps, so further hints that find nothing are answered
+with exponential backoff.
 Without hints the container is polled, first after LOOK_FIRST, then with exponential backoff.
 """
 
@@ -34,6 +35,7 @@ LOOK_FIRST = 0.1  # seconds from one look to the next, which doubles
 LOOK_AT_LEAST_EVERY = {True: 30.0, False: 1.0}  # seconds at the longest: starts are reported, or are not
 GAP = 0.005  # seconds between two looks that hints ask for
 ENGINE_GAP = (0.02, 0.5)  # the same where an engine is asked, in a child: the first one, the longest
+_DOUBLINGS = 10  # from the first to the longest, and more
 
 
 class Listener(Protocol):
@@ -76,6 +78,7 @@ class Attachment:
         self._look_delay = LOOK_FIRST
         self._looked = 0.0  # when, by the loop's clock
         self._gap = self._first_gap = ENGINE_GAP[0] if self._engine.blocks else GAP
+        self._in_vain = 0  # looks that hints asked for, in a row
         self._hint: Timer | None = None  # a look that a hint asked for
         self._hinted_meanwhile = False  # since the engine was asked
         self.name_watch: NameWatch | None = None  # of a container that can lose its name
@@ -97,7 +100,9 @@ class Attachment:
         self._drop_hint()
         self._looked = self._loop.now()
         if self._engine.blocks:
-            self._gap = min(2 * self._gap, ENGINE_GAP[1]) if seen else self._first_gap
+            self._in_vain = self._in_vain + 1 if seen else 0
+            too_many = max(0, self._in_vain + 1 - self._engine.steps_of_a_start)
+            self._gap = min(self._first_gap * 2.0 ** min(too_many, _DOUBLINGS), ENGINE_GAP[1])
             self._inquiry = self._arrivals.ask(self._container, self._answered, seen=seen)
             return
         try:
@@ -206,7 +211,7 @@ class Attachment:
         self._expect_no_more()
         self.serves = found.serves
         self._look_delay = LOOK_FIRST
-        self._gap = self._first_gap
+        self._gap, self._in_vain = self._first_gap, 0
         self.name_watch = watch_name(self._loop, self._arrivals, self._container, found, self._ended)
         self._listener.container_found()
 

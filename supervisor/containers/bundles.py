@@ -61,7 +61,7 @@ class Bundle:
         return self._read("config.json", CONFIG_LIMIT)
 
     def glance(self) -> bytes:
-        """Return its config.json, whoever may change it: only to skip bundles quickly. Raises OSError, ValueError."""
+        """Return its config.json, unchecked, so that bundles can be skipped quickly. Raises OSError, ValueError."""
         fd = os.open(f"{self.directory}/config.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):

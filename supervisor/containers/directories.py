@@ -1,7 +1,7 @@
-"""Reports, from a child of the supervisor, that something changed in directories or in the directories below them.
+"""Reports, from a child of the supervisor, that directories appear or go, or that a file in one of them does.
 
-A runtime makes a directory for each container, and changes it when the container starts (statefiles.py). Engines whose
-names match any of them need all these changes: one child watches them for all agents that wait.
+A runtime makes a directory for each container, and removes a file in it when the container starts (statefiles.py). An
+engine whose names match any of them needs all these changes: one child watches them for all agents that wait.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from nsbridge.supervisor.containers.places import Places, WatchedPlace
 REST = 0.02  # seconds between two reports
 
 
-def follow_directories(roots: Sequence[str], writer: int) -> int:
+def follow_directories(roots: Sequence[str], file: str, writer: int) -> int:
     """Report changes until the process is killed; return 1 if they cannot be watched. See Engine.follow."""
     loop = Loop()
     try:
-        DirectoryFollower(loop, roots, writer)
+        DirectoryFollower(loop, roots, file, writer)
         engine_events.report_watching(writer)
         loop.run()
     except (Blocked, ContainerRefused) as error:
@@ -32,10 +32,11 @@ def follow_directories(roots: Sequence[str], writer: int) -> int:
 
 
 class DirectoryFollower:
-    """Watches `roots`, which need not exist yet, and each directory in them."""
+    """Watches `roots`, which need not exist yet, and `file` in each directory in them."""
 
-    def __init__(self, loop: Loop, roots: Sequence[str], writer: int) -> None:
+    def __init__(self, loop: Loop, roots: Sequence[str], file: str, writer: int) -> None:
         self._loop = loop
+        self._file = file
         self._writer = writer
         self._places = Places(loop)
         self._below: dict[str, WatchedPlace] = {}
@@ -60,7 +61,7 @@ class DirectoryFollower:
         for gone in self._below.keys() - there:
             self._below.pop(gone).cancel()
         for new in there - self._below.keys():
-            self._below[new] = self._places.expect(new, "", self._report)
+            self._below[new] = self._places.expect(new, self._file, self._report)
 
     def _report(self) -> None:
         self._is_due = True

@@ -18,6 +18,7 @@ class Engine(ABC):
     blocks: ClassVar[bool] = False  # `locate` asks another program, which may not answer: a child calls it (asker.py)
     has_events: ClassVar[bool] = False  # `follow` reports starts; otherwise `places` are watched
     comes_back: ClassVar[bool] = True  # False: a name may mean another process one day, and is then refused
+    steps_of_a_start: ClassVar[int] = 1  # reports of one start; those before the last find nothing
     name_checked_every: ClassVar[float] = 0.0  # seconds; 0 if a running container cannot lose its name (namewatch.py)
 
     @abstractmethod

@@ -39,6 +39,7 @@ from nsbridge.supervisor.containers.rows import IN_DOUBT, Listed, row, row_witho
 STATE_LIMIT = 4 << 20  # bytes; runc's holds the whole container configuration (5.9 kB for a plain one)
 LISTED_AT_MOST = 4096  # directories looked at in one state root
 
+START = "exec.fifo"  # in the runtime's directory of a container, from its creation to its start
 InitIdentity = tuple[int, int]  # init's pid, its start time in clock ticks since boot
 
 
@@ -84,7 +85,7 @@ class StateFile:
             raise ContainerRefused(f"{which}: {path} {error}") from None
         if not _is_still(pid, start_time):
             raise NotRunning(f"{which} has stopped (its process {pid} is gone)")
-        if Path(f"{directory}/exec.fifo").exists():
+        if Path(f"{directory}/{START}").exists():
             raise Created(f"{which} is created, not running: `{self.runtime} start` has not been called")
         return Found(pid, start_time, "")
 

@@ -156,6 +156,22 @@ def test_hints_that_find_nothing_are_answered_with_backoff(agent: Agent, arrival
     assert agent.attachment._hint.due - agent.attachment._looked == pytest.approx(0.02)
 
 
+def test_steps_of_one_start_are_answered_without_backoff(
+    agent: Agent, arrivals: ByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine may report that a container is created before it reports the start."""
+    monkeypatch.setattr(type(engines.engine_of(WEB.kind)), "steps_of_a_start", 3)
+    absent(arrivals)
+    looks = []
+    for _ in range(5):
+        arrivals.expected[0].hint()
+        assert agent.attachment._hint is not None
+        looks.append(agent.attachment._hint.due - agent.attachment._looked)
+        serve(agent, looks[-1] + 0.01)
+        absent(arrivals)
+    assert looks == pytest.approx([0.02, 0.02, 0.02, 0.04, 0.08])
+
+
 def test_without_hints_polling_backs_off(agent: Agent, arrivals: ByHand) -> None:
     absent(arrivals)
     delays = [agent.delay, *(agent.attachment.wait() for _ in range(10))]

@@ -22,7 +22,7 @@ class Followed:
         self.loop = Loop()
         self.roots = (base / "runc/k8s.io", base / "crun")
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK)
-        self.follower = DirectoryFollower(self.loop, [str(root) for root in self.roots], self.writer)
+        self.follower = DirectoryFollower(self.loop, [str(root) for root in self.roots], "exec.fifo", self.writer)
 
     def reports(self) -> bytes:
         """Return what is reported until the follower rests; wait for the first report."""
@@ -58,6 +58,8 @@ def test_each_step_of_a_start_is_reported(followed: Followed) -> None:
     container = followed.roots[0] / "c1"
     container.mkdir(parents=True)
     assert followed.reports()
+    (container / "state.json").touch()
+    assert followed.is_quiet()
     (container / "exec.fifo").touch()
     assert followed.reports()
     (container / "exec.fifo").unlink()
@@ -70,7 +72,7 @@ def test_roots_that_are_made_again_are_followed(followed: Followed) -> None:
     for _ in range(3):
         (followed.roots[1] / "c1").mkdir(parents=True)
         assert followed.reports()
-        (followed.roots[1] / "c1/status").touch()
+        (followed.roots[1] / "c1/exec.fifo").touch()
         assert followed.reports()
         shutil.rmtree(followed.roots[1])
         assert followed.reports()

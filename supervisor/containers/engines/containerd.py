@@ -37,7 +37,7 @@ from nsbridge.supervisor.containers.identity import (
     quoted,
 )
 from nsbridge.supervisor.containers.rows import IN_DOUBT, Listed, row, row_without_process
-from nsbridge.supervisor.containers.statefiles import Created
+from nsbridge.supervisor.containers.statefiles import START, Created
 
 _IDENTIFIER = r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*"  # containerd, identifiers/validate.go
 KIND = ContainerKind(
@@ -54,6 +54,7 @@ class Containerd(Engine):
 
     kind = KIND
     blocks = True
+    steps_of_a_start = 4
 
     def locate(self, name: str) -> Found:
         """See Engine."""
@@ -67,11 +68,11 @@ class Containerd(Engine):
         raise not_known(name, str(KIND), f"looked in {', '.join(state_roots())}")
 
     def places(self, name: str) -> Sequence[tuple[str, str]]:
-        """See Engine: the pid file comes when the container is created, a change in runc's directory starts it."""
+        """See Engine: the pid file comes when the container is created; runc removes the FIFO when it starts."""
         bundles = [containerd_bundle(state, *name.split("/")) for state in state_roots()]
         return [
             *[(bundle.directory, bundle.pid_file) for bundle in bundles],
-            (f"{os.path.dirname(runtime_roots()[0])}/{name}", ""),  # noqa: PTH120
+            (f"{os.path.dirname(runtime_roots()[0])}/{name}", START),  # noqa: PTH120
         ]
 
     def is_installed(self) -> bool:

@@ -34,7 +34,7 @@ from nsbridge.supervisor.containers.directories import follow_directories
 from nsbridge.supervisor.containers.engine import Engine
 from nsbridge.supervisor.containers.identity import ContainerRefused, Found, NotRunning, quoted
 from nsbridge.supervisor.containers.rows import IN_DOUBT, Listed, row, row_without_process
-from nsbridge.supervisor.containers.statefiles import Created
+from nsbridge.supervisor.containers.statefiles import START, Created
 
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"  # RFC 1123, as Kubernetes has it
 KIND = ContainerKind(
@@ -77,6 +77,7 @@ class Kubernetes(Engine):
     kind = KIND
     blocks = True
     has_events = True
+    steps_of_a_start = 6  # of the sandbox, of the container
 
     def locate(self, name: str) -> Found:
         """See Engine. What is damaged is waited for as well: a controller replaces pods without asking anyone."""
@@ -100,8 +101,8 @@ class Kubernetes(Engine):
         raise NotRunning(f"no running container of a pod on this node matches {quoted(name)}{why}")
 
     def follow(self, writer: int) -> int:
-        """See Engine: runc's directory of a container changes when it is created, started and deleted."""
-        return follow_directories(runtime_roots(), writer)
+        """See Engine: runc makes a directory for a container, and removes the FIFO in it when it starts."""
+        return follow_directories(runtime_roots(), START, writer)
 
     def is_installed(self) -> bool:
         """See Engine."""
