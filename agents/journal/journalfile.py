@@ -28,7 +28,7 @@ from nsbridge.agents import linux
 from nsbridge.agents.fork import release_first
 from nsbridge.agents.wire import MAX_EPOCH
 
-VERSION = 1
+VERSION = 2  # 1: before the kernel's counter and names of files; docs/upgrading.md
 SOURCE, SINK = 1, 2
 PAGE = 4096
 MOST_ENTRIES = 1 << 20  # of an index that is for a larger window than the configured one: 16 MB of memory
@@ -270,8 +270,10 @@ def open_or_create(path: str, wanted: Header, patience: float, report: Report) -
         return create(path, wanted, patience)
     header: Header | None = None
     try:
-        header = parse_header(os.pread(fd, PAGE, 0))
+        page = os.pread(fd, PAGE, 0)
+        header = parse_header(page)
         check_size(header, wanted)
+        _mark(fd, page, header)
         return JournalFile(fd, header, path)
     except DamagedError as error:
         _cut(fd, largest(wanted), path, report)
@@ -284,6 +286,13 @@ def open_or_create(path: str, wanted: Header, patience: float, report: Report) -
     except BaseException:
         os.close(fd)
         raise
+
+
+def _mark(fd: int, page: bytes, header: Header) -> None:
+    """Give an older journal the current version: what it holds from now on, an older nsbridge would not understand."""
+    marked = _pack_header(header)
+    if not page.startswith(marked):
+        os.pwrite(fd, marked, 0)
 
 
 def _cut(fd: int, size: int, path: str, report: Report) -> None:

@@ -21,7 +21,7 @@ from nsbridge.agents.endpoints.log.config import LogEndpoint
 from nsbridge.agents.endpoints.log.notes import Note
 from nsbridge.agents.endpoints.spool import notes as spool_notes
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
-from nsbridge.agents.journal import sinkjournal
+from nsbridge.agents.journal import journalfile, sinkjournal
 from nsbridge.agents.journal import sourcejournal as journal
 from nsbridge.agents.journal.journalfile import PAGE
 from nsbridge.agents.journal.opensource import open_source
@@ -75,7 +75,7 @@ def test_a_source_shows_what_is_pending(
     expected = {
         "schema": 1,
         "file": str(tmp_path / "a.out"),
-        "version": 1,
+        "version": journalfile.VERSION,
         "kind": "source",
         "epoch": f"{source.epoch:016x}",
         "window": {"messages": 100, "ring_bytes": _RING},
@@ -154,7 +154,7 @@ def test_a_sink_shows_how_far_it_is(tmp_path: Path, sink: SinkJournal, capsys: p
     shown = as_json(capsys, tmp_path / "a.in")
     assert shown == {
         "schema": 1,
-        "version": 1,
+        "version": journalfile.VERSION,
         "kind": "sink",
         "epoch": "17979cfe362a0000",
         "begun": "2023-11-14T22:13:20Z",
@@ -224,8 +224,8 @@ def test_a_newer_version_is_named_and_so_is_what_is_known(
     code, out, err = printed(capsys, str(tmp_path / "a.in"))
     assert (code, out) == (1, "")
     assert err == (
-        f"nsbridge: {tmp_path}/a.in cannot be read: it has version 9, and this nsbridge knows up to 1; "
-        "use the nsbridge that wrote it\n"
+        f"nsbridge: {tmp_path}/a.in cannot be read: it has version 9, "
+        f"and this nsbridge knows up to {journalfile.VERSION}; use the nsbridge that wrote it\n"
     )
 
 

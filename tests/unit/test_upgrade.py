@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn, Queue
 from nsbridge.agents.endpoints.spool import cells as spool
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.notes import SpoolFileId, sent_name, unpack
+from nsbridge.agents.journal.journalfile import PAGE, VERSION, parse_header
 from nsbridge.agents.journal.sinkjournal import BYTES, PLACE
 from nsbridge.agents.journal.state import AgentFiles, open_state
 from nsbridge.agents.journal.store import NOTE as NOTED
@@ -77,6 +79,16 @@ def test_old_journals_keep_their_numbers(opened: Open, kind: str, tmp_path: Path
     assert [message["shown"] for message in messages] == SHOWN[kind]
 
 
+@pytest.mark.parametrize("kind", ENDPOINTS)
+def test_an_opened_journal_gets_the_current_version(opened: Open, kind: str, tmp_path: Path) -> None:
+    """The version that wrote it would not understand what it holds now, so that version has to refuse it."""
+    opened(kind)
+    for side in ("out", "in"):
+        page = Path(journal_path(str(tmp_path), f"r:{kind}", side)).read_bytes()[:PAGE]
+        assert struct.unpack_from("<8sI", page) == (b"nsbridge", VERSION)
+        parse_header(page)  # its checksum is right
+
+
 @pytest.mark.parametrize("kind", ["file", "queue"])
 def test_old_journals_keep_whole_messages(opened: Open, kind: str) -> None:
     source = opened(kind).source
@@ -117,6 +129,6 @@ def test_old_cells_of_sinks_keep_their_meaning(opened: Open) -> None:
     assert queue_sink is not None
     assert log_sink is not None
     assert [spool_sink.cells[cell] for cell in (PLACE, *spool.SINK_CELLS)] == [15, 36, 37, 38]
-    assert [queue_sink.cells[cell] for cell in (PLACE, *queue.SINK_CELLS)] == [*range(15, 23), 0]
+    assert [queue_sink.cells[cell] for cell in (PLACE, *queue.SINK_CELLS)] == [*range(15, 23), 0, 0]
     assert Intents(log_sink).read() == Intent(log_sink.epoch, 3, 3, 123, 99)
     assert [*log.SINK_CELLS] == [*range(19, 30)]
