@@ -54,6 +54,12 @@ restart:         ## from a kill to work again, beside runit and supervisord, int
 dist:            ## sdist and wheel, into dist; two builds of one commit are equal
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(CMD) python -m build --outdir dist .
 
+deb:             ## the Debian package, into dist (on Debian)
+	./run deb
+
+deb-check: deb   ## the package in a new Debian system: install, messages, upgrade, remove, purge; about 2 minutes (as root)
+	for package in dist/nsbridge_*.deb; do packaging/check-deb $$package || exit 1; done
+
 calls:           ## which system calls each agent may make, into docs/security.md
 	$(CMD) python -m tests.calls_table
 
@@ -88,4 +94,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo test unit system senders storm classic-storm names-storm comings scale scrape restart rotation bench bench-check dist calls fuzz style types coverage fresh clean help
+.PHONY: demo test unit system senders storm classic-storm names-storm comings scale scrape restart rotation bench bench-check dist deb deb-check calls fuzz style types coverage fresh clean help
