@@ -30,6 +30,7 @@ from nsbridge.agents.loop import READABLE, Loop
 from nsbridge.agents.outgoing import Outgoing
 from nsbridge.agents.peerlink import PeerLink
 from nsbridge.agents.session import Session
+from nsbridge.agents.tap import TapWriter
 from nsbridge.agents.waiting import WaitReport
 from nsbridge.agents.wire import VOID, Message, Run
 
@@ -57,9 +58,9 @@ class Agent:
         self._unshown = False  # True while the scoreboard is behind the sink's journal
         self._cells = assignment.scoreboard.cells
         self._heart = Heart(self.loop, self._cells, assignment.beat_every)
+        self._tap = TapWriter(assignment.scoreboard.tap)
         window, names = assignment.route.window, assignment.agent.endpoint.keeps_names
-        self._journal = state.sink
-        self._state, self.state_dir = state, assignment.state_dir
+        self._state, self._journal, self.state_dir = state, state.sink, assignment.state_dir
         self._synced = 0  # the last seq whose record is on the disk, where that is asked for
         self._waits = WaitReport(loop, assignment.scoreboard.set_reason, self._report_blocked)
         sync = (lambda: linux.syncfs(state.dead)) if assignment.route.fsync else None
@@ -191,6 +192,12 @@ class Agent:
 
     def handed(self, run: Run) -> None:
         """See AgentApi."""
+        self._settle(run)
+        if self._cells[scoreboard.TAPPED]:
+            self._tap.put(run, self._cells[scoreboard.BEAT])
+
+    def _settle(self, run: Run) -> None:
+        """Count the messages as handed over: they were, or they became dead letters, or are none."""
         incoming, journal = self._session.incoming, self._journal
         assert incoming is not None and journal is not None  # noqa: S101, PT018  (there is a sink)
         self._heart.beat()  # see landed
@@ -209,7 +216,7 @@ class Agent:
             return False
         if is_new:
             control.send(self._channel, report="dead", text=f"message {one.first}: {where}: {why}")
-        self.handed(one)
+        self._settle(one)
         return True
 
     def senders(self, pids: tuple[int, ...]) -> None:
@@ -319,7 +326,7 @@ class Agent:
             return 0  # in its turn
         assert self._journal is not None  # noqa: S101  (there is a sink)
         self._journal.cells[sinkjournal.NOT_DELIVERED] += len(run.bodies)
-        self.handed(run)
+        self._settle(run)
         return len(run.bodies)
 
     def show_counters(self) -> None:

@@ -1,4 +1,4 @@
-"""A page of memory that an agent writes and its supervisor reads: counters, heartbeat, why it is blocked.
+"""Memory that an agent writes and its supervisor reads: counters, heartbeat, why it is blocked. A page, and the tap's.
 
 Made before the fork, so it outlives the agent and its successor counts on. Reading it wakes no process, and `status` is
 always fresh. The agent may be compromised: the reader takes numbers as they are and texts as hostile bytes.
@@ -14,6 +14,8 @@ import mmap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from nsbridge.agents import tap
 
 _SIZE = mmap.PAGESIZE
 _CELLS = 24
@@ -42,15 +44,17 @@ DEAD_DROPPED = 15  # of the dead letters, those that the agent has dropped itsel
 OLDEST = 16  # since when the oldest pending message has been, in ns of CLOCK_MONOTONIC; 0: there is none (pending.py)
 BLOCKED = 17  # since when the agent has had a reason to wait, in ns of CLOCK_MONOTONIC; 0: it has none
 REFUSED_TOTAL = 18  # files that a source refused since its journal was made
+TAPPED = 19  # how many taps the agent copies messages for (tap.py); the supervisor writes it
 
 
 class Scoreboard:
     """One agent's page. `cells[NAME]` is a u64."""
 
     def __init__(self) -> None:
-        self._page = mmap.mmap(-1, _SIZE)
+        self._page = mmap.mmap(-1, _SIZE + tap.SIZE)
         self._page.madvise(mmap.MADV_DONTFORK)
-        self.cells = memoryview(self._page).cast("Q")[:_CELLS]
+        self.cells = memoryview(self._page)[:_SIZE].cast("Q")[:_CELLS]
+        self.tap = memoryview(self._page)[_SIZE:]  # of copies of messages (tap.py); no memory before it is used
 
     def begin(self) -> None:
         """Begin a new agent, which owes a sign of life from now on."""
@@ -68,6 +72,10 @@ class Scoreboard:
             yield
         finally:
             self._page.madvise(mmap.MADV_DONTFORK)
+
+    def wipe_tap(self) -> None:
+        """Give back the memory of the copies; they are gone."""
+        self._page.madvise(mmap.MADV_REMOVE, _SIZE, tap.SIZE)
 
     def last_sign(self) -> float:
         """Return when the agent last gave a sign of life, its threads and processes too; seconds of CLOCK_MONOTONIC."""

@@ -69,6 +69,18 @@ def carry(lab: Lab, flow: Flow) -> Figures:
         return {"rate": count / (ended - begun), "cpu": cpu / count * 1e6} | _memory(daemon)
 
 
+@contextmanager
+def feeding(lab: Lab, flow: Flow) -> Iterator[Nsbridged]:
+    """Yield a daemon whose flow is fed and drained at full speed meanwhile."""
+    with lab.containers() as (a, b), _routes(lab, flow, a, b) as daemon:
+        loads = [_load(lab, b, "drain", flow.sink, 0, flow), _load(lab, a, "feed", flow.source, 0, flow)]
+        try:
+            yield daemon
+        finally:
+            for load in loads:
+                load.kill()
+
+
 def tick(lab: Lab, routes: int, seconds: int) -> Figures:
     """Measure log → queue on so many routes, one message a second each."""
     flow = Flow("log", "queue", 0, 64, routes=routes)

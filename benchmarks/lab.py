@@ -95,6 +95,11 @@ class Load:
         if self._process.stdout.readline() != b"ready\n":
             self.span()
 
+    def kill(self) -> None:
+        """End it, wherever it is."""
+        self._process.kill()
+        self._process.communicate()
+
     def span(self) -> Span:
         """Wait for its end; raise RuntimeError with its output if a message was missing, repeated or damaged."""
         try:

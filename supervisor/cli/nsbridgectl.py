@@ -150,6 +150,12 @@ def _inspect(client: ControlClient, options: Parsed) -> int:
     return EXIT_OK
 
 
+def _tap(client: ControlClient, options: Parsed) -> int:
+    from nsbridge.supervisor.cli import tap  # noqa: PLC0415  (not what a monitor runs every few seconds)
+
+    return tap.run(client, options)
+
+
 def _top(client: ControlClient, options: Parsed) -> int:
     from nsbridge.supervisor.cli import topscreen  # noqa: PLC0415  (not what a monitor runs every few seconds)
 
@@ -219,6 +225,7 @@ COMMANDS: dict[str, Callable[[ControlClient, Parsed], int]] = {
     "tail": _tail,
     "events": _events,
     "inspect": _inspect,
+    "tap": _tap,
     "top": _top,
     "dead": _dead,
     "shutdown": _shutdown,

@@ -18,6 +18,7 @@ from nsbridge.supervisor.control.lettercounts import LetterCounts
 from nsbridge.supervisor.control.orders import Method, Orders
 from nsbridge.supervisor.control.reloading import Reloader
 from nsbridge.supervisor.control.status import agent_status, route_status
+from nsbridge.supervisor.control.tap import TapApi
 from nsbridge.supervisor.health import processes as health
 from nsbridge.supervisor.health.check import HealthCheck
 from nsbridge.supervisor.health.gauges import Gauges
@@ -66,6 +67,7 @@ class Api:
             "overview": lambda _params, answer: answer.result(self._overview()),
             "shutdown": self._shutdown,
             **DeadApi(services, roster.select).methods,
+            **TapApi(services.loop, roster.select).methods,
         }
 
     def call(self, method: str, params: dict[str, object], answer: Answer) -> None:

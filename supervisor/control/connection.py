@@ -19,7 +19,7 @@ from nsbridge.agents.loop import HUNG_UP, READABLE, WRITABLE, Loop
 from nsbridge.config.errors import EXIT_FAILED, NotPermittedError, NsbridgeError, UsageError
 from nsbridge.config.schema import ControlConfig
 from nsbridge.supervisor.control.access import Caller, Right
-from nsbridge.supervisor.control.errands import Errand, Errands, Outcome, Work, answer_line
+from nsbridge.supervisor.control.errands import Errand, Errands, Job, Outcome, Work, answer_line, answering
 from nsbridge.supervisor.control.request import MAX_LOGGED, MAX_REQUEST, TOO_LONG, parse, place, refusal, summary
 
 READING_METHODS = frozenset({"status", "overview", "tail", "events", "inspect", "top", "version", "dead_list"})
@@ -45,6 +45,7 @@ class Server(Protocol):
     config: ControlConfig
     api: ControlApi
     errands: Errands
+    streams: Errands
     notice: Callable[[str], None]
     audit: Callable[[str], None]
 
@@ -96,7 +97,16 @@ class Answer:
         If the child has no answer in time, `otherwise` is called and answers. Without `otherwise` that is an error.
         """
         if self._open:
-            self._connection.lend(self, self._id, work, otherwise)
+            job = answering(partial(answer_line, self._id, "this request", work))
+            self._connection.lend(self, job, otherwise)
+
+    def by_stream(self, job: Callable[[object], Job]) -> None:
+        """Answer with the lines that a child writes, for as long as it runs: items, and in the end the result.
+
+        `job` gets the request's id. Raises NsbridgeError if there are too many such children.
+        """
+        if self._open:
+            self._connection.lend_to_stream(self, job(self._id))
 
     def follow(self) -> None:
         """Count as an endless stream from now on. Raises NsbridgeError if there are too many."""
@@ -197,11 +207,19 @@ class Connection:
         self._server.forget(self)
         self._abandon()
 
-    def lend(self, answer: Answer, request_id: object, work: Work, otherwise: Callable[[], None] | None) -> None:
+    def lend_to_stream(self, answer: Answer, job: Job) -> None:
+        """Let a child answer for as long as it likes; see `lend`."""
+        if self._server.streams.is_full:
+            job.gone()
+            raise NsbridgeError("nsbridged serves as many taps as it can; end one, or try again later")
+        self.lend(answer, job, None, self._server.streams)
+
+    def lend(
+        self, answer: Answer, job: Job, otherwise: Callable[[], None] | None, errands: Errands | None = None
+    ) -> None:
         """Let a child answer: it gets the socket once the queue is empty, and nothing else is sent meanwhile."""
-        line = partial(answer_line, request_id, "this request", work)
         end = partial(self._returned, answer, otherwise)
-        errand = Errand(self._server.errands, self.caller.uid, self._peer.fileno(), line, end)
+        errand = Errand(errands or self._server.errands, self.caller.uid, self._peer.fileno(), job, end)
         if self._queued:
             self._waits_for_room = errand
         else:
@@ -226,7 +244,7 @@ class Connection:
     def _hand_over(self, errand: Errand) -> None:
         self._waits_for_room, self._errand = None, errand
         self._watch()
-        self._server.errands.add(errand)
+        errand.enlist()
 
     def _returned(self, answer: Answer, otherwise: Callable[[], None] | None, outcome: Outcome) -> None:
         """Continue after the child has ended, or hangs and will never run again."""

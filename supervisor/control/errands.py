@@ -14,6 +14,8 @@ import json
 import os
 import select
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
@@ -32,6 +34,10 @@ _WAIT = 1000  # ms between two checks whether the caller still reads
 Work = Callable[[], object]
 
 
+def _nothing() -> None:
+    pass
+
+
 class Outcome(Enum):
     """The result of an errand."""
 
@@ -41,12 +47,19 @@ class Outcome(Enum):
 
 
 class Errands:
-    """All errands of a daemon."""
+    """Errands of a daemon, of which some run at once."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, at_once: int = AT_ONCE, per_user: int = PER_USER) -> None:
         self.loop = loop
+        self._at_once = at_once
+        self._per_user = per_user
         self._waiting: Turns[Errand] = Turns()
         self._running: dict[Errand, int] = {}  # and the uid of each
+
+    @property
+    def is_full(self) -> bool:
+        """True if one more errand would have to wait for another's end."""
+        return len(self._running) >= self._at_once
 
     def add(self, errand: Errand) -> None:
         """Run it when its turn comes."""
@@ -63,42 +76,66 @@ class Errands:
             self.loop.call_later(0, self._start)
 
     def _start(self) -> None:
-        while len(self._running) < AT_ONCE:
-            errand = self._waiting.next(lambda uid: list(self._running.values()).count(uid) < PER_USER)
+        while len(self._running) < self._at_once:
+            errand = self._waiting.next(lambda uid: list(self._running.values()).count(uid) < self._per_user)
             if errand is None:
                 return
             self._running[errand] = errand.uid
             errand.start()
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The work of an errand's child.
+
+    `main` gets the caller's socket and a function to call before it first writes there; it returns an exit code. The
+    child is forked within `lent`. `gone` is called once, when the child has ended or will never be.
+    """
+
+    main: Callable[[int, Callable[[], object]], int]
+    limit: float | None = LIMIT  # seconds
+    lent: Callable[[], AbstractContextManager[object]] = nullcontext
+    gone: Callable[[], None] = _nothing
+
+
+def answering(line: Callable[[], bytes]) -> Job:
+    """Return the job of writing one line."""
+    return Job(partial(_write_line, line))
+
+
 class Errand:
     """One answer. `socket` is the caller's. `end` is called once with the outcome, unless the errand is abandoned."""
 
-    def __init__(
-        self, errands: Errands, uid: int, socket: int, line: Callable[[], bytes], end: Callable[[Outcome], None]
-    ) -> None:
+    def __init__(self, errands: Errands, uid: int, socket: int, job: Job, end: Callable[[Outcome], None]) -> None:
         self.uid = uid
         self._errands = errands
         self._socket = socket
-        self._line = line
+        self._job = job
         self._end: Callable[[Outcome], None] | None = end
         self._child: Child | None = None
         self._begun = -1  # a pipe that is readable when the child has begun to write to the caller
         self._limit: Timer | None = None
 
+    def enlist(self) -> None:
+        """Run when its turn comes."""
+        self._errands.add(self)
+
     def start(self) -> None:
         """Fork the child; only for Errands."""
         self._begun, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            self._child = fork(partial(_run, self._line, self._socket, writer, os.getpid()))
+            with self._job.lent():
+                self._child = fork(partial(_run, self._job, self._socket, writer, os.getpid()))
         except OSError:
             os.close(self._begun)
+            self._job.gone()
             self._report(Outcome.NOTHING)
             return
         finally:
             os.close(writer)
         self._errands.loop.watch(self._child.pidfd, READABLE, self._reap)
-        self._limit = self._errands.loop.call_later(LIMIT, self._too_late)
+        if self._job.limit is not None:
+            self._limit = self._errands.loop.call_later(self._job.limit, self._too_late)
 
     def abandon(self) -> None:
         """End the errand, because the caller is gone."""
@@ -106,6 +143,8 @@ class Errand:
         self._errands.discard(self)
         if self._child is not None:
             self._child.kill()
+        elif self._begun < 0:
+            self._job.gone()
 
     def _too_late(self) -> None:
         assert self._child is not None  # noqa: S101  (it was started)
@@ -120,6 +159,7 @@ class Errand:
         outcome = self._outcome(self._child.reap())
         self._child = None
         os.close(self._begun)
+        self._job.gone()
         self._report(outcome)
 
     def _outcome(self, code: int) -> Outcome:
@@ -151,12 +191,22 @@ def answer_line(request_id: object, method: str, work: Work) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
-def _run(line: Callable[[], bytes], socket: int, begun: int, supervisor: int) -> int:
+def _run(job: Job, socket: int, begun: int, supervisor: int) -> int:
     """Be the child."""
     entry.die_with_the_supervisor(supervisor)
     entry.close_all_but({0, 1, 2, socket, begun})
-    left = memoryview(line())
-    os.write(begun, b"!")
+    return job.main(socket, partial(os.write, begun, b"!"))
+
+
+def _write_line(line: Callable[[], bytes], socket: int, begin: Callable[[], object]) -> int:
+    data = line()
+    begin()
+    return 0 if write_all(socket, data) else 1
+
+
+def write_all(socket: int, data: bytes) -> bool:
+    """Write all to a caller, as fast as it reads; return False if it is gone. For the child of an errand only."""
+    left = memoryview(data)
     room = select.poll()
     room.register(socket, select.POLLOUT)
     while left:
@@ -166,5 +216,5 @@ def _run(line: Callable[[], bytes], socket: int, begun: int, supervisor: int) ->
         except BlockingIOError:
             continue
         except OSError:  # the caller has gone
-            return 1
-    return 0
+            return False
+    return True

@@ -39,7 +39,7 @@ def refusal(config: ControlConfig, caller: Caller, what: str) -> str:
 
 def summary(method: str, params: dict[str, object]) -> str:
     """Describe a request for the log, shortened."""
-    words = [str(value) for key in ("names", "ids", "id") if (value := params.get(key))]
+    words = [str(value) for key in ("names", "name", "ids", "id") if (value := params.get(key))]
     return " ".join([method.replace("_", " "), *words, *(["(dry run)"] if params.get("dry_run") else [])])[:MAX_LOGGED]
 
 

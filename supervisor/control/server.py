@@ -34,6 +34,7 @@ from nsbridge.supervisor.control.turns import Turns
 
 MAX_CLIENTS = 256
 MAX_FOLLOWERS = 64  # endless streams of all connections: each costs a write for every line of the log
+MAX_STREAMS = 8  # endless answers that children write (taps): each is a process
 KEPT_FOR_ROOT = 16  # of both, so that other users cannot keep root out
 KEPT_FOR_CONTROL = 16  # of both: so that callers who may only look cannot block callers who may control
 SLICE = 0.005  # seconds of requests, then the rest of the supervisor has its turn
@@ -68,6 +69,7 @@ class ControlServer:
         self._inode: tuple[int, int] | None = None
         self._connections: set[Connection] = set()
         self.errands = Errands(loop)
+        self.streams = Errands(loop, MAX_STREAMS, MAX_STREAMS)
         self._turns: Turns[Connection] = Turns()
         self._turn_is_due = False
         self._quiet_until = 0.0  # loop time; refused callers must not fill the log

@@ -155,6 +155,7 @@ class ManagedAgent(StateMachine):
         """
         self.attachment.close()
         del self.attachment
+        self.scoreboard.cells[scoreboard.TAPPED] = 0
         self.neighbour = None
         self._do.clear()
         self._inbox.close()

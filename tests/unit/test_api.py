@@ -84,7 +84,9 @@ def test_fake_answer_has_the_methods_of_the_real_one() -> None:
     def public(kind: type) -> set[str]:
         return {name for name in dir(kind) if not name.startswith("_")}
 
-    assert public(Answer) - public(Answered) == {"was_sent", "is_open"}, "its connection calls was_sent"
+    assert public(Answer) - public(Answered) == {"was_sent", "is_open", "by_stream"}, (
+        "its connection calls was_sent; taps have children"
+    )
     assert Answered().is_open
 
 

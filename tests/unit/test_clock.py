@@ -30,6 +30,7 @@ ALLOWED = {
     "agents/dead/letters.py _recount": "the age of an earlier life's letter, for max_age; one from the future is young",
     "agents/journal/pending.py note": "the age of a message that outlives the daemon, shown to a person",
     "agents/journal/pending.py noted_since": "the same",
+    "agents/tap.py put": "when a message was handed over, shown to a person",
     "supervisor/lifecycle/agent.py container_ended": "shown to a person",
     "supervisor/lifecycle/agent.py _welcome": "since when an agent runs, shown to a person and in metrics",
     "supervisor/control/lettercounts.py __init__": "compared with a file's mtime; after a step it counts again",

@@ -14,7 +14,7 @@ import pytest
 from nsbridge.agents.loop import Loop
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.supervisor.control import errands
-from nsbridge.supervisor.control.errands import Errand, Errands, Outcome, answer_line
+from nsbridge.supervisor.control.errands import Errand, Errands, Outcome, answer_line, answering
 from nsbridge.supervisor.control.turns import Turns
 from nsbridge.supervisor.health import measuring
 from nsbridge.supervisor.health.measuring import Found, Measurer
@@ -130,7 +130,7 @@ def caller() -> Iterator[tuple[socket.socket, socket.socket]]:
 def run(loop: Loop, end: socket.socket, work: Callable[[], object]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     errands_ = Errands(loop)
-    errands_.add(Errand(errands_, 0, end.fileno(), lambda: answer_line(7, "look", work), outcomes.append))
+    errands_.add(Errand(errands_, 0, end.fileno(), answering(lambda: answer_line(7, "look", work)), outcomes.append))
     pump(loop, lambda: outcomes)
     return outcomes
 
@@ -188,9 +188,15 @@ def test_each_user_has_a_few_children_at_most(
     queue = Errands(loop)
     for _ in range(5):
         end: Callable[[Outcome], None] = lambda outcome: outcomes.append((1000, outcome))  # noqa: E731
-        queue.add(Errand(queue, 1000, ours.fileno(), lambda: answer_line(1, "look", stand_still), end))
+        queue.add(Errand(queue, 1000, ours.fileno(), answering(lambda: answer_line(1, "look", stand_still)), end))
     queue.add(
-        Errand(queue, 0, ours.fileno(), lambda: answer_line(2, "look", lambda: 1), lambda o: outcomes.append((0, o)))
+        Errand(
+            queue,
+            0,
+            ours.fileno(),
+            answering(lambda: answer_line(2, "look", lambda: 1)),
+            lambda o: outcomes.append((0, o)),
+        )
     )
     pump(loop, lambda: outcomes)
     assert outcomes == [(0, Outcome.DONE)]
