@@ -92,6 +92,10 @@ def _agent_problems(side: Side, agent: AgentConfig) -> Iterator[Problem]:
             fix = f"write {quoted(f'{container.kind}:{right}')}, or choose another endpoint"
             yield Problem((*side.path, "container"), f"{what}, got {quoted(str(container))}", fix)
     yield from _same_places(side, agent.endpoint)
+    for key, end in agent.endpoint.idle_keys().items():
+        what = f'has no effect, because this {agent.endpoint.name} has no "{end}"'
+        where = "files are taken" if end == "out" else "files are put"
+        yield Problem(side.key_path(key), what, f"write it at the {agent.endpoint.name} where {where}, or take it out")
     yield from _takes_nothing(side)
 
 

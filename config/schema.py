@@ -134,6 +134,10 @@ class Endpoint(ABC):
         """Return the name that its sink gives the message of a file; empty if that is no possible name."""
         return name
 
+    def idle_keys(self) -> Mapping[str, str]:
+        """Return the keys that are set and have no effect, because the endpoint lacks an end, each with that end."""
+        return {}
+
     @property
     def journal_place(self) -> str:
         """Return the path that the messages in a source's journal belong to; empty if any place may deliver them."""

@@ -28,6 +28,9 @@ TEMPORARY_NAMES = (
 )
 
 
+_ENDS = {"error": "out", "match": "out", "name_": "in_", "suffix": "in_"}  # fields, and the end that each is about
+
+
 class Naming(StrEnum):
     """The names of the files in a spool's `in`."""
 
@@ -71,6 +74,12 @@ class SpoolEndpoint(PathEndpoint):
     def takes(self) -> TakenNames:
         """Return the names that are taken from `out`."""
         return TakenNames(self.match, self.ignore)
+
+    def idle_keys(self) -> Mapping[str, str]:
+        """See Endpoint."""
+        default = SpoolEndpoint()
+        idle = (key for key, end in _ENDS.items() if getattr(self, end) is None)
+        return {key.rstrip("_"): _ENDS[key].rstrip("_") for key in idle if getattr(self, key) != getattr(default, key)}
 
     def places(self) -> Mapping[str, Place]:
         """See Endpoint."""
