@@ -150,10 +150,10 @@ def test_many_files_at_once_are_taken_in_time_in_order(make_spool: Make) -> None
     assert life.host.bodies() == bodies
 
 
-@pytest.mark.alone  # it counts what is logged in a tenth of a second
+@pytest.mark.alone  # it counts what is logged in half a second
 def test_many_baits_are_counted_and_forgotten_when_gone(make_spool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "_REFUSED", 0.1)
-    monkeypatch.setattr(spool_refused, "_WINDOW", 0.1)
+    monkeypatch.setattr(spool_refused, "_WINDOW", 0.5)
     life = make_spool()
     life.kill()
     for number in range(MANY):

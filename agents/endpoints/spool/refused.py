@@ -49,6 +49,8 @@ class RefusedFiles:
         self._cells = cells
         if cells[REFUSED] > _MOST:
             cells[REFUSED] = 0  # a compromised agent wrote it
+        total = cells[REFUSED]
+        self._counted = {cells[_slot(number)] for number in range(max(0, total - _KEPT), total)}
         self._directory = -1
         self._failure = ""  # of the last move
         self._shown = (-1, -1)  # in status
@@ -98,12 +100,14 @@ class RefusedFiles:
             cells, key = self._cells, _key(name, *linux.birth(self._directory, name))
         except OSError:
             return False  # it is gone
-        total = cells[REFUSED]
-        last = (COUNTED[number % len(COUNTED)] for number in range(max(0, total - _KEPT), total))
-        if any(cells[cell] == key for cell in last):
+        if key in self._counted:
             return False
-        cells[COUNTED[total % len(COUNTED)]] = key
+        total = cells[REFUSED]
+        cells[_slot(total)] = key
         cells[REFUSED] = total + 1
+        self._counted.add(key)
+        if total >= _KEPT:
+            self._counted.discard(cells[_slot(total - _KEPT)])
         return True
 
     def _move(self, name: bytes, why: str, status: os.stat_result) -> bytes:
@@ -143,6 +147,11 @@ class RefusedFiles:
         more, self._lines, self._more = self._more, 0, 0
         if more:
             self._host.log("warning", f"{shown(self._path)}: {more} more files were refused")
+
+
+def _slot(number: int) -> int:
+    """Return the cell that keeps which file was counted as that number, from 0."""
+    return COUNTED[number % len(COUNTED)]
 
 
 def _key(name: bytes, inode: int, born: int) -> int:
