@@ -16,9 +16,9 @@ from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.loop import Loop
 from nsbridge.config.schema import Container
 from nsbridge.supervisor.containers.asker import Asker, Inquiry, Located
-from nsbridge.supervisor.containers.engine_watch import EngineWatch
+from nsbridge.supervisor.containers.engine_watch import ANY, EngineWatch
 from nsbridge.supervisor.containers.engines import all_engines, engine_of
-from nsbridge.supervisor.containers.places import Places, WatchedPlace
+from nsbridge.supervisor.containers.places import Places
 from nsbridge.supervisor.log.log import Log
 
 
@@ -49,6 +49,8 @@ class Arrivals:
     def expect(self, container: Container, callback: Callable[[], None]) -> Expectation:
         """Call `callback` when the container may have started, and once as soon as no start can be missed."""
         engine = engine_of(container.kind)
+        if heard := engine.heard_through():
+            return _Several([self._watches[each.kind].expect(ANY, callback) for each in heard])
         if engine.has_events:
             return self._watches[container.kind].expect(container.name, callback)
         places = []
@@ -59,7 +61,7 @@ class Arrivals:
             self._complain(str(blocked))
         if places:
             self._loop.call_later(0, callback)
-        return _AtPlaces(places)
+        return _Several(places)
 
     def watch(self, path: str, callback: Callable[[], None]) -> bool:
         """Call `callback` whenever `path` changes, from now on; return False if it cannot be watched."""
@@ -88,10 +90,10 @@ class Arrivals:
             self._log.warning("", f"containers are looked for again and again, instead of being seen to come: {reason}")
 
 
-class _AtPlaces:
-    """Several watched places of one container; an empty list means that it is polled."""
+class _Several:
+    """All that reports the start of one container; an empty list means that it is polled."""
 
-    def __init__(self, places: Sequence[WatchedPlace]) -> None:
+    def __init__(self, places: Sequence[Expectation]) -> None:
         self._places = places
 
     @property

@@ -19,7 +19,7 @@ from nsbridge.agents.loop import Loop, Timer
 from nsbridge.config.containerkind import ContainerKind
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import Container
-from nsbridge.supervisor.containers.identity import ContainerRefused, Found, NoAnswer, NotRunning
+from nsbridge.supervisor.containers.identity import Ambiguous, ContainerRefused, Found, NoAnswer, NotRunning
 from nsbridge.supervisor.containers.locate import locate as locate_container
 from nsbridge.supervisor.host.spawn import LineChild
 
@@ -152,6 +152,8 @@ def parse_answer(line: bytes) -> tuple[int, Located]:
             return number, Found(pid, start_time, ns_path)
         case [int(number), int(pid), int(start_time), str(ns_path), str(engine_id), str(engine_name), str(serves)]:
             return number, Found(pid, start_time, ns_path, engine_id, engine_name, serves)
+        case [int(number), "ambiguous", str(text)]:
+            return number, Ambiguous(text)
         case [int(number), "absent", str(text)]:
             return number, NotRunning(text)
         case [int(number), "refused", str(text)]:
@@ -171,6 +173,8 @@ def _answer(locate: Callable[[Container], Found], asked: Sequence[Container], wr
             said = [number, found.pid, found.start_time, found.ns_path]
             if found.engine_id or found.serves:
                 said += [found.engine_id, found.engine_name, found.serves]
+        except Ambiguous as error:
+            said = [number, "ambiguous", str(error)]
         except NotRunning as error:
             silent = str(error) if isinstance(error, NoAnswer) else ""
             said = [number, "absent", str(error)]

@@ -21,6 +21,7 @@ from nsbridge.supervisor.containers.arrivals import Arrivals, Expectation
 from nsbridge.supervisor.containers.asker import Inquiry, Located
 from nsbridge.supervisor.containers.engines import engine_of
 from nsbridge.supervisor.containers.identity import (
+    Ambiguous,
     ContainerProcess,
     ContainerRefused,
     Found,
@@ -28,6 +29,7 @@ from nsbridge.supervisor.containers.identity import (
     host_namespace_inodes,
     own_namespace_inode,
 )
+from nsbridge.supervisor.containers.matchwatch import MatchWatch
 from nsbridge.supervisor.containers.namespacefile import namespace_file_inode
 from nsbridge.supervisor.containers.namewatch import NameWatch, watch_name
 
@@ -81,7 +83,8 @@ class Attachment:
         self._in_vain = 0  # looks that hints asked for, in a row
         self._hint: Timer | None = None  # a look that a hint asked for
         self._hinted_meanwhile = False  # since the engine was asked
-        self.name_watch: NameWatch | None = None  # of a container that can lose its name
+        self._is_ambiguous = False  # several match: the end of one is not reported
+        self.name_watch: NameWatch | MatchWatch | None = None  # of a name that can mean another container
         self._only: int | None = None  # start time of the one process that a number meant when it was first seen
 
     @property
@@ -120,7 +123,7 @@ class Attachment:
             before, self._expected = self._expected, self._arrivals.expect(self._container, self._hinted)
             if before is not None:
                 before.cancel()
-        longest = LOOK_AT_LEAST_EVERY[self._expected.is_watched]
+        longest = LOOK_AT_LEAST_EVERY[self._expected.is_watched and not self._is_ambiguous]
         delay = min(self._look_delay, longest)
         self._look_delay = min(2 * delay, longest)
         return delay
@@ -159,6 +162,7 @@ class Attachment:
 
     def _answered(self, answer: Located) -> None:
         self._inquiry = None
+        self._is_ambiguous = isinstance(answer, Ambiguous)
         match answer:
             case Found():
                 self._hold(answer)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from typing import Any, Protocol, Self
@@ -36,7 +36,7 @@ from nsbridge.supervisor.containers.rows import Listed, row
 from nsbridge.supervisor.containers.unixhttp import UnixHttp
 
 STARTS = ("start", "restart", "restore", "rename")  # events after which a container may be found under a name
-_ALIVE = ("running", "paused")  # dockerd calls a paused container Running, the podman command does not
+ALIVE = ("running", "paused")  # dockerd calls a paused container Running, the podman command does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,17 @@ class Inspected:
     status: str  # created, running, paused, restarting, removing, exited, dead
     pid: int  # of init, 0 if it does not run
     started_at: str  # as the engine writes it; another start, another text
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A container as an engine lists it, with its labels, which are foreign."""
+
+    id: str
+    name: str
+    status: str
+    image: str  # the image's id; empty if it has none
+    labels: Mapping[str, str]
 
 
 class EngineClient(Protocol):
@@ -64,6 +75,14 @@ class EngineClient(Protocol):
 
     def ids(self) -> list[str]:
         """Return the ids of all containers, running or not."""
+        ...
+
+    def labelled(self, labels: Mapping[str, str]) -> list[Labelled]:
+        """Return the containers that have all these labels, running or not; the engine's filter may let others pass."""
+        ...
+
+    def image_labels(self, image: str) -> Mapping[str, str]:
+        """Return the labels of an image; none if there is no such image."""
         ...
 
     def follow(self, writer: int) -> None:
@@ -90,7 +109,7 @@ class InspectedEngine(Engine):
             first = client.inspect(name)
             if first is None or not _is_meant(name, first):
                 raise not_known(name, str(self.kind), client.source)
-            if first.status not in _ALIVE or not first.pid:
+            if first.status not in ALIVE or not first.pid:
                 raise NotRunning(f"{which} is {quoted(first.status)[1:-1]}, not running")
             found = found_by_pid(first.pid)
             if client.inspect(name) != first:
@@ -134,6 +153,22 @@ class ApiClient(UnixHttp):
         except (ValueError, RecursionError, KeyError, TypeError):
             raise self._foreign() from None
 
+    def labelled(self, labels: Mapping[str, str]) -> list[Labelled]:
+        """See EngineClient."""
+        filters = quote(json.dumps({"label": [f"{key}={value}" for key, value in labels.items()]}))
+        try:
+            return parse_labelled(self.get(f"/containers/json?all=1&filters={filters}") or b"")
+        except ValueError:
+            raise self._foreign() from None
+
+    def image_labels(self, image: str) -> Mapping[str, str]:
+        """See EngineClient."""
+        body = self.get(f"/images/{quote(image, safe=':')}/json") if image else None
+        try:
+            return {} if body is None else parse_labels((json.loads(body)["Config"] or {}).get("Labels"))
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            raise self._foreign() from None
+
     def follow(self, writer: int) -> None:
         """See EngineClient."""
         filters = json.dumps({"type": ["container"], "event": STARTS})
@@ -164,6 +199,38 @@ def parse_inspected(body: bytes) -> Inspected:
     if kinds != [str, str, str, int, str] or inspected.pid < 0:
         raise ValueError("not a container's description")
     return inspected
+
+
+def parse_labelled(body: bytes) -> list[Labelled]:
+    """Read the answer to GET /containers/json, or what `podman ps` prints. Raises ValueError if it is none."""
+    try:
+        listed: Any = json.loads(body)
+        if not isinstance(listed, list):
+            raise TypeError("not a list")
+        found = [
+            Labelled(each["Id"], _name(each), each["State"], each["ImageID"], parse_labels(each["Labels"]))
+            for each in listed
+        ]
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        raise ValueError("not a list of containers") from None
+    if any(type(text) is not str for each in found for text in (each.id, each.status, each.image)):
+        raise ValueError("not a list of containers")
+    return found
+
+
+def _name(listed: Any) -> str:
+    """Return a listed container's name: links of Docker give it more names, with a second slash."""
+    names = [str(name).removeprefix("/") for name in listed["Names"]]
+    return next((name for name in names if "/" not in name), names[0])
+
+
+def parse_labels(labels: Any) -> dict[str, str]:
+    """Return labels as an engine writes them; it has null for none. Raises ValueError if they are none."""
+    if labels is None:
+        return {}
+    if not isinstance(labels, dict) or any(type(value) is not str for value in labels.values()):
+        raise ValueError("not labels")
+    return labels
 
 
 def _is_meant(name: str, found: Inspected) -> bool:

@@ -19,6 +19,7 @@ class Engine(ABC):
     has_events: ClassVar[bool] = False  # `follow` reports starts; otherwise `places` are watched
     comes_back: ClassVar[bool] = True  # False: a name may mean another process one day, and is then refused
     steps_of_a_start: ClassVar[int] = 1  # reports of one start; those before the last find nothing
+    matches_several: ClassVar[bool] = False  # a name may match several containers: then none of them (matchwatch.py)
     name_checked_every: ClassVar[float] = 0.0  # seconds; 0 if a running container cannot lose its name (namewatch.py)
 
     @abstractmethod
@@ -34,6 +35,10 @@ class Engine(ABC):
 
     def places(self, name: str) -> Sequence[tuple[str, str]]:  # noqa: ARG002  (none by default)
         """Return (directory, file name) of what changes when the container starts; empty name: anything there."""
+        return ()
+
+    def heard_through(self) -> Sequence[Engine]:
+        """Return the engines whose events report this one's starts, if it has none of its own."""
         return ()
 
     def follow(self, writer: int) -> int:

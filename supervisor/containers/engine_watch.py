@@ -20,11 +20,13 @@ from nsbridge.supervisor.log.log import Log
 LINGER = 30.0  # seconds that a child stays when no agent waits: a restarted container is gone for a moment only
 AGAIN = (0.1, 2.0)  # seconds until a new child starts: the first delay, the longest
 
+ANY = ""  # in place of a name: each start of any container
+
 Follow = Callable[[int], int]  # the child's main function; see Engine.follow
 
 
 class Awaited:
-    """A caller waits for the container of that name or id; `callback` is called for each reason to look."""
+    """A caller waits for the container of that name or id, or for ANY; `callback` is called for each reason to look."""
 
     def __init__(self, watch: EngineWatch, name: str, callback: Callable[[], None]) -> None:
         self.name = name
@@ -147,7 +149,7 @@ class EngineWatch:
 
     def _notify(self, container_id: str, name: str) -> None:
         prefixes = (container_id[:length] for length in range(engine_events.ID_PREFIX_AT_LEAST, len(container_id) + 1))
-        for known_as in (name, *prefixes):
+        for known_as in (ANY, name, *prefixes):
             for awaited in tuple(self._awaited.get(known_as, ())):
                 awaited.callback()
 

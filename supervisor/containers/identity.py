@@ -45,6 +45,10 @@ class NoAnswer(NotRunning):
     """The engine itself is not there or does not answer."""
 
 
+class Ambiguous(NotRunning):
+    """Several running containers match a name that must match one."""
+
+
 class ContainerRefused(NsbridgeError):
     """The container cannot be entered until a person fixes what the message names."""
 

@@ -18,6 +18,7 @@ from nsbridge.supervisor.containers.arrivals import Arrivals
 from nsbridge.supervisor.containers.asker import Inquiry, Located
 from nsbridge.supervisor.containers.engines import engine_of
 from nsbridge.supervisor.containers.identity import Found
+from nsbridge.supervisor.containers.matchwatch import MatchWatch
 
 
 class NameWatch:
@@ -82,8 +83,11 @@ class NameWatch:
 
 def watch_name(
     loop: Loop, arrivals: Arrivals, container: Container, found: Found, moved: Callable[[str], None]
-) -> NameWatch | None:
-    """Return a watch if the container can lose its name: it is an engine's, and not configured by its id."""
-    if not engine_of(container.kind).name_checked_every or not found.engine_id or found.engine_name != container.name:
+) -> NameWatch | MatchWatch | None:
+    """Return a watch if the name can come to mean another container: an engine's, and not configured by its id."""
+    engine = engine_of(container.kind)
+    if engine.matches_several:
+        return MatchWatch(loop, arrivals, container, found, moved)
+    if not engine.name_checked_every or not found.engine_id or found.engine_name != container.name:
         return None
     return NameWatch(loop, arrivals, container, found, moved)

@@ -41,6 +41,7 @@ class Factory(Protocol):
         capabilities: Sequence[str] = (),
         volumes: Mapping[str, str | Path] = ...,
         mounts: Sequence[tuple[str, str]] = (),
+        options: Sequence[str] = (),
     ) -> Any:
         """See engines.Program."""
 

@@ -174,8 +174,9 @@ class Podman(Daemon):
 class DaemonContainer(EngineContainer):
     """A container of Docker or Podman, started and stopped with the engine's command."""
 
-    def __init__(self, program: Program, engine: Daemon) -> None:
+    def __init__(self, program: Program, engine: Daemon, image: str = IMAGE) -> None:
         super().__init__(program)
+        self._image = image
         self.kind = engine.kind
         self.engine = engine
         self.id = ""
@@ -184,7 +185,7 @@ class DaemonContainer(EngineContainer):
         """Create it by the engine's create, and copy the files by its cp."""
         uid, gid = self.program.user
         options = ("--network=none", f"--user={uid}:{gid}", f"--name={self.name}", *self.program.options)
-        created = self.engine.command("create", *options, IMAGE, *self.program.argv)
+        created = self.engine.command("create", *options, self._image, *self.program.argv)
         self.id = created.stdout.decode().split()[-1]
         if self.program.files:
             self.engine.command("cp", "-", f"{self.name}:/", stdin=_archive(self.program.files))

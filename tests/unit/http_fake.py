@@ -24,6 +24,10 @@ class FakeEngine:
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 
+    def reply_to(self, target: str) -> Reply | None:
+        """Return the reply to a target; None for 404."""
+        return self.replies.get(target)
+
     def close(self) -> None:
         """End; callers that are being served end first."""
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -44,7 +48,7 @@ class FakeEngine:
             while request := caller.recv(65536):
                 target = unquote(request.split(b" ")[1].decode())
                 self.asked.append(target)
-                reply = self.replies.get(target)
+                reply = self.reply_to(target)
                 if callable(reply):
                     reply(caller, request)
                     return

@@ -52,7 +52,7 @@ class Watched:
 
     @property
     def watch(self) -> NameWatch:
-        assert self.made is not None
+        assert isinstance(self.made, NameWatch)
         return self.made
 
     def ask(self) -> None:

@@ -6,9 +6,11 @@ from nsbridge.config import containerkind
 from nsbridge.config.containerkind import ContainerKind
 from nsbridge.supervisor.containers.engine import Engine
 from nsbridge.supervisor.containers.engines import (
+    compose,
     containerd,
     crun,
     docker,
+    docker_label,
     host,
     incus,
     kubernetes,
@@ -23,9 +25,12 @@ from nsbridge.supervisor.containers.engines import (
 
 # Docker, Podman and containerd run their containers with runc or crun, and Kubernetes with containerd or CRI-O. They
 # come first, so that `nsbridge containers` shows the names that people gave.
+_DOCKER, _PODMAN = docker.Docker(), podman.Podman()
 _OURS: tuple[Engine, ...] = (
-    docker.Docker(),
-    podman.Podman(),
+    _DOCKER,
+    _PODMAN,
+    compose.Compose((_DOCKER, _PODMAN)),
+    docker_label.DockerLabel((_DOCKER, _PODMAN)),
     incus.Incus(),
     lxc.Lxc(),
     machine.Machine(),

@@ -9,10 +9,12 @@ Some facts about Podman, and what they mean here:
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
+from collections.abc import Mapping
 from typing import Self
 
 from nsbridge.config.containerkind import ContainerKind
@@ -24,7 +26,10 @@ from nsbridge.supervisor.containers.dockerapi import (
     EngineClient,
     Inspected,
     InspectedEngine,
+    Labelled,
     parse_inspected,
+    parse_labelled,
+    parse_labels,
 )
 from nsbridge.supervisor.containers.identity import ContainerRefused, NoAnswer, quoted
 from nsbridge.supervisor.containers.unixhttp import accepts, local_socket_path
@@ -87,13 +92,34 @@ class PodmanCommand:
         try:
             return parse_inspected(self._ok(status, output, said))
         except ValueError:
-            shown = quoted(output.decode("utf-8", "backslashreplace"))
-            raise ContainerRefused(f"{self._program}: its answer is not understood: {shown}") from None
+            raise self._foreign(output) from None
 
     def ids(self) -> list[str]:
         """See EngineClient."""
         result = run_bounded([self._program, "ps", "--all", "--quiet", "--no-trunc"], self._deadline)
         return self._ok(*result).decode("ascii", "replace").split()
+
+    def labelled(self, labels: Mapping[str, str]) -> list[Labelled]:
+        """See EngineClient."""
+        filters = [f"--filter=label={key}={value}" for key, value in labels.items()]
+        result = run_bounded([self._program, "ps", "--all", "--no-trunc", "--format=json", *filters], self._deadline)
+        try:
+            return parse_labelled(self._ok(*result))
+        except ValueError:
+            raise self._foreign(result[1]) from None
+
+    def image_labels(self, image: str) -> Mapping[str, str]:
+        """See EngineClient."""
+        if not image:
+            return {}
+        arguments = ["image", "inspect", "--format", "{{json .Labels}}", "--", image]
+        status, output, said = run_bounded([self._program, *arguments], self._deadline)
+        if status and ("no such image" in said.lower() or "image not known" in said.lower()):
+            return {}
+        try:
+            return parse_labels(json.loads(self._ok(status, output, said)))
+        except (ValueError, RecursionError):
+            raise self._foreign(output) from None
 
     def follow(self, writer: int) -> None:
         """Become `podman events`; it dies with the supervisor as this child would (prctl(2): kept by execve)."""
@@ -104,6 +130,10 @@ class PodmanCommand:
         filters = ["--filter=type=container", *(f"--filter=event={event}" for event in STARTS)]
         arguments = ["events", "--stream", "--since=10s", "--format={{.ID}} {{.Name}}", *filters]
         os.execv(self._program, [self._program, *arguments])  # noqa: S606  (no shell; nothing in it is foreign)
+
+    def _foreign(self, output: bytes) -> ContainerRefused:
+        shown = quoted(output.decode("utf-8", "backslashreplace"))
+        return ContainerRefused(f"{self._program}: its answer is not understood: {shown}")
 
     def _ok(self, status: int, output: bytes, said: str) -> bytes:
         if status:
