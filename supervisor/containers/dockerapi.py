@@ -5,12 +5,15 @@ Some facts about the engines, and what they mean here:
   away, they would find some *other* container whose id begins so. So the answer is held against the question.
 * They give a pid and no start time, which is read from /proc. Asked again afterwards, the same answer proves that the
   container was still there, so that what was read is about its init.
+* The engine of a user who is not root may name any process. One of its containers is in a user namespace that this
+  user made; no other process is taken from it.
 * What they answer contains what containers' makers wrote (labels, variables): it is bounded, and escaped when shown.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -31,6 +34,7 @@ from nsbridge.supervisor.containers.identity import (
     found_by_pid,
     not_known,
     quoted,
+    user_namespace_owner,
 )
 from nsbridge.supervisor.containers.rows import Listed, row
 from nsbridge.supervisor.containers.unixhttp import UnixHttp
@@ -65,6 +69,11 @@ class EngineClient(Protocol):
     """A way to ask an engine, for one call: it has one deadline."""
 
     source: str  # what is asked, for messages
+
+    @property
+    def peer_uid(self) -> int:
+        """Return the user who answers."""
+        ...
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
@@ -114,6 +123,11 @@ class InspectedEngine(Engine):
             found = found_by_pid(first.pid)
             if client.inspect(name) != first:
                 raise NotRunning(f"{which} is just stopping or starting")
+            if client.peer_uid not in (0, os.geteuid()) and user_namespace_owner(found.pid) != client.peer_uid:
+                raise ContainerRefused(
+                    f"{which}: {client.source} belongs to user {client.peer_uid}, and its process {found.pid} is in no "
+                    "user namespace of that user"
+                )
             return replace(found, engine_id=first.id, engine_name=first.name)
 
     def listed(self) -> Iterator[Listed]:

@@ -11,9 +11,11 @@ Some facts about process numbers, and what they mean here:
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
@@ -30,6 +32,7 @@ NAME_SHOWN = 256  # characters of a foreign name or path that an error message r
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # its inode, in the kernel's include/linux/proc_ns.h: PROC_PID_INIT_INO
 PID_PATTERN = re.compile(r"[1-9][0-9]{0,9}")
 _PROC_NAMESPACE = re.compile(r"/proc/([1-9][0-9]{0,9})/ns/([a-z]+)")
+_NS_GET_OWNER_UID = 0xB704  # linux/nsfs.h
 _T = TypeVar("_T")
 
 
@@ -171,6 +174,22 @@ def host_namespace_inodes(namespace: Namespace, initial_pid_namespace: int = INI
 def namespace_inode_of(pid: int, namespace: Namespace) -> int:
     """Return the inode number of a namespace of the process that has `pid` now. Raises NotRunning if it is gone."""
     return _of_process(pid, lambda: os.stat(f"/proc/{pid}/ns/{namespace}").st_ino)  # noqa: PTH116
+
+
+def user_namespace_owner(pid: int) -> int:
+    """Return the uid, as this process sees it, that made the process's user namespace; 0 for the host's own.
+
+    Raises NotRunning. ioctl_nsfs(2)
+    """
+
+    def ask() -> int:
+        fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return int.from_bytes(fcntl.ioctl(fd, _NS_GET_OWNER_UID, bytes(4)), sys.byteorder)
+        finally:
+            os.close(fd)
+
+    return _of_process(pid, ask)
 
 
 def found_by_pid(pid: int, ns_path: str = "") -> Found:

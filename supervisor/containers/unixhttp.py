@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Self, TypeVar
@@ -17,6 +18,7 @@ from nsbridge.supervisor.containers.deadline import ANSWER_LIMIT, TIME_LIMIT, se
 from nsbridge.supervisor.containers.identity import NAME_SHOWN, ContainerRefused, NoAnswer, NotPermitted, quoted
 
 _T = TypeVar("_T")
+_CREDENTIALS = struct.Struct("@iII")  # pid, uid, gid
 
 
 class UnixHttp:
@@ -40,6 +42,12 @@ class UnixHttp:
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
+
+    @property
+    def peer_uid(self) -> int:
+        """Return the user who listens on the socket. unix(7), SO_PEERCRED"""
+        credentials = self._connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return int(_CREDENTIALS.unpack(credentials)[1])
 
     def get(self, target: str) -> bytes | None:
         """Return the body; None if the service does not know the target (404). Raises NoAnswer, ContainerRefused."""

@@ -27,7 +27,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from nsbridge.config.schema import Container
+from nsbridge.supervisor.containers import engines
+from nsbridge.supervisor.containers.engines.compose import PROJECT, SERVICE
 from tests.system.comings_containerd import RAN, RUNNING, of_containerd
+from tests.system.comings_system import SYSTEM, maker
 from tests.system.containerd_daemon import ContainerdDaemon
 from tests.system.engine_daemons import Daemon, DaemonContainer, DockerDaemon, Podman
 from tests.system.engines import CrunContainer, EngineContainer, Program, RuncContainer
@@ -39,9 +43,10 @@ from tests.system.storm_outcome import EXACTLY_ONCE, Outcome, Plan
 
 PAIR = ("spool", "queue")
 RUNTIMES = {"runc": RuncContainer, "crun": CrunContainer, "lxc": LxcContainer}
-ENGINES = ("runc", "docker", "crun", "podman", "lxc", "containerd", "k8s", "rolling")
-# of the restarts
+# The share of each engine in the restarts.
 _SHARE = {"runc": 5, "docker": 5, "crun": 1, "podman": 1, "lxc": 1, "containerd": 3, "k8s": 3, "rolling": 3}
+_SHARE |= {"compose": 1, "machine": 1, "incus": 1}
+ENGINES = tuple(_SHARE)
 _MARK = "<!-- what follows is written by `make comings` -->"
 _BACK_WITHIN = 30.0  # seconds
 _PAUSE = 300  # microseconds between the messages of each direction
@@ -73,6 +78,31 @@ class WithVolume(DaemonContainer):
         self.start()
 
 
+def new_service() -> tuple[str, list[str]]:
+    """Return the name of a Compose service of its own, and what its containers are made with."""
+    project = f"nsb{os.getpid()}-{next(_numbers)}"
+    return f"compose:{project}/web", [f"--label={PROJECT}={project}", f"--label={SERVICE}=web"]
+
+
+class Service(WithVolume):
+    """The container of a service. Compose makes it again under another name, and so does this."""
+
+    def __init__(self, engine: Daemon, options: Sequence[str] = ()) -> None:
+        self._spec, labels = new_service()
+        super().__init__(engine, [*labels, *options])
+
+    @property
+    def container(self) -> Container:
+        """Return the service."""
+        return Container(engines.compose.KIND, self._spec.partition(":")[2])
+
+    def removed_and_made_again(self) -> None:
+        """Remove it, and make it again under another name."""
+        self.engine.command("rm", "--force", self.name)
+        self.name, self.id = f"{self.name}x", ""
+        self.start()
+
+
 @dataclass
 class Comings:
     """Results of the restarts with one engine."""
@@ -99,6 +129,10 @@ def run(engine: str, restarts: int, seed: int) -> Comings:
             pair = of_runtime(engine, room, directory, cleanup)
         elif engine in ("containerd", "k8s", "rolling"):
             pair = of_containerd(engine, _containerd(room, directory, cleanup), cleanup)
+        elif engine in SYSTEM:
+            pair = pair_of(maker(engine, room, directory, cleanup), cleanup)
+        elif engine == "compose":
+            pair = of_daemon(_daemon("docker", room, directory, cleanup), cleanup, Service)
         else:
             pair = of_daemon(_daemon(engine, room, directory, cleanup), cleanup)
         return restart_under_load(engine, directory, pair, Plan(PAIR, EXACTLY_ONCE, restarts, seed=seed, pause=_PAUSE))
@@ -171,10 +205,12 @@ def pair_of(make: Callable[[Program], EngineContainer], cleanup: ExitStack) -> l
     return [started(Program(RUNNING)), started(Program(RUNNING, ipc=f"/proc/{keeper.pid}/ns/ipc"))]
 
 
-def of_daemon(daemon: Daemon, cleanup: ExitStack) -> list[EngineContainer]:
+def of_daemon(
+    daemon: Daemon, cleanup: ExitStack, make: Callable[[Daemon, Sequence[str]], WithVolume] = WithVolume
+) -> list[EngineContainer]:
     """Return the same of Docker or Podman."""
     keeper = DaemonContainer(Program(options=["--ipc=shareable"]), daemon)
-    made = [keeper, WithVolume(daemon), WithVolume(daemon, [f"--ipc=container:{keeper.name}"])]
+    made = [keeper, make(daemon, ()), make(daemon, [f"--ipc=container:{keeper.name}"])]
     for container in made:
         cleanup.callback(container.delete)
         container.start()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,9 +11,8 @@ import pytest
 from nsbridge.config.schema import Container
 from nsbridge.supervisor.containers import engines, listing
 from nsbridge.supervisor.containers import locate as containers
-from nsbridge.supervisor.containers.engines.compose import PROJECT, SERVICE
 from nsbridge.supervisor.containers.identity import NotRunning
-from tests.system.comings import WithVolume
+from tests.system.comings import Service, new_service, of_daemon
 from tests.system.conftest import Factory
 from tests.system.engine_checks import check_restarts
 from tests.system.engine_daemons import IMAGE, Daemon, DaemonContainer, DockerDaemon
@@ -25,37 +22,6 @@ from tests.system.room import wait_until
 from tests.system.test_arrivals import SOON, come, waiting
 from tests.system.test_relay import route
 from tests.system.traffic import put_into_spool
-
-_numbers = itertools.count(1)
-
-
-def labelled(labels: Mapping[str, str]) -> list[str]:
-    return [f"--label={key}={value}" for key, value in labels.items()]
-
-
-def new_service() -> tuple[str, list[str]]:
-    """Return the name of a service of its own, and what its containers are made with."""
-    project = f"nsb{os.getpid()}-{next(_numbers)}"
-    return f"compose:{project}/web", labelled({PROJECT: project, SERVICE: "web"})
-
-
-class Service(WithVolume):
-    """The container of a service. Compose makes it again under another name, and so does this."""
-
-    def __init__(self, engine: Daemon, options: Sequence[str] = ()) -> None:
-        self._spec, labels = new_service()
-        super().__init__(engine, [*labels, *options])
-
-    @property
-    def container(self) -> Container:
-        """Return the service."""
-        return Container(engines.compose.KIND, self._spec.partition(":")[2])
-
-    def removed_and_made_again(self) -> None:
-        """Remove it, and make it again under another name."""
-        self.engine.command("rm", "--force", self.name)
-        self.name, self.id = f"{self.name}x", ""
-        self.start()
 
 
 @pytest.mark.parametrize("engine", ["docker", "podman"])
@@ -132,12 +98,7 @@ def test_service_that_is_made_again_is_followed(
     for variable, value in docker_daemon.env.items():
         monkeypatch.setenv(variable, value)
     with ExitStack() as cleanup:
-        keeper = DaemonContainer(Program(options=["--ipc=shareable"]), docker_daemon)
-        pair = [Service(docker_daemon), Service(docker_daemon, [f"--ipc=container:{keeper.name}"])]
-        for container in (keeper, *pair):
-            cleanup.callback(container.delete)
-            container.start()
-        check_restarts("compose", tmp_path, pair)
+        check_restarts("compose", tmp_path, of_daemon(docker_daemon, cleanup, Service))
 
 
 def test_label_of_podman_is_seen_to_come(tmp_path: Path, podman_container: Factory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -13,14 +14,20 @@ Reply = bytes | Callable[[socket.socket, bytes], None]  # a body, or what is don
 
 
 class FakeEngine:
-    """Listens at `path`; a target that is not in `replies` gives 404. `asked` has the targets, decoded."""
+    """Listens at `path`; a target that is not in `replies` gives 404. `asked` has the targets, decoded.
 
-    def __init__(self, path: Path, replies: Mapping[str, Reply]) -> None:
+    With `uid`, which root can choose, it listens as that user.
+    """
+
+    def __init__(self, path: Path, replies: Mapping[str, Reply], uid: int | None = None) -> None:
         self.replies = dict(replies)
         self.asked: list[str] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
-        self._listener.listen(50)
+        own = os.geteuid()
+        os.seteuid(own if uid is None else uid)
+        self._listener.listen(50)  # the kernel notes the user now; unix(7)
+        os.seteuid(own)
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 

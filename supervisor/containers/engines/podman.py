@@ -74,6 +74,7 @@ class PodmanCommand:
 
     def __init__(self, program: str, deadline: float) -> None:
         self.source = f"asked with {program}"
+        self.peer_uid = os.geteuid()
         self._program = program
         self._deadline = deadline
 
