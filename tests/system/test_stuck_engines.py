@@ -109,6 +109,7 @@ def engine(engine_base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         return made[0]
 
     monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+    monkeypatch.setenv("CONTAINER_HOST", f"unix://{engine_base}/none.sock")
     yield make
     for each in made:
         each.close()
@@ -127,6 +128,7 @@ def test_an_engine_that_speaks_nonsense_disturbs_nobody_else(
     fake = engine(speak)
     capfd.readouterr()
     routes = route(web.spec, legacy.spec) + waiting("docker:ghost", "docker:other")
+    routes += waiting("compose:shop/ghost", "docker-label:role=other", "l")
     with Nsbridged(tmp_path, routes) as daemon, Receiver(legacy, 0x51, MESSAGES) as receiver:
         daemon.wait_for("RUNNING", "r:files", "r:queue")
         wait_until(lambda: fake.calls >= 4 and fake.watched, "the engine is asked and watched")
