@@ -100,7 +100,7 @@ class DaemonSetPod:
 
 def _interpreter() -> dict[str, Path]:
     """Return what this Python and nsbridge consist of, by path inside."""
-    paths = ["/usr", "/lib", "/lib64", "/etc/group", "/etc/passwd", sys.base_prefix, str(ROOT)]
+    paths = ["/usr", "/lib", "/lib64", "/etc/group", "/etc/passwd", sys.base_prefix, sys.prefix, str(ROOT)]
     found: dict[str, Path] = {}
     for path in sorted(paths, key=len):
         if os.path.exists(path) and not any(path.startswith(f"{known}/") for known in found):

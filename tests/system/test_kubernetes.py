@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,7 @@ def test_daemonset_bridges_two_pods_and_is_replaced_without_loss(node: Node) -> 
     assert int(re.findall(r"CapBnd:\s*(\w+)", status)[0], 16).bit_count() == CAPABILITIES
     assert re.search(r"^\S+ / \S+ ro,", Path(f"/proc/{pid}/mounts").read_text(encoding="utf-8"), re.MULTILINE)
     wait_until(node.runs, "both agents run")
+    _look_at_web(node)
     spool = node.web.rootfs / "var/spool/orders/out"
     bodies = [b"%03d" % number for number in range(MESSAGES)]
     with Receiver(node.legacy, 0x4D2, MESSAGES) as receiver:
@@ -100,13 +103,47 @@ def test_daemonset_bridges_two_pods_and_is_replaced_without_loss(node: Node) -> 
         assert receiver.messages() == [Sent(1, body) for body in bodies]
     wait_until(node.runs, "both agents run again")
     probe = node.containerd.ctr(
-        "tasks", "exec", "--exec-id=probe", daemon, *_liveness(), namespace=CRI_NAMESPACE, check=False
+        "tasks",
+        "exec",
+        "--exec-id=probe",
+        daemon,
+        *_container("nsbridged")["livenessProbe"]["exec"]["command"],
+        namespace=CRI_NAMESPACE,
+        check=False,
     )
     assert probe.returncode == 0, probe
 
 
-def _liveness() -> list[str]:
+def _look_at_web(node: Node) -> None:
+    """Start the container `web`, on a free port: it has no rights at all, and shows health and metrics."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [re.sub(r"^0\.0\.0\.0:\d+$", f"0.0.0.0:{port}", word) for word in _container("web")["command"]]
+    web = node.pod.start("web", command=command)
+    status = Path(f"/proc/{node.pod.pid(web)}/status").read_text(encoding="utf-8")
+    assert re.findall(r"CapBnd:\s*(\w+)", status) == ["0" * 16]
+    assert re.findall(r"Uid:\s*(\d+)", status) == [str(_container("web")["securityContext"]["runAsUser"])]
+    wait_until(lambda: _got(port, "/healthz") == (200, "ok\n"), "the health is shown")
+    states = [line for line in _got(port, "/metrics")[1].splitlines() if line.startswith("nsbridge_agent_state{")]
+    running = [line for line in states if line.endswith(" 1.0")]
+    assert len(running) == len(node.states())
+    assert all('state="running"' in line.lower() for line in running)
+    node.pod.stop(web)
+
+
+def _got(port: int, path: str) -> tuple[int, str]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    except ConnectionError:
+        return 0, ""
+    finally:
+        connection.close()
+
+
+def _container(name: str) -> dict[str, Any]:
     (spec,) = [each for each in DOCUMENTS if each["kind"] == "DaemonSet"]
-    containers = spec["spec"]["template"]["spec"]["containers"]
-    (command,) = [each["livenessProbe"]["exec"]["command"] for each in containers if each["name"] == "nsbridged"]
-    return list(command)
+    (found,) = [each for each in spec["spec"]["template"]["spec"]["containers"] if each["name"] == name]
+    return dict(found)

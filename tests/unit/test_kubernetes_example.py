@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from nsbridge.config.load import load
+from nsbridge.supervisor.cli.commands.nsbridge import WEB_ADDRESS
 from nsbridge.supervisor.containers import engines
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +63,7 @@ def test_configuration_of_the_example_is_right(tmp_path: Path) -> None:
     config = load(str(tmp_path / "nsbridge.toml"))
     assert {agent.container.kind for route in config.routes for agent in route.agents} == {engines.kubernetes.KIND}
     assert config.daemon.state_dir == "/run/nsbridge"
+    assert config.daemon.control.read_group == "adm"
 
 
 def test_each_drop_in_is_mounted_as_a_file() -> None:
@@ -75,6 +77,25 @@ def test_each_drop_in_is_mounted_as_a_file() -> None:
     for file in of_kind("ConfigMap", "nsbridge-routes")["data"]:
         wanted["routes", file] = f"/etc/nsbridge/nsbridge.d/{file}"
     assert mounts == wanted
+
+
+def test_port_is_that_of_nsbridge_web() -> None:
+    port = WEB_ADDRESS[1]
+    web = container("web")
+    (rule,) = of_kind("NetworkPolicy")["spec"]["ingress"]
+    annotations = of_kind("DaemonSet")["spec"]["template"]["metadata"]["annotations"]
+    assert [each["containerPort"] for each in web["ports"]] == [port]
+    assert f"0.0.0.0:{port}" in web["command"]
+    assert [each["port"] for each in rule["ports"]] == [port]
+    assert annotations["prometheus.io/port"] == str(port)
+
+
+def test_web_container_has_no_rights_but_to_look() -> None:
+    """Its group is the daemon's read_group, which Debian numbers 4."""
+    context = container("web")["securityContext"]
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert (context["runAsNonRoot"], context["runAsGroup"], context["allowPrivilegeEscalation"]) == (True, 4, False)
+    assert all(mount["readOnly"] for mount in container("web")["volumeMounts"])
 
 
 def test_containerfile_copies_what_the_package_is_made_of() -> None:
