@@ -115,6 +115,8 @@ class ContainerdDaemon:
                 self._service.wait()
         for cgroup in (self.namespace, CRI_NAMESPACE):
             self._room.remove_cgroup(cgroup)
+        with suppress(OSError):
+            (Path("/run/containerd/runc") / self.namespace).rmdir()
 
     def _answers(self) -> bool:
         assert self._service is not None
