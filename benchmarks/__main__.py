@@ -2,7 +2,7 @@
 
     ./run bench [--rounds N] [--quick] [--only NAME…] [--check | --record]
 
-NAME is a subject or a group: core, sizes, routes, others.
+NAME is a subject or a group: core, sizes, routes, others, evidence.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ class Flow:
     size: int = 256
     delivery: str = "exactly-once"
     routes: int = 1
+    evidence: str = "auto"  # see [daemon]
 
 
 def carry(lab: Lab, flow: Flow) -> Figures:
@@ -93,21 +94,21 @@ def tick(lab: Lab, routes: int, seconds: int) -> Figures:
         return {"cpu": cpu / (routes * seconds) * 1e6}
 
 
-def echo(lab: Lab, count: int) -> Figures:
+def echo(lab: Lab, count: int, evidence: str = "auto") -> Figures:
     """Measure round trips of the classic echo programs through nsbridge, one at a time."""
     with lab.containers() as (client, server):
         text = _ECHO.format(client=client.spec, server=server.spec)
-        with _echo_server(lab, server), lab.daemon(text) as daemon:
+        with _echo_server(lab, server), lab.daemon(text, evidence) as daemon:
             return echo_times(_echo_client(lab, client, count), count, tree(daemon.pid))
 
 
-def echo_by_c_bridge(lab: Lab, count: int) -> Figures:
-    """Run the same programs, files and keys through the one-process bridge in C."""
+def echo_by_c_bridge(lab: Lab, count: int, program: str = "bridge") -> Figures:
+    """Run the same programs, files and keys through a bridge in C: of one process, or `two_processes`."""
     with lab.containers() as (client, server), _echo_server(lab, server):
-        words = [lab.program("bridge"), f"/proc/{server.pid}/ns/ipc", f"/proc/{client.pid}/ns/mnt", "/srv"]
+        words = [lab.program(program), f"/proc/{server.pid}/ns/ipc", f"/proc/{client.pid}/ns/mnt", "/srv"]
         with background([str(word) for word in words]) as bridge:
             wait_until_it_watches(bridge)
-            return echo_times(_echo_client(lab, client, count), count, [bridge.pid])
+            return echo_times(_echo_client(lab, client, count), count, tree(bridge.pid))
 
 
 def _echo_server(lab: Lab, server: EngineContainer) -> AbstractContextManager[subprocess.Popen[bytes]]:
@@ -176,7 +177,7 @@ def _routes(lab: Lab, flow: Flow, a: EngineContainer, b: EngineContainer) -> Ite
         )
         for n in range(flow.routes)
     )
-    with lab.daemon("".join(routes)) as daemon:
+    with lab.daemon("".join(routes), flow.evidence) as daemon:
         yield daemon
 
 

@@ -74,9 +74,9 @@ class Lab:
             yield made[0], made[1]
 
     @contextmanager
-    def daemon(self, routes: str) -> Iterator[Nsbridged]:
+    def daemon(self, routes: str, evidence: str = "auto") -> Iterator[Nsbridged]:
         """Run nsbridged with these routes, and all of its agents at work."""
-        with Nsbridged(self.run_directory(), routes) as daemon:
+        with Nsbridged(self.run_directory(), routes, f'evidence = "{evidence}"') as daemon:
             daemon.wait_for("RUNNING")
             yield daemon
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from benchmarks import alternatives, flows
@@ -11,6 +11,7 @@ from benchmarks.flows import Figures, Flow
 from benchmarks.lab import Lab
 
 ALO, EXACT = "at-least-once", "exactly-once"
+EVIDENCE = ("counter", "senders")  # what shows after a kill which messages were sent
 SIZES = (16, 64, 256, 1024, 4096, 8192)  # bytes; 8192 is kernel.msgmax
 ROUTES = (1, 2, 4, 8)
 _SIZED = (("log", "queue"), ("queue", "log"), ("queue", "queue"))
@@ -52,10 +53,10 @@ def _flow(name: str, group: str, flow: Flow) -> Subject:
 
 def _carry(flow: Flow, lab: Lab, scale: float) -> Figures:
     count = max(64, int(flow.count * scale))
-    return flows.carry(lab, Flow(flow.source, flow.sink, count, flow.size, flow.delivery, flow.routes))
+    return flows.carry(lab, replace(flow, count=count))
 
 
-def _counted(run: Callable[..., Figures], count: int, *rest: int) -> Callable[[Lab, float], Figures]:
+def _counted(run: Callable[..., Figures], count: int, *rest: int | str) -> Callable[[Lab, float], Figures]:
     return lambda lab, scale: run(lab, max(100, int(count * scale)), *rest)
 
 
@@ -72,6 +73,7 @@ def _tick(routes: int, lab: Lab, scale: float) -> Figures:
 
 
 ECHO, C_ECHO, KERNEL, FILES = "echo", "echo, C bridge", "kernel 256 B", "files 256 B"
+C_TWO = "echo, C, two processes"
 SHARED_ECHO, SHARED_LOG, SHARED_SPOOL = "echo, shared mount", "log, shared mount", "spool, shared mount"
 STATUS, SUPERVISORCTL = "nsbridgectl status", "supervisorctl status"
 NATS_ECHO, NATS, JETSTREAM = "echo, NATS", "NATS", "NATS JetStream"
@@ -106,6 +108,7 @@ _BY_ROUTES = tuple(
     for a, b in (("log", "queue"), ("queue", "queue"))
 )
 _OTHERS = (
+    Subject(C_TWO, "others", _counted(flows.echo_by_c_bridge, 10_000, "two_processes")),
     Subject(SHARED_ECHO, "others", _counted(alternatives.shared_echo, 10_000)),
     Subject(SHARED_LOG, "others", _counted(_shared("log"), 400_000, 256)),
     Subject(SHARED_SPOOL, "others", _counted(_shared("spool"), 40_000, 256)),
@@ -115,7 +118,18 @@ _OTHERS = (
     Subject(NATS, "others", _counted(_nats(""), 30_000, 256)),
     Subject(JETSTREAM, "others", _counted(_nats("js-"), 10_000, 256)),
 )
-SUBJECTS: Sequence[Subject] = (*_CORE, *_BY_SIZE, *_BY_ROUTES, *_OTHERS)
+_BY_EVIDENCE = tuple(
+    subject
+    for evidence in EVIDENCE
+    for subject in (
+        Subject(f"echo, {evidence}", "evidence", _counted(flows.echo, 10_000, evidence)),
+        *(
+            _flow(f"{a}→{b}, {evidence}", "evidence", Flow(a, b, 60_000, evidence=evidence))
+            for a, b in (("log", "queue"), ("queue", "log"), ("queue", "queue"))
+        ),
+    )
+)
+SUBJECTS: Sequence[Subject] = (*_CORE, *_BY_SIZE, *_BY_ROUTES, *_OTHERS, *_BY_EVIDENCE)
 CORE = tuple(subject.name for subject in _CORE)
 
 MEMORY = 2_000_000  # bytes of an agent's own memory
@@ -135,6 +149,25 @@ GOALS: Sequence[Goal] = (
     Goal("own memory, queue's agent (source)", "uss_source", "queue→log", None, MEMORY),
     Goal("own memory, spool's agent (source)", "uss_source", "spool→queue", None, MEMORY),
     Goal("status of two, as a process", "status", STATUS, SUPERVISORCTL, 0.5),
+    Goal("echo: p50 against two processes in C, without journal", "p50", ECHO, C_TWO, None),
+    Goal("two processes in C against one: p50", "p50", C_TWO, C_ECHO, None),
+    Goal("echo: p50, senders against the counter", "p50", "echo, senders", "echo, counter", None),
+    Goal(
+        "log→queue, senders against the counter",
+        "rate",
+        "log→queue, senders",
+        "log→queue, counter",
+        None,
+        at_least=True,
+    ),
+    Goal(
+        "queue→log, senders against the counter",
+        "rate",
+        "queue→log, senders",
+        "queue→log, counter",
+        None,
+        at_least=True,
+    ),
     Goal("echo: p50 against two programs at a shared mount", "p50", ECHO, SHARED_ECHO, None),
     Goal("echo: p50 against NATS", "p50", ECHO, NATS_ECHO, None),
     Goal("log→queue, at-least-once, against NATS (at most once)", "rate", "log→queue alo", NATS, None, at_least=True),

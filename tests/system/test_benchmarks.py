@@ -10,6 +10,7 @@ import pytest
 from benchmarks import flows, outcome
 from benchmarks.lab import Lab
 from benchmarks.subjects import (
+    C_TWO,
     CORE,
     GOALS,
     SHARED_ECHO,
@@ -29,7 +30,9 @@ FEW = 0.005  # of the full number of messages
 QUICK = [
     subject
     for subject in SUBJECTS
-    if subject.name in {*CORE, SHARED_ECHO, SHARED_SPOOL, STATUS, SUPERVISORCTL} - {TICK_100}
+    if subject.name
+    in {*CORE, C_TWO, "echo, senders", "log→queue, counter", SHARED_ECHO, SHARED_SPOOL, STATUS, SUPERVISORCTL}
+    - {TICK_100}
 ]
 
 
