@@ -238,8 +238,10 @@ def report(times: Sequence[Times], load: float) -> str:
     """Return the report in Markdown."""
     runit = statistics.median(next(t.taken for t in times if t.who == "runit"))
     where = f"{os.cpu_count()} cores, Linux {os.uname().release}, Python {sys.version.split()[0]}"
+    is_first = os.sched_getscheduler(0) in (os.SCHED_RR, os.SCHED_FIFO)
+    how = " All of it ran before other work of the machine (`chrt -r 10`)." if is_first else ""
     lines = [
-        f"{time.strftime('%Y-%m-%d')}, {where}; load average before: {load:.1f}.",
+        f"{time.strftime('%Y-%m-%d')}, {where}; load average before: {load:.1f}.{how}",
         "",
         "| killed | measured until | kills | median | 95 % | most | median / runit's |",
         "|---|---|---|---|---|---|---|",
