@@ -51,6 +51,9 @@ scrape:          ## Prometheus for 60 s under load; what a scrape of 200 routes 
 	NSB_TEST_SCRAPE=60 ./run test -n 0 tests/system/test_web_prometheus.py
 	$(CMD) python -m benchmarks.scrape --report docs/web.md
 
+screens:         ## pictures of the web page, into docs/; 15 minutes, which its plots need
+	$(CMD) python -m tests.system.web_screens docs
+
 restart:         ## from a kill to work again, beside runit and supervisord, into docs/restart.md; about 5 minutes (as root)
 	$(CMD) python -m benchmarks.restart --report docs/restart.md
 
@@ -97,4 +100,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo test unit system senders storm classic-storm names-storm comings scale scrape restart rotation bench bench-check dist deb deb-check calls fuzz style types coverage fresh clean help everything-storm
+.PHONY: demo test unit system senders storm classic-storm names-storm comings scale scrape restart rotation bench bench-check dist deb deb-check calls fuzz style types coverage fresh clean help everything-storm screens

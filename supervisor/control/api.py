@@ -11,11 +11,11 @@ from typing import NamedTuple, TypeVar
 
 from nsbridge.config.errors import NsbridgeError, UsageError
 from nsbridge.supervisor.containers import unknown
-from nsbridge.supervisor.control import overview
 from nsbridge.supervisor.control.connection import Answer
 from nsbridge.supervisor.control.dead import DeadApi
 from nsbridge.supervisor.control.lettercounts import LetterCounts
 from nsbridge.supervisor.control.orders import Method, Orders
+from nsbridge.supervisor.control.overview import Overview
 from nsbridge.supervisor.control.reloading import Reloader
 from nsbridge.supervisor.control.status import agent_status, route_status
 from nsbridge.supervisor.control.tap import TapApi
@@ -55,6 +55,7 @@ class Api:
         self._started = time.monotonic()
         self._gauges = Gauges()
         self._letters = LetterCounts(services.state_dir)
+        self._rows = Overview(self._letters)
         self._methods: dict[str, Method] = {
             "version": lambda _params, answer: answer.result({"version": _VERSION}),
             "status": self._status,
@@ -84,7 +85,7 @@ class Api:
         return {"schema": 1, "daemon": self._daemon(), "routes": routes}
 
     def _overview(self) -> dict[str, object]:
-        return {"schema": 1, "daemon": self._daemon(), **overview.rows(self._roster.routes.values(), self._letters)}
+        return {"schema": 1, "daemon": self._daemon(), **self._rows.rows(self._roster.routes.values())}
 
     def _daemon(self) -> dict[str, object]:
         return {

@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/web.md: the page in an incident, on a desk, on a phone in the dark, and one agent's page.
+"""Takes the pictures of docs/web.md: the page in an incident, on a desk, and on a phone in the dark.
 
     python -m tests.system.web_screens docs [--minutes 15]
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nsbridge.supervisor.control.connection import Answer
-from tests.control_fake import FakeApi, agent, daemon, flow, inspected
+from tests.control_fake import FakeApi, agent, daemon, flow
 from tests.system.browser import Browser
 from tests.web_process import Web
 
@@ -78,7 +78,6 @@ LOG = (
 def scene(second: float, end: float) -> dict[str, Any]:
     """Return the status after so many seconds, of a scene that lasts until `end`."""
     full = max(0.0, second - (end - FULL_FOR))
-    waves = 60 * second + 900 * (1 - math.cos(second / 45))
     blocked = {"phase": "blocked", "detail": "blocked: queue 0x4d2 is full (16384 of 16384 bytes)"}
     legacy = blocked | {"blocked_s": full, "blocked_long": full > 300} if full else {}
     gone = max(0.0, second - (end - 520))
@@ -103,8 +102,19 @@ def scene(second: float, end: float) -> dict[str, Any]:
             ("vault", "docker:vault", "log", {"state": "STOPPED", "wanted": False, "pid": None}),
         ),
     ]
+    numbers = _numbers(second, full, gone)
+    for route, (there, back) in zip(routes, numbers, strict=True):
+        one, other = (member["name"] for member in route["agents"])
+        route["flows"] = [flow(one, other, **there), flow(other, one, **back)]
+    about = {"pid": 2104, "version": "0.2.0", "uptime_s": 2900 + second, "config": "/etc/nsbridge/nsbridge.toml"}
+    return {"schema": 1, "daemon": about, "routes": routes}
+
+
+def _numbers(second: float, full: float, gone: float) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the numbers of both flows of each route, after so long; `full` and `gone` since that began."""
     done = second - full
-    numbers: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    waves = 60 * second + 900 * (1 - math.cos(second / 45))
+    return [
         (_number(40 * done + 8 * math.sin(done / 9), full * 40, full), _number(39 * done)),
         (_number(waves / 8, 3 if second % 60 < 20 else 0, second % 20 / 8, dead=3, dead_letters=3), _number(waves / 9)),
         (_number(waves * 6, 20 + 15 * math.sin(second / 11), 0.1), _number(waves)),
@@ -113,11 +123,6 @@ def scene(second: float, end: float) -> dict[str, Any]:
         (_number(2 * second + 30 * (second // 120), refused=2), _number(0)),
         (_number(0), _number(0)),
     ]
-    for route, (there, back) in zip(routes, numbers, strict=True):
-        one, other = (member["name"] for member in route["agents"])
-        route["flows"] = [flow(one, other, **there), flow(other, one, **back)]
-    about = {"pid": 2104, "version": "0.2.0", "uptime_s": 2900 + second, "config": "/etc/nsbridge/nsbridge.toml"}
-    return {"schema": 1, "daemon": about, "routes": routes}
 
 
 def _route(name: str, *members: tuple[str, str, str, dict[str, Any]]) -> dict[str, Any]:
@@ -143,7 +148,6 @@ def take(directory: Path, minutes: float) -> None:
         def prepare(api: FakeApi) -> None:
             api.__class__ = SceneApi
             api.path = path  # type: ignore[attr-defined]
-            api.results["inspect"] = [inspected(name="orders:legacy", state="RUNNING")]
 
         with daemon(prepare) as control, Web(control) as web, _playing(path, end):
             time.sleep(end)  # the plots' own time
@@ -172,7 +176,6 @@ def _playing(path: Path, end: float) -> Iterator[None]:
 def _pictures(web: Web, directory: Path) -> None:
     for name, page, size, dark in (
         ("web.png", "", DESK, False),
-        ("web-agent.png", "agent/orders:legacy", (1480, 1000), False),
         ("web-phone.png", "?sort=trouble", PHONE, True),
     ):
         with Browser(*size) as browser:

@@ -53,7 +53,15 @@ def test_numbers_stand_in_the_row_of_the_agent_they_are_to_enter() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.0 s"), (4.24, "4.2 s"), (59.4, "59 s"), (185, "3 min 5 s"), (7800, "2 h 10 min"), (273_600, "3 d 4 h")],
+    [
+        (0.04, "0.0 s"),
+        (4.24, "4.2 s"),
+        (59.9, "59 s"),
+        (419.9, "6 min 59 s"),
+        (185, "3 min 5 s"),
+        (7800, "2 h 10 min"),
+        (273_600, "3 d 4 h"),
+    ],
 )
 def test_duration_has_the_units_that_matter(seconds: float, text: str) -> None:
     assert view.duration(seconds) == text

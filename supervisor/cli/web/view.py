@@ -115,13 +115,16 @@ def _rate(rate: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """Return it in the two units that matter: 4.2 s, 3 min 5 s, 2 h 10 min, 3 d 4 h."""
-    if seconds < _MINUTE:
-        return f"{seconds:.1f} s" if seconds < _FEW else f"{seconds:.0f} s"
-    if seconds < _HOUR:
-        return f"{seconds // _MINUTE:.0f} min {seconds % _MINUTE:.0f} s"
-    if seconds < _DAY:
-        return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // _MINUTE:.0f} min"
-    return f"{seconds // _DAY:.0f} d {seconds % _DAY // _HOUR:.0f} h"
+    if seconds < _FEW:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
+    if whole < _DAY:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
 
 
 @dataclass(frozen=True, slots=True)
