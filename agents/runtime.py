@@ -276,6 +276,10 @@ class Agent:
         """See AgentApi."""
         control.send(self._channel, report="refused", text=text[:2000], moved=moved)
 
+    def files_waiting(self, count: int) -> None:
+        """See AgentApi."""
+        self._cells[scoreboard.WAITING_FILES] = count
+
     def log(self, level: str, text: str) -> None:
         """See AgentApi."""
         control.send(self._channel, report="log", level=level, text=text[:2000])

@@ -45,6 +45,7 @@ OLDEST = 16  # since when the oldest pending message has been, in ns of CLOCK_MO
 BLOCKED = 17  # since when the agent has had a reason to wait, in ns of CLOCK_MONOTONIC; 0: it has none
 REFUSED_TOTAL = 18  # files that a source refused since its journal was made
 TAPPED = 19  # how many taps the agent copies messages for (tap.py); the supervisor writes it
+WAITING_FILES = 20  # about how many files wait in a source's directory
 
 
 class Scoreboard:
@@ -58,7 +59,7 @@ class Scoreboard:
 
     def begin(self) -> None:
         """Begin a new agent, which owes a sign of life from now on."""
-        self.cells[PROGRESS] = self.cells[REFUSED] = 0
+        self.cells[PROGRESS] = self.cells[REFUSED] = self.cells[WAITING_FILES] = 0
         for side in _REASON_AT:
             self.set_reason(side, "")
             self.set_notice(side, "")

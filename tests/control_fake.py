@@ -50,7 +50,7 @@ def agent(name: str, **facts: object) -> dict[str, Any]:
 
 
 def flow(source: str, sink: str, **facts: object) -> dict[str, Any]:
-    counters = dict.fromkeys((*_COUNTERS, "dead", "dead_letters", "refused", "refused_now"), 0)
+    counters = dict.fromkeys((*_COUNTERS, "dead", "dead_letters", "refused", "refused_now", "waiting_files"), 0)
     return {"from": source, "to": sink} | counters | facts
 
 

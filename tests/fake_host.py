@@ -78,6 +78,7 @@ class FakeHost:
         self.loop = Loop()
         self.name = "r:a"
         self.container = "docker:web"
+        self.waiting_files = 0
         self.said: list[str] = []
         self.reason = ""
         self.notices: dict[str, str] = {}
@@ -130,6 +131,10 @@ class FakeHost:
         """Keep the text in the list of log lines."""
         self.said.append(text)
         self.refused_moved += moved
+
+    def files_waiting(self, count: int) -> None:
+        """Keep it in `waiting_files`."""
+        self.waiting_files = count
 
     def log(self, level: str, text: str) -> None:
         """Keep the text in the list of log lines."""

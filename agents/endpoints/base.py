@@ -104,6 +104,9 @@ class AgentApi(Protocol):
     def report_refused(self, text: str, *, moved: bool) -> None:
         """Log a file that was refused and counted, and report it as an event; `moved`: to the error directory."""
 
+    def files_waiting(self, count: int) -> None:
+        """Show in status about how many files wait in the source's directory."""
+
     def dead(self, one: Run, where: str, why: str) -> bool:
         """Write the one message that can never be handed over as a dead letter, and count it as handed.
 

@@ -58,6 +58,10 @@ class WaitingList:
         """True if `read` would return more names."""
         return self._read < self._length
 
+    def bytes_left(self) -> int:
+        """Return the bytes of the names that `read` would still return, each with its NUL."""
+        return max(0, self._length - self._read)
+
     def open(self, inode: int) -> bool:
         """Use the list of an earlier agent for the directory of that inode; False if there is none or it is damaged."""
         self._length = 0

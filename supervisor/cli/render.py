@@ -126,6 +126,7 @@ def _scalar(value: object) -> str:
 
 _MOST_LETTERS = 1000  # that are counted: control/deadletters.py
 _OLD = 5.0  # seconds that a message may be pending without a remark
+_MANY = 1000  # files that wait, from which on a backlog is shown
 _WIDEST_INFO = 40  # characters of a detail that stands in its column
 
 
@@ -154,6 +155,7 @@ def _counts(name: str, flows: list[dict[str, Any]]) -> str:
     sent = [flow for flow in flows if flow["from"] == name]
     received = [flow for flow in flows if flow["to"] == name]
     parts = [f"out {flow['delivered']}" for flow in sent]
+    parts += [f"about {flow['waiting_files']:,} files wait" for flow in sent if flow.get("waiting_files", 0) >= _MANY]
     parts += [_refused(flow) for flow in sent if flow.get("refused") or flow.get("refused_now")]
     for flow in received:
         parts.append(f"in {flow['delivered']}")

@@ -127,6 +127,7 @@ def _flow(source: ManagedAgent, sink: ManagedAgent, letters: Letters) -> dict[st
         "dead_letters": letters(sink.config.name, handed[scoreboard.DEAD]),
         "refused": taken[scoreboard.REFUSED_TOTAL],
         "refused_now": taken[scoreboard.REFUSED],
+        "waiting_files": taken[scoreboard.WAITING_FILES],
         "oldest_pending_s": _oldest_pending(taken),
     }
 

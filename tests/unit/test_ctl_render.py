@@ -60,6 +60,14 @@ def test_refused_files_are_shown(ever: int, now: int, text: str) -> None:
     assert line.rstrip().endswith(f"out 0  {text}".rstrip())
 
 
+@pytest.mark.parametrize(("count", "text"), [(300_000, "about 300,000 files wait"), (999, "")])
+def test_large_backlog_of_files_is_shown(count: int, text: str) -> None:
+    (line,) = render.status(
+        status_document(agent("a:b"), flows=(flow("a:b", "a:c", waiting_files=count),)), colour=False
+    )
+    assert line.rstrip().endswith(f"out 0  {text}".rstrip())
+
+
 def test_an_agent_in_backoff_says_when_it_starts_again() -> None:
     document = status_document(agent("a:b", state="BACKOFF", retry_in_s=2.34, pid=None, uptime_s=None))
     assert "next start in 2.3 s" in render.status(document, colour=False)[0]

@@ -159,6 +159,28 @@ def _expect(life: Life, bodies: list[bytes]) -> None:
     assert life.host.bodies() == bodies
 
 
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_waiting_files_are_counted_at_each_heartbeat(
+    make_spool: Make, monkeypatch: pytest.MonkeyPatch, is_listed: bool
+) -> None:
+    """About: those on the list are estimated by the bytes of their names."""
+    monkeypatch.setattr(spool_names, "_WORTH_LISTING", 1 if is_listed else 1000)
+    life = make_spool(window=4)
+    life.kill()
+    for number in range(300):
+        life.put(f"{number:04d}", b"%d" % number)
+    life.start()
+    life.host.confirms = False
+    life.host.run_until(lambda: len(life.received) >= 4, "the window is full")
+    life.host.beat()
+    assert 280 <= life.host.waiting_files <= 320
+    life.host.confirms = True
+    life.host.confirm()
+    life.host.run_until(lambda: len(life.received) == 300, "all are taken")
+    life.host.beat()
+    assert life.host.waiting_files == 0
+
+
 def test_killed_agent_begins_without_a_scan(make_spool: Make, scans: list[int]) -> None:
     """Files that came while no agent ran come last: a scan finds them when the list has ended."""
     life = _restarted_with_a_backlog(make_spool)

@@ -43,6 +43,7 @@ _WORTH_LISTING = 1024  # names; a scan finds fewer again in a few milliseconds
 _SCAN_AFTER = 1.0  # seconds after the start until the first scan, if there is a list
 _MOST_ASIDE = 1 << 17  # names that are remembered as set aside; about 20 MB
 _MOST_ARRIVED = 1 << 17  # names that arrive during one scan; with more of them it begins again
+_SAMPLE, _LIKELY_NAME = 32, 24  # names whose length is averaged; bytes of a name where none is known
 _SLICE = 0.005  # seconds of a scan until the rest of the agent has its turn
 _ENTRIES = 256  # entries of a listing between two reads of the clock
 _FIRST_DELAY = 0.05  # seconds until a name that was set aside is looked at again; doubled each time
@@ -145,6 +146,15 @@ class SpoolNames:
     def may_have_more(self) -> bool:
         """True if names wait, or the list or a scan would bring some."""
         return bool(self._backlog) or self._has_more or self._has_list()
+
+    def about(self) -> int:
+        """Return about how many names wait: those of the list are not counted, but estimated by their length."""
+        count, left = len(self._backlog), self._waiting.bytes_left() if self._waiting is not None else 0
+        if not left:
+            return count
+        sample = list(islice(self._backlog, _SAMPLE))
+        each = sum(map(len, sample)) / len(sample) + 1 if sample else _LIKELY_NAME
+        return count + round(left / each)
 
     def _has_list(self) -> bool:
         return self._waiting is not None and self._waiting.has_more()

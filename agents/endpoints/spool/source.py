@@ -80,6 +80,7 @@ class SpoolSource(EventSource):
         self._foreign_files_stay = False  # in another user's sticky directory: only a file's owner may remove it
         self._directory = WatchedDirectory(host, tree, "out", self._path, self._changed)
         self._waiter = Waiter(host, "out", self._again)
+        host.vouch(self._show_waiting)
         self._removal = RemovalNotice(host, shown(self._path))
         waiting = WaitingList(journal.waiting_fd, config.waiting_size, journal.cells, WAITING)
         self._names = SpoolNames(host.loop, message_names(config.takes), self._drain, self._take, self._odd, waiting)
@@ -168,6 +169,11 @@ class SpoolSource(EventSource):
             self._host.log("warning", f"LOST: {self._shown(name)} was replaced or changed before it could be delivered")
             return _GONE
         return 0, (body,)
+
+    def _show_waiting(self) -> float:
+        """Show at each heartbeat about how many files wait."""
+        self._host.files_waiting(self._names.about())
+        return self._host.loop.now()
 
     def _changed(self, _events: int) -> None:
         if self._read_events():
