@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 
@@ -16,7 +17,7 @@ from nsbridge.config.advice import advice
 from nsbridge.config.schema import Config, RouteConfig
 from nsbridge.supervisor.containers.arrivals import Arrivals
 from nsbridge.supervisor.control.api import Api
-from nsbridge.supervisor.control.orders import Orders
+from nsbridge.supervisor.control.orders import Orders, is_settled
 from nsbridge.supervisor.control.reloading import Reloader
 from nsbridge.supervisor.control.server import ControlServer
 from nsbridge.supervisor.health.check import HealthCheck
@@ -143,6 +144,16 @@ class Supervisor:
             self._log.warning("", line)
         self._roster.adopt(compare(Config(self._config.daemon, ()), self._config))
         self._health.start()
+        began = self.loop.now()
+        agents = self._roster.agents
+        self._orders.when(lambda: all(map(is_settled, agents)), lambda: self._log_started(agents, began))
+
+    def _log_started(self, agents: Sequence[ManagedAgent], began: float) -> None:
+        """Log that the first start of all agents is over: with hundreds it takes seconds."""
+        states = Counter(agent.state.value for agent in agents)
+        counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        if agents and not self._roster.is_ending:
+            self._log.info("", f"all agents were started within {self.loop.now() - began:.1f} s: {counted}")
 
     def _journals(self) -> Iterator[str]:
         """Yield the paths of the journals that agents have open, for agents that have been ready."""

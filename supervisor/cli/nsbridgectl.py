@@ -21,6 +21,7 @@ from nsbridge.supervisor.cli.commands.parse import Parsed, parse
 TYPE_CHECKING = False  # typing is slow to load and is needed by the type checkers only
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from typing import Any
 
 WAIT_TIMEOUT = 60.0  # seconds, for start, stop and restart with --wait
@@ -80,7 +81,8 @@ def _is_colourful() -> bool:
 def _change(client: ControlClient, options: Parsed) -> int:
     """Start, stop or restart; with --wait it has failed if an agent is in the end not what was asked for."""
     try:
-        result = client.call(options.command, {"names": options.names, "wait": options.wait})
+        with _progress(client, options):
+            result = client.call(options.command, {"names": options.names, "wait": options.wait})
     except LateError as late:
         raise (_overdue(options, client.timeout) if options.wait else late) from None
     agents = result["agents"]
@@ -96,15 +98,28 @@ def _change(client: ControlClient, options: Parsed) -> int:
     return EXIT_OK
 
 
+def _progress(client: ControlClient, options: Parsed) -> AbstractContextManager[object]:
+    """Show how much is left while the command waits."""
+    from contextlib import nullcontext  # noqa: PLC0415  (not what a monitor runs every few seconds)
+
+    if not options.wait:
+        return nullcontext()
+    from nsbridge.supervisor.cli.progress import Progress  # noqa: PLC0415
+
+    return Progress(client.path, options.command, options.values.get("names") or [])
+
+
 def _overdue(options: Parsed, limit: float) -> NsbridgeError:
     """Return the error for what is not done in time; UnreachableError if the daemon does not answer that either."""
+    from nsbridge.supervisor.cli.progress import left  # noqa: PLC0415  (not what a monitor runs every few seconds)
+
     with ControlClient(socket_path(options.socket, options.config), DEFAULT_TIMEOUT) as client:
         result = client.call("status", {"names": options.names})
     aim = "STOPPED" if options.command == "stop" else "RUNNING"
     agents = [agent for route in result["routes"] for agent in route["agents"] if agent["state"] != aim]
     waited_for = [f"{agent['name']} is {agent['state']}{render.reason(agent)}" for agent in agents]
     return NsbridgeError(
-        f"{options.command}: not done within {limit:g} s: {', '.join(waited_for) or 'done just now'}; "
+        f"{options.command}: not done within {limit:g} s: {', '.join(waited_for) or 'done just now'}{left(result)}; "
         "it continues: nsbridgectl status shows its progress"
     )
 
@@ -189,7 +204,8 @@ def _dead(client: ControlClient, options: Parsed) -> int:
 
 
 def _shutdown(client: ControlClient, options: Parsed) -> int:
-    result = client.shutdown(wait=options.wait)
+    with _progress(client, options):
+        result = client.shutdown(wait=options.wait)
     if options.json:
         _print_json(result)
     elif options.wait:
