@@ -41,7 +41,8 @@ def _lines(what: str) -> Option:
 
 
 def _change(name: str, summary: str, text: str, until: str) -> Command:
-    wait = Option("--wait", f"return when {until}, or when it is clear that they will not; then with exit code 1")
+    end = f"return when {until}, or when it is clear that they will not; then with exit code 1"
+    wait = Option("--wait", f"{end}. On a terminal it shows how much is left")
     return Command(name, summary, text, options=(wait, _JSON), operands=(_WHICH,))
 
 
