@@ -1,4 +1,4 @@
-"""What takes long shows how much is left: --wait at a terminal, and the log at the daemon's start."""
+"""Progress of slow commands: how much is left, at a terminal with --wait, and in the log at the daemon's start."""
 
 from __future__ import annotations
 
