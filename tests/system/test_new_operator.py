@@ -116,3 +116,17 @@ def test_unwritable_spool_is_reported_at_the_start(tmp_path: Path, unshare_conta
         send_all(legacy, 0x52, [Sent(1, b"it works")])
         assert [file.read_bytes() for file in wait_for_files(places[1], 1)] == [b"it works"]
         assert sorted(os.listdir(places[0])) == []
+
+
+def test_status_exits_3_once_blocked_for_long(tmp_path: Path, unshare_container: Factory) -> None:
+    """A monitor that only looks at the exit code sees it after the grace time, and sees that it is over."""
+    web, legacy = unshare_container(), unshare_container()
+    routes = route(web.spec, legacy.spec).replace(", create = true", "")
+    with Nsbridged(tmp_path, routes, 'health = { max_blocked = "2s" }') as daemon:
+        daemon.wait_for("RUNNING")
+        status = [sys.executable, "-m", "nsbridge.supervisor.cli.nsbridgectl", "-s", str(daemon.socket), "status"]
+        assert run(status, check=False).returncode == 0, "within the grace time"
+        wait_until(lambda: run(status, check=False).returncode == 3, "blocked for long", 10.0)
+        with Receiver(legacy, 0x51, 0):  # makes the queue
+            send_all(legacy, 0x52, [Sent(1, b"makes the other")])
+            wait_until(lambda: run(status, check=False).returncode == 0, "it is over", 10.0)
