@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import re
+import sys
+import time
 
 from nsbridge.agents.dead.ids import in_short
 from nsbridge.config.errors import EXIT_OK, NsbridgeError
@@ -16,6 +18,7 @@ TYPE_CHECKING = False  # typing is slow to load and is needed by the type checke
 if TYPE_CHECKING:
     from typing import Any
 
+_MOST_CALLS = 1000  # of one command; the daemon handles 1,000 letters in each
 _SHOWN = 1024  # bytes of a message that a person is shown
 _WHAT_TO_DO = "when the cause under WHY is fixed: nsbridgectl dead retry ID…, or all; dead drop removes them"
 _PAST = {"retry": "given back to be delivered", "drop": "dropped"}
@@ -30,12 +33,40 @@ def run(client: ControlClient, what: str, names: list[str], *, as_json: bool) ->
         result = client.call("dead_show", {"id": names[0]})
         lines = _show(result)
     else:
-        result = client.call(f"dead_{what}", {"ids": names})
+        result = _each(client, what, names)
         lines = _changed(what, result)
     if as_json:
         lines = [json.dumps(result, indent=2)]
     failed = what in _PAST and bool(result["failed"])
     return lines, NsbridgeError.exit_code if failed else EXIT_OK
+
+
+def _each(client: ControlClient, what: str, names: list[str]) -> dict[str, Any]:
+    """Retry or drop the letters; of names, as often as the daemon has more of them, which takes some at a time.
+
+    A letter that cannot be delivered again is put aside again at once: so only letters from before now count.
+    """
+    params: dict[str, object] = {"ids": names, "before": time.time()}
+    result: dict[str, Any] = client.call(f"dead_{what}", params)
+    if any("/" in name for name in names):
+        return result
+    latest = result
+    for _ in range(_MOST_CALLS):
+        if not latest["more"] or not latest["done"]:
+            break
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[Kdead {what}: {len(result['done']):,} {_PAST[what]}")
+        latest = client.call(f"dead_{what}", params)
+        failed = {failure["id"]: failure for failure in (*result["failed"], *latest["failed"])}
+        result = {
+            "done": [*result["done"], *latest["done"]],
+            "failed": list(failed.values()),
+            "more": latest["more"],
+            "waiting": result["waiting"] | latest["waiting"],
+        }
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+    return result
 
 
 def _list(result: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -95,7 +96,10 @@ class DeadApi:
         named = [one for word in words if "/" in word for one in self._named(word, boxes)]
         chosen = list(dict.fromkeys([*chosen, *named]))
         more = more or len(chosen) > MAX_AT_ONCE
-        self._go_through(_LetterBatch(deque(chosen[:MAX_AT_ONCE]), frozenset(named), work, answer, more))
+        before = params.get("before", math.inf)
+        if not isinstance(before, int | float):
+            raise UsageError("before must be a number: seconds since 1970")
+        self._go_through(_LetterBatch(deque(chosen[:MAX_AT_ONCE]), frozenset(named), work, answer, more, before))
 
     def _go_through(self, batch: _LetterBatch) -> None:
         """Work on letters for at most SLICE, then let the rest of the supervisor run."""
@@ -120,6 +124,8 @@ class DeadApi:
             if (agent, stem) in batch.named:  # else a note without its message, or one that has just gone
                 batch.failed.append({"id": _id(agent, stem), "error": str(error)})
             return
+        if letter.time is not None and letter.time > batch.before and (agent, stem) not in batch.named:
+            return  # it was put aside since the caller began
         try:
             batch.work(letter)
             batch.done.append(letter)
@@ -212,6 +218,7 @@ class _LetterBatch:
     work: Callable[[Letter], None]
     answer: Answer
     more: bool  # there are more letters than one request handles
+    before: float  # seconds since 1970: of names, only letters that were put aside before
     done: list[Letter] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
 

@@ -303,3 +303,14 @@ def test_route_that_a_reload_took_away_meanwhile_is_an_error(scene: Scene, monke
     assert isinstance(answer, dict)
     assert answer["done"] == [ID(seq) for seq in range(3)], "its letters are still there to be dropped"
     assert scene.sink.orders == [], "an agent that has gone is not notified"
+
+
+def test_letter_that_was_put_aside_since_is_left_alone(scene: Scene) -> None:
+    """A letter that cannot be delivered is put aside again: one command must not give it back again and again."""
+    scene.box.put(7)
+    scene.box.put(8, time=None)
+    answer = scene.ask("dead_drop", ids=["all"], before=1.0)
+    assert answer["done"] == [ID(8)]
+    assert scene.ask("dead_drop", ids=[ID(7)], before=1.0)["done"] == [ID(7)], "it is named"
+    with pytest.raises(UsageError):
+        scene.ask("dead_drop", ids=["all"], before="now")

@@ -10,15 +10,15 @@ from nsbridge.supervisor.cli.client import ControlClient
 
 
 class Answering:
-    """A Client that has one answer and notes what it was asked."""
+    """A Client that has these answers, the last again and again, and notes what it was asked."""
 
-    def __init__(self, result: dict[str, Any]) -> None:
-        self.result = result
-        self.asked: tuple[str, dict[str, object] | None] = ("", None)
+    def __init__(self, *results: dict[str, Any]) -> None:
+        self.results = list(results)
+        self.asked: list[tuple[str, dict[str, object] | None]] = []
 
     def call(self, method: str, params: dict[str, object] | None = None) -> Any:
-        self.asked = (method, params)
-        return self.result
+        self.asked.append((method, params))
+        return self.results.pop(0) if len(self.results) > 1 else self.results[0]
 
 
 def letter(seq: int, **facts: object) -> dict[str, object]:
@@ -73,19 +73,36 @@ def test_failures_are_listed_and_set_the_exit_code() -> None:
         ["c: it has just gone", "2 dead letters given back to be delivered: orders:legacy/7..8"],
         1,
     )
-    result |= {"failed": [], "waiting": {"orders:web": "STOPPED"}, "more": True}
+    result |= {"done": [], "failed": [], "waiting": {"orders:web": "STOPPED"}, "more": True}
     assert run(result, "retry", "all") == (
         [
-            "2 dead letters given back to be delivered: orders:legacy/7..8",
+            "0 dead letters given back to be delivered",
             "orders:web is STOPPED: it delivers them when it runs",
             "there are more: do it again",
         ],
         0,
     )
-    result |= {"done": epochs}
+    result |= {"done": epochs, "more": False}
     assert run(result, "drop", "all")[0][0] == (
         "3 dead letters dropped: orders:legacy/00000000000000aa-7..8, orders:legacy/00000000000000bb-9"
     )
+
+
+def test_command_repeats_while_the_daemon_has_more_letters() -> None:
+    """The daemon takes some at a time. All calls name the same moment: what is put aside after it is left alone."""
+    ids = [f"orders:legacy/00000000000000aa-{number}" for number in range(5)]
+    answer: dict[str, Any] = {"failed": [], "waiting": {}}
+    answers = [
+        answer | {"done": ids[:2], "more": True},
+        answer | {"done": ids[2:4], "more": True, "failed": [{"id": "c", "error": "c: gone"}]},
+        answer | {"done": ids[4:], "more": False, "failed": [{"id": "c", "error": "c: gone"}]},
+    ]
+    client = Answering(*answers)
+    lines, code = deadctl.run(cast(ControlClient, client), "retry", ["all"], as_json=False)
+    assert lines == ["c: gone", "5 dead letters given back to be delivered: orders:legacy/0..4"]
+    assert code == 1
+    assert len(client.asked) == 3
+    assert len({str(params) for _, params in client.asked}) == 1
 
 
 def test_json_is_the_answer_itself_with_the_same_exit_code() -> None:
@@ -105,4 +122,5 @@ def test_each_is_asked_of_its_own_method() -> None:
         answers = letter(1) | {"letters": [], "to_be_retried": {}, "more": False, "body": "", "cut": False}
         client = Answering(answers | {"done": [], "failed": [], "waiting": {}})
         deadctl.run(cast(ControlClient, client), words[0], words[1:], as_json=False)
-        assert client.asked == asked
+        ((method, params),) = client.asked
+        assert (method, {key: value for key, value in (params or {}).items() if key != "before"}) == asked
