@@ -27,7 +27,7 @@ from nsbridge.agents.endpoints.queue import senders
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn
 from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
 from nsbridge.agents.endpoints.queue.senders import Outbox
-from nsbridge.agents.journal.journalfile import seal
+from nsbridge.agents.journal.journalfile import CELL_COUNT, seal
 from nsbridge.agents.journal.sinkjournal import IN_DOUBT, WHICH, SinkJournal
 from nsbridge.agents.queuestatus import QueueStatus
 from nsbridge.agents.wire import Run
@@ -72,7 +72,7 @@ class World:
         self.dead: set[int] = set()
         self.last_pid = 0
         self.pids = count(100)
-        self.cells = [0] * 40
+        self.cells = [0] * CELL_COUNT
         self.cells[1 + 2] = self.cells[5 + 2] = seal(0)
         self.cells[WHICH] = seal(0)
         self.me = 0

@@ -36,7 +36,7 @@ class FileApi(FakeApi):
     path: Path
 
     @property
-    def status(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return dict(json.loads(self.path.read_text()))
 
     @status.setter
@@ -184,7 +184,9 @@ def test_planted_markup_is_shown_as_text(tmp_path: Path) -> None:
     evil["routes"][0]["agents"][1]["name"] = evil["routes"][0]["flows"][0]["to"] = evil["routes"][0]["flows"][1][
         "from"
     ] = "o:y"
-    record = dict.fromkeys(("time", "name", "event", "from", "to", "detail", "level", "message"), PLANTED)
+    record: dict[str, str] = dict.fromkeys(
+        ("time", "name", "event", "from", "to", "detail", "level", "message"), PLANTED
+    )
     with served(tmp_path / "status.json", evil, [record, record | {"name": "o:y"}]) as web, Browser() as browser:
         for page in (web.url, f"{web.url}?q={'%3Cimg%20src%3Dx%20onerror%3Dplanted%3D1%3E'}", f"{web.url}agent/o:y"):
             browser.open(page)

@@ -82,8 +82,19 @@ def scene(second: float, end: float) -> dict[str, Any]:
     legacy = blocked | {"blocked_s": full, "blocked_long": full > 300} if full else {}
     gone = max(0.0, second - (end - 520))
     hospital = {"state": "WAITING", "pid": None, "detail": "container not running since 08:31:20", "retry_in_s": 21.0}
+    routes = _routes(legacy, hospital if gone else {})
+    numbers = _numbers(second, full, gone)
+    for route, (there, back) in zip(routes, numbers, strict=True):
+        one, other = (member["name"] for member in route["agents"])
+        route["flows"] = [flow(one, other, **there), flow(other, one, **back)]
+    about = {"pid": 2104, "version": "0.2.0", "uptime_s": 2900 + second, "config": "/etc/nsbridge/nsbridge.toml"}
+    return {"schema": 1, "daemon": about, "routes": routes}
+
+
+def _routes(legacy: dict[str, Any], hospital: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the scene's routes, given what differs of two agents."""
     fatal = {"state": "FATAL", "pid": None, "detail": "no queue 0x4da in k8s:prod/print-7f/app: is the key right?"}
-    routes = [
+    return [
         _route("orders", ("web", "docker:web", "spool", {}), ("legacy", "runc:legacy", "queue", legacy)),
         _route("invoices", ("billing", "docker:billing", "log", {}), ("archive", "podman:archive", "spool", {})),
         _route(
@@ -92,7 +103,7 @@ def scene(second: float, end: float) -> dict[str, Any]:
         _route(
             "hl7",
             ("lab", "compose:lab/app", "spool", {}),
-            ("hospital", "runc:hospital", "queue", hospital if gone else {}),
+            ("hospital", "runc:hospital", "queue", hospital),
         ),
         _route("labels", ("shop", "docker:shop", "file", {}), ("printer", "k8s:prod/print-7f/app", "queue", fatal)),
         _route("reports", ("inbox", "host", "spool", {}), ("mail", "lxc:mail", "spool", {})),
@@ -102,12 +113,6 @@ def scene(second: float, end: float) -> dict[str, Any]:
             ("vault", "docker:vault", "log", {"state": "STOPPED", "wanted": False, "pid": None}),
         ),
     ]
-    numbers = _numbers(second, full, gone)
-    for route, (there, back) in zip(routes, numbers, strict=True):
-        one, other = (member["name"] for member in route["agents"])
-        route["flows"] = [flow(one, other, **there), flow(other, one, **back)]
-    about = {"pid": 2104, "version": "0.2.0", "uptime_s": 2900 + second, "config": "/etc/nsbridge/nsbridge.toml"}
-    return {"schema": 1, "daemon": about, "routes": routes}
 
 
 def _numbers(second: float, full: float, gone: float) -> list[tuple[dict[str, Any], dict[str, Any]]]:

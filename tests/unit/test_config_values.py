@@ -166,7 +166,7 @@ def test_container_is_read_and_written_back(value: str, kind: ContainerKind, nam
         "docker",
         "docker:",
         "Docker:web",
-        "lxc:web",
+        "lxc:../web",
         "docker:w",
         "docker:-web",
         "docker:a/b",

@@ -335,7 +335,7 @@ def test_a_directory_of_the_kernel_s_is_not_opened(
 def test_a_missing_directory_or_parent_says_so(tree: Tree, tmp_path: Path) -> None:
     assert reason(tree.open_directory, os.fsencode(tmp_path / "x")) == f"{tmp_path}/x: No such file or directory"
     said = reason(tree.open_directory, os.fsencode(tmp_path / "x/y"), 0o660)
-    assert said.startswith(f"{tmp_path}/x is not there")
+    assert said.startswith(f"create {tmp_path}/x in the container")
     assert not (tmp_path / "x").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import socket
 import time
@@ -162,8 +163,14 @@ def test_many_baits_are_counted_and_forgotten_when_gone(make_spool: Make, monkey
     life.start()
     life.expect(b"x")
     life.host.run_until(lambda: life.host.refused_files == MANY, "all are refused")
-    assert life.said("a FIFO") == 30
-    life.host.run_until(lambda: life.said(f"{MANY - 30} more files were refused") == 1, "the others are counted")
+
+    def counted() -> int:
+        """Return how many were only counted, in each window of time (one, unless the machine is busy)."""
+        texts = (re.search(r"(\d+) more files were refused", text) for text in life.host.said)
+        return sum(int(found[1]) for found in texts if found)
+
+    life.host.run_until(lambda: life.said("a FIFO") + counted() == MANY, "the others are counted")
+    assert life.said("a FIFO") % 30 == 0
     for number in range(MANY):
         (life.out / f"{number:05d}").unlink()
     life.host.run_until(lambda: life.host.refused_files == 0, "they are forgotten")

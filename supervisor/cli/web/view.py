@@ -164,7 +164,7 @@ def _is_chosen(row: Row, choice: Choice) -> bool:
 
 def counts(all_rows: Iterable[Row]) -> dict[str, int]:
     """Return how many agents there are of each tone."""
-    found = dict.fromkeys(TONES, 0)
+    found: dict[str, int] = dict.fromkeys(TONES, 0)
     for row in all_rows:
         found[row.tone] += 1
     return found
