@@ -36,11 +36,11 @@ class FileApi(FakeApi):
     path: Path
 
     @property
-    def status(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def status(self) -> dict[str, Any]:
         return dict(json.loads(self.path.read_text()))
 
     @status.setter
-    def status(self, _document: dict[str, Any]) -> None:
+    def status(self, _document: dict[str, Any]) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         pass
 
 

@@ -9,11 +9,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WHERE = ("agents", "supervisor", "config", "tests", "docs", "benchmarks", "examples", "*.md", "*.toml", "setup.py")
+WHERE = (
+    "agents",
+    "supervisor",
+    "config",
+    "tests",
+    "docs",
+    "benchmarks",
+    "examples",
+    "packaging",
+    "*.md",
+    "*.toml",
+    "setup.py",
+)
 _CITED = re.compile(r"(?<![\w/.*{}$<>-])(?:\.\./)*((?:[\w.-]+/)*[\w-]+\.(?:py|md))\b")
 OTHERS = {  # a citing file, and what it may name though it is no file of this project
+    "supervisor/cli/commands/reference.py": {"to.md"},
     "tests/system/hostile.py": {"threading.py"},
     "tests/unit/test_frozen.py": {"pretended.py"},
+    "tests/unit/test_reference.py": {"page.md"},
     "tests/unit/test_workers.py": {"tests/test_a.py", "tests/test_c.py"},
 }
 NOT_READ = "tests/unit/test_citations.py"  # its examples
