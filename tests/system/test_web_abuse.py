@@ -149,7 +149,7 @@ def test_clients_that_do_not_read_are_dropped(daemon: Nsbridged, web: Web) -> No
     """They ask for pages without end and take none; a live stream that is not read is dropped too."""
     before = _cpu(daemon)
     with ExitStack() as cleanup:
-        for _ in range(60):
+        for _ in range(12):  # each is answered until the kernel's buffers are full: some 600 times
             end = cleanup.enter_context(connected(web))
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             end.setblocking(False)
@@ -160,7 +160,7 @@ def test_clients_that_do_not_read_are_dropped(daemon: Nsbridged, web: Web) -> No
         for _ in range(10):
             assert web.get("/healthz").status == 200
         process = psutil.Process(web.pid)
-        wait_until(lambda: len(process.net_connections()) < 10, "they are cut off", guard.STALL + 20)
+        wait_until(lambda: len(process.net_connections()) < 4, "they are cut off", guard.STALL + 20)
         assert process.memory_info().rss < 200 << 20
     undisturbed(daemon, before)
 
