@@ -207,13 +207,12 @@ class QueueSource:
 
         With `is_awaited` msgrcv has just reported one, so a look that sees none skipped it. Raises Blocked.
         """
-        host, is_sent = self._host, False
+        host = self._host
         messages, size = host.room()
         try:
             while messages > 0 and size > 0:
                 got = self._take_some(queue, min(messages, self._at_once), size, is_awaited=is_awaited)
                 if got is None:
-                    is_sent = not unsent
                     return
                 is_awaited = False
                 messages, size, unsent = messages - len(got), size - sum(got), unsent + len(got)
@@ -222,8 +221,7 @@ class QueueSource:
                     host.flush()
             self._room.clear()
         finally:
-            if not is_sent:
-                host.flush()
+            host.flush()  # also without a message: an agent that was asked to stop reports that it is drained
 
     def _take_some(self, queue: int, most: int, size: int, *, is_awaited: bool) -> Sequence[int] | None:
         """Take up to `most` messages while there are `size` bytes of room; return their lengths, None at the end.
