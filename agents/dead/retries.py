@@ -62,6 +62,8 @@ class DeadLetterRetries:
             self.due = not self._take_all(taken)
         finally:
             self._report(taken)
+        if taken:
+            self._host.flush()  # a source's thread that calls this may wait for a message next
 
     def _take_all(self, taken: dict[str, int]) -> bool:
         """Do it, and note those that were taken; False if some are left."""
