@@ -78,7 +78,8 @@ class DeadLetterKeeper:
         try:
             is_new = self._add(one, where, why)
         except NoSpaceError as full:
-            self._wait(self._no_space(one, where, why, f" ({str(full).replace('state_dir', 'it', 1)})"))
+            left = str(full).replace("state_dir", "it", 1)
+            self._wait(self._no_space(one, where, why, f" ({left}; nsbridgectl dead list shows what is set aside)"))
             return None
         except NoRoomError as full:
             self._wait(

@@ -56,7 +56,7 @@ def test_newlines_into_a_line_log_do_not_fill_state_dir(tmp_path: Path, unshare_
             with (web.rootfs / "srv/ra").open("ab") as file:
                 file.write((struct.pack(">I", len(message)) + message) * count)
             wait_until(lambda: "full" in detail(daemon, "r:b"), "it is blocked", 60)
-            assert detail(daemon, "r:b").startswith("blocked: dead letters of r:b are full (")
+            assert detail(daemon, "r:b").startswith(f"blocked: state_dir {state} is full, so ")
             assert "nsbridgectl dead" in detail(daemon, "r:b")
             daemon.config.write_text(daemon.config.read_text() + routes[routes.index("[route.s]") :])
             daemon.call("reload")

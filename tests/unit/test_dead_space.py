@@ -13,6 +13,7 @@ from nsbridge.agents.loop import Loop
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import DeadConfig
 
+LEFT = " (it has 0 B left; nsbridgectl dead list shows what is set aside)"
 TOO_LONG = "20000 bytes are more than the queue takes: its msg_qbytes is 16384"
 NAMED = "a message too long for queue 0x4d2 (20,000 B)"
 
@@ -62,7 +63,7 @@ def host() -> Iterator[Host]:
     [
         (OSError(errno.ENOSPC, "full"), TOO_LONG, NAMED, ""),
         (OSError(errno.EDQUOT, "full"), "a newline", "a message for queue 0x4d2 (20,000 B, a newline)", ""),
-        (NoSpaceError("state_dir has 0 B left"), TOO_LONG, NAMED, " (it has 0 B left)"),
+        (NoSpaceError("state_dir has 0 B left"), TOO_LONG, NAMED, LEFT),
     ],
 )
 def test_full_disk_is_named_with_the_message_that_waits(
