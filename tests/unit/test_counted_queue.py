@@ -21,7 +21,7 @@ from nsbridge.agents.journal.counted import SentCount, recover_landed
 from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.sinkjournal import IN_DOUBT, NOT_DELIVERED
 from nsbridge.agents.journal.sourcejournal import SourceJournal
-from nsbridge.agents.wire import Message, Run
+from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt
 from tests.exact_life import EPOCH, Host, a_queue
 from tests.fake_counter import FakeCounter
@@ -253,65 +253,30 @@ def test_killed_source_takes_no_old_message_for_a_landed_one(
     assert line > 60
 
 
-class AskedHost(TakingHost):
-    """Is asked to stop, or to take a dead letter again, while the thread of its source waits in msgrcv."""
+class StoppedHost(TakingHost):
+    """Is asked to stop while the thread of its source waits in msgrcv."""
 
-    has_letter = False
-    is_stopped = False
-    sent = 0  # the last message that was sent
     flushes = 0
-
-    def retry_dead_letters(self) -> None:
-        """See AgentApi."""
-        if self.has_letter:
-            self.has_letter = False
-            self.journal.append(Message(7, b"letter"))
-
-    def has_room(self) -> bool:
-        """See AgentApi."""
-        return not self.is_stopped
 
     def room(self) -> tuple[int, int]:
         """See AgentApi."""
-        return (0, 0) if self.is_stopped else super().room()
-
-    def blocked(self, side: str, reason: str) -> None:
-        """See AgentApi."""
+        return (0, 0)
 
     def flush(self) -> None:
         """See AgentApi."""
-        self.sent = self.journal.taken
         self.flushes += 1
 
 
-@pytest.fixture
-def asked(tmp_path: Path, queue: sysv_ipc.MessageQueue) -> Iterator[tuple[AskedHost, CountedQueueSource]]:
-    host = AskedHost(open_source(str(tmp_path / "a.out"), 35, 1 << 16))
-    yield (
-        host,
-        CountedQueueSource(host, QueueEndpoint(out=QueueOut(queue.key, 0)), queue.key, host.journal, FakeCounter()),
-    )
-    host.close()
-
-
-def test_dead_letter_is_sent_before_the_next_wait(
-    queue: sysv_ipc.MessageQueue, asked: tuple[AskedHost, CountedQueueSource]
-) -> None:
-    host, source = asked
-    host.has_letter = True
-    assert source._prepare(queue.id)
-    assert (host.journal.taken, host.sent) == (1, 1)
-
-
-def test_interrupted_wait_lets_the_agent_report_that_it_is_drained(
-    queue: sysv_ipc.MessageQueue, asked: tuple[AskedHost, CountedQueueSource]
-) -> None:
-    host, source = asked
-    host.is_stopped = True
+def test_agent_can_report_after_an_interrupted_wait(tmp_path: Path, queue: sysv_ipc.MessageQueue) -> None:
+    """That it is drained: it looks for that with each flush."""
+    made = open_source(str(tmp_path / "a.out"), 35, 1 << 16)
+    host = StoppedHost(made)
+    source = CountedQueueSource(host, QueueEndpoint(out=QueueOut(queue.key, 0)), queue.key, made, FakeCounter())
     unsent = source._received(-errno.EINTR)
     assert unsent == 0
     source._take_all(queue.id, unsent)
     assert host.flushes == 1
+    host.close()
 
 
 def _opened(path: Path, counter: FakeCounter | None) -> SourceJournal:

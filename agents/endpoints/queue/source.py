@@ -169,10 +169,7 @@ class QueueSource:
 
     def _prepare(self, queue: int) -> int:
         """Return where the message may land that the thread waits for now; 0 if there is no room. Raises Blocked."""
-        taken = self._journal.taken
         self._host.retry_dead_letters()
-        if self._journal.taken != taken:
-            self._host.flush()
         if not self._host.has_room():  # as after a start with a full window: an empty message would land
             self._host.blocked("out", "")
             self._room.clear()
