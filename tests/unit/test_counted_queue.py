@@ -268,7 +268,7 @@ class StoppedHost(TakingHost):
 
 
 def test_agent_can_report_after_an_interrupted_wait(tmp_path: Path, queue: sysv_ipc.MessageQueue) -> None:
-    """That it is drained: it looks for that with each flush."""
+    """With each flush the agent sees if it is drained."""
     made = open_source(str(tmp_path / "a.out"), 35, 1 << 16)
     host = StoppedHost(made)
     source = CountedQueueSource(host, QueueEndpoint(out=QueueOut(queue.key, 0)), queue.key, made, FakeCounter())
