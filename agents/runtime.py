@@ -61,6 +61,7 @@ class Agent:
         self._tap = TapWriter(assignment.scoreboard.tap)
         window, names = assignment.route.window, assignment.agent.endpoint.keeps_names
         self._state, self._journal, self.state_dir = state, state.sink, assignment.state_dir
+        self.syncs = assignment.route.fsync
         self._synced = 0  # the last seq whose record is on the disk, where that is asked for
         self._waits = WaitReport(loop, assignment.scoreboard.set_reason, self._report_blocked)
         sync = (lambda: linux.syncfs(state.dead)) if assignment.route.fsync else None

@@ -78,6 +78,7 @@ class FakeHost:
         self.loop = Loop()
         self.name = "r:a"
         self.container = "docker:web"
+        self.syncs = False
         self.waiting_files = 0
         self.said: list[str] = []
         self.reason = ""

@@ -37,6 +37,7 @@ class AgentApi(Protocol):
     loop: Loop
     name: str
     container: str  # as the configuration names it
+    syncs: bool  # True if `flush` waits for the disk (`fsync`), so that it pays to send several messages together
 
     def has_room(self) -> bool:
         """True if the source may take one more message (the window is open and no stop was requested)."""

@@ -205,7 +205,10 @@ def test_full_state_dir_resumes_by_itself(tmp_path: Path, unshare_container: Fac
             wait_until(lambda: daemon.flow("r:files")["pending"] == 0, "it relays")
             filler = fill(state)
             put_into_spool(web.rootfs / "srv/out", [b"x" * size])
-            wait_until(lambda: "blocked: dead letter" in detail(daemon), "it is blocked by its dead letter")
+            wait_until(
+                lambda: detail(daemon).startswith(f"blocked: state_dir {state} is full, so "),
+                "it is blocked by its dead letter",
+            )
             pid = daemon.agents()["r:queue"]["pid"]
             filler.unlink()
             wait_until(lambda: seqs(daemon) == [2], "it is put aside")

@@ -68,7 +68,7 @@ class CountedQueueSource(QueueSource):
         """See QueueSource: a message that fits has landed, whatever its length.
 
         After a long wait it may be the only one: it is sent at once, and the next wait will receive the next one. After
-        a short wait many follow each other: it is sent with those that a look finds.
+        a short wait many follow each other: it is sent with those that a look finds. So it is where a flush is slow.
         """
         if length < 0:
             if not self._grows(length):
@@ -77,7 +77,7 @@ class CountedQueueSource(QueueSource):
         self._host.landed(self._landing.landed((length,)))
         now = self._host.loop.now()
         has_waited, self._waits_since = now - self._waits_since > _LONG, now
-        if not has_waited:
+        if self._host.syncs or not has_waited:
             return 1
         self._host.flush()
         return None
