@@ -106,7 +106,7 @@ def test_a_queue_that_became_forbidden_is_waited_for(
         in_ipc(evil, take)
         send_all(evil, OUT, [Sent(OURS, b"out")])
         put_into_spool(files.rootfs / "srv/out", [b"in"])
-        wait_for_detail(daemon, "r:queue", "queue 0x51: no permission for uid 1000", "queue 0x52: no permission")
+        wait_for_detail(daemon, "r:queue", "queue 0x52 and 0x51: no permission for uid 1000")
         assert_idles(daemon)
         in_ipc(evil, give_back)
         assert [file.read_bytes() for file in wait_for_files(files.rootfs / "srv/in", 1)] == [b"out"]

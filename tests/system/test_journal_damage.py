@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nsbridge.agents.journal.journalfile import PAGE
+from nsbridge.agents.journal.journalfile import PAGE, VERSION
 from nsbridge.agents.journal.sourcejournal import CONFIRMED
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged
@@ -129,11 +129,11 @@ def test_a_journal_of_a_newer_version_is_refused_and_left_alone(
         daemon.wait_for("FATAL", agent)
         detail = daemon.agents()[agent]["detail"]
         assert detail == (
-            f"journal {journal} is left alone: it has version 7, and this nsbridge knows up to 1; "
+            f"journal {journal} is left alone: it has version 7, and this nsbridge knows up to {VERSION}; "
             "use the nsbridge that wrote it"
         )
         assert journal.read_bytes() == newer
-        names = ["one.out", "two.in"]
+        names = ["one.out", "one.waiting", "two.in"]
         wait_until(lambda: sorted(path.name for path in journal.parent.iterdir()) == names, "nothing is moved aside")
         journal.write_bytes(known)
         daemon.call("start", names=[agent])

@@ -99,7 +99,7 @@ def test_two_exact_routes_into_one_queue_are_warned_of(tmp_path: Path, unshare_c
     with two_of_one(unshare_container()) as (one, two):
         files = unshare_container()
         routes = from_spool("r", files, one) + from_spool("s", files, two)
-        with Nsbridged(tmp_path, routes) as daemon:
+        with Nsbridged(tmp_path, routes, 'evidence = "senders"') as daemon:
             daemon.wait_for("RUNNING")
             wait_until(lambda: "neither can find out after a kill" in daemon.said(), "it is warned of")
         assert Nsbridged(tmp_path, "").said().count("neither can find out after a kill") == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nsbridge.config import containerkind
 from nsbridge.supervisor.cli.commands import completion
 from tests.system import directory_engine
 from tests.system.conftest import Factory
@@ -116,7 +117,7 @@ def test_shell_completes_a_name_of_its_own_engine(tmp_path: Path, root: Path, un
 @pytest.mark.parametrize(
     ("container", "said"),
     [
-        ("dri:web", 'did you mean "dir:web"? kinds: docker, podman, runc, crun, pidfile, pid, ns, host, dir'),
+        ("dri:web", f'did you mean "dir:web"? kinds: {", ".join(containerkind.known())}, dir'),
         ("dir:WEB", 'is no dir name, got "dir:WEB": a dir name has small letters, digits and -'),
     ],
 )

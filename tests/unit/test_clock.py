@@ -35,6 +35,7 @@ ALLOWED = {
     "supervisor/lifecycle/agent.py _welcome": "since when an agent runs, shown to a person and in metrics",
     "supervisor/control/lettercounts.py __init__": "compared with a file's mtime; after a step it counts again",
     "supervisor/log/events.py __init__": "when something happened, shown to a person",
+    "supervisor/cli/dead.py _each": "compared with the times of letters, which are wall time too",
     "supervisor/cli/commands/share.py _day": "the date of a man page, which a person reads",
     "agents/journalreader.py _time": "an epoch, shown to a person",
 }

@@ -295,7 +295,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     info = {name for name in names if name.split("/")[0].endswith(".dist-info")}
-    assert names - info - _data(names) == {f"nsbridge/{name}" for name in _shipped()}
+    assert names - info - _data(names) == {f"nsbridge/{name}" for name in _shipped() | {"config/configuration.md"}}
     assert {name.split("/", 1)[1] for name in info} >= {"METADATA", "RECORD", "entry_points.txt", "licenses/LICENSE"}
 
 
