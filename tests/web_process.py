@@ -77,9 +77,10 @@ class Web:
     def stop(self) -> tuple[int, str]:
         """Send SIGTERM; return the exit code and what it wrote to stderr after its first line."""
         assert self.process is not None
+        assert self.process.stderr is not None
         self.process.terminate()
-        _, err = self.process.communicate(timeout=DEADLINE)
-        return self.process.returncode, err
+        err = self.process.stderr.read()  # not communicate(): the first readline may have read more than a line
+        return self.process.wait(DEADLINE), err
 
     @contextmanager
     def connection(self, timeout: float = DEADLINE) -> Iterator[http.client.HTTPConnection]:

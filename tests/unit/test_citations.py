@@ -27,6 +27,7 @@ OTHERS = {  # a citing file, and what it may name though it is no file of this p
     "supervisor/cli/commands/reference.py": {"to.md"},
     "tests/system/hostile.py": {"threading.py"},
     "tests/unit/test_frozen.py": {"pretended.py"},
+    "tests/unit/test_house.py": {"config/configuration.md"},  # in a wheel: a copy of the page
     "tests/unit/test_reference.py": {"page.md"},
     "tests/unit/test_workers.py": {"tests/test_a.py", "tests/test_c.py"},
 }

@@ -69,6 +69,7 @@ class Daemon:
 
     def close(self) -> None:
         self.roster.close()
+        self.services.arrivals.close()
         self.log.close()
         self.loop.close()
 
