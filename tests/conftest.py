@@ -73,4 +73,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
         fcntl.flock(line, fcntl.LOCK_EX)  # while a test waits here to be alone, no other one begins
         fcntl.flock(tests, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
         fcntl.flock(line, fcntl.LOCK_UN)
-        return (yield)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(tests, fcntl.LOCK_UN)  # closing is not enough: a child of a module's fixture has it open, too
