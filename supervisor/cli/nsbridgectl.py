@@ -114,8 +114,8 @@ def _overdue(options: Parsed, limit: float) -> NsbridgeError:
     from nsbridge.supervisor.cli.progress import left  # noqa: PLC0415  (not what a monitor runs every few seconds)
 
     with ControlClient(socket_path(options.socket, options.config), DEFAULT_TIMEOUT) as client:
-        result = client.call("status", {"names": options.names})
-    aim = "STOPPED" if options.command == "stop" else "RUNNING"
+        result = client.call("status", {"names": options.values.get("names") or []})
+    aim = "STOPPED" if options.command in ("stop", "shutdown") else "RUNNING"
     agents = [agent for route in result["routes"] for agent in route["agents"] if agent["state"] != aim]
     waited_for = [f"{agent['name']} is {agent['state']}{render.reason(agent)}" for agent in agents]
     return NsbridgeError(
@@ -204,8 +204,11 @@ def _dead(client: ControlClient, options: Parsed) -> int:
 
 
 def _shutdown(client: ControlClient, options: Parsed) -> int:
-    with _progress(client, options):
-        result = client.shutdown(wait=options.wait)
+    try:
+        with _progress(client, options):
+            result = client.shutdown(wait=options.wait)
+    except LateError as late:
+        raise (_overdue(options, client.timeout) if options.wait else late) from None
     if options.json:
         _print_json(result)
     elif options.wait:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from nsbridge.supervisor.cli.nsbridgectl import main
-from tests.control_fake import DEADLINE, HEALTHY, NO_ANSWER, Served, agent, ctl, status_document
+from tests.control_fake import DEADLINE, HEALTHY, NO_ANSWER, Served, agent, ctl, flow, status_document
 
 RECORD = {"time": "2026-11-23T19:00:00.123Z", "level": "INFO", "name": "orders:web", "message": "up\x1b[2J"}
 SHOWN = "2026-11-23T19:00:00.123Z INFO orders:web up\\x1b[2J\n"
@@ -131,6 +131,23 @@ def test_wait_that_takes_too_long_says_what_it_waits_for(served: Served, command
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{command}: not done within 0.3 s: orders:web is {state} (why\\x07); it continues" in _one_line(done.stderr)
     assert "a:b" not in done.stderr
+
+
+def test_overdue_shutdown_says_how_much_is_left(served: Served) -> None:
+    """The process that answers here is the test's own, which does not end."""
+    agents = agent("a:a", state="STOPPING", detail="why\x07"), agent("a:b", state="STOPPED")
+    served.api.status = status_document(*agents, flows=(flow("a:a", "a:b", pending=12),))
+    done = served.run("--timeout", "0.3", "shutdown", "--wait")
+    assert (done.returncode, done.stdout) == (1, "")
+    said = "shutdown: not done within 0.3 s: a:a is STOPPING (why\\x07), 12 messages are not handed over yet; it continues"
+    assert said in _one_line(done.stderr)
+
+
+def test_overdue_shutdown_of_a_daemon_that_hangs(served: Served) -> None:
+    served.api.results["shutdown"] = served.api.results["status"] = NO_ANSWER
+    done = served.run("--timeout", "0.3", "shutdown", "--wait")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "did not answer status" in _one_line(done.stderr)
 
 
 def test_an_unanswered_order_means_an_unreachable_daemon(served: Served) -> None:

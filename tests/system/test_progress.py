@@ -42,6 +42,10 @@ def test_stop_and_shutdown_show_what_is_left(tmp_path: Path, unshare_container: 
         done = run([CTL, "-s", daemon.socket, "start", "--wait", "all"])
         assert done.stderr == b"", "no terminal, no progress"
         wait_until(lambda: daemon.flow("r:files")["pending"] > 10, "the queue is full")
+        late = run([CTL, "-s", daemon.socket, "--timeout", "0.5", "shutdown", "--wait"], check=False)
+        assert late.returncode == 1
+        assert b"shutdown: not done within 0.5 s: r:" in late.stderr
+        assert re.search(rb" is STOPPING.*, [0-9]+ messages are not handed over yet; it continues", late.stderr)
         with Terminal([CTL, "-s", str(daemon.socket), "shutdown", "--wait"]) as terminal:
             terminal.see("shutdown: 0 of 2 agents have stopped, ")
             assert terminal.end() == 0

@@ -49,6 +49,7 @@ SERIES = {
     "nsbridge_flow_in_doubt_total": 2,
     "nsbridge_flow_dead_letters": 2,
     "nsbridge_flow_dead_letters_total": 2,
+    "nsbridge_flow_refused_files": 2,
     "nsbridge_flow_refused_total": 2,
     "nsbridge_flow_oldest_pending_seconds": 2,
 }
@@ -60,6 +61,7 @@ COUNTERS = {
     "nsbridge_flow_in_doubt_total": "in_doubt",
     "nsbridge_flow_dead_letters_total": "dead",
     "nsbridge_flow_dead_letters": "dead_letters",
+    "nsbridge_flow_refused_files": "refused_now",
     "nsbridge_flow_refused_total": "refused",
 }
 

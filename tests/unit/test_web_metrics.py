@@ -87,6 +87,7 @@ def test_numbers_of_a_flow_are_those_of_status() -> None:
         "dead": 5,
         "dead_letters": 6,
         "refused": 7,
+        "refused_now": 1,
         "oldest_pending_s": 8.5,
         "dead_dropped": 9,
     }
@@ -100,6 +101,7 @@ def test_numbers_of_a_flow_are_those_of_status() -> None:
         "nsbridge_flow_in_doubt_total": 4,
         "nsbridge_flow_dead_letters_total": 5,
         "nsbridge_flow_dead_letters": 6,
+        "nsbridge_flow_refused_files": 1,
         "nsbridge_flow_refused_total": 7,
         "nsbridge_flow_oldest_pending_seconds": 8.5,
         "nsbridge_flow_dead_letters_dropped_total": 9,

@@ -83,6 +83,14 @@ def test_nsbridgectl_prints_the_same_metrics(web: Web, control: str) -> None:
     assert names(printed.stdout) == names(web.get("/metrics").text)
 
 
+def test_promtool_finds_nothing_to_object_to(control: str) -> None:
+    command = Path(sys.executable).with_name("nsbridgectl")
+    text = subprocess.run([command, "-s", control, "metrics"], capture_output=True, check=True).stdout
+    assert b"nsbridge_flow_refused_files{" in text
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
 def test_nsbridgectl_metrics_of_no_daemon_is_down(tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("nsbridgectl")
     done = subprocess.run([command, "-s", tmp_path / "none", "metrics"], capture_output=True, text=True, check=False)

@@ -59,6 +59,7 @@ _FLOW_GAUGES = (
         lambda flow: flow["oldest_pending_s"] or 0.0,
     ),
     _Series("nsbridge_flow_dead_letters", "Messages that are put aside now (up to 1000)", _key("dead_letters")),
+    _Series("nsbridge_flow_refused_files", "Files that are there now and can never be taken", _key("refused_now")),
 )
 _FLOW_COUNTERS = (
     _Series("nsbridge_flow_delivered_messages_total", "Messages handed over", _key("delivered")),
@@ -77,6 +78,7 @@ _FLOW_COUNTERS = (
 )
 _KEYS = {  # of the daemon's answer, for series that an older daemon does not have
     "nsbridge_flow_oldest_pending_seconds": "oldest_pending_s",
+    "nsbridge_flow_refused_files": "refused_now",
     "nsbridge_flow_refused_total": "refused",
 }
 _CLASHING = "nsbridge_flow_dead_letters_total"  # in OpenMetrics its family would have the gauge's name
