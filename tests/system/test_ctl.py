@@ -139,7 +139,9 @@ def test_overdue_shutdown_says_how_much_is_left(served: Served) -> None:
     served.api.status = status_document(*agents, flows=(flow("a:a", "a:b", pending=12),))
     done = served.run("--timeout", "0.3", "shutdown", "--wait")
     assert (done.returncode, done.stdout) == (1, "")
-    said = "shutdown: not done within 0.3 s: a:a is STOPPING (why\\x07), 12 messages are not handed over yet; it continues"
+    said = (
+        "shutdown: not done within 0.3 s: a:a is STOPPING (why\\x07), 12 messages are not handed over yet; it continues"
+    )
     assert said in _one_line(done.stderr)
 
 
