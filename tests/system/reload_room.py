@@ -77,10 +77,13 @@ class Sender(threading.Thread):
         self.count = 0
         self._container = container
         self._key = key
+        self._forked = threading.Event()
         self._enough = threading.Event()
 
     def __enter__(self) -> Sender:
+        """Return when its program runs: until the exec, a forked child has open for writing what this process has."""
         self.start()
+        assert self._forked.wait(LIMIT)
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
@@ -93,6 +96,7 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         with in_ipc_of(self._container, "put", str(self._key)) as program:
+            self._forked.set()
             assert program.stdin is not None
             for number in itertools.count():
                 if self._enough.is_set() or (number % 10 == 0 and self._enough.wait(0.002)):
