@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from nsbridge.supervisor.cli.commands import share
+from tests.wheels import copy_repository, repository
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("config", "agents", "supervisor")  # each may import itself and those before it
@@ -264,23 +264,9 @@ def _height(node: ast.stmt) -> int:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the sdist and the wheel from a copy, so that no old build gets in; return their directory."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("built")
-    for name in _repository():
-        (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
+    copy_repository(tree)
     _python("-m", "build", "--no-isolation", "--outdir", out, tree)
     return out
-
-
-def _repository() -> set[str]:
-    """Return the repository's files, by Git, or in an unpacked sdist by the sdist's own list."""
-    if (ROOT / ".git").exists():
-        git = ("git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-        listed = _run(*git).split("\0")
-    else:
-        listed = (ROOT / "nsbridge.egg-info/SOURCES.txt").read_text(encoding="utf-8").splitlines()
-        listed += [_name(link) for link in (ROOT / ".typecheck/nsbridge").iterdir()]
-    there = {name for name in listed if name and os.path.lexists(ROOT / name)}  # some may be deleted, not yet committed
-    return {name for name in there if not name.startswith("nsbridge.egg-info/")}
 
 
 def _shipped() -> set[str]:
@@ -322,7 +308,7 @@ def test_the_sdist_holds_every_file(built: Path) -> None:
         members = {member.name.split("/", 1)[1]: member for member in archive.getmembers() if "/" in member.name}
     made = {name for name in members if name.startswith("nsbridge.egg-info")} | {"PKG-INFO", "setup.cfg"}
     files = {name for name, member in members.items() if not member.isdir()} - made
-    assert files == _repository()
+    assert files == repository()
     links = {name for name, member in members.items() if member.issym()}
     assert links == {f".typecheck/nsbridge/{layer}" for layer in LAYERS}
 
