@@ -202,7 +202,8 @@ def put_in_parts(run: Run, put_some: Callable[[Run], int]) -> int:
 class Waiter:
     """Shows why one side waits and calls `again` with exponential backoff, until `done`.
 
-    A wait that begins soon after `done` keeps the former delay, so a fault that returns at once is not retried fast.
+    A wait that begins soon after `done` has half of the former delay. So a fault that returns at once is not retried
+    fast for long, and a reader that makes room bit by bit is soon followed closely.
     """
 
     def __init__(self, host: AgentApi, side: str, again: Callable[[], None]) -> None:
@@ -234,6 +235,7 @@ class Waiter:
         """Show that the side continues."""
         if self._is_shown:
             self._is_shown = False
+            self._delay = max(_FIRST_DELAY, self._delay / 4)  # it was doubled for a further wait
             self._done_at = self._host.loop.now()
             self._host.blocked(self._side, "")
 

@@ -50,7 +50,7 @@ def test_a_full_disk_under_a_spool_holds_messages_back(tmp_path: Path, unshare_c
     inside = web.rootfs / "srv/in"
     inside.mkdir()
     web.exec(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/srv/in"])
-    messages = bodies(120, 5000)
+    messages = bodies(300, 5000)
     with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
         daemon.wait_for("RUNNING")
         sender = threading.Thread(target=send_all, args=(legacy, TO_WEB, [Sent(1, body) for body in messages]))
