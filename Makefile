@@ -54,6 +54,12 @@ scrape:          ## Prometheus for 60 s under load; what a scrape of 200 routes 
 screens:         ## pictures of the web page, into docs/; 15 minutes, which its plots need
 	$(CMD) python -m tests.system.web_screens docs
 
+picture:         ## README's picture of the demo, docs/demo.svg (as root)
+	$(CMD) python -m tests.system.demo_picture docs/demo.svg
+
+readme:          ## README's commands as a new user runs them, pip's too; about a minute (as root)
+	NSB_TEST_README=full ./run test tests/system/test_readme.py
+
 restart:         ## from a kill to work again, beside runit and supervisord, into docs/restart.md; about 5 minutes (as root)
 	$(CMD) python -m benchmarks.restart --report docs/restart.md
 
@@ -100,4 +106,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo test unit system senders storm classic-storm names-storm comings scale scrape restart rotation bench bench-check dist deb deb-check calls fuzz style types coverage fresh clean help everything-storm screens
+.PHONY: demo picture readme test unit system senders storm classic-storm names-storm comings scale scrape restart rotation bench bench-check dist deb deb-check calls fuzz style types coverage fresh clean help everything-storm screens

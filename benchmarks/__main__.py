@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import outcome, plot
+from benchmarks import outcome, plot, readme
 from benchmarks.flows import Figures
 from benchmarks.lab import Lab
 from benchmarks.subjects import Subject, chosen
@@ -26,8 +26,6 @@ _ROOT = Path(__file__).parents[1]
 _JSON = _ROOT / "docs" / "bench.json"
 _PICTURE = _ROOT / "docs" / "bench.svg"
 _REPORT = _ROOT / "docs" / "benchmarks.md"
-_README = _ROOT / "README.md"
-_BEGIN, _END = "<!-- from here `make bench` writes -->\n", "\n<!-- to here -->"
 _RECORDED = Path(__file__).with_name("recorded.json")
 _TOLERANCE = 0.35  # a ratio of one run differs from the next by as much on a machine that is shared
 
@@ -49,16 +47,13 @@ def measure(subjects: Sequence[Subject], rounds: int, scale: float) -> dict[str,
 
 
 def _publish(found: dict[str, list[Figures]], load: float) -> None:
-    """Write the figures, their picture and the tables below their text into docs/; the ratios into README."""
+    """Write the figures, their picture and the tables below their text into docs/; a few figures into README."""
     document = outcome.document(found, load)
     _JSON.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     plot.draw(document, _PICTURE)
     heading = outcome.heading(document)
     report_file.put(_REPORT, "bench", f"{heading}\n\n{outcome.tables(found)}\n")
-    before, mark, rest = _README.read_text(encoding="utf-8").partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    short = "\n".join(outcome.comparison(found))
-    _README.write_text(f"{before}{mark}\n{heading}\n\n{short}\n{end}{after}", encoding="utf-8")
+    readme.put()
 
 
 def main() -> int:

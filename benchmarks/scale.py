@@ -23,6 +23,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import readme
 from benchmarks.lab import cpu_seconds, own_memory, tree
 from tests import report_file
 from tests.system.engines import Program, UnshareContainer
@@ -175,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(text)
     if options.report:
         report_file.put(options.report, "scale", text)
+        readme.put()
     return 0
 
 
