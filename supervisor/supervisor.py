@@ -93,7 +93,7 @@ class Supervisor:
                 control.open()
             self._start()
             self._own_files.start(self._services.arrivals, self._pidfile, control if with_control else None)
-            ready()
+            self._orders.when(lambda: self._roster.is_settled, lambda: self._report(ready))
             if not self._has_stopped():
                 self.loop.run()
         finally:
@@ -142,11 +142,15 @@ class Supervisor:
             self._log.warning("", f"agents stay in the host's {kind} namespace: no empty one can be made here ({why})")
         for line in (*advice(self._config), *shortages(self._config, read_host())):
             self._log.warning("", line)
+        began = self.loop.now()
         self._roster.adopt(compare(Config(self._config.daemon, ()), self._config))
         self._health.start()
-        began = self.loop.now()
         agents = self._roster.agents
         self._orders.when(lambda: all(map(is_settled, agents)), lambda: self._log_started(agents, began))
+
+    def _report(self, ready: Callable[[], None]) -> None:
+        if not self._roster.is_ending:
+            ready()
 
     def _log_started(self, agents: Sequence[ManagedAgent], began: float) -> None:
         """Log that the first start of all agents is over: with hundreds it takes seconds."""

@@ -54,7 +54,7 @@ class Orders:
             if order is not ManagedAgent.stop and self._roster.is_going(route):
                 raise no_longer(route)
         agents = [agent for _, agents in chosen for agent in agents]
-        names = [agent.config.name for agent in agents]
+        names = frozenset(agent.config.name for agent in agents)  # hundreds, looked up after each change
         restarting = {agent.config.name: agent.pid for agent in agents} if order is ManagedAgent.restart else {}
         for agent in agents:
             order(agent)
@@ -70,7 +70,7 @@ class Orders:
 
         self.when(done if params.get("wait") else lambda: True, send_result)
 
-    def _named(self, names: list[str]) -> list[ManagedAgent]:
+    def _named(self, names: frozenset[str]) -> list[ManagedAgent]:
         """Look the agents up by name: a reload may have replaced the one that got the order."""
         return [agent for agent in self._roster.agents if agent.config.name in names]
 

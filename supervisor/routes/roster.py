@@ -1,13 +1,15 @@
 """All routes: those that the configuration asks for, those that are there, and how the one becomes the other.
 
 Nothing here waits. A new configuration defines what is wanted from now on. Then, and whenever a route has ended,
-`settle` does all that can be done. It drops the routes that have ended, makes those that are missing, and starts those
+`settle` does what can be done. It drops the routes that have ended, makes those that are missing, and starts those
 that nothing blocks. So it makes no difference whether one configuration comes or three in the same second.
 
 * A route that was removed or changed is held: it hands over what is in flight, and ends. A successor follows a changed
   route. Each of its agents is wanted if the agent of the same name was wanted when the old route ended.
 * A new route is held too, as long as an old one is there that it may meet (plan.py).
 * A held agent may be wanted; it starts when it is not held any more. So people may start and stop what is on its way.
+* Starting an agent is a fork, and takes milliseconds. So a few routes are started in one turn of the loop: the daemon
+  answers while hundreds start, and shows how far it is.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from nsbridge.supervisor.routes.plan import Plan, may_meet
 from nsbridge.supervisor.routes.route import Route
 
 MAKE_AGAIN = 1.0  # seconds until a route is tried again for which there was no descriptor or memory
+AT_ONCE = 4  # routes that are started in one turn of the loop
 
 
 class Later(Protocol):
@@ -80,7 +83,11 @@ class Roster:
 
     def changed(self) -> None:
         """Note that an agent's state changed. If a route has ended, settle once the caller is done with the agent."""
-        if not self._due and any(route.is_leaving and route.is_stopped() for route in self.routes.values()):
+        if any(route.is_leaving and route.is_stopped() for route in self.routes.values()):
+            self._settle_soon()
+
+    def _settle_soon(self) -> None:
+        if not self._due:
             self._due = True
             self._loop.call_later(0, self.settle)
 
@@ -96,11 +103,14 @@ class Roster:
             self._make_all(missing)
         self.routes = {name: self.routes[name] for name in (*self._asked, *self.routes) if name in self.routes}
         leaving = [route for route in self.routes.values() if route.is_leaving]
-        for route in tuple(self.routes.values()):
-            if route.is_held and not any(may_meet(route.config, other.config) for other in leaving):
-                route.release()
-                if self.is_ending:  # an observer may end it all at the first agent that cannot start
-                    break
+        held = [route for route in self.routes.values() if route.is_held]
+        free = [route for route in held if not any(may_meet(route.config, other.config) for other in leaving)]
+        for route in free[:AT_ONCE]:
+            route.release()
+            if self.is_ending:  # an observer may end it all at the first agent that cannot start
+                break
+        if len(free) > AT_ONCE:
+            self._settle_soon()
         self._on_settled()
 
     def is_going(self, route: Route) -> bool:

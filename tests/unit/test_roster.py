@@ -34,7 +34,7 @@ from nsbridge.supervisor.log.events import Events
 from nsbridge.supervisor.log.log import open_log
 from nsbridge.supervisor.routes.loops import Circles
 from nsbridge.supervisor.routes.plan import compare, may_meet
-from nsbridge.supervisor.routes.roster import Roster
+from nsbridge.supervisor.routes.roster import AT_ONCE, Roster
 from nsbridge.supervisor.routes.route import Route
 
 
@@ -159,6 +159,27 @@ def test_a_changed_route_is_followed_only_when_it_has_ended(daemon: Daemon) -> N
     assert old.closed == 1
     assert daemon.roster.routes["a"].config.window.messages == 2
     assert set(daemon.states().values()) == {State.WAITING}
+
+
+def test_many_routes_start_a_few_at_a_time(daemon: Daemon) -> None:
+    """The daemon serves between the turns; the configuration's order is the order of starts."""
+    daemon.roster.adopt(compare(daemon.config, Config(DaemonConfig(), tuple(route(f"r{n}", n) for n in range(10)))))
+    started = []
+    while daemon.later.due:
+        started.append([made.config.name for made in daemon.made if made.started])
+        assert not daemon.roster.is_settled
+        daemon.later.due.pop(0)()
+    assert [len(names) for names in started] == [AT_ONCE, 2 * AT_ONCE]
+    assert started[0] == [f"r{n}" for n in range(AT_ONCE)]
+    assert daemon.roster.is_settled
+    assert set(daemon.states().values()) == {State.WAITING}
+
+
+def test_end_stops_the_start_of_many_routes(daemon: Daemon) -> None:
+    daemon.roster.adopt(compare(daemon.config, Config(DaemonConfig(), tuple(route(f"r{n}", n) for n in range(10)))))
+    daemon.roster.end()
+    daemon.later.turn()
+    assert sum(made.started for made in daemon.made) == AT_ONCE
 
 
 def test_a_moved_queue_is_not_taken_before_the_old_route_ended(daemon: Daemon) -> None:
