@@ -178,7 +178,7 @@ class _Api(UnixHttp):
         except (OSError, HTTPException) as error:
             raise NoAnswer(f"{self.source} ended its events ({type(error).__name__})") from None
         except ValueError as error:
-            raise NoAnswer(f"{self.source} tells {error}") from None
+            raise NoAnswer(f"{self.source} reports {error}") from None
         raise NoAnswer(f"{self.source} ended its events")
 
     def _metadata(self, target: str) -> Any:
