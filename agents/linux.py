@@ -73,7 +73,6 @@ _STATX_INO, _STATX_BTIME = 0x100, 0x800
 _STATX = struct.Struct("=I28xQ40xqI164x")  # struct statx: stx_mask, stx_ino, stx_btime
 _OPEN_TREE_CLONE = 1
 _LANDLOCK_CREATE_RULESET_VERSION = 1
-_LANDLOCK_RULE_PATH_BENEATH = 1
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _SET_MODE_FILTER = 1
 _PROT_READ, _MAP_SHARED = 1, 1
@@ -237,15 +236,15 @@ def landlock_abi() -> int:
     )
 
 
-def landlock_restrict(ruleset: bytes, rules: Iterable[bytes]) -> None:
+def landlock_restrict(ruleset: bytes, rules: Iterable[tuple[int, bytes]]) -> None:
     """Restrict this thread, and what it starts, to what the rules grant (confinement/landlock.py). Raises OSError.
 
     landlock_create_ruleset(2), landlock_add_rule(2), landlock_restrict_self(2); needs no_new_privs.
     """
     fd = syscall("landlock_create_ruleset", _NR_LANDLOCK_CREATE_RULESET, ruleset, len(ruleset), 0)
     try:
-        for rule in rules:
-            syscall("landlock_add_rule", _NR_LANDLOCK_ADD_RULE, fd, _LANDLOCK_RULE_PATH_BENEATH, rule, 0)
+        for kind, rule in rules:
+            syscall("landlock_add_rule", _NR_LANDLOCK_ADD_RULE, fd, kind, rule, 0)
         syscall("landlock_restrict_self", _NR_LANDLOCK_RESTRICT_SELF, fd, 0)
     finally:
         os.close(fd)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from nsbridge.config.kind import KINDS
 from nsbridge.config.patterns import TooManyError, common_name
 from nsbridge.config.problems import KeyPath, Problem, dotted, quoted
-from nsbridge.config.schema import AgentConfig, Endpoint, Namespace, Place
+from nsbridge.config.schema import JOINED, AgentConfig, Endpoint, Namespace, Place
 
 # as under /proc/PID/ns, namespaces(7)
 _NAMESPACE_FILES = frozenset(
@@ -91,6 +91,9 @@ def _agent_problems(side: Side, agent: AgentConfig) -> Iterator[Problem]:
             right = posixpath.join(posixpath.dirname(container.name), agent.namespace)
             fix = f"write {quoted(f'{container.kind}:{right}')}, or choose another endpoint"
             yield Problem((*side.path, "container"), f"{what}, got {quoted(str(container))}", fix)
+    if agent.namespace not in JOINED and not container.kind.is_host:
+        what = f"must be the host for the endpoint {agent.endpoint.name}, got {quoted(str(container))}"
+        yield Problem((*side.path, "container"), what, 'write container = "host"')
     yield from _same_places(side, agent.endpoint)
     for key, end in agent.endpoint.idle_keys().items():
         what = f'has no effect, because this {agent.endpoint.name} has no "{end}"'

@@ -313,9 +313,12 @@ def _problems(error: Exception, path: KeyPath) -> Iterator[Problem]:
     missing = {_key(field.name): field.metadata.get("missing") for field in dataclasses.fields(error.cl)}
     unknown: list[str] = []
     for other in others:
-        if not isinstance(other, ForbiddenExtraKeysError):
+        if isinstance(other, InvalidValue):  # of the table as a whole: __post_init__ raised it
+            yield Problem(path, other.what, other.fix)
+        elif isinstance(other, ForbiddenExtraKeysError):
+            unknown += sorted(other.extra_fields)
+        else:
             raise other
-        unknown += sorted(other.extra_fields)
     for inner, note in noted:
         key = _key(note.name)
         if not isinstance(inner, KeyError):

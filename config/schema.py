@@ -7,7 +7,7 @@ Sizes are bytes, modes are permission bits, paths are absolute.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -23,6 +23,10 @@ class Namespace(StrEnum):
 
     MNT = "mnt"
     IPC = "ipc"
+    NET = "net"  # only the host's own: such an agent joins none
+
+
+JOINED = (Namespace.MNT, Namespace.IPC)  # those of containers, one of which an agent joins
 
 
 class Delivery(StrEnum):
@@ -124,6 +128,11 @@ class Endpoint(ABC):
     @abstractmethod
     def needs(self, delivery: Delivery) -> Needs:
         """Return what its agent needs."""
+
+    @property
+    def ports(self) -> Collection[int]:
+        """Return the TCP ports that its agent may connect to."""
+        return ()
 
     @property
     def keeps_names(self) -> bool:

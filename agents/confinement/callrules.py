@@ -168,6 +168,10 @@ statx               when a log file was made: which of two came first; which ref
 inotify_init1       get events for new files
 inotify_add_watch   get events for new files
 inotify_rm_watch    get events for new files
+connect             a connection to a NATS server
+getpeername         asyncio notes the address of the server
+setsockopt          asyncio has small packets sent at once
+shutdown            end a connection to a NATS server
 chdir               inotify takes names only: a directory that is open is watched as "."
 fchdir              inotify takes names only: a directory that is open is watched as "."
 msgget              find or make the queue

@@ -32,7 +32,11 @@ from nsbridge.agents.fork import EXIT_AGAIN, has_ended
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.config.schema import AgentConfig, Confinement, DeadConfig, Namespace, RouteConfig
 
-_CLONE_FLAG = {Namespace.MNT: linux.CLONE_NEWNS, Namespace.IPC: linux.CLONE_NEWIPC}
+_CLONE_FLAG = {
+    Namespace.MNT: linux.CLONE_NEWNS,
+    Namespace.IPC: linux.CLONE_NEWIPC,
+    Namespace.NET: linux.CLONE_NEWNET,
+}
 _MEND = {
     Confinement.SECCOMP: "use a kernel with CONFIG_SECCOMP_FILTER",
     Confinement.LANDLOCK: "use Linux 5.19 or newer with landlock in lsm= (CONFIG_LSM)",
@@ -294,7 +298,7 @@ def enter(assignment: Assignment, own_fds: int, given: Sequence[int], around: En
     ns_inode = join(assignment, around.confirm)
     if assignment.pidfd >= 0:
         os.close(assignment.pidfd)  # who holds it could signal the container's init
-    if assignment.agent.namespace is Namespace.IPC and given:
+    if assignment.agent.namespace is not Namespace.MNT and given:
         os.fchdir(given[0])
         os.chroot(".")  # it stays in the host's mount namespace, and needs no file there but its dead letters
     os.chdir("/")
@@ -348,7 +352,8 @@ def restrict_files(agent: AgentConfig, directories: Sequence[int], given: Sequen
         if abi < needed and getattr(agent.endpoint, key) is not None:
             raise OSError(errno.EOPNOTSUPP, f"Landlock ABI {abi} does not allow what {key} needs, ABI {needed} does")
     rules = [landlock.rule(abi, directory, callrules.rights(agent.endpoint)) for directory in directories]
-    linux.landlock_restrict(landlock.ruleset(abi), [*rules, *(landlock.rule(abi, directory) for directory in given)])
+    rules += [landlock.rule(abi, directory) for directory in given]
+    linux.landlock_restrict(landlock.ruleset(abi), rules + landlock.port_rules(abi, agent.endpoint.ports))
     return abi
 
 

@@ -96,6 +96,10 @@ exit                   60    93
 exit_group            231    94
 getsockname            51   204
 getsockopt             55   209
+connect                42   203
+getpeername            52   205
+setsockopt             54   208
+shutdown               48   210
 seccomp               317   277
 clone3                435   435
 keyctl                250   219

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.config.schema import Namespace
+from nsbridge.config.schema import JOINED, Namespace
 from nsbridge.supervisor.containers.identity import escaped, namespace_inode_of, own_namespace_inode
 
 IN_DOUBT = "unknown"
@@ -36,7 +36,7 @@ def row(name: str, pid: int, state: str, note: str = "") -> Listed:
     if not pid:
         return row_without_process(name, state, note)
     try:
-        inodes = {namespace: namespace_inode_of(pid, namespace) for namespace in Namespace}
+        inodes = {namespace: namespace_inode_of(pid, namespace) for namespace in JOINED}
     except NsbridgeError as error:  # it has just ended, or belongs to another user
         return row_without_process(name, IN_DOUBT, str(error))
     return Listed(

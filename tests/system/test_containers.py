@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nsbridge.config import containerkind
-from nsbridge.config.schema import Container, Namespace
+from nsbridge.config.schema import JOINED, Container, Namespace
 from nsbridge.supervisor.containers import engines, listing
 from nsbridge.supervisor.containers import locate as containers
 from nsbridge.supervisor.containers.deadline import TIME_LIMIT
@@ -48,7 +48,7 @@ def test_a_running_container_is_found_with_its_identity(request: pytest.FixtureR
     try:
         assert process.alive()
         assert (process.uid, process.gid) == (0, 0)
-        for namespace in Namespace:
+        for namespace in JOINED:
             inode = process.namespace_inode(namespace)
             assert inode == os.stat(f"/proc/{web.pid}/ns/{namespace}").st_ino
             assert inode != own_namespace_inode(namespace)

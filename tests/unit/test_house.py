@@ -32,6 +32,7 @@ HOMES = {
     "cattrs": "config/load.py",
     "ctypes": "agents/linux.py",
     "inotify_simple": "agents/endpoints/watch.py",
+    "nats": "agents/endpoints/nats/",
     "sysv_ipc": "agents/endpoints/queue/queue.py",
     "daemon": "supervisor/host/detach.py",
     "lockfile": "supervisor/host/detach.py",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import re
+import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from nsbridge.agents import linux
 from nsbridge.agents.confinement import entry, landlock
+from nsbridge.agents.endpoints.nats.config import NatsEndpoint, NatsIn
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.config.schema import AgentConfig, Container
 from nsbridge.supervisor.containers import engines
@@ -71,7 +74,7 @@ def test_only_what_a_message_in_a_file_needs_is_granted() -> None:
 def test_a_kernel_is_only_asked_for_what_it_knows(abi: int, fields: tuple[int, ...]) -> None:
     """It would refuse the whole with EINVAL or E2BIG. What later versions bring is not handled: nobody knows it."""
     assert landlock.ruleset(abi) == struct.pack(f"<{len(fields)}Q", *fields)
-    rights, directory = struct.unpack("<Qi", landlock.rule(abi, 5))
+    rights, directory = struct.unpack("<Qi", landlock.rule(abi, 5)[1])
     assert (rights & ~fields[0], directory) == (0, 5)
 
 
@@ -171,3 +174,23 @@ def test_other_processes_cannot_be_signalled(places: Path) -> None:
         pytest.skip("since ABI 6")
     parent = os.getpid()
     assert restricted(places, lambda: [refusal(os.kill, parent, 0), refusal(os.kill, os.getpid(), 0)]) == ["EPERM", ""]
+
+
+@pytest.mark.skipif(linux.landlock_abi() < 4, reason="this kernel's Landlock does not restrict TCP")
+def test_agent_of_nats_connects_to_its_servers_ports_only() -> None:
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    mine, other = (server.getsockname()[1] for server in servers)
+    endpoint = NatsEndpoint(in_=NatsIn("s"), servers=(f"nats://127.0.0.1:{mine}",))
+
+    def connect(port: int) -> str:
+        with socket.socket() as one:
+            return refusal(one.connect, ("127.0.0.1", port))
+
+    def child() -> object:
+        entry.drop_privileges(0, 0)
+        entry.restrict_files(dataclasses.replace(AGENT, endpoint=endpoint), [])
+        return [connect(mine), connect(other)]
+
+    assert in_child(child) == ["", "EACCES"]
+    for server in servers:
+        server.close()

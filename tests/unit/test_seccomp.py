@@ -137,9 +137,37 @@ AT_START = AGENTS["queue, exactly-once, at its start"]
 
 @each_agent
 def test_what_an_agent_never_does_is_refused(rules: tuple[str, ...]) -> None:
-    assert confined([*rules, "getppid"], lambda: {name: call(name, *REFUSED[name]) for name in REFUSED}) == (
-        dict.fromkeys(REFUSED, "EPERM")
+    never = REFUSED.keys() - ({"connect"} if "connect" in rules else set())
+    assert confined([*rules, "getppid"], lambda: {name: call(name, *REFUSED[name]) for name in never}) == (
+        dict.fromkeys(never, "EPERM")
     )
+
+
+def test_only_kinds_that_need_sockets_have_their_calls() -> None:
+    """A file's or a queue's agent can neither make a socket nor connect one that it has."""
+    calls = {"socket", "socketpair", "connect", "bind", "listen", "accept", "accept4", "sendmsg", "recvmsg", "sendmmsg"}
+    found = {
+        who: {callrules.RULES[name].call for name in rules} & calls
+        for who, rules in AGENTS.items()
+        if who.partition(",")[0] != "socket"  # it has rules of its own for a container's Unix sockets
+    }
+    assert {who: calls for who, calls in found.items() if calls} == {"nats": {"socket", "connect"}}
+
+
+def test_agent_of_nats_opens_sockets_of_tcp_only() -> None:
+    kinds = {
+        "tcp": (2, 1),
+        "tcp6": (10, 1 | 0o2004000),
+        "unix": (1, 1),
+        "udp": (2, 2),
+        "netlink": (16, 3),
+        "packet": (17, 3),
+    }
+
+    def attempts() -> dict[str, str]:
+        return {name: call("socket", *kind, 0) for name, kind in kinds.items()}
+
+    assert {name for name, error in confined(AGENTS["nats"], attempts).items() if error != "EPERM"} == {"tcp", "tcp6"}
 
 
 # uretprobe and uprobe of x86_64: the kernel asks no filter, and sends a signal to a caller that it did not send there.

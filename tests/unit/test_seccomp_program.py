@@ -46,6 +46,7 @@ GOOD = {
     "msgctl": (1, 2),
     "msgrcv": (1, 0, 0, 0, 0o44000),
     "seccomp": (1, 5),
+    "socket": (2, 1),
 }
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from nsbridge.config.containerkind import ContainerKind
-from nsbridge.config.schema import Namespace
+from nsbridge.config.schema import JOINED
 from nsbridge.supervisor.containers.engine import Engine
 from nsbridge.supervisor.containers.identity import (
     PID_PATTERN,
@@ -45,7 +45,7 @@ class Pid(Engine):
         An init of its own pid namespace comes first: that is what dies with the container, not the `unshare` that
         waits for it. Then the oldest. So a process that has joined a container, as nsbridge's agents do, is no row.
         """
-        own = {own_namespace_inode(namespace) for namespace in Namespace}
+        own = {own_namespace_inode(namespace) for namespace in JOINED}
         seen = own.union(*({listed.mnt_inode, listed.ipc_inode} for listed in rows))
         found = []
         for pid, comm in _foreign_processes():
@@ -74,4 +74,4 @@ def _foreign_processes() -> list[tuple[int, str]]:
 
 
 def _is_like_us(pid: int) -> bool:
-    return all(namespace_inode_of(pid, namespace) == own_namespace_inode(namespace) for namespace in Namespace)
+    return all(namespace_inode_of(pid, namespace) == own_namespace_inode(namespace) for namespace in JOINED)

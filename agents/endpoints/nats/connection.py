@@ -1,0 +1,167 @@
+"""One connection to one NATS server. The only module that uses nats-py, and only an agent of this kind loads it.
+
+A lost connection is thrown away, and a new one begins with nothing (link.py). So the new one sends nothing that nats-py
+had buffered for the old one.
+
+nats-py's JetStream calls are not used. They wait for each answer with a task and a timer of its own, which costs more
+than all the rest. Requests and answers of JetStream are messages like any other, and their JSON is documented.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import nats.aio.client
+import nats.errors
+from nats.aio.client import Client, RawCredentials
+from nats.aio.msg import Msg
+
+from nsbridge.agents.endpoints.nats.errors import JetStreamError, Lost
+from nsbridge.agents.endpoints.nats.guest import GuestLoop
+
+PATIENCE = 5.0  # seconds for a connection, and for an answer
+_API = "$JS.API."
+_NO_RESPONDERS = "503"
+_BUFFER = 8 << 20  # bytes that are written before nats-py waits for the socket
+Callback = Callable[[Msg], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """The answer to what a server asks for, read before the agent is confined."""
+
+    name: str  # of the connection, as `nats server report connections` shows it
+    tls: ssl.SSLContext | None = None
+    credentials: str = ""  # a .creds file's text
+    nkey: str = ""  # a seed
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of nats-py's connect."""
+        found: dict[str, Any] = {"name": self.name}
+        if self.tls is not None:
+            found["tls"] = self.tls
+        if self.credentials:
+            found["user_credentials"] = RawCredentials(self.credentials)
+        if self.nkey:
+            found["nkeys_seed_str"] = self.nkey
+        return found
+
+
+class Connection:
+    """One connection, until it is lost."""
+
+    def __init__(self, guest: GuestLoop, url: str) -> None:
+        self.url = url
+        self._guest = guest
+        self._client = Client()
+        self._why = ""  # the last error that nats-py has reported
+
+    async def open(self, login: Login) -> None:
+        """Connect. Raises Lost."""
+        try:
+            await asyncio.wait_for(self._open(login), 2 * PATIENCE)
+        except (TimeoutError, nats.errors.Error, OSError, ValueError, ssl.SSLError) as error:
+            raise Lost(f"{self.url}: {self._why or _words(error)}") from None
+        if login.tls is not None and not self._client._server_info.get("tls_required"):
+            raise Lost(f"{self.url}: the server does not speak TLS, which the configuration asks for")
+
+    async def _open(self, login: Login) -> None:
+        await self._client.connect(
+            self.url,
+            error_cb=self._failed,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            connect_timeout=int(PATIENCE),
+            ping_interval=3600,  # link.py pings
+            pending_size=_BUFFER,
+            **login.options(),
+        )
+
+    @property
+    def max_payload(self) -> int:
+        """Return the bytes of the longest message, with its headers, that the server takes."""
+        return self._client.max_payload
+
+    @property
+    def others(self) -> list[str]:
+        """Return the URLs of servers that this one has named."""
+        return [uri.geturl() for uri in self._client.discovered_servers]
+
+    async def ask(self, what: str, **request: object) -> dict[str, Any]:
+        """Return JetStream's answer to a request. Raises JetStreamError, Lost."""
+        try:
+            payload = json.dumps(request).encode() if request else b""
+            answer = await self._client.request(_API + what, payload, timeout=PATIENCE)
+        except nats.errors.NoRespondersError:
+            raise JetStreamError(
+                int(_NO_RESPONDERS), "JetStream does not answer; it is off, or has no leader"
+            ) from None
+        except (TimeoutError, nats.errors.Error, OSError) as error:
+            why = "; ".join(filter(None, (_words(error), self._why)))
+            raise Lost(f"{self.url}: JetStream did not answer: {why}") from None
+        found: dict[str, Any] = json.loads(answer.data)
+        if refused := found.get("error"):
+            raise JetStreamError(int(refused.get("err_code", refused.get("code", 0))), str(refused.get("description")))
+        return found
+
+    async def publish(self, subject: str, body: bytes, reply: str, headers: dict[str, str] | None = None) -> None:
+        """Publish a message. Raises Lost."""
+        try:
+            await self._client.publish(subject, body, reply, headers)
+        except (nats.errors.Error, OSError) as error:
+            raise Lost(f"{self.url}: {_words(error)}") from None
+
+    async def listen(self, subject: str, callback: Callback) -> None:
+        """Let `callback` have each message for a subject. Raises Lost."""
+        try:
+            await self._client.subscribe(subject, cb=callback, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        except (nats.errors.Error, OSError) as error:
+            raise Lost(f"{self.url}: {_words(error)}") from None
+
+    def inbox(self) -> str:
+        """Return a subject that no one else has."""
+        return self._client.new_inbox()
+
+    async def ping(self) -> None:
+        """Wait for the server's answer. Raises Lost."""
+        try:
+            await self._client.flush(timeout=int(PATIENCE))
+        except (TimeoutError, nats.errors.Error, OSError) as error:
+            raise Lost(f"{self.url}: {self._why or _words(error)}") from None
+
+    def is_closed(self) -> bool:
+        """True if it is lost."""
+        return not self._client.is_connected
+
+    @property
+    def why(self) -> str:
+        """Return why it is lost."""
+        return f"{self.url}: {self._why or self._client.last_error or 'the connection is closed'}"
+
+    async def close(self) -> None:
+        """Throw it away; a server that does not read makes no difference."""
+        self._guest.drop_transports()
+        with suppress(Exception):
+            await asyncio.wait_for(self._client.close(), 1)
+
+    async def _failed(self, error: Exception) -> None:
+        self._why = _words(error)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, asyncio.TimeoutError):
+        return "no answer in time"
+    return str(error).removeprefix("nats: ") or type(error).__name__
+
+
+def status_of(message: Msg) -> tuple[str, Mapping[str, str]]:
+    """Return the status that a message is, in place of a message of a stream; empty if it is none."""
+    headers = message.headers or {}
+    return ("", headers) if message.data else (headers.get("Status", ""), headers)

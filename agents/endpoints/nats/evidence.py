@@ -1,0 +1,74 @@
+"""Decides what a sink had published when its connection or its agent ended, by what the server keeps. No I/O.
+
+Each message has an id of its own, (epoch, seq), in the header Nats-Msg-Id, and a condition that only its predecessor
+makes true: the first in flight names the sequence of the last message of the subject, each one behind it the id of the
+message before it. So whatever is lost, repeated or late on the way, the server stores the messages in their order and
+each at most once, also if they arrive hours later: the condition is not a window of time.
+
+After any interruption the last message of the subject shows how far they have come:
+1. It is one of ours: all up to it are stored, and none behind it.
+2. Another program has published it: the messages since the last known one are searched for ours.
+3. It is gone, by a limit of the stream: if nothing was stored since the last one that is known, nothing of ours was.
+   Otherwise it is unknown, and `in_doubt` decides.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nsbridge.agents.endpoints.nats import cells
+from nsbridge.agents.journal.sinkjournal import SinkJournal
+
+
+class Id(NamedTuple):
+    """A message."""
+
+    epoch: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch:016x}-{self.seq}"
+
+
+def parse(text: str) -> Id | None:
+    """Return the message that a header names; None if that is none of nsbridge's."""
+    epoch, _, seq = text.partition("-")
+    try:
+        return Id(int(epoch, 16), int(seq))
+    except ValueError:
+        return None
+
+
+class SinkNotes:
+    """The cells of a sink's journal that belong to NATS."""
+
+    def __init__(self, journal: SinkJournal) -> None:
+        self._journal = journal
+        self._cells = journal.cells
+
+    def begin(self, epoch: int, seq: int) -> None:
+        """Note that messages up to `seq` are about to be published."""
+        if epoch == self._journal.epoch and seq > self.begun:
+            if self._cells[cells.BEGUN_EPOCH] != epoch:
+                self._cells[cells.BEGUN] = 0
+                self._cells[cells.BEGUN_EPOCH] = epoch
+            self._cells[cells.BEGUN] = seq
+
+    @property
+    def begun(self) -> int:
+        """Return the last seq of the journal's epoch that was about to be published; 0 if none was."""
+        return self._cells[cells.BEGUN] if self._cells[cells.BEGUN_EPOCH] == self._journal.epoch else 0
+
+    @property
+    def is_decided(self) -> bool:
+        """True if nothing was in flight when the former agent ended."""
+        return self.begun <= self._journal.handed
+
+    def confirmed(self, sequence: int) -> None:
+        """Note where in the stream the last message is that the server has confirmed."""
+        self._cells[cells.CONFIRMED_AT] = sequence
+
+    @property
+    def known(self) -> int:
+        """Return a sequence of the stream behind which all messages in flight are; 0 if none is known."""
+        return self._cells[cells.CONFIRMED_AT]

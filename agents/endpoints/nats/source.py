@@ -1,0 +1,262 @@
+"""The `out` side of the `nats` endpoint: takes messages from a durable pull consumer of JetStream.
+
+The journal keeps each message whole, and the sequence in the stream of the last one taken. So what the server sends
+again is always recognized, and the acknowledgement may come late or be lost. It leaves when the other side has
+confirmed the message.
+
+A consumer sends what an earlier connection did not acknowledge only after its ack_wait, and newer messages before. To
+keep the order, the source looks at the consumer's own numbers: it counts every message that it sends. Where a number is
+missing, messages went to a connection that is lost. The source then reads from the stream itself what lies between the
+last one taken and the one that came. They come once more, later, and are acknowledged and dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from nats.aio.msg import Msg
+
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource
+from nsbridge.agents.endpoints.nats import stream
+from nsbridge.agents.endpoints.nats.cells import SEQUENCE, STREAM
+from nsbridge.agents.endpoints.nats.config import NatsEndpoint
+from nsbridge.agents.endpoints.nats.connection import Connection, status_of
+from nsbridge.agents.endpoints.nats.errors import JetStreamError, Waits
+from nsbridge.agents.endpoints.nats.link import Link
+from nsbridge.agents.endpoints.nats.pulls import Pulls
+from nsbridge.agents.journal.sourcejournal import SourceJournal
+from nsbridge.agents.wire import Message
+from nsbridge.config.schema import Window
+
+_ACK_WAIT = 15  # seconds, of a consumer that the source makes
+_ACK = b"+ACK"
+_AT_ONCE = 64  # messages that are taken before others are served
+
+
+class Arrival(NamedTuple):
+    """A message that the consumer has sent."""
+
+    sequence: int  # in the stream
+    number: int  # of the messages that the consumer has sent
+    reply: str  # where its acknowledgement goes
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def arrival(message: Msg) -> Arrival:
+    """Return a message with its numbers, which are in the subject of the acknowledgement. Raises ValueError."""
+    parts = message.reply.split(".")
+    if parts[:2] != ["$JS", "ACK"] or len(parts) < 9:  # noqa: PLR2004  (an account and a domain may come before them)
+        raise ValueError(f"no message of a consumer: {message.reply}")
+    at = 5 if len(parts) == 9 else 7  # noqa: PLR2004
+    return Arrival(int(parts[at]), int(parts[at + 1]), message.reply, message.headers or {}, message.data)
+
+
+class NatsSource(EventSource):
+    """Takes each message exactly once, in the order of the stream."""
+
+    name = "out"
+
+    def __init__(
+        self, agent: AgentApi, config: NatsEndpoint, journal: SourceJournal, link: Link, window: Window
+    ) -> None:
+        assert config.out is not None  # noqa: S101  (made only for a configured side)
+        self._agent = agent
+        self._out = config.out
+        self._longest = config.max_message
+        self._journal = self.store = journal
+        self._link = link
+        self._window = window
+        self._arrived: deque[Arrival] = deque()  # to be taken
+        self._held: deque[tuple[int, str]] = deque()  # acknowledgements, each with the seq that it waits for
+        self._due: list[str] = []  # those that may leave
+        self._last = 0  # the sequence of the last message taken
+        self._number: int | None = None  # the consumer's number of the last message that came on this connection
+        self._identity = 0  # of the stream
+        self._acks_all = False  # one acknowledgement is for all before it
+        self._pulls = Pulls()
+        self._failed: Exception | None = None
+        self._wake = asyncio.Event()
+
+    def start(self) -> None:
+        """See Source."""
+        self._agent.blocked("out", "connecting to NATS")
+        self._link.start(self)
+
+    def room_again(self) -> None:
+        """See Source."""
+        self._wake.set()
+
+    def confirmed(self, seq: int) -> None:
+        """See Source: what the other side has may be acknowledged."""
+        while self._held and self._held[0][0] <= seq:
+            self._due.append(self._held.popleft()[1])
+        if self._due:
+            self._wake.set()
+
+    def lend(self) -> bool:
+        """See Source: the last one taken stays so."""
+        self._note(self._last)
+        return bool(self._identity)
+
+    def _note(self, sequence: int) -> None:
+        """Note the place of the next message; the store that publishes the message also selects the slot."""
+        slot = (self._journal.taken + 1) % 2
+        self._journal.cells[SEQUENCE + slot], self._journal.cells[STREAM + slot] = sequence, self._identity
+
+    async def serve(self, connection: Connection) -> None:
+        """See Side."""
+        self._arrived.clear()
+        self._number, self._failed = None, None
+        self._pulls = Pulls()
+        await self._survey(connection)
+        inbox = connection.inbox()
+        await connection.listen(f"{inbox}.*", self._came)
+        self._agent.blocked("out", "")
+        while self._failed is None:
+            self._wake.clear()
+            is_more = await self._take(connection)
+            await self._acknowledge(connection)
+            await self._pull(connection, inbox)
+            if is_more:
+                await asyncio.sleep(0)
+            else:
+                await self._sleep()
+        raise self._failed
+
+    async def _sleep(self) -> None:
+        """Wait for an event, or until the server should have answered a pull."""
+        timer = asyncio.get_running_loop().call_at(self._pulls.due, self._wake.set) if self._pulls.due else None
+        try:
+            await self._wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _survey(self, connection: Connection) -> None:
+        """Find the stream and the consumer, and what was taken last. Raises Waits, JetStreamError, Lost."""
+        out = self._out
+        try:
+            info = await connection.ask(f"STREAM.INFO.{out.stream}")
+        except JetStreamError as error:
+            if error.code != stream.NO_STREAM:
+                raise
+            raise Waits(f"stream {out.stream} is not there; make it") from None
+        consumer = await self._consumer(connection)
+        stream.check_consumer(consumer, out.subject)
+        self._acks_all = consumer["config"].get("ack_policy") == "all"
+        self._identity = stream.identity(info)
+        slot = self._journal.taken % 2
+        is_same = self._journal.cells[STREAM + slot] == self._identity
+        floor = int(consumer["ack_floor"]["stream_seq"])
+        self._last = self._journal.cells[SEQUENCE + slot] if is_same else floor
+
+    async def _consumer(self, connection: Connection) -> dict[str, Any]:
+        """Return what the server says of the consumer, made if it is missing."""
+        out = self._out
+        try:
+            return await connection.ask(f"CONSUMER.INFO.{out.stream}.{out.durable}")
+        except JetStreamError as error:
+            if error.code != stream.NO_CONSUMER:
+                raise
+        config = {
+            "durable_name": out.durable,
+            "deliver_policy": "all",
+            "ack_policy": "explicit",
+            "ack_wait": _ACK_WAIT * 10**9,
+            "max_ack_pending": 16 * self._window.messages,
+            "filter_subject": out.subject,
+        }
+        self._agent.log("info", f"makes consumer {out.durable} of stream {out.stream}")
+        what = f"CONSUMER.DURABLE.CREATE.{out.stream}.{out.durable}"
+        return await connection.ask(what, stream_name=out.stream, config=config)
+
+    async def _came(self, message: Msg) -> None:
+        """Take in a message of the consumer, or a pull's end."""
+        status, headers = status_of(message)
+        if status:
+            self._ended(message.subject, status, headers)
+        else:
+            self._pulls.came()
+            self._arrived.append(arrival(message))
+        self._wake.set()
+
+    def _ended(self, subject: str, status: str, headers: Mapping[str, str]) -> None:
+        text = headers.get("Description", "")
+        self._pulls.ended(int(subject.rpartition(".")[2]), is_too_long="MaxBytes" in text)
+        if status not in ("404", "408") and "MaxBytes" not in text and "Batch" not in text:
+            self._failed = Waits(f"consumer {self._out.durable} of stream {self._out.stream}: {text} ({status})")
+
+    async def _pull(self, connection: Connection, inbox: str) -> None:
+        """Ask for as many messages as there is room for."""
+        messages, size = self._agent.room()
+        if self._pulls.are_late(asyncio.get_running_loop().time()):
+            self._failed = Waits(f"consumer {self._out.durable} of stream {self._out.stream} does not answer")
+            return
+        request = self._pulls.next(messages - len(self._arrived), size, asyncio.get_running_loop().time())
+        if request is not None:
+            number, about = request
+            what = f"$JS.API.CONSUMER.MSG.NEXT.{self._out.stream}.{self._out.durable}"
+            await connection.publish(what, json.dumps(about).encode(), f"{inbox}.{number}")
+
+    async def _take(self, connection: Connection) -> bool:
+        """Take what has come and has room; return True if there may be more at once."""
+        taken = 0
+        while self._arrived and taken < _AT_ONCE:
+            one = self._arrived[0]
+            if one.sequence > self._last:
+                if self._number is None or one.number != self._number + 1:
+                    await self._fill(connection, one.sequence)
+                if not self._has_taken(one.sequence, one.headers, one.body):
+                    break
+            self._number = one.number
+            self._held.append((self._journal.taken, one.reply))
+            self._arrived.popleft()
+            taken += 1
+        self._agent.flush()
+        self.confirmed(self._journal.confirmed)
+        return bool(self._arrived) and self._agent.has_room()
+
+    def _has_taken(self, sequence: int, headers: Mapping[str, str], body: bytes) -> bool:
+        """Take a message; False if there is no room. Raises Waits."""
+        if len(body) > self._longest:
+            raise Waits(
+                f"message {sequence} of stream {self._out.stream} has {len(body)} bytes, more than max_message "
+                f"({self._longest}): raise that"
+            )
+        if not self._agent.has_room():
+            return False
+        self._note(sequence)
+        try:
+            self._agent.take(Message(stream.type_of(headers), body))
+        except Blocked as reason:
+            raise Waits(str(reason)) from None
+        self._last = sequence
+        return True
+
+    async def _fill(self, connection: Connection, upto: int) -> None:
+        """Take from the stream what the consumer has sent to a connection that is lost."""
+        while self._last + 1 < upto:
+            what = f"STREAM.MSG.GET.{self._out.stream}"
+            try:
+                one = stream.stored(await connection.ask(what, seq=self._last + 1, next_by_subj=self._out.subject))
+            except JetStreamError as error:
+                if error.code == stream.NO_MESSAGE:
+                    return
+                raise
+            if one.sequence >= upto:
+                return
+            while not self._has_taken(one.sequence, one.headers, one.body):
+                self._agent.flush()
+                self._wake.clear()
+                await self._wake.wait()
+                await self._acknowledge(connection)
+
+    async def _acknowledge(self, connection: Connection) -> None:
+        due, self._due = self._due, []
+        for reply in due[-1:] if self._acks_all else due:
+            await connection.publish(reply, _ACK, "")

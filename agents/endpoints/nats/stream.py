@@ -1,0 +1,97 @@
+"""Answers of JetStream about a stream and a consumer, and why nsbridge cannot use one. No I/O."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from nsbridge.agents.endpoints.nats.errors import Waits
+from nsbridge.agents.endpoints.nats.subjects import matches
+
+NO_MESSAGE = 10037
+NO_STREAM = 10059
+NO_CONSUMER = 10014
+WRONG_LAST = frozenset((10070, 10071))  # the message before it is not the one that was expected
+_STATUS_NO_STREAM = "503"
+TYPE_HEADER = "Nsbridge-Type"  # of a SysV message: a sink across may give it to the message again
+ID_HEADER = "Nats-Msg-Id"
+_I64_MAX = (1 << 63) - 1
+
+
+class Stored(NamedTuple):
+    """A message of a stream."""
+
+    sequence: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def stored(answer: Mapping[str, Any]) -> Stored:
+    """Return the message of an answer to STREAM.MSG.GET."""
+    message = answer["message"]
+    text = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace")
+    lines = (line.partition(":") for line in text.split("\r\n")[1:])
+    headers = {name.strip(): value.strip() for name, _, value in lines if name}
+    return Stored(int(message["seq"]), headers, base64.b64decode(message.get("data", "")))
+
+
+def type_of(headers: Mapping[str, str]) -> int:
+    """Return the type that a message had; 0 if it had none."""
+    text = headers.get(TYPE_HEADER, "")
+    return int(text) if text.isascii() and text.isdigit() and int(text) <= _I64_MAX else 0
+
+
+class StreamState(NamedTuple):
+    """The state of a stream, as far as a sink needs it."""
+
+    name: str
+    first: int  # sequence of its first message
+    last: int
+    is_whole: bool  # True if no message between these two was deleted
+    max_message: int  # bytes of the longest message with its headers; -1 if there is no limit
+    loses: str  # what it does when it is full, if that may lose messages that no one has taken
+
+
+def for_sink(info: Mapping[str, Any]) -> StreamState:
+    """Return the state of a stream to publish to. Raises Waits if it does not keep the evidence."""
+    config, state = info["config"], info["state"]
+    name, retention = config["name"], config.get("retention", "limits")
+    if retention != "limits":
+        raise Waits(
+            f"stream {name} has the retention {retention}: it deletes what was taken, and with it the evidence of what "
+            "was published; make it with the retention limits"
+        )
+    if config.get("no_ack"):
+        raise Waits(f"stream {name} has no_ack: it never confirms a message; turn that off")
+    if config.get("sealed") or config.get("mirror"):
+        raise Waits(f"stream {name} is sealed or a mirror, and takes no messages")
+    limits = [key for key in ("max_msgs", "max_bytes", "max_msgs_per_subject", "max_age") if config.get(key, -1) > 0]
+    drops = limits if config.get("discard", "old") == "old" else [key for key in limits if key == "max_age"]
+    loses = f"stream {name} deletes its oldest messages by {', '.join(drops)}, taken or not" if drops else ""
+    is_whole = not state.get("num_deleted", 0)
+    most = int(config.get("max_msg_size", -1))
+    return StreamState(name, int(state["first_seq"]), int(state["last_seq"]), is_whole, most, loses)
+
+
+def identity(info: Mapping[str, Any]) -> int:
+    """Return a number for this stream, which another one of the same name does not have; never 0."""
+    text = f"{info['config']['name']} {info['created']}"
+    return crc32(text.encode()) | 1 << 32
+
+
+def check_consumer(info: Mapping[str, Any], subject: str) -> None:
+    """Raise Waits if a consumer that is there cannot be used."""
+    config, name = info["config"], f"consumer {info['name']} of stream {info['stream_name']}"
+    filters = [config["filter_subject"]] if config.get("filter_subject") else config.get("filter_subjects") or [">"]
+    if config.get("deliver_subject"):
+        raise Waits(f"{name} is a push consumer; nsbridge takes from a pull consumer: use another name")
+    if config.get("ack_policy", "none") == "none":
+        raise Waits(f"{name} has the ack policy none: a message that is lost on the way would not come again")
+    if config.get("headers_only"):
+        raise Waits(f"{name} has headers_only: it sends no messages, only their headers")
+    if config.get("deliver_policy") == "last_per_subject":
+        raise Waits(f"{name} has the deliver policy last_per_subject: it skips messages")
+    if filters != [subject] and not (filters == [">"] and matches(subject, ">")):
+        raise Waits(f"{name} takes {', '.join(filters)}, and the configuration says {subject}: make them the same")
