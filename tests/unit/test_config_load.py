@@ -232,8 +232,7 @@ def test_unknown_endpoint_is_reported_with_the_known_ones() -> None:
 
     (problem,) = problems(text)
     assert problem == (
-        "f.toml: route.orders.agent.web.socket: unknown key; "
-        "known here: container, file, log, nats, queue, spool, user"
+        "f.toml: route.orders.agent.web.socket: unknown key; known here: container, file, log, nats, queue, spool, user"
     )
 
 
