@@ -38,6 +38,9 @@ bench-check:     ## has anything become slower than benchmarks/recorded.json say
 comings:         ## 240 restarts of containers under load, into docs/comings.md; about 8 minutes (as root)
 	$(CMD) python -m tests.system.comings --restarts 240 --report docs/comings.md
 
+engines:         ## 20 restarts under load with each of the eleven kinds of container: a table; about 9 minutes (as root)
+	$(CMD) python -m tests.system.comings --each 20
+
 man:             ## man pages and shell completion, into build/share
 	$(CMD) python -m nsbridge.supervisor.cli.commands.share build/share
 
@@ -106,4 +109,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo picture readme test unit system senders storm classic-storm names-storm comings scale scrape restart rotation bench bench-check dist deb deb-check calls fuzz style types coverage fresh clean help everything-storm screens
+.PHONY: demo picture readme test unit system senders storm classic-storm names-storm comings engines scale scrape restart rotation bench bench-check dist deb deb-check calls fuzz style types coverage fresh clean help everything-storm screens

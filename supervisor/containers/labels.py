@@ -9,11 +9,13 @@ Some facts about labels, and what they mean here:
   comes (matchwatch.py).
 * The engines' answers repeat all labels of a container, which may be long and are foreign. What is filtered by the
   engine is compared again: Podman takes some characters of a filter for a pattern.
-* Docker and Podman are asked one after the other. One that does not answer hides no container of the other.
+* Docker and Podman are asked at the same time, by threads of the child that asks: Podman's command takes 75 ms. One
+  that does not answer hides no container of the other.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import abstractmethod
 from collections import Counter
@@ -71,13 +73,7 @@ class LabelledEngine(Engine):
             raise ContainerRefused(f"{self.kind}:{quoted(name)} is no name: {self.kind.fix}")
         wanted = self.labels_of(name)
         which = f"{self.kind}:{quoted(name)[1:-1]}"
-        known: list[Match] = []
-        silent: NsbridgeError | None = None
-        for source in self._installed():
-            try:
-                known += self._matching(source, wanted)
-            except (NotRunning, ContainerRefused) as error:
-                silent = error
+        known, silent = self._all_matching(wanted)
         alive = [match for match in known if match[1].status in ALIVE]
         own = [match for match in alive[:_EXAMINED] if self._is_own(wanted, *match)]
         if len(own) > 1 or len(alive) > _EXAMINED:
@@ -127,6 +123,27 @@ class LabelledEngine(Engine):
                 if source.is_installed():
                     installed.append(source)
         return installed
+
+    def _all_matching(self, wanted: Mapping[str, str]) -> tuple[list[Match], NsbridgeError | None]:
+        """Ask all engines at the same time; return the matches, and why one did not answer."""
+        sources = self._installed()
+        answers: list[list[Match] | NsbridgeError] = [[] for _ in sources]
+
+        def ask(number: int) -> None:
+            try:
+                answers[number] = self._matching(sources[number], wanted)
+            except (NotRunning, ContainerRefused) as error:
+                answers[number] = error
+
+        others = [threading.Thread(target=ask, args=(number,)) for number in range(1, len(sources))]
+        for other in others:
+            other.start()
+        if sources:
+            ask(0)
+        for other in others:
+            other.join()
+        known = [match for answer in answers if not isinstance(answer, NsbridgeError) for match in answer]
+        return known, next((answer for answer in reversed(answers) if isinstance(answer, NsbridgeError)), None)
 
     def _matching(self, source: InspectedEngine, wanted: Mapping[str, str]) -> list[Match]:
         with source.client(time.monotonic() + _ONE_LIMIT) as client:

@@ -295,12 +295,15 @@ def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description="Restart containers under load, and count time and messages.")
     parser.add_argument("--restarts", type=int, default=200, help="in all")
+    parser.add_argument("--each", type=int, help="restarts with each engine, in place of shares of --restarts")
     parser.add_argument("--engine", choices=ENGINES, action="append", help="which, all if it is not given")
     parser.add_argument("--report", type=Path, help="a Markdown file whose part after the mark is replaced")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     options = parser.parse_args()
     all_came = []
-    for engine, restarts in shares(options.restarts, options.engine or ENGINES).items():
+    chosen = options.engine or ENGINES
+    counts = dict.fromkeys(chosen, options.each) if options.each else shares(options.restarts, chosen)
+    for engine, restarts in counts.items():
         all_came.append(run(engine, restarts, options.seed))
         print(f"{engine}: {all_came[-1].outcome.problems() or 'kept'}", file=sys.stderr)
     text = report(all_came, options.seed)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ class Docker(FakeEngine):
         super().__init__(path, {})
         self.image(IMAGE, {})
         self.listed: list[dict[str, object]] = []
+        self.on_listing: Callable[[], object] = lambda: None
 
     def image(self, image: str, labels: Mapping[str, str] | None) -> None:
         self.replies[f"/images/{image}/json"] = json.dumps({"Config": {"Labels": labels}}).encode()
@@ -44,7 +46,10 @@ class Docker(FakeEngine):
 
     def reply_to(self, target: str) -> Reply | None:
         """Answer a list whatever its filter is: what does not match is for nsbridge to leave out."""
-        return self.replies.get("*" if target.startswith("/containers/json?") else target)
+        if not target.startswith("/containers/json?"):
+            return self.replies.get(target)
+        self.on_listing()
+        return self.replies.get("*")
 
 
 @pytest.fixture
@@ -82,6 +87,18 @@ def test_service_is_found_by_project_and_service(docker: Docker) -> None:
     assert {"label": [f"{PROJECT}=shop", f"{SERVICE}=web"]} in [
         json.loads(target.partition("filters=")[2]) for target in docker.asked if "filters=" in target
     ]
+
+
+def test_docker_and_podman_are_asked_at_the_same_time(docker: Docker) -> None:
+    """Each answers only once the other has been asked, too."""
+    podman = Docker(Path("podman.sock"))
+    docker.on_listing = podman.on_listing = threading.Barrier(2, timeout=10).wait
+    try:
+        podman.add("shop-web-1", WEB)
+        docker.add("shop-db-1", WEB | {SERVICE: "db"})
+        assert containers.locate(compose()).serves == "podman:shop-web-1"
+    finally:
+        podman.close()
 
 
 def test_several_running_containers_are_named_and_counted(docker: Docker) -> None:
