@@ -63,6 +63,13 @@ picture:         ## README's picture of the demo, docs/demo.svg (as root)
 readme:          ## README's commands as a new user runs them, pip's too; about a minute (as root)
 	NSB_TEST_README=full ./run test tests/system/test_readme.py
 
+site:            ## the documentation as a site with search, into build/site
+	$(CMD) python docs/site/build.py build/site
+
+upgrade:         ## from 0.1.0 with 10,000 messages pending in each kind of source, under load; about 5 minutes (as root)
+	$(CMD) python -m tests.system.upgrade_load --pending 10000 --more 5000
+	$(CMD) python -m tests.system.upgrade_load --pending 10000 --more 5000 --kill
+
 restart:         ## from a kill to work again, beside runit and supervisord, into docs/restart.md; about 5 minutes (as root)
 	$(CMD) python -m benchmarks.restart --report docs/restart.md
 
@@ -109,4 +116,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: demo picture readme test unit system senders storm classic-storm names-storm comings engines scale scrape restart rotation bench bench-check dist deb deb-check calls fuzz style types coverage fresh clean help everything-storm screens
+.PHONY: site upgrade demo picture readme test unit system senders storm classic-storm names-storm comings engines scale scrape restart rotation bench bench-check dist deb deb-check calls fuzz style types coverage fresh clean help everything-storm screens
