@@ -24,6 +24,7 @@ WHERE = (
 )
 _CITED = re.compile(r"(?<![\w/.*{}$<>-])(?:\.\./)*((?:[\w.-]+/)*[\w-]+\.(?:py|md))\b")
 OTHERS = {  # a citing file, and what it may name though it is no file of this project
+    "docs/site/build.py": {"docs/keys.md", "keys.md"},  # a page that it makes
     "supervisor/cli/commands/reference.py": {"to.md"},
     "tests/system/hostile.py": {"threading.py"},
     "tests/unit/test_frozen.py": {"pretended.py"},

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("site")
     no_network = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
-    command = [sys.executable, ROOT / "docs/site/build.py", out]
+    command: list[str | Path] = [sys.executable, ROOT / "docs/site/build.py", out]
     done = subprocess.run(command, env=os.environ | no_network, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
