@@ -29,9 +29,9 @@ from nsbridge.supervisor.containers.identity import (
     host_namespace_inodes,
     own_namespace_inode,
 )
-from nsbridge.supervisor.containers.matchwatch import MatchWatch
 from nsbridge.supervisor.containers.namespacefile import namespace_file_inode
-from nsbridge.supervisor.containers.namewatch import NameWatch, watch_name
+from nsbridge.supervisor.containers.namewatch import watch_name
+from nsbridge.supervisor.containers.servedname import ServedName
 
 LOOK_FIRST = 0.1  # seconds from one look to the next, which doubles
 LOOK_AT_LEAST_EVERY = {True: 30.0, False: 1.0}  # seconds at the longest: starts are reported, or are not
@@ -84,7 +84,7 @@ class Attachment:
         self._hint: Timer | None = None  # a look that a hint asked for
         self._hinted_meanwhile = False  # since the engine was asked
         self._is_ambiguous = False  # several match: the end of one is not reported
-        self.name_watch: NameWatch | MatchWatch | None = None  # of a name that can mean another container
+        self.name_watch: ServedName | None = None  # of a name that can mean another container
         self._only: int | None = None  # start time of the one process that a number meant when it was first seen
 
     @property

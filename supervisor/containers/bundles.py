@@ -20,7 +20,6 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nsbridge.config.trusted import UntrustedError
 from nsbridge.supervisor.containers.identity import (
     PID_PATTERN,
     ContainerRefused,
@@ -29,7 +28,7 @@ from nsbridge.supervisor.containers.identity import (
     NotRunning,
     escaped,
     quoted,
-    read_bounded,
+    read_state,
 )
 from nsbridge.supervisor.containers.statefiles import CRUN_STATE, LISTED_AT_MOST, RUNC_STATE
 
@@ -107,17 +106,7 @@ class Bundle:
         return root if isinstance(root, str) and root.startswith("/") else _RUNC_ROOT
 
     def _read(self, file: str, limit: int) -> bytes:
-        path = escaped(f"{self.directory}/{file}")
-        try:
-            return read_bounded(f"{self.directory}/{file}", limit)
-        except FileNotFoundError:
-            raise NotRunning(f"{self.which} is being created or deleted ({path} is not there)") from None
-        except OSError as error:
-            raise NotPermitted(f"{self.which}: {path} cannot be read: {error.strerror}") from None
-        except UntrustedError as error:
-            raise ContainerRefused(f"{self.which}: {error}") from None
-        except ValueError as error:
-            raise ContainerRefused(f"{self.which}: {path} {error}") from None
+        return read_state(f"{self.directory}/{file}", limit, self.which)
 
 
 def state_roots() -> tuple[str, ...]:

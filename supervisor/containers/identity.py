@@ -230,6 +230,24 @@ def read_bounded(path: str, limit: int) -> bytes:
     return content
 
 
+def read_state(path: str, limit: int, which: str, absent: NotRunning | None = None) -> bytes:
+    """Return what `read_bounded` does, of a file about the container that messages call `which`.
+
+    Raises NotRunning (or `absent`) if the file is not there; NotPermitted; ContainerRefused.
+    """
+    shown = escaped(path)
+    try:
+        return read_bounded(path, limit)
+    except FileNotFoundError:
+        raise absent or NotRunning(f"{which} is being created or deleted ({shown} is not there)") from None
+    except OSError as error:
+        raise NotPermitted(f"{which}: {shown} cannot be read: {error.strerror}") from None
+    except trusted.UntrustedError as error:
+        raise ContainerRefused(f"{which}: {error}") from None
+    except ValueError as error:
+        raise ContainerRefused(f"{which}: {shown} {error}") from None
+
+
 def quoted(name: str) -> str:
     """Return a foreign name in double quotes, safe for terminals and logs: escaped, and cut if it is long."""
     return '"' + escaped(name) + '"'

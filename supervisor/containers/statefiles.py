@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from nsbridge.config.trusted import UntrustedError
 from nsbridge.supervisor.containers.engine import Engine
 from nsbridge.supervisor.containers.identity import (
     ContainerRefused,
@@ -31,8 +30,8 @@ from nsbridge.supervisor.containers.identity import (
     escaped,
     not_known,
     quoted,
-    read_bounded,
     read_stat,
+    read_state,
 )
 from nsbridge.supervisor.containers.rows import IN_DOUBT, Listed, row, row_without_process
 
@@ -69,20 +68,14 @@ class StateFile:
 
     def running(self, directory: str, container: str, which: str) -> Found:
         """Return the container's init. Messages call it `which`. Raises NotRunning, ContainerRefused."""
-        path = escaped(f"{directory}/{self.name}")
+        path = f"{directory}/{self.name}"
+        text = read_state(path, STATE_LIMIT, which)
+        if not text:
+            raise NotRunning(f"{which} is being created ({escaped(path)} is still empty)")
         try:
-            text = read_bounded(f"{directory}/{self.name}", STATE_LIMIT)
-            if not text:
-                raise NotRunning(f"{which} is being created ({path} is still empty)")
             pid, start_time = self.parse(text, container)
-        except FileNotFoundError:
-            raise NotRunning(f"{which} is being created or deleted ({path} is not there)") from None
-        except OSError as error:
-            raise NotPermitted(f"{which}: {path} cannot be read: {error.strerror}") from None
-        except UntrustedError as error:
-            raise ContainerRefused(f"{which}: {error}") from None
         except ValueError as error:
-            raise ContainerRefused(f"{which}: {path} {error}") from None
+            raise ContainerRefused(f"{which}: {escaped(path)} {error}") from None
         if not _is_still(pid, start_time):
             raise NotRunning(f"{which} has stopped (its process {pid} is gone)")
         if Path(f"{directory}/{START}").exists():

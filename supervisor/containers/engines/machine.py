@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterator, Sequence
 
 from nsbridge.config.containerkind import ContainerKind
-from nsbridge.config.trusted import UntrustedError
 from nsbridge.supervisor.containers.engine import Engine
 from nsbridge.supervisor.containers.identity import (
     PID_PATTERN,
@@ -32,8 +31,8 @@ from nsbridge.supervisor.containers.identity import (
     is_init_of_its_own,
     not_known,
     quoted,
-    read_bounded,
     read_stat,
+    read_state,
 )
 from nsbridge.supervisor.containers.rows import IN_DOUBT, Listed, row, row_without_process
 
@@ -63,16 +62,13 @@ class Machine(Engine):
             raise ContainerRefused(f"machined cannot have a machine {quoted(name)}: {KIND.fix}")
         path = f"{_directory()}/{name}"
         which = f"machine {quoted(name)}"
+        text = read_state(path, _FILE_LIMIT, which, not_known(name, str(KIND), f"looked in {_directory()}"))
         try:
-            fields = _parse(read_bounded(path, _FILE_LIMIT))
+            fields = _parse(text)
             leader, registered = _number(fields, "LEADER", PID_PATTERN), _number(fields, "MONOTONIC", _NUMBER)
             if fields.get("NAME") != name:
                 raise ValueError(f"is about the machine {quoted(fields.get('NAME', ''))}")
-        except FileNotFoundError:
-            raise not_known(name, str(KIND), f"looked in {_directory()}") from None
-        except OSError as error:
-            raise NotPermitted(f"{which}: {path} cannot be read: {error.strerror}") from None
-        except (UntrustedError, ValueError) as error:
+        except ValueError as error:
             raise ContainerRefused(f"{which}: {path} {error}") from None
         if fields.get("CLASS", "container") != "container":
             raise ContainerRefused(f"{which} is of the class {quoted(fields['CLASS'])}, and not a container")
