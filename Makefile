@@ -26,6 +26,9 @@ classic-storm:   ## one queue, two types, a stranger in it: 1,000 kills, 100,000
 names-storm:     ## spools that keep names: 600 kills, names that repeat, patterns, refused files; about 5 minutes (as root)
 	$(CMD) python -m tests.system.names_storm --kills 600
 
+mqueue-storm:    ## POSIX queues with a queue, a spool and each other: 500 kills, 500,000 messages; about 20 minutes (as root)
+	$(CMD) python -m tests.system.mqueue_storm --kills 500 --messages 500000
+
 everything-storm: ## supervisor and all agents killed at once, 200 times, with the kernel's counter; about 4 minutes (as root)
 	$(CMD) python -m tests.system.classic_storm --kills 200 --questions 20000 --everything
 
@@ -116,4 +119,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: site upgrade demo picture readme test unit system senders storm classic-storm names-storm comings engines scale scrape restart rotation bench bench-check dist deb deb-check calls fuzz style types coverage fresh clean help everything-storm screens
+.PHONY: site upgrade demo picture readme test unit system senders storm classic-storm names-storm mqueue-storm comings engines scale scrape restart rotation bench bench-check dist deb deb-check calls fuzz style types coverage fresh clean help everything-storm screens

@@ -1,8 +1,8 @@
 """The kernel's count of an agent's messages, as the agent sees it (supervisor/host/counter.py makes it).
 
-A BPF program counts each successful msgsnd and msgrcv of a registered process, on the exit of the system call and
-before any signal reaches the process. The counts outlive the process. So after a SIGKILL they say how many messages it
-sent, how many it received, and how long the last LENGTHS of these were.
+A BPF program counts each successful call of a registered process that sends or receives a message, SysV or POSIX. It
+does so on the exit of the system call, before any signal reaches the process. The counts outlive the process. So after
+a SIGKILL they say how many messages it sent, how many it received, and how long the last LENGTHS of these were.
 
 An agent has one slot, the same one for all of its processes in turn. The map is frozen: no process can write into it.
 """
@@ -49,12 +49,12 @@ class Counts(Protocol):
 
     @property
     def sent(self) -> int:
-        """Return how many msgsnd calls have succeeded."""
+        """Return how many messages it has sent: msgsnd, mq_timedsend."""
         ...
 
     @property
     def received(self) -> int:
-        """Return how many msgrcv calls have succeeded."""
+        """Return how many messages it has received: msgrcv, mq_timedreceive."""
         ...
 
     def lengths(self, count: int) -> Sequence[int]:

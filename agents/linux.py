@@ -14,8 +14,9 @@ import errno
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any, Protocol
 
 from nsbridge.agents.queuestatus import QueueStatus
 
@@ -110,6 +111,8 @@ _quick.msgrcv.argtypes, _quick.msgrcv.restype = _libc.msgrcv.argtypes, ctypes.c_
 _quick.msgsnd.argtypes = _libc.msgsnd.argtypes
 _prepared_msgrcv = _quick["msgrcv"]  # takes ctypes' objects, and converts nothing
 _prepared_msgrcv.restype = ctypes.c_ssize_t
+_prepared_syscall = _quick["syscall"]
+_prepared_syscall.restype = ctypes.c_long
 _errno_location = _quick["__errno_location"]
 _errno_location.restype = ctypes.POINTER(ctypes.c_int)
 
@@ -275,8 +278,23 @@ class PreparedReceive:
         self.call: Callable[[], int] = partial(_prepared_msgrcv, *prepared, ctypes.c_int(IPC_NOWAIT))
 
 
+class Changeable(Protocol):
+    """An argument of a prepared call: an address or number, or bytes."""
+
+    value: Any
+
+
+def prepared(number: int, *arguments: int | bytes) -> tuple[Callable[[], int], Sequence[Changeable]]:
+    """Return a system call that does not wait, and its arguments, to be changed between calls.
+
+    It is for a call that is made for every message; it returns -1 if `call_failed` has the errno.
+    """
+    passed = [ctypes.c_char_p(one) if isinstance(one, bytes) else ctypes.c_long(one) for one in arguments]
+    return partial(_prepared_syscall, ctypes.c_long(number), *passed), passed
+
+
 def call_failed() -> int:
-    """See PreparedReceive."""
+    """Return minus the errno of a prepared call that has just failed."""
     return -int(_errno_location()[0])
 
 

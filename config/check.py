@@ -103,11 +103,11 @@ def _agent_problems(side: Side, agent: AgentConfig) -> Iterator[Problem]:
 
 
 def _same_places(side: Side, endpoint: Endpoint) -> Iterator[Problem]:
-    """Find places of messages without types that are one place; for others see `_typed_loops`."""
+    """Find places that are one place, where nothing is selected by type; for others see `_typed_loops`."""
     for (one, place), (other, again) in itertools.combinations(endpoint.places().items(), 2):
-        if place.where == again.where and not endpoint.has_types:
+        if place.where == again.where and place.selector is None:
             what = f'is the same path as "{one}", got {again.written}'
-            fix = "what is put there would be taken or overwritten: choose another path"
+            fix = "what is put there would be taken or overwritten: choose another one"
             yield Problem(side.key_path(other), what, fix)
 
 

@@ -28,6 +28,7 @@ ID_MAX = (1 << 32) - 2  # the last one is (uid_t) -1, "no id"
 PERMISSIONS = 0o777
 SUN_PATH = 107  # bytes of a socket's path: unix(7), 108 with the NUL at its end
 _LONGEST_SUFFIX = 64  # bytes
+_LONGEST_POSIX = 16 << 20  # bytes of a message: HARD_MSGSIZEMAX of the kernel
 _C_INT_MAX = (1 << 31) - 1
 _LONGEST_PATH = 4095  # bytes: PATH_MAX without its NUL
 
@@ -272,6 +273,27 @@ def queue_key(value: object) -> int:
         raise InvalidValue(f"must not be negative, got {shown(value)}", fix)
     if number > KEY_MAX:
         raise InvalidValue(f"is too large, got {shown(value)}", "a key has 32 bits: at most 0xffffffff")
+    return number
+
+
+def posix_queue_name(value: object) -> str:
+    """Read the name of a POSIX message queue: mq_overview(7)."""
+    name = text(value)
+    fix = 'write a slash and a name without another one, like "/orders"'
+    if not name.startswith("/") or "/" in name[1:] or "\0" in name or name in ("/", "/.", "/.."):
+        raise InvalidValue(f"is not the name of a POSIX queue, got {shown(value)}", fix)
+    if _bytes(name) > LONGEST_NAME + 1:
+        raise InvalidValue(f"is too long, got {shown(value)}", f"use at most {LONGEST_NAME} bytes after the slash")
+    return name
+
+
+def posix_message_size(value: object) -> int:
+    """Read a size that a message of a POSIX queue may have."""
+    number = size(value)
+    if number > _LONGEST_POSIX:
+        raise InvalidValue(
+            f"is out of range, got {shown(value)}", f"the kernel allows at most {_LONGEST_POSIX >> 20} MiB"
+        )
     return number
 
 

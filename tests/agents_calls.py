@@ -5,6 +5,7 @@ from __future__ import annotations
 from nsbridge.agents.confinement import callrules
 from nsbridge.agents.endpoints.file import FileEndpoint
 from nsbridge.agents.endpoints.log.config import LogEndpoint
+from nsbridge.agents.endpoints.mqueue.config import MqueueEndpoint, MqueueIn, MqueueOut
 from nsbridge.agents.endpoints.nats.config import NatsEndpoint, NatsIn, NatsOut
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn, QueueOut
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
@@ -33,6 +34,9 @@ AGENTS: dict[str, tuple[str, ...]] = {
     "queue, exactly-once sink": _rules(QueueEndpoint(in_=QueueIn(2))),
     "queue, exactly-once, at its start": tuple(dict.fromkeys((*_EXACT_QUEUE, *callrules.FORKING, *callrules.SENDER))),
     "queue, limited": _rules(QueueEndpoint(out=QueueOut(1), in_=QueueIn(2), create=True, max_bytes=1000)),
+    "mqueue": _rules(MqueueEndpoint(out=MqueueOut("/a"), in_=MqueueIn("/b"), create=True)),
+    "mqueue, source": _rules(MqueueEndpoint(out=MqueueOut("/a"))),
+    "mqueue, sink": _rules(MqueueEndpoint(in_=MqueueIn("/a"))),
     "nats": _rules(NatsEndpoint(out=NatsOut("S", "s", "d"), in_=NatsIn("t"))),
     "sender": callrules.SENDER,
 }

@@ -289,7 +289,7 @@ def rules(endpoint: Endpoint, delivery: Delivery, *, fsync: bool, is_counted: bo
         names += SINK
         names += (kind.exact_sink or ()) if exactly else kind.sink
     for key, more in kind.configured.items():
-        names += more if getattr(endpoint, key) is not None else ()
+        names += more if getattr(endpoint, key) else ()
     if fsync:
         names += FSYNC
     return tuple(dict.fromkeys(names))

@@ -9,6 +9,7 @@ from nsbridge.agents.confinement.entry import Assignment
 from nsbridge.agents.endpoints import file
 from nsbridge.agents.endpoints.kind import ServedEndpoint
 from nsbridge.agents.endpoints.log import kind as log
+from nsbridge.agents.endpoints.mqueue import kind as mqueue
 from nsbridge.agents.endpoints.nats import kind as nats
 from nsbridge.agents.endpoints.queue import kind as queue
 from nsbridge.agents.endpoints.spool import kind as spool
@@ -51,4 +52,5 @@ register(spool.ServedSpool)
 register(log.ServedLog)
 register(file.ServedFile)
 register(queue.ServedQueue)
+register(mqueue.ServedMqueue)
 register(nats.ServedNats)

@@ -206,6 +206,29 @@ class DirectoryWatch(_InotifyInstance):
         return Changes(files, gone, lost)
 
 
+class OpenFileWatch(_InotifyInstance):
+    """Watches one open file that has no directory here, as a POSIX queue. It is readable once anything is changed.
+
+    That is the owner, the mode, or whether the file has a name.
+    """
+
+    def __init__(self, own_fds: int, fd: int) -> None:
+        """Begin to watch; `own_fds` is the host's /proc/self/fd. The file must be readable. Raises Blocked."""
+        super().__init__()
+        try:
+            os.fchdir(own_fds)
+            self._inotify.add_watch(str(fd), int(flags.ATTRIB))
+        except OSError as error:
+            self._inotify.close()
+            raise _no_watch(error) from None
+        finally:
+            os.chdir("/")
+
+    def read(self) -> None:
+        """Take the events; they say no more than that something was changed."""
+        self._read()
+
+
 class PollingWatch:
     """Replaces a DirectoryWatch if inotify is used up: reports every _PACE seconds that everything may have changed."""
 

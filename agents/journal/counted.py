@@ -22,6 +22,7 @@ from nsbridge.agents.journal.sinkjournal import INTENT, PLACE, SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 
 COUNT_AT, COUNT_LIFE, COUNT_SKIPS, LANDING = 40, 41, 42, 43  # cells of both kinds of journal
+NO_LIFE = 1  # the life of no counter, where a place that the kernel puts messages into is noted without one
 _BITS = 24
 _MASK = (1 << _BITS) - 1
 
@@ -110,9 +111,11 @@ class Landing:
     The first is at `at`; `most` messages may land there and behind it, as long as they begin at most at `last`.
     """
 
-    def __init__(self, journal: SourceJournal, counter: Counts) -> None:
+    def __init__(self, journal: SourceJournal, counter: Counts, blank: int = 0) -> None:
+        """Take the type of a place in which nothing has landed: 0, or records.BLANK if 0 may be a type."""
         self._journal = journal
         self._counter = counter
+        self._blank = blank
         self._cells = journal.cells
         self._begins_at = 0  # the first place, in the ring
         self._begun = (-1, 0)  # for what: the last seq taken before, and the size
@@ -126,7 +129,7 @@ class Landing:
         if self._begun == (journal.taken, size):
             return self.at  # nothing has landed there
         self._begun = (-1, 0)
-        at, end, most = journal.reserve(size)
+        at, end, most = journal.reserve(size, self._blank)
         self._begins_at = at
         self._cells[LANDING] = seal(at)
         self._cells[COUNT_AT] = _statement(journal.taken, self._counter.received)
@@ -135,6 +138,10 @@ class Landing:
         self.most = min(most, LENGTHS)
         self._begun = (journal.taken, size)
         return self.at
+
+    def clear(self, address: int) -> None:
+        """Make a place behind the first one blank, before a message lands there. `address` is that of its msgbuf."""
+        self._journal.set_type(address - self._journal.address, self._blank)
 
     def landed(self, lengths: Sequence[int]) -> int:
         """Publish the messages that have landed; return the last one's seq."""
@@ -152,6 +159,15 @@ def recover_landed(journal: SourceJournal, counter: Counts | None) -> Recovered:
         journal.cells[LANDING] = 0
 
 
+def _recovered_without(journal: SourceJournal, at: int, life: int) -> Recovered:
+    """Publish the message at a landing place if its record is whole: the kill came just before it was published."""
+    length = journal.reader.length_at(at)
+    if length is not None and (journal.reader.has_type(at) or life == seal(NO_LIFE)):
+        journal.landed_in_a_row(at, (length,))
+        return Recovered(1)
+    return Recovered(doubtful=int(journal.reader.has_type(at)))
+
+
 def _recovered(journal: SourceJournal, counter: Counts | None) -> Recovered:
     cells = journal.cells
     landing, statement, life = cells[LANDING], cells[COUNT_AT], cells[COUNT_LIFE]
@@ -160,7 +176,7 @@ def _recovered(journal: SourceJournal, counter: Counts | None) -> Recovered:
     at = landing & VALUE
     already = _grown(journal.taken, (statement & VALUE) >> _BITS)
     if counter is None or life != seal(counter.life):
-        return Recovered(doubtful=int(not already and journal.reader.has_type(at)))
+        return Recovered() if already else _recovered_without(journal, at, life)
     grown = _grown(counter.received, statement & _MASK)
     if grown <= already:
         return Recovered()

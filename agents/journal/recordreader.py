@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nsbridge.agents.journal.journalfile import PAGE, VALUE, DamagedError, JournalFile, is_sealed
-from nsbridge.agents.journal.records import ALIGN, LENGTH, RECORD, RECORD_SIZE, checksum
+from nsbridge.agents.journal.records import ALIGN, BLANK, LENGTH, RECORD, RECORD_SIZE, checksum
 from nsbridge.config.schema import MAX_MESSAGE
 
 
@@ -30,7 +30,20 @@ class RecordReader:
 
     def has_type(self, at: int) -> bool:
         """Return True if the kernel has put a message at a place, whose length may be unknown."""
-        return self.holds(at, at + RECORD_SIZE) and bool(RECORD.unpack_from(self._file.map, at)[2])
+        if not self.holds(at, at + RECORD_SIZE):
+            return False
+        length, check, mtype = RECORD.unpack_from(self._file.map, at)
+        return bool(mtype != (BLANK if (length, check) == (BLANK, 0) else 0))
+
+    def length_at(self, at: int) -> int | None:
+        """Return the length of the message at a place, if its record is whole."""
+        if not self.holds(at, at + RECORD_SIZE):
+            return None
+        length, check, mtype = RECORD.unpack_from(self._file.map, at)
+        start = at + RECORD_SIZE
+        if not self.holds(at, start + length) or checksum(mtype, self._file.view[start : start + length]) != check:
+            return None
+        return int(length)
 
     def check(self, seq: int) -> int:
         """Return the length of its message. Raises DamagedError."""

@@ -30,6 +30,9 @@ TYPE_AT = 8
 ALIGN = 8
 NOWHERE = seal((1 << 48) - 1)  # an index entry that points nowhere
 LENGTH = 0xFFFFFFFF  # the part of a record's first word
+# The type of a place in which nothing has landed, where 0 may be a type. Its first word then has this value too, which
+# is no record's.
+BLANK = 0xFFFFFFFF
 _SEED = 0x6E736272  # of the checksum, so that a record of nothing but zeros is a wrong one
 
 

@@ -159,18 +159,22 @@ class SourceJournal:
         self._total = total
         return last, end
 
-    def reserve(self, size: int) -> tuple[int, int, int]:
+    def reserve(self, size: int, blank: int = 0) -> tuple[int, int, int]:
         """Prepare a place for a message of up to `size` bytes, which others may follow without a gap.
 
         Return it, where the room behind it ends, and how many messages may land there. Nothing points to any of them
-        (journal/counted.py). Raises FullError.
+        (journal/counted.py). Its type is `blank`: 0 or BLANK (records.py). Raises FullError.
         """
         seq, index, entries = self.taken + 1, self._index, self._entries
         (at,) = self._place(seq, (size,))
         index[seq % entries] = index[(seq + 1) % entries] = NOWHERE
-        self._words[(at >> 3) + 1] = 0
+        self._words[at >> 3] = self._words[(at >> 3) + 1] = blank
         first = index[(self.confirmed + 1) % entries] & VALUE if self.confirmed != self.taken else -1
         return at, min(first if first >= at else self._end, self._allocated), entries - 2 - self.taken + self.confirmed
+
+    def set_type(self, at: int, mtype: int) -> None:
+        """Store the type of a place that nothing points to."""
+        self._words[(at >> 3) + 1] = mtype
 
     def landed_in_a_row(self, at: int, lengths: Sequence[int]) -> int:
         """Publish messages of these lengths, which have come to `at` and behind it; return the last one's seq.

@@ -1,6 +1,6 @@
 """Has the kernel count what agents send into queues and receive from them, so that a SIGKILL leaves no doubt.
 
-Two programs run on the exits of msgsnd and msgrcv. `processes` maps the pid of an agent to its slot; only this module
+A program runs on the exit of each call of _CALLS. `processes` maps the pid of an agent to its slot; only this module
 and an agent before it is confined write it. `slots` has the counts (agents/counter.py); it is frozen, so only the
 programs write it. `names` gives each agent the same slot each time.
 
@@ -23,7 +23,7 @@ import hashlib
 import os
 import shutil
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,7 +35,9 @@ from nsbridge.supervisor.host.pins import Owner
 BPFFS = "/sys/fs/bpf"
 _SLOTS = 2048  # 1 MB
 _NAME_SIZE = 16  # bytes of a digest
-_CALLS = ("msgsnd", "msgrcv")
+_SYSV = ("msgsnd", "msgrcv")
+_POSIX = ("mq_timedsend", "mq_timedreceive")  # a kernel may lack them (CONFIG_POSIX_MQUEUE), and with them their queues
+_RECEIVING = ("msgrcv", "mq_timedreceive")
 _MAP_LOOKUP_ELEM, _GET_NS_CURRENT_PID_TGID = 1, 120  # helpers
 _BPF_FS_MAGIC = 0xCAFE4A11
 _U32 = struct.Struct("<I")
@@ -53,10 +55,10 @@ class KernelCounter:
         """Continue with what is pinned, or begin anew. Raises Unavailable."""
         _mount_if_missing()
         key = hashlib.sha256(os.fsencode(os.path.realpath(state_dir))).hexdigest()[:16]
-        version = hashlib.sha256(b"".join(_program(0, 0, call, _pid_namespace()) for call in _CALLS)).hexdigest()[:8]
-        self._place = Path(BPFFS, "nsbridge", f"{key}-{version}")
         self._fds: dict[str, int] = {}
         try:
+            self._calls = _calls()
+            self._place = Path(BPFFS, "nsbridge", f"{key}-{_version(self._calls)}")
             _remove(found for found in self._place.parent.glob(f"{key}-*") if found != self._place)
             if not self._take_up():
                 _remove([self._place])
@@ -93,7 +95,7 @@ class KernelCounter:
 
     def skipped(self) -> int:
         """Return how often a program was skipped, because another tracing program ran on that processor."""
-        return sum(bpf.skipped(self._fds[call]) for call in _CALLS)
+        return sum(bpf.skipped(self._fds[call]) for call in self._calls)
 
     def close(self) -> None:
         """Close the descriptors; what is pinned continues."""
@@ -110,12 +112,12 @@ class KernelCounter:
 
     def _take_up(self) -> bool:
         try:
-            for what in ("processes", "names", "slots", *_CALLS):
+            for what in ("processes", "names", "slots", *self._calls):
                 self._fds[what] = bpf.pinned(str(self._place / what))
         except FileNotFoundError:
             self.close()
             return False
-        for call in _CALLS:
+        for call in self._calls:
             try:
                 self._fds[_link(call)] = bpf.pinned(str(self._place / _link(call)))
             except FileNotFoundError:  # another daemon saw that this one's supervisor was dead (pins.py)
@@ -124,7 +126,7 @@ class KernelCounter:
         return True
 
     def _attach(self, call: str) -> None:
-        self._fds[_link(call)] = bpf.attach(self._fds[call], bpf.tracepoint(f"syscalls/sys_exit_{call}"))
+        self._fds[_link(call)] = bpf.attach(self._fds[call], bpf.tracepoint(_exit_of(call)))
 
     def _begin(self) -> None:
         self._fds["processes"] = bpf.create_map(bpf.HASH, 4, 4, _SLOTS)
@@ -133,7 +135,7 @@ class KernelCounter:
         life = os.urandom(6) + bytes(SLOT_SIZE - 6)
         bpf.update(self._fds["slots"], _U32.pack(LIFE_SLOT), life)
         bpf.freeze(self._fds["slots"])
-        for call in _CALLS:
+        for call in self._calls:
             self._fds[call] = bpf.load(_program(self._fds["processes"], self._fds["slots"], call, _pid_namespace()))
             self._attach(call)
         self._place.mkdir(parents=True, mode=0o700)
@@ -143,6 +145,26 @@ class KernelCounter:
     def _read_life(self) -> int:
         slot = bpf.look_up(self._fds["slots"], _U32.pack(LIFE_SLOT), SLOT_SIZE) or b""
         return int.from_bytes(slot[:6], "little")
+
+
+def _calls() -> tuple[str, ...]:
+    """Return the calls that are counted on this kernel."""
+    with suppress(FileNotFoundError):
+        for call in _POSIX:
+            bpf.tracepoint(_exit_of(call))
+        return (*_SYSV, *_POSIX)
+    return _SYSV
+
+
+def _exit_of(call: str) -> str:
+    """Return the tracepoint on the exit of a call."""
+    return f"syscalls/sys_exit_{call}"
+
+
+def _version(calls: Sequence[str]) -> str:
+    """Return what is the same as long as these calls are counted by the same programs."""
+    code = b"".join(call.encode() + _program(0, 0, call, _pid_namespace()) for call in calls)
+    return hashlib.sha256(code).hexdigest()[:8]
 
 
 def _pid_namespace() -> tuple[int, int]:
@@ -215,7 +237,7 @@ def _program(processes: int, slots: int, call: str, namespace: tuple[int, int]) 
     If the call succeeded and its process is registered, the slot's count goes up by one; of a received message the
     length is stored before.
     """
-    receives = call == "msgrcv"
+    receives = call in _RECEIVING
     count_at = RECEIVED_AT if receives else SENT_AT
     store_length = [
         _op(0x79, 1, 0, RECEIVED_AT),  # r1 = slot->received

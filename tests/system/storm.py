@@ -74,7 +74,7 @@ class Storm:
         self._deaths = Counter[str]()  # of the processes that hand over, by agent
         self._strikes = Counter[str]()
         self._signals = 0
-        self._longest = _QUEUE_LIMIT if "queue" in plan.pair else _FILE_LIMIT
+        self._longest = _QUEUE_LIMIT if {"queue", "mqueue"} & {*plan.pair} else _FILE_LIMIT
         agents = "".join(
             f'[route.r.agent.{name}]\ncontainer = "{container.spec}"\n{KINDS[kind].toml}\n'
             for name, kind, container in zip("ab", plan.pair, containers, strict=True)
@@ -111,8 +111,13 @@ class Storm:
             files = [str(self._directory / name) for name in (f"sent-{number}", f"received-{1 - number}")]
             words = [kind, out, *files, seed, str(self._longest), str(self.plan.pause)]
             self.programs[f"produce-{number}"] = cleanup.enter_context(_program(container, "produce", *words))
-            words = [kind, in_, str(self._directory / f"received-{number}")]
+            words = [kind, in_, str(self._directory / f"received-{number}"), str(self._streams(1 - number))]
             self.programs[f"consume-{number}"] = cleanup.enter_context(_program(container, "consume", *words))
+
+    def _streams(self, source: int) -> int:
+        """Return in how many streams the order of that agent's messages is kept."""
+        has_types = self.plan.pair[source] in ("queue", "mqueue")
+        return storm_program.TYPES if has_types and "mqueue" in self.plan.pair else 1
 
     def _end(self, role: str) -> None:
         for number in (0, 1):
@@ -219,8 +224,8 @@ class Storm:
 
 
 def _place(container: EngineContainer, where: str) -> str:
-    """Return a queue's key; or a path, by the container's root."""
-    return where if where.startswith("0x") else str(container.rootfs / where)
+    """Return a queue's key or name; or a path, by the container's root."""
+    return where if where.startswith(("0x", "/")) else str(container.rootfs / where)
 
 
 @contextmanager
@@ -272,12 +277,12 @@ def plans(kills: int, messages: int, seed: int, pairs: Sequence[tuple[str, str]]
     ]
 
 
-def run(plan: Plan, engine: str = "unshare") -> Outcome:
+def run(plan: Plan, engine: str = "unshare", run_daemon: Callable[[Path, str], Nsbridged] = Nsbridged) -> Outcome:
     """Run one storm in two new containers."""
     with tempfile.TemporaryDirectory(prefix="nsb-", ignore_cleanup_errors=True) as directory:
         Path(directory).chmod(0o711)
         with containers(engine, Path(directory)) as pair:
-            return Storm(plan, Path(directory), pair).run()
+            return Storm(plan, Path(directory), pair, run_daemon).run()
 
 
 def main() -> int:

@@ -1,12 +1,14 @@
 """The container's programs in a storm (storm.py): one produces numbered messages, one consumes and audits them.
 
     storm_program.py produce KIND PLACE COUNTERS CONSUMER SEED LONGEST PAUSE
-    storm_program.py consume KIND PLACE COUNTERS
+    storm_program.py consume KIND PLACE COUNTERS STREAMS
 
 COUNTERS is a file that each keeps up to date. The producer is never far ahead of CONSUMER, the counters of the program
 that gets its messages, and rests PAUSE microseconds after each. SIGTERM ends them: the producer at once, the consumer
 when nothing is left. Neither is ever killed. A message says which one it is, what type it was sent with, and the
-checksum of all that: "SEQ TYPE CRC32 FILLER", of random length.
+checksum of all that: "SEQ TYPE CRC32 FILLER", of random length. STREAMS is 1 if messages arrive in the order in
+which they were sent. Where a POSIX queue puts others first by priority, it is the number of priorities: then the order
+of the messages of each must be kept.
 """
 
 from __future__ import annotations
@@ -19,16 +21,19 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import sysv_ipc
 
+from tests.posix_queue import PosixQueue
+
 CELLS = ("count", "bytes", "repeated", "out_of_order", "corrupt", "wrong_type", "missing", "highest")
 _AHEAD = 3000  # messages under way before the producer waits: more than the window has
 _ROTATE = 5000  # messages of a log
-_TYPES = 5  # of messages, in a queue
+TYPES = 5  # of messages, in a queue
 
 
 class Counters:
@@ -181,7 +186,7 @@ class Queue:
 
     def sent_type(self, seq: int) -> int:
         """Return the types in turn."""
-        return 1 + seq % _TYPES
+        return 1 + seq % TYPES
 
     def expected_type(self, sent: int) -> int:
         """Return the type it came with; 1 if it came with none."""
@@ -232,7 +237,42 @@ class Log:
         return FileIO(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o660), "r+")
 
 
-KINDS: dict[str, type[Spool | Queue | Log]] = {"spool": Spool, "queue": Queue, "log": Log}
+class Mqueue:
+    """A POSIX queue; the program runs in the container's ipc namespace."""
+
+    toml = 'mqueue = { in = { name = "/storm-in" }, out = { name = "/storm-out" } }'
+    out, in_ = "/storm-out", "/storm-in"
+
+    def __init__(self, place: str, stop: Stop) -> None:
+        self._queue = PosixQueue(place)
+        self._stop = stop
+
+    def put(self, seq: int, mtype: int, body: bytes) -> bool:
+        """Put a message; wait while the queue is full."""
+        while not self._stop.requested:
+            with suppress(InterruptedError):
+                self._queue.send(body, mtype)
+                return True
+        return False
+
+    def get(self) -> list[Got]:
+        """Return the next message."""
+        try:
+            body, priority = self._queue.receive()
+        except InterruptedError:
+            return []
+        return [Got(priority, body)]
+
+    def sent_type(self, seq: int) -> int:
+        """Return the priorities in turn."""
+        return seq % TYPES
+
+    def expected_type(self, sent: int) -> int:
+        """Return the type or priority it came with; 0 if it came with none."""
+        return sent
+
+
+KINDS: dict[str, type[Spool | Queue | Log | Mqueue]] = {"spool": Spool, "queue": Queue, "log": Log, "mqueue": Mqueue}
 
 
 def make(seq: int, mtype: int, filler: bytes) -> bytes:
@@ -254,11 +294,13 @@ def parse(body: bytes) -> tuple[int, int] | None:
 
 
 class Audit:
-    """Looks at each message that arrives: the numbers must be 1, 2, 3 and so on."""
+    """Looks at each message that arrives: the numbers must be 1, 2, 3 and so on, or so in each of several streams."""
 
-    def __init__(self) -> None:
+    def __init__(self, streams: int = 1) -> None:
         self.count = self.bytes = self.repeated = self.out_of_order = self.corrupt = self.wrong_type = 0
         self.highest = 0
+        self._streams = streams
+        self._highest = [stream - streams if stream else 0 for stream in range(streams)]
         self._missing: set[int] = set()
 
     @property
@@ -275,9 +317,11 @@ class Audit:
         seq, sent = parsed
         if got.type != kind.expected_type(sent):
             self.wrong_type += 1
-        if seq > self.highest:
-            self._missing.update(range(self.highest + 1, seq))
-            self.highest = seq
+        stream = seq % self._streams
+        if seq > self._highest[stream]:
+            self._missing.update(range(self._highest[stream] + self._streams, seq, self._streams))
+            self._highest[stream] = seq
+            self.highest = max(self.highest, seq)
         elif seq in self._missing:
             self._missing.discard(seq)
             self.out_of_order += 1
@@ -319,9 +363,9 @@ def produce(kind: Kind, stop: Stop, counters: Counters, consumer: Counters, numb
             time.sleep(pause / 1e6)  # the pace of the program
 
 
-def consume(kind: Kind, stop: Stop, counters: Counters) -> None:
+def consume(kind: Kind, stop: Stop, counters: Counters, streams: int) -> None:
     """Consume until the stop, and until nothing is left."""
-    audit = Audit()
+    audit = Audit(streams)
     while True:
         last = stop.requested
         messages = kind.get()
@@ -342,7 +386,7 @@ def main() -> None:
         seed, longest, pause = map(int, rest[1:])
         produce(kind, stop, counters, Counters(Path(rest[0])), (seed, longest, pause))
     else:
-        consume(kind, stop, counters)
+        consume(kind, stop, counters, int(rest[0]))
     stop.close()
 
 

@@ -15,14 +15,16 @@ from typing import Any
 import pytest
 
 from nsbridge.config.schema import MAX_MESSAGE
+from tests.posix_queue import PosixQueue
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged
 from tests.system.room import wait_until
+from tests.system.test_queue_faults import in_ipc
 from tests.system.traffic import Sent, put_into_spool, send_all
 
 LONG = 5 << 20  # bytes: many packets, more than any queue takes
-SOURCES = ("spool", "line", "length", "file", "queue")
-SINKS = ("spool", "line", "length", "file", "queue")
+SOURCES = ("spool", "line", "length", "file", "queue", "mqueue")
+SINKS = ("spool", "line", "length", "file", "queue", "mqueue")
 
 
 def agent(kind: str, side: str, name: str, number: int, spec: str) -> str:
@@ -30,6 +32,8 @@ def agent(kind: str, side: str, name: str, number: int, spec: str) -> str:
     head = f'[route.{name}.agent.{side}]\ncontainer = "{spec}"\n'
     if kind == "queue":
         return head + f"queue = {{ {side} = {{ key = {0x1000 + number} }}, create = true }}\n"
+    if kind == "mqueue":  # few messages: the kernel bounds the bytes of all POSIX queues of a user
+        return head + f'mqueue = {{ {side} = {{ name = "/{name}" }}, create = true, max_messages = 5 }}\n'
     framing = f', framing = "{kind}"' if kind in ("line", "length") else ""
     table = "log" if framing else kind
     return head + f'{table} = {{ {side} = "/srv/{name}-{side}"{framing}, max_message = "64MiB" }}\n'
@@ -57,7 +61,7 @@ def flow(daemon: Nsbridged, name: str) -> dict[str, Any]:
 
 def bodies(source: str, longest: int) -> list[bytes]:
     """Return all kinds of messages that it can have."""
-    if source == "queue":
+    if source in ("queue", "mqueue"):
         return [b"", b"x", b"two\nlines", b"x" * 8192, b"last"]
     long = b"x" * longest
     return [b"", b"x", long, b"last"] if source == "line" else [b"", b"x", long, b"two\nlines", b"last"]
@@ -69,6 +73,8 @@ def leave(container: Any, name: str, number: int, messages: list[bytes], daemon:
     if source == "queue":
         types = [1, 2, (1 << 31) - 1]
         send_all(container, 0x1000 + number, [Sent(types[i % 3], body) for i, body in enumerate(messages)])
+    elif source == "mqueue":
+        in_ipc(container, lambda: fill(f"/{name}", messages))
     elif source == "spool":
         put_into_spool(place, messages[:-1])
         with (place.parent / "part").open("wb") as file:
@@ -84,17 +90,26 @@ def leave(container: Any, name: str, number: int, messages: list[bytes], daemon:
                 log.write(body + b"\n" if source == "line" else struct.pack(">I", len(body)) + body)
 
 
+def fill(name: str, messages: list[bytes]) -> None:
+    """Send all into a POSIX queue."""
+    with PosixQueue(name) as queue:
+        for body in messages:
+            queue.send(body)
+
+
 def handled(daemon: Nsbridged, name: str) -> int:
     """Return how many messages were handed over or put aside."""
     found = flow(daemon, name)
     return int(found["delivered"] + found["dead"])
 
 
-def cannot(sink: str, messages: list[bytes]) -> int:
+def cannot(source: str, sink: str, messages: list[bytes]) -> int:
     """Return how many of the messages the sink can never hand over."""
     if sink == "line":
         return sum(b"\n" in body for body in messages)
-    return sum(len(body) > 8192 for body in messages) if sink == "queue" else 0
+    if (source, sink) == ("queue", "mqueue"):
+        return 1  # with the largest type, which is no priority
+    return sum(len(body) > 8192 for body in messages) if sink in ("queue", "mqueue") else 0
 
 
 def test_every_source_gets_past_what_any_sink_cannot_take(tmp_path: Path, unshare_container: Factory) -> None:
@@ -107,7 +122,7 @@ def test_every_source_gets_past_what_any_sink_cannot_take(tmp_path: Path, unshar
             source, _, sink = name.partition("-")
             messages = bodies(source, LONG)
             wait_until(lambda: handled(daemon, name) == len(messages), f"{name}: {flow(daemon, name)}", 60)  # noqa: B023
-            assert (name, flow(daemon, name)["dead"]) == (name, cannot(sink, messages))
+            assert (name, flow(daemon, name)["dead"]) == (name, cannot(source, sink, messages))
             wait_until(lambda: flow(daemon, name)["pending"] == 0, f"{name}: nothing is pending")  # noqa: B023
         agents = daemon.agents()
         assert {name for name, about in agents.items() if about["restarts"] or about["detail"]} == set(), agents

@@ -13,8 +13,9 @@ import sysv_ipc
 
 from nsbridge.agents import linux as counted_linux
 from nsbridge.agents.counter import LENGTHS
+from nsbridge.agents.endpoints.doubt import leave_counter
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn, QueueOut
-from nsbridge.agents.endpoints.queue.counted_sink import CountedQueueSink, leave_counter
+from nsbridge.agents.endpoints.queue.counted_sink import CountedQueueSink
 from nsbridge.agents.endpoints.queue.counted_source import CountedQueueSource
 from nsbridge.agents.journal import counted
 from nsbridge.agents.journal.counted import SentCount, recover_landed

@@ -13,8 +13,8 @@ import sysv_ipc
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn
 from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
-from nsbridge.agents.endpoints.queue.queue import Removals
 from nsbridge.agents.endpoints.queue.sink import QueueSink
+from nsbridge.agents.endpoints.removals import Removals
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt
 from tests.exact_life import EPOCH, Host, a_queue
@@ -218,7 +218,7 @@ def test_many_removals_are_two_lines(tmp_path: Path) -> None:
     host = SinkHost(tmp_path / "a.in")
     now = [0.0]
     host.loop.now = lambda: now[0]
-    removals = Removals(host, 0x51)
+    removals = Removals(host, "queue 0x51")
     for _ in range(1000):
         assert removals.note() == "queue 0x51 was removed"
     now[0] = 11.0

@@ -7,13 +7,12 @@ says how far it had come.
 from __future__ import annotations
 
 from nsbridge.agents.endpoints.base import AgentApi
+from nsbridge.agents.endpoints.doubt import OF_ANOTHER_LIFE, decide, messages
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.evidence import QueueEvidence
 from nsbridge.agents.endpoints.queue.queue import Queue, QueueOwner
 from nsbridge.agents.endpoints.queue.sink import QueueSink
-from nsbridge.agents.endpoints.queue.sinkbase import OF_ANOTHER_LIFE
-from nsbridge.agents.journal.counted import COUNT_LIFE, SentCount, forget_count
-from nsbridge.agents.journal.sinkjournal import IN_DOUBT, NOT_DELIVERED, SinkJournal
+from nsbridge.agents.journal.counted import COUNT_LIFE, SentCount
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt
 
@@ -48,10 +47,10 @@ class CountedQueueSink(QueueSink):
         found, journal = self._count.recover(), self._journal
         if found.certain:
             self._host.log(
-                "info", f"{_messages(found.certain)} up to {journal.handed} had been sent when the agent was killed"
+                "info", f"{messages(found.certain)} up to {journal.handed} had been sent when the agent was killed"
             )
         if found.doubtful:
-            self._count.settled(_decide(self._host, journal, found.doubtful, in_doubt))
+            self._count.settled(decide(self._host, journal, found.doubtful, in_doubt))
 
     def _opened(self, queue: Queue) -> None:
         """Resolve what a former agent with senders left. Raises Blocked."""
@@ -94,29 +93,3 @@ class CountedQueueSink(QueueSink):
             self._former = None
             self._count.settled(self._journal.handed)
         self._count.begin(last)
-
-
-def leave_counter(host: AgentApi, journal: SinkJournal, in_doubt: InDoubt) -> None:
-    """Decide what a former agent left in flight whose messages the kernel counted, where there is no counter now."""
-    if not journal.cells[COUNT_LIFE]:
-        return
-    if doubtful := forget_count(journal):
-        journal.hand(_decide(host, journal, doubtful, in_doubt))
-
-
-def _decide(host: AgentApi, journal: SinkJournal, doubtful: int, in_doubt: InDoubt) -> int:
-    """Count and log messages in doubt; return the seq up to which they are finished."""
-    is_again = in_doubt is InDoubt.RESEND
-    what = f"{_messages(doubtful)} after {journal.handed}"
-    host.log(
-        "warning", f"unknown whether {what} had been sent before a kill: {'sent again' if is_again else 'skipped'}"
-    )
-    journal.cells[IN_DOUBT] += doubtful
-    if is_again:
-        return journal.handed
-    journal.cells[NOT_DELIVERED] += doubtful
-    return journal.handed + doubtful
-
-
-def _messages(count: int) -> str:
-    return f"{count} message{'' if count == 1 else 's'}"

@@ -9,6 +9,7 @@ import errno
 import os
 
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, put_in_parts
+from nsbridge.agents.endpoints.doubt import OF_ANOTHER_LIFE
 from nsbridge.agents.endpoints.queue.cells import BEGUN, SENDERS
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.evidence import QueueEvidence, begun
@@ -25,7 +26,7 @@ from nsbridge.agents.endpoints.queue.queue import (
     try_send,
 )
 from nsbridge.agents.endpoints.queue.senders import FAILED, FULL, QUEUE
-from nsbridge.agents.endpoints.queue.sinkbase import OF_ANOTHER_LIFE, QueueSinkBase
+from nsbridge.agents.endpoints.queue.sinkbase import QueueSinkBase
 from nsbridge.agents.fork import has_stopped_child
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.wire import Run

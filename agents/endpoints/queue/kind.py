@@ -9,10 +9,11 @@ from nsbridge.agents.confinement.callrules import THREADS, KindCalls
 from nsbridge.agents.confinement.entry import Assignment, Entered, Gone
 from nsbridge.agents.counter import Counts
 from nsbridge.agents.endpoints.base import AgentApi, Sink, Source
+from nsbridge.agents.endpoints.doubt import leave_counter
 from nsbridge.agents.endpoints.kind import ServedEndpoint, container_root
 from nsbridge.agents.endpoints.queue import cells
 from nsbridge.agents.endpoints.queue.config import FtokKey, QueueEndpoint
-from nsbridge.agents.endpoints.queue.counted_sink import CountedQueueSink, leave_counter
+from nsbridge.agents.endpoints.queue.counted_sink import CountedQueueSink
 from nsbridge.agents.endpoints.queue.counted_source import CountedQueueSource
 from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
 from nsbridge.agents.endpoints.queue.queue import QueueOwner, key_and_makers, numeric_key

@@ -34,7 +34,6 @@ Queue = sysv_ipc.MessageQueue
 Send = Callable[[bytes, bool, int], None]  # (message, wait?, type); raises one of SEND_ERRORS
 SEND_ERRORS = (sysv_ipc.Error, OSError, ValueError, OverflowError, MemoryError)
 _C_INT_MAX = (1 << 31) - 1
-_REPORT_EVERY = 10.0  # seconds
 
 
 class Denied(Blocked):
@@ -216,37 +215,6 @@ def too_long(size: int, queue_id: int) -> str:
         if size > limit:
             return f"{size} bytes are more than its ipc namespace allows: kernel.msgmax there is {limit}"
     return f"{size} bytes are more than the queue takes (its msg_qbytes, or kernel.msgmax of its ipc namespace)"
-
-
-class Removals:
-    """Logs that the queue was removed: the first time at once, then their number in one line for _REPORT_EVERY.
-
-    A container can remove its queue and make it again thousands of times a second.
-    """
-
-    def __init__(self, host: AgentApi, key: int) -> None:
-        self._host = host
-        self._key = key
-        self._unreported = 0
-        self._is_due = False
-
-    def note(self) -> str:
-        """Count a removal; return the reason for `status`. Call it with the loop's lock, once for each removal."""
-        text = f"{shown(self._key)} was removed"
-        if self._is_due:
-            self._unreported += 1
-        else:
-            self._host.log("warning", f"{text}, with what was in it")
-            self._is_due = True
-            self._host.loop.call_later(_REPORT_EVERY, self._report)
-        return text
-
-    def _report(self) -> None:
-        self._is_due = False
-        if self._unreported:
-            count, self._unreported = self._unreported, 0
-            times = "once more" if count == 1 else f"{count} times more"
-            self._host.log("warning", f"{shown(self._key)} was removed {times} in the last {_REPORT_EVERY:g} s")
 
 
 def no_permission(key: int) -> str:

@@ -9,12 +9,12 @@ from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.limits import QueueLimits
-from nsbridge.agents.endpoints.queue.queue import Denied, Queue, QueueOwner, Removals, shown
+from nsbridge.agents.endpoints.queue.queue import Denied, Queue, QueueOwner, shown
+from nsbridge.agents.endpoints.removals import Removals
 from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.wire import Run
 
-OF_ANOTHER_LIFE = "its source has lost its journal since, and another has the numbers that it had"
 _ROUTES = 4  # that may share a queue so that all together leave room for its answers
 _LOOK_AGAIN = 0.002  # seconds until a half-full queue is looked at again: nothing reports when a message leaves it
 
@@ -34,7 +34,7 @@ class QueueSinkBase(Sink):
         self._owner = owner or QueueOwner(host, (key,), is_user_configured=True)
         self._queue: Queue | None = None
         self._limits = QueueLimits(journal)
-        self._removals = Removals(host, key)
+        self._removals = Removals(host, shown(key))
         self._waiter = Waiter(host, "in", self._again)
         self._debt = Debt(host.loop.now)
         # Where a program answers through the same queue, a queue full of questions would leave it no room to.

@@ -16,8 +16,9 @@ from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import AFTERWARDS, AgentApi, Blocked
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.look import CROWDED_DELAY, CrowdedError, QueuePeek, TooLongError
-from nsbridge.agents.endpoints.queue.queue import Denied, Queue, QueueOwner, Removals, no_permission, open_queue, shown
+from nsbridge.agents.endpoints.queue.queue import Denied, Queue, QueueOwner, no_permission, open_queue, shown
 from nsbridge.agents.endpoints.queue.threads import start_thread
+from nsbridge.agents.endpoints.removals import Removals
 from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 
@@ -50,7 +51,7 @@ class QueueSource:
         self._type = config.out.type
         self._journal = self.store = journal
         self._owner = owner or QueueOwner(host, (key,), is_user_configured=True)
-        self._removals = Removals(host, key)
+        self._removals = Removals(host, shown(key))
         self._look = QueuePeek(self._type, config.max_message)
         self._room = threading.Event()  # clear: the window is full, or the agent is to stop
         self._room.set()

@@ -1,0 +1,1 @@
+"""A POSIX message queue."""

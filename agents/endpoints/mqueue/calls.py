@@ -1,0 +1,100 @@
+"""The system calls of POSIX message queues. The kernel's calls take a name without its slash. mq_overview(7)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import struct
+from typing import NamedTuple
+
+from nsbridge.agents import linux
+
+# On x86_64 and aarch64, for the filter of system calls too (KindCalls.numbers).
+NUMBERS = {
+    "mq_open": (240, 180),
+    "mq_timedsend": (242, 182),
+    "mq_timedreceive": (243, 183),
+    "mq_getsetattr": (245, 185),
+}
+_COLUMN = 1 if platform.machine() == "aarch64" else 0  # asked here: an agent may not make that call
+_ATTRIBUTES = struct.Struct("=4q32x")  # struct mq_attr: mq_flags, mq_maxmsg, mq_msgsize, mq_curmsgs
+_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
+
+
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # on every architecture
+_FSCONFIG_CREATE, _CLOEXEC = 6, 1
+
+
+class Attributes(NamedTuple):
+    """Limits of a queue, which never change: how many messages it holds, and the bytes of each."""
+
+    max_messages: int
+    max_message: int
+
+
+def mq_open(name: str, flags: int, mode: int = 0, attributes: Attributes | None = None) -> int:
+    """Open the queue of that name, which begins with a slash, without waiting. mq_open(3). Raises OSError."""
+    given = bytearray(_ATTRIBUTES.pack(0, *attributes, 0)) if attributes is not None else 0
+    return linux.syscall("mq_open", _number("mq_open"), os.fsencode(name[1:]) + b"\0", flags | _FLAGS, mode, given)
+
+
+def attributes_of(queue: int) -> Attributes:
+    """Return the limits of an open queue. mq_getattr(3)."""
+    found = bytearray(_ATTRIBUTES.size)
+    linux.syscall("mq_getsetattr", _number("mq_getsetattr"), queue, 0, found)
+    _, most, longest, _ = _ATTRIBUTES.unpack(found)
+    return Attributes(most, longest)
+
+
+def all_queues() -> int:
+    """Return a handle of the directory of all queues of this ipc namespace; needs root's power. Raises OSError.
+
+    It is a mount that no other process sees. mq_open itself needs none, but Landlock refuses it unless the directory is
+    granted.
+    """
+    context = linux.syscall("fsopen", _FSOPEN, b"mqueue\0", _CLOEXEC)
+    try:
+        linux.syscall("fsconfig", _FSCONFIG, context, _FSCONFIG_CREATE, 0, 0, 0)
+        return linux.syscall("fsmount", _FSMOUNT, context, _CLOEXEC, 0)
+    finally:
+        os.close(context)
+
+
+class PreparedSend:
+    """Sends messages into one queue. mq_send(3)."""
+
+    def __init__(self, queue: int) -> None:
+        self._call, (_, self._body, self._size, self._priority, _) = linux.prepared(
+            _number("mq_timedsend"), queue, b"", 0, 0, 0
+        )
+
+    def send(self, body: bytes, priority: int) -> int:
+        """Send a message without waiting. Return 0, or minus the errno: EAGAIN if the queue is full, EMSGSIZE."""
+        self._body.value = body
+        self._size.value = len(body)
+        self._priority.value = priority
+        return linux.call_failed() if self._call() < 0 else 0
+
+
+class PreparedReceive:
+    """Receives messages of one queue into memory that outlives the process. mq_receive(3)."""
+
+    def __init__(self, queue: int, size: int) -> None:
+        """Take the largest `size` that the queue's messages may have, or the kernel refuses."""
+        self._call, (_, self._body, _, self._priority, _) = linux.prepared(
+            _number("mq_timedreceive"), queue, 0, size, 0, 0
+        )
+
+    def receive(self, place: int) -> int:
+        """Receive a message without waiting: its priority to `place`, in 32 bits, and its body 8 bytes behind.
+
+        Return its length, or minus the errno: EAGAIN if the queue is empty.
+        """
+        self._priority.value = place
+        self._body.value = place + 8
+        length = self._call()
+        return length if length >= 0 else linux.call_failed()
+
+
+def _number(call: str) -> int:
+    return NUMBERS[call][_COLUMN]

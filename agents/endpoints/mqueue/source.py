@@ -1,0 +1,181 @@
+"""The `out` side of the `mqueue` endpoint: each message goes straight into the journal, where the kernel puts it.
+
+The kernel counts the messages and keeps their lengths (agents/counter.py). So after a kill the count says how many have
+landed. Without the counter one message at a time is received: after a kill its priority shows that it has landed, but
+nothing has its length, unless its record was made. It is lost then, and the log says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from nsbridge.agents.counter import LENGTHS, Counts
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource, Waiter
+from nsbridge.agents.endpoints.mqueue.calls import PreparedReceive
+from nsbridge.agents.endpoints.mqueue.config import MqueueEndpoint
+from nsbridge.agents.endpoints.mqueue.mqueue import Denied, MqueueOwner, OpenQueue
+from nsbridge.agents.endpoints.removals import Removals
+from nsbridge.agents.journal.counted import NO_LIFE, Landing, behind
+from nsbridge.agents.journal.records import BLANK
+from nsbridge.agents.journal.sourcejournal import SourceJournal
+from nsbridge.agents.loop import READABLE
+
+_FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other agent works meanwhile
+
+
+class _NoCounts:
+    """Stands for the kernel's count where there is none: no later count can be taken for its continuation."""
+
+    life = NO_LIFE
+    skips = sent = received = 0
+
+    @staticmethod
+    def lengths(count: int) -> list[int]:
+        """Return nothing."""
+        return [0] * count
+
+
+class MqueueSource(EventSource):
+    """Takes messages, those of the highest priority first."""
+
+    def __init__(
+        self,
+        host: AgentApi,
+        config: MqueueEndpoint,
+        journal: SourceJournal,
+        counter: Counts | None,
+        owner: MqueueOwner,
+        own_fds: int,
+    ) -> None:
+        assert config.out is not None  # noqa: S101  (made only for a configured side)
+        self._host = host
+        self._longest = config.longest
+        self._journal = self.store = journal
+        self._owner = owner
+        self._landing = Landing(journal, counter or _NoCounts(), BLANK)
+        self._at_once = LENGTHS if counter is not None else 1
+        self._queue = OpenQueue(host, config.out.name, os.O_RDONLY, config, own_fds, self._changed)
+        self._receive: PreparedReceive
+        self._removals = Removals(host, self._queue.what, "; what it still has is taken")
+        self._waiter = Waiter(host, "out", self._again)
+        self._is_watched = False
+        self._is_last = False  # True if the queue was removed: what it has is taken, then it is closed
+
+    def start(self) -> None:
+        """Open the queue, and take what is there."""
+        if self._journal.recovered:
+            what = f"{self._journal.recovered} message{'s' if self._journal.recovered > 1 else ''}"
+            self._host.log("info", f"recovered {what} that had just left the queue when the agent was killed")
+        self._again()
+
+    def room_again(self) -> None:
+        """Continue to take."""
+        if self._queue.fd < 0:
+            return
+        if self._is_last:
+            self._ready(0)  # it may be empty, and then the loop has nothing to report
+        elif not self._is_watched:
+            self._is_watched = True
+            self._host.loop.watch(self._queue.fd, READABLE, self._ready)
+
+    def confirmed(self, seq: int) -> None:
+        """Do nothing: taking removed the message from the queue, so there is nothing to release."""
+
+    def lend(self) -> bool:
+        """See Source: nothing comes by itself."""
+        return True
+
+    def _again(self) -> None:
+        self._rest()
+        self._is_last = False
+        try:
+            self._queue.open()
+            size = self._queue.attributes.max_message
+            if size > self._longest:
+                raise Blocked(
+                    f"{self._queue.what}: its messages may have {size} bytes (mq_msgsize), more than max_message = "
+                    f"{self._longest} of this agent: raise max_message"
+                )
+        except Blocked as reason:
+            self._wait(reason)
+            return
+        self._receive = PreparedReceive(self._queue.fd, size)
+        self._waiter.done()
+        self.room_again()
+
+    def _wait(self, reason: Blocked) -> None:
+        self._rest()
+        self._queue.close()
+        self._waiter.wait(reason)
+        if isinstance(reason, Denied):
+            self._owner.check_later()
+
+    def _rest(self) -> None:
+        if self._is_watched:
+            self._is_watched = False
+            self._host.loop.unwatch(self._queue.fd)
+
+    def _changed(self) -> None:
+        self._owner.check()
+        if self._is_last:
+            return
+        if self._queue.is_removed:
+            self._is_last = True
+            self._removals.note()
+            self._ready(0)
+        else:
+            self._again()
+
+    def _ready(self, _events: int) -> None:
+        try:
+            is_empty = self._take_all()
+        except Blocked as reason:
+            self._wait(reason)
+            return
+        finally:
+            self._host.flush()  # also without a message: an agent that was asked to stop reports that it is drained
+        if is_empty and self._is_last:
+            self._again()
+
+    def _take_all(self) -> bool:
+        """Take while there are messages and room. Return True if no message is left. Raises Blocked."""
+        host = self._host
+        host.retry_dead_letters()
+        messages, size = host.room()
+        unsent = 0
+        while messages > 0 and size > 0:
+            got = self._take_some(min(messages, self._at_once), size)
+            if not got:
+                return True
+            messages, size, unsent = messages - len(got), size - sum(got), unsent + len(got)
+            if unsent >= _FLUSH_EVERY:
+                unsent = 0
+                host.flush()
+        self._rest()  # until `room_again`: the loop would report the same message again and again
+        return False
+
+    def _take_some(self, most: int, size: int) -> list[int]:
+        """Receive up to `most` messages, while there are `size` bytes of room; return their lengths. Raises Blocked."""
+        try:
+            at = self._landing.begin(self._queue.attributes.max_message)
+        except OSError as error:
+            raise Blocked(str(error.strerror)) from None
+        receive, last, most, got = self._receive.receive, self._landing.last, min(most, self._landing.most), list[int]()
+        length = 0
+        try:
+            while len(got) < most and size > 0 and at <= last:
+                if got:
+                    self._landing.clear(at)
+                length = receive(at)
+                if length < 0:
+                    break
+                got.append(length)
+                size -= length
+                at = behind(at, length)
+        finally:
+            if got:
+                self._host.landed(self._landing.landed(got))
+        if not got and length not in (-errno.EAGAIN, -errno.EINTR):
+            raise Blocked(f"{self._queue.what}: {os.strerror(-length)}")
+        return got
