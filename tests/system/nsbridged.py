@@ -108,6 +108,10 @@ class Nsbridged:
         flows = [flow for route in self.call("status")["routes"] for flow in route["flows"]]
         return next(flow for flow in flows if flow["from"] == source)
 
+    def wait_delivered(self, source: str, count: int) -> None:
+        """Wait until the flow that begins at `source` counts so many messages; agents show a count within 2 ms."""
+        wait_until(lambda: self.flow(source)["delivered"] == count, f"{count} messages delivered from {source}")
+
     def counters(self, source: str) -> dict[str, Any]:
         """Return the flow that begins at the agent `source`, without what changes by itself."""
         flow = self.flow(source)

@@ -91,8 +91,8 @@ def test_nsbridged_carries_10000_round_trips_for_docker_names(
     with Nsbridged(tmp_path, routes) as daemon:
         daemon.wait_for("RUNNING")
         assert_all_come_back(client)
-        assert daemon.flow("echo:web")["delivered"] == ROUND_TRIPS
-        assert daemon.flow("echo:legacy")["delivered"] == ROUND_TRIPS
+        daemon.wait_delivered("echo:web", ROUND_TRIPS)
+        daemon.wait_delivered("echo:legacy", ROUND_TRIPS)
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_a_late_directory_s_file_is_a_message_unless_ours(tmp_path: Path, pair: 
         daemon.call("restart", names=["r:files"], wait=True)
         (late / "f").write_bytes(b"second")
         assert receiver.messages() == [Sent(7, b"first"), Sent(7, b"second")]
-        assert daemon.flow("r:files")["delivered"] == 2, "no empty message was made up"
+        daemon.wait_delivered("r:files", 2)
 
 
 def test_an_agent_whose_parent_directory_was_replaced_reenters(tmp_path: Path, pair: Pair) -> None:

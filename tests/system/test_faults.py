@@ -51,7 +51,7 @@ def test_a_consumer_that_stops_for_long_costs_nothing_but_time(tmp_path: Path, u
         while time.monotonic() < stopped + FULL_FOR:
             assert sender.is_alive(), "the producer is held back"
             assert daemon.agents()["q:two"]["detail"] == "blocked: queue full (queue 0x61)"
-            assert daemon.flow("q:one")["delivered"] == delivered
+            daemon.wait_delivered("q:one", delivered)
             time.sleep(0.5)  # the pace of looks at what must stay
         after = memory_of(daemon)
         print(f"memory in {FULL_FOR:.0f} s of a full queue: {before} to {after} bytes")

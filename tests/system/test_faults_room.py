@@ -65,7 +65,7 @@ def test_a_full_disk_under_a_spool_holds_messages_back(tmp_path: Path, unshare_c
         sender.join()
         assert came == messages
         says_nothing(daemon, "r:files")
-        assert daemon.flow("r:queue")["delivered"] == len(messages)
+        daemon.wait_delivered("r:queue", len(messages))
         assert os.listdir(inside) == [], "nothing half-written is left behind"
 
 

@@ -105,7 +105,7 @@ def test_a_route_that_returns_under_load_resumes_where_it_stood(tmp_path: Path, 
         sender.end()
         numbers = numbers_in(web.rootfs / "srv/r-in", sender.count)
         assert numbers == list(range(sender.count))
-        assert daemon.flow("r:queue")["delivered"] == sender.count
+        daemon.wait_delivered("r:queue", sender.count)
 
 
 def test_a_queue_that_changes_routes_under_load_has_one_taker(tmp_path: Path, unshare_container: Factory) -> None:

@@ -65,7 +65,7 @@ def test_what_shells_do_gives_each_message_once(tmp_path: Path, unshare_containe
             wait_until(lambda: daemon.flow("r:files")["delivered"] == done, f"{bodies} of {program}")  # noqa: B023
             wait_until(lambda: not visible(web.rootfs / "srv/out"), "they are removed")
         assert sorted(message.body for message in receiver.messages()) == sorted(expected)
-        assert daemon.flow("r:files")["delivered"] == len(expected)
+        daemon.wait_delivered("r:files", len(expected))
 
 
 def test_unreadable_files_hold_nothing_up(tmp_path: Path, unshare_container: Factory) -> None:
@@ -120,13 +120,13 @@ def test_forged_names_lose_nothing(tmp_path: Path, unshare_container: Factory) -
         forged.write_bytes(b"forged")
         send_all(legacy, 0x52, [Sent(1, b"honest"), Sent(1, b"next")])
         detail(daemon, f"{forged.name} already exists, and nsbridge did not create it")
-        assert daemon.flow("r:queue")["delivered"] == 1
+        daemon.wait_delivered("r:queue", 1)
         kill_and_wait(daemon.agents()["r:files"]["pid"])
         detail(daemon, f"{forged.name} already exists")
-        assert daemon.flow("r:queue")["delivered"] == 1
+        daemon.wait_delivered("r:queue", 1)
         forged.unlink()
         assert [file.read_bytes() for file in wait_for_files(inside, 3)] == [b"first", b"honest", b"next"]
-        assert daemon.flow("r:queue")["delivered"] == 3
+        daemon.wait_delivered("r:queue", 3)
 
 
 def test_done_on_another_mount_is_refused_at_the_start(tmp_path: Path, unshare_container: Factory) -> None:

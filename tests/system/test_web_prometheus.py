@@ -150,6 +150,7 @@ def test_prometheus_scrapes_a_daemon_under_load(engine_base: Path, tmp_path: Pat
         daemon.wait_for("RUNNING")
         prometheus = Prometheus(tmp_path, f"127.0.0.1:{web.port}")
         with prometheus.running():
+            wait_until(lambda: prometheus.value("up") == 1, "it scrapes, which a new target may have to wait 5 s for")
             with Receiver(legacy, 0x51, 1 << 30), load(web_box.rootfs / "srv/out") as count:
                 time.sleep(SECONDS)  # the load's own time
                 slowest = prometheus.value(f"max_over_time(scrape_duration_seconds[{SECONDS:.0f}s])")

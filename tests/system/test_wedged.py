@@ -225,7 +225,7 @@ def test_an_agent_on_a_hanging_file_system_is_killed_alone(
             assert [message.body for message in receiver.messages()] == [BODY]
         daemon.wait_for("RUNNING")
         assert daemon.agents()["r:queue"]["pid"] == before["r:queue"]["pid"]
-        assert daemon.flow("r:files")["delivered"] == 1
+        daemon.wait_delivered("r:files", 1)
         assert "wedged: no heartbeat" in daemon.said()
 
 
