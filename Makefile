@@ -85,6 +85,9 @@ deb:             ## the Debian package, into dist (on Debian)
 deb-check: deb   ## the package in a new Debian system: install, messages, upgrade, remove, purge; about 2 minutes (as root)
 	for package in dist/nsbridge_*.deb; do packaging/check-deb $$package || exit 1; done
 
+image-check:     ## the image on a base made here: the daemon with its capabilities, the web page as a user; about 2 minutes (as root)
+	packaging/check-image
+
 calls:           ## which system calls each agent may make, into docs/security.md
 	$(CMD) python -m tests.calls_table
 
@@ -119,4 +122,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: site upgrade demo picture readme test unit system senders storm classic-storm names-storm mqueue-storm comings engines scale scrape restart rotation bench bench-check dist deb deb-check calls fuzz style types coverage fresh clean help everything-storm screens
+.PHONY: site upgrade demo picture readme test unit system senders storm classic-storm names-storm mqueue-storm comings engines scale scrape restart rotation bench bench-check dist deb deb-check calls fuzz style types coverage fresh clean help everything-storm screens image-check

@@ -113,6 +113,7 @@ def test_pyright_has_nothing_to_say() -> None:
 def test_shellcheck_has_nothing_to_say() -> None:
     services = [*(ROOT / "examples/service/runit").iterdir(), ROOT / "examples/service/nsbridged.openrc"]
     scripts = [ROOT / "run", ROOT / ".ci" / "run", *sorted((ROOT / "tests").rglob("*.sh")), *sorted(services)]
+    scripts += [ROOT / "packaging" / name for name in ("build-deb", "check-deb", "check-image")]
     _run("shellcheck", *scripts)
 
 

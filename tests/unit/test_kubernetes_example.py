@@ -103,6 +103,11 @@ def test_containerfile_copies_what_the_package_is_made_of() -> None:
     copied = [word for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE) for word in line.split()]
     assert all((ROOT / name).exists() for name in copied)
     packages = re.findall(r"^TOPS = \((.*)\)$", (ROOT / "setup.py").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(re.findall(r'"(\w+)"', packages[0])) | {"pyproject.toml", "setup.py", "README.md", "LICENSE"} == set(
-        copied
-    )
+    assert set(re.findall(r'"(\w+)"', packages[0])) | {
+        ".typecheck",
+        "docs/configuration.md",
+        "pyproject.toml",
+        "setup.py",
+        "README.md",
+        "LICENSE",
+    } == set(copied)
