@@ -29,6 +29,9 @@ names-storm:     ## spools that keep names: 600 kills, names that repeat, patter
 mqueue-storm:    ## POSIX queues with a queue, a spool and each other: 500 kills, 500,000 messages; about 20 minutes (as root)
 	$(CMD) python -m tests.system.mqueue_storm --kills 500 --messages 500000
 
+nats-storm:      ## two hosts and three nats-servers: 340 strikes, 200,000 messages; about 10 minutes (as root)
+	$(CMD) python -m tests.system.nats_storm --kills 340 --messages 200000
+
 everything-storm: ## supervisor and all agents killed at once, 200 times, with the kernel's counter; about 4 minutes (as root)
 	$(CMD) python -m tests.system.classic_storm --kills 200 --questions 20000 --everything
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from benchmarks import alternatives, flows
+from benchmarks import alternatives, flows, jetstream
 from benchmarks.flows import Figures, Flow
 from benchmarks.lab import Lab
 
@@ -68,6 +68,10 @@ def _nats(prefix: str) -> Callable[[Lab, int, int], Figures]:
     return lambda lab, count, size: alternatives.nats_one_way(lab, prefix, count, size)
 
 
+def _alone(role: str, lab: Lab, count: int, size: int) -> Figures:
+    return jetstream.alone(lab, role, count, size)
+
+
 def _tick(routes: int, lab: Lab, scale: float) -> Figures:
     return flows.tick(lab, routes, max(1, int(10 * scale)))
 
@@ -77,6 +81,8 @@ C_TWO = "echo, C, two processes"
 SHARED_ECHO, SHARED_LOG, SHARED_SPOOL = "echo, shared mount", "log, shared mount", "spool, shared mount"
 STATUS, SUPERVISORCTL = "nsbridgectl status", "supervisorctl status"
 NATS_ECHO, NATS, JETSTREAM = "echo, NATS", "NATS", "NATS JetStream"
+JS_RAW, JS_WINDOW, JS_FETCH = "JetStream, raw bytes", "JetStream, nats-py publishes", "JetStream, nats-py fetches"
+TO_JS, FROM_JS = "log→nats", "nats→log"
 TICK_1, TICK_100 = "1 route, 1 message/s", "100 routes, 1 message/s"
 
 _CORE = (
@@ -118,6 +124,13 @@ _OTHERS = (
     Subject(NATS, "others", _counted(_nats(""), 30_000, 256)),
     Subject(JETSTREAM, "others", _counted(_nats("js-"), 10_000, 256)),
 )
+_JETSTREAM = (
+    Subject(JS_RAW, "jetstream", _counted(jetstream.raw, 100_000, 256)),
+    Subject(JS_WINDOW, "jetstream", _counted(partial(_alone, "js-window"), 60_000, 256)),
+    Subject(TO_JS, "jetstream", _counted(jetstream.from_log, 60_000, 256)),
+    Subject(JS_FETCH, "jetstream", _counted(partial(_alone, "js-fetch"), 60_000, 256)),
+    Subject(FROM_JS, "jetstream", _counted(jetstream.to_log, 60_000, 256)),
+)
 _BY_EVIDENCE = tuple(
     subject
     for evidence in EVIDENCE
@@ -129,7 +142,7 @@ _BY_EVIDENCE = tuple(
         ),
     )
 )
-SUBJECTS: Sequence[Subject] = (*_CORE, *_BY_SIZE, *_BY_ROUTES, *_OTHERS, *_BY_EVIDENCE)
+SUBJECTS: Sequence[Subject] = (*_CORE, *_BY_SIZE, *_BY_ROUTES, *_OTHERS, *_JETSTREAM, *_BY_EVIDENCE)
 CORE = tuple(subject.name for subject in _CORE)
 
 MEMORY = 2_000_000  # bytes of an agent's own memory
@@ -143,6 +156,9 @@ GOALS: Sequence[Goal] = (
     Goal("queue→queue 256 B, exactly-once", "rate", "queue→queue", KERNEL, 0.14, at_least=True),
     Goal("spool→queue 256 B, exactly-once", "rate", "spool→queue", FILES, 0.5, at_least=True),
     Goal("queue→spool 256 B, exactly-once", "rate", "queue→spool", FILES, 0.63, at_least=True),
+    Goal("log→nats 256 B against nats-py with a window", "rate", TO_JS, JS_WINDOW, 0.7, at_least=True),
+    Goal("nats→log 256 B against nats-py's fetch", "rate", FROM_JS, JS_FETCH, 0.7, at_least=True),
+    Goal("nats-py with a window against raw bytes", "rate", JS_WINDOW, JS_RAW, None, at_least=True),
     Goal("CPU a message, 100 routes against 1", "cpu", TICK_100, TICK_1, 1.0),
     Goal("own memory, log's agent (source)", "uss_source", "log→queue", None, MEMORY),
     Goal("own memory, queue's agent (sink)", "uss_sink", "log→queue", None, MEMORY),

@@ -1,8 +1,9 @@
 """The programs at both ends of NATS, in Python: echo server and client, publisher and subscriber.
 
-usage: nats_program.py ROLE PORT COUNT SIZE, where ROLE is echo-server, echo-client, publish, subscribe, js-publish or
-js-subscribe. They print what the C programs print (mnt_echo_client.c, load.c). js: JetStream, where the server
-stores and both publisher and subscriber have acknowledgements, so none is lost.
+usage: nats_program.py ROLE PORT COUNT SIZE, where ROLE is echo-server, echo-client, publish, subscribe, js-publish,
+js-subscribe, js-window (publishes with a window) or js-fetch (takes what is there). They print what the C programs
+print (mnt_echo_client.c, load.c). js: JetStream, where the server stores and both publisher and subscriber have
+acknowledgements, so none is lost.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import sys
 import time
 from typing import Any
 
-nats: Any = importlib.import_module("nats")  # only the extra `bench` has it
+nats: Any = importlib.import_module("nats")
 SUBJECT, STREAM = "bench", "BENCH"
+WINDOW = 1024  # messages in flight
 BATCH = 500  # acknowledgements of the server that are waited for together
 
 
@@ -80,6 +82,27 @@ async def js_subscribe(client: Any, count: int, size: int) -> None:
     _end(begun)
 
 
+async def js_window(client: Any, count: int, size: int) -> None:
+    stream = client.jetstream(publish_async_max_pending=WINDOW)
+    begun = _begin()
+    for number in range(count):
+        await stream.publish_async(SUBJECT, (b"%08d" % number).ljust(size, b"a"))
+    await stream.publish_async_completed()
+    _end(begun)
+
+
+async def js_fetch(client: Any, count: int, size: int) -> None:
+    puller = await client.jetstream().pull_subscribe(SUBJECT, durable="fetch")
+    begun, number = _begin(), 0
+    while number < count:
+        for message in await puller.fetch(min(BATCH, count - number), timeout=30):
+            assert len(message.data) == size
+            number += 1
+            await message.ack()
+    await client.flush(timeout=60)
+    _end(begun)
+
+
 def _begin() -> float:
     print("ready", flush=True)
     return time.monotonic()
@@ -108,6 +131,8 @@ ROLES = {
     "subscribe": subscribe,
     "js-publish": js_publish,
     "js-subscribe": js_subscribe,
+    "js-window": js_window,
+    "js-fetch": js_fetch,
 }
 
 if __name__ == "__main__":

@@ -12,13 +12,17 @@ from benchmarks.lab import Lab
 from benchmarks.subjects import (
     C_TWO,
     CORE,
+    FROM_JS,
     GOALS,
+    JS_RAW,
+    JS_WINDOW,
     SHARED_ECHO,
     SHARED_SPOOL,
     STATUS,
     SUBJECTS,
     SUPERVISORCTL,
     TICK_100,
+    TO_JS,
     Subject,
     chosen,
 )
@@ -31,7 +35,20 @@ QUICK = [
     subject
     for subject in SUBJECTS
     if subject.name
-    in {*CORE, C_TWO, "echo, senders", "log→queue, counter", SHARED_ECHO, SHARED_SPOOL, STATUS, SUPERVISORCTL}
+    in {
+        *CORE,
+        TO_JS,
+        FROM_JS,
+        JS_WINDOW,
+        JS_RAW,
+        C_TWO,
+        "echo, senders",
+        "log→queue, counter",
+        SHARED_ECHO,
+        SHARED_SPOOL,
+        STATUS,
+        SUPERVISORCTL,
+    }
     - {TICK_100}
 ]
 

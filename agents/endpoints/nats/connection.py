@@ -81,6 +81,7 @@ class Connection:
             connect_timeout=int(PATIENCE),
             ping_interval=3600,  # link.py pings
             pending_size=_BUFFER,
+            skip_subject_validation=True,  # config.py has done it
             **login.options(),
         )
 

@@ -266,10 +266,11 @@ class NatsSink:
                 await asyncio.sleep(0)
 
     def _headers(self, entry: _Entry, name: str) -> dict[str, str]:
-        headers = {stream.ID_HEADER: str(entry.id), "Nats-Expected-Stream": name}
+        headers = {stream.ID_HEADER: str(entry.id)}
         if self._flying:
             headers["Nats-Expected-Last-Msg-Id"] = str(self._flying[-1].id)
         else:
+            headers["Nats-Expected-Stream"] = name
             headers["Nats-Expected-Last-Subject-Sequence"] = str(self._expected)
         if entry.type > 0:
             headers[stream.TYPE_HEADER] = str(entry.type)
