@@ -142,13 +142,14 @@ class Storm:
 
     def _strike(self, victim: str) -> None:
         time.sleep(self._chance.random() * 0.3)  # so that strikes fall everywhere
-        {
+        strikes: dict[str, Callable[[], None]] = {
             "agent": self._kill_agent,
             "supervisor": self._kill_supervisor,
             "server": self._kill_server,
             "paused server": lambda: self._pause(self._next_server().pid),
             "paused agent": lambda: self._with_agent(self._pause),
-        }[victim]()
+        }
+        strikes[victim]()
         self.done[victim] += 1
 
     def _with_agent(self, do: Callable[[int], None]) -> None:

@@ -1,8 +1,8 @@
 """The `in` side of the `nats` endpoint: publishes messages to a subject of JetStream.
 
-Messages are published without waiting for each answer; evidence.py says what keeps them in order and single. An error,
-or an answer that does not come, breaks the chain of those in flight: the server then refuses all that are behind. The
-sink asks the server how far they have come, and publishes the rest again.
+Messages are published without waiting for an answer, and most of them without one; evidence.py shows what keeps them
+in order and single. An error, or an answer that does not come, breaks the chain of those in flight: the server then
+refuses all that are behind. The sink asks the server how far they have come, and publishes the rest again.
 
 If other programs publish to the same stream, a message of theirs between two of ours breaks the chain too. The sink
 then has fewer in flight, down to one, which needs no chain; and more again when it succeeds.
@@ -33,6 +33,7 @@ from nsbridge.config.schema import InDoubt
 _MOST, _MOST_BYTES = 1024, 8 << 20  # that wait here or are in flight
 _HEADERS = 1024  # bytes of a message's headers, at most
 _BLOCK = 64  # messages that are published before answers are looked at
+_ANSWERED = 16  # one of so many messages in a row is answered
 
 
 class _Overtaken(Exception):
@@ -247,11 +248,10 @@ class NatsSink:
         most = connection.max_payload
         if self._stream.max_message >= 0:
             most = min(most, self._stream.max_message)
-        since = 0
         while self._waiting and len(self._flying) < self._limit and self._broken is None:
             entry = self._waiting[0]
             headers = self._headers(entry, self._stream.name)
-            if len(entry.body) + _HEADERS > most and (why := _too_long(entry, headers, most)):
+            if _may_be_too_long(entry, most) and (why := _too_long(entry, headers, most)):
                 if self._flying or not self._bury(entry, why):
                     return
                 continue
@@ -259,11 +259,21 @@ class NatsSink:
             self._waiting.popleft()
             self._flying.append(entry)
             self._published += 1
-            since += 1
             self._watch()
-            await connection.publish(self._subject, entry.body, f"{self._inbox}{self._published}", headers)
-            if not since % _BLOCK:
+            reply = f"{self._inbox}{self._published}" if self._wants_answer(most) else ""
+            await connection.publish(self._subject, entry.body, reply, headers)
+            if not self._published % _BLOCK:
                 await asyncio.sleep(0)
+
+    def _wants_answer(self, most: int) -> bool:
+        """True if the server must answer this message: an answer is for all before it, and costs as much as a message.
+
+        The first of a chain has one, because its error has the reason; behind it only that of the chain is seen.
+        """
+        waiting, number = self._waiting, self._published
+        if number == 1 or not number % _ANSWERED or not waiting or len(self._flying) >= self._limit:
+            return True
+        return _may_be_too_long(waiting[0], most)
 
     def _headers(self, entry: _Entry, name: str) -> dict[str, str]:
         headers = {stream.ID_HEADER: str(entry.id)}
@@ -344,6 +354,10 @@ class NatsSink:
         self._agent.flush()
         if self._waiting:
             self._wake.set()
+
+
+def _may_be_too_long(entry: _Entry, most: int) -> bool:
+    return len(entry.body) + _HEADERS > most
 
 
 def _too_long(entry: _Entry, headers: dict[str, str], most: int) -> str:
