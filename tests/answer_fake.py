@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import cast
 
 from nsbridge.config.errors import NsbridgeError
-from nsbridge.supervisor.control.connection import Answer
+from nsbridge.supervisor.control.answer import Answer
 
 
 class Answered:

@@ -21,7 +21,7 @@ from nsbridge.agents.loop import Loop
 from nsbridge.config.errors import NoSuchNameError, NsbridgeError, UsageError
 from nsbridge.config.schema import ControlConfig
 from nsbridge.supervisor.cli.client import ControlClient
-from nsbridge.supervisor.control.connection import Answer
+from nsbridge.supervisor.control.answer import Answer
 from nsbridge.supervisor.control.server import ControlServer
 
 _COUNTERS = ("delivered", "bytes", "pending", "repeats_dropped", "in_doubt")

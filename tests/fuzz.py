@@ -36,8 +36,8 @@ from nsbridge.agents.wire import Hello, Message, Run, WireError
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.load import load
 from nsbridge.config.schema import Window
+from nsbridge.supervisor.control.answer import Answer
 from nsbridge.supervisor.control.api import Api
-from nsbridge.supervisor.control.connection import Answer
 from nsbridge.supervisor.control.lettercounts import LetterCounts
 from nsbridge.supervisor.control.request import parse
 from nsbridge.supervisor.control.status import route_status

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from nsbridge.config.errors import NsbridgeError, UsageError
 from nsbridge.supervisor.containers import unknown
-from nsbridge.supervisor.control.connection import Answer
+from nsbridge.supervisor.control.answer import Answer
 from nsbridge.supervisor.control.dead import DeadApi
 from nsbridge.supervisor.control.lettercounts import LetterCounts
 from nsbridge.supervisor.control.orders import Method, Orders

@@ -16,26 +16,19 @@ from functools import partial
 from typing import Protocol
 
 from nsbridge.agents.loop import HUNG_UP, READABLE, WRITABLE, Loop
-from nsbridge.config.errors import EXIT_FAILED, NotPermittedError, NsbridgeError, UsageError
+from nsbridge.config.errors import NotPermittedError, NsbridgeError, UsageError
 from nsbridge.config.schema import ControlConfig
 from nsbridge.supervisor.control.access import Caller, Right
-from nsbridge.supervisor.control.errands import Errand, Errands, Job, Outcome, Work, answer_line, answering
+from nsbridge.supervisor.control.answer import Answer, ControlApi, error_line
+from nsbridge.supervisor.control.errands import Errand, Errands, Job, Outcome
 from nsbridge.supervisor.control.request import MAX_LOGGED, MAX_REQUEST, TOO_LONG, parse, place, refusal, summary
 
 READING_METHODS = frozenset({"status", "overview", "tail", "events", "inspect", "top", "version", "dead_list"})
 
 MAX_UNREAD = 64 << 10  # bytes of answers that wait to be read when the next request is served
 MAX_QUEUED = 4 << 20  # bytes that wait to be read by a caller
-MAX_QUEUED_STREAM = 1 << 20  # the same, for adding an item of a stream
 MAX_UNDER_WAY = 64  # requests of one connection that are not answered yet
 MAX_FOLLOWED = 4  # endless streams of one connection
-
-
-class ControlApi(Protocol):
-    """The supervisor's methods for callers. The server has checked that the caller may call `method`."""
-
-    def call(self, method: str, params: dict[str, object], answer: Answer) -> None:
-        """Run `method` and give `answer` its result or error, now or later. A raised NsbridgeError is the error."""
 
 
 class Server(Protocol):
@@ -61,82 +54,6 @@ class Server(Protocol):
     def may_follow(self, caller: Caller) -> bool:
         """True if one more stream without end can be served to that caller."""
         ...
-
-
-class Answer:
-    """The answer to one request. Its methods do nothing after the end of the answer or of the connection."""
-
-    def __init__(self, connection: Connection, request_id: object) -> None:
-        self._connection = connection
-        self._id = request_id
-        self._callbacks: list[Callable[[], None]] = []
-        self._open = True
-        self._abandoned = False
-
-    @property
-    def is_open(self) -> bool:
-        """True until the request is answered or the caller is gone: after that, further work would be wasted."""
-        return self._open
-
-    def item(self, value: object) -> None:
-        """Send one more item of a stream; `value` is any JSON value."""
-        if self._open:
-            self._connection.send({"id": self._id, "item": value}, MAX_QUEUED_STREAM)
-
-    def result(self, value: object) -> None:
-        """Send the result, and end the answer."""
-        self._finish({"id": self._id, "result": value})
-
-    def error(self, error: NsbridgeError) -> None:
-        """Send the error, and end the answer."""
-        self._finish(_error(self._id, error))
-
-    def by_child(self, work: Work, otherwise: Callable[[], None] | None = None) -> None:
-        """Answer with the result of `work`, or its NsbridgeError, from a child with a time limit (errands.py).
-
-        If the child has no answer in time, `otherwise` is called and answers. Without `otherwise` that is an error.
-        """
-        if self._open:
-            job = answering(partial(answer_line, self._id, "this request", work))
-            self._connection.lend(self, job, otherwise)
-
-    def by_stream(self, job: Callable[[object], Job]) -> None:
-        """Answer with the lines that a child writes, for as long as it runs: items, and in the end the result.
-
-        `job` gets the request's id. Raises NsbridgeError if there are too many such children.
-        """
-        if self._open:
-            self._connection.lend_to_stream(self, job(self._id))
-
-    def follow(self) -> None:
-        """Count as an endless stream from now on. Raises NsbridgeError if there are too many."""
-        if self._open:
-            self._connection.follow(self)
-
-    def was_sent(self) -> None:
-        """Note that the child has sent the answer; only the connection calls this."""
-        self._open = False
-        self._callbacks.clear()
-
-    def on_close(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once if the caller disconnects before the answer (at once if it already has)."""
-        if self._open:
-            self._callbacks.append(callback)
-        elif self._abandoned:
-            callback()
-
-    def abandon(self) -> None:
-        """Note that the caller has disconnected; only its connection calls this."""
-        callbacks, self._callbacks = self._callbacks, []
-        self._open, self._abandoned = False, True
-        for callback in callbacks:
-            callback()
-
-    def _finish(self, message: dict[str, object]) -> None:
-        if self._open:
-            self._open = False
-            self._callbacks.clear()
-            self._connection.finish(self, message)
 
 
 class Connection:
@@ -194,7 +111,7 @@ class Connection:
         self._requests.clear()
         self._abandon()
         self._watch()
-        self.send(_error(None, error))
+        self.send(error_line(None, error))
         self._close_if_done()
 
     def close(self) -> None:
@@ -378,7 +295,3 @@ class Connection:
         except Exception as bug:  # noqa: BLE001  (a request must never end the daemon, and the next one may do better)
             self._server.notice(f"bug: {method} failed: {place(bug)}")
             answer.error(NsbridgeError(f"nsbridged failed in {method}: this is a bug; its log has the details"))
-
-
-def _error(request_id: object, error: NsbridgeError) -> dict[str, object]:
-    return {"id": request_id, "error": {"code": error.exit_code or EXIT_FAILED, "message": str(error)}}

@@ -14,7 +14,7 @@ from nsbridge.agents.dead.ids import in_short
 from nsbridge.agents.journal import state
 from nsbridge.config.errors import NoSuchNameError, NsbridgeError, UsageError
 from nsbridge.supervisor.control import deadletters
-from nsbridge.supervisor.control.connection import Answer
+from nsbridge.supervisor.control.answer import Answer
 from nsbridge.supervisor.control.deadletters import Letter
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
 from nsbridge.supervisor.lifecycle.services import Services

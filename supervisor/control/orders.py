@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nsbridge.config.errors import NsbridgeError, UsageError
-from nsbridge.supervisor.control.connection import Answer
+from nsbridge.supervisor.control.answer import Answer
 from nsbridge.supervisor.control.status import phase_of
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
 from nsbridge.supervisor.lifecycle.table import State

@@ -27,7 +27,8 @@ from nsbridge.config.errors import NotPermittedError, NsbridgeError
 from nsbridge.config.schema import ControlConfig
 from nsbridge.supervisor.control import listener
 from nsbridge.supervisor.control.access import Access, Caller, Right
-from nsbridge.supervisor.control.connection import Connection, ControlApi
+from nsbridge.supervisor.control.answer import ControlApi
+from nsbridge.supervisor.control.connection import Connection
 from nsbridge.supervisor.control.errands import Errands
 from nsbridge.supervisor.control.request import refusal
 from nsbridge.supervisor.control.turns import Turns

@@ -24,7 +24,7 @@ from nsbridge.agents.loop import Loop
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.agents.tap import Tapped, TapReader
 from nsbridge.config.errors import NsbridgeError, UsageError
-from nsbridge.supervisor.control.connection import Answer
+from nsbridge.supervisor.control.answer import Answer
 from nsbridge.supervisor.control.errands import Job, write_all
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
 from nsbridge.supervisor.log.log import timestamp

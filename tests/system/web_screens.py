@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nsbridge.supervisor.control.connection import Answer
+from nsbridge.supervisor.control.answer import Answer
 from tests.control_fake import FakeApi, agent, daemon, flow
 from tests.system.browser import Browser
 from tests.web_process import Web

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from nsbridge.config.errors import NoSuchNameError, NsbridgeError, UsageError
+from nsbridge.supervisor.control.answer import Answer
 from nsbridge.supervisor.control.api import Api
-from nsbridge.supervisor.control.connection import READING_METHODS, Answer
+from nsbridge.supervisor.control.connection import READING_METHODS
 from nsbridge.supervisor.control.orders import Orders
 from tests.answer_fake import Answered
 from tests.unit.test_reloading import Daemon

@@ -12,6 +12,7 @@ import pytest
 
 from nsbridge.supervisor.control import connection, request
 from nsbridge.supervisor.control import server as control
+from nsbridge.supervisor.control.answer import MAX_QUEUED_STREAM
 from tests.control_fake import HEALTHY, Served, Wire, called
 
 GROUP, READERS, STRANGER = 51001, 51002, 51000
@@ -187,7 +188,7 @@ def test_a_stream_that_nobody_reads_is_cut_at_a_mebibyte() -> None:
         while served.api.answers[0].is_open:
             served.api.answers[0].item("x" * 10_000)
             sent += 10_000
-        assert connection.MAX_QUEUED_STREAM <= sent < 2 * connection.MAX_QUEUED_STREAM
+        assert MAX_QUEUED_STREAM <= sent < 2 * MAX_QUEUED_STREAM
         assert _connections(served) == 0
 
 

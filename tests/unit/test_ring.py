@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nsbridge.supervisor.control.answer import MAX_QUEUED_STREAM
 from nsbridge.supervisor.control.api import Api
-from nsbridge.supervisor.control.connection import MAX_QUEUED_STREAM
 from nsbridge.supervisor.log import ring
 from nsbridge.supervisor.log.log import Entry
 from nsbridge.supervisor.log.ring import Ring
@@ -82,7 +82,10 @@ def test_child_does_not_have_the_records() -> None:
                     continue
                 for place in range(start, end, piece):
                     memory.seek(place)
-                    part = memory.read(min(piece + 100, end - place))
+                    try:
+                        part = memory.read(min(piece + 100, end - place))
+                    except OSError:
+                        continue  # a mapped file that has become shorter
                     found |= {mark[:6] for mark in part.split(b"mark")[1:] if mark[6:9] == b"of-"}
         return len(found)
 

@@ -13,7 +13,14 @@ from tests.fake_host import killed_at
 from tests.spool_life import Life
 
 STEP = 7  # lines: the end of an inotify instance takes the kernel some 20 ms
-FILES = ("endpoints/spool/source.py", "spool/names.py", "spool/taken.py", "spool/done.py", "endpoints/directory.py")
+FILES = (
+    "endpoints/spool/source.py",
+    "spool/names.py",
+    "spool/aside.py",
+    "spool/taken.py",
+    "spool/done.py",
+    "endpoints/directory.py",
+)
 
 
 def serve(life: Life, program: str, number: int) -> None:

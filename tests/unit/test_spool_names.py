@@ -121,7 +121,7 @@ def test_refused_name_is_retried_with_backoff(make_spool: Make) -> None:
             life.host.settle()
         due = life.host.loop.now() + 1.0
         life.host.run_until(lambda: life.host.loop.now() > due, "a second has passed")
-        assert len(life.source._names._due) <= 2
+        assert len(life.source._names._aside._due) <= 2
 
 
 def test_name_that_was_forgotten_and_came_again_waits_once() -> None:

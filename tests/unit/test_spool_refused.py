@@ -123,11 +123,12 @@ def test_unreadable_file_is_moved_at_the_second_look(
     assert names(error) == []
     assert life.host.refused_files == 2
     unreadable.remove(b"slow")
-    life.source._names._timer.callback()  # type: ignore[union-attr,misc]  # not due for ten seconds
-    for aside in life.source._names._aside.values():
-        aside.due = 0
-    life.source._names._due = [(0, name) for name in life.source._names._aside]
-    life.source._names._look_at_due()
+    aside = life.source._names._aside
+    aside._timer.callback()  # type: ignore[union-attr,misc]  # not due for ten seconds
+    for each in aside._names.values():
+        each.due = 0
+    aside._due = [(0, name) for name in aside._names]
+    aside._look_at_due()
     life.expect(b"1")
     assert names(error) == ["never", "never.reason"]
     assert "Permission denied" in (error / "never.reason").read_text()

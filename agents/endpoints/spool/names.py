@@ -15,13 +15,12 @@ Some facts about listings and events, and what they mean here:
 * Listing and sorting a very large directory takes longer than an agent may live. So a new agent begins with the names
   of the list, and scans when they are taken, or after _SCAN_AFTER seconds.
 
-A name may be set aside, because its file cannot be taken now. It is retried with exponential backoff, and at once when
-an event names it.
+A name may be set aside, because its file cannot be taken now (aside.py). It waits again when it is due, and at once
+when an event names it.
 """
 
 from __future__ import annotations
 
-import heapq
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -30,8 +29,9 @@ from itertools import islice
 
 from nsbridge.agents.endpoints import watch
 from nsbridge.agents.endpoints.base import AFTERWARDS
+from nsbridge.agents.endpoints.spool.aside import NamesAside
 from nsbridge.agents.journal.waitinglist import WaitingList
-from nsbridge.agents.loop import Loop, Timer
+from nsbridge.agents.loop import Loop
 
 CLOSED, MOVED_IN, CREATED = watch.CLOSED, watch.MOVED_IN, watch.CREATED  # the event that brought a name
 SCANNED = 0  # without an event: its writer may not have finished
@@ -41,22 +41,11 @@ _MOST = 16384  # names that wait in memory, as many as the kernel's events (fs.i
 _MOST_LISTED = 1 << 17  # names that one scan keeps for the list; 10 MB of memory until they are written
 _WORTH_LISTING = 1024  # names; a scan finds fewer again in a few milliseconds
 _SCAN_AFTER = 1.0  # seconds after the start until the first scan, if there is a list
-_MOST_ASIDE = 1 << 17  # names that are remembered as set aside; about 20 MB
 _MOST_ARRIVED = 1 << 17  # names that arrive during one scan; with more of them it begins again
 _SAMPLE, _LIKELY_NAME = 32, 24  # names whose length is averaged; bytes of a name where none is known
 _SLICE = 0.005  # seconds of a scan until the rest of the agent has its turn
 _ENTRIES = 256  # entries of a listing between two reads of the clock
-_FIRST_DELAY = 0.05  # seconds until a name that was set aside is looked at again; doubled each time
-_MAX_DELAY = 0.5
-_LOOKS = 1000.0  # names that were set aside and are looked at again in a second, at most
 _AGAIN_AFTER_ERROR = 1.0  # seconds until another scan, if a listing failed
-
-
-@dataclass(slots=True)
-class _Aside:
-    why: str  # empty if it only has to become ready
-    delay: float  # seconds from one look to the next
-    due: float
 
 
 @dataclass(slots=True)
@@ -98,11 +87,8 @@ class SpoolNames:
         self._scan: _Scan | None = None
         self._arrived: dict[bytes, int] = {}  # during the scan
         self._again = False  # the running scan is incomplete: another one must follow
-        self._aside: dict[bytes, _Aside] = {}
-        self._refused = 0  # of these, for a reason that the operator should know
+        self._aside = NamesAside(loop, self._return, more)
         self._beyond = 0  # entries that are no regular file, and too many to be remembered
-        self._due: list[tuple[float, bytes]] = []  # a heap: when names that were set aside are looked at again
-        self._timer: Timer | None = None
 
     def open(self, directory: int) -> None:
         """Begin with this directory, which must be watched already: with an earlier agent's list, or to scan it.
@@ -125,13 +111,11 @@ class SpoolNames:
         """Forget everything."""
         self._end_scan()
         self._directory = -1
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        for names in (self._how, self._backlog, self._arrived, self._aside, self._due):
+        self._aside.clear()
+        for names in (self._how, self._backlog, self._arrived):
             names.clear()
         self._has_more = self._again = False
-        self._refused = self._beyond = self._listed = 0
+        self._beyond = self._listed = 0
 
     def first(self) -> bytes | None:
         """Return the name whose turn it is; None if none waits now (a scan may still bring some)."""
@@ -185,7 +169,7 @@ class SpoolNames:
         """Note that the file was taken: its name does not wait again until `forget`."""
         self._remove(name)
         if self._aside:
-            self._drop_aside(name)
+            self._aside.drop(name)
         self._how[name] = _TAKEN
 
     def is_taken(self, name: bytes) -> bool:
@@ -197,15 +181,7 @@ class SpoolNames:
         self._remove(name)
         self._how.pop(name, None)
         if self._aside:
-            self._drop_aside(name)
-
-    def _drop_aside(self, name: bytes) -> str:
-        """Forget that the name was set aside; return the reason it was."""
-        aside = self._aside.pop(name, None)
-        if aside is None:
-            return ""
-        self._refused -= bool(aside.why)
-        return aside.why
+            self._aside.drop(name)
 
     def _remove(self, name: bytes) -> None:
         if self._backlog and self._backlog[0] == name:
@@ -223,7 +199,7 @@ class SpoolNames:
             return
         if known is not None:
             del self._how[name]
-            self._drop_aside(name)
+            self._aside.drop(name)
         self._add(name, how)
 
     def _add(self, name: bytes, how: int) -> None:
@@ -243,46 +219,18 @@ class SpoolNames:
     def set_aside(self, name: bytes, why: str = "", delay: float = 0.0) -> bool:
         """Set a name aside for at least `delay` seconds; return True if this reason is new for it."""
         self._remove(name)
-        before = self._aside.get(name)
-        known_why = self._drop_aside(name)
-        if before is None and len(self._aside) >= _MOST_ASIDE:
-            self.forget(next(iter(self._aside)))
-        slowest = max(_MAX_DELAY, len(self._aside) / _LOOKS)
-        wait = max(delay, _FIRST_DELAY if before is None else min(2 * before.delay, slowest))
-        due = self._loop.now() + wait
-        self._aside[name] = _Aside(why, wait, due)
-        self._refused += bool(why)
+        if self._aside.is_full and name not in self._aside:
+            self.forget(self._aside.oldest())
         self._how[name] = _ASIDE
-        heapq.heappush(self._due, (due, name))
-        self._arm()
-        return known_why != why
+        return self._aside.add(name, why, delay)
 
     def refused(self) -> int:
         """Return how many names are set aside for a reason that the operator should know."""
-        return self._refused + self._beyond
+        return self._aside.refused + self._beyond
 
     def look_again(self) -> None:
         """Look again at every name that only has to become ready."""
-        waiting = [name for name, aside in self._aside.items() if not aside.why and self._how.get(name) == _ASIDE]
-        for name in waiting:
-            self._return(name)
-
-    def _arm(self) -> None:
-        due = self._due[0][0]
-        if self._timer is None or self._timer.callback is None or self._timer.due > due:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(due, self._look_at_due)
-
-    def _look_at_due(self) -> None:
-        now = self._loop.now()
-        while self._due and self._due[0][0] <= now:
-            due, name = heapq.heappop(self._due)
-            if self._how.get(name) == _ASIDE and self._aside[name].due == due:
-                self._return(name)
-        if self._due:
-            self._arm()
-        self._more()
+        self._aside.look_at_unready()
 
     def _return(self, name: bytes) -> None:
         self._how[name] = LOOKED_AGAIN
