@@ -1,6 +1,6 @@
 """nsbridged that asks Docker for the names of served containers every second in place of every ten, for tests.
 
-    python -m tests.system.often_asking ARGUMENTS...
+python -m tests.system.often_asking ARGUMENTS...
 """
 
 from __future__ import annotations
