@@ -85,11 +85,11 @@ dist:            ## sdist and wheel, into dist; two builds of one commit are equ
 deb:             ## the Debian package, into dist (on Debian)
 	./run deb
 
-deb-check: deb   ## the package in a new Debian system: install, messages, upgrade, remove, purge; about 2 minutes (as root)
-	for package in dist/nsbridge_*.deb; do packaging/check-deb $$package || exit 1; done
+deb-check:       ## the package in a new Debian system: install, messages, upgrade, remove, purge; about 2 minutes (as root)
+	./run deb-check
 
 image-check:     ## the image on a base made here: the daemon with its capabilities, the web page as a user; about 2 minutes (as root)
-	packaging/check-image
+	./run image-check
 
 calls:           ## which system calls each agent may make, into docs/security.md
 	$(CMD) python -m tests.calls_table

@@ -147,6 +147,7 @@ def upgrade(place: Path, pending: int, more: int, kill: bool) -> dict[str, dict[
             former.wait_for("RUNNING", with_senders=False)
             for kind in KINDS:
                 former.call("stop", names=[f"{kind}:to"])
+            former.wait_for("STOPPED", *(f"{kind}:to" for kind in KINDS))  # else one may be counted on both sides
             for kind in KINDS:
                 scene.write(kind, range(pending))
             for kind in KINDS:
