@@ -43,9 +43,13 @@ def _bridge(options: Parsed) -> int:
 
 
 def _demo(options: Parsed) -> int:
-    from nsbridge.supervisor.cli.demo.scenario import run  # noqa: PLC0415
+    from nsbridge.supervisor.cli.demo.scenario import Demo, run  # noqa: PLC0415
 
-    return run(options.runtime, options.messages)
+    if not options.two_hosts:
+        return run(options.runtime, options.messages, Demo)
+    from nsbridge.supervisor.cli.demo.twohosts import TwoHosts  # noqa: PLC0415
+
+    return run(options.runtime, options.messages, TwoHosts)
 
 
 def _containers(options: Parsed) -> int:

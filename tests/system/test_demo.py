@@ -325,3 +325,16 @@ def test_the_daemon_s_death_is_reported_and_all_is_removed(at_terminal: OpenTerm
     terminal.type(b"kill\n")
     assert terminal.end() == 1
     assert "nsbridged has ended with exit code -9" in terminal.shown
+
+
+# -- two hosts
+
+
+def test_two_hosts_are_joined_by_a_real_nats_server(scratch: Path) -> None:
+    """Their messages survive the kill of an agent and of the server; the demo leaves nothing behind."""
+    done = _demo(scratch, "--two-hosts", "--runtime", "unshare", "one", "zwei Grüße")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert _received(done.stdout) == ["one", "zwei Grüße", "one"]
+    assert "3 of 3 messages came back" in done.stdout
+    hosts = re.findall(r"net namespace (\d+)", done.stdout)
+    assert len({*hosts, str(Path("/proc/self/ns/net").stat().st_ino)}) == 3

@@ -84,6 +84,10 @@ _DEMO = Command(
             Value("RUNTIME", words=DEMO_RUNTIMES),
             "auto",
         ),
+        Option(
+            "--two-hosts",
+            "a host for each container, a nats-server between: needs root, nats-server and nsbridge[nats]",
+        ),
     ),
     operands=(Operand("messages", "a line of at most 8000 bytes", Value("MESSAGE"), least=0, most=ANY),),
 )

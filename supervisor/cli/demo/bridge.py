@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from nsbridge.agents import linux
 from nsbridge.config.errors import NsbridgeError, UnreachableError
 from nsbridge.supervisor.cli.client import ControlClient
-from nsbridge.supervisor.cli.demo.containers import DemoContainer, Role, Site
+from nsbridge.supervisor.cli.demo.containers import DemoContainer, Site
 
 DAEMON = "nsbridge.supervisor.cli.nsbridged"
 START_LIMIT = 20.0  # seconds until both agents run
@@ -51,20 +52,25 @@ def configuration(work: Path, client: DemoContainer, server: DemoContainer) -> s
         "file_out": f"{client.exchange}/to_server",
         "file_in": f"{client.exchange}/to_client",
     }
+    return filled(CONFIGURATION, values)
+
+
+def filled(template: str, values: Mapping[str, str]) -> str:
+    """Return a configuration whose places have these strings, in quotes."""
     # What JSON escapes in a string, TOML escapes in the same way, as long as the rest is left as it is.
-    return CONFIGURATION.format(**{key: json.dumps(value, ensure_ascii=False) for key, value in values.items()})
+    return template.format(**{key: json.dumps(value, ensure_ascii=False) for key, value in values.items()})
 
 
-class Bridge:
-    """nsbridged between two containers; `site.stack` stops it."""
+class DemoDaemon:
+    """nsbridged with a configuration; `site.stack` stops it. `enter` is called in its process before it begins."""
 
-    def __init__(self, site: Site, client: DemoContainer, server: DemoContainer) -> None:
+    def __init__(self, site: Site, text: str, enter: Callable[[], None] = lambda: None) -> None:
         self._waits = site.waits
         self._log = site.work / "nsbridged.log"
         self._output = site.work / "nsbridged.out"
         self._control = str(site.work / "control.sock")
         file = site.work / "nsbridge.toml"
-        file.write_text(configuration(site.work, client, server), encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
         with self._output.open("wb") as output:
             self._daemon = subprocess.Popen(  # noqa: S603  (our own program)
                 [sys.executable, "-P", "-m", DAEMON, "-c", str(file)],
@@ -72,7 +78,7 @@ class Bridge:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # the terminal's Ctrl-C is for the demo, which ends things in their order
-                preexec_fn=partial(linux.prctl, linux.PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509  (no threads)
+                preexec_fn=partial(_begin, enter),  # noqa: PLW1509  (no threads)
             )
         site.stack.callback(self._stop)
 
@@ -98,12 +104,12 @@ class Bridge:
                 return status
             self._waits.pause(POLL)
 
-    def agents(self) -> dict[Role, dict[str, Any]]:
-        """Return the agents' part of the status."""
+    def agents(self) -> dict[str, dict[str, Any]]:
+        """Return the agents' part of the status, by their names in the route."""
         agents = self.status()["routes"][0]["agents"]
-        return {role: next(agent for agent in agents if agent["name"] == f"echo:{role}") for role in Role}
+        return {agent["name"].partition(":")[2]: agent for agent in agents}
 
-    def wait_running(self) -> dict[Role, dict[str, Any]]:
+    def wait_running(self) -> dict[str, dict[str, Any]]:
         """Return the agents when both run; raise NsbridgeError with what holds them up if they are late."""
         deadline = self._waits.now() + START_LIMIT
         problem = ""
@@ -137,3 +143,15 @@ class Bridge:
         except subprocess.TimeoutExpired:
             self._daemon.kill()
             self._daemon.wait()
+
+
+class Bridge(DemoDaemon):
+    """nsbridged between two containers of one host."""
+
+    def __init__(self, site: Site, client: DemoContainer, server: DemoContainer) -> None:
+        super().__init__(site, configuration(site.work, client, server))
+
+
+def _begin(enter: Callable[[], None]) -> None:
+    enter()
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGTERM)
