@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 
 from tests.control_fake import DEADLINE
 
-COMMAND = [sys.executable, "-P", "-m", "nsbridge.supervisor.cli.nsbridge", "web"]
+COMMAND = (sys.executable, "-P", "-m", "nsbridge.supervisor.cli.nsbridge", "web")
 
 
 class Answer(NamedTuple):
@@ -36,9 +36,11 @@ class Answer(NamedTuple):
 class Web:
     """The process, on a free port of 127.0.0.1; a context manager. `through` is a command that starts it."""
 
+    command = COMMAND
+
     def __init__(self, control: str | Path, *options: str, through: tuple[str, ...] = (), port: int = 0) -> None:
         listen = () if "--listen" in options else ("--listen", f"127.0.0.1:{port}")
-        self._command = [*through, *COMMAND, *listen, "-s", str(control), *options]
+        self._command = [*through, *self.command, *listen, "-s", str(control), *options]
         self._tls = "--tls-cert" in options
         self.process: subprocess.Popen[str] | None = None
         self.port = 0

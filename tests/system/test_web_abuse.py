@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from nsbridge.supervisor.cli.web import guard
+from tests.hasty_web import LIMIT
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged
 from tests.system.room import wait_until
@@ -42,6 +44,19 @@ def daemon(engine_base: Path, unshare_container: Factory, request: pytest.Fixtur
     with made:
         made.wait_for("RUNNING")
         yield made
+
+
+class HastyWeb(Web):
+    """nsbridge web with shorter limits for clients."""
+
+    command = (sys.executable, "-m", "tests.hasty_web")
+
+
+@pytest.fixture
+def hasty_web(daemon: Nsbridged, enough_descriptors: None) -> Iterator[Web]:
+    with HastyWeb(daemon.socket, through=CONFINED) as process:
+        wait_until(lambda: process.get("/healthz").status == 200, "all is well")
+        yield process
 
 
 @pytest.fixture
@@ -91,13 +106,14 @@ def test_flood_of_connections_takes_no_place_from_others(daemon: Nsbridged, web:
     assert web.get("/healthz").status == 200
 
 
-def test_request_that_does_not_end_is_cut_off(daemon: Nsbridged, web: Web) -> None:
+def test_request_that_does_not_end_is_cut_off(daemon: Nsbridged, hasty_web: Web) -> None:
     """However slowly it comes; and so is a connection without one."""
+    web = hasty_web
     with connected(web) as slow, connected(web) as silent:
         began = time.monotonic()
         slow.settimeout(0.5)
         sent = 0
-        while time.monotonic() - began < 2 * guard.REQUEST:
+        while time.monotonic() - began < 2 * LIMIT:
             try:
                 slow.send(b"X-Slow: 1\r\n" if sent else b"GET / HTTP/1.1\r\nHost: localhost\r\n")
                 sent += 1
@@ -107,7 +123,7 @@ def test_request_that_does_not_end_is_cut_off(daemon: Nsbridged, web: Web) -> No
                 continue
             except OSError:
                 break
-        assert guard.REQUEST - 1 < time.monotonic() - began < guard.REQUEST + 4
+        assert LIMIT - 1 < time.monotonic() - began < LIMIT + 4
         silent.settimeout(5)
         assert _is_cut_off(silent)
     assert web.get("/healthz").status == 200
@@ -145,9 +161,9 @@ def _is_refused(end: socket.socket, head: bytes, chunk: bytes) -> bool:
     return False
 
 
-def test_clients_that_do_not_read_are_dropped(daemon: Nsbridged, web: Web) -> None:
+def test_clients_that_do_not_read_are_dropped(daemon: Nsbridged, hasty_web: Web) -> None:
     """They ask for pages without end and take none; a live stream that is not read is dropped too."""
-    before = _cpu(daemon)
+    before, web = _cpu(daemon), hasty_web
     with ExitStack() as cleanup:
         for _ in range(12):  # each is answered until the kernel's buffers are full: some 600 times
             end = cleanup.enter_context(connected(web))
@@ -160,7 +176,7 @@ def test_clients_that_do_not_read_are_dropped(daemon: Nsbridged, web: Web) -> No
         for _ in range(10):
             assert web.get("/healthz").status == 200
         process = psutil.Process(web.pid)
-        wait_until(lambda: len(process.net_connections()) < 4, "they are cut off", guard.STALL + 20)
+        wait_until(lambda: len(process.net_connections()) < 4, "they are cut off", LIMIT + 20)
         assert process.memory_info().rss < 200 << 20
     undisturbed(daemon, before)
 
