@@ -1,16 +1,15 @@
 """A configuration from TOML: the only place that sees raw tables, and the only one that uses cattrs.
 
-cattrs makes the dataclasses of schema.py from tables and collects what is wrong in each; the readers of values.py take
-the place of its own conversions, which would make 5 of "5". One wrong value must not hide what is wrong elsewhere, so
-the daemon, each route and each agent are structured by themselves, and check.py's rules see whatever came out right.
+cattrs makes the dataclasses of tables.py and schema.py, and collects what is wrong in each; the readers of values.py
+take the place of its own conversions, which would make 5 of "5". One wrong value must not hide what is wrong elsewhere,
+so the daemon, each route and each agent are structured by themselves, and check.py's rules see whatever came out right.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,69 +21,19 @@ from nsbridge.config import check, dropins, names, values
 from nsbridge.config.document import Table, read_tables, read_text
 from nsbridge.config.dropins import File
 from nsbridge.config.errors import ConfigError
-from nsbridge.config.kind import KINDS, reads
+from nsbridge.config.kind import KINDS
 from nsbridge.config.problems import InvalidValue, KeyPath, Problem, nearest, unknown_key
-from nsbridge.config.readers import READERS, table
+from nsbridge.config.readers import table
 from nsbridge.config.schema import (
     AgentConfig,
     Config,
-    Container,
-    DaemonConfig,
-    Delivery,
     Endpoint,
-    InDoubt,
     RouteConfig,
     User,
-    Window,
 )
+from nsbridge.config.tables import TABLE_READERS, Document, DropIn, RouteTable, agent_table
 
 T = TypeVar("T")
-
-_ROUTE_DEFAULTS: Mapping[str, Any] = {field.name: field.default for field in dataclasses.fields(RouteConfig)}
-
-
-@dataclass(frozen=True, slots=True)
-class _Document:
-    """The main file; its routes are structured one by one."""
-
-    daemon: DaemonConfig = dataclasses.field(default_factory=DaemonConfig)
-    route: Table = dataclasses.field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _DropIn:
-    """A drop-in; its routes are structured one by one."""
-
-    route: Table = dataclasses.field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _RouteTable:
-    """`[route.NAME]`; its agents are structured one by one."""
-
-    agent: Table = dataclasses.field(default_factory=dict)
-    delivery: Delivery = _ROUTE_DEFAULTS["delivery"]
-    in_doubt: InDoubt = _ROUTE_DEFAULTS["in_doubt"]
-    window: Window = _ROUTE_DEFAULTS["window"]
-    autostart: bool = _ROUTE_DEFAULTS["autostart"]
-    fsync: bool = _ROUTE_DEFAULTS["fsync"]
-
-
-@dataclass(frozen=True, slots=True)
-class _AgentTable:
-    """Table `[route.NAME.agent.NAME]`, without the key of its endpoint."""
-
-    container: Container = dataclasses.field(
-        metadata=reads(values.container, missing='the container, like container = "docker:web"')
-    )
-    user: User | str | None = dataclasses.field(default=None, metadata=reads(values.user))  # a string is values.OWNER
-
-
-@functools.cache
-def _agent_table(kinds: tuple[type[Endpoint], ...]) -> type[_AgentTable]:
-    """Return the dataclass of an agent's table: `_AgentTable` and a field for each kind of endpoint."""
-    fields = [(kind.name, kind | None, dataclasses.field(default=None)) for kind in kinds]
-    return dataclasses.make_dataclass("_AgentTable", fields, bases=(_AgentTable,), frozen=True)
 
 
 def _essential(table: type) -> Iterator[str]:
@@ -129,7 +78,7 @@ def parse(text: str, source: str) -> Config:
 
 def _assembled(files: Sequence[File]) -> Config:
     """Return the configuration that the files make together; the first one is not a drop-in. Raises ConfigError."""
-    main, *drop_ins = parts = [_read_part(file, _DropIn if number else _Document) for number, file in enumerate(files)]
+    main, *drop_ins = parts = [_read_part(file, DropIn if number else Document) for number, file in enumerate(files)]
     lines = [problem.line(part.name) for part in parts for problem in part.problems]
     routes: dict[str, _Route] = {}
     origins: dict[str, str] = {}
@@ -141,7 +90,7 @@ def _assembled(files: Sequence[File]) -> Config:
                 routes[route.name], origins[route.name] = route, part.name
     spanning = check.host_problems([route.sides for route in routes.values()])
     lines += [problem.line(origins[problem.path[1]]) for problem in spanning]
-    if lines or not isinstance(main.document, _Document):
+    if lines or not isinstance(main.document, Document):
         raise ConfigError(lines)
     configs = tuple(route.config() for route in routes.values())
     return Config(main.document.daemon, configs, main.name, tuple(part.name for part in drop_ins))
@@ -152,18 +101,18 @@ class _Part:
     """Result of reading one file."""
 
     name: str
-    document: _Document | _DropIn | None
+    document: Document | DropIn | None
     routes: list[_Route]
     problems: list[Problem]
 
 
-def _read_part(file: File, cls: type[_Document | _DropIn]) -> _Part:
+def _read_part(file: File, cls: type[Document | DropIn]) -> _Part:
     if file.problems:
         return _Part(file.name, None, [], file.problems)
     tables, problems, twice = read_tables(file.text)
     if tables is None:
         return _Part(file.name, None, [], problems)
-    if cls is _DropIn:
+    if cls is DropIn:
         tables, strange = dropins.only_routes(tables)
         problems += strange
     document, found = _structure(tables, cls, ())
@@ -177,7 +126,7 @@ class _Route:
     """Result of reading one `[route.NAME]`."""
 
     name: str
-    table: _RouteTable | None
+    table: RouteTable | None
     sides: list[check.Side]
     problems: list[Problem]
 
@@ -192,7 +141,7 @@ class _Route:
 
 def _read_route(name: str, raw: object, twice: set[KeyPath]) -> _Route:
     path = ("route", name)
-    table, found = _structure(raw, _RouteTable, path)
+    table, found = _structure(raw, RouteTable, path)
     problems = [*_name_problems(values.route_name, path), *found]
     sides = []
     for agent_name, agent in _subtable(raw, "agent").items():
@@ -200,7 +149,7 @@ def _read_route(name: str, raw: object, twice: set[KeyPath]) -> _Route:
         sides.append(side)
         problems += found
     declared_twice = any(other[: len(path)] == path for other in twice)  # then the number of agents says nothing
-    if len(sides) != check.AGENTS and not declared_twice and _is_clear(raw, "agent", _RouteTable):
+    if len(sides) != check.AGENTS and not declared_twice and _is_clear(raw, "agent", RouteTable):
         problems.append(check.agent_count(path, [side.path[-1] for side in sides]))
     problems += check.route_problems(sides)
     return _Route(name, table, sides, problems)
@@ -210,7 +159,7 @@ def _read_agent(path: KeyPath, raw: object) -> tuple[check.Side, list[Problem]]:
     """Read one agent's table; the list holds the problems of the table alone, the Side what must agree with others."""
     if not KINDS:
         raise RuntimeError("no kind of endpoint is registered: import nsbridge.agents.endpoints.kinds")
-    cls = _agent_table(tuple(KINDS.values()))
+    cls = agent_table(tuple(KINDS.values()))
     table, found = _structure(raw, cls, path)
     problems = [*_name_problems(values.agent_name, path), *found]
     if table is None:
@@ -338,17 +287,9 @@ def _keys(cls: type) -> list[str]:
     return [_key(field.name) for field in dataclasses.fields(cls)]
 
 
-_READERS: Mapping[type, Mapping[str, values.Reader[Any]]] = {
-    **READERS,
-    _Document: {"route": table},
-    _DropIn: {"route": table},
-    _RouteTable: {"agent": table, **READERS[RouteConfig]},
-}
-
-
 def _table_hook(cls: type[T], converter: Converter) -> Callable[[object, object], T]:
     """Return a function that reads a table into `cls`, with our readers for the values; unknown keys are problems."""
-    readers = _READERS.get(cls, {})
+    readers = TABLE_READERS.get(cls, {})
     overrides: dict[str, Any] = {
         field.name: override(rename=_key(field.name), struct_hook=_as_hook(readers.get(field.name) or _reader(field)))
         for field in dataclasses.fields(cls)  # type: ignore[arg-type]  # cls is a dataclass: the hook's predicate

@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 class Web:
     """The process, on a free port of 127.0.0.1; a context manager. `through` is a command that starts it."""
 
-    command = COMMAND
+    command: tuple[str, ...] = COMMAND
 
     def __init__(self, control: str | Path, *options: str, through: tuple[str, ...] = (), port: int = 0) -> None:
         listen = () if "--listen" in options else ("--listen", f"127.0.0.1:{port}")

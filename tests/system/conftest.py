@@ -13,18 +13,21 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
 from tests.system.containerd_daemon import ContainerdDaemon, CtrContainer, PodOfOne
-from tests.system.engine_daemons import Daemon, DaemonContainer, DockerDaemon, Podman
+from tests.system.engine_daemons import DaemonContainer, DockerDaemon, Podman
+from tests.system.engine_service import EngineService
 from tests.system.engines import IDLE, CrunContainer, EngineContainer, Program, RuncContainer, UnshareContainer
 from tests.system.lxc_containers import LxcContainer
 from tests.system.lxd_daemon import Lxd, LxdContainer
 from tests.system.machines import MachineContainer, Machined
 from tests.system.nsbridged import EVIDENCE
 from tests.system.room import Room, sys_mounted
+
+_Service = TypeVar("_Service", bound=EngineService)
 
 
 class Factory(Protocol):
@@ -80,21 +83,14 @@ def crun_container(room: Room, engine_base: Path) -> Iterator[Factory]:
 @pytest.fixture(scope="session")
 def lxd(room: Room, engine_base: Path) -> Iterator[Lxd]:
     """Yield an LXD of this session's own."""
-    base = engine_base / "lxd"
-    base.mkdir()
-    daemon = Lxd(room, base)
-    try:
-        daemon.start()
-        daemon.import_image()
+    with _running(Lxd, room, engine_base) as daemon:
         yield daemon
-    finally:
-        daemon.close()
 
 
 @pytest.fixture
 def incus_container(lxd: Lxd, monkeypatch: pytest.MonkeyPatch) -> Iterator[Factory]:
     """Make containers of that LXD, which nsbridge finds by LXD_DIR."""
-    monkeypatch.setenv("LXD_DIR", str(lxd.base))
+    _enter(lxd, monkeypatch)
     with _factory(lambda program: LxdContainer(program, lxd)) as make:
         yield make
 
@@ -139,12 +135,7 @@ def unshare_container(tmp_path: Path) -> Iterator[Factory]:
 @pytest.fixture(scope="session")
 def docker_daemon(room: Room, engine_base: Path) -> Iterator[DockerDaemon]:
     """Yield a dockerd of this session's own."""
-    base = engine_base / "docker"
-    base.mkdir()
-    daemon = DockerDaemon(room, base)
-    with _closing(daemon):
-        daemon.start()
-        daemon.import_image()
+    with _running(DockerDaemon, room, engine_base) as daemon:
         yield daemon
 
 
@@ -159,11 +150,7 @@ def docker_container(docker_daemon: DockerDaemon, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(scope="session")
 def podman(room: Room, engine_base: Path) -> Iterator[Podman]:
     """Yield a podman with storage of this session's own and no service."""
-    base = engine_base / "podman"
-    base.mkdir()
-    engine = Podman(room, base)
-    with sys_mounted(), _closing(engine):
-        engine.import_image()
+    with sys_mounted(), _running(Podman, room, engine_base) as engine:
         yield engine
 
 
@@ -188,12 +175,7 @@ def podman_service(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 @pytest.fixture(scope="session")
 def containerd_daemon(room: Room, engine_base: Path) -> Iterator[ContainerdDaemon]:
     """Yield a containerd of this session's own."""
-    base = engine_base / "containerd"
-    base.mkdir()
-    daemon = ContainerdDaemon(room, base)
-    with _closing(daemon):
-        daemon.start()
-        daemon.import_image()
+    with _running(ContainerdDaemon, room, engine_base) as daemon:
         yield daemon
 
 
@@ -218,15 +200,21 @@ def pod_container(containerd: ContainerdDaemon) -> Iterator[Factory]:
         yield make
 
 
-def _enter(engine: Daemon | ContainerdDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def _enter(engine: EngineService, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in engine.env.items():
         monkeypatch.setenv(variable, value)
 
 
 @contextmanager
-def _closing(engine: Daemon | ContainerdDaemon) -> Iterator[None]:
+def _running(make: Callable[[Room, Path], _Service], room: Room, engine_base: Path) -> Iterator[_Service]:
+    """Yield an engine with a directory of its own, started and with its image."""
+    base = Path(tempfile.mkdtemp(prefix="engine-", dir=engine_base))
+    base.chmod(0o755)
+    engine = make(room, base)
     try:
-        yield
+        engine.start()
+        engine.import_image()
+        yield engine
     finally:
         engine.close()
 

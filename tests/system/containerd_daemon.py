@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import signal
 import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from nsbridge.supervisor.containers import engines
 from tests.system.cri import Cri, CriError, Pod, PodContainer
 from tests.system.engine_daemons import image_layer
+from tests.system.engine_service import EngineService
 from tests.system.engines import IDLE, EngineContainer, Program
 from tests.system.room import LIMIT, Room, run, tool, wait_until
 
@@ -47,28 +47,22 @@ snapshotter = "native"
 """
 
 
-class ContainerdDaemon:
+class ContainerdDaemon(EngineService):
     """The daemon, in the room; `cri` is its client."""
 
     def __init__(self, room: Room, base: Path) -> None:
-        self.base = base
+        super().__init__(room, base)
         self.state = base / "state"
         self.socket = self.state / "containerd.sock"
         self.namespace = f"nsb-{os.getpid()}"
         self.env = {"NSBRIDGE_CONTAINERD_STATE": str(self.state)}
-        self._room = room
-        self._service: subprocess.Popen[bytes] | None = None
         self._cri: Cri | None = None
 
     def start(self) -> None:
-        """Start it and wait until it answers. It ends with the session, however that ends."""
+        """Start it and wait until it answers."""
         config = self.base / "config.toml"
         config.write_text(_CONFIG.format(base=self.base, image=IMAGE), encoding="utf-8")
-        argv = ["setpriv", "--pdeathsig", "TERM", "--", tool("containerd"), "--config", str(config)]
-        with (self.base / "log").open("ab") as log:
-            self._service = subprocess.Popen(
-                self._room.command(argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_path()
-            )
+        self.run_service(tool("containerd"), "--config", str(config), env=_path())
         wait_until(self._answers, f"containerd answers, see {self.base}/log")
 
     def import_image(self) -> None:
@@ -92,27 +86,11 @@ class ContainerdDaemon:
             self._cri = Cri(self.socket)
         return self._cri
 
-    def freeze(self) -> None:
-        """Make the daemon stuck: it accepts and does not answer."""
-        assert self._service is not None
-        self._service.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it continue."""
-        assert self._service is not None
-        self._service.send_signal(signal.SIGCONT)
-
     def close(self) -> None:
         """End the daemon; containers must have been removed."""
         if self._cri is not None:
             self._cri.close()
-        if self._service is not None:
-            self._service.terminate()
-            try:
-                self._service.wait(LIMIT)
-            finally:
-                self._service.kill()
-                self._service.wait()
+        self.end_service()
         for cgroup in (self.namespace, CRI_NAMESPACE):
             self._room.remove_cgroup(cgroup)
         with suppress(OSError):

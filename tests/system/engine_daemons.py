@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import socket
 import subprocess
 import tarfile
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from nsbridge.config.containerkind import ContainerKind
 from nsbridge.supervisor.containers import engines
+from tests.system.engine_service import EngineService
 from tests.system.engines import BUSYBOX, DIRECTORIES, EngineContainer, Program
 from tests.system.room import LIMIT, Room, run, tool, wait_until
 
@@ -37,16 +37,13 @@ runroot = "{base}/run"
 """
 
 
-class Daemon:
+class Daemon(EngineService):
     """An engine: its command line, its environment for nsbridge and its command, perhaps a service."""
 
     def __init__(self, kind: ContainerKind, room: Room, base: Path) -> None:
+        super().__init__(room, base)
         self.kind = kind
-        self.base = base
         self.socket = base / "api.sock"
-        self.env: Mapping[str, str] = {}  # what a nsbridge that is to see this engine has in its environment
-        self._room = room
-        self._service: subprocess.Popen[bytes] | None = None
 
     def command(
         self, *words: str, check: bool = True, stdin: bytes | None = None
@@ -60,43 +57,15 @@ class Daemon:
         self.command("import", "-", IMAGE, stdin=image_layer())
 
     def serve(self, *argv: str) -> None:
-        """Start the service and wait until it answers. It ends with the session, however that ends."""
-        command = self._room.command(["setpriv", "--pdeathsig", "TERM", "--", *argv])
-        with (self.base / "log").open("ab") as log:
-            self._service = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **self.env}
-            )
-        wait_until(lambda: self._service_died() or self._answers(), f"{argv[0]} answers, see {self.base}/log")
-        assert not self._service_died(), (self.base / "log").read_text(encoding="utf-8", errors="replace")[-2000:]
+        """Start the service and wait until it answers."""
+        self.run_service(*argv, env=self.env)
+        wait_until(lambda: self._has_died or self._answers(), f"{argv[0]} answers, see {self.base}/log")
+        assert not self._has_died, (self.base / "log").read_text(encoding="utf-8", errors="replace")[-2000:]
 
     def end_service(self) -> None:
         """Send SIGTERM, or SIGKILL if it takes too long; harmless when done before."""
-        if self._service is not None:
-            self._service.terminate()
-            try:
-                self._service.wait(LIMIT)
-            finally:
-                self._service.kill()
-                self._service.wait()
-                self._service = None
+        super().end_service()
         self.socket.unlink(missing_ok=True)
-
-    def crash_service(self) -> None:
-        """Send SIGKILL, which leaves its socket file behind."""
-        assert self._service is not None
-        self._service.kill()
-        self._service.wait()
-        self._service = None
-
-    def freeze(self) -> None:
-        """Make the service stuck: it accepts and does not answer."""
-        assert self._service is not None
-        self._service.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it continue."""
-        assert self._service is not None
-        self._service.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """Remove every container and end."""
@@ -105,9 +74,6 @@ class Daemon:
             if ids:
                 self.command("rm", "--force", *ids)
         self.end_service()
-
-    def _service_died(self) -> bool:
-        return self._service is not None and self._service.poll() is not None
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as client:

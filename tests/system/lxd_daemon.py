@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shlex
-import signal
 import subprocess
 import tarfile
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nsbridge.supervisor.containers import engines
+from tests.system.engine_service import EngineService
 from tests.system.engines import DIRECTORIES, EngineContainer, Program, put
 from tests.system.room import LIMIT, Room, run, tool, wait_until
 
@@ -26,20 +26,17 @@ profiles: [{name: default, devices: {root: {path: /, pool: default, type: disk}}
 _METADATA = b"architecture: x86_64\ncreation_date: 1\nproperties: {description: nsb}\n"
 
 
-class Lxd:
+class Lxd(EngineService):
     """The daemon, and its command `lxc`."""
 
     def __init__(self, room: Room, base: Path) -> None:
-        self.base = base
-        self._room = room
-        self._env = {**os.environ, "LXD_DIR": str(base), "LXD_CONF": str(base / "client"), "HOME": str(base)}
-        self._service: subprocess.Popen[bytes] | None = None
+        super().__init__(room, base)
+        self.env = {"LXD_DIR": str(base)}
+        self._env = {**os.environ, **self.env, "LXD_CONF": str(base / "client"), "HOME": str(base)}
 
     def start(self) -> None:
         """Start it, also after `end_service`: its containers run on meanwhile."""
-        command = self._room.command(["setpriv", "--pdeathsig", "TERM", "--", tool("lxd"), "--group=root"])
-        with (self.base / "log").open("ab") as log:
-            self._service = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env)
+        self.run_service(tool("lxd"), "--group=root", env=self._env)
         self._lxd("waitready", f"--timeout={LIMIT:g}")
 
     def import_image(self) -> None:
@@ -57,25 +54,6 @@ class Lxd:
         """Return the metadata of an answer of the API."""
         return json.loads(self.command("query", target).stdout)
 
-    def freeze(self) -> None:
-        """Make the service stuck: it accepts and does not answer."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it continue."""
-        self._signal(signal.SIGCONT)
-
-    def end_service(self) -> None:
-        """Send SIGTERM, or SIGKILL if it takes too long; harmless when done before."""
-        if self._service is not None:
-            self._service.terminate()
-            try:
-                self._service.wait(LIMIT)
-            finally:
-                self._service.kill()
-                self._service.wait()
-                self._service = None
-
     def close(self) -> None:
         """Remove every container and end."""
         if self._service is not None:
@@ -85,10 +63,6 @@ class Lxd:
         self.end_service()
         for cgroup in ("lxc.pivot", "lxc.monitor", "lxc.payload"):
             self._room.remove_cgroup(cgroup)
-
-    def _signal(self, signum: signal.Signals) -> None:
-        assert self._service is not None
-        self._service.send_signal(signum)
 
     def _lxd(self, *words: str, stdin: bytes | None = None) -> None:
         run(self._room.command([tool("lxd"), *words]), env=self._env, stdin=stdin)
