@@ -367,3 +367,10 @@ class Wire:
             chunk, self.ended = b"", True
         self.received += chunk
         return self.ended or b"\n" in self.received
+
+
+def one_line(text: str) -> str:
+    """Return an error of nsbridgectl; assert that it is one line."""
+    assert text.count("\n") == 1, text
+    assert text.startswith("nsbridgectl: ")
+    return text

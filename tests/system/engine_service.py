@@ -12,7 +12,7 @@ from tests.system.room import LIMIT, Room
 
 
 class EngineService:
-    """What Docker, Podman, containerd and LXD have in common. `env` is the environment that nsbridge finds it by."""
+    """The common part of Docker, Podman, containerd and LXD. `env` is the environment that nsbridge finds it by."""
 
     def __init__(self, room: Room, base: Path) -> None:
         self.base = base

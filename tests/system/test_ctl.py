@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pty
-import re
 import signal
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from nsbridge.supervisor.cli.nsbridgectl import main
-from tests.control_fake import DEADLINE, HEALTHY, NO_ANSWER, Served, agent, ctl, flow, status_document
+from tests.control_fake import DEADLINE, HEALTHY, NO_ANSWER, Served, agent, ctl, flow, one_line, status_document
 
 RECORD = {"time": "2026-11-23T19:00:00.123Z", "level": "INFO", "name": "orders:web", "message": "up\x1b[2J"}
 SHOWN = "2026-11-23T19:00:00.123Z INFO orders:web up\\x1b[2J\n"
@@ -27,12 +21,6 @@ SHOWN = "2026-11-23T19:00:00.123Z INFO orders:web up\\x1b[2J\n"
 def served() -> Iterator[Served]:
     with Served() as served:
         yield served
-
-
-def _one_line(text: str) -> str:
-    assert text.count("\n") == 1, text
-    assert text.startswith("nsbridgectl: ")
-    return text
 
 
 # -- commands
@@ -59,7 +47,7 @@ def test_status_passes_the_names_on(served: Served) -> None:
 def test_an_unknown_name_is_exit_code_5(served: Served) -> None:
     done = served.run("status", "nobody")
     assert done.returncode == 5
-    assert "nobody" in _one_line(done.stderr)
+    assert "nobody" in one_line(done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +105,7 @@ def test_start_with_wait_fails_if_an_agent_does_not_run(served: Served) -> None:
     done = served.run("restart", "all", "--wait")
     assert done.returncode == 1
     assert "no such namespace" in done.stdout
-    assert "orders:web is FATAL" in _one_line(done.stderr)
+    assert "orders:web is FATAL" in one_line(done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +117,7 @@ def test_wait_that_takes_too_long_says_what_it_waits_for(served: Served, command
     served.api.results[command] = NO_ANSWER
     done = served.run("--timeout", "0.3", command, "--wait", "orders")
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"{command}: not done within 0.3 s: orders:web is {state} (why\\x07); it continues" in _one_line(done.stderr)
+    assert f"{command}: not done within 0.3 s: orders:web is {state} (why\\x07); it continues" in one_line(done.stderr)
     assert "a:b" not in done.stderr
 
 
@@ -142,21 +130,21 @@ def test_overdue_shutdown_says_how_much_is_left(served: Served) -> None:
     said = (
         "shutdown: not done within 0.3 s: a:a is STOPPING (why\\x07), 12 messages are not handed over yet; it continues"
     )
-    assert said in _one_line(done.stderr)
+    assert said in one_line(done.stderr)
 
 
 def test_overdue_shutdown_of_a_daemon_that_hangs(served: Served) -> None:
     served.api.results["shutdown"] = served.api.results["status"] = NO_ANSWER
     done = served.run("--timeout", "0.3", "shutdown", "--wait")
     assert (done.returncode, done.stdout) == (4, "")
-    assert "did not answer status" in _one_line(done.stderr)
+    assert "did not answer status" in one_line(done.stderr)
 
 
 def test_an_unanswered_order_means_an_unreachable_daemon(served: Served) -> None:
     served.api.results["start"] = NO_ANSWER
     done = served.run("--timeout", "0.3", "start", "orders")
     assert done.returncode == 4
-    assert "did not answer start within 0.3 s" in _one_line(done.stderr)
+    assert "did not answer start within 0.3 s" in one_line(done.stderr)
 
 
 def test_inspect_shows_everything_escaped(served: Served) -> None:
@@ -226,7 +214,7 @@ def test_tail_follow_says_that_the_daemon_has_gone(served: Served) -> None:
         served.server.close()
         _, stderr = process.communicate(timeout=DEADLINE)
     assert process.returncode == 4
-    assert "nsbridged has ended" in _one_line(stderr)
+    assert "nsbridged has ended" in one_line(stderr)
 
 
 @pytest.mark.parametrize("arguments", [["tail", "-n", "5000"], ["status"]])
@@ -241,11 +229,11 @@ def test_a_reader_that_has_seen_enough_is_no_error(served: Served, arguments: li
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_full_disk_behind_stdout_is_one_line(served: Served) -> None:
+def test_a_full_disk_behind_stdout_isone_line(served: Served) -> None:
     with open("/dev/full", "w") as full:
         done = served.run("status", stdout=full)
     assert done.returncode == 1
-    assert "No space left on device" in _one_line(done.stderr)
+    assert "No space left on device" in one_line(done.stderr)
 
 
 # -- colour
@@ -279,110 +267,3 @@ def test_a_poor_locale_is_no_reason_to_fail(served: Served, locale: str) -> None
     done = served.run("status", env={"LC_ALL": locale, "PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, "")
     assert r"docker:web\u2192\xfc" in done.stdout
-
-
-# -- no daemon, or one that does not answer
-
-
-def _fails(*arguments: str, control: str, code: int) -> str:
-    with ctl(*arguments, control=control) as process:
-        stdout, stderr = process.communicate(timeout=DEADLINE)
-    assert (process.returncode, stdout) == (code, "")
-    return _one_line(stderr)
-
-
-def test_a_missing_socket_names_the_fix() -> None:
-    error = _fails("status", control="/nonexistent/control.sock", code=4)
-    assert "/nonexistent/control.sock: there is no such socket; start nsbridged, or name its socket with -s" in error
-
-
-def test_a_stale_socket_says_that_nobody_listens(tmp_path: Path) -> None:
-    path = tmp_path / "control.sock"
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(path))
-    assert "nobody listens" in _fails("status", control=str(path), code=4)
-
-
-def test_a_file_that_is_no_socket_differs_from_a_dead_socket() -> None:
-    error = _fails("status", control="/etc/passwd", code=4)
-    assert "/etc/passwd: that is no socket; name nsbridged's socket with -s" in error
-
-
-def test_a_daemon_that_does_not_answer_is_given_up_in_time(served: Served) -> None:
-    error = _fails("--timeout", "0.3", "status", control=served.path, code=4)  # nobody runs the loop
-    assert "did not answer status within 0.3 s" in error
-
-
-def test_a_following_tail_of_a_stuck_daemon_is_given_up_in_time(served: Served) -> None:
-    assert "did not answer" in _fails("--timeout", "0.3", "tail", "-f", control=served.path, code=4)
-
-
-def test_a_daemon_that_takes_no_connection_is_given_up_in_time(tmp_path: Path) -> None:
-    path = str(tmp_path / "control.sock")
-    with socket.socket(socket.AF_UNIX) as stuck, socket.socket(socket.AF_UNIX) as waiting:
-        stuck.bind(path)
-        stuck.listen(0)
-        waiting.connect(path)
-        assert "has not taken the connection within 0.3 s" in _fails("--timeout", "0.3", "status", control=path, code=4)
-
-
-@pytest.mark.parametrize("words", [b"SSH-2.0-OpenSSH\n", b"[]\n", b"{}\n", b'{"id": 1, "error": 3}\n', b"\xff\n"])
-def test_another_program_s_socket_is_recognized(tmp_path: Path, words: bytes) -> None:
-    path = str(tmp_path / "control.sock")
-    with socket.socket(socket.AF_UNIX) as other:
-        other.bind(path)
-        other.listen()
-        with ctl("status", control=path) as process:
-            connection, _ = other.accept()
-            with connection:
-                connection.sendall(words)
-                _, stderr = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 4
-    assert "does not speak nsbridge's protocol" in _one_line(stderr)
-
-
-def test_a_path_longer_than_a_socket_s_is_one_line() -> None:
-    assert "too long" in _fails("status", control="/" + "x" * 200, code=4)
-
-
-def _main(served: Served, *arguments: str) -> str:
-    """Run the command in this process: other users may not be able to run this interpreter."""
-    sys.stderr = io.StringIO()
-    return f"{main(['-s', served.path, *arguments])} {sys.stderr.getvalue()}"
-
-
-def test_a_refused_caller_learns_which_group_it_needs() -> None:
-    with Served(group="51001") as served:
-        printed = served.as_user(51000, 51003, [], lambda: _main(served, "status"))
-        assert printed.startswith("77 nsbridgectl: cannot reach nsbridged")
-        assert "be root or in the group" in printed
-
-
-def test_who_may_only_look_may_not_stop() -> None:
-    with Served(group="51001", read_group="51002") as served:
-        assert served.as_user(51000, 51003, [51002], lambda: _main(served, "status")) == "0 "
-        assert served.as_user(51000, 51003, [51002], lambda: _main(served, "stop", "all")).startswith("77 ")
-
-
-# -- which socket
-
-
-def test_s_beats_the_environment(served: Served) -> None:
-    assert served.run("-s", served.path, "version", env={"NSBRIDGE_CONTROL": "/nonexistent"}).returncode == 0
-
-
-def test_the_socket_is_found_through_a_configuration(served: Served, tmp_path: Path) -> None:
-    config = tmp_path / "nsbridge.toml"
-    config.write_text(f'[daemon]\ncontrol = {{ path = "{served.path}" }}\n')
-    done = served.run("-c", str(config), "version", env={"NSBRIDGE_CONTROL": "/nonexistent"})
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_a_wrong_configuration_is_exit_code_2(tmp_path: Path) -> None:
-    config = tmp_path / "nsbridge.toml"
-    config.write_text("[daemon]\nnonsense = 1\n")
-    assert "nonsense" in _fails("-c", str(config), "status", control="/nonexistent", code=2)
-
-
-def test_a_wrong_command_line_is_exit_code_2_and_one_line() -> None:
-    assert re.search("no such command: frobnicate", _fails("frobnicate", control="/nonexistent", code=2))

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.dead_box import box
 from tests.log_life import life, make
 from tests.spool_life import make_spool
 from tests.unit.late_imports import LateImports
 
-__all__ = ["life", "make", "make_spool"]
+__all__ = ["box", "life", "make", "make_spool"]
 
 
 @pytest.fixture(autouse=True)

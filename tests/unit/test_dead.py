@@ -25,14 +25,6 @@ STEM = f"{0xABC:016x}-{7:020d}"
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[int]:
-    (tmp_path / "box").mkdir()
-    fd = os.open(tmp_path / "box", os.O_RDONLY | os.O_DIRECTORY)
-    yield fd
-    os.close(fd)
-
-
-@pytest.fixture
 def journal(tmp_path: Path) -> Iterator[SourceJournal]:
     made = open_source(str(tmp_path / "journal"), 35, 4096)
     yield made
