@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.upgrade_load import KINDS, upgrade
+from tests.system.upgrade_load import KINDS, prepare, upgrade
+
+
+@pytest.fixture(scope="module", autouse=True)
+def former(tmp_path_factory: pytest.TempPathFactory) -> None:
+    prepare(tmp_path_factory.mktemp("former"))
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])

@@ -63,7 +63,7 @@ class Former(Nsbridged):
             del os.environ["PYTHONPATH"]
 
 
-def former_modules(place: Path) -> Path:
+def prepare(place: Path) -> None:
     """Build the former version's wheel and unpack it; where history is missing (an sdist), it is this version's."""
     tree, out, modules = place / "tree", place / "out", place / "modules"
     tree.mkdir()
@@ -75,7 +75,7 @@ def former_modules(place: Path) -> Path:
         archive.extractall(modules)
     entry = next(modules.glob("*.dist-info/entry_points.txt")).read_text(encoding="utf-8")
     Former.program = (re.findall(r"^nsbridged = (\S+):main", entry, re.MULTILINE)[0],)
-    return modules
+    Former.modules = modules
 
 
 class Scene:
@@ -139,8 +139,7 @@ class Scene:
 
 
 def upgrade(place: Path, pending: int, more: int, kill: bool) -> dict[str, dict[str, int]]:
-    """Do it all; return (lost, repeated, displaced, pending at the upgrade) by kind of source."""
-    Former.modules = former_modules(place)
+    """Do it all, after `prepare`; return (lost, repeated, displaced, pending at the upgrade) by kind of source."""
     with containers(place) as (one, two):
         scene = Scene(place, one, two, 2 * (pending + more))
         with scene.daemon as former, ExitStack() as stack:
@@ -221,6 +220,7 @@ def main() -> int:
     parser.add_argument("--kill", action="store_true", help="kill the former daemon and its agents")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nsb-upgrade-", ignore_cleanup_errors=True) as place:
+        prepare(Path(place))
         found: dict[str, Any] = upgrade(Path(place), options.pending, options.more, options.kill)
     for kind, numbers in found.items():
         print(f"{kind}: " + ", ".join(f"{name} {number}" for name, number in numbers.items()))
