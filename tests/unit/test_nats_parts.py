@@ -44,7 +44,7 @@ def test_pattern_covers_subjects_as_nats_has_it(pattern: str, subject: str, hold
     assert matches(pattern, subject) is holds
 
 
-def test_subjects_and_patterns_are_told_apart() -> None:
+def test_pattern_is_no_subject_to_publish_to() -> None:
     assert [is_literal(text) for text in ("a.b", "a.*", "a.>", "", "a..b", "a b", ".a", "a.\x00")] == [
         True,
         *[False] * 7,
@@ -219,7 +219,7 @@ def test_stored_message_has_its_headers_and_type() -> None:
     assert [stream.type_of({"Nsbridge-Type": text}) for text in wrong] == [0] * 5
 
 
-def test_stream_made_again_is_another_one() -> None:
+def test_stream_made_again_has_another_identity() -> None:
     assert stream.identity(info()) == stream.identity(info())
     assert stream.identity(info()) != stream.identity({**info(), "created": "later"})
 
@@ -244,7 +244,7 @@ def run_guest(work: Any, addresses: Any = None) -> None:
         host.close()
 
 
-def test_guest_serves_timers_in_order_although_some_are_cancelled() -> None:
+def test_guest_serves_timers_in_order() -> None:
     seen: list[str] = []
 
     async def work() -> None:
