@@ -26,8 +26,11 @@ classic-storm:   ## one queue, two types, a stranger in it: 1,000 kills, 100,000
 names-storm:     ## spools that keep names: 600 kills, names that repeat, patterns, refused files; about 5 minutes (as root)
 	$(CMD) python -m tests.system.names_storm --kills 600
 
-mqueue-storm:    ## POSIX queues with a queue, a spool and each other: 500 kills, 500,000 messages; about 20 minutes (as root)
+mqueue-storm:    ## POSIX queues with a queue, a spool and each other: 500 kills, 500,000 messages; about 5 minutes (as root)
 	$(CMD) python -m tests.system.mqueue_storm --kills 500 --messages 500000
+
+socket-losses:   ## what a kill loses of what programs have sent into a Unix socket: 100 kills of each type; about 2 minutes (as root)
+	$(CMD) python -m tests.system.socket_losses --kills 100
 
 nats-storm:      ## two hosts and three nats-servers: 340 strikes, 200,000 messages; about 10 minutes (as root)
 	$(CMD) python -m tests.system.nats_storm --kills 340 --messages 200000
@@ -125,4 +128,4 @@ clean:           ## what was built or cached here
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: site upgrade demo picture readme test unit system senders storm classic-storm names-storm mqueue-storm comings engines scale scrape restart rotation bench bench-check dist deb deb-check calls fuzz style types coverage fresh clean help everything-storm screens image-check
+.PHONY: site upgrade demo picture readme test unit system senders storm classic-storm names-storm mqueue-storm socket-losses mqueue-storm comings engines scale scrape restart rotation bench bench-check dist deb deb-check calls fuzz style types coverage fresh clean help everything-storm screens image-check

@@ -10,7 +10,7 @@ Reports of the agent:
 `{"report": "drained"}`, `{"report": "log", "level": "warning", "text": "…"}`,
 `{"report": "blocked"}` (the scoreboard has a reason to wait), `{"report": "dead", "text": "…"}` (put aside: which,
 why), `{"report": "refused", "text": "…", "moved": true}` (a file: which, why, and whether it was moved to `error`),
-`{"report": "error", "text": "…"}` (its last words).
+`{"report": "renew"}` (its held socket is of no more use), `{"report": "error", "text": "…"}` (its last words).
 
 The agent may be compromised, so the supervisor takes only what fits `parse` and treats every text as hostile.
 """

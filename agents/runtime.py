@@ -277,6 +277,10 @@ class Agent:
         """See AgentApi."""
         control.send(self._channel, report="refused", text=text[:2000], moved=moved)
 
+    def renew_socket(self) -> None:
+        """See AgentApi."""
+        control.send(self._channel, report="renew")
+
     def files_waiting(self, count: int) -> None:
         """See AgentApi."""
         self._cells[scoreboard.WAITING_FILES] = count

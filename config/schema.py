@@ -135,6 +135,11 @@ class Endpoint(ABC):
         return ()
 
     @property
+    def held_socket(self) -> int | None:
+        """Return the type of the Unix socket that the supervisor holds for its source; None if it needs none."""
+        return None
+
+    @property
     def keeps_names(self) -> bool:
         """True if its sink gives a message the name of the file that it was taken from."""
         return False

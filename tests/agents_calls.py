@@ -8,6 +8,7 @@ from nsbridge.agents.endpoints.log.config import LogEndpoint
 from nsbridge.agents.endpoints.mqueue.config import MqueueEndpoint, MqueueIn, MqueueOut
 from nsbridge.agents.endpoints.nats.config import NatsEndpoint, NatsIn, NatsOut
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn, QueueOut
+from nsbridge.agents.endpoints.socket.config import SocketEndpoint
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.config.schema import Delivery, Endpoint
 
@@ -38,5 +39,8 @@ AGENTS: dict[str, tuple[str, ...]] = {
     "mqueue, source": _rules(MqueueEndpoint(out=MqueueOut("/a"))),
     "mqueue, sink": _rules(MqueueEndpoint(in_=MqueueIn("/a"))),
     "nats": _rules(NatsEndpoint(out=NatsOut("S", "s", "d"), in_=NatsIn("t"))),
+    "socket": _rules(SocketEndpoint(out="/a/out", in_="/a/in")),
+    "socket, source": _rules(SocketEndpoint(out="/a/out")),
+    "socket, sink": _rules(SocketEndpoint(in_="/a/in")),
     "sender": callrules.SENDER,
 }

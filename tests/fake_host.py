@@ -79,7 +79,7 @@ class FakeHost:
         self.name = "r:a"
         self.container = "docker:web"
         self.syncs = False
-        self.waiting_files = 0
+        self.waiting_files = self.renewed = 0
         self.said: list[str] = []
         self.reason = ""
         self.notices: dict[str, str] = {}
@@ -132,6 +132,10 @@ class FakeHost:
         """Keep the text in the list of log lines."""
         self.said.append(text)
         self.refused_moved += moved
+
+    def renew_socket(self) -> None:
+        """Count it in `renewed`."""
+        self.renewed += 1
 
     def files_waiting(self, count: int) -> None:
         """Keep it in `waiting_files`."""

@@ -12,9 +12,9 @@ import pytest
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints import watch
 from nsbridge.agents.endpoints.base import Blocked
+from nsbridge.agents.endpoints.evidence import evidence
 from nsbridge.agents.endpoints.mqueue.calls import _number
 from nsbridge.agents.endpoints.mqueue.config import MqueueEndpoint, MqueueIn, MqueueOut
-from nsbridge.agents.endpoints.mqueue.evidence import evidence
 from nsbridge.agents.endpoints.mqueue.mqueue import MqueueOwner
 from nsbridge.agents.endpoints.mqueue.sink import MqueueSink
 from nsbridge.agents.endpoints.mqueue.source import MqueueSource

@@ -101,6 +101,7 @@ class Assignment:
     require: tuple[Confinement, ...] = ()  # what the agent must not run without
     dead: DeadConfig = field(default_factory=DeadConfig)  # how many dead letters it may keep
     counter: Lease | None = None  # of the kernel's count of its messages
+    held_fd: int = -1  # the socket that its source receives from, which outlives it; -1 if it needs none
 
 
 class EntrySteps(Protocol):
@@ -155,7 +156,7 @@ def leave_the_supervisor(assignment: Assignment) -> int:
     die_with_the_supervisor(assignment.supervisor_pid)
     linux.set_name(assignment.agent.name)
     counted = assignment.counter.slots if assignment.counter else -1
-    keep = {assignment.peer_fd, assignment.control_fd, assignment.pidfd, counted} - {-1}
+    keep = {assignment.peer_fd, assignment.control_fd, assignment.pidfd, counted, assignment.held_fd} - {-1}
     keep |= {of.fd for of in assignment.empty}
     null = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):  # nothing of a container may reach the terminal or the daemon's log but by the control channel

@@ -24,9 +24,9 @@ from collections.abc import Iterable
 MOVES_FROM = 2  # the first ABI under which a file can be moved from one directory to another
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_DIR, _REMOVE_FILE = (1 << bit for bit in range(6))
-_MAKE_CHAR, _MAKE_DIR, _MAKE_REG, _MAKE_SOCK, MAKE_FIFO, _MAKE_BLOCK, _MAKE_SYM = (1 << bit for bit in range(6, 13))
+_MAKE_CHAR, _MAKE_DIR, _MAKE_REG, MAKE_SOCK, MAKE_FIFO, _MAKE_BLOCK, _MAKE_SYM = (1 << bit for bit in range(6, 13))
 _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
-SPECIAL_FILES = _MAKE_SOCK | MAKE_FIFO | _MAKE_SYM  # to move these; no system call that makes one is allowed
+SPECIAL_FILES = MAKE_SOCK | MAKE_FIFO | _MAKE_SYM  # to move these; no system call that makes one is allowed
 _FIRST = (1 << 13) - 1  # all of the first ABI
 _BIND_TCP, _CONNECT_TCP = 1, 2
 _PATH_BENEATH, _NET_PORT = 1, 2  # types of rules

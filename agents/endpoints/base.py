@@ -105,6 +105,9 @@ class AgentApi(Protocol):
     def report_refused(self, text: str, *, moved: bool) -> None:
         """Log a file that was refused and counted, and report it as an event; `moved`: to the error directory."""
 
+    def renew_socket(self) -> None:
+        """Have the supervisor drop the socket that it holds for the source: the next agent gets a new one."""
+
     def files_waiting(self, count: int) -> None:
         """Show in status about how many files wait in the source's directory."""
 

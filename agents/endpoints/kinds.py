@@ -12,6 +12,7 @@ from nsbridge.agents.endpoints.log import kind as log
 from nsbridge.agents.endpoints.mqueue import kind as mqueue
 from nsbridge.agents.endpoints.nats import kind as nats
 from nsbridge.agents.endpoints.queue import kind as queue
+from nsbridge.agents.endpoints.socket import kind as socket
 from nsbridge.agents.endpoints.spool import kind as spool
 from nsbridge.config import kind as config
 
@@ -54,3 +55,4 @@ register(file.ServedFile)
 register(queue.ServedQueue)
 register(mqueue.ServedMqueue)
 register(nats.ServedNats)
+register(socket.ServedSocket)

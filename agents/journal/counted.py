@@ -139,6 +139,10 @@ class Landing:
         self._begun = (journal.taken, size)
         return self.at
 
+    def forget(self) -> None:
+        """Have the next `begin` state the count anew: a message was received that is not kept."""
+        self._begun = (-1, 0)
+
     def clear(self, address: int) -> None:
         """Make a place behind the first one blank, before a message lands there. `address` is that of its msgbuf."""
         self._journal.set_type(address - self._journal.address, self._blank)

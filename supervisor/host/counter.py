@@ -37,7 +37,9 @@ _SLOTS = 2048  # 1 MB
 _NAME_SIZE = 16  # bytes of a digest
 _SYSV = ("msgsnd", "msgrcv")
 _POSIX = ("mq_timedsend", "mq_timedreceive")  # a kernel may lack them (CONFIG_POSIX_MQUEUE), and with them their queues
-_RECEIVING = ("msgrcv", "mq_timedreceive")
+_SOCKETS = ("pwritev2", "preadv2")  # no other part of an agent makes these
+_RECEIVING = ("msgrcv", "mq_timedreceive", "preadv2")
+_RETURNS_LENGTH = (*_RECEIVING, "pwritev2")
 _MAP_LOOKUP_ELEM, _GET_NS_CURRENT_PID_TGID = 1, 120  # helpers
 _BPF_FS_MAGIC = 0xCAFE4A11
 _U32 = struct.Struct("<I")
@@ -152,8 +154,8 @@ def _calls() -> tuple[str, ...]:
     with suppress(FileNotFoundError):
         for call in _POSIX:
             bpf.tracepoint(_exit_of(call))
-        return (*_SYSV, *_POSIX)
-    return _SYSV
+        return (*_SYSV, *_SOCKETS, *_POSIX)
+    return (*_SYSV, *_SOCKETS)
 
 
 def _exit_of(call: str) -> str:
@@ -249,7 +251,7 @@ def _program(processes: int, slots: int, call: str, namespace: tuple[int, int]) 
     ]
     steps = [
         _op(0x79, 7, 1, 16),  # r7 = the call's result
-        (0xC5 if receives else 0x55, 7),  # failed: if r7 < 0, or r7 != 0
+        (0xC5 if call in _RETURNS_LENGTH else 0x55, 7),  # failed: if r7 < 0, or r7 != 0
         _wide(1, namespace[0]),
         _wide(2, namespace[1]),
         _op(0xBF, 3, 10) + _op(0x07, 3, 0, 0, -16),  # r3 = &info on the stack

@@ -21,6 +21,7 @@ from nsbridge.supervisor.containers.attachment import Attachment
 from nsbridge.supervisor.host import procfs, usage
 from nsbridge.supervisor.lifecycle.agentlog import AgentLog
 from nsbridge.supervisor.lifecycle.evidence import COUNTER, SENDERS, EvidenceRefused
+from nsbridge.supervisor.lifecycle.heldsocket import HeldSocket
 from nsbridge.supervisor.lifecycle.machine import StateMachine
 from nsbridge.supervisor.lifecycle.process import AgentProcess
 from nsbridge.supervisor.lifecycle.restart import RestartPolicy
@@ -68,6 +69,7 @@ class ManagedAgent(StateMachine):
         self._log = services.log
         self._services = services
         self._peer_fd = peer_fd
+        self._held_socket = HeldSocket(config.endpoint)
         self._policy = RestartPolicy()
         self._ended_at = ""  # time of day at which the container was seen to end; empty while it runs
         self._served: float | None = None  # seconds that the last process was ready for
@@ -154,6 +156,7 @@ class ManagedAgent(StateMachine):
         Leave no reference cycle: the collector does not look at frozen objects, so it would never free the memory.
         """
         self.attachment.close()
+        self._held_socket.drop()
         del self.attachment
         self.scoreboard.cells[scoreboard.TAPPED] = 0
         self.neighbour = None
@@ -196,6 +199,7 @@ class ManagedAgent(StateMachine):
 
     def container_ended(self, how: str) -> None:
         """See Listener."""
+        self._held_socket.drop()
         self._ended_at = time.strftime("%H:%M:%S")
         self._log.info(self.config.name, f"{self.config.container} {how}")
         self._happened(Event.GONE, f"container not running since {self._ended_at}")
@@ -220,6 +224,8 @@ class ManagedAgent(StateMachine):
             process.last_words = str(fields.get("text"))[:1000]
         elif report == "blocked" and self.neighbour is not None:
             self.neighbour.waits(self)
+        elif report == "renew":
+            self._held_socket.drop()
         elif report in ("log", "dead", "refused"):
             self._agent_log.log_report(fields, self._loop.now())
 
@@ -291,6 +297,7 @@ class ManagedAgent(StateMachine):
             empty=self._services.empty,
             dead=self._services.dead.limits,
             counter=lease,
+            held_fd=self._held_socket.fd(),
         )
 
     def _welcome(self) -> None:

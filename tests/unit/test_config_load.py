@@ -136,7 +136,15 @@ def test_user_ftok_key_and_namespace_are_read() -> None:
 def test_example_is_valid_and_installed_beside_the_code() -> None:
     config = load(str(EXAMPLE))
 
-    assert {route.name for route in config.routes} == {"orders", "rates", "access", "remote", "ticks", "alarms"}
+    assert {route.name for route in config.routes} == {
+        "orders",
+        "rates",
+        "access",
+        "remote",
+        "syslog",
+        "ticks",
+        "alarms",
+    }
     assert resources.files("nsbridge.config").joinpath("example.toml").read_text() == EXAMPLE.read_text()
 
 
@@ -228,10 +236,10 @@ def test_unknown_key_comes_with_the_nearest_and_all_known_ones() -> None:
 
 
 def test_unknown_endpoint_is_reported_with_the_known_ones() -> None:
-    text = MINIMAL.replace("spool = {", "socket = {")
+    text = MINIMAL.replace("spool = {", "pipe = {")
 
-    known = "container, file, log, mqueue, nats, queue, spool, user"
-    assert problems(text) == (f"f.toml: route.orders.agent.web.socket: unknown key; known here: {known}",)
+    known = "container, file, log, mqueue, nats, queue, socket, spool, user"
+    assert problems(text) == (f"f.toml: route.orders.agent.web.pipe: unknown key; known here: {known}",)
 
 
 def test_log_has_lines_unless_its_framing_says_otherwise() -> None:

@@ -21,8 +21,16 @@ EXPECTED = {
     "mqueue": _WATCH | {"mq_open", "mq_getsetattr", "mq_timedsend", "mq_timedreceive", "fchmod"},
     "nats": {"socket:tcp", "connect", "getpeername", "setsockopt", "shutdown"},
 }
+EXPECTED["socket"] = (
+    _FILES
+    | {"socket:unix", "connect:unix", "bind", "listen", "accept4", "preadv2", "pwritev2"}
+    | {"fchmodat", "renameat2", "statx"}
+)
 SOCKET_CALLS = {"socket", "socketpair", "bind", "connect", "listen", "accept", "accept4", "sendmsg", "recvmsg"}
-SOCKETS = {"nats": {"socket", "connect"}}  # all others make none
+SOCKETS = {
+    "nats": {"socket", "connect"},
+    "socket": {"socket", "connect", "bind", "listen", "accept4"},
+}  # all others make none
 
 
 def rules_of(calls: KindCalls) -> set[str]:

@@ -37,7 +37,9 @@ class Nothing(SpoolEndpoint):
 def test_unknown_kind_raises() -> None:
     given = assignment()
     agent = dataclasses.replace(given.agent, endpoint=Nothing(out="/x"))
-    with pytest.raises(UnknownKindError, match="nothing is no kind of endpoint: spool, log, file, queue, mqueue, nats"):
+    with pytest.raises(
+        UnknownKindError, match="nothing is no kind of endpoint: spool, log, file, queue, mqueue, nats,"
+    ):
         kinds.serve(dataclasses.replace(given, agent=agent))
     assert kinds.noted(77) is None
     assert kinds.noted(0) is None
@@ -46,7 +48,7 @@ def test_unknown_kind_raises() -> None:
 def test_name_and_notes_are_registered_once() -> None:
     with pytest.raises(ValueError, match=r"spool \(1\) is registered"):
         kinds.register(ServedSpool)
-    names = ["spool", "log", "file", "queue", "mqueue", "nats"]
+    names = ["spool", "log", "file", "queue", "mqueue", "nats", "socket"]
     assert list(config.KINDS) == list(KINDS) == list(callrules.KINDS) == names
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.base import Blocked
+from nsbridge.agents.endpoints.evidence import CountedSends
 from nsbridge.agents.endpoints.mqueue.config import MqueueEndpoint, MqueueIn
-from nsbridge.agents.endpoints.mqueue.evidence import CountedSends
 from nsbridge.agents.journal.counted import SentCount
 from nsbridge.agents.journal.sinkjournal import IN_DOUBT, NOT_DELIVERED
 from nsbridge.agents.wire import Run
@@ -22,7 +22,7 @@ from tests.fake_host import killed_at
 from tests.mqueue_life import EPOCH, counter_fixture, offer, polling_fixture, queue_fixture, route, sink_life  # noqa: F401  (fixtures)
 from tests.posix_queue import PosixQueue
 
-SENDING = ("mqueue/sink.py", "mqueue/evidence.py", "journal/counted.py", "journal/sinkjournal.py")
+SENDING = ("mqueue/sink.py", "endpoints/evidence.py", "journal/counted.py", "journal/sinkjournal.py")
 BODIES = [b"one", b"", b"three" * 50, b"four", b"five", b"six"]
 RUNS = [Run(EPOCH, 1, 0, BODIES[:4]), Run(EPOCH, 5, 7, BODIES[4:])]
 

@@ -137,7 +137,10 @@ AT_START = AGENTS["queue, exactly-once, at its start"]
 
 @each_agent
 def test_what_an_agent_never_does_is_refused(rules: tuple[str, ...]) -> None:
-    never = REFUSED.keys() - ({"connect"} if "connect" in rules else set())
+    may = {"connect", "bind", "listen", "accept4"} & {*rules} | (
+        {"socket", "connect"} if "socket:unix" in rules else set()
+    )
+    never = REFUSED.keys() - may
     assert confined([*rules, "getppid"], lambda: {name: call(name, *REFUSED[name]) for name in never}) == (
         dict.fromkeys(never, "EPERM")
     )
@@ -154,7 +157,8 @@ def test_only_kinds_that_need_sockets_have_their_calls() -> None:
     assert {who: calls for who, calls in found.items() if calls} == {"nats": {"socket", "connect"}}
 
 
-def test_agent_of_nats_opens_sockets_of_tcp_only() -> None:
+@pytest.mark.parametrize(("agent", "opened"), [("nats", {"tcp", "tcp6"}), ("socket", {"unix"})])
+def test_agent_opens_sockets_of_its_kind_only(agent: str, opened: set[str]) -> None:
     kinds = {
         "tcp": (2, 1),
         "tcp6": (10, 1 | 0o2004000),
@@ -167,7 +171,7 @@ def test_agent_of_nats_opens_sockets_of_tcp_only() -> None:
     def attempts() -> dict[str, str]:
         return {name: call("socket", *kind, 0) for name, kind in kinds.items()}
 
-    assert {name for name, error in confined(AGENTS["nats"], attempts).items() if error != "EPERM"} == {"tcp", "tcp6"}
+    assert {name for name, error in confined(AGENTS[agent], attempts).items() if error != "EPERM"} == opened
 
 
 # uretprobe and uprobe of x86_64: the kernel asks no filter, and sends a signal to a caller that it did not send there.

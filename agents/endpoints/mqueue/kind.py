@@ -10,10 +10,10 @@ from nsbridge.agents.confinement.callrules import Condition, KindCalls, Must, Ru
 from nsbridge.agents.confinement.entry import Entered
 from nsbridge.agents.counter import Counts
 from nsbridge.agents.endpoints.base import AgentApi, Sink, Source
+from nsbridge.agents.endpoints.evidence import evidence
 from nsbridge.agents.endpoints.kind import ServedEndpoint
 from nsbridge.agents.endpoints.mqueue.calls import NUMBERS
 from nsbridge.agents.endpoints.mqueue.config import MqueueEndpoint
-from nsbridge.agents.endpoints.mqueue.evidence import evidence
 from nsbridge.agents.endpoints.mqueue.mqueue import MqueueOwner
 from nsbridge.agents.endpoints.mqueue.sink import MqueueSink
 from nsbridge.agents.endpoints.mqueue.source import MqueueSource

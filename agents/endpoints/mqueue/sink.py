@@ -7,9 +7,9 @@ import os
 
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
 from nsbridge.agents.endpoints.doubt import OF_ANOTHER_LIFE
+from nsbridge.agents.endpoints.evidence import SendEvidence
 from nsbridge.agents.endpoints.mqueue.calls import PreparedSend
 from nsbridge.agents.endpoints.mqueue.config import HIGHEST_PRIORITY, MqueueEndpoint
-from nsbridge.agents.endpoints.mqueue.evidence import SendEvidence
 from nsbridge.agents.endpoints.mqueue.mqueue import Denied, MqueueOwner, OpenQueue
 from nsbridge.agents.endpoints.removals import Removals
 from nsbridge.agents.loop import WRITABLE

@@ -1,8 +1,8 @@
-"""Shows after a kill which messages an agent had sent into a POSIX queue.
+"""Shows after a kill which messages an agent had sent by one system call each: into a POSIX queue or a socket.
 
 With the kernel's count one note before each batch is enough (journal/counted.py). Without it each message is noted
 before and after it is sent, so a kill leaves at most one message in doubt. Nothing else shows whether that one was
-sent: a POSIX queue keeps no note of its last sender, and no call looks at its messages without taking them.
+sent: neither keeps a note of its last sender, and no call looks at its messages without taking them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,93 @@
+"""Holds what both sources of sockets share: the held socket, its binding, and the end when the path is lost."""
+
+from __future__ import annotations
+
+import socket
+from abc import abstractmethod
+
+from nsbridge.agents.confinement.entry import Gone
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource, Waiter
+from nsbridge.agents.endpoints.files import Tree
+from nsbridge.agents.endpoints.socket.binding import LostPathError, SocketBinding
+from nsbridge.agents.endpoints.socket.config import SocketEndpoint
+from nsbridge.agents.identity.walk import shown
+from nsbridge.agents.journal.sourcejournal import SourceJournal
+from nsbridge.agents.loop import READABLE
+
+
+class SocketSource(EventSource):
+    """Receives from the socket that the supervisor holds, once it is bound."""
+
+    def __init__(
+        self, host: AgentApi, tree: Tree, config: SocketEndpoint, journal: SourceJournal, held: socket.socket
+    ) -> None:
+        self._host = host
+        self._config = config
+        self._journal = self.store = journal
+        self._held = held
+        self._binding = SocketBinding(host, tree, config, held, journal.cells, self._changed)
+        self._waiter = Waiter(host, "out", self._again)
+        self._is_watched = False
+        self._is_lost = False  # True if the path is lost: what the socket has is taken, then the agent enters anew
+
+    def start(self) -> None:
+        """Bind the socket, and take what it has."""
+        if self._journal.recovered:
+            self._host.log("info", f"recovered {self._journal.recovered} messages that had just been received")
+        self._again()
+
+    def confirmed(self, seq: int) -> None:
+        """Do nothing: receiving took the message, so there is nothing to release."""
+
+    def lend(self) -> bool:
+        """See Source: nothing comes by itself."""
+        return True
+
+    def room_again(self) -> None:
+        """Continue to take."""
+        self._listen()
+        if self._is_lost:
+            self._ready(0)
+
+    @abstractmethod
+    def _take_all(self) -> bool:
+        """Take while there is room. Return True if the held socket has nothing left. Raises Blocked."""
+
+    def _ready(self, _events: int) -> None:
+        try:
+            is_empty = self._take_all()
+        except Blocked as reason:
+            self._rest()
+            self._waiter.wait(reason)
+            return
+        finally:
+            self._host.flush()
+        if is_empty and self._is_lost:
+            self._host.renew_socket()
+            raise Gone(f"the path {shown(self._binding.path)} leads to its socket no more; entering anew with another")
+
+    def _again(self) -> None:
+        try:
+            self._binding.open()
+        except Blocked as reason:
+            self._waiter.wait(reason)
+            return
+        except LostPathError:
+            self._is_lost = True
+        self._waiter.done()
+        self.room_again()
+
+    def _changed(self) -> None:
+        if not self._is_lost and not self._waiter.waits and not self._binding.is_there():
+            self._host.log("warning", f"{shown(self._binding.path)} was removed or replaced")
+            self._again()
+
+    def _listen(self) -> None:
+        if not self._is_watched and not self._waiter.waits:
+            self._is_watched = True
+            self._host.loop.watch(self._held.fileno(), READABLE, self._ready)
+
+    def _rest(self) -> None:
+        if self._is_watched:
+            self._is_watched = False
+            self._host.loop.unwatch(self._held.fileno())
