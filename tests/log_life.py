@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from nsbridge.agents.endpoints.log.config import Framing, LogEndpoint
 from nsbridge.agents.endpoints.log.source import LogSource
 from nsbridge.agents.wire import Message
 from tests.fake_host import SourceHost
+from tests.lives import lives
 
 PARTS = ("endpoints/log/", "endpoints/directory.py", "agents/journal/sourcejournal.py", "agents/journal/store.py")
 
@@ -88,18 +88,8 @@ Make = Callable[..., Life]
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    monkeypatch.chdir("/")
-    before = len(os.listdir("/proc/self/fd"))
-    lives: list[Life] = []
-
-    def make(**options: object) -> Life:
-        lives.append(Life(tmp_path, **options))  # type: ignore[arg-type]
-        return lives[-1]
-
-    yield make
-    for life in lives:
-        life.kill()
-    assert len(os.listdir("/proc/self/fd")) == before, "a descriptor was left open"
+    """Yield a maker of sources."""
+    yield from lives(Life, tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.source import KeptName, SpoolSource
 from nsbridge.agents.wire import Message
 from tests.fake_host import SourceHost
+from tests.lives import lives
 
 
 class Life:
@@ -70,16 +70,5 @@ Make = Callable[..., Life]
 
 @pytest.fixture
 def make_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Yield a maker of sources; they are killed at the end, and no descriptor may be left open."""
-    monkeypatch.chdir("/")
-    before = len(os.listdir("/proc/self/fd"))
-    lives: list[Life] = []
-
-    def make(**options: object) -> Life:
-        lives.append(Life(tmp_path, **options))  # type: ignore[arg-type]
-        return lives[-1]
-
-    yield make
-    for life in lives:
-        life.kill()
-    assert len(os.listdir("/proc/self/fd")) == before, "a descriptor was left open"
+    """Yield a maker of sources."""
+    yield from lives(Life, tmp_path, monkeypatch)

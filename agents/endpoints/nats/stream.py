@@ -14,7 +14,6 @@ NO_MESSAGE = 10037
 NO_STREAM = 10059
 NO_CONSUMER = 10014
 WRONG_LAST = frozenset((10070, 10071))  # the message before it is not the one that was expected
-_STATUS_NO_STREAM = "503"
 TYPE_HEADER = "Nsbridge-Type"  # of a SysV message: a sink across may give it to the message again
 ID_HEADER = "Nats-Msg-Id"
 _I64_MAX = (1 << 63) - 1
