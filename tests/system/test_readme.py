@@ -1,8 +1,8 @@
 """README's commands, as a new user runs them: two containers of their own, the bridge between, upgrade, removal.
 
 What they change is changed in a mount namespace: /etc, /opt, /usr/local and /run are copies there. `debian:12` is made
-of this machine's perl and busybox. With NSB_TEST_README=full (`make readme`) pip installs, too; otherwise /opt/nsbridge
-is this tree's own environment.
+of this machine's perl and busybox. With NSB_TEST_README=full (`make readme`) pip, pipx and uv install, too; otherwise
+/opt/nsbridge is this tree's own environment.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ def test_commands_of_readme(host: Host) -> None:
     (install,) = blocks("Install it")
     containers, configure, send = blocks("Use it")
     upgrade, remove = blocks("Upgrade it, remove it")
-    if not FULL:
+    if FULL:
+        _install_by_tools(host)
+    else:
         install = f"ln -s {sys.prefix} /opt/nsbridge\n{_without_pip(install)}"
         upgrade = _without_pip(upgrade)
     host.run(install)
@@ -134,6 +136,15 @@ def test_commands_of_readme(host: Host) -> None:
     wait_until(lambda: "done: three coffees" in host.run(answer, check=False), "the next answer is there")
     assert "pending" not in host.run(remove)
     assert host.run("ls /run /opt /etc/nsbridge 2>/dev/null | grep nsbridge || true") == ""
+
+
+def _install_by_tools(host: Host) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for tool_name in ("pipx", "uv"):
+        (command,) = re.findall(rf"^\| {tool_name} \| `(.*)` \|$", text, re.MULTILINE)
+        host.run(f"PATH={sys.prefix}/bin:$PATH; {command}")
+        assert host.run("/usr/local/bin/nsbridged --version").startswith("nsbridged ")
+        host.run("rm /usr/local/bin/nsbridge*")
 
 
 def _without_pip(script: str) -> str:
