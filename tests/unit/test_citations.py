@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.wheels import repository
+
 ROOT = Path(__file__).parents[2]
-WHERE = (
-    "agents",
-    "supervisor",
-    "config",
-    "tests",
-    "docs",
-    "benchmarks",
-    "examples",
-    "packaging",
-    "*.md",
-    "*.toml",
-    "setup.py",
-)
+WHERE = re.compile(r"(agents|supervisor|config|tests|docs|benchmarks|examples|packaging)/|[^/]*\.(md|toml)$|setup\.py$")
 _CITED = re.compile(r"(?<![\w/.*{}$<>-])(?:\.\./)*((?:[\w.-]+/)*[\w-]+\.(?:py|md))\b")
 OTHERS = {  # a citing file, and what it may name though it is no file of this project
     "docs/site/build.py": {"docs/keys.md", "keys.md"},  # a page that it makes
@@ -36,9 +25,7 @@ NOT_READ = "tests/unit/test_citations.py"  # its examples
 
 
 def files() -> list[str]:
-    command = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "--cached", "--others", "--exclude-standard", *WHERE]
-    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
-    return [name for name in listed if (ROOT / name).is_file()]
+    return sorted(name for name in repository() if WHERE.match(name) and (ROOT / name).is_file())
 
 
 def wrong(text: str, known: list[str]) -> list[str]:
