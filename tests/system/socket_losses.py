@@ -83,13 +83,13 @@ class Sender:
 def measure(kind: str, kills: int, *, held: bool = True, pair: list[EngineContainer], directory: Path) -> Loss:
     """Kill the receiving agent so often, and count."""
     source, sink = pair
-    run_daemon: Callable[[Path, str], Nsbridged] = Nsbridged if held else OwnSocket
+    run_daemon: Callable[[Path, str, str], Nsbridged] = Nsbridged if held else OwnSocket
     routes = (
         f'[route.r]\n[route.r.agent.a]\ncontainer = "{source.spec}"\nsocket = {{ out = "/srv/s", type = "{kind}" }}\n'
         f'[route.r.agent.b]\ncontainer = "{sink.spec}"\nspool = {{ in = "/srv/in" }}\n'
     )
     chance = random.Random(kills)
-    with run_daemon(directory, routes) as daemon:
+    with run_daemon(directory, routes, 'evidence = "counter"') as daemon:
         daemon.wait_for("RUNNING")
         sender = Sender(source.rootfs / "srv/s", kind)
         try:

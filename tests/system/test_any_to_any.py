@@ -8,7 +8,10 @@ Each route has a window of one byte and one message, so that a message that cann
 from __future__ import annotations
 
 import os
+import socket
 import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,8 @@ from tests.system.test_queue_faults import in_ipc
 from tests.system.traffic import Sent, put_into_spool, send_all
 
 LONG = 5 << 20  # bytes: many packets, more than any queue takes
-SOURCES = ("spool", "line", "length", "file", "queue", "mqueue")
-SINKS = ("spool", "line", "length", "file", "queue", "mqueue")
+SOURCES = ("spool", "line", "length", "file", "queue", "mqueue", "socket")
+SINKS = ("spool", "line", "length", "file", "queue", "mqueue", "socket")
 
 
 def agent(kind: str, side: str, name: str, number: int, spec: str) -> str:
@@ -34,6 +37,8 @@ def agent(kind: str, side: str, name: str, number: int, spec: str) -> str:
         return head + f"queue = {{ {side} = {{ key = {0x1000 + number} }}, create = true }}\n"
     if kind == "mqueue":  # few messages: the kernel bounds the bytes of all POSIX queues of a user
         return head + f'mqueue = {{ {side} = {{ name = "/{name}" }}, create = true, max_messages = 5 }}\n'
+    if kind == "socket":
+        return head + f'socket = {{ {side} = "/srv/{name}-{side}", max_message = "64MiB" }}\n'
     framing = f', framing = "{kind}"' if kind in ("line", "length") else ""
     table = "log" if framing else kind
     return head + f'{table} = {{ {side} = "/srv/{name}-{side}"{framing}, max_message = "64MiB" }}\n'
@@ -61,7 +66,7 @@ def flow(daemon: Nsbridged, name: str) -> dict[str, Any]:
 
 def bodies(source: str, longest: int) -> list[bytes]:
     """Return all kinds of messages that it can have."""
-    if source in ("queue", "mqueue"):
+    if source in ("queue", "mqueue", "socket"):
         return [b"", b"x", b"two\nlines", b"x" * 8192, b"last"]
     long = b"x" * longest
     return [b"", b"x", long, b"last"] if source == "line" else [b"", b"x", long, b"two\nlines", b"last"]
@@ -75,6 +80,11 @@ def leave(container: Any, name: str, number: int, messages: list[bytes], daemon:
         send_all(container, 0x1000 + number, [Sent(types[i % 3], body) for i, body in enumerate(messages)])
     elif source == "mqueue":
         in_ipc(container, lambda: fill(f"/{name}", messages))
+    elif source == "socket":
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as program:
+            program.connect(str(place))
+            for body in messages:
+                program.send(body)
     elif source == "spool":
         put_into_spool(place, messages[:-1])
         with (place.parent / "part").open("wb") as file:
@@ -109,12 +119,28 @@ def cannot(source: str, sink: str, messages: list[bytes]) -> int:
         return sum(b"\n" in body for body in messages)
     if (source, sink) == ("queue", "mqueue"):
         return 1  # with the largest type, which is no priority
+    if sink == "socket":
+        return sum(len(body) > LONG // 2 for body in messages)  # wmem_default bounds a datagram
     return sum(len(body) > 8192 for body in messages) if sink in ("queue", "mqueue") else 0
+
+
+@contextmanager
+def readers(container: Any) -> Iterator[None]:
+    """Have programs read from the sockets that sinks send to."""
+    with ExitStack() as cleanup:
+        for name in names():
+            if name.endswith("-socket"):
+                program = cleanup.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+                program.bind(str(container.rootfs / f"srv/{name}-in"))
+        yield
 
 
 def test_every_source_gets_past_what_any_sink_cannot_take(tmp_path: Path, unshare_container: Factory) -> None:
     one, other = unshare_container(), unshare_container()
-    with Nsbridged(tmp_path, routes(one.spec, other.spec), "dead = { max_bytes = 1000 }") as daemon:
+    with (
+        readers(other),
+        Nsbridged(tmp_path, routes(one.spec, other.spec), "dead = { max_bytes = 1000 }") as daemon,
+    ):
         wait_until(lambda: {a["state"] for a in daemon.agents().values()} == {"RUNNING"}, "all run", 60)
         for number, name in enumerate(names()):
             leave(one, name, number, bodies(name.partition("-")[0], LONG), daemon)

@@ -179,3 +179,27 @@ def test_kills_lose_and_repeat_no_datagram(tmp_path: Path, unshare_container: Fa
     assert (loss.lost, loss.repeated) == (0, 0)
     assert loss.sent > 15 * 20
     assert visible(pair[1].rootfs / "srv/in") == []
+
+
+def test_container_that_comes_back_gets_a_new_socket(tmp_path: Path, runc_container: Factory) -> None:
+    """The old one is dropped with its container: bound, it would keep the file system alive."""
+    one, other = runc_container(), runc_container()
+    with serve(tmp_path, one, other, table("datagram", "out"), SPOOL) as daemon:
+        for number in range(2):
+            with client(one, "datagram") as program:
+                program.send(b"%d" % number)
+            assert bodies(other, number + 1)[-1] == b"%d" % number
+            if not number:
+                assert len(bound_sockets_of(daemon.pid)) == 1
+                one.stop()
+                daemon.wait_for("WAITING", "r:a")
+                assert bound_sockets_of(daemon.pid) == set()
+                one.start()
+                daemon.wait_for("RUNNING")
+
+
+def bound_sockets_of(pid: int) -> set[str]:
+    """Return the inodes of sockets that an agent has bound, and that the process has open."""
+    lines = Path(f"/proc/{pid}/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()
+    bound = {f"socket:[{line.split()[6]}]" for line in lines if ".nsbridge-" in line}
+    return bound & {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
