@@ -20,7 +20,7 @@ from nsbridge.agents.loop import HUNG_UP, READABLE
 from nsbridge.agents.wire import Message
 
 _CHUNK = 64 << 10  # bytes read at once from one connection, so that the others have their turn
-MOST_CLIENTS = 512  # connections at once; others wait in the socket's backlog
+MOST_CLIENTS = 200  # connections at once, below health.max_descriptors; others wait in the socket's backlog
 
 
 class _Client:
@@ -111,7 +111,7 @@ class ConnectionSource(SocketSource):
         limit = self._config.max_message
         for item in found:
             if isinstance(item, TooLong) or len(item) > limit:
-                self._host.report_refused(f"a client's message was longer than max_message = {limit}", moved=False)
+                self._dropped.note()
             else:
                 client.items.append(item)
 

@@ -40,6 +40,7 @@ class DatagramSource(SocketSource):
         super().__init__(host, tree, config, journal, held)
         self._size = config.max_message + 1  # of what is longer one byte more is received, and shows it
         self._landing = Landing(journal, counter) if counter is not None else None
+        self._was_too_long = False  # True if the last datagram was
         self._receive = PreparedReceive(held.fileno(), self._size)
 
     def _take_all(self) -> bool:
@@ -50,7 +51,7 @@ class DatagramSource(SocketSource):
         while messages > 0 and size > 0:
             got = self._take_some(min(messages, LENGTHS), size)
             if not got:
-                return True
+                return not self._was_too_long  # then the loop reports the next one
             messages, size, unsent = messages - len(got), size - sum(got), unsent + len(got)
             if unsent >= _FLUSH_EVERY:
                 unsent = 0
@@ -60,7 +61,7 @@ class DatagramSource(SocketSource):
 
     def _take_some(self, most: int, size: int) -> list[int]:
         """Take up to `most` datagrams, while there are `size` bytes of room; return their lengths. Raises Blocked."""
-        landing = self._landing
+        landing, self._was_too_long = self._landing, False
         if landing is None:
             return self._take_one()
         try:
@@ -85,8 +86,7 @@ class DatagramSource(SocketSource):
         if length >= self._size:
             self._refuse()
             landing.forget()
-            return got or self._take_some(most, size)
-        if not got and length not in (-errno.EAGAIN, -errno.EINTR):
+        elif not got and length not in (-errno.EAGAIN, -errno.EINTR):
             raise Blocked(f"its socket: {os.strerror(-length)}")
         return got
 
@@ -102,9 +102,9 @@ class DatagramSource(SocketSource):
             self._held.recv(1)
         except BlockingIOError:
             return []
-        return [len(body)]
+        return [len(body)] if is_short else []
 
     def _refuse(self) -> None:
         """Report a datagram that is too long: the kernel has given a part of it, and dropped the rest."""
-        limit = self._config.max_message
-        self._host.report_refused(f"a datagram was longer than max_message = {limit}: dropped", moved=False)
+        self._was_too_long = True
+        self._dropped.note()

@@ -14,6 +14,32 @@ from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.loop import READABLE
 
+_REPORT_EVERY = 10.0  # seconds
+
+
+class DroppedMessages:
+    """Reports messages that were too long: the first at once, then their number each _REPORT_EVERY seconds."""
+
+    def __init__(self, host: AgentApi, limit: int) -> None:
+        self._host = host
+        self._limit = limit
+        self._unreported = 0
+        self._is_due = False
+
+    def note(self) -> None:
+        """Count a message."""
+        self._unreported += 1
+        if not self._is_due:
+            self._report()
+
+    def _report(self) -> None:
+        self._is_due = self._unreported > 0
+        if self._is_due:
+            count, self._unreported = self._unreported, 0
+            what = "a message" if count == 1 else f"{count} messages"
+            self._host.report_refused(f"dropped {what} longer than max_message = {self._limit}", moved=False)
+            self._host.loop.call_later(_REPORT_EVERY, self._report)
+
 
 class SocketSource(EventSource):
     """Receives from the socket that the supervisor holds, once it is bound."""
@@ -27,6 +53,7 @@ class SocketSource(EventSource):
         self._held = held
         self._binding = SocketBinding(host, tree, config, held, journal.cells, self._changed)
         self._waiter = Waiter(host, "out", self._again)
+        self._dropped = DroppedMessages(host, config.max_message)
         self._is_watched = False
         self._is_lost = False  # True if the path is lost: what the socket has is taken, then the agent enters anew
 
