@@ -13,12 +13,9 @@ import ctypes
 import errno
 import os
 import struct
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
-
-from nsbridge.agents.queuestatus import QueueStatus
 
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWCGROUP = 0x0200_0000
@@ -52,12 +49,7 @@ RESOLVE_IN_ROOT = 0x10
 RENAME_NOREPLACE = 1
 
 IPC_NOWAIT = 0o4000
-_IPC_STAT, _IPC_INFO, _MSG_STAT_ANY = 2, 3, 13
-_MSQID_SIZE = 256  # bytes; struct msqid_ds has 120, struct msginfo 32
-_OWNER_AT = 4  # in struct msqid_ds: uid and gid of msg_perm, behind its key
-_MSGMAX_AT = 8  # the third int of struct msginfo
-# msg_cbytes, msg_qnum, msg_qbytes, msg_lspid on every 64-bit architecture (asm-generic/msgbuf.h, ipcbuf.h)
-_CBYTES_AT = 72
+_MSGCTL_SIZE = 256  # bytes; struct msqid_ds has 120, struct msginfo 32
 MSG_COPY = 0o40000
 
 F_SETLEASE = 1024
@@ -310,32 +302,11 @@ def wait_msgsnd(queue: int, address: int, size: int) -> int:
     return ctypes.get_errno() if _libc.msgsnd(queue, address, size, 0) < 0 else 0
 
 
-def queue_status(queue: int) -> QueueStatus:
-    """Call msgctl(2) with IPC_STAT. Raises OSError, as EACCES."""
-    status = bytearray(_MSQID_SIZE)
-    if _libc.msgctl(queue, _IPC_STAT, address_of(status)) < 0:
-        raise oserror("msgctl")
-    return QueueStatus(*struct.unpack_from("<3Q", status, _CBYTES_AT))
-
-
-def queue_owner(queue: int) -> tuple[int, int] | None:
-    """Return uid and gid of a SysV queue, which need not be readable; None if there is no such queue.
-
-    MSG_STAT_ANY of msgctl(2), Linux 4.17. The kernel takes the index out of the id and returns the id that it found.
-    """
-    status = bytearray(_MSQID_SIZE)
-    if _libc.msgctl(queue, _MSG_STAT_ANY, address_of(status)) != queue:
-        return None
-    uid, gid = struct.unpack_from("<2I", status, _OWNER_AT)
-    return uid, gid
-
-
-def longest_message() -> int:
-    """Return kernel.msgmax of the ipc namespace: bytes of the longest message. msgctl(2), IPC_INFO. Raises OSError."""
-    limits = bytearray(_MSQID_SIZE)
-    if _libc.msgctl(0, _IPC_INFO, address_of(limits)) < 0:
-        raise oserror("msgctl")
-    return int.from_bytes(limits[_MSGMAX_AT : _MSGMAX_AT + 4], sys.byteorder)
+def msgctl(queue: int, command: int) -> tuple[int, bytes]:
+    """Return what msgctl(2) returns, or minus errno, and what it has stored."""
+    stored = bytearray(_MSGCTL_SIZE)
+    result: int = _libc.msgctl(queue, command, address_of(stored))
+    return (result if result >= 0 else -ctypes.get_errno()), bytes(stored)
 
 
 def address_of(buffer: memoryview | bytearray) -> int:

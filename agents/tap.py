@@ -25,7 +25,7 @@ from nsbridge.agents.wire import Run
 
 SIZE = 128 << 10  # bytes of the shared memory
 KEPT = 32 << 10  # bytes of a message, at most
-RATE = 2000  # messages a second
+RATE = 1000  # messages a second
 BYTE_RATE = 1_000_000  # bytes a second
 BURST = 0.1  # seconds' worth of both, at once
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from nsbridge.agents import journalreader, wire
 from nsbridge.agents.journal import sinkjournal
 from nsbridge.agents.journal.journalfile import CELLS, PAGE, VALUE, _pack_header, parse_header, seal
-from nsbridge.agents.journal.opensource import open_source
+from nsbridge.agents.journal.opensource import first_kept, open_source, records
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.scoreboard import Scoreboard
 from nsbridge.agents.statefiles import journal_path
@@ -75,6 +75,6 @@ class JournalTarget:
             source.append(Message(1, b"more"))
         while seq <= source.taken:
             seq = source.run(seq).last + 1
-        source.records(source.first_kept())
+        records(source, first_kept(source))
         source.confirm(source.taken)
         source.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from nsbridge.agents.journal.journalfile import (
@@ -18,7 +19,8 @@ from nsbridge.agents.journal.journalfile import (
     seal,
 )
 from nsbridge.agents.journal.records import RECORD
-from nsbridge.agents.journal.sourcejournal import CONFIRMED, RELEASED, TAKEN, SourceJournal
+from nsbridge.agents.journal.sourcejournal import CONFIRMED, MESSAGES, RECORDS, RELEASED, TAKEN, SourceJournal
+from nsbridge.agents.wire import Message
 
 
 def open_source(
@@ -51,8 +53,8 @@ def open_source(
 
 
 def _resized(path: str, old: SourceJournal, wanted: Header, patience: float) -> SourceJournal:
-    first = old.first_kept()
-    kept = old.records(first)
+    first = first_kept(old)
+    kept = records(old, first)
     entries = max(wanted.entries, old.taken - first + 4)
     ring = max(wanted.ring, 2 * sum(len(message.body) + 2 * RECORD.size for message, _ in kept))
     header = wanted._replace(epoch=old.epoch, entries=entries, ring=ring)
@@ -66,3 +68,29 @@ def _resized(path: str, old: SourceJournal, wanted: Header, patience: float) -> 
     journal.confirm(old.confirmed)
     Path(f"{path}.new").rename(path)
     return journal
+
+
+def first_kept(journal: SourceJournal) -> int:
+    """Return the first seq whose record is still there.
+
+    For notes, the records kept are some that are confirmed and not released, then those pending.
+
+    A confirmed message's record is not: the next one may have taken its place.
+    """
+    first = journal.confirmed + 1
+    has_room = journal.taken - journal.released < journal.reader.entries - 1
+    keeps_notes = journal.cells[RECORDS] != MESSAGES and has_room
+    with suppress(DamagedError):
+        while keeps_notes and first - 1 > journal.released:
+            journal.reader.check(first - 1)
+            first -= 1
+    return first
+
+
+def records(journal: SourceJournal, first: int) -> list[tuple[Message, int]]:
+    """Return the records of the seqs from `first` on, each with how many seqs it is for."""
+    found, seq = [], first
+    for count in journal.reader.repeats(first, journal.taken):
+        found.append((journal.get(seq), count))
+        seq += count
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from nsbridge.agents.journal.journalfile import PAGE, VALUE, DamagedError, JournalFile, is_sealed
 from nsbridge.agents.journal.records import ALIGN, BLANK, LENGTH, RECORD, RECORD_SIZE, checksum
 from nsbridge.config.schema import MAX_MESSAGE
@@ -15,6 +17,16 @@ class RecordReader:
         self._index = index
         self._ring_at = PAGE + 8 * file.header.entries
         self._end = self._ring_at + file.header.ring
+
+    @property
+    def entries(self) -> int:
+        """Return how many messages the journal can hold, and one."""
+        return len(self._index)
+
+    def repeats(self, first: int, last: int) -> list[int]:
+        """Return for each record of the seqs from `first` to `last` how many of these it is for."""
+        entries = [self._index[seq % self.entries] for seq in range(first, last + 1)]
+        return [len(list(same)) for _, same in groupby(entries)]
 
     def _find(self, seq: int) -> tuple[int, int, int, int]:
         """Return where the record of `seq` begins; its length, checksum and type. Raises DamagedError."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 from array import array
 from collections.abc import Sequence
-from contextlib import suppress
-from itertools import accumulate, groupby
+from itertools import accumulate
 from zlib import crc32
 
 from nsbridge.agents import linux
@@ -357,28 +356,3 @@ class SourceJournal:
         if self._places:
             self.recovered = len(self._places)
             self.landed([self._words[at >> 3] & LENGTH for at in self._places])
-
-    def records(self, first: int) -> list[tuple[Message, int]]:
-        """Return the records of the seqs from `first` on, each with how many seqs it is for."""
-        entries = [self._index[seq % self._entries] for seq in range(first, self.taken + 1)]
-        found, seq = [], first
-        for _, same in groupby(entries):
-            count = len(list(same))
-            found.append((self.get(seq), count))
-            seq += count
-        return found
-
-    def first_kept(self) -> int:
-        """Return the first seq whose record is still there.
-
-        For notes, the records kept are some that are confirmed and not released, then those pending.
-
-        A confirmed message's record is not: the next one may have taken its place.
-        """
-        first = self.confirmed + 1
-        keeps_notes = self._file.cells[RECORDS] != MESSAGES and self.taken - self.released < self._entries - 1
-        with suppress(DamagedError):
-            while keeps_notes and first - 1 > self.released:
-                self.reader.check(first - 1)
-                first -= 1
-        return first

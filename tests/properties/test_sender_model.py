@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsbridge.agents import linux
+from nsbridge.agents import linux, queuestatus
 from nsbridge.agents.endpoints.queue import exact_sink as exact_queue
 from nsbridge.agents.endpoints.queue import senders
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn
@@ -220,8 +220,9 @@ def _pretended(world: World) -> Iterator[None]:
             try_msgsnd=try_msgsnd,
             try_msgrcv=try_msgrcv,
             wait_msgsnd=_yield,
-            queue_status=lambda _queue: QueueStatus(0, 0, LIMIT),
-            longest_message=lambda: MSGMAX,
+        ),
+        mock.patch.multiple(
+            queuestatus, queue_status=lambda _queue: QueueStatus(0, 0, LIMIT), longest_message=lambda: MSGMAX
         ),
         mock.patch.multiple(exact_queue, open_queue=lambda *_: Queue(), is_there=lambda *_: True),
         mock.patch.multiple(

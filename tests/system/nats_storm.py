@@ -170,7 +170,7 @@ class Storm:
         """Kill one, and start it again."""
         server = self._next_server()
         server.kill()
-        time.sleep(self._chance.random())
+        time.sleep(self._chance.random())  # the time that it is away
         server.start()
         server.wait()
 
@@ -193,7 +193,7 @@ class Storm:
     def _pause(pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)
         try:
-            time.sleep(WINDOW + 1)
+            time.sleep(WINDOW + 1)  # longer than the window is remembered
         finally:
             os.kill(pid, signal.SIGCONT)
 

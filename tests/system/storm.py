@@ -33,8 +33,9 @@ from tests.system import storm_program
 from tests.system.engines import EngineContainer, Program, RuncContainer, UnshareContainer
 from tests.system.nsbridged import Nsbridged
 from tests.system.room import Room, wait_until
+from tests.system.storm_kinds import KINDS, TYPES
 from tests.system.storm_outcome import AT_LEAST_ONCE, DELIVERIES, Direction, Outcome, Plan, report
-from tests.system.storm_program import KINDS, Counters
+from tests.system.storm_program import Counters
 
 PAIRS = (("spool", "queue"), ("queue", "queue"), ("spool", "spool"), ("log", "queue"))
 _ROOT = Path(__file__).parents[2]
@@ -117,7 +118,7 @@ class Storm:
     def _streams(self, source: int) -> int:
         """Return in how many streams the order of that agent's messages is kept."""
         has_types = self.plan.pair[source] in ("queue", "mqueue")
-        return storm_program.TYPES if has_types and "mqueue" in self.plan.pair else 1
+        return TYPES if has_types and "mqueue" in self.plan.pair else 1
 
     def _end(self, role: str) -> None:
         for number in (0, 1):

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.system import storm
+from tests.system.storm_kinds import Got, Log, Queue, Spool, Stop
 from tests.system.storm_outcome import Direction, Plan, report
-from tests.system.storm_program import Audit, Got, Log, Queue, Spool, Stop, make, parse
+from tests.system.storm_program import Audit, make, parse
 
 pytestmark = pytest.mark.alone  # it makes the load itself
 

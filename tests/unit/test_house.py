@@ -22,7 +22,7 @@ from tests.wheels import copy_repository, repository
 ROOT = Path(__file__).parents[2]
 LAYERS = ("config", "agents", "supervisor")  # each may import itself and those before it
 BUILT_AT = "1764000000"  # a day of its own for manual pages, whenever the test runs
-MAX_FILE_LINES = 400
+MAX_FILE_LINES = 380
 MAX_FUNCTION_LINES = 40  # without the docstring
 MAX_PARAMETERS = 6  # without self
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import sysv_ipc
 
-from nsbridge.agents import linux
+from nsbridge.agents import queuestatus
 from nsbridge.agents.endpoints.queue.look import FARTHEST, CrowdedError, QueuePeek
 
 
@@ -70,7 +70,7 @@ def test_what_is_just_near_enough_is_found(queue: sysv_ipc.MessageQueue) -> None
     fill(queue, 9, FARTHEST - 1)
     queue.send(b"x", False, 5)
     assert QueuePeek(5).next(queue.id, 1, 1) == [(5, 1)]
-    assert linux.queue_status(queue.id).used == 1, "it is still there"
+    assert queuestatus.queue_status(queue.id).used == 1, "it is still there"
 
 
 def test_of_too_many_lowest_types_the_first_are_compared(queue: sysv_ipc.MessageQueue) -> None:

@@ -11,7 +11,7 @@ import errno
 import signal
 from collections.abc import Sequence
 
-from nsbridge.agents import linux
+from nsbridge.agents import linux, queuestatus
 from nsbridge.agents.counter import LENGTHS, Counts
 from nsbridge.agents.endpoints.base import AgentApi, Blocked
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint
@@ -50,7 +50,7 @@ class CountedQueueSource(QueueSource):
     def _message_waits(self) -> bool:
         """Wake the thread if the queue has any message, so that the next look sees whether it has come out."""
         try:
-            if not linux.queue_status(self._queue).messages:
+            if not queuestatus.queue_status(self._queue).messages:
                 return False
         except OSError:
             return False

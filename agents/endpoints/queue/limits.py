@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from nsbridge.agents import linux
+from nsbridge.agents import queuestatus
 from nsbridge.agents.endpoints.queue.cells import LARGEST, LARGEST_OF
 from nsbridge.agents.endpoints.queue.queue import Queue, size_of, too_long
 from nsbridge.agents.journal.sinkjournal import SinkJournal
@@ -63,5 +63,5 @@ class QueueLimits:
 
 def _longest() -> int:
     with suppress(OSError):
-        return linux.longest_message()
+        return queuestatus.longest_message()
     return UNKNOWN

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import sysv_ipc
 
-from nsbridge.agents import linux
+from nsbridge.agents import linux, queuestatus
 from nsbridge.agents.confinement.entry import Gone
 from nsbridge.agents.endpoints.base import AgentApi, Blocked
 from nsbridge.agents.endpoints.queue.config import FtokKey, QueueEndpoint
@@ -76,7 +76,7 @@ def owner(key: int) -> tuple[int, int] | None:
         queue_id: int = sysv_ipc.MessageQueue(key, 0, 0).id
     except (sysv_ipc.Error, OSError):
         return None
-    return linux.queue_owner(queue_id)
+    return queuestatus.queue_owner(queue_id)
 
 
 def first_owner(keys: Sequence[int]) -> tuple[int, int] | None:
@@ -186,7 +186,7 @@ def is_there(key: int, queue_id: int) -> bool:
 def has_room(queue_id: int, run: Run) -> bool:
     """True if the queue is known to have room for its first message; False also if the agent may not look."""
     try:
-        return linux.queue_status(queue_id).has_room(len(run.bodies[0]))
+        return queuestatus.queue_status(queue_id).has_room(len(run.bodies[0]))
     except OSError:
         return False
 
@@ -208,10 +208,10 @@ def last_sender(queue: sysv_ipc.MessageQueue, key: int) -> int:
 def too_long(size: int, queue_id: int) -> str:
     """Return why the queue will never take a message of `size` bytes, with the limit if the agent may look at it."""
     with suppress(OSError):
-        limit = linux.queue_status(queue_id).limit
+        limit = queuestatus.queue_status(queue_id).limit
         if size > limit:
             return f"{size} bytes are more than the queue takes: its msg_qbytes is {limit}"
-        limit = linux.longest_message()
+        limit = queuestatus.longest_message()
         if size > limit:
             return f"{size} bytes are more than its ipc namespace allows: kernel.msgmax there is {limit}"
     return f"{size} bytes are more than the queue takes (its msg_qbytes, or kernel.msgmax of its ipc namespace)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from itertools import accumulate, takewhile
 
-from nsbridge.agents import linux
+from nsbridge.agents import queuestatus
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.limits import QueueLimits
@@ -73,7 +73,7 @@ class QueueSinkBase(Sink):
         A message that is larger than half fits into an empty queue, of which nothing `is_used` by messages under way.
         """
         try:
-            status = linux.queue_status(queue.id)
+            status = queuestatus.queue_status(queue.id)
         except OSError:
             return True
         self._free = (status.limit // 2 - status.used) // _ROUTES
