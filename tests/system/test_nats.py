@@ -9,7 +9,7 @@ from tests.system.conftest import Factory
 from tests.system.nats_servers import NatsClient, running
 from tests.system.nsbridged import Nsbridged, kill_and_wait
 from tests.system.room import wait_until
-from tests.system.traffic import visible
+from tests.system.traffic import Receiver, Sent, send_all, visible
 
 BODIES = [b"", b"one", b"caf\xc3\xa9 \xff\n\0", *(b"%d" % number for number in range(500))]
 
@@ -157,3 +157,40 @@ def test_messages_that_a_lost_connection_had_come_in_order(tmp_path: Path, unsha
             return client.run(client.js.stream_info("FROM")).state.messages <= 20
 
         wait_until(is_acknowledged, "all but what the other client holds is acknowledged")
+
+
+def test_consumer_that_was_deleted_is_made_again_where_it_was(tmp_path: Path, unshare_container: Factory) -> None:
+    """What was taken is not asked for again; what comes meanwhile is taken."""
+    box = unshare_container()
+    with running(tmp_path / "nats") as server, NatsClient(server.url) as client:
+        client.add_stream("TO", ["to.far"])
+        client.add_stream("FROM", ["from.far"])
+        with Nsbridged(tmp_path, route(box.spec, server.url)) as daemon:
+            daemon.wait_for("RUNNING")
+            client.publish("from.far", BODIES[:100])
+            delivered(daemon, "n:far", 100)
+            client.run(client.js.delete_consumer("FROM", "n"))
+            client.publish("from.far", BODIES[100:150])
+            delivered(daemon, "n:far", 150)
+            config = client.run(client.js.consumer_info("FROM", "n")).config
+            assert 101 <= (config.opt_start_seq or 0) <= 151
+            names = sorted(visible(box.rootfs / "srv/in"))
+            assert [(box.rootfs / "srv/in" / name).read_bytes() for name in names] == BODIES[:150]
+
+
+def test_types_of_a_queue_travel_through_nats(tmp_path: Path, unshare_container: Factory) -> None:
+    one, two = unshare_container(), unshare_container()
+    with running(tmp_path / "nats") as server, NatsClient(server.url) as client:
+        client.add_stream("T", ["t"])
+        far = f'container = "host"\n[route.{{name}}.agent.far.nats]\nservers = ["{server.url}"]\n'
+        routes = (
+            f'[route.a.agent.box]\ncontainer = "{one.spec}"\nqueue = {{ out = {{ key = 0x81 }}, create = true }}\n'
+            f'[route.a.agent.far]\n{far.format(name="a")}in = {{ subject = "t" }}\n'
+            f'[route.b.agent.box]\ncontainer = "{two.spec}"\nqueue = {{ in = {{ key = 0x82 }}, create = true }}\n'
+            f'[route.b.agent.far]\n{far.format(name="b")}out = {{ stream = "T", subject = "t", durable = "d" }}\n'
+        )
+        messages = [Sent(number % 5 + 1, b"%d" % number) for number in range(200)]
+        with Nsbridged(tmp_path, routes) as daemon, Receiver(two, 0x82, len(messages)) as receiver:
+            daemon.wait_for("RUNNING")
+            send_all(one, 0x81, messages)
+            assert receiver.messages() == messages

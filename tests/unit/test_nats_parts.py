@@ -21,6 +21,7 @@ from nsbridge.agents.endpoints.nats.source import arrival
 from nsbridge.agents.endpoints.nats.subjects import is_filter, is_literal, matches
 from nsbridge.agents.journal.sinkjournal import open_sink
 from nsbridge.agents.loop import Loop
+from tests.unit.late_imports import loaded_by_an_agent
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_request_without_an_answer_is_late() -> None:
 )
 def test_numbers_of_a_message_are_in_its_reply_subject(reply: str) -> None:
     one = arrival(Msg(Client(), subject="s", reply=reply, data=b"x"))
-    assert (one.sequence, one.number, one.reply, one.body) == (70, 90, reply, b"x")
+    assert (one.sequence, one.reply, one.body) == (70, reply, b"x")
 
 
 def test_message_of_no_consumer_is_refused() -> None:
@@ -297,3 +298,8 @@ def test_guest_talks_over_a_socket(tmp_path: Path) -> None:
         server.close()
 
     run_guest(work)
+
+
+def test_no_other_process_loads_asyncio_or_nats() -> None:
+    """An agent has what its supervisor had loaded when it was forked, and only one of NATS loads more."""
+    assert not {"asyncio", "nats", "nkeys", "nsbridge.agents.endpoints.nats.sink"} & loaded_by_an_agent()

@@ -81,6 +81,7 @@ class Link:
                     raise Lost(connection.why)
                 await connection.ping()
                 self._since = self._agent.loop.now()
+                delays.reset()
         finally:
             for task in tasks:
                 task.cancel()

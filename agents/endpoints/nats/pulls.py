@@ -66,10 +66,14 @@ class Pulls:
             if not first.left:
                 self._pulls.popleft()
 
-    def ended(self, number: int, *, is_too_long: bool) -> None:
-        """Note that the server has ended a request; `is_too_long`: the next message is longer than it allows."""
+    def ended(self, number: int, *, is_too_long: bool) -> bool:
+        """Note that the server has ended a request; return True if it has had no message.
+
+        `is_too_long`: the next message is longer than the request allows.
+        """
         for pull in self._pulls:
             if pull.number == number:
                 self._next_is_long = self._next_is_long or (is_too_long and pull.is_new)
                 self._pulls.remove(pull)
-                return
+                return pull.is_new and not is_too_long
+        return False

@@ -4,10 +4,11 @@ The journal keeps each message whole, and the sequence in the stream of the last
 again is always recognized, and the acknowledgement may come late or be lost. It leaves when the other side has
 confirmed the message.
 
-A consumer sends what an earlier connection did not acknowledge only after its ack_wait, and newer messages before. To
-keep the order, the source looks at the consumer's own numbers: it counts every message that it sends. Where a number is
-missing, messages went to a connection that is lost. The source then reads from the stream itself what lies between the
-last one taken and the one that came. They come once more, later, and are acknowledged and dropped.
+The stream is the truth, and the consumer only a quick way to it. A consumer sends what went to a lost connection again
+only after its ack_wait, and newer messages before. In a cluster whose servers die, it may also skip messages, or
+keep some back (seen with nats-server 2.9). So where the sequence in the stream is not the next one, the source asks the
+stream what follows the last one taken, and takes that first. It asks, too, when the consumer has had nothing for a
+while. What comes once more, later, is acknowledged and dropped.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ class Arrival(NamedTuple):
     """A message that the consumer has sent."""
 
     sequence: int  # in the stream
-    number: int  # of the messages that the consumer has sent
     reply: str  # where its acknowledgement goes
     headers: Mapping[str, str]
     body: bytes
@@ -53,7 +53,7 @@ def arrival(message: Msg) -> Arrival:
     if parts[:2] != ["$JS", "ACK"] or len(parts) < 9:  # noqa: PLR2004  (an account and a domain may come before them)
         raise ValueError(f"no message of a consumer: {message.reply}")
     at = 5 if len(parts) == 9 else 7  # noqa: PLR2004
-    return Arrival(int(parts[at]), int(parts[at + 1]), message.reply, message.headers or {}, message.data)
+    return Arrival(int(parts[at]), message.reply, message.headers or {}, message.data)
 
 
 class NatsSource(EventSource):
@@ -75,7 +75,7 @@ class NatsSource(EventSource):
         self._held: deque[tuple[int, str]] = deque()  # acknowledgements, each with the seq that it waits for
         self._due: list[str] = []  # those that may leave
         self._last = 0  # the sequence of the last message taken
-        self._number: int | None = None  # the consumer's number of the last message that came on this connection
+        self._is_idle = False  # the consumer has had nothing for a while
         self._identity = 0  # of the stream
         self._acks_all = False  # one acknowledgement is for all before it
         self._pulls = Pulls()
@@ -111,7 +111,7 @@ class NatsSource(EventSource):
     async def serve(self, connection: Connection) -> None:
         """See Side."""
         self._arrived.clear()
-        self._number, self._failed = None, None
+        self._is_idle, self._failed = False, None
         self._pulls = Pulls()
         await self._survey(connection)
         inbox = connection.inbox()
@@ -146,17 +146,16 @@ class NatsSource(EventSource):
             if error.code != stream.NO_STREAM:
                 raise
             raise Waits(f"stream {out.stream} is not there; make it") from None
-        consumer = await self._consumer(connection)
-        stream.check_consumer(consumer, out.subject)
-        self._acks_all = consumer["config"].get("ack_policy") == "all"
         self._identity = stream.identity(info)
         slot = self._journal.taken % 2
-        is_same = self._journal.cells[STREAM + slot] == self._identity
-        floor = int(consumer["ack_floor"]["stream_seq"])
-        self._last = self._journal.cells[SEQUENCE + slot] if is_same else floor
+        known = self._journal.cells[SEQUENCE + slot] if self._journal.cells[STREAM + slot] == self._identity else 0
+        consumer = await self._consumer(connection, stream.start_after(info, known))
+        stream.check_consumer(consumer, out.subject)
+        self._acks_all = consumer["config"].get("ack_policy") == "all"
+        self._last = known or int(consumer["ack_floor"]["stream_seq"])
 
-    async def _consumer(self, connection: Connection) -> dict[str, Any]:
-        """Return what the server says of the consumer, made if it is missing."""
+    async def _consumer(self, connection: Connection, start: dict[str, Any]) -> dict[str, Any]:
+        """Return what the server says of the consumer, made if it is missing. `start` is where a new one begins."""
         out = self._out
         try:
             return await connection.ask(f"CONSUMER.INFO.{out.stream}.{out.durable}")
@@ -165,7 +164,7 @@ class NatsSource(EventSource):
                 raise
         config = {
             "durable_name": out.durable,
-            "deliver_policy": "all",
+            **start,
             "ack_policy": "explicit",
             "ack_wait": _ACK_WAIT * 10**9,
             "max_ack_pending": 16 * self._window.messages,
@@ -187,7 +186,8 @@ class NatsSource(EventSource):
 
     def _ended(self, subject: str, status: str, headers: Mapping[str, str]) -> None:
         text = headers.get("Description", "")
-        self._pulls.ended(int(subject.rpartition(".")[2]), is_too_long="MaxBytes" in text)
+        had_none = self._pulls.ended(int(subject.rpartition(".")[2]), is_too_long="MaxBytes" in text)
+        self._is_idle = self._is_idle or had_none
         if status not in ("404", "408") and "MaxBytes" not in text and "Batch" not in text:
             self._failed = Waits(f"consumer {self._out.durable} of stream {self._out.stream}: {text} ({status})")
 
@@ -205,15 +205,17 @@ class NatsSource(EventSource):
 
     async def _take(self, connection: Connection) -> bool:
         """Take what has come and has room; return True if there may be more at once."""
+        if self._is_idle and not self._arrived:
+            self._is_idle = False
+            await self._fill(connection)
         taken = 0
         while self._arrived and taken < _AT_ONCE:
             one = self._arrived[0]
             if one.sequence > self._last:
-                if self._number is None or one.number != self._number + 1:
+                if one.sequence != self._last + 1:
                     await self._fill(connection, one.sequence)
                 if not self._has_taken(one.sequence, one.headers, one.body):
                     break
-            self._number = one.number
             self._held.append((self._journal.taken, one.reply))
             self._arrived.popleft()
             taken += 1
@@ -238,18 +240,25 @@ class NatsSource(EventSource):
         self._last = sequence
         return True
 
-    async def _fill(self, connection: Connection, upto: int) -> None:
-        """Take from the stream what the consumer has sent to a connection that is lost."""
-        while self._last + 1 < upto:
+    async def _fill(self, connection: Connection, upto: int = 0) -> None:
+        """Take from the stream what follows the last one taken, before the message `upto`. Raises Waits, Lost.
+
+        0: all, until the consumer sends something.
+        """
+        while self._last + 1 != upto and (upto or not self._arrived):
             what = f"STREAM.MSG.GET.{self._out.stream}"
             try:
                 one = stream.stored(await connection.ask(what, seq=self._last + 1, next_by_subj=self._out.subject))
             except JetStreamError as error:
-                if error.code == stream.NO_MESSAGE:
+                if error.code != stream.NO_MESSAGE:
+                    raise
+                if not upto:
                     return
-                raise
-            if one.sequence >= upto:
+                raise Waits(f"stream {self._out.stream} does not have message {upto}, which its consumer has") from None
+            if one.sequence == upto:
                 return
+            if upto and one.sequence > upto:
+                raise Waits(f"stream {self._out.stream} does not have message {upto}, which its consumer has")
             while not self._has_taken(one.sequence, one.headers, one.body):
                 self._agent.flush()
                 self._wake.clear()

@@ -80,6 +80,16 @@ def identity(info: Mapping[str, Any]) -> int:
     return crc32(text.encode()) | 1 << 32
 
 
+def start_after(info: Mapping[str, Any], known: int) -> dict[str, Any]:
+    """Return where a consumer that is made begins, if the message `known` was taken last; 0: none was.
+
+    A stream whose messages are deleted when they were taken has only consumers that begin at its beginning.
+    """
+    if not known or info["config"].get("retention", "limits") != "limits":
+        return {"deliver_policy": "all"}
+    return {"deliver_policy": "by_start_sequence", "opt_start_seq": known + 1}
+
+
 def check_consumer(info: Mapping[str, Any], subject: str) -> None:
     """Raise Waits if a consumer that is there cannot be used."""
     config, name = info["config"], f"consumer {info['name']} of stream {info['stream_name']}"
