@@ -194,3 +194,27 @@ def test_types_of_a_queue_travel_through_nats(tmp_path: Path, unshare_container:
             daemon.wait_for("RUNNING")
             send_all(one, 0x81, messages)
             assert receiver.messages() == messages
+
+
+def test_messages_that_the_consumer_has_skipped_are_taken(tmp_path: Path, unshare_container: Factory) -> None:
+    """As after an election in a cluster: for the consumer they are acknowledged. The stream has them."""
+    box = unshare_container()
+    with running(tmp_path / "nats") as server, NatsClient(server.url) as client:
+        client.add_stream("TO", ["to.far"])
+        client.add_stream("FROM", ["from.far"])
+        with Nsbridged(tmp_path, route(box.spec, server.url)) as daemon:
+            daemon.wait_for("RUNNING")
+            client.publish("from.far", BODIES[:10])
+            delivered(daemon, "n:far", 10)
+            daemon.stop()
+            client.publish("from.far", BODIES[10:60])
+            subscription = client.run(client.js.pull_subscribe("from.far", durable="n", stream="FROM"))
+            fetched = client.run(subscription.fetch(50))
+            assert [one.data for one in fetched] == BODIES[10:60]
+            for one in fetched:
+                client.run(one.ack())
+            client.run(client.client.flush())
+            daemon.start()
+            delivered(daemon, "n:far", 60)
+            names = sorted(visible(box.rootfs / "srv/in"))
+            assert [(box.rootfs / "srv/in" / name).read_bytes() for name in names] == BODIES[:60]
