@@ -160,7 +160,7 @@ def test_messages_that_a_lost_connection_had_come_in_order(tmp_path: Path, unsha
 
 
 def test_consumer_that_was_deleted_is_made_again_where_it_was(tmp_path: Path, unshare_container: Factory) -> None:
-    """What was taken is not asked for again; what comes meanwhile is taken."""
+    """The agent does not ask again for messages that it has; it takes those that come meanwhile."""
     box = unshare_container()
     with running(tmp_path / "nats") as server, NatsClient(server.url) as client:
         client.add_stream("TO", ["to.far"])
@@ -197,7 +197,7 @@ def test_types_of_a_queue_travel_through_nats(tmp_path: Path, unshare_container:
 
 
 def test_messages_that_the_consumer_has_skipped_are_taken(tmp_path: Path, unshare_container: Factory) -> None:
-    """As after an election in a cluster: for the consumer they are acknowledged. The stream has them."""
+    """After an election in a cluster a consumer may have them acknowledged. The stream has them."""
     box = unshare_container()
     with running(tmp_path / "nats") as server, NatsClient(server.url) as client:
         client.add_stream("TO", ["to.far"])
