@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nsbridge.config.schema import Container
@@ -17,9 +20,12 @@ from tests.system import comings
 from tests.system.comings import restart_under_load
 from tests.system.engines import EngineContainer
 from tests.system.nsbridged import Followed, Nsbridged
+from tests.system.room import wait_dead
 from tests.system.storm_outcome import EXACTLY_ONCE, Plan
-from tests.system.test_arrivals import come, waiting
+from tests.system.test_arrivals import SOON, come, waiting
+from tests.system.test_relay import route
 
+REMOVED_WITHIN = 4.0  # seconds, for one container, on a busy machine
 BACK_WITHIN = 0.5  # seconds, median of a test beside others; the long form (`make comings`) is held to 0.2
 
 
@@ -54,6 +60,26 @@ def check_seen_to_come(directory: Path, web: EngineContainer) -> None:
         daemon.wait_for("WAITING")
         come(daemon, Followed(daemon), "w:one", web.start)
         assert daemon.agents()["w:one"]["container_pid"] == web.pid
+
+
+def check_removal(directory: Path, web: EngineContainer, legacy: EngineContainer) -> None:
+    """Check that two running containers can be removed at once. A stopped supervisor cannot take its agents out."""
+    with Nsbridged(directory, route(web.spec, legacy.spec)) as daemon:
+        daemon.wait_for("RUNNING")
+        inside = [agent["pid"] for agent in daemon.agents().values()]
+        os.kill(daemon.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            web.delete()
+            legacy.delete()
+            took = time.monotonic() - began
+            assert all(psutil.pid_exists(pid) for pid in inside)
+        finally:
+            os.kill(daemon.pid, signal.SIGCONT)
+        print(f"two containers removed in {took:.2f} s")
+        assert took < 2 * REMOVED_WITHIN
+        for pid in inside:
+            wait_dead(pid, SOON)
 
 
 def check_restarts(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +15,10 @@ from nsbridge.supervisor.containers.listing import list_containers
 from nsbridge.supervisor.containers.locate import locate
 from tests.system.conftest import Factory
 from tests.system.containerd_daemon import CRI_NAMESPACE, ContainerdDaemon, PodOfOne
+from tests.system.engine_checks import check_removal
 from tests.system.engines import EngineContainer, Program
 from tests.system.nsbridged import Followed, Nsbridged
-from tests.system.room import stays, wait_dead, wait_until
+from tests.system.room import stays, wait_until
 from tests.system.test_arrivals import come, waiting
 from tests.system.test_relay import route
 from tests.system.traffic import Receiver, Sent, put_into_spool
@@ -131,24 +131,8 @@ def test_old_pod_is_served_until_it_ends(
 
 @pytest.mark.parametrize("engine", ["ctr", "pod"])
 def test_removal_does_not_wait_for_an_agent(tmp_path: Path, request: pytest.FixtureRequest, engine: str) -> None:
-    """A stopped supervisor cannot take its agents out."""
     make = request.getfixturevalue(f"{engine}_container")
-    web, legacy = make(), make()
-    with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
-        daemon.wait_for("RUNNING")
-        inside = [agent["pid"] for agent in daemon.agents().values()]
-        os.kill(daemon.pid, signal.SIGSTOP)
-        try:
-            began = time.monotonic()
-            web.delete()
-            legacy.delete()
-            took = time.monotonic() - began
-        finally:
-            os.kill(daemon.pid, signal.SIGCONT)
-        print(f"two containers removed in {took:.2f} s")
-        assert took < 2 * 4.0
-        for pid in inside:
-            wait_dead(pid, SOON)
+    check_removal(tmp_path, make(), make())
 
 
 def test_frozen_containerd_delays_nothing(

@@ -13,7 +13,7 @@ from nsbridge.supervisor.containers import locate as containers
 from nsbridge.supervisor.containers.identity import NoAnswer, NotRunning
 from tests.system.comings import pair_of
 from tests.system.conftest import Factory
-from tests.system.engine_checks import check_life, check_restarts, check_seen_to_come
+from tests.system.engine_checks import check_life, check_removal, check_restarts, check_seen_to_come
 from tests.system.lxd_daemon import Lxd, LxdContainer
 from tests.system.nsbridged import Followed, Nsbridged
 from tests.system.room import wait_until
@@ -37,6 +37,10 @@ def test_lxd_container_is_seen_to_come(tmp_path: Path, incus_container: Factory)
     web = incus_container(start=False)
     web.create()
     check_seen_to_come(tmp_path, web)
+
+
+def test_removal_does_not_wait_for_an_agent(tmp_path: Path, incus_container: Factory) -> None:
+    check_removal(tmp_path, incus_container(), incus_container())
 
 
 def test_restarts_with_lxd_lose_and_repeat_nothing(tmp_path: Path, lxd: Lxd, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from nsbridge.supervisor.containers.deadline import TIME_LIMIT
 from nsbridge.supervisor.containers.identity import NotRunning
 from tests.system.comings import of_runtime
 from tests.system.conftest import Factory
-from tests.system.engine_checks import check_life, check_restarts, check_seen_to_come
+from tests.system.engine_checks import check_life, check_removal, check_restarts, check_seen_to_come
 from tests.system.lxc_containers import LxcContainer
 from tests.system.nsbridged import Nsbridged
 from tests.system.room import Room, wait_until
@@ -40,6 +40,10 @@ def test_lxc_container_is_found_by_name(lxc_container: Factory) -> None:
 
 def test_lxc_container_is_seen_to_come(tmp_path: Path, lxc_container: Factory) -> None:
     check_seen_to_come(tmp_path, lxc_container(start=False))
+
+
+def test_removal_does_not_wait_for_an_agent(tmp_path: Path, lxc_container: Factory) -> None:
+    check_removal(tmp_path, lxc_container(), lxc_container())
 
 
 def test_restarts_with_lxc_lose_and_repeat_nothing(

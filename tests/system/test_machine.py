@@ -15,7 +15,7 @@ from nsbridge.supervisor.containers import locate as containers
 from nsbridge.supervisor.containers.identity import ContainerRefused, NotRunning
 from tests.system.comings import pair_of
 from tests.system.conftest import Factory
-from tests.system.engine_checks import check_life, check_restarts, check_seen_to_come
+from tests.system.engine_checks import check_life, check_removal, check_restarts, check_seen_to_come
 from tests.system.machines import MachineContainer, Machined
 
 
@@ -53,6 +53,10 @@ def test_machine_is_found_by_name(machine_container: Factory) -> None:
 
 def test_machine_is_seen_to_come(tmp_path: Path, machine_container: Factory) -> None:
     check_seen_to_come(tmp_path, machine_container(start=False))
+
+
+def test_removal_does_not_wait_for_an_agent(tmp_path: Path, machine_container: Factory) -> None:
+    check_removal(tmp_path, machine_container(), machine_container())
 
 
 def test_restarts_with_nspawn_lose_and_repeat_nothing(tmp_path: Path, machined: Machined) -> None:
