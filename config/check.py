@@ -129,7 +129,7 @@ def _loops(side: Side, across: Side) -> Iterator[Problem]:
         return
     if side.serving(taken) == across.serving(written):
         what = f"is where {side.name} takes messages, in the same container, got {written.written}"
-        fix = "it would hear itself endlessly: choose another path"
+        fix = "its own messages would circulate endlessly: choose another path"
         yield Problem(across.key_path("in"), what, fix)
 
 
@@ -223,7 +223,7 @@ def _hears_itself(side: Side, put: Place, taker: Side, selector: int, unknown: b
         fix = f'types come from the queue across, so any may be heard again: write a "type" that {who} does not take'
     else:
         what = f"puts messages of type {put.type or 1} where {who} takes them, with out.type {selector}"
-        fix = "it would hear itself: use another type, or better another queue"
+        fix = "it would take its own messages: use another type, or better another queue"
     return Problem(side.key_path("in"), f"{what}, got {put.written}", fix)
 
 

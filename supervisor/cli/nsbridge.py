@@ -105,11 +105,13 @@ def _check_that_it_cannot_hear_itself(options: Parsed) -> None:
     send, receive = options.send_type, options.receive_type
     if receive in (0, send) or -receive >= send:
         raise UsageError(
-            f"--receive-type {receive} takes messages of --send-type {send} too, so the bridge would hear itself: "
-            "let the two differ"
+            f"--receive-type {receive} takes messages of --send-type {send} too, so the bridge would take "
+            "its own messages: let the two differ"
         )
     if os.path.normpath(options.out) == os.path.normpath(options.in_):
-        raise UsageError(f"--out and --in are both {options.out}, so the bridge would hear itself: let the two differ")
+        raise UsageError(
+            f"--out and --in are both {options.out}, so the bridge would take its own messages: let the two differ"
+        )
 
 
 _COMMANDS: dict[str, Callable[[Parsed], int]] = {

@@ -66,11 +66,11 @@ class AnyLife(RuleBasedStateMachine):
         order, self.nested = self.nested, ""
         if order == "refuse":
             if agent.state is S.RUNNING:
-                agent.refuse("it would hear itself")
+                agent.refuse("it would take its own messages")
         elif order:
             getattr(agent, order)()
 
-    @rule(reason=st.sampled_from(["", "it would hear itself"]))
+    @rule(reason=st.sampled_from(["", "it would take its own messages"]))
     def route_forbids(self, reason: str) -> None:
         self.witness.forbidden = reason
 

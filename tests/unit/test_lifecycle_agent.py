@@ -173,10 +173,10 @@ def test_agent_that_cannot_be_forked_backs_off(life: Life) -> None:
 
 def test_forbidden_agent_is_never_forked(life: Life) -> None:
     life.container.answer = life.container.found
-    life.witness.forbidden = "it would hear itself"
+    life.witness.forbidden = "it would take its own messages"
     life.agent.wanted = True
     life.agent.release()
-    assert (life.agent.state, life.agent.detail) == (S.FATAL, "it would hear itself")
+    assert (life.agent.state, life.agent.detail) == (S.FATAL, "it would take its own messages")
     assert life.agent.made == []
 
 

@@ -93,7 +93,7 @@ class NatsIn:
 
 @dataclass(frozen=True, slots=True)
 class NatsTls:
-    """TLS: the certificates that sign the servers' (the host's own by default), and the client's certificate."""
+    """Certificates: `ca` signs the servers', by default the host's authorities do; `cert` and `key` are the agent's."""
 
     ca: str | None = field(default=None, metadata=reads(values.path))
     cert: str | None = field(default=None, metadata=reads(values.path))
@@ -102,7 +102,7 @@ class NatsTls:
     def __post_init__(self) -> None:
         """Raise InvalidValue for half of a certificate."""
         if (self.cert is None) != (self.key is None):
-            raise InvalidValue('has one of "cert" and "key", got the other not', "give both, or neither")
+            raise InvalidValue('has only one of "cert" and "key"', "set both, or neither")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,9 @@ class NatsEndpoint(Endpoint):
         """Raise InvalidValue if it would take what it publishes."""
         if self.out is not None and self.in_ is not None and matches(self.out.subject, self.in_.subject):
             what = f"takes {quoted(self.out.subject)}, and publishes to {quoted(self.in_.subject)}"
-            raise InvalidValue(what, "it would hear itself endlessly: use another subject for one of the two")
+            raise InvalidValue(
+                what, "its own messages would circulate endlessly: use another subject for one of the two"
+            )
 
     @property
     def uses_tls(self) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class Lost(Exception):
-    """The connection is of no use any more: another one is made. `str()` has the server and why."""
+    """The connection is lost, and a new one must be made. `str()` has the server and the reason."""
 
 
 class Waits(Exception):
-    """One side cannot continue, for a reason that may pass; the connection is all right. `str()` has what and why."""
+    """One side cannot continue now, but the connection works. `str()` has the reason, which may pass."""
 
 
 class JetStreamError(Exception):

@@ -1,15 +1,15 @@
 """Decides what a sink had published when its connection or its agent ended, by what the server keeps. No I/O.
 
-Each message has an id of its own, (epoch, seq), in the header Nats-Msg-Id, and a condition that only its predecessor
-makes true: the first in flight names the sequence of the last message of the subject, each one behind it the id of the
-message before it. So whatever is lost, repeated or late on the way, the server stores the messages in their order and
-each at most once, also if they arrive hours later: the condition is not a window of time.
+Each message has an id, (epoch, seq), in the header Nats-Msg-Id, and a condition that holds only directly after the
+message before it. The first in flight names the sequence of the last message of the subject. Each later one names the
+id of the message before it. So the server stores the messages in order and each at most once, even if some are lost,
+repeated or hours late on the way. No window of time limits this.
 
-After any interruption the last message of the subject shows how far they have come:
-1. It is one of ours: all up to it are stored, and none behind it.
+After any interruption the last message of the subject shows which of ours are stored:
+1. It is one of ours: all up to it are stored, and none after it.
 2. Another program has published it: the messages since the last known one are searched for ours.
-3. It is gone, by a limit of the stream: if nothing was stored since the last one that is known, nothing of ours was.
-   Otherwise it is unknown, and `in_doubt` decides.
+3. A limit of the stream has deleted it: if the stream has stored nothing since the last known message, none of ours in
+   flight is stored. Otherwise that is unknown, and `in_doubt` decides.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ nats-py needs asyncio, and the agent has its own loop (agents/loop.py). The gues
 waits: the agent's loop watches the guest's epoll instance, and sets a timer for the guest's next deadline.
 
 * So there is no thread, no lock and no queue between the two. The agent's heartbeat covers both: if the guest hangs,
-  the agent's loop does, and the supervisor sees it.
+  the agent's loop hangs too, and the supervisor notices it.
 * asyncio has no public call for one pass. `stop` before `run_forever` is documented to give one pass with a timeout
   of 0: it serves all that is ready, then returns.
 * What one pass makes ready is served by the next. `call_soon` is the only way to it, so it reports that there is more.
@@ -37,7 +37,7 @@ _PASSES = 64  # in a row; then the agent's loop serves others
 
 
 class GuestLoop(asyncio.SelectorEventLoop):
-    """An event loop of asyncio that another loop runs."""
+    """An asyncio event loop that the agent's own loop runs."""
 
     def __init__(self, addresses: Addresses) -> None:
         self._epoll = selectors.EpollSelector()
@@ -140,4 +140,4 @@ class GuestLoop(asyncio.SelectorEventLoop):
             self._failure = self._failure or task.exception()
 
     def _failed(self, _loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
-        """Take an error that no coroutine of ours has raised: what nats-py leaves behind is no fault of the agent."""
+        """Ignore an error in a task of nats-py: those of our own coroutines are raised by `_ended`."""

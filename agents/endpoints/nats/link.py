@@ -14,7 +14,7 @@ from nsbridge.agents.endpoints.nats.guest import GuestLoop
 
 _FIRST_DELAY, _MAX_DELAY = 0.05, 2.0  # seconds between attempts
 _STALE = 60.0  # seconds without a connection after which the names of servers are looked up again
-_REFUSED = ("authorization violation", "authentication")  # what a server says who does not take the credentials
+_REFUSED = ("authorization violation", "authentication")  # words of a server that refuses the credentials
 
 
 class Side(Protocol):
@@ -37,14 +37,14 @@ class Link:
         self._agent = agent
         self._guest = guest
         self._servers = servers
-        self._ports = {host_and_port(url)[1] for url in servers}  # no others may be connected to (landlock.py)
+        self._ports = {host_and_port(url)[1] for url in servers}  # Landlock allows no other port
         self._login = login
         self._sides: list[Side] = []
         self._runs = False
         self._since = agent.loop.now()  # when there was a connection last
 
     def start(self, side: Side) -> None:
-        """Serve a side, too."""
+        """Serve this side from now on; connect if no side was served before."""
         self._sides.append(side)
         if not self._runs:
             self._runs = True

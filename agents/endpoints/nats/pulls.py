@@ -7,7 +7,7 @@ from typing import Any
 
 _BATCH = 256  # messages of a request
 _EXPIRES = 5.0  # seconds after which the server ends a request
-_GRACE = 3.0  # seconds more, until the source takes it for lost
+_GRACE = 3.0  # seconds more, after which the source assumes that the request is lost
 
 
 class _Pull:
@@ -21,7 +21,7 @@ class _Pull:
 
 
 class Pulls:
-    """The server answers requests one after the other, each with messages and sometimes a status at its end."""
+    """Keeps the open requests. The server answers them in order, each with messages and sometimes a last status."""
 
     def __init__(self) -> None:
         self._pulls: deque[_Pull] = deque()
@@ -30,7 +30,7 @@ class Pulls:
 
     @property
     def due(self) -> float:
-        """Return when the server should have answered; 0 if it owes nothing."""
+        """Return when the server should have answered; 0 if no request is open."""
         return self._pulls[0].due if self._pulls else 0.0
 
     def are_late(self, now: float) -> bool:
@@ -38,7 +38,7 @@ class Pulls:
         return bool(self._pulls) and self._pulls[0].due <= now
 
     def next(self, messages: int, size: int, now: float) -> tuple[int, dict[str, Any]] | None:
-        """Return the number and the body of the next request; None if there is room for none, or enough is asked for.
+        """Return the number and the body of the next request; None if there is no room, or enough was requested.
 
         A request is limited in bytes. If the next message alone is longer, the one after it asks for that message.
         """

@@ -5,7 +5,7 @@ in order and single. An error, or an answer that does not come, breaks the chain
 refuses all that are behind. The sink asks the server how far they have come, and publishes the rest again.
 
 If other programs publish to the same stream, a message of theirs between two of ours breaks the chain too. The sink
-then has fewer in flight, down to one, which needs no chain; and more again when it succeeds.
+then keeps fewer in flight, down to one, which needs no chain. When messages are confirmed, it keeps more again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ANSWERED = 16  # one of so many messages in a row is answered
 
 
 class _Overtaken(Exception):
-    """A message has another one before it than was expected."""
+    """The message before one of ours is not the expected one."""
 
 
 class _Entry(NamedTuple):
@@ -268,7 +268,7 @@ class NatsSink:
     def _wants_answer(self, most: int) -> bool:
         """True if the server must answer this message: an answer is for all before it, and costs as much as a message.
 
-        The first of a chain has one, because its error has the reason; behind it only that of the chain is seen.
+        The first of a chain is answered too, because its error has the reason; later errors only show a broken chain.
         """
         waiting, number = self._waiting, self._published
         if number == 1 or not number % _ANSWERED or not waiting or len(self._flying) >= self._limit:

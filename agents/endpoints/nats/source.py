@@ -1,14 +1,14 @@
 """The `out` side of the `nats` endpoint: takes messages from a durable pull consumer of JetStream.
 
-The journal keeps each message whole, and the sequence in the stream of the last one taken. So what the server sends
-again is always recognized, and the acknowledgement may come late or be lost. It leaves when the other side has
-confirmed the message.
+The journal keeps each message whole, and the sequence in the stream of the last one taken. So the source recognizes
+every message that the server sends again, and an acknowledgement may be late or lost. The source sends it when the
+other side has confirmed the message.
 
-The stream is the truth, and the consumer only a quick way to it. A consumer sends what went to a lost connection again
-only after its ack_wait, and newer messages before. In a cluster whose servers die, it may also skip messages, or
-keep some back (seen with nats-server 2.9). So where the sequence in the stream is not the next one, the source asks the
-stream what follows the last one taken, and takes that first. It asks, too, when the consumer has had nothing for a
-while. What comes once more, later, is acknowledged and dropped.
+The stream decides which message is next; the consumer only brings messages faster. A consumer sends a message again that
+went to a lost connection, but only after its ack_wait, and sends newer messages before it. In a cluster whose servers
+die, it may also skip messages or hold some back (seen with nats-server 2.9). So if the sequence in the stream is not the
+next one, the source first takes the messages between from the stream itself. It also asks the stream when the consumer
+has sent nothing for a while. If such a message comes once more, the source acknowledges and drops it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class NatsSource(EventSource):
         self._wake.set()
 
     def confirmed(self, seq: int) -> None:
-        """See Source: what the other side has may be acknowledged."""
+        """See Source: messages up to `seq` may be acknowledged."""
         while self._held and self._held[0][0] <= seq:
             self._due.append(self._held.popleft()[1])
         if self._due:
@@ -155,7 +155,7 @@ class NatsSource(EventSource):
         self._last = known or int(consumer["ack_floor"]["stream_seq"])
 
     async def _consumer(self, connection: Connection, start: dict[str, Any]) -> dict[str, Any]:
-        """Return what the server says of the consumer, made if it is missing. `start` is where a new one begins."""
+        """Return the server's description of the consumer; make it, to begin at `start`, if it is missing."""
         out = self._out
         try:
             return await connection.ask(f"CONSUMER.INFO.{out.stream}.{out.durable}")
@@ -192,7 +192,7 @@ class NatsSource(EventSource):
             self._failed = Waits(f"consumer {self._out.durable} of stream {self._out.stream}: {text} ({status})")
 
     async def _pull(self, connection: Connection, inbox: str) -> None:
-        """Ask for as many messages as there is room for."""
+        """Request as many messages as there is room for."""
         messages, size = self._agent.room()
         if self._pulls.are_late(asyncio.get_running_loop().time()):
             self._failed = Waits(f"consumer {self._out.durable} of stream {self._out.stream} does not answer")
