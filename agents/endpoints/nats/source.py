@@ -4,11 +4,11 @@ The journal keeps each message whole, and the sequence in the stream of the last
 every message that the server sends again, and an acknowledgement may be late or lost. The source sends it when the
 other side has confirmed the message.
 
-The stream decides which message is next; the consumer only brings messages faster. A consumer sends a message again that
-went to a lost connection, but only after its ack_wait, and sends newer messages before it. In a cluster whose servers
-die, it may also skip messages or hold some back (seen with nats-server 2.9). So if the sequence in the stream is not the
-next one, the source first takes the messages between from the stream itself. It also asks the stream when the consumer
-has sent nothing for a while. If such a message comes once more, the source acknowledges and drops it.
+The stream decides which message is next; the consumer only brings messages faster. If a connection was lost, the
+consumer sends its messages again only after ack_wait, and newer messages before. In a cluster whose servers die, it may
+also skip messages or hold some back (seen with nats-server 2.9). So if the sequence in the stream is not the next one,
+the source first takes the messages between from the stream itself. It also asks the stream when the consumer has sent
+nothing for a while. If such a message comes once more, the source acknowledges and drops it.
 """
 
 from __future__ import annotations
