@@ -1,4 +1,4 @@
-"""The socket between the two agents of a route: a session's packets, and when a confirmation travels."""
+"""The socket between the two agents of a route: sends a session's packets, and decides when a confirmation is sent."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from nsbridge.agents.loop import READABLE, WRITABLE, Loop
 from nsbridge.agents.session import Session
 from nsbridge.agents.wire import MAX_PACKET
 
-# Seconds that a confirmation may wait for a message to travel with, which saves a packet and a wake-up. What else may
-# wait does so as long: a message that is on its way comes first.
+# Seconds that a confirmation may wait, so that it can share a packet with a message: that saves a packet and a wake-up.
+# Other late work waits as long, so that messages in flight come first.
 _DELAY = 0.002
-_SHORT = 16 << 10  # bytes of a packet that hardly has another one behind it
-_PACKETS_AT_ONCE = 8  # read before what came is handed over and confirmed
+_SHORT = 16 << 10  # bytes; after a shorter packet another one is unlikely
+_PACKETS_AT_ONCE = 8  # received before their messages are handed over and confirmed
 
 
 class PeerLink:
-    """Sends and receives what the session decides. `late` is called after `do_late`, once for several calls.
+    """Sends and receives the packets of a session. Calls `late` some time after `do_late`, once for several calls.
 
-    With `sync`, what a packet reports is made durable by it before it leaves, and nothing waits.
+    `sync`, if given, is called before each packet: it makes durable what the packet reports. Then nothing is sent late.
     """
 
     def __init__(self, loop: Loop, fd: int, late: Callable[[], None], sync: Callable[[], None] | None) -> None:

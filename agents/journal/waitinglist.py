@@ -1,15 +1,15 @@
 """Keeps the names that wait in a directory in a file, so that a restarted agent need not list and sort them again.
 
 STATE_DIR/journal/ROUTE/AGENT.waiting holds a header and then names, each with a NUL behind it, in the order in which
-they will be taken. A cell of the agent's journal says up to which byte they were. A name is passed once its message is
-in the journal, or the name was set aside.
+they will be taken. A cell of the agent's journal keeps how many bytes of names were passed. A name is passed when its
+message is in the journal, or when the name was set aside.
 
 * The list is only a hint. Each name is looked up in the directory, and a scan follows when the list ends. So a stale,
   damaged or forged list costs time, and neither loses nor repeats a message.
 * A list is replaced in place: it is made invalid, written, and made valid again. A kill in between leaves no list.
-* List and cell belong together by a number. Another journal, or another endpoint's (belonging.py), has another one.
-* A full disk leaves no list.
-* The file has a limited size, and holds the first names only.
+* List and cell have the same number. The journal of another endpoint (belonging.py), or a new one, has another number.
+* If the disk is full, there is no list.
+* The file's size is limited, so it may hold only the first names.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Header(NamedTuple):
 
 
 class WaitingList:
-    """The list in the open file `fd`, of up to `size` bytes; `cells[cell]` keeps what was passed."""
+    """The list in the open file `fd`, of up to `size` bytes; `cells[cell]` keeps how far it was passed."""
 
     def __init__(self, fd: int, size: int, cells: memoryview[int], cell: int) -> None:
         self._fd = fd

@@ -87,7 +87,7 @@ class Arrivals:
     def _complain(self, reason: str) -> None:
         if reason != self._complaint:
             self._complaint = reason
-            self._log.warning("", f"containers are looked for again and again, instead of being seen to come: {reason}")
+            self._log.warning("", f"containers are polled, because nothing can report their start: {reason}")
 
 
 class _Several:

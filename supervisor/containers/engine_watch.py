@@ -26,7 +26,7 @@ Follow = Callable[[int], int]  # the child's main function; see Engine.follow
 
 
 class Awaited:
-    """A caller waits for the container of that name or id, or for ANY; `callback` is called for each reason to look."""
+    """One caller that waits for a container (name, id, or ANY). `callback` is called for each reason to look."""
 
     def __init__(self, watch: EngineWatch, name: str, callback: Callable[[], None]) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class Awaited:
 
 
 class EngineWatch:
-    """The events of one engine."""
+    """Watches the events of one engine, and calls back those who wait."""
 
     def __init__(self, loop: Loop, log: Log, kind: ContainerKind, follow: Follow) -> None:
         self.is_watching = False
@@ -56,7 +56,7 @@ class EngineWatch:
         self._child: LineChild | None = None
         self._timer: Timer | None = None  # for the next child, or for the end of this one
         self._delay = AGAIN[0]
-        self._reason = ""  # why the child ends, in its words
+        self._reason = ""  # why the child ends, as it reported
         self._complained = False
 
     def expect(self, name: str, callback: Callable[[], None]) -> Awaited:
@@ -139,7 +139,7 @@ class EngineWatch:
             self._complained = True
             self._log.warning(
                 "",
-                f"{self._kind} cannot be watched ({reason}): its containers are looked for again and again meanwhile",
+                f"{self._kind} cannot be watched ({reason}): its containers are polled meanwhile",
             )
 
     def _cancel_timer(self) -> None:

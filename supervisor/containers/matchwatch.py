@@ -1,8 +1,8 @@
-"""Notices that a name which may match several containers has come to do so while one of them is served.
+"""Notices that a second container matches the configured name, while the first one is served.
 
-A label does not name one container. While exactly one matches, its agent serves it. When another one that matches
-starts (a service is scaled to two), each would get a part of the messages, so the agent leaves, and waits until one is
-left. The engine is asked by the name.
+A label may match several containers. While exactly one matches, its agent serves it. If a second one starts (a service
+is scaled to two), each would get a part of the messages. So the agent leaves, and waits until only one matches. The
+engine is asked by the configured name.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 A configuration names a container, and an engine may give that name to another one (`docker rename web old; docker run
 --name web`). The agent serves the container that it has entered, under any name, until another *running* container has
-the configured name. Then it leaves the one and enters the other, as after a restart of a container.
+the configured name. Then it leaves the first and enters the second, as after a restart.
 
-An engine's events would be faster, but need a permanent child. So the engine is polled by the container's id, and by
-the name only if it has changed.
+An engine's events would be faster, but need a permanent child. So the engine is polled: by the container's id, and if
+that container's name has changed, also by the configured name.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class NameWatch(ServedName):
 def watch_name(
     loop: Loop, arrivals: Arrivals, container: Container, found: Found, moved: Callable[[str], None]
 ) -> ServedName | None:
-    """Return a watch if the name can come to mean another container: an engine's, and not configured by its id."""
+    """Return a watch if the name may later lead to another container. None if it cannot, as with a container's id."""
     engine = engine_of(container.kind)
     if engine.matches_several:
         return MatchWatch(loop, arrivals, container, found, moved)

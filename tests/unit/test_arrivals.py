@@ -69,4 +69,4 @@ def test_exhausted_inotify_is_logged_once_and_used_when_free(tmp_path: Path) -> 
     assert watched == [False, False, False, True]
     assert called == [2]
     (complaint,) = said
-    assert "instead of being seen to come: inotify instances of uid 54323 are used up: raise sysctl" in complaint
+    assert "nothing can report their start: inotify instances of uid 54323 are used up: raise sysctl" in complaint

@@ -16,7 +16,7 @@ NUMBERS = {
     "mq_timedreceive": (243, 183),
     "mq_getsetattr": (245, 185),
 }
-_COLUMN = 1 if platform.machine() == "aarch64" else 0  # asked here: an agent may not make that call
+_COLUMN = 1 if platform.machine() == "aarch64" else 0  # asked at import: an agent may not make that call
 _ATTRIBUTES = struct.Struct("=4q32x")  # struct mq_attr: mq_flags, mq_maxmsg, mq_msgsize, mq_curmsgs
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -80,13 +80,13 @@ class PreparedReceive:
     """Receives messages of one queue into memory that outlives the process. mq_receive(3)."""
 
     def __init__(self, queue: int, size: int) -> None:
-        """Take the largest `size` that the queue's messages may have, or the kernel refuses."""
+        """Prepare the call. `size` must be at least the queue's mq_msgsize, or the kernel refuses."""
         self._call, (_, self._body, _, self._priority, _) = linux.prepared(
             _number("mq_timedreceive"), queue, 0, size, 0, 0
         )
 
     def receive(self, place: int) -> int:
-        """Receive a message without waiting: its priority to `place`, in 32 bits, and its body 8 bytes behind.
+        """Receive a message without waiting: its priority (32 bits) to `place`, its body 8 bytes after that.
 
         Return its length, or minus the errno: EAGAIN if the queue is empty.
         """

@@ -1,7 +1,7 @@
 """The `mqueue` endpoint: its entry in the registry.
 
-The calls are made by ctypes and not by the package posix_ipc: that returns a message as a new object, and a message
-must land in the journal, or a kill would lose it. A call with the GIL held takes less time, too.
+The calls are made by ctypes, not by the package posix_ipc. posix_ipc returns a message as a new object, but a message
+must land in the journal, or a kill would lose it. Besides, a call that keeps the GIL takes less time.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Some facts about POSIX queues, and what they mean here:
   inotify watch on the open queue reports that it lost its name, or that its owner or mode changed.
 * Permission is checked when a queue is opened, so a queue whose owner or mode changed is opened again.
 * The limits of a queue (mq_maxmsg, mq_msgsize) are fixed when it is made. A receiver must have room for mq_msgsize.
-* Only an open queue shows its owner. So nothing shows the owner of a queue that may not be opened.
+* The owner is visible only after opening. So an agent cannot see the owner of a queue that it may not open.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nsbridge.agents.endpoints.mqueue.calls import Attributes, attributes_of, mq
 from nsbridge.agents.endpoints.mqueue.config import MqueueEndpoint, shown
 from nsbridge.agents.loop import READABLE, Timer
 
-_DEFAULTS = Attributes(10, 8192)  # fs.mqueue.msg_default and msgsize_default, for the limit that is not configured
+_DEFAULTS = Attributes(10, 8192)  # fs.mqueue.msg_default and msgsize_default, if only one of them is configured
 _SETTLE = 0.02  # seconds from a change to the look at it, so that many changes cost one look
 _PACE = 1.0  # seconds from one look to the next, without inotify
 
@@ -70,7 +70,7 @@ class MqueueOwner:
         self._at_entry = None if is_user_configured else self._first()
 
     def check_later(self) -> None:
-        """Schedule a `check` in the loop, after the kernel refused; its Gone ends the agent."""
+        """Schedule a `check` in the loop, because the kernel refused the queue; its Gone ends the agent."""
         self._host.loop.call_later(0, self.check)
 
     def check(self) -> None:
@@ -117,7 +117,7 @@ class OpenQueue:
         self._about = (0, 0, 0, 0)
 
     def open(self) -> None:
-        """Open the queue that the name leads to now, made if it is missing and `create` is set. Raises Blocked."""
+        """Open the queue that the name leads to now; make it if it is missing and `create` is set. Raises Blocked."""
         self.close()
         self.fd = fd = self._opened()
         try:

@@ -1,8 +1,8 @@
 """The `out` side of the `mqueue` endpoint: each message goes straight into the journal, where the kernel puts it.
 
-The kernel counts the messages and keeps their lengths (agents/counter.py). So after a kill the count says how many have
-landed. Without the counter one message at a time is received: after a kill its priority shows that it has landed, but
-nothing has its length, unless its record was made. It is lost then, and the log says so.
+The kernel counts the messages and keeps their lengths (agents/counter.py). So after a kill the count shows how many
+have landed. Without the counter the source receives one message at a time. After a kill its priority shows that it has
+landed, but nothing shows its length, unless its record was made. Then the message is lost, and the log reports it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other a
 
 
 class _NoCounts:
-    """Stands for the kernel's count where there is none: no later count can be taken for its continuation."""
+    """Replaces the kernel's count where there is none. Its `life` equals that of no later count."""
 
     life = NO_LIFE
     skips = sent = received = 0

@@ -1,7 +1,7 @@
 """Names of a spool that are set aside, because their files cannot be taken now: when to look at each of them again.
 
-A name is looked at again with exponential backoff. Then it waits to be taken, and its delay is remembered until its
-file is taken or gone, so that the next delay is longer. Very many names share a limit of looks in a second.
+A name is looked at again with exponential backoff. Its delay is remembered until its file is taken or gone, so that the
+next delay is longer. All names together have a limit of looks in a second.
 """
 
 from __future__ import annotations

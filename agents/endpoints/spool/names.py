@@ -12,8 +12,8 @@ Some facts about listings and events, and what they mean here:
 * At most _MOST names wait in memory, as many as the kernel keeps events: the first by name. The next ones come from the
   list in the state directory (agents/journal/waitinglist.py), and another scan finds the rest. Until then events are
   dropped: those files came before them.
-* Listing and sorting a very large directory takes longer than an agent may live. So a new agent begins with the names
-  of the list, and scans when they are taken, or after _SCAN_AFTER seconds.
+* Listing and sorting a very large directory may take longer than the time between two kills. So a new agent begins with
+  the names of the list, and scans when they are taken, or after _SCAN_AFTER seconds.
 
 A name may be set aside, because its file cannot be taken now (aside.py). It waits again when it is due, and at once
 when an event names it.
@@ -79,7 +79,7 @@ class SpoolNames:
         self._more = more
         self._odd = odd
         self._waiting = waiting
-        self._listed = 0  # of the backlog, the first ones: they are on that list
+        self._listed = 0  # how many names at the start of the backlog are on that list
         self._directory = -1
         self._how: dict[bytes, int] = {}  # every known name: the event that brought it, _TAKEN or _ASIDE
         self._backlog: deque[bytes] = deque()  # to be taken, in this order
@@ -131,8 +131,8 @@ class SpoolNames:
         """True if names wait, or the list or a scan would bring some."""
         return bool(self._backlog) or self._has_more or self._has_list()
 
-    def about(self) -> int:
-        """Return about how many names wait: those of the list are not counted, but estimated by their length."""
+    def estimated_count(self) -> int:
+        """Return about how many names wait: those that are only in the list are estimated by its length in bytes."""
         count, left = len(self._backlog), self._waiting.bytes_left() if self._waiting is not None else 0
         if not left:
             return count

@@ -23,7 +23,7 @@ class SpoolFileId(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A file that was taken and not yet removed. `body`: its content, None if an earlier life took it."""
+    """A file that was taken and not yet removed. `body` is its content; None if an earlier agent took it."""
 
     seq: int
     name: bytes
@@ -48,7 +48,7 @@ def pack(identity: SpoolFileId, name: bytes) -> bytes:
 
 
 def unpack(note: bytes) -> tuple[SpoolFileId, bytes]:
-    """Return the file's identity and name; of a file that cannot be if no file can have the name.
+    """Return the file's identity and name; those of a file that cannot exist if the name is impossible.
 
     A compromised agent may have written the note.
     """

@@ -1,8 +1,8 @@
 """Handles the files that a spool's source refuses: counts and reports them, and moves them to `error`.
 
-The count is for the life of the source's journal. A file that stays where it is, is refused by each agent again, so the
-journal keeps which files were counted last, by name, inode and time of birth. Beyond _KEPT files that stay, the next
-agent counts the earlier ones again.
+The count is for the life of the source's journal. If a refused file stays in its place, each new agent refuses it
+again. So the journal keeps which files were counted last, by name, inode and time of birth. If more than _KEPT files
+stay, the next agent counts the earlier ones again.
 
 A file is counted before it is moved. So a kill in between neither counts it twice nor leaves it out.
 """
@@ -35,7 +35,7 @@ class Fate(Enum):
     MOVES = 1  # it can never be taken: it goes to `error`
     WAITS = 2  # its owner may still change that: it goes there if it is refused again at the next look
     STAYS = 3  # it cannot be moved either
-    PASSES = 4  # it will be taken: this is no refusal that counts
+    PASSES = 4  # the reason will pass and the file will be taken: it is not counted as refused
 
 
 class RefusedFiles:
@@ -95,7 +95,7 @@ class RefusedFiles:
             self._host.refused(*shown_now)
 
     def _count(self, name: bytes) -> bool:
-        """Count the file, unless it was; return True if it is counted now."""
+        """Count the file unless it was counted before; return True if it was not."""
         try:
             cells, key = self._cells, _key(name, *linux.birth(self._directory, name))
         except OSError:

@@ -171,8 +171,8 @@ class SpoolSource(EventSource):
         return 0, (body,)
 
     def _show_waiting(self) -> float:
-        """Show at each heartbeat about how many files wait."""
-        self._host.files_waiting(self._names.about())
+        """Report at each heartbeat about how many files wait."""
+        self._host.files_waiting(self._names.estimated_count())
         return self._host.loop.now()
 
     def _changed(self, _events: int) -> None:

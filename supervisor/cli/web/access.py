@@ -1,4 +1,4 @@
-"""The rules about readers: on a loopback address everybody may read, elsewhere the bearer of the token.
+"""The rules about readers: on a loopback address any process may read, elsewhere only a client with the token.
 
 * On a loopback address the Host header must name it. Otherwise a page of any site could read this one, by a name of its
   own that it lets resolve to 127.0.0.1 (DNS rebinding).

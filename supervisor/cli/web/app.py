@@ -1,4 +1,4 @@
-"""The pages and answers of `nsbridge web`: each is made of what the feed knows, or asks the daemon once."""
+"""The pages and answers of `nsbridge web`: each is made from the feed's data, or asks the daemon once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nsbridge.supervisor.cli.web import agentview, metrics, snapshot, view
 from nsbridge.supervisor.cli.web.feed import Feed, Viewer
 
 MOST_STREAMS = 32  # live readers
-KEEP_ALIVE = 15.0  # seconds between two signs of life of a live stream
+KEEP_ALIVE = 15.0  # seconds between two empty messages of an idle live stream
 _SHOWN = 50  # events and lines of the log on a page
 _REASONS = 10  # agents that /healthz names
 _INSPECTING = 2  # requests to inspect that the daemon has from here at a time
@@ -106,13 +106,13 @@ class _Site:
         )
 
     async def metrics(self, request: Request) -> Response:
-        """Answer Prometheus. A daemon that is away is a value, not an error."""
+        """Answer Prometheus. If the daemon does not answer, that is a value (`nsbridge_up 0`), not an error."""
         found = await self._feed.fresh()
         text, kind = metrics.text(found, request.headers.get("accept", ""), sees_pids=self._feed.sees_pids)
         return Response(text, headers={"content-type": kind})
 
     async def health(self, _request: Request) -> Response:
-        """Answer 200 if the daemon answers and all that should run does, else 503 with the reasons."""
+        """Answer 200 if the daemon answers and no agent needs attention, else 503 with the reasons."""
         found = await self._feed.fresh()
         if found is None:
             return PlainTextResponse(f"{escape(self._feed.reason)}\n", 503)
@@ -161,7 +161,7 @@ class _Site:
 
 
 async def _messages(viewer: Viewer) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Yield the messages of a viewer until it is dropped; an empty kind is a sign of life."""
+    """Yield the messages of a viewer until it is dropped; an empty kind keeps the connection alive."""
     while True:
         try:
             message = await asyncio.wait_for(viewer.queue.get(), KEEP_ALIVE)
@@ -204,6 +204,6 @@ def _file(name: str) -> Any:
 
 
 async def _failed(_request: Request, error: Exception) -> Response:
-    """Answer with an error of the daemon, or that it is away."""
+    """Answer with an error of the daemon, or report that it does not answer."""
     missing = isinstance(error, NoSuchNameError)
     return JSONResponse({"error": escape(str(error))}, 404 if missing else 503)

@@ -1,4 +1,4 @@
-"""`nsbridge web`: checks what it was asked, opens its socket, serves until it is ended by TERM or INT."""
+"""`nsbridge web`: checks its options, opens its socket, and serves until TERM or INT ends it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from nsbridge.supervisor.cli.web.feed import Feed
 from nsbridge.supervisor.cli.web.guard import GuardedProtocol
 
 SHORTEST_TOKEN = 16  # characters
-_DESCRIPTORS = 4096  # of a flood, most wait for their TLS handshake
-_GRACE = 2  # seconds for answers under way when it ends
+_DESCRIPTORS = 4096  # enough for a flood of connections that wait for their TLS handshake
+_GRACE = 2  # seconds to finish answers when it is stopped
 _BACKLOG = 256
 
 
@@ -89,7 +89,7 @@ async def _serve(server: _Server, feed: Feed, listener: socket.socket) -> None:
 
 
 def _check(options: Parsed, host: str, token: str | None) -> None:
-    """Raise UsageError unless strangers are kept out, or --insecure lets them in."""
+    """Raise UsageError if other hosts could read without a token, unless --insecure allows it."""
     if bool(options.tls_cert) != bool(options.tls_key):
         raise UsageError("web: --tls-cert and --tls-key go together")
     if options.insecure and token is not None:

@@ -1,6 +1,6 @@
-"""The web process's knowledge of the daemon, for all that ask: one poll, two streams, and the live readers.
+"""Keeps the web process's data about the daemon, for all readers: one poll, two streams, and the live readers.
 
-* However many ask, the daemon is asked once: an answer serves everybody for MAX_AGE seconds, a failure too.
+* The daemon is asked once for all readers: an answer, or a failure, is used for MAX_AGE seconds.
 * It is asked every IDLE seconds for the plots, every LIVE seconds while a page is open, and at once after an event.
 * A reader of the live stream that does not keep up is dropped. Its browser connects again, and gets everything anew.
 """
@@ -38,7 +38,7 @@ class Viewer:
         self.behind = False
 
     def put(self, kind: str, data: dict[str, Any]) -> None:
-        """Add a message; without room, the end."""
+        """Add a message; if there is no room, drop the reader."""
         if self.behind:
             return
         try:
@@ -51,7 +51,7 @@ class Viewer:
 
 
 class Feed:
-    """The knowledge. `now` is a monotonic clock. Use it inside `running`."""
+    """The data, kept up to date inside `running`. `now` is a monotonic clock."""
 
     def __init__(self, daemon: Daemon, now: Callable[[], float] = time.monotonic) -> None:
         self.daemon = daemon
@@ -128,7 +128,7 @@ class Feed:
             self._viewers.discard(viewer)
 
     def state(self) -> dict[str, Any]:
-        """Return what is known of the daemon itself."""
+        """Return the state of the daemon itself."""
         if self.snapshot is None:
             return {"up": False, "reason": self.reason, "counts": None, "version": "", "since": "", "pid": None}
         about = self.snapshot.daemon
@@ -153,7 +153,7 @@ class Feed:
             self._wanted.clear()
 
     async def _ask(self) -> None:
-        """Ask the daemon once, however many wait for it."""
+        """Ask the daemon once for all that wait."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._look())
         await asyncio.shield(self._asking)
@@ -181,7 +181,7 @@ class Feed:
             self._publish("rows", {**changes, "all": False})
 
     async def _follow(self, method: str, kept: deque[dict[str, Any]], kind: str) -> None:
-        """Keep what a stream of the daemon says, over its restarts."""
+        """Keep the items of a stream of the daemon, also over its restarts."""
         while True:
             known = {json.dumps(item) for item in kept}  # the stream begins with its last ones
             try:
@@ -193,7 +193,7 @@ class Feed:
                     if kind == "event":
                         self._wanted.set()
             except NsbridgeError:
-                self._wanted.set()  # it has gone: say so at once
+                self._wanted.set()  # it has ended: report that at once
             await asyncio.sleep(RETRY)
 
     def _publish(self, kind: str, data: dict[str, Any]) -> None:

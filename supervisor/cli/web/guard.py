@@ -2,7 +2,7 @@
 
 uvicorn waits without a limit for the first byte of a request, for its end, and for a client that does not read. Here:
 * A request must be there within REQUEST seconds of its connection or of its first byte, however slowly it comes.
-* A client that takes nothing of an answer for STALL seconds is cut off.
+* A client that reads nothing of an answer for STALL seconds is disconnected.
 * There are MOST connections. One more takes the place of the oldest that has no request; if all have one, it is closed.
 """
 
@@ -41,7 +41,7 @@ class Deadline:
 
 
 class GuardedProtocol(H11Protocol):
-    """One connection of a client. It changes nothing of uvicorn's own work, and looks at what that has done."""
+    """One connection of a client. It does not change what uvicorn does; it only observes it."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -89,7 +89,7 @@ class GuardedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """See asyncio.Protocol: the client does not take what it is sent."""
+        """See asyncio.Protocol: the client does not read its answer."""
         self._stall.set(self.transport)
         super().pause_writing()
 

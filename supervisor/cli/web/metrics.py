@@ -96,7 +96,7 @@ class _Families(registry.Collector):
 
 
 def text(snapshot: Snapshot | None, accept: str = "", *, sees_pids: bool) -> tuple[bytes, str]:
-    """Return the text and its content type; of a daemon that does not answer (None), that it is down.
+    """Return the text and its content type; for None, of a daemon that is down.
 
     `accept` is the reader's header: OpenMetrics if it asks for that. With `sees_pids` processes are measured.
     """
