@@ -38,10 +38,10 @@ def start_pair(factory: Factory, peers: Path) -> tuple[EngineContainer, EngineCo
     return server, client
 
 
-def assert_all_come_back(client: EngineContainer) -> None:
+def assert_all_come_back(client: EngineContainer, count: int = ROUND_TRIPS) -> None:
     """Assert that the client ends when every message has come back equal, and prints its times."""
     wait_until(lambda: all((client.rootfs / path.lstrip("/")).exists() for path in FILES), "the bridge makes the files")
-    done = client.exec(["/bin/client", "/srv", str(ROUND_TRIPS), "64"])
+    done = client.exec(["/bin/client", "/srv", str(count), "64"])
     assert re.match(rb"rtt_us p50 [0-9.]+ .* round-trips/s\n", done.stdout), done.stdout
 
 
@@ -70,7 +70,7 @@ def test_bridge_ends_with_a_reason_when_a_container_does(runc_container: Factory
     """A namespace that was given by its path does not come back."""
     server, client = start_pair(runc_container, peers)
     with bridge(server, client) as program:
-        wait_until((client.rootfs / "srv/to_client").exists, "the bridge is there")
+        assert_all_come_back(client, 1)  # both agents are inside
         server.kill()
         _, said = program.communicate(timeout=LIMIT)
         assert program.returncode == 1
