@@ -302,7 +302,9 @@ def main() -> int:
     options = parser.parse_args()
     all_came = []
     chosen = options.engine or ENGINES
-    counts = dict.fromkeys(chosen, options.each) if options.each else shares(options.restarts, chosen)
+    counts = shares(options.restarts, chosen)
+    if options.each:
+        counts = {engine: int(options.each) for engine in chosen}
     for engine, restarts in counts.items():
         all_came.append(run(engine, restarts, options.seed))
         print(f"{engine}: {all_came[-1].outcome.problems() or 'kept'}", file=sys.stderr)
