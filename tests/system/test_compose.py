@@ -18,6 +18,7 @@ from tests.system.engine_checks import check_restarts
 from tests.system.engine_daemons import IMAGE, Daemon, DaemonContainer, DockerDaemon
 from tests.system.engines import Program
 from tests.system.nsbridged import Followed, Nsbridged
+from tests.system.often_asking import OftenAsking
 from tests.system.room import wait_until
 from tests.system.test_arrivals import SOON, come, waiting
 from tests.system.test_relay import route
@@ -73,7 +74,7 @@ def test_service_that_is_scaled_is_waited_for_with_the_count(
     spec, options = new_service()
     first, legacy = docker_container(start=False, options=options), unshare_container()
     first.create()
-    with Nsbridged(tmp_path, route(spec, legacy.spec)) as daemon:
+    with OftenAsking(tmp_path, route(spec, legacy.spec)) as daemon:
         daemon.wait_for("WAITING", "r:files")
         assert f"matches {spec} ({first.spec} does not run)" in daemon.agents()["r:files"]["detail"]
         followed = Followed(daemon)

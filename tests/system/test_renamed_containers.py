@@ -11,18 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.system.conftest import Factory
-from tests.system.nsbridged import Nsbridged
+from tests.system.often_asking import OftenAsking
 from tests.system.room import wait_until
 from tests.system.test_relay import route
 from tests.system.traffic import put_into_spool, visible
 
 SOON = 45.0  # seconds, on a busy machine
-
-
-class Daemon(Nsbridged):
-    """nsbridged that asks Docker every second."""
-
-    program = ("tests.system.often_asking",)
 
 
 @pytest.mark.timeout(180)
@@ -32,7 +26,7 @@ def test_a_renamed_container_s_old_name_leads_to_its_new_owner(
     """Messages that were taken before are handed over after; the one that was left behind is not touched any more."""
     web, legacy = docker_container(), unshare_container()
     name = web.name
-    with Daemon(tmp_path, route(web.spec, legacy.spec)) as daemon:
+    with OftenAsking(tmp_path, route(web.spec, legacy.spec)) as daemon:
         daemon.wait_for("RUNNING")
         assert daemon.agents()["r:files"]["serves"] == f"docker:{name}"
         first = daemon.agents()["r:files"]["container_pid"]
@@ -61,7 +55,7 @@ def test_a_renamed_container_s_old_name_leads_to_its_new_owner(
 
 def test_renamed_back_is_as_before(tmp_path: Path, docker_container: Factory, unshare_container: Factory) -> None:
     web, legacy = docker_container(), unshare_container()
-    with Daemon(tmp_path, route(web.spec, legacy.spec)) as daemon:
+    with OftenAsking(tmp_path, route(web.spec, legacy.spec)) as daemon:
         daemon.wait_for("RUNNING")
         pid = daemon.agents()["r:files"]["pid"]
         web.engine.command("rename", web.name, f"{web.name}-old")
