@@ -31,6 +31,7 @@ from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt
 
 _MOST, _MOST_BYTES = 1024, 8 << 20  # that wait here or are in flight
+_IN_FLIGHT = 256  # messages, at most
 _HEADERS = 1024  # bytes of a message's headers, at most
 _BLOCK = 64  # messages that are published before answers are looked at
 _ANSWERED = 16  # one of so many messages in a row is answered
@@ -69,7 +70,7 @@ class NatsSink:
         self._bytes = 0  # of the first two
         self._is_open = False  # the stream is known, and what was published before
         self._was_full = False
-        self._limit = _MOST  # messages in flight
+        self._limit = _IN_FLIGHT  # messages in flight, while all goes well
         self._life = 0  # counts chains; an answer to one of an earlier chain is ignored
         self._published = self._answered = 0  # messages of this chain
         self._expected = 0  # the sequence of the subject's last message
@@ -248,7 +249,7 @@ class NatsSink:
         most = connection.max_payload
         if self._stream.max_message >= 0:
             most = min(most, self._stream.max_message)
-        while self._waiting and len(self._flying) < self._limit and self._broken is None:
+        while self._waiting and len(self._flying) < self._room() and self._broken is None:
             entry = self._waiting[0]
             headers = self._headers(entry, self._stream.name)
             if _may_be_too_long(entry, most) and (why := _too_long(entry, headers, most)):
@@ -265,20 +266,28 @@ class NatsSink:
             if not self._published % _BLOCK:
                 await asyncio.sleep(0)
 
+    def _room(self) -> int:
+        """Return how many messages may be in flight: one until the first of a chain is confirmed.
+
+        By then the cluster has decided about all that an earlier chain had in flight. nats-server 2.9 may lose count
+        of messages that it refuses only when it applies them, if it is killed then.
+        """
+        return self._limit if self._answered else 1
+
     def _wants_answer(self, most: int) -> bool:
         """True if the server must answer this message: an answer is for all before it, and costs as much as a message.
 
         The first of a chain is answered too, because its error has the reason; later errors only show a broken chain.
         """
         waiting, number = self._waiting, self._published
-        if number == 1 or not number % _ANSWERED or not waiting or len(self._flying) >= self._limit:
+        if number == 1 or not number % _ANSWERED or not waiting or len(self._flying) >= self._room():
             return True
         return _may_be_too_long(waiting[0], most)
 
     def _headers(self, entry: _Entry, name: str) -> dict[str, str]:
         headers = {stream.ID_HEADER: str(entry.id)}
         if self._flying:
-            headers["Nats-Expected-Last-Msg-Id"] = str(self._flying[-1].id)
+            headers[stream.BEHIND_HEADER] = str(self._flying[-1].id)
         else:
             headers["Nats-Expected-Stream"] = name
             headers["Nats-Expected-Last-Subject-Sequence"] = str(self._expected)
@@ -348,7 +357,7 @@ class NatsSink:
         if not done:
             return
         self._notes.confirmed(self._expected)
-        self._limit = min(self._limit + len(done), _MOST)
+        self._limit = min(self._limit + len(done), _IN_FLIGHT)
         if self._was_full and len(self._waiting) < _MOST // 2 and self._is_open:
             self._agent.sink_ready()
         self._agent.flush()

@@ -76,6 +76,7 @@ class NatsSource(EventSource):
         self._due: list[str] = []  # those that may leave
         self._last = 0  # the sequence of the last message taken
         self._is_idle = False  # the consumer has had nothing for a while
+        self._last_id = ""  # of the last message taken, if nsbridge has published it
         self._identity = 0  # of the stream
         self._acks_all = False  # one acknowledgement is for all before it
         self._pulls = Pulls()
@@ -238,7 +239,19 @@ class NatsSource(EventSource):
         except Blocked as reason:
             raise Waits(str(reason)) from None
         self._last = sequence
+        self._check_predecessor(sequence, headers)
         return True
+
+    def _check_predecessor(self, sequence: int, headers: Mapping[str, str]) -> None:
+        """Log an error if the stream has lost the message that this one was published behind (evidence.py)."""
+        before, self._last_id = self._last_id, headers.get(stream.ID_HEADER, "")
+        wanted = headers.get(stream.BEHIND_HEADER, before)
+        if before and wanted != before:
+            self._agent.log(
+                "error",
+                f"stream {self._out.stream}: messages after {before}, up to {wanted}, are missing before its message "
+                f"{sequence}: its limits have deleted them, or a server of the cluster has lost them",
+            )
 
     async def _fill(self, connection: Connection, upto: int = 0) -> None:
         """Take from the stream what follows the last one taken, before the message `upto`. Raises Waits, Lost.

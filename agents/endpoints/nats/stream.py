@@ -16,6 +16,7 @@ NO_CONSUMER = 10014
 WRONG_LAST = frozenset((10070, 10071))  # the message before it is not the one that was expected
 TYPE_HEADER = "Nsbridge-Type"  # of a SysV message: a sink across may give it to the message again
 ID_HEADER = "Nats-Msg-Id"
+BEHIND_HEADER = "Nats-Expected-Last-Msg-Id"  # the id of the message directly before
 _I64_MAX = (1 << 63) - 1
 
 
