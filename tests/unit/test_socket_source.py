@@ -182,7 +182,7 @@ def test_stale_socket_is_replaced_and_no_other(tmp_path: Path, counter: FakeCoun
                 _,
             ),
         ):
-            assert host.reason == f"{place} {why}: it is waited for until that is removed"
+            assert host.reason == f"{place} {why}: the agent waits until that is removed"
             assert place.lstat().st_ino == before.st_ino
             if kept is not None:
                 kept.close()
@@ -241,7 +241,7 @@ def test_socket_whose_path_is_lost_is_emptied_and_renewed(tmp_path: Path, counte
         source.room_again()
         assert host.journal.get(2).body == b"2"
         host.journal.confirm(2)
-        with pytest.raises(Gone, match="leads to its socket no more"):
+        with pytest.raises(Gone, match="no longer leads to its socket"):
             source.room_again()
         assert host.renewed == 1
     sock.close()

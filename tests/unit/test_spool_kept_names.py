@@ -242,4 +242,4 @@ def test_name_that_is_too_long_across_is_refused(make_spool: Make) -> None:
     life.put("x" * 251, b"2")
     life.expect(b"2")
     assert life.host.refused_files == 1
-    assert life.said("has a name that would be too long across") == 1
+    assert life.said("has a name that would be too long with the suffix") == 1

@@ -201,7 +201,7 @@ class NatsSink:
         """Report what is stored; decide what is unknown."""
         if furthest is not None:
             if furthest.seq > self._journal.handed:
-                text = f"messages up to {furthest.seq} were stored, {self._journal.handed} were known to be"
+                text = f"messages up to {furthest.seq} are stored; those up to {self._journal.handed} were confirmed"
                 self._agent.log("info", f"{self._subject}: {text}")
             if any(entry.id == furthest for entry in self._waiting):
                 while self._waiting:

@@ -171,7 +171,7 @@ class NatsSource(EventSource):
             "max_ack_pending": 16 * self._window.messages,
             "filter_subject": out.subject,
         }
-        self._agent.log("info", f"makes consumer {out.durable} of stream {out.stream}")
+        self._agent.log("info", f"consumer {out.durable} of stream {out.stream} is missing and is made")
         what = f"CONSUMER.DURABLE.CREATE.{out.stream}.{out.durable}"
         return await connection.ask(what, stream_name=out.stream, config=config)
 

@@ -121,7 +121,7 @@ class SocketBinding:
         try:
             before = os.fstat(fd)
             if why := self._not_ours(fd, before):
-                raise Blocked(f"{shown(self.path)} {why}: it is waited for until that is removed")
+                raise Blocked(f"{shown(self.path)} {why}: the agent waits until that is removed")
         finally:
             os.close(fd)
         with suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""The system calls by which messages of sockets are counted: other sockets of an agent are served by other calls.
+"""The system calls by which messages of sockets are counted. For its other sockets an agent uses other calls.
 
 preadv2 and pwritev2 are rare, so that counting them costs the host little (agents/counter.py). On a socket they are
 recv(2) and send(2) of one message.

@@ -1,7 +1,7 @@
 """The `out` side of a stream or seqpacket socket: many clients connect, and each sends messages.
 
-Clients that connect while no agent runs wait in the socket, which the supervisor holds. A connection itself is the
-agent's own: a kill ends it, and loses what its client has sent and the agent has not taken.
+Clients that connect while no agent runs wait in the socket, which the supervisor holds. Only the agent holds a
+connection: a kill ends it, and loses the messages that its client has sent and the agent has not taken.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Client:
 
 
 class ConnectionSource(SocketSource):
-    """Takes what clients send, from each in its order."""
+    """Takes the messages of all clients; those of each client keep their order."""
 
     def __init__(
         self, host: AgentApi, tree: Tree, config: SocketEndpoint, journal: SourceJournal, held: socket.socket
@@ -137,7 +137,7 @@ class ConnectionSource(SocketSource):
             self._watch(client)
 
     def _ended(self, client: _Client) -> None:
-        """Close a connection that its client has ended. What it sent last without a newline is a message, too."""
+        """Close a connection that its client has ended. A rest without a newline is a message, too."""
         rest = client.splitter.end() if client.splitter is not None else None
         if rest is not None and not isinstance(rest, TooLong):
             client.items.append(rest.body)

@@ -1,7 +1,7 @@
-"""The `in` side of the `socket` endpoint: connects to a program's socket and sends, and connects again when it is gone.
+"""The `in` side of the `socket` endpoint: sends to a program's socket, and connects again when the program restarts.
 
-The last system call for a message is one that the kernel counts, and it sends all or nothing: a datagram, a packet, or
-the last bytes of a stream's message. So the count says after a kill which messages were sent. An empty message is the
+The kernel counts the last system call for each message. That call sends all or nothing: a datagram, a packet, or the
+last bytes of a stream's message. So after a kill the count shows which messages were sent. An empty message is the
 exception.
 """
 
@@ -193,7 +193,7 @@ class SocketSink(Sink):
         self._host.loop.watch(sock.fileno(), READABLE, self._said)
 
     def _said(self, events: int) -> None:
-        """Drop what the program says, and notice that it has closed its end."""
+        """Drop what the program sends back, and notice that it has closed its end."""
         assert self._sock is not None  # noqa: S101  (else it is not watched)
         try:
             data = self._sock.recv(_AT_ONCE)

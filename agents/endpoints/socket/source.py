@@ -91,7 +91,9 @@ class SocketSource(EventSource):
             self._host.flush()
         if is_empty and self._is_lost:
             self._host.renew_socket()
-            raise Gone(f"the path {shown(self._binding.path)} leads to its socket no more; entering anew with another")
+            raise Gone(
+                f"the path {shown(self._binding.path)} no longer leads to its socket; entering anew with another"
+            )
 
     def _again(self) -> None:
         try:

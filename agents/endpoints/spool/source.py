@@ -252,7 +252,7 @@ class SpoolSource(EventSource):
     def _read(self, name: bytes) -> tuple[bytes, SpoolFileId] | None:
         """Return the file's content; None if it cannot be taken (now). Raises Blocked, _NotYet."""
         if self._kept_name is not None and not self._kept_name(name):
-            self._refuse(name, "has a name that would be too long across, with the suffix there", Fate.MOVES)
+            self._refuse(name, "has a name that would be too long with the suffix of the other spool", Fate.MOVES)
             return None
         try:
             fd = self._tree.open_file(self._directory.fd, name, os.O_RDONLY)
