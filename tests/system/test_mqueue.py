@@ -183,7 +183,7 @@ def test_removals_in_a_row_cost_two_lines(scene: Scene) -> None:
     assert scene.daemon.said().count("was removed") <= 4
 
 
-def test_removed_queue_gives_what_it_has(tmp_path: Path, unshare_container: Factory) -> None:
+def test_messages_of_a_removed_queue_are_taken(tmp_path: Path, unshare_container: Factory) -> None:
     """Its name is gone, but it is open: what was sent before, and by programs that have it open, is taken."""
     with serve(tmp_path, unshare_container) as scene:
 

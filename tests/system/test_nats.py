@@ -127,7 +127,7 @@ def test_others_may_publish_to_the_stream_and_the_subject(tmp_path: Path, unshar
             assert daemon.flow("n:box")["in_doubt"] == 0
 
 
-def test_messages_that_a_lost_connection_had_come_in_order(tmp_path: Path, unshare_container: Factory) -> None:
+def test_messages_of_a_lost_connection_keep_their_order(tmp_path: Path, unshare_container: Factory) -> None:
     """Another client of the consumer has taken some and does not acknowledge them: the stream has them."""
     box = unshare_container()
     with running(tmp_path / "nats") as server, NatsClient(server.url) as client:
@@ -159,7 +159,7 @@ def test_messages_that_a_lost_connection_had_come_in_order(tmp_path: Path, unsha
         wait_until(is_acknowledged, "all but what the other client holds is acknowledged")
 
 
-def test_consumer_that_was_deleted_is_made_again_where_it_was(tmp_path: Path, unshare_container: Factory) -> None:
+def test_deleted_consumer_is_made_again_at_its_old_place(tmp_path: Path, unshare_container: Factory) -> None:
     """The agent does not ask again for messages that it has; it takes those that come meanwhile."""
     box = unshare_container()
     with running(tmp_path / "nats") as server, NatsClient(server.url) as client:

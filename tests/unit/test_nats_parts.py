@@ -185,7 +185,7 @@ def test_stream_that_keeps_the_evidence_is_used() -> None:
         ({"mirror": {"name": "x"}}, "mirror"),
     ],
 )
-def test_stream_that_does_not_is_refused_with_the_reason(config: dict[str, Any], why: str) -> None:
+def test_stream_without_evidence_is_refused_with_the_reason(config: dict[str, Any], why: str) -> None:
     with pytest.raises(Waits, match=why):
         stream.for_sink(info(**config))
 

@@ -163,7 +163,7 @@ def test_too_long_datagram_is_reported(tmp_path: Path, counter: FakeCounter) -> 
     sock.close()
 
 
-def test_stale_socket_is_replaced_and_no_other(tmp_path: Path, counter: FakeCounter) -> None:
+def test_only_a_stale_socket_is_replaced(tmp_path: Path, counter: FakeCounter) -> None:
     place = tmp_path / "s"
     with held(SocketType.DATAGRAM) as stale:
         stale.bind(str(place))

@@ -19,7 +19,7 @@ def endpoint(host: str) -> NatsEndpoint:
     return found
 
 
-def test_what_one_host_publishes_the_other_takes() -> None:
+def test_messages_of_one_host_reach_the_other() -> None:
     one, two = endpoint("host1"), endpoint("host2")
     assert one.in_ is not None
     assert two.in_ is not None
@@ -30,7 +30,7 @@ def test_what_one_host_publishes_the_other_takes() -> None:
     assert one.uses_tls
 
 
-def test_servers_allow_what_each_host_does() -> None:
+def test_example_permissions_are_enough_for_each_host() -> None:
     text = (EXAMPLE / "nats-server.conf").read_text(encoding="utf-8")
     for host in ("host1", "host2"):
         found = endpoint(host)
