@@ -153,7 +153,8 @@ def test_runit_leaves_it_down_when_its_configuration_is_wrong(tmp_path: Path) ->
     with runit(tmp_path, daemon) as service:
         wait_until(lambda: b"want" in status(service) or status(service).startswith(b"down"), "it is seen to fail")
         wait_until(lambda: status(service).startswith(b"down"), "it is left down")
-        assert (service / "supervise/stat").read_text(encoding="ascii").startswith("down")
+        stat = service / "supervise/stat"
+        wait_until(lambda: stat.read_text(encoding="ascii").startswith("down"), "it is still down, by runsv's own file")
 
 
 def status(service: Path) -> bytes:

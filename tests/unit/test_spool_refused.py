@@ -218,6 +218,7 @@ def life_killed_at(directory: Path, line: int) -> int:
         put(life, to_put.pop())
         life.host.settle()
     life.host.run_until(lambda: not names(life.out) and life.host.bodies() == [b"1", b"2"], "all is done")
+    life.host.run_until(lambda: life.host.refused_ever >= 2, f"killed before line {line}: both are counted")
     moved = [name for name in names(error) if not name.endswith(".reason")]
     reasons = [name for name in names(error) if name.endswith(".reason")]
     assert len(moved) == life.host.refused_ever == 2, f"killed before line {line}"
