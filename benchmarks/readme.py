@@ -49,7 +49,7 @@ def table(document: Mapping[str, Any], scale: str) -> str:
     )
     rows = (
         ("a daemon that runs as root", f"{_mib(scale, 'supervisor')} MiB of memory"),
-        ("two agents for each route, without rights", f"{_mib(scale, 'queue agent')} MiB each"),
+        ("two agents for each route, without privileges", f"{_mib(scale, 'queue agent')} MiB each"),
         ("a message and its answer, files ↔ queue", echo),
         ("messages a second, exactly once, 256 B", rates),
         ("CPU time of such a message", f"{cpu[0]:.0f} to {cpu[-1]:.0f} µs"),
