@@ -22,6 +22,7 @@ from nsbridge.agents.journal.sinkjournal import INTENT, PLACE, SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 
 COUNT_AT, COUNT_LIFE, COUNT_SKIPS, LANDING = 40, 41, 42, 43  # cells of both kinds of journal
+LONGEST = 47  # of a source: bytes of the longest message that it keeps, and 1 more; 0 if it keeps all that land
 NO_LIFE = 1  # the life of no counter, where a place that the kernel puts messages into is noted without one
 _BITS = 24
 _MASK = (1 << _BITS) - 1
@@ -111,8 +112,11 @@ class Landing:
     The first is at `at`; `most` messages may land there and behind it, as long as they begin at most at `last`.
     """
 
-    def __init__(self, journal: SourceJournal, counter: Counts, blank: int = 0) -> None:
-        """Take the type of a place in which nothing has landed: 0, or records.BLANK if 0 may be a type."""
+    def __init__(self, journal: SourceJournal, counter: Counts, blank: int = 0, longest: int | None = None) -> None:
+        """Take the type of a place in which nothing has landed: 0, or records.BLANK if 0 may be a type.
+
+        A message that lands with more than `longest` bytes ends its batch, and is not kept.
+        """
         self._journal = journal
         self._counter = counter
         self._blank = blank
@@ -121,6 +125,7 @@ class Landing:
         self._begun = (-1, 0)  # for what: the last seq taken before, and the size
         self.at = self.last = self.most = 0
         self._cells[LANDING] = 0
+        self._cells[LONGEST] = 0 if longest is None else longest + 1
         self._cells[COUNT_LIFE] = seal(counter.life)
 
     def begin(self, size: int) -> int:
@@ -189,5 +194,9 @@ def _recovered(journal: SourceJournal, counter: Counts | None) -> Recovered:
     end = reduce(behind, lengths[already:], first)
     if grown > LENGTHS or not journal.reader.holds(at, end):
         return Recovered(doubtful=grown - already)  # another process got the agent's pid before the counter dropped it
-    journal.landed_in_a_row(first, lengths[already:])
-    return Recovered(grown - already)
+    found = list(lengths[already:])
+    if found and 0 < cells[LONGEST] <= found[-1]:
+        found.pop()  # it was dropped: a part of it has landed
+    if found:
+        journal.landed_in_a_row(first, found)
+    return Recovered(len(found))

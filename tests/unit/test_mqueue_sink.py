@@ -127,6 +127,31 @@ def test_too_long_message_becomes_a_dead_letter(tmp_path: Path, queue: PosixQueu
         assert host.letters == [(1, "101 bytes are more than max_message = 100 of this agent")]
 
 
+def test_queue_remade_with_a_lower_limit_buries_nothing(
+    tmp_path: Path, queue: PosixQueue, counter: FakeCounter
+) -> None:
+    """A message within the former limit waits, also after a kill; one beyond it is a dead letter at once."""
+    path, remade = tmp_path / "a.in", []
+    with sink_life(path, queue.name, counter) as (host, _sink):
+        host.journal.adopt(EPOCH, 0)
+    try:
+        queue.unlink()
+        remade.append(PosixQueue(queue.name, max_message=10, is_waiting=False))
+        with sink_life(path, queue.name, counter) as (host, _sink):
+            host.send(Run(EPOCH, 1, 0, [b"a", bytes(513), bytes(500), b"b"]))
+            host.run_until(lambda: "mq_msgsize = 10, and a message of 500 bytes waits" in host.reason, "it waits")
+            assert [seq for seq, _ in host.letters] == [2]
+            remade[0].unlink()
+            assert remade[0].drained() == [(b"a", 0)]
+            remade.append(PosixQueue(queue.name, max_message=512, is_waiting=False))
+            host.run_until(lambda: not host.waiting, "it is sent")
+            assert host.reason == ""
+            assert remade[1].drained() == [(bytes(500), 0), (b"b", 0)]
+    finally:
+        for made in remade:
+            made.close()
+
+
 def test_full_queue_is_waited_for_in_the_loop(tmp_path: Path, queue: PosixQueue, counter: FakeCounter) -> None:
     with sink_life(tmp_path / "a.in", queue.name, counter) as (host, _sink):
         host.journal.adopt(EPOCH, 0)
@@ -153,8 +178,8 @@ def test_sink_follows_a_queue_that_is_removed_and_made_again(
         with PosixQueue(queue.name, max_message=20, is_waiting=False) as again:
             host.run_until(lambda: host.journal.handed == 2, "it is sent into the new queue")
             assert again.drained() == [(b"b", 0)]
-            offer(sink, [Run(EPOCH, 3, 0, [bytes(21)])])
-            assert host.letters == [(3, "21 bytes are more than the queue takes: its mq_msgsize is 20")]
+            offer(sink, [Run(EPOCH, 3, 0, [bytes(513)])])
+            assert host.letters == [(3, "513 bytes are more than the queue takes: its mq_msgsize is 20")]
         assert [line for line in host.said if "was removed" in line] == [
             f"POSIX queue {queue.name} was removed, with what was in it"
         ]

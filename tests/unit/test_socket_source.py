@@ -6,8 +6,6 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -15,18 +13,10 @@ import pytest
 
 from nsbridge.agents.confinement.entry import Gone
 from nsbridge.agents.endpoints import directory, watch
-from nsbridge.agents.endpoints.socket.config import SocketEndpoint, SocketType, StreamFraming
-from nsbridge.agents.endpoints.socket.connections import ConnectionSource
-from nsbridge.agents.endpoints.socket.datagrams import DatagramSource
-from nsbridge.agents.endpoints.socket.source import SocketSource
-from nsbridge.agents.journal.counted import recover_landed
-from nsbridge.agents.journal.opensource import open_source
-from nsbridge.agents.journal.sourcejournal import SourceJournal
-from nsbridge.agents.wire import Message
+from nsbridge.agents.endpoints.socket.config import SocketType, StreamFraming
 from tests.fake_counter import FakeCounter
 from tests.fake_host import killed_at
-from tests.mqueue_life import TakingHost
-from tests.socket_life import counter_fixture, held  # noqa: F401  (a fixture)
+from tests.socket_life import client, config, counter_fixture, held, served, source_life  # noqa: F401  (a fixture)
 
 RECEIVING = ("socket/datagrams.py", "socket/source.py", "journal/counted.py", "journal/sourcejournal.py")
 BODIES = [b"one", b"", b"three" * 50, b"four"]
@@ -36,64 +26,6 @@ BODIES = [b"one", b"", b"three" * 50, b"four"]
 def polling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use no inotify: the kernel takes 20 ms to close an instance."""
     monkeypatch.setattr(directory, "watch_directory", watch.PollingWatch)
-
-
-class ClientsHost(TakingHost):
-    """Takes messages by `take` too."""
-
-    refusals: list[str]
-
-    def take(self, message: Message, note: bytes = b"") -> int:
-        """See AgentApi."""
-        return self.journal.append(message)
-
-    def has_room(self) -> bool:
-        """See AgentApi."""
-        return self.room()[0] > 0
-
-
-@contextmanager
-def source_life(
-    path: Path, config: SocketEndpoint, sock: socket.socket, counter: FakeCounter | None, messages: int = 100
-) -> Iterator[tuple[ClientsHost, SocketSource]]:
-    """Start an agent's source, which finds the socket that its supervisor holds."""
-
-    def settle(made: SourceJournal) -> None:
-        recover_landed(made, counter)
-
-    made = open_source(str(path), 103, 1 << 20, settle=settle)
-    host = ClientsHost(made, messages)
-    source: SocketSource
-    if config.type is SocketType.DATAGRAM:
-        source = DatagramSource(host, host.tree, config, made, sock, counter)
-    else:
-        source = ConnectionSource(host, host.tree, config, made, sock)
-    source.start()
-    try:
-        yield host, source
-    finally:
-        if isinstance(source, ConnectionSource):
-            for client in source._clients:
-                client.sock.close()
-        source._binding.close()
-        host.close()
-
-
-def client(path: Path, kind: SocketType = SocketType.DATAGRAM) -> socket.socket:
-    made = socket.socket(socket.AF_UNIX, kind.number)
-    made.settimeout(5)
-    made.connect(str(path))
-    return made
-
-
-def served(source: SocketSource) -> bool:
-    return isinstance(source, ConnectionSource) and not source._clients
-
-
-def config(
-    path: Path, kind: SocketType = SocketType.DATAGRAM, framing: StreamFraming = StreamFraming.LINE
-) -> SocketEndpoint:
-    return SocketEndpoint(out=str(path), type=kind, framing=framing, max_message=1000, mode=0o620)
 
 
 @pytest.mark.usefixtures("polling")

@@ -13,6 +13,7 @@ from nsbridge.agents.endpoints.base import AgentApi, Sink, Source
 from nsbridge.agents.endpoints.evidence import evidence
 from nsbridge.agents.endpoints.kind import ServedEndpoint
 from nsbridge.agents.endpoints.mqueue.calls import NUMBERS
+from nsbridge.agents.endpoints.mqueue.cells import SINK_CELLS
 from nsbridge.agents.endpoints.mqueue.config import MqueueEndpoint
 from nsbridge.agents.endpoints.mqueue.mqueue import MqueueOwner
 from nsbridge.agents.endpoints.mqueue.sink import MqueueSink
@@ -50,6 +51,7 @@ class ServedMqueue(ServedEndpoint[MqueueEndpoint]):
         },
         numbers=NUMBERS,
     )
+    sink_cells = SINK_CELLS
     owner: MqueueOwner
     counter: Counts | None
     own_fds: int

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
 from nsbridge.agents.endpoints.doubt import OF_ANOTHER_LIFE
 from nsbridge.agents.endpoints.evidence import SendEvidence
 from nsbridge.agents.endpoints.mqueue.calls import PreparedSend
+from nsbridge.agents.endpoints.mqueue.cells import LARGEST, LARGEST_OF
 from nsbridge.agents.endpoints.mqueue.config import HIGHEST_PRIORITY, MqueueEndpoint
 from nsbridge.agents.endpoints.mqueue.mqueue import Denied, MqueueOwner, OpenQueue
 from nsbridge.agents.endpoints.removals import Removals
@@ -34,6 +36,11 @@ class MqueueSink(Sink):
         self._removals = Removals(host, self._queue.what)
         self._waiter = Waiter(host, "in", self._again)
         self._is_full = False
+        self._needed = 0  # bytes of a message that waits for a queue with the limit of a former one
+        name = zlib.crc32(os.fsencode(config.in_.name)) + 1
+        if self._journal.cells[LARGEST_OF] != name:
+            self._journal.cells[LARGEST] = 0
+            self._journal.cells[LARGEST_OF] = name
 
     def descriptor(self) -> int:
         """See Sink: a queue is the kernel's memory."""
@@ -46,6 +53,8 @@ class MqueueSink(Sink):
     def put(self, run: Run) -> int:
         """Send messages while there is room; then wait until the loop reports some."""
         count = 0
+        if len(run.bodies[0]) != self._needed:
+            self._needed = 0
         if self._queue.fd >= 0 and self._queue.is_removed:
             self._open()
         while count < len(run.bodies) and self._queue.fd >= 0 and not self._is_full:
@@ -92,6 +101,10 @@ class MqueueSink(Sink):
 
     def _failed(self, one: Run, number: int) -> bool:
         """Return True if the message is finished, as a dead letter; otherwise it is offered again later."""
+        if number == errno.EMSGSIZE and len(one.bodies[0]) <= min(self._longest, self._journal.cells[LARGEST]):
+            self._needed = len(one.bodies[0])
+            self._wait(self._shrunk())
+            return False
         if number == errno.EMSGSIZE:
             return self._bury(one, self._too_long(len(one.bodies[0])))
         if number == errno.EAGAIN:
@@ -107,6 +120,14 @@ class MqueueSink(Sink):
         if size > limit:
             return f"{size} bytes are more than the queue takes: its mq_msgsize is {limit}"
         return f"{size} bytes are more than max_message = {self._longest} of this agent"
+
+    def _shrunk(self) -> Blocked:
+        """Return the reason to wait: nothing becomes a dead letter because its queue was made again with less."""
+        now, before = self._queue.attributes.max_message, self._journal.cells[LARGEST]
+        return Blocked(
+            f"{self._queue.what} was made again with mq_msgsize = {now}, and a message of {self._needed} bytes waits: "
+            f"make it with {before} as before, or set max_message to make dead letters of longer ones"
+        )
 
     def _bury(self, one: Run, why: str) -> bool:
         """Write the message as a dead letter. False: not now; the agent offers it again."""
@@ -143,6 +164,11 @@ class MqueueSink(Sink):
             self._queue.open()
         except Blocked as reason:
             self._wait(reason)
+            return
+        limit, cells = self._queue.attributes.max_message, self._journal.cells
+        cells[LARGEST] = max(cells[LARGEST], limit)
+        if limit < self._needed:
+            self._wait(self._shrunk())
             return
         self._sender = PreparedSend(self._queue.fd)
         self._waiter.done()  # before: what follows may show another reason

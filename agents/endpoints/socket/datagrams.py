@@ -39,7 +39,7 @@ class DatagramSource(SocketSource):
     ) -> None:
         super().__init__(host, tree, config, journal, held)
         self._size = config.max_message + 1  # of what is longer one byte more is received, and shows it
-        self._landing = Landing(journal, counter) if counter is not None else None
+        self._landing = Landing(journal, counter, longest=config.max_message) if counter is not None else None
         self._was_too_long = False  # True if the last datagram was
         self._receive = PreparedReceive(held.fileno(), self._size)
 
@@ -56,7 +56,8 @@ class DatagramSource(SocketSource):
             if unsent >= _FLUSH_EVERY:
                 unsent = 0
                 host.flush()
-        self._rest()  # until `room_again`
+        if not host.has_room():  # else it took only what is dropped, and `room_again` would not follow
+            self._rest()  # until `room_again`
         return False
 
     def _take_some(self, most: int, size: int) -> list[int]:
