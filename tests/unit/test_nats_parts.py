@@ -169,7 +169,9 @@ def info(state: dict[str, int] | None = None, **config: Any) -> dict[str, Any]:
 
 
 def test_stream_that_keeps_the_evidence_is_used() -> None:
-    assert stream.for_sink(info()) == stream.StreamState("S", 1, 9, is_whole=True, max_message=-1, loses="")
+    assert stream.for_sink(info()) == stream.StreamState(
+        "S", 1, 9, is_whole=True, max_message=-1, is_replicated=False, loses=""
+    )
     found = stream.for_sink(info({"num_deleted": 2}, discard="old", max_bytes=5, max_age=0, max_msg_size=100))
     assert (found.is_whole, found.max_message) == (False, 100)
     assert found.loses == "stream S deletes its oldest messages by max_bytes, taken or not"

@@ -269,10 +269,10 @@ class NatsSink:
     def _room(self) -> int:
         """Return how many messages may be in flight: one until the first of a chain is confirmed.
 
-        By then the cluster has decided about all that an earlier chain had in flight. nats-server 2.9 may lose count
-        of messages that it refuses only when it applies them, if it is killed then.
+        In a replicated stream always one: nats-server 2.9 loses count of messages that its replicas refuse when they
+        apply them, if one is killed, and then loses others. With one in flight only the leader refuses.
         """
-        return self._limit if self._answered else 1
+        return self._limit if self._answered and self._stream and not self._stream.is_replicated else 1
 
     def _wants_answer(self, most: int) -> bool:
         """True if the server must answer this message: an answer is for all before it, and costs as much as a message.

@@ -51,6 +51,7 @@ class StreamState(NamedTuple):
     last: int
     is_whole: bool  # True if no message between these two was deleted
     max_message: int  # bytes of the longest message with its headers; -1 if there is no limit
+    is_replicated: bool  # True if several servers keep it
     loses: str  # what it does when it is full, if that may lose messages that no one has taken
 
 
@@ -72,7 +73,15 @@ def for_sink(info: Mapping[str, Any]) -> StreamState:
     loses = f"stream {name} deletes its oldest messages by {', '.join(drops)}, taken or not" if drops else ""
     is_whole = not state.get("num_deleted", 0)
     most = int(config.get("max_msg_size", -1))
-    return StreamState(name, int(state["first_seq"]), int(state["last_seq"]), is_whole, most, loses)
+    return StreamState(
+        name,
+        int(state["first_seq"]),
+        int(state["last_seq"]),
+        is_whole,
+        most,
+        int(config.get("num_replicas", 1)) > 1,
+        loses,
+    )
 
 
 def identity(info: Mapping[str, Any]) -> int:
