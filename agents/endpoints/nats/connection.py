@@ -12,23 +12,27 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import nats.aio.client
 import nats.errors
 from nats.aio.client import Client, RawCredentials
 from nats.aio.msg import Msg
 
-from nsbridge.agents.endpoints.nats.errors import JetStreamError, Lost
+from nsbridge.agents.endpoints.nats.errors import NONSENSE, JetStreamError, Lost
 from nsbridge.agents.endpoints.nats.guest import GuestLoop
 
 PATIENCE = 5.0  # seconds for a connection, and for an answer
 _API = "$JS.API."
 _NO_RESPONDERS = "503"
+_LONGEST_WORDS = 200  # of a server, that people are shown
 _BUFFER = 8 << 20  # bytes that are written before nats-py waits for the socket
+_MOST_OTHERS = 32  # servers that one may name
+_MOST_PAYLOAD = 1 << 40
 Callback = Callable[[Msg], Awaitable[None]]
 
 
@@ -53,23 +57,50 @@ class Login:
         return found
 
 
+class _CautiousClient(Client):
+    """nats-py's client, which looks at a server's INFO before it acts on it: before it sends credentials, too."""
+
+    def __init__(self, *, needs_tls: bool) -> None:
+        super().__init__()
+        self._needs_tls = needs_tls
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if not isinstance(info.get("max_payload", 0), int) or not 0 <= info.get("max_payload", 0) <= _MOST_PAYLOAD:
+            raise nats.errors.Error("nats: its INFO has a max_payload that makes no sense")
+        if self._needs_tls and initial_connection and not info.get("tls_required"):
+            raise nats.errors.Error("nats: the server does not speak TLS, which the configuration asks for")
+        others = [url for url in info.get("connect_urls") or () if _is_place(url)]
+        room = max(0, _MOST_OTHERS - len(self.discovered_servers))
+        await super()._process_info({**info, "connect_urls": others[:room]}, initial_connection)
+
+
+def _is_place(where: object) -> bool:
+    """True if it is a host and a port."""
+    try:
+        parts = urlsplit(f"nats://{where}")
+        return bool(parts.hostname and parts.port and parts.path == "")
+    except ValueError:
+        return False
+
+
 class Connection:
     """One connection, until it is lost."""
 
     def __init__(self, guest: GuestLoop, url: str) -> None:
         self.url = url
         self._guest = guest
-        self._client = Client()
+        self._client = Client()  # until `open`
         self._why = ""  # the last error that nats-py has reported
 
     async def open(self, login: Login) -> None:
         """Connect. Raises Lost."""
+        self._client = _CautiousClient(needs_tls=login.tls is not None)
         try:
             await asyncio.wait_for(self._open(login), 2 * PATIENCE)
-        except (TimeoutError, nats.errors.Error, OSError, ValueError, ssl.SSLError) as error:
+        except (TimeoutError, nats.errors.Error, OSError, ssl.SSLError) as error:
             raise Lost(f"{self.url}: {self._why or _words(error)}") from None
-        if login.tls is not None and not self._client._server_info.get("tls_required"):
-            raise Lost(f"{self.url}: the server does not speak TLS, which the configuration asks for")
+        except NONSENSE as error:
+            raise Lost(f"{self.url}: its INFO makes no sense: {_words(error)}") from None
 
     async def _open(self, login: Login) -> None:
         await self._client.connect(
@@ -96,7 +127,7 @@ class Connection:
         return [uri.geturl() for uri in self._client.discovered_servers]
 
     async def ask(self, what: str, **request: object) -> dict[str, Any]:
-        """Return JetStream's answer to a request. Raises JetStreamError, Lost."""
+        """Return JetStream's answer to a request. Raises JetStreamError, Lost; one of NONSENSE for such an answer."""
         try:
             payload = json.dumps(request).encode() if request else b""
             answer = await self._client.request(_API + what, payload, timeout=PATIENCE)
@@ -109,7 +140,8 @@ class Connection:
             raise Lost(f"{self.url}: JetStream did not answer: {why}") from None
         found: dict[str, Any] = json.loads(answer.data)
         if refused := found.get("error"):
-            raise JetStreamError(int(refused.get("err_code", refused.get("code", 0))), str(refused.get("description")))
+            text = str(refused.get("description"))[:_LONGEST_WORDS]
+            raise JetStreamError(int(refused.get("err_code", refused.get("code", 0))), text)
         return found
 
     async def publish(self, subject: str, body: bytes, reply: str, headers: dict[str, str] | None = None) -> None:
@@ -119,12 +151,18 @@ class Connection:
         except (nats.errors.Error, OSError) as error:
             raise Lost(f"{self.url}: {_words(error)}") from None
 
-    async def listen(self, subject: str, callback: Callback) -> None:
+    @asynccontextmanager
+    async def listening(self, subject: str, callback: Callback) -> AsyncIterator[None]:
         """Let `callback` have each message for a subject. Raises Lost."""
         try:
-            await self._client.subscribe(subject, cb=callback, pending_msgs_limit=-1, pending_bytes_limit=-1)
+            made = await self._client.subscribe(subject, cb=callback, pending_msgs_limit=-1, pending_bytes_limit=-1)
         except (nats.errors.Error, OSError) as error:
             raise Lost(f"{self.url}: {_words(error)}") from None
+        try:
+            yield
+        finally:
+            with suppress(nats.errors.Error, OSError):  # it ends with the connection
+                await made.unsubscribe()
 
     def inbox(self) -> str:
         """Return a subject that no one else has."""
@@ -159,7 +197,8 @@ class Connection:
 def _words(error: BaseException) -> str:
     if isinstance(error, asyncio.TimeoutError):
         return "no answer in time"
-    return str(error).removeprefix("nats: ") or type(error).__name__
+    words = str(error).removeprefix("nats: ")[:_LONGEST_WORDS]
+    return " ".join(words.split()) or type(error).__name__
 
 
 def status_of(message: Msg) -> tuple[str, Mapping[str, str]]:

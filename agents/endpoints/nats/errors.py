@@ -11,6 +11,10 @@ class Waits(Exception):
     """One side cannot continue now, but the connection works. `str()` has the reason, which may pass."""
 
 
+# The errors that an answer without sense leads to: a server may be hostile, and no field of its answers is certain.
+NONSENSE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
 class JetStreamError(Exception):
     """JetStream refuses a request."""
 

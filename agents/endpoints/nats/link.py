@@ -9,7 +9,7 @@ from nsbridge.agents.confinement.entry import Gone
 from nsbridge.agents.endpoints.base import AgentApi
 from nsbridge.agents.endpoints.nats.config import host_and_port
 from nsbridge.agents.endpoints.nats.connection import PATIENCE, Connection, Login
-from nsbridge.agents.endpoints.nats.errors import JetStreamError, Lost, Waits
+from nsbridge.agents.endpoints.nats.errors import NONSENSE, JetStreamError, Lost, Waits
 from nsbridge.agents.endpoints.nats.guest import GuestLoop
 
 _FIRST_DELAY, _MAX_DELAY = 0.05, 2.0  # seconds between attempts
@@ -93,6 +93,10 @@ class Link:
             begun = self._agent.loop.now()
             try:
                 await side.serve(connection)
+            except NONSENSE as error:
+                raise Lost(
+                    f"{connection.url}: its answer makes no sense: {type(error).__name__} {error}"[:300]
+                ) from None
             except (Waits, JetStreamError) as reason:
                 self._agent.blocked(side.name, str(reason))
                 if self._agent.loop.now() - begun > _MAX_DELAY:

@@ -22,7 +22,7 @@ from nsbridge.agents.endpoints.base import AgentApi, put_in_parts
 from nsbridge.agents.endpoints.nats import stream
 from nsbridge.agents.endpoints.nats.config import NatsEndpoint
 from nsbridge.agents.endpoints.nats.connection import PATIENCE, Connection, status_of
-from nsbridge.agents.endpoints.nats.errors import JetStreamError, Lost, Waits
+from nsbridge.agents.endpoints.nats.errors import NONSENSE, JetStreamError, Lost, Waits
 from nsbridge.agents.endpoints.nats.evidence import Id, SinkNotes, parse
 from nsbridge.agents.endpoints.nats.link import Link
 from nsbridge.agents.endpoints.nats.stream import StreamState
@@ -130,13 +130,13 @@ class NatsSink:
         self._published = self._answered = 0
         try:
             await self._survey(connection)
-            await connection.listen(f"{self._inbox}*", self._answer)
-            self._open()
-            while self._broken is None:
-                self._wake.clear()
-                await self._publish(connection)
-                if self._broken is None:
-                    await self._wake.wait()
+            async with connection.listening(f"{self._inbox}*", self._answer):
+                self._open()
+                while self._broken is None:
+                    self._wake.clear()
+                    await self._publish(connection)
+                    if self._broken is None:
+                        await self._wake.wait()
         finally:
             self._is_open = False
             if self._timer is not None:
@@ -252,7 +252,7 @@ class NatsSink:
         while self._waiting and len(self._flying) < self._room() and self._broken is None:
             entry = self._waiting[0]
             headers = self._headers(entry, self._stream.name)
-            if _may_be_too_long(entry, most) and (why := _too_long(entry, headers, most)):
+            if _may_be_too_long(entry, most) and (why := stream.too_long(entry.body, headers, most)):
                 if self._flying or not self._bury(entry, why):
                     return
                 continue
@@ -322,6 +322,12 @@ class NatsSink:
 
     async def _answer(self, message: Msg) -> None:
         """Take the server's answer to a message of the chain, which is for all before it, too."""
+        try:
+            self._understand(message)
+        except NONSENSE as error:  # nats-py would only report it
+            self._break(error)
+
+    def _understand(self, message: Msg) -> None:
         number = int(message.subject[len(self._inbox) :]) if message.subject.startswith(self._inbox) else 0
         if number <= self._answered or self._broken is not None:
             return
@@ -329,11 +335,13 @@ class NatsSink:
         if status:
             self._break(Waits(f"no stream takes the subject {self._subject} now ({status})"))
             return
+        if number > self._published:
+            raise ValueError(f"it confirms message {number} of {self._published}")
         found = json.loads(message.data)
         if error := found.get("error"):
             self._refused(int(error.get("err_code", 0)), str(error.get("description", "")))
             return
-        count, self._answered, self._expected = number - self._answered, number, int(found["seq"])
+        count, self._answered, self._expected = number - self._answered, number, stream.sequence(found["seq"])
         if not self._done:
             asyncio.get_running_loop().call_soon(self._report)
         for _ in range(count):
@@ -344,7 +352,7 @@ class NatsSink:
             self._limit = max(self._limit // 4, 1)
             self._break(_Overtaken())
             return
-        self._break(Waits(f"subject {self._subject}: {text} ({code})"))
+        self._break(Waits(f"subject {self._subject}: {text[:200]} ({code})"))
 
     def _report(self) -> None:
         """Report what is confirmed."""
@@ -367,11 +375,3 @@ class NatsSink:
 
 def _may_be_too_long(entry: _Entry, most: int) -> bool:
     return len(entry.body) + _HEADERS > most
-
-
-def _too_long(entry: _Entry, headers: dict[str, str], most: int) -> str:
-    """Return why the message can never be published; empty if it can."""
-    length = len(entry.body) + 14 + sum(len(name) + len(value) + 4 for name, value in headers.items())
-    if length <= most:
-        return ""
-    return f"with its headers it has {length} bytes; NATS takes {most} (max_payload, or the stream's max_msg_size)"

@@ -26,7 +26,7 @@ from nsbridge.agents.endpoints.nats import stream
 from nsbridge.agents.endpoints.nats.cells import SEQUENCE, STREAM
 from nsbridge.agents.endpoints.nats.config import NatsEndpoint
 from nsbridge.agents.endpoints.nats.connection import Connection, status_of
-from nsbridge.agents.endpoints.nats.errors import JetStreamError, Waits
+from nsbridge.agents.endpoints.nats.errors import NONSENSE, JetStreamError, Waits
 from nsbridge.agents.endpoints.nats.link import Link
 from nsbridge.agents.endpoints.nats.pulls import Pulls
 from nsbridge.agents.journal.sourcejournal import SourceJournal
@@ -35,6 +35,7 @@ from nsbridge.config.schema import Window
 
 _ACK_WAIT = 15  # seconds, of a consumer that the source makes
 _ACK = b"+ACK"
+_MOST_ARRIVED = 1024  # messages that wait here; it asks for 256 at most
 _AT_ONCE = 64  # messages that are taken before others are served
 
 
@@ -53,7 +54,7 @@ def arrival(message: Msg) -> Arrival:
     if parts[:2] != ["$JS", "ACK"] or len(parts) < 9:  # noqa: PLR2004  (an account and a domain may come before them)
         raise ValueError(f"no message of a consumer: {message.reply}")
     at = 5 if len(parts) == 9 else 7  # noqa: PLR2004
-    return Arrival(int(parts[at]), message.reply, message.headers or {}, message.data)
+    return Arrival(stream.sequence(parts[at]), message.reply, message.headers or {}, message.data)
 
 
 class NatsSource(EventSource):
@@ -116,17 +117,17 @@ class NatsSource(EventSource):
         self._pulls = Pulls()
         await self._survey(connection)
         inbox = connection.inbox()
-        await connection.listen(f"{inbox}.*", self._came)
-        self._agent.blocked("out", "")
-        while self._failed is None:
-            self._wake.clear()
-            is_more = await self._take(connection)
-            await self._acknowledge(connection)
-            await self._pull(connection, inbox)
-            if is_more:
-                await asyncio.sleep(0)
-            else:
-                await self._sleep()
+        async with connection.listening(f"{inbox}.*", self._came):
+            self._agent.blocked("out", "")
+            while self._failed is None:
+                self._wake.clear()
+                is_more = await self._take(connection)
+                await self._acknowledge(connection)
+                await self._pull(connection, inbox)
+                if is_more:
+                    await asyncio.sleep(0)
+                else:
+                    await self._sleep()
         raise self._failed
 
     async def _sleep(self) -> None:
@@ -177,12 +178,17 @@ class NatsSource(EventSource):
 
     async def _came(self, message: Msg) -> None:
         """Take in a message of the consumer, or a pull's end."""
-        status, headers = status_of(message)
-        if status:
-            self._ended(message.subject, status, headers)
-        else:
-            self._pulls.came()
-            self._arrived.append(arrival(message))
+        try:
+            status, headers = status_of(message)
+            if status:
+                self._ended(message.subject, status, headers)
+            else:
+                self._arrived.append(arrival(message))
+                self._pulls.came()
+            if len(self._arrived) > _MOST_ARRIVED:
+                raise ValueError("it sends more messages than it was asked for")
+        except NONSENSE as error:  # nats-py would only report it
+            self._failed = error
         self._wake.set()
 
     def _ended(self, subject: str, status: str, headers: Mapping[str, str]) -> None:
@@ -190,7 +196,8 @@ class NatsSource(EventSource):
         had_none = self._pulls.ended(int(subject.rpartition(".")[2]), is_too_long="MaxBytes" in text)
         self._is_idle = self._is_idle or had_none
         if status not in ("404", "408") and "MaxBytes" not in text and "Batch" not in text:
-            self._failed = Waits(f"consumer {self._out.durable} of stream {self._out.stream}: {text} ({status})")
+            what = f"consumer {self._out.durable} of stream {self._out.stream}: {text[:200]} ({status[:20]})"
+            self._failed = Waits(what)
 
     async def _pull(self, connection: Connection, inbox: str) -> None:
         """Request as many messages as there is room for."""
@@ -270,6 +277,8 @@ class NatsSource(EventSource):
                 raise Waits(f"stream {self._out.stream} does not have message {upto}, which its consumer has") from None
             if one.sequence == upto:
                 return
+            if one.sequence <= self._last:
+                raise ValueError(f"message {one.sequence} in place of one behind {self._last}")
             if upto and one.sequence > upto:
                 raise Waits(f"stream {self._out.stream} does not have message {upto}, which its consumer has")
             while not self._has_taken(one.sequence, one.headers, one.body):

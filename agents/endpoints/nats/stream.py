@@ -34,7 +34,15 @@ def stored(answer: Mapping[str, Any]) -> Stored:
     text = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace")
     lines = (line.partition(":") for line in text.split("\r\n")[1:])
     headers = {name.strip(): value.strip() for name, _, value in lines if name}
-    return Stored(int(message["seq"]), headers, base64.b64decode(message.get("data", "")))
+    return Stored(sequence(message["seq"]), headers, base64.b64decode(message.get("data", "")))
+
+
+def sequence(value: str | int) -> int:
+    """Return the number of a message in a stream. Raises ValueError."""
+    number = int(value)
+    if not 0 < number <= _I64_MAX:
+        raise ValueError(f"{number} is no sequence of a message")
+    return number
 
 
 def type_of(headers: Mapping[str, str]) -> int:
@@ -114,3 +122,11 @@ def check_consumer(info: Mapping[str, Any], subject: str) -> None:
         raise Waits(f"{name} has the deliver policy last_per_subject: it skips messages")
     if filters != [subject] and not (filters == [">"] and matches(subject, ">")):
         raise Waits(f"{name} takes {', '.join(filters)}, and the configuration says {subject}: make them the same")
+
+
+def too_long(body: bytes, headers: Mapping[str, str], most: int) -> str:
+    """Return why the message can never be published; empty if it can."""
+    length = len(body) + 14 + sum(len(name) + len(value) + 4 for name, value in headers.items())
+    if length <= most:
+        return ""
+    return f"with its headers it has {length} bytes; NATS takes {most} (max_payload, or the stream's max_msg_size)"
