@@ -227,6 +227,8 @@ def socket_path(value: object) -> str:
     if length > SUN_PATH:
         fix = f"a socket's path has at most {SUN_PATH} bytes: choose a shorter directory"
         raise InvalidValue(f"is {length} bytes long, got {shown(value)}", fix)
+    if posixpath.basename(name) in ("", "."):
+        raise InvalidValue(f"is the path of a directory, got {shown(value)}", "add the name of the socket's file")
     return name
 
 
