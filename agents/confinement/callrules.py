@@ -171,7 +171,7 @@ inotify_rm_watch    get events for new files
 connect             a connection to a NATS server
 getpeername         asyncio notes the address of the server
 setsockopt          asyncio has small packets sent at once
-shutdown            end a connection to a NATS server
+shutdown            end a connection to a NATS server, or a socket whose path is lost
 chdir               inotify takes names only: a directory that is open is watched as "."
 fchdir              inotify takes names only: a directory that is open is watched as "."
 msgget              find or make the queue

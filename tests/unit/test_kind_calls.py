@@ -24,7 +24,7 @@ EXPECTED = {
 EXPECTED["socket"] = (
     _FILES
     | {"socket:unix", "connect:unix", "bind", "listen", "accept4", "preadv2", "pwritev2"}
-    | {"fchmodat", "renameat2", "statx"}
+    | {"fchmodat", "renameat2", "shutdown", "statx"}
 )
 SOCKET_CALLS = {"socket", "socketpair", "bind", "connect", "listen", "accept", "accept4", "sendmsg", "recvmsg"}
 SOCKETS = {

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nsbridge.agents.confinement.entry import Gone
 from nsbridge.agents.endpoints import directory, watch
 from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.endpoints.socket import connections
@@ -175,4 +176,32 @@ def test_many_half_messages_take_bounded_memory(tmp_path: Path, monkeypatch: pyt
             host.loop.run_once(0.02)
         assert host.journal.taken == 30
         assert host.notices["out"] == ""
+    sock.close()
+
+
+def test_no_datagram_is_lost_with_a_path_that_is_removed(
+    tmp_path: Path, counter: FakeCounter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that is connected sends on until it gets an error; all that it could send before is taken."""
+    place, sock, sent = tmp_path / "s", held(SocketType.DATAGRAM), 0
+    with (
+        source_life(tmp_path / "a.out", config(place), sock, counter) as (host, source),
+        client(place) as program,
+    ):
+        take = source._take_all
+
+        def take_and_send() -> bool:
+            nonlocal sent
+            is_empty = take()
+            with suppress(BrokenPipeError):
+                program.send(b"%d" % sent)
+                sent += 1
+            return is_empty
+
+        monkeypatch.setattr(source, "_take_all", take_and_send)
+        place.unlink()
+        with pytest.raises(Gone, match="no longer leads to its socket"):
+            host.run_until(lambda: False, "it ends")
+        assert sent > 0
+        assert [message.body for message in host.took()] == [b"%d" % number for number in range(sent)]
     sock.close()

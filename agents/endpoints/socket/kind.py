@@ -36,7 +36,7 @@ class ServedSocket(ServedPaths[SocketEndpoint]):
     table = SocketEndpoint
     calls = KindCalls(
         always=(*TREE, "socket:unix", "connect:unix"),
-        source=("bind", "listen", "accept4", "preadv2", "renameat2", "fchmodat", "statx"),
+        source=("bind", "listen", "accept4", "preadv2", "renameat2", "fchmodat", "statx", "shutdown"),
         sink=("pwritev2",),
         rules={
             "socket:unix": Rule("socket", "connect to a program's Unix socket, or see if a program uses one", _UNIX),

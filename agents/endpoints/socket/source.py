@@ -9,7 +9,7 @@ from nsbridge.agents.confinement.entry import Gone
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource, Waiter
 from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.endpoints.socket.binding import LostPathError, SocketBinding
-from nsbridge.agents.endpoints.socket.config import SocketEndpoint
+from nsbridge.agents.endpoints.socket.config import SocketEndpoint, SocketType
 from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.loop import READABLE
@@ -55,6 +55,7 @@ class SocketSource(EventSource):
         self._waiter = Waiter(host, "out", self._again)
         self._dropped = DroppedMessages(host, config.max_message)
         self._is_watched = False
+        self._is_shut = False  # True if it takes no more datagrams
         self._is_lost = False  # True if the path is lost: what the socket has is taken, then the agent enters anew
 
     def start(self) -> None:
@@ -89,7 +90,11 @@ class SocketSource(EventSource):
             return
         finally:
             self._host.flush()
-        if is_empty and self._is_lost:
+        if is_empty and self._is_lost and not self._is_shut and self._config.type is SocketType.DATAGRAM:
+            self._is_shut = True
+            self._held.shutdown(socket.SHUT_RD)  # programs that are still connected get an error from now on
+            self._ready(0)  # what they sent before is there
+        elif is_empty and self._is_lost:
             self._host.renew_socket()
             raise Gone(
                 f"the path {shown(self._binding.path)} no longer leads to its socket; entering anew with another"
