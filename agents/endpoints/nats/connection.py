@@ -57,6 +57,10 @@ class Login:
         return found
 
 
+class _NotAsAsked(nats.errors.Error):
+    """A server is none that may be used."""
+
+
 class _CautiousClient(Client):
     """nats-py's client, which looks at a server's INFO before it acts on it: before it sends credentials, too."""
 
@@ -66,9 +70,9 @@ class _CautiousClient(Client):
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if not isinstance(info.get("max_payload", 0), int) or not 0 <= info.get("max_payload", 0) <= _MOST_PAYLOAD:
-            raise nats.errors.Error("nats: its INFO has a max_payload that makes no sense")
+            raise _NotAsAsked("nats: its INFO has a max_payload that makes no sense")
         if self._needs_tls and initial_connection and not info.get("tls_required"):
-            raise nats.errors.Error("nats: the server does not speak TLS, which the configuration asks for")
+            raise _NotAsAsked("nats: the server does not speak TLS, which the configuration asks for")
         others = [url for url in info.get("connect_urls") or () if _is_place(url)]
         room = max(0, _MOST_OTHERS - len(self.discovered_servers))
         await super()._process_info({**info, "connect_urls": others[:room]}, initial_connection)
