@@ -111,7 +111,10 @@ class Messages:
 
 
 def _is_error(name: str, bases: dict[str, list[str]]) -> bool:
-    return any(base in {"Exception", "OSError", "ValueError", "Error"} or _is_error(base, bases) for base in bases.get(name, []))
+    return any(
+        base in {"Exception", "OSError", "ValueError", "Error"} or _is_error(base, bases)
+        for base in bases.get(name, [])
+    )
 
 
 def templates(node: ast.expr) -> list[str]:
