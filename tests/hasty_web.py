@@ -1,6 +1,6 @@
 """`nsbridge web` that waits 3 seconds in place of 10 for a request, and for a client to read: for tests.
 
-python -m tests.hasty_web ARGUMENTS...
+python tests/hasty_web.py ARGUMENTS...
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from nsbridge.supervisor.cli.web import guard
+from tests import hasty_web as hasty
 from tests.hasty_web import LIMIT
 from tests.system.conftest import Factory
 from tests.system.nsbridged import Nsbridged
@@ -49,7 +50,7 @@ def daemon(engine_base: Path, unshare_container: Factory, request: pytest.Fixtur
 class HastyWeb(Web):
     """nsbridge web with shorter limits for clients."""
 
-    command = (sys.executable, "-m", "tests.hasty_web")
+    command = (sys.executable, hasty.__file__)  # whatever the working directory is
 
 
 @pytest.fixture
