@@ -319,6 +319,7 @@ ENDS = {
     "endpoints/queue/": "tests/system: test_faults.py, test_hostile_queue.py, test_faults_room.py, test_dead_quota.py",
     "endpoints/mqueue/": "test_mqueue_sink.py; tests/system/test_mqueue.py",
     "endpoints/nats/": "tests/system: test_nats.py, test_nats_secure.py, test_nats_storm.py",
+    "endpoints/receiving": "as for the sources of mqueue and socket, whose Waiter takes the reason",
     "endpoints/socket/": "test_socket_sink.py, test_socket_source.py; tests/system/test_socket.py",
     "dead/retries": "test_dead.py: test_retry_without_room_is_tried_again_by_itself",
     "dead/keeper": "test_dead_quota.py: test_full_disk_blocks_and_resumes_by_itself, test_full_box_blocks_…",

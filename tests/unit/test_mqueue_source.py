@@ -18,7 +18,7 @@ from tests.fake_host import killed_at
 from tests.mqueue_life import TakingHost, counter_fixture, polling_fixture, queue_fixture, source_life  # noqa: F401  (fixtures)
 from tests.posix_queue import PosixQueue
 
-RECEIVING = ("mqueue/source.py", "journal/counted.py", "journal/sourcejournal.py")
+RECEIVING = ("mqueue/source.py", "endpoints/receiving.py", "journal/counted.py", "journal/sourcejournal.py")
 BODIES = [b"one", b"", b"three" * 50, b"four", b"five", b"six"]
 OTHER_USER = 1234
 
@@ -142,9 +142,9 @@ def test_agent_enters_anew_when_the_owner_changes(
 def test_changed_mode_changes_nothing_for_its_owner(tmp_path: Path, queue: PosixQueue, counter: FakeCounter) -> None:
     """The queue is opened again, and messages follow."""
     with source_life(tmp_path / "a.out", queue.name, counter) as (host, source):
-        before = source._receive
+        before = source._receiver
         os.fchmod(queue.fd, 0o600)
-        host.run_until(lambda: source._receive is not before, "it is opened again")
+        host.run_until(lambda: source._receiver is not before, "it is opened again")
         fill(queue, BODIES)
         host.settle()
         assert host.took() == WHOLE

@@ -23,7 +23,13 @@ from tests.fake_counter import FakeCounter
 from tests.fake_host import killed_at
 from tests.socket_life import client, config, counter_fixture, held, served, source_life  # noqa: F401  (a fixture)
 
-RECEIVING = ("socket/datagrams.py", "socket/source.py", "journal/counted.py", "journal/sourcejournal.py")
+RECEIVING = (
+    "socket/datagrams.py",
+    "socket/source.py",
+    "endpoints/receiving.py",
+    "journal/counted.py",
+    "journal/sourcejournal.py",
+)
 
 
 @pytest.fixture

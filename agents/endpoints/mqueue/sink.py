@@ -6,7 +6,7 @@ import errno
 import os
 import zlib
 
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter, put_in_parts
 from nsbridge.agents.endpoints.doubt import OF_ANOTHER_LIFE
 from nsbridge.agents.endpoints.evidence import SendEvidence
 from nsbridge.agents.endpoints.mqueue.calls import PreparedSend
@@ -52,20 +52,16 @@ class MqueueSink(Sink):
 
     def put(self, run: Run) -> int:
         """Send messages while there is room; then wait until the loop reports some."""
-        count = 0
         if len(run.bodies[0]) != self._needed:
             self._needed = 0
         if self._queue.fd >= 0 and self._queue.is_removed:
             self._open()
-        while count < len(run.bodies) and self._queue.fd >= 0 and not self._is_full:
-            done = self._put_some(run.after(count))
-            if not done:
-                break
-            count += done
-        return count
+        return put_in_parts(run, self._put_some)
 
     def _put_some(self, run: Run) -> int:
         """Return how many of the first messages are finished; 0 if the next one is not now."""
+        if self._queue.fd < 0 or self._is_full:
+            return 0
         journal = self._journal
         if run.epoch != journal.epoch:  # its numbers now belong to others
             return int(self._bury(run.one(0), OF_ANOTHER_LIFE))

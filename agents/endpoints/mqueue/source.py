@@ -15,13 +15,12 @@ from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource, Waite
 from nsbridge.agents.endpoints.mqueue.calls import PreparedReceive
 from nsbridge.agents.endpoints.mqueue.config import MqueueEndpoint
 from nsbridge.agents.endpoints.mqueue.mqueue import Denied, MqueueOwner, OpenQueue
+from nsbridge.agents.endpoints.receiving import RowReceiver, take_while_room
 from nsbridge.agents.endpoints.removals import Removals
-from nsbridge.agents.journal.counted import NO_LIFE, Landing, behind
+from nsbridge.agents.journal.counted import NO_LIFE, Landing
 from nsbridge.agents.journal.records import BLANK
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.loop import READABLE
-
-_FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other agent works meanwhile
 
 
 class _NoCounts:
@@ -56,7 +55,7 @@ class MqueueSource(EventSource):
         self._landing = Landing(journal, counter or _NoCounts(), BLANK)
         self._at_once = LENGTHS if counter is not None else 1
         self._queue = OpenQueue(host, config.out.name, os.O_RDONLY, config, own_fds, self._changed)
-        self._receive: PreparedReceive
+        self._receiver: RowReceiver
         self._removals = Removals(host, self._queue.what, "; what it still has is taken")
         self._waiter = Waiter(host, "out", self._again)
         self._is_watched = False
@@ -100,7 +99,8 @@ class MqueueSource(EventSource):
         except Blocked as reason:
             self._wait(reason)
             return
-        self._receive = PreparedReceive(self._queue.fd, size)
+        receive = PreparedReceive(self._queue.fd, size).receive
+        self._receiver = RowReceiver(self._host, self._landing, receive, size)
         self._waiter.done()
         self.room_again()
 
@@ -140,42 +140,14 @@ class MqueueSource(EventSource):
 
     def _take_all(self) -> bool:
         """Take while there are messages and room. Return True if no message is left. Raises Blocked."""
-        host = self._host
-        host.retry_dead_letters()
-        messages, size = host.room()
-        unsent = 0
-        while messages > 0 and size > 0:
-            got = self._take_some(min(messages, self._at_once), size)
-            if not got:
-                return True
-            messages, size, unsent = messages - len(got), size - sum(got), unsent + len(got)
-            if unsent >= _FLUSH_EVERY:
-                unsent = 0
-                host.flush()
+        if take_while_room(self._host, self._at_once, self._take_some):
+            return True
         self._rest()  # until `room_again`: the loop would report the same message again and again
         return False
 
     def _take_some(self, most: int, size: int) -> list[int]:
         """Receive up to `most` messages, while there are `size` bytes of room; return their lengths. Raises Blocked."""
-        try:
-            at = self._landing.begin(self._queue.attributes.max_message)
-        except OSError as error:
-            raise Blocked(str(error.strerror)) from None
-        receive, last, most, got = self._receive.receive, self._landing.last, min(most, self._landing.most), list[int]()
-        length = 0
-        try:
-            while len(got) < most and size > 0 and at <= last:
-                if got:
-                    self._landing.clear(at)
-                length = receive(at)
-                if length < 0:
-                    break
-                got.append(length)
-                size -= length
-                at = behind(at, length)
-        finally:
-            if got:
-                self._host.landed(self._landing.landed(got))
-        if not got and length not in (-errno.EAGAIN, -errno.EINTR):
-            raise Blocked(f"{self._queue.what}: {os.strerror(-length)}")
+        got, last = self._receiver.take(most, size), self._receiver.last
+        if not got and last not in (-errno.EAGAIN, -errno.EINTR):
+            raise Blocked(f"{self._queue.what}: {os.strerror(-last)}")
         return got

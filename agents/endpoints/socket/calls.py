@@ -37,8 +37,11 @@ class PreparedReceive:
         self._call, _ = linux.prepared(NUMBERS["preadv2"][_COLUMN], fd, at, 1, _NO_OFFSET, 0, 0)
 
     def receive(self, place: int) -> int:
-        """Receive a message to the address `place`, without waiting. Return its length, or minus the errno: EAGAIN."""
-        _VECTOR.pack_into(self._vector, 0, place, self._size)
+        """Receive a message without waiting, to 8 bytes behind `place`, the address of a msgbuf.
+
+        Return its length, or minus the errno: EAGAIN if there is none.
+        """
+        _VECTOR.pack_into(self._vector, 0, place + 8, self._size)
         length = self._call()
         return length if length >= 0 else linux.call_failed()
 

@@ -14,15 +14,13 @@ import socket
 from nsbridge.agents.counter import LENGTHS, Counts
 from nsbridge.agents.endpoints.base import AgentApi, Blocked
 from nsbridge.agents.endpoints.files import Tree
+from nsbridge.agents.endpoints.receiving import RowReceiver, take_while_room
 from nsbridge.agents.endpoints.socket.calls import PreparedReceive
 from nsbridge.agents.endpoints.socket.config import SocketEndpoint
 from nsbridge.agents.endpoints.socket.source import SocketSource
-from nsbridge.agents.journal.counted import Landing, behind
+from nsbridge.agents.journal.counted import Landing
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.wire import Message
-
-_FLUSH_EVERY = 64  # messages taken before they are sent on, so that the other agent works meanwhile
-_BODY_AT = 8  # in a msgbuf, behind the type
 
 
 class DatagramSource(SocketSource):
@@ -41,54 +39,28 @@ class DatagramSource(SocketSource):
         self._size = config.max_message + 1  # of what is longer one byte more is received, and shows it
         self._landing = Landing(journal, counter, longest=config.max_message) if counter is not None else None
         self._was_too_long = False  # True if the last datagram was
-        self._receive = PreparedReceive(held.fileno(), self._size)
+        if self._landing is not None:
+            receive = PreparedReceive(held.fileno(), self._size).receive
+            self._receiver = RowReceiver(host, self._landing, receive, self._size, config.max_message)
 
     def _take_all(self) -> bool:
-        host = self._host
-        host.retry_dead_letters()
-        messages, size = host.room()
-        unsent = 0
-        while messages > 0 and size > 0:
-            got = self._take_some(min(messages, LENGTHS), size)
-            if not got:
-                return not self._was_too_long  # then the loop reports the next one
-            messages, size, unsent = messages - len(got), size - sum(got), unsent + len(got)
-            if unsent >= _FLUSH_EVERY:
-                unsent = 0
-                host.flush()
-        if not host.has_room():  # else it took only what is dropped, and `room_again` would not follow
+        if take_while_room(self._host, LENGTHS, self._take_some):
+            return not self._was_too_long  # then the loop reports the next one
+        if not self._host.has_room():  # else it took only what is dropped, and `room_again` would not follow
             self._rest()  # until `room_again`
         return False
 
     def _take_some(self, most: int, size: int) -> list[int]:
         """Take up to `most` datagrams, while there are `size` bytes of room; return their lengths. Raises Blocked."""
-        landing, self._was_too_long = self._landing, False
-        if landing is None:
+        self._was_too_long = False
+        if self._landing is None:
             return self._take_one()
-        try:
-            at = landing.begin(self._size)
-        except OSError as error:
-            raise Blocked(str(error.strerror)) from None
-        receive, last, most, got = self._receive.receive, landing.last, min(most, landing.most), list[int]()
-        length = 0
-        try:
-            while len(got) < most and size > 0 and at <= last:
-                if got:
-                    landing.clear(at)
-                length = receive(at + _BODY_AT)
-                if not 0 <= length < self._size:
-                    break
-                got.append(length)
-                size -= length
-                at = behind(at, length)
-        finally:
-            if got:
-                self._host.landed(landing.landed(got))
-        if length >= self._size:
+        got, last = self._receiver.take(most, size), self._receiver.last
+        if last >= self._size:
             self._refuse()
-            landing.forget()
-        elif not got and length not in (-errno.EAGAIN, -errno.EINTR):
-            raise Blocked(f"its socket: {os.strerror(-length)}")
+            self._landing.forget()
+        elif not got and last not in (-errno.EAGAIN, -errno.EINTR):
+            raise Blocked(f"its socket: {os.strerror(-last)}")
         return got
 
     def _take_one(self) -> list[int]:
