@@ -2,7 +2,8 @@
 
 cattrs makes the dataclasses of tables.py and schema.py, and collects what is wrong in each; the readers of values.py
 take the place of its own conversions, which would make 5 of "5". One wrong value must not hide what is wrong elsewhere,
-so the daemon, each route and each agent are structured by themselves, and check.py's rules see whatever came out right.
+so the daemon, each route and each agent are structured by themselves, and check.py's rules see
+all that was read without an error.
 """
 
 from __future__ import annotations

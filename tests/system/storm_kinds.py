@@ -46,7 +46,7 @@ class Kind(Protocol):
 
 
 class Stop:
-    """SIGTERM has come. A timer interrupts whatever waits, so that it is seen."""
+    """SIGTERM has come. A timer interrupts a call that waits, so that it is seen."""
 
     def __init__(self) -> None:
         self.requested = False

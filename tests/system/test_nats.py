@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.system.conftest import Factory
+from tests.system.engines import EngineContainer
 from tests.system.nats_servers import NatsClient, running
 from tests.system.nsbridged import Nsbridged, kill_and_wait
 from tests.system.room import wait_until
@@ -32,6 +33,12 @@ def put_into_spool(directory: Path, bodies: Sequence[bytes], part: int = 0) -> N
         (directory / ".part").rename(directory / f"{part}-{number:08d}")
 
 
+def bodies_in(box: EngineContainer) -> list[bytes]:
+    """Return the messages in the container's spool, in order."""
+    directory = box.rootfs / "srv/in"
+    return [(directory / name).read_bytes() for name in sorted(visible(directory))]
+
+
 def test_messages_travel_both_ways_and_survive_kills(tmp_path: Path, unshare_container: Factory) -> None:
     box = unshare_container()
     with running(tmp_path / "nats") as server, NatsClient(server.url) as client:
@@ -49,8 +56,7 @@ def test_messages_travel_both_ways_and_survive_kills(tmp_path: Path, unshare_con
             wait_until(lambda: daemon.flow("n:box")["delivered"] == len(BODIES), "all are published")
             wait_until(lambda: daemon.flow("n:far")["delivered"] == len(BODIES), "all are taken")
             assert client.bodies("TO") == BODIES
-            names = sorted(visible(box.rootfs / "srv/in"))
-            assert sorted((box.rootfs / "srv/in" / name).read_bytes() for name in names) == sorted(BODIES)
+            assert sorted(bodies_in(box)) == sorted(BODIES)
 
 
 def wait_for_detail(daemon: Nsbridged, *parts: str) -> None:
@@ -148,8 +154,7 @@ def test_messages_of_a_lost_connection_keep_their_order(tmp_path: Path, unshare_
             assert [one.data for one in client.run(subscription.fetch(20))] == BODIES[10:30]
             daemon.start()
             delivered(daemon, "n:far", 60)
-            names = sorted(visible(box.rootfs / "srv/in"))
-            assert [(box.rootfs / "srv/in" / name).read_bytes() for name in names] == BODIES[:60]
+            assert bodies_in(box) == BODIES[:60]
             client.publish("from.far", BODIES[60:61])
             delivered(daemon, "n:far", 61)
 
@@ -174,8 +179,7 @@ def test_deleted_consumer_is_made_again_at_its_old_place(tmp_path: Path, unshare
             delivered(daemon, "n:far", 150)
             config = client.run(client.js.consumer_info("FROM", "n")).config
             assert 101 <= (config.opt_start_seq or 0) <= 151
-            names = sorted(visible(box.rootfs / "srv/in"))
-            assert [(box.rootfs / "srv/in" / name).read_bytes() for name in names] == BODIES[:150]
+            assert bodies_in(box) == BODIES[:150]
 
 
 def test_types_of_a_queue_travel_through_nats(tmp_path: Path, unshare_container: Factory) -> None:
@@ -216,8 +220,7 @@ def test_messages_that_the_consumer_has_skipped_are_taken(tmp_path: Path, unshar
             client.run(client.client.flush())
             daemon.start()
             delivered(daemon, "n:far", 60)
-            names = sorted(visible(box.rootfs / "srv/in"))
-            assert [(box.rootfs / "srv/in" / name).read_bytes() for name in names] == BODIES[:60]
+            assert bodies_in(box) == BODIES[:60]
 
 
 def test_hole_in_a_stream_is_an_error_in_the_log(tmp_path: Path, unshare_container: Factory) -> None:

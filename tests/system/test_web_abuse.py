@@ -50,7 +50,7 @@ def daemon(engine_base: Path, unshare_container: Factory, request: pytest.Fixtur
 class HastyWeb(Web):
     """nsbridge web with shorter limits for clients."""
 
-    command = (sys.executable, hasty.__file__)  # whatever the working directory is
+    command = (sys.executable, hasty.__file__)  # by its path: the working directory may be any
 
 
 @pytest.fixture
