@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents import linux
+from nsbridge.agents.endpoints import directory, watch
 from nsbridge.agents.endpoints.socket.calls import NUMBERS
 from nsbridge.agents.endpoints.socket.config import SocketEndpoint, SocketType, StreamFraming
 from nsbridge.agents.endpoints.socket.connections import ConnectionSource
@@ -21,6 +22,21 @@ from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.wire import Message
 from tests.fake_counter import FakeCounter
 from tests.mqueue_life import TakingHost
+
+# Modules before whose every line a source is killed
+RECEIVING = (
+    "socket/datagrams.py",
+    "socket/source.py",
+    "endpoints/receiving.py",
+    "journal/counted.py",
+    "journal/sourcejournal.py",
+)
+
+
+@pytest.fixture(name="polling")
+def polling_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use no inotify: the kernel takes 20 ms to close an instance."""
+    monkeypatch.setattr(directory, "watch_directory", watch.PollingWatch)
 
 
 @pytest.fixture(name="counter")

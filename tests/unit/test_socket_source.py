@@ -12,26 +12,21 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents.confinement.entry import Gone
-from nsbridge.agents.endpoints import directory, watch
 from nsbridge.agents.endpoints.socket.config import SocketType, StreamFraming
 from tests.fake_counter import FakeCounter
 from tests.fake_host import killed_at
-from tests.socket_life import client, config, counter_fixture, held, served, source_life  # noqa: F401  (a fixture)
-
-RECEIVING = (
-    "socket/datagrams.py",
-    "socket/source.py",
-    "endpoints/receiving.py",
-    "journal/counted.py",
-    "journal/sourcejournal.py",
+from tests.socket_life import (  # noqa: F401  (the fixtures)
+    RECEIVING,
+    client,
+    config,
+    counter_fixture,
+    held,
+    polling_fixture,
+    served,
+    source_life,
 )
+
 BODIES = [b"one", b"", b"three" * 50, b"four"]
-
-
-@pytest.fixture
-def polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use no inotify: the kernel takes 20 ms to close an instance."""
-    monkeypatch.setattr(directory, "watch_directory", watch.PollingWatch)
 
 
 @pytest.mark.usefixtures("polling")
