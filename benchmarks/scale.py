@@ -71,6 +71,7 @@ def measure(routes: int, delivery: str, idle_for: float) -> Outcome:
             start = time.monotonic() - began
             states = {agent["state"] for agent in settled["agents"]}
             assert states == {"RUNNING"}, f"{states}; {daemon.said()[-2000:]}"
+            daemon.wait_for("RUNNING")  # an agent forks its senders a little after it runs
             pids = tree(daemon.pid)
             status = statistics.median(_timed(lambda: _status(daemon, routes)) for _ in range(_STATUS_ROUNDS))
             idle = _idle(pids, idle_for)
