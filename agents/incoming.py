@@ -44,7 +44,7 @@ class Incoming:
         self._waiting_bytes = 0
         self._unacked = self._unacked_bytes = 0  # handed over and not confirmed to the peer
         self._unhanded = 0  # messages that came whole and were not handed over, whether they wait or a sink has them
-        self._received = store.handed
+        self._last = store.handed  # the last that came whole and in order; see _received
         self._partial = bytearray()
         self.refused = False  # messages had to be dropped, so that the peer must be asked to repeat
 
@@ -57,7 +57,16 @@ class Incoming:
             if not self._may_adopt():
                 raise OSError(errno.EBUSY, "the source has a new journal while messages of the old one are in flight")
             self.store.adopt(epoch, confirmed)
-            self._received = confirmed
+            self._last = confirmed
+
+    @property
+    def _received(self) -> int:
+        """Return the seq of the last message that came, or that is handed over.
+
+        A sink may find out late what its predecessor had handed over, and note it in its journal alone. A greeting then
+        reports it, so the source never sends it.
+        """
+        return max(self._last, self.store.handed)
 
     def accept_names(self, names: Names) -> None:
         """Take in the names of what comes next. WireError if this sink keeps none."""
@@ -107,7 +116,7 @@ class Incoming:
         if not self._has_room_for(run):
             self.refused = True
             return
-        self._received = run.last
+        self._last = run.last
         count = len(run.bodies)
         self._unhanded += count
         self._waiting_messages += count

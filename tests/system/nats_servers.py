@@ -19,6 +19,20 @@ from nats.aio.client import Client
 from tests.system.room import LIMIT, wait_until
 
 T = TypeVar("T")
+PROGRAM = "NSB_NATS_SERVER"  # in the environment: the server to test with, in place of the installed one
+
+
+def program() -> str:
+    """Return the server's path."""
+    found = os.environ.get(PROGRAM) or shutil.which("nats-server", path=os.defpath + ":/usr/sbin:/usr/local/sbin")
+    assert found is not None, "no nats-server: apt-get install nats-server"
+    return found
+
+
+def version() -> str:
+    """Return the server's version, like 2.10.27."""
+    answer = subprocess.run([program(), "--version"], capture_output=True, text=True, timeout=LIMIT, check=True)
+    return answer.stdout.rpartition("v")[2].strip()
 
 
 def free_ports(count: int) -> list[int]:
@@ -31,15 +45,15 @@ def free_ports(count: int) -> list[int]:
 
 
 class NatsServer:
-    """One server; `more` is its configuration beside ports and storage."""
+    """One server; `more` is its configuration beside ports and storage, `store` more of its storage's."""
 
-    def __init__(self, directory: Path, name: str, port: int, more: str = "") -> None:
+    def __init__(self, directory: Path, name: str, port: int, more: str = "", store: str = "") -> None:
         self.name, self.port, self.directory = name, port, directory / name
         self.directory.mkdir(parents=True, exist_ok=True)
         self._config = self.directory / "server.conf"
         self._config.write_text(
-            f'server_name: {name}\nlisten: "127.0.0.1:{port}"\njetstream {{ store_dir: "{self.directory}/store" }}\n'
-            f'log_file: "{self.directory}/log"\n{more}\n'
+            f'server_name: {name}\nlisten: "127.0.0.1:{port}"\nlog_file: "{self.directory}/log"\n'
+            f'jetstream {{ store_dir: "{self.directory}/store" {store} }}\n{more}\n'
         )
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -56,10 +70,8 @@ class NatsServer:
 
     def start(self) -> None:
         """Start it; it need not be ready."""
-        program = shutil.which("nats-server", path=os.defpath + ":/usr/sbin:/usr/local/sbin")
-        assert program is not None, "no nats-server: apt-get install nats-server"
         self._process = subprocess.Popen(
-            [program, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [program(), "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
     def wait(self) -> None:
@@ -99,8 +111,8 @@ def running(directory: Path, more: str = "", name: str = "one") -> Iterator[Nats
 
 
 @contextmanager
-def cluster(directory: Path, size: int = 3) -> Iterator[Sequence[NatsServer]]:
-    """Run several servers as a cluster."""
+def cluster(directory: Path, size: int = 3, store: str = "") -> Iterator[Sequence[NatsServer]]:
+    """Run several servers as a cluster; `store` is more of their storage's configuration."""
     ports = free_ports(2 * size)
     routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports[size:])
     servers = [
@@ -109,6 +121,7 @@ def cluster(directory: Path, size: int = 3) -> Iterator[Sequence[NatsServer]]:
             f"n{number}",
             ports[number],
             f'cluster {{ name: storm, listen: "127.0.0.1:{ports[size + number]}", routes: [{routes}] }}',
+            store,
         )
         for number in range(size)
     ]

@@ -20,13 +20,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from nsbridge.config.errors import NsbridgeError
+from tests.system import nats_stores
 from tests.system.engines import IDLE, Program, UnshareContainer
-from tests.system.nats_servers import NatsClient, NatsServer, cluster
+from tests.system.nats_servers import PROGRAM, NatsClient, NatsServer, cluster, version
 from tests.system.nsbridged import Nsbridged
 from tests.system.queue_program import FRAME
 from tests.system.room import wait_until
@@ -74,8 +76,9 @@ def framed(messages: Sequence[bytes]) -> bytes:
 class Storm:
     """The two hosts, the cluster, and what is done to them."""
 
-    def __init__(self, base: Path, victims: Sequence[str], messages: int, seed: int) -> None:
-        self._base, self._victims, self._messages = base, victims, messages
+    def __init__(self, base: Path, victims: Sequence[str], messages: int, seed: int, store: str = "") -> None:
+        """`store` is more of the configuration of the servers' storage."""
+        self._base, self._victims, self._messages, self._store = base, victims, messages, store
         self._chance = random.Random(seed)
         self.done: Counter[str] = Counter()
         self._daemons: list[Nsbridged] = []
@@ -85,7 +88,7 @@ class Storm:
     def run(self) -> str:
         """Run it; return what was done. AssertionError if a message was lost, repeated or out of order."""
         with ExitStack() as cleanup:
-            self._servers = cleanup.enter_context(cluster(self._base / "nats"))
+            self._servers = cleanup.enter_context(cluster(self._base / "nats", store=self._store))
             self._client = cleanup.enter_context(NatsClient(*(server.url for server in self._servers)))
             for stream, subject in (("AB", "s.ab"), ("BA", "s.ba")):
                 self._client.add_stream(stream, [subject], num_replicas=3, duplicate_window=WINDOW, discard="new")
@@ -98,7 +101,19 @@ class Storm:
                 self._daemons.append(cleanup.enter_context(daemon))
             for daemon in self._daemons:
                 daemon.wait_for("RUNNING")
-            return self._storm(one, two)
+            try:
+                return self._storm(one, two)
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{self._about()}") from None
+
+    def _about(self) -> str:
+        """Return what the daemons and the servers' disks have, for a storm that failed."""
+        lines = [f"after {dict(self.done)}"]
+        with suppress(NsbridgeError):
+            lines += [str(flow) for daemon in self._daemons for flow in self._flows(daemon)]
+        for stream in ("AB", "BA"):
+            lines += nats_stores.differences(self._base / "nats", stream)
+        return "\n".join(lines)
 
     def _container(self, cleanup: ExitStack, name: str) -> Any:
         where = self._base / name
@@ -119,9 +134,10 @@ class Storm:
             step = max(len(east) // (len(self._victims) + 1), 1)
             for number, victim in enumerate((*self._victims, "")):
                 first, last = number * step, (number + 1) * step if victim else len(east)
-                for body in east[first:last]:
-                    sender.stdin.write(FRAME.pack(7, len(body)) + body)
-                sender.stdin.flush()
+                with _no_longer_than(_WITHIN, "the queue takes messages"):
+                    for body in east[first:last]:
+                        sender.stdin.write(FRAME.pack(7, len(body)) + body)
+                    sender.stdin.flush()
                 with out.open("ab") as file:
                     file.write(framed(west[first:last]))
                 if victim:
@@ -151,6 +167,7 @@ class Storm:
         }
         strikes[victim]()
         self.done[victim] += 1
+        print(f"{time.strftime('%H:%M:%S')} {sum(self.done.values())}: {victim}", file=sys.stderr, flush=True)
 
     def _with_agent(self, do: Callable[[int], None]) -> None:
         daemon = self._chance.choice(self._daemons)
@@ -198,6 +215,22 @@ class Storm:
             os.kill(pid, signal.SIGCONT)
 
 
+@contextmanager
+def _no_longer_than(seconds: float, what: str) -> Iterator[None]:
+    """Raise AssertionError where the block waits, after so many seconds."""
+
+    def late(*_about: object) -> None:
+        raise AssertionError(f"not within {seconds:.0f} s: {what}")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def assert_equal(way: str, got: bytes, wanted: bytes, messages: Sequence[bytes]) -> None:
     """Raise AssertionError, with what is wrong, if the two logs differ."""
     if got == wanted:
@@ -227,12 +260,18 @@ def main() -> int:
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="a directory for everything, which stays")
+    parser.add_argument("--server", help="the nats-server to run, in place of the installed one")
+    parser.add_argument("--store", default="", help="more of the servers' jetstream { }, like 'sync_interval: always'")
     words = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that it ends what it has started
+    if words.server is not None:
+        os.environ[PROGRAM] = words.server
+    print(f"nats-server {version()} {words.store}", flush=True)
     with tempfile.TemporaryDirectory(prefix="nsb-nats-", ignore_cleanup_errors=True) as directory:
         base = words.keep or Path(directory)
         base.mkdir(parents=True, exist_ok=True)
         base.chmod(0o711)
-        print(Storm(base, chosen(words.kills, words.seed), words.messages, words.seed).run())
+        print(Storm(base, chosen(words.kills, words.seed), words.messages, words.seed, words.store).run())
     return 0
 
 

@@ -118,6 +118,19 @@ def test_a_repeat_is_confirmed_again() -> None:
     assert source.store.confirmed == 1
 
 
+def test_sink_that_learns_late_what_was_handed_over_takes_what_follows() -> None:
+    """Both were killed, and a NATS sink asks the server what its predecessor had published while they greet."""
+    source, sink = Source(epoch=100), Sink()
+    sink.store.adopt(100, 0)
+    source.take(b"1", b"2")
+    source.session.receive(sink.session.next_packet())
+    sink.session.receive(source.session.next_packet())
+    sink.store.hand(1)
+    exchange(source.session, sink.session)
+    assert source.store.confirmed == 1
+    assert sink.hand_over() == [b"2"]
+
+
 def test_a_new_source_is_listened_to_from_its_first_message() -> None:
     source, sink = greeted()
     source.take(b"1", b"2")
