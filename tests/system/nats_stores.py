@@ -1,4 +1,4 @@
-"""What nats-servers have on disk: the ids of the messages of a stream, and how servers of a cluster differ.
+"""Reads what nats-servers have on disk: the ids of the messages of a stream, and how servers of a cluster differ.
 
 A record of a block (server/filestore.go): length, whose top bit shows headers (4 bytes), sequence (8), time (8), length
 of the subject (2), subject; with headers their length (4) and they; the body; a checksum (8). All little endian.

@@ -77,7 +77,7 @@ class Storm:
     """The two hosts, the cluster, and what is done to them."""
 
     def __init__(self, base: Path, victims: Sequence[str], messages: int, seed: int, store: str = "") -> None:
-        """`store` is more of the configuration of the servers' storage."""
+        """Prepare; `store` is more of the configuration of the servers' storage."""
         self._base, self._victims, self._messages, self._store = base, victims, messages, store
         self._chance = random.Random(seed)
         self.done: Counter[str] = Counter()

@@ -118,7 +118,7 @@ def test_a_repeat_is_confirmed_again() -> None:
     assert source.store.confirmed == 1
 
 
-def test_sink_that_learns_late_what_was_handed_over_takes_what_follows() -> None:
+def test_sink_that_learns_its_position_late_takes_what_follows() -> None:
     """Both were killed, and a NATS sink asks the server what its predecessor had published while they greet."""
     source, sink = Source(epoch=100), Sink()
     sink.store.adopt(100, 0)
