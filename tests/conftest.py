@@ -39,6 +39,7 @@ _DIRECTORY = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "alone: no other worker runs a test meanwhile")
     config.addinivalue_line("markers", "senders: daemons of this test have no counter")
+    config.addinivalue_line("markers", "counter: daemons of this test have the counter, with `make senders` too")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -22,6 +22,7 @@ VALUES_CHECKED = "supervisor/cli/commands/values.py"  # its ValueErrors are show
 REASONS = {
     "blocked": 1,
     "error": 1,
+    "notice": 1,
 }  # methods: of an endpoint's host, and of the log; the message is the second argument
 ONLY = {"InvalidValue": 0, "Problem": 1, "Undeliverable": 1}  # which argument is the message, where others are not
 LETTERS = 4  # at least, of a message beside its values

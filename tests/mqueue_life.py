@@ -126,7 +126,7 @@ def sink_life(
     try:
         yield host, sink
     finally:
-        sink._queue.close()
+        sink.queue.close()
         host.close()
 
 
@@ -181,5 +181,5 @@ def source_life(
         yield host, source
     finally:
         source._rest()
-        source._queue.close()
+        source.queue.close()
         host.close()

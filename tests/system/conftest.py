@@ -235,6 +235,11 @@ def _factory(make: Callable[[Program], EngineContainer]) -> Iterator[Factory]:
 
 @pytest.fixture(autouse=True)
 def evidence(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give daemons no counter where the test is marked `senders`: it is about what nsbridge does without one."""
+    """Give daemons no counter where the test is marked `senders`, and one where it is marked `counter`.
+
+    Such a test is about what nsbridge does without it, or with it.
+    """
     if request.node.get_closest_marker("senders"):
         monkeypatch.setenv(EVIDENCE, "senders")
+    elif request.node.get_closest_marker("counter"):
+        monkeypatch.delenv(EVIDENCE, raising=False)

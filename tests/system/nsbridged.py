@@ -195,6 +195,7 @@ def _short_of_senders(routes: list[dict[str, Any]]) -> set[str]:
         for route in routes
         for agent in route["agents"]
         if agent["evidence"] == "senders"
+        and agent["endpoint"] == "queue"  # no other kind has processes that send
         and route["delivery"] == "exactly-once"
         and agent["name"] in [flow["to"] for flow in route["flows"]]
         and len(agent["senders"]) < SENDERS

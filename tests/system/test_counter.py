@@ -303,6 +303,7 @@ except Unavailable as reason:
 # -- with agents
 
 
+@pytest.mark.counter
 def test_agent_with_counter_is_one_process(tmp_path: Path, unshare_container: Factory) -> None:
     web, legacy = unshare_container(), unshare_container()
     with Nsbridged(tmp_path, _SPOOL_TO_QUEUE.format(web=web.spec, legacy=legacy.spec)) as daemon:
@@ -317,6 +318,7 @@ def test_agent_with_counter_is_one_process(tmp_path: Path, unshare_container: Fa
         assert daemon.flow("r:files")["in_doubt"] == 0
 
 
+@pytest.mark.counter
 @pytest.mark.parametrize("rate", [0, 2000])
 def test_classic_program_gets_each_question_once(tmp_path: Path, unshare_container: Factory, rate: int) -> None:
     """One queue, two types, a stranger in it, every process killed at random. docs/delivery.md has the long form."""
@@ -325,6 +327,7 @@ def test_classic_program_gets_each_question_once(tmp_path: Path, unshare_contain
     assert outcome.problems() == []
 
 
+@pytest.mark.counter
 def test_everything_killed_at_once_loses_and_repeats_nothing(tmp_path: Path, unshare_container: Factory) -> None:
     """Supervisor and both agents; the counts are in the kernel's memory, by their pins."""
     storm = Storm(tmp_path, unshare_container(), unshare_container(), seed=5)

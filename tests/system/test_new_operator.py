@@ -6,14 +6,18 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-import pytest
-
-from nsbridge.agents.endpoints.queue.unused import AFTER
+from nsbridge.agents.endpoints.unused import AFTER
+from tests.posix_queue import PosixQueue
 from tests.system.conftest import Factory
+from tests.system.engines import EngineContainer
 from tests.system.nsbridged import Nsbridged
 from tests.system.room import run, wait_until
+from tests.system.test_queue_faults import in_ipc
 from tests.system.test_relay import route
 from tests.system.traffic import Receiver, Sent, put_into_spool, send_all, wait_for_files
 
@@ -61,24 +65,72 @@ def ctl(daemon: Nsbridged, *words: str) -> str:
     return run(command, check=False).stdout.decode()
 
 
-@pytest.mark.parametrize("evidence", ["auto", "senders"])
-def test_wrong_key_with_create_is_reported(tmp_path: Path, unshare_container: Factory, evidence: str) -> None:
-    """Queues are made, messages go into one, and no program uses them: the agents run all the same."""
-    web, legacy = unshare_container(), unshare_container()
-    made = "was made by nsbridge and nobody has"
-    more = f'evidence = "{evidence}"\nhealth = {{ deadline = "4s" }}'
-    with Nsbridged(tmp_path, route(web.spec, legacy.spec), more) as daemon:
+POSIX = """
+[route.m.agent.files]
+container = "{web}"
+spool = {{ out = "/srv/m-out", in = "/srv/m-in" }}
+[route.m.agent.queue]
+container = "{legacy}"
+mqueue = {{ in = {{ name = "/0x51" }}, out = {{ name = "/0x52" }}, create = true }}
+"""
+
+
+class WrongKeys(NamedTuple):
+    """A daemon whose queues no program uses: of SysV in the route `r`, POSIX ones in `m`."""
+
+    daemon: Nsbridged
+    web: EngineContainer
+    legacy: EngineContainer
+
+    def shown(self, agent: str) -> str:
+        return str(self.daemon.agents()[agent]["detail"])
+
+    def logged(self, agent: str, text: str) -> int:
+        return self.daemon.said().count(f"WARNING {agent}:queue {text}")
+
+
+@contextmanager
+def wrong_keys(directory: Path, make: Factory, evidence: str) -> Iterator[WrongKeys]:
+    directory.mkdir()
+    web, legacy = make(), make()
+    routes = route(web.spec, legacy.spec) + POSIX.format(web=web.spec, legacy=legacy.spec)
+    with Nsbridged(directory, routes, f'evidence = "{evidence}"\nhealth = {{ deadline = "4s" }}') as daemon:
         daemon.wait_for("RUNNING")
-        put_into_spool(web.rootfs / "srv/out", [b"into a void"] * 5)
-        wait_until(lambda: made in daemon.agents()["r:queue"]["detail"], "it is reported", AFTER + 10)
-        wait_until(lambda: "5 messages wait there" in daemon.agents()["r:queue"]["detail"], "they are counted", 10)
-        assert daemon.agents()["r:queue"]["state"] == "RUNNING"
-        assert daemon.said().count(f"WARNING r:queue queue 0x51 {made} read from it: ") == 1
-        wait_until(lambda: f"queue 0x52 {made} written to it: is the key right?" in daemon.said(), "and the other")
-        with Receiver(legacy, 0x51, 5) as receiver:
-            receiver.messages()
-        send_all(legacy, 0x52, [Sent(1, b"an answer")])
-        wait_until(lambda: daemon.agents()["r:queue"]["detail"] == "", "both are used", 10)
+        for spool in ("out", "m-out"):
+            put_into_spool(web.rootfs / "srv" / spool, [b"into a void"] * 5)
+        yield WrongKeys(daemon, web, legacy)
+
+
+def test_wrong_key_with_create_is_reported(tmp_path: Path, unshare_container: Factory) -> None:
+    """Queues are made, messages go into one, and no program uses them: the agents run all the same."""
+    made = "was made by nsbridge and nobody has"
+    with ExitStack() as running:
+        scenes = [
+            running.enter_context(wrong_keys(tmp_path / evidence, unshare_container, evidence))
+            for evidence in ("auto", "senders")
+        ]  # both wait at the same time
+        for scene in scenes:
+            for agent in ("r:queue", "m:queue"):
+                wait_until(lambda: made in scene.shown(agent), f"{agent} is reported", AFTER + 10)  # noqa: B023
+                wait_until(lambda: "5 messages wait there" in scene.shown(agent), "they are counted", 10)  # noqa: B023
+                assert scene.daemon.agents()[agent]["state"] == "RUNNING"
+            assert scene.logged("r", f"queue 0x51 {made} read from it: ") == 1
+            assert scene.logged("m", f"POSIX queue /0x51 {made} read from it: ") == 1
+            wait_until(lambda: scene.logged("r", f"queue 0x52 {made} written to it: is the key right?"), "the other")  # noqa: B023
+            wait_until(lambda: scene.logged("m", f"POSIX queue /0x52 {made} written to it: is the name"), "the other")  # noqa: B023
+            with Receiver(scene.legacy, 0x51, 5) as receiver:
+                receiver.messages()
+            send_all(scene.legacy, 0x52, [Sent(1, b"an answer")])
+            in_ipc(scene.legacy, use_posix_queues)
+            for agent in ("r:queue", "m:queue"):
+                wait_until(lambda: scene.shown(agent) == "", "both are used", 10)  # noqa: B023
+
+
+def use_posix_queues() -> None:
+    with PosixQueue("/0x51", is_waiting=False) as queue:
+        assert queue.drained() == [(b"into a void", 0)] * 5
+    with PosixQueue("/0x52", is_waiting=False) as queue:
+        queue.send(b"an answer")
 
 
 def test_restart_with_wait_says_blocked_and_why(tmp_path: Path, unshare_container: Factory) -> None:

@@ -216,4 +216,4 @@ def test_limits_of_the_namespace_are_named(
             pytest.raises(Blocked, match=text),
             sink_life(tmp_path / f"{number}.in", queue.name, counter, config=config) as (_host, sink),
         ):
-            sink._queue.open()
+            sink.queue.open()

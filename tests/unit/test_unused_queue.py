@@ -11,7 +11,8 @@ import sysv_ipc
 from nsbridge.agents.endpoints.queue.cells import MADE
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint, QueueIn
 from nsbridge.agents.endpoints.queue.queue import QueueOwner, open_queue, shown
-from nsbridge.agents.endpoints.queue.unused import AFTER, UnusedQueue
+from nsbridge.agents.endpoints.queue.unused import WatchedKey
+from nsbridge.agents.endpoints.unused import AFTER, UnusedQueue
 from tests.fake_host import SinkHost
 
 KEY = 0x6E736231  # of this test
@@ -30,7 +31,8 @@ class Scene:
         self.now = 1000.0
         self.host.loop.now = lambda: self.now
         self.owner = QueueOwner(self.host, (KEY,), is_user_configured=True)
-        self.watch = UnusedQueue(self.host, self.side, KEY, self.owner, self.host.journal)
+        queue = WatchedKey(self.side, KEY, self.owner)
+        self.watch = UnusedQueue(self.host, self.side, shown(KEY), queue, (self.host.journal, MADE))
 
     def open(self) -> sysv_ipc.MessageQueue:
         return open_queue(KEY, QueueEndpoint(in_=QueueIn(KEY), create=True), self.host, self.owner)

@@ -40,10 +40,13 @@ def mq_open(name: str, flags: int, mode: int = 0, attributes: Attributes | None 
 
 def attributes_of(queue: int) -> Attributes:
     """Return the limits of an open queue. mq_getattr(3)."""
-    found = bytearray(_ATTRIBUTES.size)
-    linux.syscall("mq_getsetattr", _number("mq_getsetattr"), queue, 0, found)
-    _, most, longest, _ = _ATTRIBUTES.unpack(found)
+    _, most, longest, _ = _asked(queue)
     return Attributes(most, longest)
+
+
+def messages_in(queue: int) -> int:
+    """Return how many messages an open queue has. mq_getattr(3)."""
+    return _asked(queue)[3]
 
 
 def all_queues() -> int:
@@ -94,6 +97,12 @@ class PreparedReceive:
         self._body.value = place + 8
         length = self._call()
         return length if length >= 0 else linux.call_failed()
+
+
+def _asked(queue: int) -> tuple[int, ...]:
+    found = bytearray(_ATTRIBUTES.size)
+    linux.syscall("mq_getsetattr", _number("mq_getsetattr"), queue, 0, found)
+    return _ATTRIBUTES.unpack(found)
 
 
 def _number(call: str) -> int:

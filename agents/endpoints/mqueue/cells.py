@@ -1,5 +1,11 @@
-"""The cells of a sink's journal that belong to a POSIX queue (agents/journal/). A number never changes."""
+"""The cells of the journals that belong to a POSIX queue (agents/journal/). A number never changes."""
 
-LARGEST, LARGEST_OF = 48, 49  # the largest mq_msgsize of a queue with this name that was seen, and a number of the name
+LARGEST, LARGEST_OF = (
+    48,
+    49,
+)  # of a sink: the largest mq_msgsize of a queue with this name that was seen, and a number of the name
 
-SINK_CELLS = (LARGEST, LARGEST_OF)
+MADE = 63  # the inode + 1 of the queue that the agent has made and no program has used (endpoints/unused.py)
+
+SINK_CELLS = (LARGEST, LARGEST_OF, MADE)
+SOURCE_CELLS = (MADE,)

@@ -13,12 +13,14 @@ from nsbridge.agents.endpoints.base import AgentApi, Sink, Source
 from nsbridge.agents.endpoints.evidence import evidence
 from nsbridge.agents.endpoints.kind import ServedEndpoint
 from nsbridge.agents.endpoints.mqueue.calls import NUMBERS
-from nsbridge.agents.endpoints.mqueue.cells import SINK_CELLS
+from nsbridge.agents.endpoints.mqueue.cells import MADE, SINK_CELLS, SOURCE_CELLS
 from nsbridge.agents.endpoints.mqueue.config import MqueueEndpoint
-from nsbridge.agents.endpoints.mqueue.mqueue import MqueueOwner
+from nsbridge.agents.endpoints.mqueue.mqueue import MqueueOwner, OpenQueue
 from nsbridge.agents.endpoints.mqueue.sink import MqueueSink
 from nsbridge.agents.endpoints.mqueue.source import MqueueSource
 from nsbridge.agents.endpoints.mqueue.surroundings import MqueueSurroundings
+from nsbridge.agents.endpoints.mqueue.unused import WatchedName
+from nsbridge.agents.endpoints.unused import UnusedQueue
 from nsbridge.agents.identity.identity import IdMap, UserRecord
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
@@ -52,6 +54,7 @@ class ServedMqueue(ServedEndpoint[MqueueEndpoint]):
         numbers=NUMBERS,
     )
     sink_cells = SINK_CELLS
+    source_cells = SOURCE_CELLS
     owner: MqueueOwner
     counter: Counts | None
     own_fds: int
@@ -69,16 +72,24 @@ class ServedMqueue(ServedEndpoint[MqueueEndpoint]):
 
     def source(self, agent: AgentApi, journal: SourceJournal) -> Source:
         """See ServedEndpoint."""
-        return MqueueSource(agent, self.endpoint, journal, self.counter, self.owner, self.own_fds)
+        source = MqueueSource(agent, self.endpoint, journal, self.counter, self.owner, self.own_fds)
+        self._watch(agent, "out", source.queue, journal)
+        return source
 
     def sink(self, agent: AgentApi, journal: SinkJournal) -> Sink:
         """See ServedEndpoint."""
         found = evidence(agent, journal, self.counter, self.assignment.route)
-        return MqueueSink(agent, self.endpoint, found, self.owner, self.own_fds)
+        sink = MqueueSink(agent, self.endpoint, found, self.owner, self.own_fds)
+        self._watch(agent, "in", sink.queue, journal)
+        return sink
 
     def ends(self) -> dict[str, list[str]]:
         """See ServedEndpoint: the configuration has their identities."""
         return {}
+
+    def _watch(self, agent: AgentApi, side: str, queue: OpenQueue, journal: SourceJournal | SinkJournal) -> None:
+        if self.endpoint.create:
+            UnusedQueue(agent, side, queue.what, WatchedName(queue), (journal, MADE))
 
     def _names(self) -> list[str]:
         return [end.name for end in (self.endpoint.out, self.endpoint.in_) if end is not None]

@@ -106,6 +106,8 @@ class OpenQueue:
         self.fd = -1
         self.attributes = _DEFAULTS
         self.what = shown(name)
+        self.made: int | None = None  # the inode of the queue that was made last, until it is reported (unused.py)
+        self.moved = 0  # messages that the side has sent since then, minus those that it has received
         self._host = host
         self._name = name
         self._access = access
@@ -172,6 +174,7 @@ class OpenQueue:
             raise Blocked(f"{self.what} appeared just now") from None
         except OSError as error:
             raise Blocked(f"{self.what} cannot be made: {_reason(error, attributes)}") from None
+        self.made, self.moved = os.fstat(fd).st_ino, 0
         os.fchmod(fd, config.mode)  # the agent's umask takes away what others may
         made = f"mode {config.mode:04o}, owner {os.geteuid()}:{os.getegid()}"
         self._host.log("info", f"{self.what} was missing and is made (create = true), {made}")

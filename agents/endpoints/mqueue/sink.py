@@ -31,9 +31,9 @@ class MqueueSink(Sink):
         self._journal = evidence.journal
         self._evidence = evidence
         self._owner = owner
-        self._queue = OpenQueue(host, config.in_.name, os.O_WRONLY, config, own_fds, self._changed)
+        self.queue = OpenQueue(host, config.in_.name, os.O_WRONLY, config, own_fds, self._changed)
         self._sender: PreparedSend
-        self._removals = Removals(host, self._queue.what)
+        self._removals = Removals(host, self.queue.what)
         self._waiter = Waiter(host, "in", self._again)
         self._is_full = False
         self._needed = 0  # bytes of a message that waits for a queue with the limit of a former one
@@ -54,13 +54,13 @@ class MqueueSink(Sink):
         """Send messages while there is room; then wait until the loop reports some."""
         if len(run.bodies[0]) != self._needed:
             self._needed = 0
-        if self._queue.fd >= 0 and self._queue.is_removed:
+        if self.queue.fd >= 0 and self.queue.is_removed:
             self._open()
         return put_in_parts(run, self._put_some)
 
     def _put_some(self, run: Run) -> int:
         """Return how many of the first messages are finished; 0 if the next one is not now."""
-        if self._queue.fd < 0 or self._is_full:
+        if self.queue.fd < 0 or self._is_full:
             return 0
         journal = self._journal
         if run.epoch != journal.epoch:  # its numbers now belong to others
@@ -73,6 +73,7 @@ class MqueueSink(Sink):
             why = f"its type is {priority}, and a priority is at most {HIGHEST_PRIORITY}: set in.priority"
             return int(self._bury(run.one(0), why))
         sent, number = self._send(run, priority)
+        self.queue.moved += sent
         if sent:
             self._host.handed(run.before(sent))
         if number and not sent:
@@ -82,7 +83,7 @@ class MqueueSink(Sink):
     def _send(self, run: Run, priority: int) -> tuple[int, int]:
         """Return how many messages were sent, and the errno of the next; 0 if all were sent."""
         evidence, send = self._evidence, self._sender.send
-        limit = min(self._longest, self._queue.attributes.max_message)
+        limit = min(self._longest, self.queue.attributes.max_message)
         evidence.begin(run.last)
         for seq, body in enumerate(run.bodies, run.first):
             if len(body) > limit:
@@ -105,29 +106,29 @@ class MqueueSink(Sink):
             return self._bury(one, self._too_long(len(one.bodies[0])))
         if number == errno.EAGAIN:
             self._is_full = True
-            self._host.blocked("in", f"{self._queue.what} is full: {self._queue.attributes.max_messages} messages")
-            self._host.loop.watch(self._queue.fd, WRITABLE, self._has_room)
+            self._host.blocked("in", f"{self.queue.what} is full: {self.queue.attributes.max_messages} messages")
+            self._host.loop.watch(self.queue.fd, WRITABLE, self._has_room)
         else:
-            self._wait(Blocked(f"{self._queue.what}: {os.strerror(number)}"))
+            self._wait(Blocked(f"{self.queue.what}: {os.strerror(number)}"))
         return False
 
     def _too_long(self, size: int) -> str:
-        limit = self._queue.attributes.max_message
+        limit = self.queue.attributes.max_message
         if size > limit:
             return f"{size} bytes are more than the queue takes: its mq_msgsize is {limit}"
         return f"{size} bytes are more than max_message = {self._longest} of this agent"
 
     def _shrunk(self) -> Blocked:
         """Return the reason to wait: nothing becomes a dead letter because its queue was made again with less."""
-        now, before = self._queue.attributes.max_message, self._journal.cells[LARGEST]
+        now, before = self.queue.attributes.max_message, self._journal.cells[LARGEST]
         return Blocked(
-            f"{self._queue.what} was made again with mq_msgsize = {now}, and a message of {self._needed} bytes waits: "
+            f"{self.queue.what} was made again with mq_msgsize = {now}, and a message of {self._needed} bytes waits: "
             f"make it with {before} as before, or set max_message to make dead letters of longer ones"
         )
 
     def _bury(self, one: Run, why: str) -> bool:
         """Write the message as a dead letter. False: not now; the agent offers it again."""
-        return self._host.dead(one, self._queue.what, why)
+        return self._host.dead(one, self.queue.what, why)
 
     def _has_room(self, _events: int) -> None:
         self._rest()
@@ -136,12 +137,12 @@ class MqueueSink(Sink):
     def _rest(self) -> None:
         if self._is_full:
             self._is_full = False
-            self._host.loop.unwatch(self._queue.fd)
+            self._host.loop.unwatch(self.queue.fd)
             self._host.blocked("in", "")
 
     def _wait(self, reason: Blocked) -> None:
         self._rest()
-        self._queue.close()
+        self.queue.close()
         self._waiter.wait(reason)
         if isinstance(reason, Denied):
             self._owner.check_later()
@@ -149,24 +150,24 @@ class MqueueSink(Sink):
     def _again(self) -> None:
         """Open the queue that the name leads to now; then the refused message is offered again."""
         self._open()
-        if self._queue.fd >= 0:
+        if self.queue.fd >= 0:
             self._host.sink_ready()
 
     def _open(self) -> None:
         self._rest()
-        if self._queue.fd >= 0 and self._queue.is_removed:
+        if self.queue.fd >= 0 and self.queue.is_removed:
             self._removals.note()
         try:
-            self._queue.open()
+            self.queue.open()
         except Blocked as reason:
             self._wait(reason)
             return
-        limit, cells = self._queue.attributes.max_message, self._journal.cells
+        limit, cells = self.queue.attributes.max_message, self._journal.cells
         cells[LARGEST] = max(cells[LARGEST], limit)
         if limit < self._needed:
             self._wait(self._shrunk())
             return
-        self._sender = PreparedSend(self._queue.fd)
+        self._sender = PreparedSend(self.queue.fd)
         self._waiter.done()  # before: what follows may show another reason
 
     def _changed(self) -> None:

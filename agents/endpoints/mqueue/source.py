@@ -54,9 +54,9 @@ class MqueueSource(EventSource):
         self._owner = owner
         self._landing = Landing(journal, counter or _NoCounts(), BLANK)
         self._at_once = LENGTHS if counter is not None else 1
-        self._queue = OpenQueue(host, config.out.name, os.O_RDONLY, config, own_fds, self._changed)
+        self.queue = OpenQueue(host, config.out.name, os.O_RDONLY, config, own_fds, self._changed)
         self._receiver: RowReceiver
-        self._removals = Removals(host, self._queue.what, "; what it still has is taken")
+        self._removals = Removals(host, self.queue.what, "; what it still has is taken")
         self._waiter = Waiter(host, "out", self._again)
         self._is_watched = False
         self._is_last = False  # True if the queue was removed: what it has is taken, then it is closed
@@ -70,13 +70,13 @@ class MqueueSource(EventSource):
 
     def room_again(self) -> None:
         """Continue to take."""
-        if self._queue.fd < 0:
+        if self.queue.fd < 0:
             return
         if self._is_last:
             self._ready(0)  # it may be empty, and then the loop has nothing to report
         elif not self._is_watched:
             self._is_watched = True
-            self._host.loop.watch(self._queue.fd, READABLE, self._ready)
+            self._host.loop.watch(self.queue.fd, READABLE, self._ready)
 
     def confirmed(self, seq: int) -> None:
         """Do nothing: taking removed the message from the queue, so there is nothing to release."""
@@ -89,24 +89,24 @@ class MqueueSource(EventSource):
         self._rest()
         self._is_last = False
         try:
-            self._queue.open()
-            size = self._queue.attributes.max_message
+            self.queue.open()
+            size = self.queue.attributes.max_message
             if size > self._longest:
                 raise Blocked(
-                    f"{self._queue.what}: its messages may have {size} bytes (mq_msgsize), more than max_message = "
+                    f"{self.queue.what}: its messages may have {size} bytes (mq_msgsize), more than max_message = "
                     f"{self._longest} of this agent: raise max_message"
                 )
         except Blocked as reason:
             self._wait(reason)
             return
-        receive = PreparedReceive(self._queue.fd, size).receive
+        receive = PreparedReceive(self.queue.fd, size).receive
         self._receiver = RowReceiver(self._host, self._landing, receive, size)
         self._waiter.done()
         self.room_again()
 
     def _wait(self, reason: Blocked) -> None:
         self._rest()
-        self._queue.close()
+        self.queue.close()
         self._waiter.wait(reason)
         if isinstance(reason, Denied):
             self._owner.check_later()
@@ -114,13 +114,13 @@ class MqueueSource(EventSource):
     def _rest(self) -> None:
         if self._is_watched:
             self._is_watched = False
-            self._host.loop.unwatch(self._queue.fd)
+            self._host.loop.unwatch(self.queue.fd)
 
     def _changed(self) -> None:
         self._owner.check()
         if self._is_last:
             return
-        if self._queue.is_removed:
+        if self.queue.is_removed:
             self._is_last = True
             self._removals.note()
             self._ready(0)
@@ -148,6 +148,7 @@ class MqueueSource(EventSource):
     def _take_some(self, most: int, size: int) -> list[int]:
         """Receive up to `most` messages, while there are `size` bytes of room; return their lengths. Raises Blocked."""
         got, last = self._receiver.take(most, size), self._receiver.last
+        self.queue.moved -= len(got)
         if not got and last not in (-errno.EAGAIN, -errno.EINTR):
-            raise Blocked(f"{self._queue.what}: {os.strerror(-last)}")
+            raise Blocked(f"{self.queue.what}: {os.strerror(-last)}")
         return got

@@ -16,11 +16,12 @@ from nsbridge.agents.endpoints.queue.config import FtokKey, QueueEndpoint
 from nsbridge.agents.endpoints.queue.counted_sink import CountedQueueSink
 from nsbridge.agents.endpoints.queue.counted_source import CountedQueueSource
 from nsbridge.agents.endpoints.queue.exact_sink import ExactQueueSink
-from nsbridge.agents.endpoints.queue.queue import QueueOwner, key_and_makers, numeric_key
+from nsbridge.agents.endpoints.queue.queue import QueueOwner, key_and_makers, numeric_key, shown
 from nsbridge.agents.endpoints.queue.sink import QueueSink
 from nsbridge.agents.endpoints.queue.source import QueueSource
 from nsbridge.agents.endpoints.queue.surroundings import QueueSurroundings
-from nsbridge.agents.endpoints.queue.unused import UnusedQueue
+from nsbridge.agents.endpoints.queue.unused import WatchedKey
+from nsbridge.agents.endpoints.unused import UnusedQueue
 from nsbridge.agents.identity.identity import IdMap, UserRecord
 from nsbridge.agents.journal.counted import SentCount
 from nsbridge.agents.journal.sinkjournal import SinkJournal
@@ -74,7 +75,8 @@ class ServedQueue(ServedEndpoint[QueueEndpoint]):
     def source(self, agent: AgentApi, journal: SourceJournal) -> Source:
         """See ServedEndpoint."""
         if self.endpoint.create and self.out != self.in_:  # else the sink has sent into it
-            UnusedQueue(agent, "out", self.out, self.owner, journal)
+            queue = WatchedKey("out", self.out, self.owner)
+            UnusedQueue(agent, "out", shown(self.out), queue, (journal, cells.MADE))
         if self.counter is not None:
             return CountedQueueSource(agent, self.endpoint, self.out, journal, self.counter, self.owner)
         return QueueSource(agent, self.endpoint, self.out, journal, self.owner)
@@ -83,7 +85,8 @@ class ServedQueue(ServedEndpoint[QueueEndpoint]):
         """See ServedEndpoint."""
         route = self.assignment.route
         if self.endpoint.create:
-            UnusedQueue(agent, "in", self.in_, self.owner, journal)
+            queue = WatchedKey("in", self.in_, self.owner)
+            UnusedQueue(agent, "in", shown(self.in_), queue, (journal, cells.MADE))
         if self.counter is not None:
             sent = SentCount(journal, self.counter)
             return CountedQueueSink(agent, self.endpoint, self.in_, sent, route.in_doubt, self.owner)
