@@ -48,6 +48,11 @@ class WatchedDirectory:
         self.watch = watch_directory(self._host, self._side, self.fd, mask)
         self._host.loop.watch(self.watch.fileno(), 1, self._changed)
 
+    def listen_for(self, mask: int) -> bool:
+        """Watch it for these events too; return False if it is already. Raises Blocked."""
+        assert self.watch is not None  # noqa: S101  (called only while it is watched)
+        return self.watch.add(mask)
+
     def read(self, *, hidden: bool = True) -> Changes:
         """Return the changes since the last call, for `changed`."""
         assert self.watch is not None  # noqa: S101  (called only while it is watched)

@@ -11,6 +11,8 @@ Some facts about inotify, and what they mean here:
 * Instances are limited for each user (128 by default), and all agents of one user share that. So the supervisor has
   one for all that it waits for, by PathWatch; an agent has one for its directory, by DirectoryWatch.
 * A watch's number is not reused: events that are still read for a dropped watch are ignored.
+* To report a close, the kernel first marks every file of the directory that is in its cache: 20 ms for 250,000.
+  Events of names need no marks, so a watch may begin with them (DirectoryWatch.add).
 * Other processes of the same user can use up all instances, or all watches. Then an agent polls every _PACE seconds
   (PollingWatch), reports that in log and status, and returns to inotify when it can.
 """
@@ -50,7 +52,6 @@ _MOST_READS = 1000  # in a row behind a loss
 _PACE = 1.0  # seconds from one look to the next, without inotify
 _RETURN = 10  # looks until inotify is retried
 _NO_WATCH = -1  # what an overflow belongs to
-
 
 # At its first use the library would look for libc: by running ldconfig, else the compiler, with a temporary file
 # (ctypes.util.find_library). An agent would run the container's, and a pod with a read-only root has none of them.
@@ -123,8 +124,8 @@ class DirectoryWatch(_InotifyInstance):
         try:
             os.fchdir(directory)
             self._parent = self._watch_parent()  # first, for the root's parent is the root
-            mask |= int(flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR)
-            self._directory: int = self._inotify.add_watch(".", mask)
+            self._mask = mask | int(flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR)
+            self._directory: int = self._inotify.add_watch(".", self._mask)
             if self._is_removed():
                 raise FileNotFoundError(errno.ENOENT, "")  # before anything watched it
         except OSError as error:
@@ -132,6 +133,20 @@ class DirectoryWatch(_InotifyInstance):
             raise _no_watch(error) from None
         finally:
             os.chdir("/")
+
+    def add(self, mask: int) -> bool:
+        """Watch for more events; return False if it does already. Raises Blocked."""
+        if not mask & ~self._mask:
+            return False
+        try:
+            os.fchdir(self._fd)
+            self._inotify.add_watch(".", self._mask | mask)  # it is the same watch
+        except OSError as error:
+            raise _no_watch(error) from None
+        finally:
+            os.chdir("/")
+        self._mask |= mask
+        return True
 
     def _watch_parent(self) -> int:
         try:
@@ -266,6 +281,10 @@ class PollingWatch:
     def add_file(self, own_fds: int, fd: int, mask: int) -> int:  # noqa: ARG002  (as DirectoryWatch's)
         """Do nothing: every look includes the files."""
         return _NO_WATCH
+
+    def add(self, mask: int) -> bool:  # noqa: ARG002  (as DirectoryWatch's)
+        """Do nothing, like `add_file`."""
+        return False
 
     def drop(self, watch: int) -> None:
         """Do nothing."""

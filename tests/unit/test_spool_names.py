@@ -9,7 +9,7 @@ import pytest
 
 from nsbridge.agents.endpoints.spool import names as spool_names
 from nsbridge.agents.endpoints.spool.matching import message_names
-from nsbridge.agents.endpoints.spool.names import CLOSED, SpoolNames
+from nsbridge.agents.endpoints.spool.names import CLOSED, Calls, SpoolNames
 from nsbridge.agents.loop import Loop
 from nsbridge.config.patterns import TakenNames
 from tests.spool_life import Make
@@ -127,7 +127,8 @@ def test_refused_name_is_retried_with_backoff(make_spool: Make) -> None:
 def test_name_that_was_forgotten_and_came_again_waits_once() -> None:
     """Taken twice it would be two messages: a storm found 2,000 of them."""
     loop = Loop()
-    names = SpoolNames(loop, message_names(TakenNames()), lambda: True, lambda: None, lambda _name: None)
+    calls = Calls(lambda: None, lambda _name: None, lambda: None, lambda: True)
+    names = SpoolNames(loop, message_names(TakenNames()), calls)
     for name in (b"a", b"b"):
         names.event(name, CLOSED)
     names.forget(b"b")

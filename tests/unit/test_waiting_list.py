@@ -13,7 +13,7 @@ import pytest
 
 from nsbridge.agents.endpoints.spool import names as spool_names
 from nsbridge.agents.endpoints.spool.cells import WAITING
-from nsbridge.agents.endpoints.spool.names import SpoolNames
+from nsbridge.agents.endpoints.spool.names import CLOSED, SpoolNames
 from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.waitinglist import NAMES_AT, WaitingList
 from nsbridge.supervisor.health import deadwatch
@@ -217,6 +217,22 @@ def test_names_that_are_gone_are_passed_over(make_spool: Make, scans: list[int])
     life.start()
     _expect(life, [*(b"%d" % number for number in range(10)), b"again"])
     assert scans
+
+
+def test_closes_are_heard_of_when_a_listed_file_is_being_written(make_spool: Make, scans: list[int]) -> None:
+    """Before that, to watch for closes costs too much: the kernel marks every file of the directory first."""
+    life = _restarted_with_a_backlog(make_spool, window=1)
+    del scans[:]
+    with (life.out / "0002").open("ab", buffering=0) as writer:
+        life.start()
+        watch = life.source._directory.watch
+        assert watch is not None
+        assert not watch._mask & CLOSED
+        life.host.run_until(lambda: b"3" in life.host.bodies(), "the next one is taken")
+        assert watch._mask & CLOSED
+        assert not scans
+        writer.write(b" and more")
+    life.host.run_until(lambda: b"2 and more" in life.host.bodies(), "it is taken at its close")
 
 
 def test_another_directory_is_scanned(make_spool: Make, scans: list[int]) -> None:

@@ -69,6 +69,19 @@ def test_files_closed_after_writing_or_renamed_in_are_seen(watched: Make, spool:
     assert changes.read() == NOTHING
 
 
+def test_watch_reports_more_events_when_asked(watched: Make, spool: Path) -> None:
+    changes = watched(mask=watch.MOVED_IN)
+    (spool / "before").write_bytes(b"x")
+    assert changes.read() == NOTHING
+    assert changes.add(watch.CLOSED)
+    assert not changes.add(watch.CLOSED)
+    (spool / "after").write_bytes(b"x")
+    (spool.parent / "x").write_bytes(b"x")
+    (spool.parent / "x").rename(spool / "moved")
+    assert changes.read().files == [Change(b"after", watch.CLOSED), Change(b"moved", watch.MOVED_IN)]
+    assert changes.read() == NOTHING
+
+
 def test_what_was_not_asked_for_wakes_nobody(watched: Make, spool: Path) -> None:
     changes = watched()
     (spool / "x").touch()

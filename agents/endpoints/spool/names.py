@@ -13,7 +13,8 @@ Some facts about listings and events, and what they mean here:
   list in the state directory (agents/journal/waitinglist.py), and another scan finds the rest. Until then events are
   dropped: those files came before them.
 * Listing and sorting a very large directory may take longer than the time between two kills. So a new agent begins with
-  the names of the list, and scans when they are taken, or after _SCAN_AFTER seconds.
+  the names of the list, and scans when they are taken, or after _SCAN_AFTER seconds. Until then it need not hear of
+  every event, which also takes time (watch.py): those of new names are dropped.
 
 A name may be set aside, because its file cannot be taken now (aside.py). It waits again when it is due, and at once
 when an event names it.
@@ -26,9 +27,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from nsbridge.agents.endpoints import watch
-from nsbridge.agents.endpoints.base import AFTERWARDS
+from nsbridge.agents.endpoints.base import AFTERWARDS, Blocked
 from nsbridge.agents.endpoints.spool.aside import NamesAside
 from nsbridge.agents.journal.waitinglist import WaitingList
 from nsbridge.agents.loop import Loop
@@ -56,6 +58,15 @@ class _Scan:
     is_cut: bool = False  # some were not kept
 
 
+class Calls(NamedTuple):
+    """Callbacks of SpoolNames."""
+
+    more: Callable[[], None]  # when names wait
+    odd: Callable[[bytes], None]  # for an entry that is no regular file
+    listen: Callable[[], object]  # before a listing: from now on every event counts. Raises Blocked
+    drain: Callable[[], bool]  # to read every event there is (`event` gets them); False: the directory was replaced
+
+
 class SpoolNames:
     """The names of one directory at a time, between `open` and `close`."""
 
@@ -63,21 +74,14 @@ class SpoolNames:
         self,
         loop: Loop,
         is_message: Callable[[bytes], bool],
-        drain: Callable[[], bool],
-        more: Callable[[], None],
-        odd: Callable[[bytes], None],
+        calls: Calls,
         waiting: WaitingList | None = None,
     ) -> None:
-        """Call `more` when names wait, and `odd` for an entry that is no regular file.
-
-        `drain` reads every event there is (`event` gets them); it returns False if the directory was replaced.
-        `waiting` is the list in the state directory, if there is one.
-        """
+        """Know no names yet; `waiting` is the list in the state directory, if there is one."""
         self._loop = loop
         self.is_message = is_message
-        self._drain = drain
-        self._more = more
-        self._odd = odd
+        self._drain, self._listen = calls.drain, calls.listen
+        self._more, self._odd = calls.more, calls.odd
         self._waiting = waiting
         self._listed = 0  # how many names at the start of the backlog are on that list
         self._directory = -1
@@ -87,13 +91,13 @@ class SpoolNames:
         self._scan: _Scan | None = None
         self._arrived: dict[bytes, int] = {}  # during the scan
         self._again = False  # the running scan is incomplete: another one must follow
-        self._aside = NamesAside(loop, self._return, more)
+        self._aside = NamesAside(loop, self._return, calls.more)
         self._beyond = 0  # entries that are no regular file, and too many to be remembered
 
     def open(self, directory: int) -> None:
-        """Begin with this directory, which must be watched already: with an earlier agent's list, or to scan it.
+        """Begin with this directory: with an earlier agent's list, or to scan it.
 
-        The first slice of a scan runs at once.
+        It must be watched already, for new names at least. The first slice of a scan runs at once.
         """
         self._directory = directory
         if self._waiting is not None and self._waiting.open(os.fstat(directory).st_ino):
@@ -246,9 +250,10 @@ class SpoolNames:
         self._has_more = self._again = False
         self._beyond = 0
         try:
+            self._listen()
             # A descriptor of its own: two listings of one descriptor would share their place.
             fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
-        except OSError:
+        except (Blocked, OSError):
             self._failed()
             return
         try:

@@ -24,7 +24,7 @@ from nsbridge.agents.endpoints.files import LEASED, NotAFileError, Tree, blocked
 from nsbridge.agents.endpoints.spool.cells import WAITING
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.matching import message_names
-from nsbridge.agents.endpoints.spool.names import CLOSED, CREATED, MOVED_IN, SCANNED, SpoolNames
+from nsbridge.agents.endpoints.spool.names import CLOSED, CREATED, MOVED_IN, SCANNED, Calls, SpoolNames
 from nsbridge.agents.endpoints.spool.notes import SpoolFileId, Taken, identity_of, pack, sent_name, unpack
 from nsbridge.agents.endpoints.spool.refused import Fate, RefusedFiles
 from nsbridge.agents.endpoints.spool.taken import TakenFiles
@@ -36,7 +36,7 @@ from nsbridge.agents.journal.store import NOTE, NoteStore
 from nsbridge.agents.journal.waitinglist import WaitingList
 from nsbridge.agents.wire import VOID, Message
 
-_EVENTS = CLOSED | MOVED_IN | CREATED
+_NEW_NAMES = MOVED_IN | CREATED
 _EMPTY = 2.0  # seconds until an empty file counts that was created and not closed
 _REFUSED = 10.0  # seconds until a file that was refused is looked at again
 _SOON = 0.001  # seconds until a closed file's lease is asked for again; doubled each time
@@ -83,7 +83,8 @@ class SpoolSource(EventSource):
         host.vouch(self._show_waiting)
         self._removal = RemovalNotice(host, shown(self._path))
         waiting = WaitingList(journal.waiting_fd, config.waiting_size, journal.cells, WAITING)
-        self._names = SpoolNames(host.loop, message_names(config.takes), self._drain, self._take, self._odd, waiting)
+        calls = Calls(self._take, self._odd, self._listen, self._drain)
+        self._names = SpoolNames(host.loop, message_names(config.takes), calls, waiting)
         self._refused = RefusedFiles(host, tree, config, journal.cells)
         self._patience = 0  # how often the next file's lease was refused
         self._pauses = False  # until it is asked for again
@@ -134,7 +135,7 @@ class SpoolSource(EventSource):
         self._take()
 
     def _open(self) -> None:
-        self._directory.open(_EVENTS, self._config.mode)
+        self._directory.open(_NEW_NAMES, self._config.mode)
         about = os.fstat(self._directory.fd)
         self._foreign_files_stay = bool(about.st_mode & stat.S_ISVTX) and about.st_uid != os.getuid()
         self._taken.open(self._directory.fd)
@@ -174,6 +175,10 @@ class SpoolSource(EventSource):
         """Report at each heartbeat about how many files wait."""
         self._host.files_waiting(self._names.estimated_count())
         return self._host.loop.now()
+
+    def _listen(self) -> bool:
+        """Watch for closed files too, which may take 20 ms (watch.py); False if it does already. Raises Blocked."""
+        return self._directory.listen_for(CLOSED)
 
     def _changed(self, _events: int) -> None:
         if self._read_events():
@@ -315,7 +320,7 @@ class SpoolSource(EventSource):
     def _is_whole(self, fd: int, name: bytes, status: os.stat_result) -> bool:
         """True if no process is writing the file, and it can be removed later. Otherwise it is set aside.
 
-        Raises _NotYet.
+        Raises _NotYet, Blocked.
         """
         if self._foreign_files_stay and status.st_uid != os.getuid():
             why = "could not be removed when it is delivered, because the directory is sticky"
@@ -328,6 +333,8 @@ class SpoolSource(EventSource):
         if how == SCANNED and self._directory.polls:
             how = CREATED  # it may be as new as that
         verdict = self._completeness.judge(fd, name, how, status)
+        if verdict is not Verdict.WHOLE and self._listen():  # its close is an event from now on, or it came before
+            verdict = self._completeness.judge(fd, name, how, status)
         if verdict is Verdict.WHOLE:
             return True
         if verdict is Verdict.NEARLY and self._patience < _PATIENCE:
