@@ -30,8 +30,7 @@ from nsbridge.supervisor.containers.identity import (
     own_namespace_inode,
 )
 from nsbridge.supervisor.containers.namespacefile import namespace_file_inode
-from nsbridge.supervisor.containers.namewatch import watch_name
-from nsbridge.supervisor.containers.servedname import ServedName
+from nsbridge.supervisor.containers.namewatch import ServedName, watch_name
 
 LOOK_FIRST = 0.1  # seconds from one look to the next, which doubles
 LOOK_AT_LEAST_EVERY = {True: 30.0, False: 1.0}  # seconds at the longest: starts are reported, or are not

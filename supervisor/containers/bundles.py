@@ -24,13 +24,13 @@ from nsbridge.supervisor.containers.identity import (
     PID_PATTERN,
     ContainerRefused,
     Found,
-    NotPermitted,
     NotRunning,
     escaped,
     quoted,
     read_state,
 )
-from nsbridge.supervisor.containers.statefiles import CRUN_STATE, LISTED_AT_MOST, RUNC_STATE
+from nsbridge.supervisor.containers.rows import names_in
+from nsbridge.supervisor.containers.statefiles import CRUN_STATE, RUNC_STATE
 
 CONFIG_LIMIT = 1 << 20  # bytes; a pod's config.json has 10 kB, and its environment and annotations have limits
 TASKS = "io.containerd.runtime.v2.task"
@@ -145,18 +145,6 @@ def crio_directories() -> list[str]:
 def runtime_roots() -> list[str]:
     """Return where runc keeps a directory for each container of a pod: their changes report starts and ends."""
     return [f"{_RUNC_ROOT}/k8s.io", *_roots("NSBRIDGE_RUNC_ROOT", _CRIO_ROOTS)]
-
-
-def names_in(directory: str) -> list[str]:
-    """Return the names of the directories in a directory, sorted; nothing if it is not there. Raises NotPermitted."""
-    try:
-        with os.scandir(directory) as entries:
-            found = itertools.islice(entries, LISTED_AT_MOST)
-            return sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise NotPermitted(f"{directory} cannot be listed: {error.strerror}") from None
 
 
 def _roots(variable: str, usual: tuple[str, ...]) -> tuple[str, ...]:

@@ -9,26 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from nsbridge.agents.endpoints.base import Blocked
 from nsbridge.agents.loop import Loop
 from nsbridge.supervisor.containers import engine_events
-from nsbridge.supervisor.containers.bundles import names_in
-from nsbridge.supervisor.containers.identity import ContainerRefused
 from nsbridge.supervisor.containers.places import Places, WatchedPlace
+from nsbridge.supervisor.containers.rows import names_in
 
 REST = 0.02  # seconds between two reports
 
 
-def follow_directories(roots: Sequence[str], file: str, writer: int) -> int:
-    """Report changes until the process is killed; return 1 if they cannot be watched. See Engine.follow."""
+def follow_directories(roots: Sequence[str], file: str, writer: int) -> None:
+    """Report changes until the process is killed. Raises Blocked, ContainerRefused. See Engine.follow."""
     loop = Loop()
-    try:
-        DirectoryFollower(loop, roots, file, writer)
-        engine_events.report_watching(writer)
-        loop.run()
-    except (Blocked, ContainerRefused) as error:
-        engine_events.report_failure(writer, str(error))
-    return 1
+    DirectoryFollower(loop, roots, file, writer)
+    engine_events.report_watching(writer)
+    loop.run()
 
 
 class DirectoryFollower:

@@ -18,18 +18,15 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from http.client import HTTPException
 from typing import Any, Protocol, Self
 from urllib.parse import quote
 
-from nsbridge.config.errors import NsbridgeError
 from nsbridge.supervisor.containers import engine_events
 from nsbridge.supervisor.containers.deadline import TIME_LIMIT
 from nsbridge.supervisor.containers.engine import Engine
 from nsbridge.supervisor.containers.identity import (
     ContainerRefused,
     Found,
-    NoAnswer,
     NotRunning,
     found_by_pid,
     not_known,
@@ -51,7 +48,7 @@ class Inspected:
     id: str
     status: str  # created, running, paused, restarting, removing, exited, dead
     pid: int  # of init, 0 if it does not run
-    started_at: str  # as the engine writes it; another start, another text
+    started_at: str  # as the engine writes it: two looks at one container differ if it was started between them
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +108,7 @@ class InspectedEngine(Engine):
 
     def locate(self, name: str) -> Found:
         """See Engine. It may be an id too. Returns or raises after TIME_LIMIT at the latest."""
-        if self.kind.pattern is None or not self.kind.pattern.fullmatch(name):
-            raise ContainerRefused(f"{self.kind} cannot have a container {quoted(name)}: {self.kind.fix}")
+        self.check_name(name)
         which = f"container {quoted(name)} of {self.kind}"
         with self.client(time.monotonic() + TIME_LIMIT) as client:
             first = client.inspect(name)
@@ -139,14 +135,10 @@ class InspectedEngine(Engine):
         for about in sorted(known, key=lambda each: each.name):
             yield row(f"{self.kind}:{about.name}", about.pid, about.status)
 
-    def follow(self, writer: int) -> int:
+    def follow(self, writer: int) -> None:
         """See Engine."""
-        try:
-            with self.client(time.monotonic() + TIME_LIMIT) as client:
-                client.follow(writer)
-        except NsbridgeError as error:
-            engine_events.report_failure(writer, str(error))
-        return 1
+        with self.client(time.monotonic() + TIME_LIMIT) as client:
+            client.follow(writer)
 
 
 class ApiClient(UnixHttp):
@@ -186,14 +178,8 @@ class ApiClient(UnixHttp):
     def follow(self, writer: int) -> None:
         """See EngineClient."""
         filters = json.dumps({"type": ["container"], "event": STARTS})
-        stream = self.stream(f"/events?filters={quote(filters)}")
-        try:
-            engine_events.report(stream, writer)
-        except (OSError, HTTPException) as error:
-            raise NoAnswer(f"{self.source} ended its events ({type(error).__name__})") from None
-        except ValueError as error:
-            raise NoAnswer(f"{self.source} reports {error}") from None
-        raise NoAnswer(f"{self.source} ended its events")
+        with self.following():
+            engine_events.report(self.stream(f"/events?filters={quote(filters)}"), writer)
 
     def _foreign(self) -> ContainerRefused:
         return ContainerRefused(f"{self.source}: what answers there is not a {self._service} engine")

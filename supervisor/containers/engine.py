@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from nsbridge.config.containerkind import ContainerKind
-from nsbridge.supervisor.containers.identity import Found
+from nsbridge.supervisor.containers.identity import ContainerRefused, Found, quoted
 from nsbridge.supervisor.containers.rows import Listed
 
 
@@ -19,12 +19,17 @@ class Engine(ABC):
     has_events: ClassVar[bool] = False  # `follow` reports starts; otherwise `places` are watched
     comes_back: ClassVar[bool] = True  # False: a name may mean another process one day, and is then refused
     steps_of_a_start: ClassVar[int] = 1  # reports of one start; those before the last find nothing
-    matches_several: ClassVar[bool] = False  # a name may match several containers: then none of them (matchwatch.py)
+    matches_several: ClassVar[bool] = False  # a name may match several containers: then none of them (namewatch.py)
     name_checked_every: ClassVar[float] = 0.0  # seconds; 0 if a running container cannot lose its name (namewatch.py)
 
     @abstractmethod
     def locate(self, name: str) -> Found:
         """Return the running container of that name. Raises NotRunning, ContainerRefused."""
+
+    def check_name(self, name: str) -> None:
+        """Raise ContainerRefused if no container can have the name, which may not come from a configuration."""
+        if self.kind.pattern is None or not self.kind.pattern.fullmatch(name):
+            raise ContainerRefused(f"{self.kind} cannot have a container {quoted(name)}: {self.kind.fix}")
 
     def is_installed(self) -> bool:
         """True if this host can have such containers: the engine or its state is there. Raises ContainerRefused.
@@ -41,8 +46,8 @@ class Engine(ABC):
         """Return the engines whose events report this one's starts, if it has none of its own."""
         return ()
 
-    def follow(self, writer: int) -> int:
-        """Report starts to `writer` until the engine ends; return the exit code. Runs in a child (engine_events.py)."""
+    def follow(self, writer: int) -> object:
+        """Report starts to `writer` until the engine ends. Raises NsbridgeError. Runs in a child (engine_events.py)."""
         raise NotImplementedError(f"{self.kind} has no events (pipe {writer})")
 
     def listed(self) -> Iterable[Listed]:

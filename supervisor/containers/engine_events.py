@@ -18,9 +18,12 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable
 from http.client import HTTPResponse
 from typing import Any
 
+from nsbridge.agents.endpoints.base import Blocked
+from nsbridge.config.errors import NsbridgeError
 from nsbridge.supervisor.containers.identity import escaped
 
 WATCHING, SOMETHING, FAILED = b"+", b"?", b"! "
@@ -88,9 +91,13 @@ def report_name(writer: int, name: bytes) -> None:
     _write(writer, line if parse_started(line) else SOMETHING)
 
 
-def report_failure(writer: int, reason: str) -> None:
-    """Report why starts cannot be reported; the child ends then."""
-    _write(writer, FAILED + escaped(reason).encode())
+def run(follow: Callable[[int], object], writer: int) -> int:
+    """Run the child: report starts, and why they cannot be reported any more. Returns the exit code."""
+    try:
+        follow(writer)
+    except (NsbridgeError, Blocked) as error:
+        _write(writer, FAILED + escaped(str(error)).encode())
+    return 1
 
 
 def report(stream: HTTPResponse, writer: int) -> None:

@@ -8,6 +8,7 @@ start may have been missed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from nsbridge.agents import limits
 from nsbridge.agents.loop import Loop, Timer
@@ -22,7 +23,7 @@ AGAIN = (0.1, 2.0)  # seconds until a new child starts: the first delay, the lon
 
 ANY = ""  # in place of a name: each start of any container
 
-Follow = Callable[[int], int]  # the child's main function; see Engine.follow
+Follow = Callable[[int], object]  # see Engine.follow
 
 
 class Awaited:
@@ -125,7 +126,7 @@ class EngineWatch:
         self._timer = None
         self._reason = ""
         try:
-            self._child = LineChild(self._loop, self._follow, self)
+            self._child = LineChild(self._loop, partial(engine_events.run, self._follow), self)
         except OSError as error:
             self._complain(f"cannot fork: {limits.explained(error)}")
             self._again()

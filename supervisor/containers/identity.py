@@ -48,6 +48,10 @@ class NoAnswer(NotRunning):
     """The engine itself is not there or does not answer."""
 
 
+class Created(NotRunning):
+    """The container was created and not started."""
+
+
 class Ambiguous(NotRunning):
     """Several running containers match a name that must match one."""
 

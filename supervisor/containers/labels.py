@@ -6,7 +6,7 @@ Some facts about labels, and what they mean here:
   value does not count, as nothing shows that the container's maker wanted it.
 * Labels do not name one container: any number may have them. One that runs must match, and no other; with several the
   agent waits, because each of them would get half of the messages. An agent that is inside leaves when a second one
-  comes (matchwatch.py).
+  comes (namewatch.py).
 * The engines' answers repeat all labels of a container, which may be long and are foreign. What is filtered by the
   engine is compared again: Podman takes some characters of a filter for a pattern.
 * Docker and Podman are asked at the same time, by threads of the child that asks: Podman's command takes 75 ms. One
@@ -69,8 +69,7 @@ class LabelledEngine(Engine):
 
     def locate(self, name: str) -> Found:
         """See Engine."""
-        if self.kind.pattern is None or not self.kind.pattern.fullmatch(name):
-            raise ContainerRefused(f"{self.kind}:{quoted(name)} is no name: {self.kind.fix}")
+        self.check_name(name)
         wanted = self.labels_of(name)
         which = f"{self.kind}:{quoted(name)[1:-1]}"
         known, silent = self._all_matching(wanted)

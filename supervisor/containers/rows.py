@@ -1,14 +1,27 @@
-"""The rows of `nsbridge containers`, as engines make them."""
+"""The rows of `nsbridge containers`, as engines make them, and names in the directories that they are made of."""
 
 from __future__ import annotations
 
+import itertools
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import JOINED, Namespace
-from nsbridge.supervisor.containers.identity import escaped, namespace_inode_of, own_namespace_inode
+from nsbridge.supervisor.containers.identity import (
+    ContainerRefused,
+    Created,
+    Found,
+    NotPermitted,
+    NotRunning,
+    escaped,
+    namespace_inode_of,
+    own_namespace_inode,
+)
 
 IN_DOUBT = "unknown"
+LISTED_AT_MOST = 4096  # names of one directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +67,36 @@ def row(name: str, pid: int, state: str, note: str = "") -> Listed:
 def row_without_process(name: str, state: str, note: str) -> Listed:
     """Return the row of a container that does not run, or of an engine that cannot be asked."""
     return Listed(escaped(name), 0, escaped(state), 0, 0, mnt_is_own=False, ipc_is_own=False, note=note)
+
+
+def row_of(name: str, locate: Callable[[], Found], about: str | None = "") -> Listed:
+    """Return the row of the container that `locate` finds.
+
+    If it does not run, the reason without its first words `about` is the note; None: there is no note.
+    """
+    try:
+        return row(name, locate().pid, "running")
+    except NotRunning as error:
+        note = "" if about is None else str(error).removeprefix(about)
+        return row_without_process(name, "created" if isinstance(error, Created) else "stopped", note)
+    except ContainerRefused as error:
+        return row_without_process(name, IN_DOUBT, str(error))
+
+
+def is_directory(entry: os.DirEntry[str]) -> bool:
+    """True if it is a directory, and no link to one."""
+    return entry.is_dir(follow_symlinks=False)
+
+
+def names_in(directory: str, is_wanted: Callable[[os.DirEntry[str]], bool] = is_directory) -> list[str]:
+    """Return the names of the directories in a directory, or of what is wanted, sorted. Raises NotPermitted.
+
+    There are none if the directory is not there.
+    """
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(entry.name for entry in itertools.islice(entries, LISTED_AT_MOST) if is_wanted(entry))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise NotPermitted(f"{directory} cannot be listed: {error.strerror}") from None

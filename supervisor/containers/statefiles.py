@@ -11,19 +11,20 @@ Some facts about these files, and what they mean here:
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from nsbridge.supervisor.containers.engine import Engine
 from nsbridge.supervisor.containers.identity import (
     ContainerRefused,
+    Created,
     Found,
     NotPermitted,
     NotRunning,
@@ -33,17 +34,11 @@ from nsbridge.supervisor.containers.identity import (
     read_stat,
     read_state,
 )
-from nsbridge.supervisor.containers.rows import IN_DOUBT, Listed, row, row_without_process
+from nsbridge.supervisor.containers.rows import Listed, names_in, row_of
 
 STATE_LIMIT = 4 << 20  # bytes; runc's holds the whole container configuration (5.9 kB for a plain one)
-LISTED_AT_MOST = 4096  # directories looked at in one state root
-
 START = "exec.fifo"  # in the runtime's directory of a container, from its creation to its start
 InitIdentity = tuple[int, int]  # init's pid, its start time in clock ticks since boot
-
-
-class Created(NotRunning):
-    """It was created and not started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,30 +116,14 @@ class StateFileRuntime(Engine):
         return [(f"{root}/{name}", "") for root in self.roots()]
 
     def listed(self) -> Iterator[Listed]:
-        """See Engine."""
-        for name in self._names():
-            try:
-                yield row(f"{self.kind}:{name}", self.locate(name).pid, "running")
-            except NotRunning as error:
-                state = "created" if isinstance(error, Created) else "stopped"
-                reason = str(error).removeprefix(f"container {quoted(name)} of {self.kind} ")
-                yield row_without_process(f"{self.kind}:{name}", state, reason)
-            except ContainerRefused as error:
-                yield row_without_process(f"{self.kind}:{name}", IN_DOUBT, str(error))
-
-    def _names(self) -> Iterator[str]:
-        """Yield every container that has a state directory, running or not. Raises NotPermitted."""
+        """See Engine: every container that has a state directory, running or not."""
         seen: set[str] = set()
         for root in self.roots():
-            try:
-                with os.scandir(root) as entries:
-                    found = [entry.name for entry in itertools.islice(entries, LISTED_AT_MOST) if entry.is_dir()]
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise NotPermitted(f"{root} cannot be listed: {error.strerror}") from None
-            yield from sorted(set(found) - seen)
-            seen.update(found)
+            for name in names_in(root, os.DirEntry.is_dir):
+                if name not in seen:
+                    seen.add(name)
+                    about = f"container {quoted(name)} of {self.kind} "
+                    yield row_of(f"{self.kind}:{name}", partial(self.locate, name), about)
 
 
 def _is_still(pid: int, start_time: int) -> bool:

@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self, TypeVar
 
 from nsbridge.supervisor.containers import websocket
@@ -81,6 +81,17 @@ class UnixHttp:
             raise NoAnswer(f"{self.source} has no websocket for events")
         self._connection.be_patient()
         return websocket.messages(response.fp, self._connection.sock.sendall)
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Raise NoAnswer at the end of a stream of events that is read in this context, with the reason."""
+        try:
+            yield
+        except (OSError, http.client.HTTPException) as error:
+            raise NoAnswer(f"{self.source} ended its events ({type(error).__name__})") from None
+        except ValueError as error:
+            raise NoAnswer(f"{self.source} reports {error}") from None
+        raise NoAnswer(f"{self.source} ended its events")
 
     def _request(self, target: str, headers: Mapping[str, str] | None = None) -> http.client.HTTPResponse:
         self._call(lambda: self._connection.request("GET", target, headers=headers or {}))

@@ -1,4 +1,6 @@
-"""Finds names in a configuration that no engine of this host has: probably a typo, or a container still to come."""
+"""Finds names in a configuration that no container of this host has: a typo, an engine that is not installed, or a
+container still to come.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,6 @@ from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import Config, Container
 from nsbridge.supervisor.containers.engines import engine_of
 from nsbridge.supervisor.containers.identity import NoAnswer, NotKnown, escaped
-from nsbridge.supervisor.containers.installed import missing_engines
 
 _NAMED = 8  # containers that a warning lists
 
@@ -21,6 +22,20 @@ def warnings(config: Config) -> list[str]:
     Such a configuration is valid: the agent waits for its container.
     """
     return [*missing_engines(config), *unknown_containers(config)]
+
+
+def missing_engines(config: Config) -> Iterator[str]:
+    """Return a line for each agent whose container cannot be here, for `nsbridged --check`. No engine is asked."""
+    for route in config.routes:
+        for agent in route.agents:
+            kind = agent.container.kind
+            try:
+                is_installed = engine_of(kind).is_installed()
+            except NsbridgeError as error:
+                yield f"{agent.name}: {error}"
+                continue
+            if not is_installed:
+                yield f"{agent.name}: no engine that could have {agent.container} is installed here ({kind})"
 
 
 def unknown_containers(config: Config) -> Iterator[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nsbridge.config.schema import Container
-from nsbridge.supervisor.containers import engines, websocket
+from nsbridge.supervisor.containers import engine_events, engines, websocket
 from nsbridge.supervisor.containers import locate as containers
 from nsbridge.supervisor.containers.engines.incus import Incus, parse_lifecycle
 from nsbridge.supervisor.containers.identity import ContainerRefused, NotRunning
@@ -201,7 +201,7 @@ def frame(payload: bytes, opcode: int = 1, *, final: bool = True) -> bytes:
 def followed(incus: Fake, *frames: bytes) -> list[str]:
     incus({EVENTS: upgrading(*frames)})
     reader, writer = os.pipe()
-    assert Incus().follow(writer) == 1
+    assert engine_events.run(Incus().follow, writer) == 1
     os.close(writer)
     with os.fdopen(reader, "rb") as lines:
         return lines.read().decode().splitlines()
@@ -247,7 +247,7 @@ def test_garbage_ends_the_events_in_one_line(incus: Fake, garbage: bytes) -> Non
 def test_server_without_websocket_is_reported(incus: Fake) -> None:
     incus({EVENTS: sync({})})
     reader, writer = os.pipe()
-    Incus().follow(writer)
+    engine_events.run(Incus().follow, writer)
     os.close(writer)
     with os.fdopen(reader, "rb") as lines:
         assert lines.read() == b"! engine socket incus.sock has no websocket for events\n"

@@ -10,7 +10,7 @@ from nsbridge.config.load import load
 from nsbridge.config.schema import Config
 from nsbridge.supervisor.containers import engines
 from nsbridge.supervisor.containers.identity import ContainerRefused
-from nsbridge.supervisor.containers.installed import missing_engines
+from nsbridge.supervisor.containers.unknown import missing_engines
 
 ROUTE = """
 [route.r.agent.a]

@@ -12,6 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from nsbridge.config.containerkind import ContainerKind
 from nsbridge.supervisor.containers.bundles import (
@@ -20,7 +21,6 @@ from nsbridge.supervisor.containers.bundles import (
     UnknownRuntime,
     containerd_bundle,
     containerd_bundles,
-    names_in,
     runtime_roots,
     state_roots,
 )
@@ -36,8 +36,8 @@ from nsbridge.supervisor.containers.identity import (
     not_known,
     quoted,
 )
-from nsbridge.supervisor.containers.rows import IN_DOUBT, Listed, row, row_without_process
-from nsbridge.supervisor.containers.statefiles import START, Created
+from nsbridge.supervisor.containers.rows import Listed, names_in, row_of
+from nsbridge.supervisor.containers.statefiles import START
 
 _IDENTIFIER = r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*"  # containerd, identifiers/validate.go
 KIND = ContainerKind(
@@ -58,8 +58,7 @@ class Containerd(Engine):
 
     def locate(self, name: str) -> Found:
         """See Engine."""
-        if not KIND.pattern or not KIND.pattern.fullmatch(name):
-            raise ContainerRefused(f"containerd cannot have a container {quoted(name)}: {KIND.fix}")
+        self.check_name(name)
         namespace, _, container = name.partition("/")
         for state in state_roots():
             bundle = containerd_bundle(state, namespace, container)
@@ -84,13 +83,7 @@ class Containerd(Engine):
         for state in state_roots():
             for namespace in names_in(f"{state}/{TASKS}"):
                 for bundle in containerd_bundles(state, namespace):
-                    name = f"{KIND}:{namespace}/{bundle.id}"
-                    try:
-                        yield row(name, _running(state, bundle).pid, "running")
-                    except NotRunning as error:
-                        yield row_without_process(name, "created" if isinstance(error, Created) else "stopped", "")
-                    except ContainerRefused as error:
-                        yield row_without_process(name, IN_DOUBT, str(error))
+                    yield row_of(f"{KIND}:{namespace}/{bundle.id}", partial(_running, state, bundle), about=None)
 
 
 def _running(state: str, bundle: Bundle) -> Found:

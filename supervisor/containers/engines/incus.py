@@ -20,19 +20,16 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from nsbridge.config.containerkind import ContainerKind
-from nsbridge.config.errors import NsbridgeError
 from nsbridge.supervisor.containers import engine_events
 from nsbridge.supervisor.containers.deadline import TIME_LIMIT
 from nsbridge.supervisor.containers.engine import Engine
 from nsbridge.supervisor.containers.identity import (
     ContainerRefused,
     Found,
-    NoAnswer,
     NotRunning,
     found_by_pid,
     not_known,
@@ -83,8 +80,7 @@ class Incus(Engine):
 
     def locate(self, name: str) -> Found:
         """See Engine. Returns or raises after TIME_LIMIT at the latest."""
-        if KIND.pattern is None or not KIND.pattern.fullmatch(name):
-            raise ContainerRefused(f"incus cannot have a container {quoted(name)}: {KIND.fix}")
+        self.check_name(name)
         project, _, instance = name.rpartition("/")
         which = f"container {quoted(name)} of incus"
         with _Api(_socket(), time.monotonic() + TIME_LIMIT) as api:
@@ -121,14 +117,13 @@ class Incus(Engine):
         for name, pid, status in sorted(known):
             yield row(f"{KIND}:{name}", pid, status.lower())
 
-    def follow(self, writer: int) -> int:
+    def follow(self, writer: int) -> None:
         """See Engine."""
-        try:
-            with _Api(_socket(), time.monotonic() + TIME_LIMIT) as api:
-                api.follow(writer)
-        except NsbridgeError as error:
-            engine_events.report_failure(writer, str(error))
-        return 1
+        with _Api(_socket(), time.monotonic() + TIME_LIMIT) as api, api.following():
+            events = api.websocket("/1.0/events?type=lifecycle&all-projects=true")
+            engine_events.report_watching(writer)
+            for name in filter(None, map(parse_lifecycle, events)):
+                engine_events.report_name(writer, name.encode(errors="replace"))
 
 
 class _Api(UnixHttp):
@@ -165,21 +160,6 @@ class _Api(UnixHttp):
             case {"environment": {"server_name": str(name)}}:
                 return name
         raise self._foreign()
-
-    def follow(self, writer: int) -> None:
-        """Report starts until the engine ends. Raises NsbridgeError then."""
-        try:
-            events = self.websocket("/1.0/events?type=lifecycle&all-projects=true")
-            engine_events.report_watching(writer)
-            for message in events:
-                name = parse_lifecycle(message)
-                if name is not None:
-                    engine_events.report_name(writer, name.encode(errors="replace"))
-        except (OSError, HTTPException) as error:
-            raise NoAnswer(f"{self.source} ended its events ({type(error).__name__})") from None
-        except ValueError as error:
-            raise NoAnswer(f"{self.source} reports {error}") from None
-        raise NoAnswer(f"{self.source} ended its events")
 
     def _metadata(self, target: str) -> Any:
         body = self.get(target)

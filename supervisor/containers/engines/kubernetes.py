@@ -32,9 +32,9 @@ from nsbridge.supervisor.containers.bundles import (
 )
 from nsbridge.supervisor.containers.directories import follow_directories
 from nsbridge.supervisor.containers.engine import Engine
-from nsbridge.supervisor.containers.identity import ContainerRefused, Found, NotRunning, quoted
-from nsbridge.supervisor.containers.rows import IN_DOUBT, Listed, row, row_without_process
-from nsbridge.supervisor.containers.statefiles import START, Created
+from nsbridge.supervisor.containers.identity import Found, NotRunning, quoted
+from nsbridge.supervisor.containers.rows import Listed, row_of
+from nsbridge.supervisor.containers.statefiles import START
 
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"  # RFC 1123, as Kubernetes has it
 KIND = ContainerKind(
@@ -81,8 +81,7 @@ class Kubernetes(Engine):
 
     def locate(self, name: str) -> Found:
         """See Engine. What is damaged is waited for as well: a controller replaces pods without asking anyone."""
-        if not KIND.pattern or not KIND.pattern.fullmatch(name):
-            raise ContainerRefused(f"k8s cannot have a container {quoted(name)}: {KIND.fix}")
+        self.check_name(name)
         namespace, pattern, container = name.split("/")
         faults: list[str] = []
         running: list[tuple[PodContainer, Found]] = []
@@ -100,9 +99,9 @@ class Kubernetes(Engine):
         why = f"; {faults[0]}" if faults else ""
         raise NotRunning(f"no running container of a pod on this node matches {quoted(name)}{why}")
 
-    def follow(self, writer: int) -> int:
+    def follow(self, writer: int) -> None:
         """See Engine: runc makes a directory for a container, and removes the FIFO in it when it starts."""
-        return follow_directories(runtime_roots(), START, writer)
+        follow_directories(runtime_roots(), START, writer)
 
     def is_installed(self) -> bool:
         """See Engine."""
@@ -114,12 +113,7 @@ class Kubernetes(Engine):
     def listed(self) -> Iterator[Listed]:
         """See Engine."""
         for each in sorted(pod_containers([]), key=str):
-            try:
-                yield row(str(each), each.bundle.running().pid, "running")
-            except NotRunning as error:
-                yield row_without_process(str(each), "created" if isinstance(error, Created) else "stopped", "")
-            except ContainerRefused as error:
-                yield row_without_process(str(each), IN_DOUBT, str(error))
+            yield row_of(str(each), each.bundle.running, about=None)
 
 
 def pod_containers(

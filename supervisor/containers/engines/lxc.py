@@ -31,14 +31,13 @@ from nsbridge.supervisor.containers.engine import Engine
 from nsbridge.supervisor.containers.identity import (
     ContainerRefused,
     Found,
-    NotPermitted,
     NotRunning,
     found_by_pid,
     not_known,
     quoted,
     read_bounded,
 )
-from nsbridge.supervisor.containers.rows import IN_DOUBT, Listed, row, row_without_process
+from nsbridge.supervisor.containers.rows import Listed, names_in, row_of
 from nsbridge.supervisor.host import procfs
 
 # LXC takes any name without a slash. What comes after the first letter is what commands and events can show as it is.
@@ -52,7 +51,6 @@ SYSTEM_FILE = "/etc/lxc/lxc.conf"
 _USUAL = "/var/lib/lxc"
 _CONFIGURED = re.compile(rb"^\s*lxc\.lxcpath\s*=\s*(/\S*)\s*$", re.MULTILINE)
 _FILE_LIMIT = 64 << 10  # bytes
-_LISTED_AT_MOST = 4096
 _REQUEST, _RESPONSE = struct.Struct("@iiP"), struct.Struct("@iiP")  # command and length and data; result and so on
 _CREDENTIALS = struct.Struct("@iII")  # pid, uid, gid; unix(7)
 _GET_STATE, _GET_INIT_PID = 3, 4  # lxc_cmd_t
@@ -71,8 +69,7 @@ class Lxc(Engine):
 
     def locate(self, name: str) -> Found:
         """See Engine. Returns or raises after TIME_LIMIT at the latest."""
-        if KIND.pattern is None or not KIND.pattern.fullmatch(name):
-            raise ContainerRefused(f"lxc cannot have a container {quoted(name)}: {KIND.fix}")
+        self.check_name(name)
         directory = _lxc_path()
         which = f"container {quoted(name)} of lxc"
         try:
@@ -97,29 +94,15 @@ class Lxc(Engine):
 
     def listed(self) -> Iterator[Listed]:
         """See Engine."""
-        directory = _lxc_path()
-        try:
-            names = sorted(os.listdir(directory))[:_LISTED_AT_MOST]  # noqa: PTH208
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise NotPermitted(f"{directory} cannot be listed: {error.strerror}") from None
-        for name in names:
-            if not os.path.exists(f"{directory}/{name}/config"):  # noqa: PTH110
-                continue
-            try:
-                yield row(f"{KIND}:{name}", self.locate(name).pid, "running")
-            except NotRunning as error:
-                yield row_without_process(f"{KIND}:{name}", "stopped", str(error))
-            except ContainerRefused as error:
-                yield row_without_process(f"{KIND}:{name}", IN_DOUBT, str(error))
+        for name in names_in(_lxc_path(), os.DirEntry.is_dir):
+            if os.path.exists(f"{_lxc_path()}/{name}/config"):  # noqa: PTH110
+                yield row_of(f"{KIND}:{name}", partial(self.locate, name))
 
-    def follow(self, writer: int) -> int:
+    def follow(self, writer: int) -> None:
         """See Engine."""
         program = shutil.which("lxc-monitor")
         if program is None:
-            engine_events.report_failure(writer, "lxc-monitor is not installed")
-            return 1
+            raise NotRunning("lxc-monitor is not installed")
         command = [program, "-P", _lxc_path(), "-n", ".*"]
         child_of_us = partial(entry.die_with_the_supervisor, os.getpid())
         with subprocess.Popen(  # noqa: S603  (no shell; nothing in it is foreign)
@@ -135,8 +118,7 @@ class Lxc(Engine):
                 changed = _CHANGED.fullmatch(line)
                 if changed:
                     engine_events.report_name(writer, changed[1])
-            engine_events.report_failure(writer, f"lxc-monitor ended with status {monitor.wait()}")
-        return 1
+            raise NotRunning(f"lxc-monitor ended with status {monitor.wait()}")
 
     def _absent(self, directory: str, name: str, which: str) -> NotRunning:
         if os.path.exists(f"{directory}/{name}/config"):  # noqa: PTH110

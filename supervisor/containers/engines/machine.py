@@ -14,11 +14,11 @@ Some facts about these files (systemd 252, src/machine/machine.c), and what they
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from nsbridge.config.containerkind import ContainerKind
 from nsbridge.supervisor.containers.engine import Engine
@@ -26,7 +26,6 @@ from nsbridge.supervisor.containers.identity import (
     PID_PATTERN,
     ContainerRefused,
     Found,
-    NotPermitted,
     NotRunning,
     is_init_of_its_own,
     not_known,
@@ -34,7 +33,7 @@ from nsbridge.supervisor.containers.identity import (
     read_stat,
     read_state,
 )
-from nsbridge.supervisor.containers.rows import IN_DOUBT, Listed, row, row_without_process
+from nsbridge.supervisor.containers.rows import Listed, names_in, row_of
 
 # systemd, basic/hostname-util.c: hostname_is_valid, which machined asks of a name.
 KIND = ContainerKind(
@@ -45,7 +44,6 @@ KIND = ContainerKind(
 VARIABLE = "NSBRIDGE_MACHINES"
 _USUAL = "/run/systemd/machines"
 _FILE_LIMIT = 64 << 10  # bytes; a machine's file has some 300
-_LISTED_AT_MOST = 4096
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SLACK = 0.1  # seconds: a start time has a resolution of 10 ms
@@ -58,8 +56,7 @@ class Machine(Engine):
 
     def locate(self, name: str) -> Found:
         """See Engine."""
-        if KIND.pattern is None or not KIND.pattern.fullmatch(name):
-            raise ContainerRefused(f"machined cannot have a machine {quoted(name)}: {KIND.fix}")
+        self.check_name(name)
         path = f"{_directory()}/{name}"
         which = f"machine {quoted(name)}"
         text = read_state(path, _FILE_LIMIT, which, not_known(name, str(KIND), f"looked in {_directory()}"))
@@ -84,20 +81,8 @@ class Machine(Engine):
 
     def listed(self) -> Iterator[Listed]:
         """See Engine."""
-        try:
-            with os.scandir(_directory()) as entries:
-                files = [each.name for each in itertools.islice(entries, _LISTED_AT_MOST) if not each.is_symlink()]
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise NotPermitted(f"{_directory()} cannot be listed: {error.strerror}") from None
-        for name in sorted(files):
-            try:
-                yield row(f"{KIND}:{name}", self.locate(name).pid, "running")
-            except NotRunning as error:
-                yield row_without_process(f"{KIND}:{name}", "stopped", str(error))
-            except ContainerRefused as error:
-                yield row_without_process(f"{KIND}:{name}", IN_DOUBT, str(error))
+        for name in names_in(_directory(), lambda entry: not entry.is_symlink()):
+            yield row_of(f"{KIND}:{name}", partial(self.locate, name))
 
 
 def _running(which: str, leader: int, registered: float) -> Found:
