@@ -31,6 +31,10 @@ class Blocked(Exception):
     """
 
 
+class Denied(Blocked):
+    """The kernel refuses a queue to this user."""
+
+
 class AgentApi(Protocol):
     """The agent, as its endpoint sees it."""
 
@@ -164,9 +168,22 @@ class Source(Protocol):
 class EventSource:
     """Common base of sources that take messages in callbacks of the loop only, so nothing comes by itself."""
 
+    def confirmed(self, seq: int) -> None:
+        """See Source: do nothing where there is nothing to release in the container."""
+
+    def lend(self) -> bool:
+        """See Source."""
+        return True
+
     def stop_taking(self) -> bool:
         """See Source."""
         return True
+
+
+def log_recovered(host: AgentApi, journal: SourceJournal, how: str = "had just left the queue") -> None:
+    """Log how many messages the journal has that only the kernel had put there when the agent was killed."""
+    if count := journal.recovered:
+        host.log("info", f"recovered {count} message{'' if count == 1 else 's'} that {how} when the agent was killed")
 
 
 class Sink(Protocol):
@@ -174,7 +191,7 @@ class Sink(Protocol):
 
     def descriptor(self) -> int:
         """Return a descriptor for syncing the file system that holds what was handed over; -1 if there is none."""
-        ...
+        return -1
 
     def start(self) -> None:
         """Make ready what messages will be handed to."""

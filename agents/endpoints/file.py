@@ -147,9 +147,6 @@ class FileSource(EventSource):
         if self._unread and self._directory.watch is not None:
             self._take()
 
-    def confirmed(self, seq: int) -> None:
-        """Do nothing: the file keeps its content, so there is nothing to release."""
-
     def lend(self) -> bool:
         """See Source: what was seen last stays so."""
         self._journal.cells[NOTE + (self._journal.taken + 1) % 2] = self._seen()

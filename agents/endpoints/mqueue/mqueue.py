@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 from nsbridge.agents.confinement.entry import Gone
 from nsbridge.agents.endpoints import watch
-from nsbridge.agents.endpoints.base import AgentApi, Blocked
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Denied
 from nsbridge.agents.endpoints.mqueue import calls
 from nsbridge.agents.endpoints.mqueue.calls import Attributes, attributes_of, mq_open
 from nsbridge.agents.endpoints.mqueue.config import MqueueEndpoint, shown
@@ -28,10 +28,6 @@ from nsbridge.agents.loop import READABLE, Timer
 _DEFAULTS = Attributes(10, 8192)  # fs.mqueue.msg_default and msgsize_default, if only one of them is configured
 _SETTLE = 0.02  # seconds from a change to the look at it, so that many changes cost one look
 _PACE = 1.0  # seconds from one look to the next, without inotify
-
-
-class Denied(Blocked):
-    """The kernel refuses the queue to this user."""
 
 
 def owner(name: str) -> tuple[int, int] | None:
@@ -100,18 +96,27 @@ class OpenQueue:
     """The queue of one side. It calls `changed` when its name may lead elsewhere, or its owner or mode was changed."""
 
     def __init__(
-        self, host: AgentApi, name: str, access: int, config: MqueueEndpoint, own_fds: int, changed: Callable[[], None]
+        self,
+        host: AgentApi,
+        config: MqueueEndpoint,
+        side: str,
+        owner: MqueueOwner,
+        own_fds: int,
+        changed: Callable[[], None],
     ) -> None:
-        """Note what to open. `access` is O_RDONLY or O_WRONLY; `own_fds` the host's /proc/self/fd."""
+        """Note what to open: the queue of the `out` or `in` side. `own_fds` is the host's /proc/self/fd."""
+        end = config.out if side == "out" else config.in_
+        assert end is not None  # noqa: S101  (made only for a configured side)
         self.fd = -1
         self.attributes = _DEFAULTS
-        self.what = shown(name)
+        self.what = shown(end.name)
         self.made: int | None = None  # the inode of the queue that was made last, until it is reported (unused.py)
         self.moved = 0  # messages that the side has sent since then, minus those that it has received
         self._host = host
-        self._name = name
-        self._access = access
+        self._name = end.name
+        self._access = os.O_RDONLY if side == "out" else os.O_WRONLY
         self._config = config
+        self._owner = owner
         self._own_fds = own_fds
         self._changed = changed
         self._watch: watch.OpenFileWatch | None = None
@@ -158,7 +163,8 @@ class OpenQueue:
                     "(create = true makes an empty one)"
                 ) from None
         except PermissionError:
-            raise Denied(no_permission(self._name)) from None
+            self._owner.check_later()
+            raise Blocked(no_permission(self._name)) from None
         except OSError as error:
             raise Blocked(f"{self.what}: {_reason(error)}") from None
         return self._made()
@@ -201,6 +207,7 @@ class OpenQueue:
 
     def _report(self) -> None:
         self._timer = None
+        self._owner.check()
         self._changed()
 
     def _look(self) -> None:
@@ -213,6 +220,7 @@ class OpenQueue:
             is_same = _identity(now) == self._about
             os.close(now)
         if not is_same:
+            self._owner.check()
             self._changed()
 
 

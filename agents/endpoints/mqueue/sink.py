@@ -12,7 +12,7 @@ from nsbridge.agents.endpoints.evidence import SendEvidence
 from nsbridge.agents.endpoints.mqueue.calls import PreparedSend
 from nsbridge.agents.endpoints.mqueue.cells import LARGEST, LARGEST_OF
 from nsbridge.agents.endpoints.mqueue.config import HIGHEST_PRIORITY, MqueueEndpoint
-from nsbridge.agents.endpoints.mqueue.mqueue import Denied, MqueueOwner, OpenQueue
+from nsbridge.agents.endpoints.mqueue.mqueue import MqueueOwner, OpenQueue
 from nsbridge.agents.endpoints.removals import Removals
 from nsbridge.agents.loop import WRITABLE
 from nsbridge.agents.wire import Run
@@ -30,8 +30,7 @@ class MqueueSink(Sink):
         self._longest = config.longest
         self._journal = evidence.journal
         self._evidence = evidence
-        self._owner = owner
-        self.queue = OpenQueue(host, config.in_.name, os.O_WRONLY, config, own_fds, self._changed)
+        self.queue = OpenQueue(host, config, "in", owner, own_fds, self._again)
         self._sender: PreparedSend
         self._removals = Removals(host, self.queue.what)
         self._waiter = Waiter(host, "in", self._again)
@@ -41,10 +40,6 @@ class MqueueSink(Sink):
         if self._journal.cells[LARGEST_OF] != name:
             self._journal.cells[LARGEST] = 0
             self._journal.cells[LARGEST_OF] = name
-
-    def descriptor(self) -> int:
-        """See Sink: a queue is the kernel's memory."""
-        return -1
 
     def start(self) -> None:
         """Make the queue if it is missing and `create` is set, so that programs find it before the first message."""
@@ -144,8 +139,6 @@ class MqueueSink(Sink):
         self._rest()
         self.queue.close()
         self._waiter.wait(reason)
-        if isinstance(reason, Denied):
-            self._owner.check_later()
 
     def _again(self) -> None:
         """Open the queue that the name leads to now; then the refused message is offered again."""
@@ -169,7 +162,3 @@ class MqueueSink(Sink):
             return
         self._sender = PreparedSend(self.queue.fd)
         self._waiter.done()  # before: what follows may show another reason
-
-    def _changed(self) -> None:
-        self._owner.check()
-        self._again()

@@ -11,10 +11,10 @@ import errno
 import os
 
 from nsbridge.agents.counter import LENGTHS, Counts
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource, Waiter
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource, Waiter, log_recovered
 from nsbridge.agents.endpoints.mqueue.calls import PreparedReceive
 from nsbridge.agents.endpoints.mqueue.config import MqueueEndpoint
-from nsbridge.agents.endpoints.mqueue.mqueue import Denied, MqueueOwner, OpenQueue
+from nsbridge.agents.endpoints.mqueue.mqueue import MqueueOwner, OpenQueue
 from nsbridge.agents.endpoints.receiving import RowReceiver, take_while_room
 from nsbridge.agents.endpoints.removals import Removals
 from nsbridge.agents.journal.counted import NO_LIFE, Landing
@@ -47,14 +47,12 @@ class MqueueSource(EventSource):
         owner: MqueueOwner,
         own_fds: int,
     ) -> None:
-        assert config.out is not None  # noqa: S101  (made only for a configured side)
         self._host = host
         self._longest = config.longest
         self._journal = self.store = journal
-        self._owner = owner
         self._landing = Landing(journal, counter or _NoCounts(), BLANK)
         self._at_once = LENGTHS if counter is not None else 1
-        self.queue = OpenQueue(host, config.out.name, os.O_RDONLY, config, own_fds, self._changed)
+        self.queue = OpenQueue(host, config, "out", owner, own_fds, self._changed)
         self._receiver: RowReceiver
         self._removals = Removals(host, self.queue.what, "; what it still has is taken")
         self._waiter = Waiter(host, "out", self._again)
@@ -63,9 +61,7 @@ class MqueueSource(EventSource):
 
     def start(self) -> None:
         """Open the queue, and take what is there."""
-        if self._journal.recovered:
-            what = f"{self._journal.recovered} message{'s' if self._journal.recovered > 1 else ''}"
-            self._host.log("info", f"recovered {what} that had just left the queue when the agent was killed")
+        log_recovered(self._host, self._journal)
         self._again()
 
     def room_again(self) -> None:
@@ -77,13 +73,6 @@ class MqueueSource(EventSource):
         elif not self._is_watched:
             self._is_watched = True
             self._host.loop.watch(self.queue.fd, READABLE, self._ready)
-
-    def confirmed(self, seq: int) -> None:
-        """Do nothing: taking removed the message from the queue, so there is nothing to release."""
-
-    def lend(self) -> bool:
-        """See Source: nothing comes by itself."""
-        return True
 
     def _again(self) -> None:
         self._rest()
@@ -108,8 +97,6 @@ class MqueueSource(EventSource):
         self._rest()
         self.queue.close()
         self._waiter.wait(reason)
-        if isinstance(reason, Denied):
-            self._owner.check_later()
 
     def _rest(self) -> None:
         if self._is_watched:
@@ -117,7 +104,6 @@ class MqueueSource(EventSource):
             self._host.loop.unwatch(self.queue.fd)
 
     def _changed(self) -> None:
-        self._owner.check()
         if self._is_last:
             return
         if self.queue.is_removed:

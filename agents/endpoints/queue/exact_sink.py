@@ -8,14 +8,13 @@ from __future__ import annotations
 import errno
 import os
 
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, put_in_parts
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Denied, put_in_parts
 from nsbridge.agents.endpoints.doubt import OF_ANOTHER_LIFE
 from nsbridge.agents.endpoints.queue.cells import BEGUN, SENDERS
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.evidence import QueueEvidence, begun
 from nsbridge.agents.endpoints.queue.offers import Offers
 from nsbridge.agents.endpoints.queue.queue import (
-    Denied,
     Queue,
     QueueOwner,
     has_room,

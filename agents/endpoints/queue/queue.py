@@ -25,7 +25,7 @@ import sysv_ipc
 
 from nsbridge.agents import linux, queuestatus
 from nsbridge.agents.confinement.entry import Gone
-from nsbridge.agents.endpoints.base import AgentApi, Blocked
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Denied
 from nsbridge.agents.endpoints.queue.config import FtokKey, QueueEndpoint
 from nsbridge.agents.identity.walk import Step, walk
 from nsbridge.agents.wire import MAX_MESSAGE, Run
@@ -34,10 +34,6 @@ Queue = sysv_ipc.MessageQueue
 Send = Callable[[bytes, bool, int], None]  # (message, wait?, type); raises one of SEND_ERRORS
 SEND_ERRORS = (sysv_ipc.Error, OSError, ValueError, OverflowError, MemoryError)
 _C_INT_MAX = (1 << 31) - 1
-
-
-class Denied(Blocked):
-    """The kernel refuses the queue to this user."""
 
 
 def shown(key: int) -> str:

@@ -6,11 +6,10 @@ import errno
 import os
 import threading
 
-from nsbridge.agents.endpoints.base import AgentApi, Blocked
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Denied
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.queue import (
     SEND_ERRORS,
-    Denied,
     Queue,
     QueueOwner,
     has_room,

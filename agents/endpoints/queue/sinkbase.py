@@ -6,10 +6,10 @@ from abc import abstractmethod
 from itertools import accumulate, takewhile
 
 from nsbridge.agents import queuestatus
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, Sink, Waiter
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, Denied, Sink, Waiter
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.limits import QueueLimits
-from nsbridge.agents.endpoints.queue.queue import Denied, Queue, QueueOwner, shown
+from nsbridge.agents.endpoints.queue.queue import Queue, QueueOwner, shown
 from nsbridge.agents.endpoints.removals import Removals
 from nsbridge.agents.heartbeat import Debt
 from nsbridge.agents.journal.sinkjournal import SinkJournal
@@ -45,10 +45,6 @@ class QueueSinkBase(Sink):
     @abstractmethod
     def _again(self) -> None:
         """Open the queue if there is none; then continue."""
-
-    def descriptor(self) -> int:
-        """See Sink: a queue is the kernel's memory."""
-        return -1
 
     def _cannot_fit(self, queue: Queue, one: Run) -> bool:
         """Return True if the message is a dead letter now; False if it waits for the queue's limit, or for space."""

@@ -13,10 +13,10 @@ import time
 from collections.abc import Sequence
 
 from nsbridge.agents import linux
-from nsbridge.agents.endpoints.base import AFTERWARDS, AgentApi, Blocked
+from nsbridge.agents.endpoints.base import AFTERWARDS, AgentApi, Blocked, Denied, log_recovered
 from nsbridge.agents.endpoints.queue.config import QueueEndpoint
 from nsbridge.agents.endpoints.queue.look import CROWDED_DELAY, CrowdedError, QueuePeek, TooLongError
-from nsbridge.agents.endpoints.queue.queue import Denied, Queue, QueueOwner, no_permission, open_queue, shown
+from nsbridge.agents.endpoints.queue.queue import Queue, QueueOwner, no_permission, open_queue, shown
 from nsbridge.agents.endpoints.queue.threads import start_thread
 from nsbridge.agents.endpoints.removals import Removals
 from nsbridge.agents.heartbeat import Debt
@@ -67,9 +67,7 @@ class QueueSource:
 
     def start(self) -> None:
         """Take what is there; a little later start the thread that waits in msgrcv, which nothing else can do."""
-        if self._journal.recovered:
-            what = f"{self._journal.recovered} message{'s' if self._journal.recovered > 1 else ''}"
-            self._host.log("info", f"recovered {what} that had just left the queue when the agent was killed")
+        log_recovered(self._host, self._journal)
         signal.signal(INTERRUPT, lambda _signum, _frame: None)
         self._host.vouch(self._vouch)
         self._host.loop.call_later(AFTERWARDS, lambda: start_thread("take", self._run))

@@ -6,7 +6,6 @@ recv(2) and send(2) of one message.
 
 from __future__ import annotations
 
-import os
 import platform
 import struct
 
@@ -60,8 +59,3 @@ class PreparedSend:
         _VECTOR.pack_into(self._vector, 0, linux.address_of(copy), len(body))
         sent = self._call()
         return sent if sent >= 0 else linux.call_failed()
-
-
-def own_path(fd: int) -> str:
-    """Return the name of a descriptor in the host's /proc/self/fd."""
-    return os.fspath(str(fd))

@@ -50,10 +50,6 @@ class SocketSink(Sink):
         self._is_full = False
         self._waiter = Waiter(host, "in", self._again)
 
-    def descriptor(self) -> int:
-        """See Sink: a socket is the kernel's memory."""
-        return -1
-
     def start(self) -> None:
         """Connect, if the program is there."""
         self._again()

@@ -6,7 +6,7 @@ import socket
 from abc import abstractmethod
 
 from nsbridge.agents.confinement.entry import Gone
-from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource, Waiter
+from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource, Waiter, log_recovered
 from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.endpoints.socket.binding import LostPathError, SocketBinding
 from nsbridge.agents.endpoints.socket.config import SocketEndpoint, SocketType
@@ -60,16 +60,8 @@ class SocketSource(EventSource):
 
     def start(self) -> None:
         """Bind the socket, and take what it has."""
-        if self._journal.recovered:
-            self._host.log("info", f"recovered {self._journal.recovered} messages that had just been received")
+        log_recovered(self._host, self._journal, "had just been received")
         self._again()
-
-    def confirmed(self, seq: int) -> None:
-        """Do nothing: receiving took the message, so there is nothing to release."""
-
-    def lend(self) -> bool:
-        """See Source: nothing comes by itself."""
-        return True
 
     def room_again(self) -> None:
         """Continue to take."""
