@@ -136,20 +136,21 @@ def size(value: object) -> int:
     return number
 
 
-def queue_size(value: object) -> int:
-    """Read a size that a SysV queue may have: kernel.msgmnb, its limit, is a C int."""
-    number = size(value)
-    if number > _C_INT_MAX:
-        raise InvalidValue(f"is out of range, got {shown(value)}", f"a queue has at most {_C_INT_MAX} bytes")
-    return number
+def size_up_to(most: int, fix: str) -> Reader[int]:
+    """Return a reader of sizes of at most so many bytes."""
+
+    def read(value: object) -> int:
+        number = size(value)
+        if number > most:
+            raise InvalidValue(f"is out of range, got {shown(value)}", fix)
+        return number
+
+    return read
 
 
-def message_size(value: object) -> int:
-    """Read a size that a message may have."""
-    number = size(value)
-    if number > MAX_MESSAGE:
-        raise InvalidValue(f"is out of range, got {shown(value)}", f"a message has at most {MAX_MESSAGE >> 20} MiB")
-    return number
+queue_size = size_up_to(_C_INT_MAX, f"a queue has at most {_C_INT_MAX} bytes")  # kernel.msgmnb, its limit, is a C int
+message_size = size_up_to(MAX_MESSAGE, f"a message has at most {MAX_MESSAGE >> 20} MiB")
+posix_message_size = size_up_to(_LONGEST_POSIX, f"the kernel allows at most {_LONGEST_POSIX >> 20} MiB")
 
 
 def duration(low: str, high: str) -> Reader[float]:
@@ -287,16 +288,6 @@ def posix_queue_name(value: object) -> str:
     if _bytes(name) > LONGEST_NAME + 1:
         raise InvalidValue(f"is too long, got {shown(value)}", f"use at most {LONGEST_NAME} bytes after the slash")
     return name
-
-
-def posix_message_size(value: object) -> int:
-    """Read a size that a message of a POSIX queue may have."""
-    number = size(value)
-    if number > _LONGEST_POSIX:
-        raise InvalidValue(
-            f"is out of range, got {shown(value)}", f"the kernel allows at most {_LONGEST_POSIX >> 20} MiB"
-        )
-    return number
 
 
 def route_name(value: object) -> str:

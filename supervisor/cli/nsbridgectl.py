@@ -63,10 +63,7 @@ def socket_path(socket: str | None, config: str | None) -> str:
 
 def _status(client: ControlClient, options: Parsed) -> int:
     result = client.call("status", {"names": options.names})
-    if options.json:
-        _print_json(result)
-    else:
-        _print(render.status(result, colour=_is_colourful()))
+    _show(options, result, lambda: render.status(result, colour=_is_colourful()))
     agents = [agent for route in result["routes"] for agent in route["agents"]]
     failing = any(
         agent.get("wanted") and (agent["state"] != "RUNNING" or agent.get("blocked_long")) for agent in agents
@@ -86,11 +83,8 @@ def _change(client: ControlClient, options: Parsed) -> int:
     except LateError as late:
         raise (_overdue(options, client.timeout) if options.wait else late) from None
     agents = result["agents"]
-    if options.json:
-        _print_json(result)
-    else:
-        rows = [[escape(str(agent.get(key) or "")) for key in ("name", "state", "detail")] for agent in agents]
-        _print(render.table(rows) if rows else [])
+    rows = [[escape(str(agent.get(key) or "")) for key in ("name", "state", "detail")] for agent in agents]
+    _show(options, result, lambda: render.table(rows) if rows else [])
     aim = "STOPPED" if options.command == "stop" else "RUNNING"
     missed = [f"{agent['name']} is {agent['state']}{render.reason(agent)}" for agent in agents if agent["state"] != aim]
     if options.wait and missed:
@@ -126,22 +120,12 @@ def _overdue(options: Parsed, limit: float) -> NsbridgeError:
 
 def _reload(client: ControlClient, options: Parsed) -> int:
     result = client.call("reload", {"dry_run": options.dry_run, "wait": options.wait})
-    if options.json:
-        _print_json(result)
-    else:
-        _print(render.reload(result))
+    _show(options, result, lambda: render.reload(result))
     return EXIT_OK
 
 
-def _tail(client: ControlClient, options: Parsed) -> int:
-    return _stream(client, options, render.log_line)
-
-
-def _events(client: ControlClient, options: Parsed) -> int:
-    return _stream(client, options, render.event_line)
-
-
-def _stream(client: ControlClient, options: Parsed, show: Callable[[dict[str, Any]], str]) -> int:
+def _stream(client: ControlClient, options: Parsed) -> int:
+    show = render.log_line if options.command == "tail" else render.event_line
     params: dict[str, object] = {"name": options.name or "", "count": options.lines, "follow": options.follow}
     try:
         for item in client.stream(options.command, params, follow=options.follow):
@@ -149,7 +133,7 @@ def _stream(client: ControlClient, options: Parsed, show: Callable[[dict[str, An
             if options.follow:
                 sys.stdout.flush()
     except KeyboardInterrupt:  # the way to end it
-        return EXIT_OK
+        pass
     return EXIT_OK
 
 
@@ -157,11 +141,7 @@ def _inspect(client: ControlClient, options: Parsed) -> int:
     from nsbridge.supervisor.cli import inspect as inspectview  # noqa: PLC0415  (not what a monitor runs every few seconds)
 
     result = client.call("inspect", {"name": options.name})
-    if options.json:
-        _print_json(result)
-    else:
-        for number, process in enumerate(result):
-            _print([*([""] if number else []), *inspectview.lines(process)])
+    _show(options, result, lambda: [line for agent in result for line in ("", *inspectview.lines(agent))][1:])
     return EXIT_OK
 
 
@@ -209,21 +189,14 @@ def _shutdown(client: ControlClient, options: Parsed) -> int:
             result = client.shutdown(wait=options.wait)
     except LateError as late:
         raise (_overdue(options, client.timeout) if options.wait else late) from None
-    if options.json:
-        _print_json(result)
-    elif options.wait:
-        _print(["nsbridged has ended"])
-    else:
-        _print(["nsbridged is shutting down: it hands over what is in flight first (--wait returns when it has ended)"])
+    begun = "nsbridged is shutting down: it hands over what is in flight first (--wait returns when it has ended)"
+    _show(options, result, lambda: ["nsbridged has ended" if options.wait else begun])
     return EXIT_OK
 
 
 def _version(client: ControlClient, options: Parsed) -> int:
     result = client.call("version")
-    if options.json:
-        _print_json(result)
-    else:
-        _print([escape(f"nsbridged {result['version']}")])
+    _show(options, result, lambda: [escape(f"nsbridged {result['version']}")])
     return EXIT_OK
 
 
@@ -231,8 +204,9 @@ def _print(lines: list[str]) -> None:
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+def _show(options: Parsed, result: Any, lines: Callable[[], list[str]]) -> None:
+    """Print the daemon's answer: with --json as it is, else the lines for people."""
+    _print([json.dumps(result, indent=2)] if options.json else lines())
 
 
 COMMANDS: dict[str, Callable[[ControlClient, Parsed], int]] = {
@@ -241,8 +215,8 @@ COMMANDS: dict[str, Callable[[ControlClient, Parsed], int]] = {
     "stop": _change,
     "restart": _change,
     "reload": _reload,
-    "tail": _tail,
-    "events": _events,
+    "tail": _stream,
+    "events": _stream,
     "inspect": _inspect,
     "tap": _tap,
     "top": _top,

@@ -46,24 +46,16 @@ def namespace_path(text: str) -> str:
 
 def inner_path(text: str) -> str:
     """Return a path of the container, by the rules that a configuration has for it."""
-    from nsbridge.config.problems import InvalidValue  # noqa: PLC0415
     from nsbridge.config.values import path as inner  # noqa: PLC0415
 
-    try:
-        return inner(text)
-    except InvalidValue as refused:
-        raise ValueError(str(refused)) from None
+    return inner(text)
 
 
 def queue_key(text: str) -> int:
     """Return a SysV queue's key."""
-    from nsbridge.config.problems import InvalidValue  # noqa: PLC0415
     from nsbridge.config.values import queue_key as key  # noqa: PLC0415
 
-    try:
-        return key(_any_integer(text))
-    except InvalidValue as refused:
-        raise ValueError(str(refused)) from None
+    return key(_any_integer(text))
 
 
 def message_type(text: str) -> int:

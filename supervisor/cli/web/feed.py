@@ -44,10 +44,14 @@ class Viewer:
         try:
             self.queue.put_nowait((kind, data))
         except asyncio.QueueFull:
-            self.behind = True
-            while not self.queue.empty():
-                self.queue.get_nowait()
-            self.queue.put_nowait(None)
+            self.drop()
+
+    def drop(self) -> None:
+        """End its stream: None instead of the messages that wait."""
+        self.behind = True
+        while not self.queue.empty():
+            self.queue.get_nowait()
+        self.queue.put_nowait(None)
 
 
 class Feed:
@@ -86,10 +90,7 @@ class Feed:
     def end(self) -> None:
         """End all live streams: the process is to stop."""
         for viewer in self._viewers:
-            viewer.behind = True
-            while not viewer.queue.empty():
-                viewer.queue.get_nowait()
-            viewer.queue.put_nowait(None)
+            viewer.drop()
 
     async def fresh(self) -> Snapshot | None:
         """Return a snapshot that is at most MAX_AGE old; None if the daemon does not answer (see `reason`)."""

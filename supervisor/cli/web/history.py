@@ -32,21 +32,19 @@ class Track:
 
     def __init__(self) -> None:
         self.rate = 0.0  # messages a second
-        self.bytes_rate = 0.0
-        self._counts: deque[tuple[float, int, int]] = deque()  # (time, messages, bytes) of the last _WINDOW
+        self._counts: deque[tuple[float, int]] = deque()  # (time, messages) of the last _WINDOW
         self._values = {plot: array("f") for plot in PLOTS}
 
     def see(self, now: float, flow: dict[str, Any]) -> None:
         """Take the counters of a snapshot."""
         if self._counts and flow["delivered"] < self._counts[-1][1]:
             self._counts.clear()  # its journal was made anew
-        self._counts.append((now, flow["delivered"], flow["bytes"]))
+        self._counts.append((now, flow["delivered"]))
         while len(self._counts) > 2 and self._counts[1][0] <= now - _WINDOW:  # noqa: PLR2004
             self._counts.popleft()
-        since, messages, size = self._counts[0]
+        since, messages = self._counts[0]
         if now > since:
             self.rate = (flow["delivered"] - messages) / (now - since)
-            self.bytes_rate = (flow["bytes"] - size) / (now - since)
 
     def keep(self, flow: dict[str, Any]) -> None:
         """Add a value to each plot."""
