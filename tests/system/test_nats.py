@@ -221,21 +221,3 @@ def test_messages_that_the_consumer_has_skipped_are_taken(tmp_path: Path, unshar
             daemon.start()
             delivered(daemon, "n:far", 60)
             assert bodies_in(box) == BODIES[:60]
-
-
-def test_hole_in_a_stream_is_an_error_in_the_log(tmp_path: Path, unshare_container: Factory) -> None:
-    """Each message of nsbridge names the one before it, so the one that takes sees that messages are missing."""
-    box = unshare_container()
-    with running(tmp_path / "nats") as server, NatsClient(server.url) as client:
-        client.add_stream("TO", ["to.far"])
-        client.add_stream("FROM", ["from.far"])
-        for number in (1, 2, 3, 6):
-            headers = {"Nats-Msg-Id": f"a-{number}"}
-            client.publish("from.far", [b"%d" % number], headers=headers)
-        client.run(client.js.delete_msg("FROM", 2))
-        client.publish("from.far", [b"7"], headers={"Nats-Msg-Id": "a-7", "Nats-Expected-Last-Msg-Id": "a-6"})
-        client.run(client.js.delete_msg("FROM", 4))
-        with Nsbridged(tmp_path, route(box.spec, server.url)) as daemon:
-            delivered(daemon, "n:far", 3)
-            assert "messages after a-3, up to a-6, are missing before its message 5" in daemon.said()
-            assert daemon.said().count("are missing") == 1

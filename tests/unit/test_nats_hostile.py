@@ -17,7 +17,7 @@ import pytest
 
 from nsbridge.agents.endpoints.nats.config import NatsEndpoint, NatsIn, NatsOut
 from nsbridge.agents.endpoints.nats.connection import Login
-from nsbridge.agents.endpoints.nats.errors import Waits
+from nsbridge.agents.endpoints.nats.errors import Unready
 from nsbridge.agents.endpoints.nats.guest import GuestLoop
 from nsbridge.agents.endpoints.nats.link import Link
 from nsbridge.agents.endpoints.nats.sink import NatsSink
@@ -298,7 +298,7 @@ def test_side_that_begins_again_leaves_no_subscription(tmp_path: Path, end: str,
             while server.said.count(words) <= 3:
                 before = server.said.count(words)
                 if end == "in":
-                    side._break(Waits("try again"))
+                    side._break(Unready("try again"))
                 host.run_until(functools.partial(is_more, before), "it begins again")
             left = server.said.count(b"\nSUB ") - server.said.count(b"\nUNSUB ")
             assert left <= 2, "that of answers, and its own"

@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 
 from nsbridge.agents.endpoints.nats import stream
 from nsbridge.agents.endpoints.nats.config import host_and_port
-from nsbridge.agents.endpoints.nats.errors import Waits
+from nsbridge.agents.endpoints.nats.errors import Unready
 from nsbridge.agents.endpoints.nats.evidence import Id, SinkNotes, parse
 from nsbridge.agents.endpoints.nats.guest import GuestLoop
 from nsbridge.agents.endpoints.nats.pulls import Pulls
@@ -170,7 +170,7 @@ def info(state: dict[str, int] | None = None, **config: Any) -> dict[str, Any]:
 
 def test_stream_that_keeps_the_evidence_is_used() -> None:
     assert stream.for_sink(info()) == stream.StreamState(
-        "S", 1, 9, is_whole=True, max_message=-1, is_replicated=False, loses=""
+        "S", stream.identity(info()), 1, 9, is_whole=True, max_message=-1, is_replicated=False, loses=""
     )
     found = stream.for_sink(info({"num_deleted": 2}, discard="old", max_bytes=5, max_age=0, max_msg_size=100))
     assert (found.is_whole, found.max_message) == (False, 100)
@@ -188,7 +188,7 @@ def test_stream_that_keeps_the_evidence_is_used() -> None:
     ],
 )
 def test_stream_without_evidence_is_refused_with_the_reason(config: dict[str, Any], why: str) -> None:
-    with pytest.raises(Waits, match=why):
+    with pytest.raises(Unready, match=why):
         stream.for_sink(info(**config))
 
 
@@ -205,7 +205,7 @@ def test_stream_without_evidence_is_refused_with_the_reason(config: dict[str, An
 )
 def test_consumer_that_cannot_be_used_is_refused(config: dict[str, Any], why: str) -> None:
     about = {"name": "d", "stream_name": "S", "config": {"ack_policy": "explicit", "filter_subject": "a", **config}}
-    with pytest.raises(Waits, match=why):
+    with pytest.raises(Unready, match=why):
         stream.check_consumer(about, "a")
 
 

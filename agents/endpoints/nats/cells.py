@@ -4,8 +4,8 @@
 SEQUENCE, STREAM = 56, 58
 
 # Of a sink: which epoch's messages it has begun to publish, and up to which one; the sequence in the stream of the last
-# one that the server confirmed.
-BEGUN_EPOCH, BEGUN, CONFIRMED_AT = 56, 57, 58
+# one that the server confirmed, and the stream; 0: not known.
+BEGUN_EPOCH, BEGUN, CONFIRMED_AT, CONFIRMED_IN = 56, 57, 58, 59
 
 SOURCE_CELLS = (SEQUENCE, SEQUENCE + 1, STREAM, STREAM + 1)
-SINK_CELLS = (BEGUN_EPOCH, BEGUN, CONFIRMED_AT)
+SINK_CELLS = (BEGUN_EPOCH, BEGUN, CONFIRMED_AT, CONFIRMED_IN)

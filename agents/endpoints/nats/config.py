@@ -14,6 +14,7 @@ from nsbridge.config.problems import InvalidValue, quoted, shown
 from nsbridge.config.schema import Delivery, Endpoint, Namespace, Needs, Place
 
 PORT = 4222  # of a server whose URL has none
+STOP, SKIP = "stop", "skip"
 _SERVER = re.compile(r"(nats|tls)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:([0-9]{1,5}))?")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _PORT_MAX = 65535
@@ -114,6 +115,7 @@ class NatsEndpoint(Endpoint):
     servers: tuple[str, ...] = field(default=("nats://127.0.0.1:4222",), metadata=reads(servers))
     credentials: str | None = field(default=None, metadata=reads(values.path))
     tls: NatsTls | None = None
+    lost: str = field(default=STOP, metadata=reads(values.choice(STOP, SKIP)))  # if a cluster loses messages
     # bytes of the longest message, in both directions
     max_message: int = field(default=8 << 20, metadata=reads(values.message_size))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -33,6 +34,7 @@ _LONGEST_WORDS = 200  # of a server, that people are shown
 _BUFFER = 8 << 20  # bytes that are written before nats-py waits for the socket
 _MOST_OTHERS = 32  # servers that one may name
 _MOST_PAYLOAD = 1 << 40
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){1,3}")
 Callback = Callable[[Msg], Awaitable[None]]
 
 
@@ -67,6 +69,7 @@ class _CautiousClient(Client):
     def __init__(self, *, needs_tls: bool) -> None:
         super().__init__()
         self._needs_tls = needs_tls
+        self.version: tuple[int, ...] = ()  # of the server; empty if it names none
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if not isinstance(info.get("max_payload", 0), int) or not 0 <= info.get("max_payload", 0) <= _MOST_PAYLOAD:
@@ -75,7 +78,14 @@ class _CautiousClient(Client):
             raise _NotAsAsked("nats: the server does not speak TLS, which the configuration asks for")
         others = [url for url in info.get("connect_urls") or () if _is_place(url)]
         room = max(0, _MOST_OTHERS - len(self.discovered_servers))
+        self.version = version_of(info.get("version"))
         await super()._process_info({**info, "connect_urls": others[:room]}, initial_connection)
+
+
+def version_of(text: object) -> tuple[int, ...]:
+    """Return a version as numbers, of "2.10.27-beta.1" (2, 10, 27); empty if it is none."""
+    found = _VERSION.match(text) if isinstance(text, str) else None
+    return tuple(int(number) for number in found[0].split(".")) if found else ()
 
 
 def _is_place(where: object) -> bool:
@@ -93,7 +103,7 @@ class Connection:
     def __init__(self, guest: GuestLoop, url: str) -> None:
         self.url = url
         self._guest = guest
-        self._client = Client()  # until `open`
+        self._client = _CautiousClient(needs_tls=False)  # until `open`
         self._why = ""  # the last error that nats-py has reported
 
     async def open(self, login: Login) -> None:
@@ -119,6 +129,11 @@ class Connection:
             skip_subject_validation=True,  # config.py has done it
             **login.options(),
         )
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Return the server's version, like (2, 10, 27)."""
+        return self._client.version
 
     @property
     def max_payload(self) -> int:

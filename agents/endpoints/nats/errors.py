@@ -7,7 +7,7 @@ class Lost(Exception):
     """The connection is lost, and a new one must be made. `str()` has the server and the reason."""
 
 
-class Waits(Exception):
+class Unready(Exception):
     """One side cannot continue now, but the connection works. `str()` has the reason, which may pass."""
 
 

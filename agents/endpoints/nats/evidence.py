@@ -10,6 +10,9 @@ After any interruption the last message of the subject shows which of ours are s
 2. Another program has published it: the messages since the last known one are searched for ours.
 3. A limit of the stream has deleted it: if the stream has stored nothing since the last known message, none of ours in
    flight is stored. Otherwise that is unknown, and `in_doubt` decides.
+
+If the stream ends before the last message that was confirmed, the cluster has lost messages, or its new leader has yet
+to catch up. The sink then publishes nothing: that would end the chance that another leader has them.
 """
 
 from __future__ import annotations
@@ -63,6 +66,12 @@ class SinkNotes:
     def is_decided(self) -> bool:
         """True if nothing was in flight when the former agent ended."""
         return self.begun <= self._journal.handed
+
+    def found(self, stream: int) -> None:
+        """Note the identity of the stream that is published to: another one has confirmed nothing."""
+        if self._cells[cells.CONFIRMED_IN] not in (0, stream):
+            self._cells[cells.CONFIRMED_AT] = 0
+        self._cells[cells.CONFIRMED_IN] = stream
 
     def confirmed(self, sequence: int) -> None:
         """Note where in the stream the last message is that the server has confirmed."""

@@ -9,7 +9,7 @@ from nsbridge.agents.confinement.entry import Gone
 from nsbridge.agents.endpoints.base import AgentApi
 from nsbridge.agents.endpoints.nats.config import host_and_port
 from nsbridge.agents.endpoints.nats.connection import PATIENCE, Connection, Login
-from nsbridge.agents.endpoints.nats.errors import NONSENSE, JetStreamError, Lost, Waits
+from nsbridge.agents.endpoints.nats.errors import NONSENSE, JetStreamError, Lost, Unready
 from nsbridge.agents.endpoints.nats.guest import GuestLoop
 
 _FIRST_DELAY, _MAX_DELAY = 0.05, 2.0  # seconds between attempts
@@ -25,7 +25,7 @@ class Side(Protocol):
     async def serve(self, connection: Connection) -> None:
         """Use the connection until it is lost; return to begin again at once.
 
-        Raises Lost; Waits or JetStreamError to begin again after a while.
+        Raises Lost; Unready or JetStreamError to begin again after a while.
         """
         ...
 
@@ -97,7 +97,7 @@ class Link:
                 raise Lost(
                     f"{connection.url}: its answer makes no sense: {type(error).__name__} {error}"[:300]
                 ) from None
-            except (Waits, JetStreamError) as reason:
+            except (Unready, JetStreamError) as reason:
                 self._agent.blocked(side.name, str(reason))
                 if self._agent.loop.now() - begun > _MAX_DELAY:
                     pauses.reset()

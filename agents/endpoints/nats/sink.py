@@ -14,39 +14,30 @@ import asyncio
 import json
 from collections import deque
 from itertools import groupby
-from typing import NamedTuple
 
 from nats.aio.msg import Msg
 
 from nsbridge.agents.endpoints.base import AgentApi, put_in_parts
 from nsbridge.agents.endpoints.nats import stream
-from nsbridge.agents.endpoints.nats.config import NatsEndpoint
+from nsbridge.agents.endpoints.nats.chain import IN_FLIGHT, Chain, Entry
+from nsbridge.agents.endpoints.nats.config import STOP, NatsEndpoint
 from nsbridge.agents.endpoints.nats.connection import PATIENCE, Connection, status_of
-from nsbridge.agents.endpoints.nats.errors import NONSENSE, JetStreamError, Lost, Waits
-from nsbridge.agents.endpoints.nats.evidence import Id, SinkNotes, parse
+from nsbridge.agents.endpoints.nats.errors import NONSENSE, Lost, Unready
+from nsbridge.agents.endpoints.nats.evidence import Id, SinkNotes
 from nsbridge.agents.endpoints.nats.link import Link
 from nsbridge.agents.endpoints.nats.stream import StreamState
+from nsbridge.agents.endpoints.nats.survey import Found, Survey
 from nsbridge.agents.journal.sinkjournal import IN_DOUBT, NOT_DELIVERED, SinkJournal
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt
 
 _MOST, _MOST_BYTES = 1024, 8 << 20  # that wait here or are in flight
-_IN_FLIGHT = 256  # messages, at most
 _HEADERS = 1024  # bytes of a message's headers, at most
 _BLOCK = 64  # messages that are published before answers are looked at
-_ANSWERED = 16  # one of so many messages in a row is answered
 
 
 class _Overtaken(Exception):
     """The message before one of ours is not the expected one."""
-
-
-class _Entry(NamedTuple):
-    """A message that the sink has accepted."""
-
-    id: Id
-    type: int
-    body: bytes
 
 
 class NatsSink:
@@ -62,20 +53,19 @@ class NatsSink:
         self._subject = config.in_.subject
         self._journal = journal
         self._notes = SinkNotes(journal)
+        self._survey = Survey(self._subject, self._notes, self._is_ours)
         self._link = link
         self._in_doubt = in_doubt
-        self._waiting: deque[_Entry] = deque()  # to be published
-        self._flying: deque[_Entry] = deque()  # published, and not yet confirmed
-        self._done: list[_Entry] = []  # confirmed, and not yet reported
+        self._lost = config.lost
+        self._waiting: deque[Entry] = deque()  # to be published
+        self._chain: Chain | None = None  # what is published, and not yet confirmed
+        self._done: list[Entry] = []  # confirmed, and not yet reported
         self._bytes = 0  # of the first two
         self._is_open = False  # the stream is known, and what was published before
         self._was_full = False
-        self._limit = _IN_FLIGHT  # messages in flight, while all goes well
+        self._limit = IN_FLIGHT  # messages in flight, while all goes well
         self._life = 0  # counts chains; an answer to one of an earlier chain is ignored
-        self._published = self._answered = 0  # messages of this chain
-        self._expected = 0  # the sequence of the subject's last message
         self._broken: Exception | None = None
-        self._stream: StreamState | None = None
         self._wake = asyncio.Event()
         self._inbox = ""
         self._timer: asyncio.TimerHandle | None = None
@@ -92,7 +82,10 @@ class NatsSink:
 
     def may_adopt(self) -> bool:
         """See Sink."""
-        return not (self._waiting or self._flying or self._done)
+        return not (self._waiting or self._done or self._in_flight())
+
+    def _in_flight(self) -> int:
+        return len(self._chain.flying) if self._chain is not None else 0
 
     def put(self, run: Run) -> int:
         """See Sink."""
@@ -109,12 +102,12 @@ class NatsSink:
             done = run.before(min(len(run.bodies), self._journal.handed - run.first + 1))
             self._agent.handed(done)
             return len(done.bodies)
-        room = _MOST - len(self._waiting) - len(self._flying)
+        room = _MOST - len(self._waiting) - self._in_flight()
         if room <= 0 or self._bytes >= _MOST_BYTES:
             return 0
         count = 0
         for count, body in enumerate(run.bodies[:room], 1):
-            self._waiting.append(_Entry(Id(run.epoch, run.first + count - 1), run.type, body))
+            self._waiting.append(Entry(Id(run.epoch, run.first + count - 1), run.type, body))
             self._bytes += len(body)
             if self._bytes >= _MOST_BYTES:
                 break
@@ -125,80 +118,66 @@ class NatsSink:
         self._life += 1
         self._inbox = f"{connection.inbox()}.{self._life}."
         self._broken = None
-        self._waiting.extendleft(reversed(self._flying))
-        self._flying.clear()
-        self._published = self._answered = 0
+        found = await self._survey.look(connection)
+        self._warn(found.state)
+        self._check(found.state)
+        self._settle(found)
+        self._notes.confirmed(max(found.state.last, found.last.sequence))
+        chain = Chain(found.state, connection.version, found.last, self._limit)
         try:
-            await self._survey(connection)
             async with connection.listening(f"{self._inbox}*", self._answer):
-                self._open()
+                self._open(chain)
                 while self._broken is None:
                     self._wake.clear()
-                    await self._publish(connection)
+                    await self._publish(connection, chain)
                     if self._broken is None:
                         await self._wake.wait()
         finally:
-            self._is_open = False
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-        self._report()
+            self._close()
         if not isinstance(self._broken, _Overtaken):
             raise self._broken
 
-    def _open(self) -> None:
-        self._is_open = True
+    def _open(self, chain: Chain) -> None:
+        self._chain, self._is_open = chain, True
         self._agent.blocked("in", "")
         self._agent.sink_ready()
         self._agent.flush()
 
+    def _close(self) -> None:
+        """End the chain: what was confirmed is reported, and the rest waits again."""
+        self._is_open = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._report()
+        if self._chain is not None:
+            self._waiting.extendleft(reversed(self._chain.flying))
+            self._chain = None
+
     # What was published before
 
-    async def _survey(self, connection: Connection) -> None:
-        """Find the stream, and how far the messages have come. Raises Waits, JetStreamError, Lost."""
-        names = (await connection.ask("STREAM.NAMES", subject=self._subject)).get("streams")
-        if not names:
-            raise Waits(f"no stream takes the subject {self._subject}; make one, or add the subject to one")
-        self._stream = stream.for_sink(await connection.ask(f"STREAM.INFO.{names[0]}"))
-        if self._stream.loses != self._warned:
-            self._warned = self._stream.loses
+    def _is_ours(self, one: Id) -> bool:
+        """True if the message may be stored and not yet reported."""
+        return one.epoch == self._journal.epoch or any(one == entry.id for entry in self._waiting)
+
+    def _warn(self, state: StreamState) -> None:
+        if state.loses != self._warned:
+            self._warned = state.loses
             if self._warned:
                 self._agent.log("warning", f"{self._warned}; discard = new makes nsbridge wait instead")
-        last = await self._find(connection, last_by_subj=self._subject)
-        self._expected = last.sequence if last is not None else 0
-        self._settle(await self._furthest(connection, last))
 
-    async def _find(self, connection: Connection, **which: object) -> stream.Stored | None:
-        assert self._stream is not None  # noqa: S101  (known by now)
-        try:
-            return stream.stored(await connection.ask(f"STREAM.MSG.GET.{self._stream.name}", **which))
-        except JetStreamError as error:
-            if error.code == stream.NO_MESSAGE:
-                return None
-            raise
+    def _check(self, state: StreamState) -> None:
+        """Raise Unready if the stream has lost what the server had confirmed."""
+        self._notes.found(state.identity)
+        if state.last < self._notes.known:
+            loss = f"ends with message {state.last}, and the server has confirmed message {self._notes.known}"
+            if self._lost == STOP:
+                raise Unready(stream.has_lost(state.name, loss))
+            self._agent.log("error", f"stream {state.name} {loss}: a server of the cluster has lost messages")
 
-    async def _furthest(self, connection: Connection, last: stream.Stored | None) -> Id | None:
-        """Return the last of our messages that is stored and not yet reported; None if none is."""
-        found = last and self._ours(last)
-        if found or last is None or self._notes.is_decided:
-            return found
-        at = self._notes.known  # others have published since: look for ours among theirs
-        while at <= last.sequence:
-            message = await self._find(connection, seq=max(at, 1), next_by_subj=self._subject)
-            if message is None:
-                break
-            found = self._ours(message) or found
-            at = message.sequence + 1
-        return found
-
-    def _ours(self, message: stream.Stored) -> Id | None:
-        found = parse(message.headers.get(stream.ID_HEADER, ""))
-        if found is None or (found.epoch != self._journal.epoch and all(found != entry.id for entry in self._waiting)):
-            return None
-        return found
-
-    def _settle(self, furthest: Id | None) -> None:
+    def _settle(self, found: Found) -> None:
         """Report what is stored; decide what is unknown."""
+        furthest = found.furthest
         if furthest is not None:
             if furthest.seq > self._journal.handed:
                 text = f"messages up to {furthest.seq} are stored; those up to {self._journal.handed} were confirmed"
@@ -212,13 +191,11 @@ class NatsSink:
                 self._report()
             elif furthest.epoch == self._journal.epoch:
                 self._journal.hand(furthest.seq)
-        elif self._is_unknown():
+        elif self._is_unknown(found.state):
             self._decide()
 
-    def _is_unknown(self) -> bool:
+    def _is_unknown(self, state: StreamState) -> bool:
         """True if messages were in flight, and the stream has lost what would show it."""
-        state = self._stream
-        assert state is not None  # noqa: S101  (known by now)
         if self._notes.is_decided or state.last <= self._notes.known:
             return False
         return not state.is_whole or state.first > self._notes.known + 1
@@ -243,59 +220,26 @@ class NatsSink:
 
     # What is published now
 
-    async def _publish(self, connection: Connection) -> None:
+    async def _publish(self, connection: Connection, chain: Chain) -> None:
         """Publish what waits, as long as there may be more in flight."""
-        assert self._stream is not None  # noqa: S101  (known by now)
-        most = connection.max_payload
-        if self._stream.max_message >= 0:
-            most = min(most, self._stream.max_message)
-        while self._waiting and len(self._flying) < self._room() and self._broken is None:
-            entry = self._waiting[0]
-            headers = self._headers(entry, self._stream.name)
+        most = chain.longest(connection.max_payload)
+        waiting = self._waiting
+        while waiting and chain.has_room() and self._broken is None:
+            entry = waiting[0]
+            headers = chain.headers(entry)
             if _may_be_too_long(entry, most) and (why := stream.too_long(entry.body, headers, most)):
-                if self._flying or not self._bury(entry, why):
+                if chain.flying or not self._bury(entry, why):
                     return
                 continue
             self._notes.begin(*entry.id)
-            self._waiting.popleft()
-            self._flying.append(entry)
-            self._published += 1
-            self._watch()
-            reply = f"{self._inbox}{self._published}" if self._wants_answer(most) else ""
-            await connection.publish(self._subject, entry.body, reply, headers)
-            if not self._published % _BLOCK:
+            waiting.popleft()
+            number = chain.publish(entry, is_last=not waiting or _may_be_too_long(waiting[0], most))
+            self._watch(chain)
+            await connection.publish(self._subject, entry.body, f"{self._inbox}{number}" if number else "", headers)
+            if not chain.published % _BLOCK:
                 await asyncio.sleep(0)
 
-    def _room(self) -> int:
-        """Return how many messages may be in flight: one until the first of a chain is confirmed.
-
-        In a replicated stream always one: nats-server 2.9 loses count of messages that its replicas refuse when they
-        apply them, if one is killed, and then loses others. With one in flight only the leader refuses.
-        """
-        return self._limit if self._answered and self._stream and not self._stream.is_replicated else 1
-
-    def _wants_answer(self, most: int) -> bool:
-        """True if the server must answer this message: an answer is for all before it, and costs as much as a message.
-
-        The first of a chain is answered too, because its error has the reason; later errors only show a broken chain.
-        """
-        waiting, number = self._waiting, self._published
-        if number == 1 or not number % _ANSWERED or not waiting or len(self._flying) >= self._room():
-            return True
-        return _may_be_too_long(waiting[0], most)
-
-    def _headers(self, entry: _Entry, name: str) -> dict[str, str]:
-        headers = {stream.ID_HEADER: str(entry.id)}
-        if self._flying:
-            headers[stream.BEHIND_HEADER] = str(self._flying[-1].id)
-        else:
-            headers["Nats-Expected-Stream"] = name
-            headers["Nats-Expected-Last-Subject-Sequence"] = str(self._expected)
-        if entry.type > 0:
-            headers[stream.TYPE_HEADER] = str(entry.type)
-        return headers
-
-    def _bury(self, entry: _Entry, why: str) -> bool:
+    def _bury(self, entry: Entry, why: str) -> bool:
         self._report()
         if not self._agent.dead(Run(entry.id.epoch, entry.id.seq, entry.type, (entry.body,)), self._subject, why):
             asyncio.get_running_loop().call_later(1, self._wake.set)
@@ -304,17 +248,17 @@ class NatsSink:
         self._bytes -= len(entry.body)
         return True
 
-    def _watch(self) -> None:
+    def _watch(self, chain: Chain) -> None:
         """Break the chain if no answer comes."""
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._check, self._answered)
+            self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._check_answer, chain, chain.answered)
 
-    def _check(self, answered: int) -> None:
+    def _check_answer(self, chain: Chain, answered: int) -> None:
         self._timer = None
-        if self._flying and self._answered == answered:
+        if chain.flying and chain.answered == answered:
             self._break(Lost(f"{self._subject}: no message was confirmed in {PATIENCE:.0f} s"))
-        elif self._flying:
-            self._watch()
+        elif chain.flying:
+            self._watch(chain)
 
     def _break(self, error: Exception) -> None:
         self._broken = self._broken or error
@@ -329,30 +273,30 @@ class NatsSink:
 
     def _understand(self, message: Msg) -> None:
         number = int(message.subject[len(self._inbox) :]) if message.subject.startswith(self._inbox) else 0
-        if number <= self._answered or self._broken is not None:
+        chain = self._chain
+        if chain is None or number <= chain.answered or self._broken is not None:
             return
         status, _ = status_of(message)
         if status:
-            self._break(Waits(f"no stream takes the subject {self._subject} now ({status})"))
+            self._break(Unready(f"no stream takes the subject {self._subject} now ({status})"))
             return
-        if number > self._published:
-            raise ValueError(f"it confirms message {number} of {self._published}")
         found = json.loads(message.data)
         if error := found.get("error"):
             self._refused(int(error.get("err_code", 0)), str(error.get("description", "")))
-            return
-        count, self._answered, self._expected = number - self._answered, number, stream.sequence(found["seq"])
-        if not self._done:
-            asyncio.get_running_loop().call_soon(self._report)
-        for _ in range(count):
-            self._done.append(self._flying.popleft())
+        elif found.get("duplicate"):  # its place is not the one that the server names
+            self._break(Unready(f"subject {self._subject}: the server has had a message before that it does not show"))
+        else:
+            confirmed = chain.confirm(number, stream.sequence(found["seq"]))
+            if not self._done:
+                asyncio.get_running_loop().call_soon(self._report)
+            self._done += confirmed
 
     def _refused(self, code: int, text: str) -> None:
         if code in stream.WRONG_LAST:
             self._limit = max(self._limit // 4, 1)
             self._break(_Overtaken())
             return
-        self._break(Waits(f"subject {self._subject}: {text[:200]} ({code})"))
+        self._break(Unready(f"subject {self._subject}: {text[:200]} ({code})"))
 
     def _report(self) -> None:
         """Report what is confirmed."""
@@ -364,8 +308,9 @@ class NatsSink:
             self._agent.handed(run)
         if not done:
             return
-        self._notes.confirmed(self._expected)
-        self._limit = min(self._limit + len(done), _IN_FLIGHT)
+        if self._chain is not None:
+            self._notes.confirmed(self._chain.expected)
+            self._limit = self._chain.most = min(self._limit + len(done), IN_FLIGHT)
         if self._was_full and len(self._waiting) < _MOST // 2 and self._is_open:
             self._agent.sink_ready()
         self._agent.flush()
@@ -373,5 +318,5 @@ class NatsSink:
             self._wake.set()
 
 
-def _may_be_too_long(entry: _Entry, most: int) -> bool:
+def _may_be_too_long(entry: Entry, most: int) -> bool:
     return len(entry.body) + _HEADERS > most

@@ -17,6 +17,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from nats.aio.msg import Msg
@@ -24,10 +25,11 @@ from nats.aio.msg import Msg
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource
 from nsbridge.agents.endpoints.nats import stream
 from nsbridge.agents.endpoints.nats.cells import SEQUENCE, STREAM
-from nsbridge.agents.endpoints.nats.config import NatsEndpoint
+from nsbridge.agents.endpoints.nats.config import STOP, NatsEndpoint
 from nsbridge.agents.endpoints.nats.connection import Connection, status_of
-from nsbridge.agents.endpoints.nats.errors import NONSENSE, JetStreamError, Waits
+from nsbridge.agents.endpoints.nats.errors import NONSENSE, JetStreamError, Unready
 from nsbridge.agents.endpoints.nats.link import Link
+from nsbridge.agents.endpoints.nats.order import Order
 from nsbridge.agents.endpoints.nats.pulls import Pulls
 from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.wire import Message
@@ -69,6 +71,7 @@ class NatsSource(EventSource):
         self._agent = agent
         self._out = config.out
         self._longest = config.max_message
+        self._lost = config.lost
         self._journal = self.store = journal
         self._link = link
         self._window = window
@@ -77,7 +80,7 @@ class NatsSource(EventSource):
         self._due: list[str] = []  # those that may leave
         self._last = 0  # the sequence of the last message taken
         self._is_idle = False  # the consumer has had nothing for a while
-        self._last_id = ""  # of the last message taken, if nsbridge has published it
+        self._order = Order()
         self._identity = 0  # of the stream
         self._acks_all = False  # one acknowledgement is for all before it
         self._pulls = Pulls()
@@ -119,9 +122,13 @@ class NatsSource(EventSource):
         inbox = connection.inbox()
         async with connection.listening(f"{inbox}.*", self._came):
             self._agent.blocked("out", "")
+            await self._pull(connection, inbox)
             while self._failed is None:
                 self._wake.clear()
-                is_more = await self._take(connection)
+                try:
+                    is_more = await self._take(connection)
+                finally:
+                    self._agent.flush()  # also what was taken before a reason to wait
                 await self._acknowledge(connection)
                 await self._pull(connection, inbox)
                 if is_more:
@@ -140,21 +147,37 @@ class NatsSource(EventSource):
                 timer.cancel()
 
     async def _survey(self, connection: Connection) -> None:
-        """Find the stream and the consumer, and what was taken last. Raises Waits, JetStreamError, Lost."""
+        """Find the stream and the consumer, and what was taken last. Raises Unready, JetStreamError, Lost."""
         out = self._out
         try:
             info = await connection.ask(f"STREAM.INFO.{out.stream}")
         except JetStreamError as error:
             if error.code != stream.NO_STREAM:
                 raise
-            raise Waits(f"stream {out.stream} is not there; make it") from None
+            raise Unready(f"stream {out.stream} is not there; make it") from None
         self._identity = stream.identity(info)
         slot = self._journal.taken % 2
         known = self._journal.cells[SEQUENCE + slot] if self._journal.cells[STREAM + slot] == self._identity else 0
         consumer = await self._consumer(connection, stream.start_after(info, known))
         stream.check_consumer(consumer, out.subject)
+        self._is_idle = bool(consumer.get("num_ack_pending"))  # sent to a lost connection: it does not send them soon
         self._acks_all = consumer["config"].get("ack_policy") == "all"
         self._last = known or int(consumer["ack_floor"]["stream_seq"])
+        await self._check(connection, int(info["state"]["last_seq"]))
+
+    async def _check(self, connection: Connection, last: int) -> None:
+        """Raise Unready if the stream has lost what was taken. Learn the id of the last message that was taken."""
+        name = self._out.stream
+        if last < self._last:
+            loss = f"ends with message {last}, and message {self._last} was taken"
+            if self._lost == STOP:
+                raise Unready(stream.has_lost(name, loss))
+            self._agent.log("error", f"stream {name} {loss}: a server of the cluster has lost messages")
+            self._last = last
+        if self._order.is_empty and self._last:
+            with suppress(JetStreamError):  # it may be deleted
+                one = stream.stored(await connection.ask(f"STREAM.MSG.GET.{name}", seq=self._last))
+                self._order.took(one.headers)
 
     async def _consumer(self, connection: Connection, start: dict[str, Any]) -> dict[str, Any]:
         """Return the server's description of the consumer; make it, to begin at `start`, if it is missing."""
@@ -173,8 +196,8 @@ class NatsSource(EventSource):
             "filter_subject": out.subject,
         }
         self._agent.log("info", f"consumer {out.durable} of stream {out.stream} is missing and is made")
-        what = f"CONSUMER.DURABLE.CREATE.{out.stream}.{out.durable}"
-        return await connection.ask(what, stream_name=out.stream, config=config)
+        request = f"CONSUMER.DURABLE.CREATE.{out.stream}.{out.durable}"
+        return await connection.ask(request, stream_name=out.stream, config=config)
 
     async def _came(self, message: Msg) -> None:
         """Take in a message of the consumer, or a pull's end."""
@@ -197,19 +220,19 @@ class NatsSource(EventSource):
         self._is_idle = self._is_idle or had_none
         if status not in ("404", "408") and "MaxBytes" not in text and "Batch" not in text:
             what = f"consumer {self._out.durable} of stream {self._out.stream}: {text[:200]} ({status[:20]})"
-            self._failed = Waits(what)
+            self._failed = Unready(what)
 
     async def _pull(self, connection: Connection, inbox: str) -> None:
         """Request as many messages as there is room for."""
         messages, size = self._agent.room()
         if self._pulls.are_late(asyncio.get_running_loop().time()):
-            self._failed = Waits(f"consumer {self._out.durable} of stream {self._out.stream} does not answer")
+            self._failed = Unready(f"consumer {self._out.durable} of stream {self._out.stream} does not answer")
             return
         request = self._pulls.next(messages - len(self._arrived), size, asyncio.get_running_loop().time())
         if request is not None:
             number, about = request
-            what = f"$JS.API.CONSUMER.MSG.NEXT.{self._out.stream}.{self._out.durable}"
-            await connection.publish(what, json.dumps(about).encode(), f"{inbox}.{number}")
+            where = f"$JS.API.CONSUMER.MSG.NEXT.{self._out.stream}.{self._out.durable}"
+            await connection.publish(where, json.dumps(about).encode(), f"{inbox}.{number}")
 
     async def _take(self, connection: Connection) -> bool:
         """Take what has come and has room; return True if there may be more at once."""
@@ -227,60 +250,60 @@ class NatsSource(EventSource):
             self._held.append((self._journal.taken, one.reply))
             self._arrived.popleft()
             taken += 1
-        self._agent.flush()
         self.confirmed(self._journal.confirmed)
         return bool(self._arrived) and self._agent.has_room()
 
     def _has_taken(self, sequence: int, headers: Mapping[str, str], body: bytes) -> bool:
-        """Take a message; False if there is no room. Raises Waits."""
+        """Take a message; False if there is no room. Raises Unready."""
         if len(body) > self._longest:
-            raise Waits(
+            raise Unready(
                 f"message {sequence} of stream {self._out.stream} has {len(body)} bytes, more than max_message "
                 f"({self._longest}): raise that"
             )
         if not self._agent.has_room():
             return False
+        if hole := self._order.hole(headers):
+            self._judge(sequence, hole)
         self._note(sequence)
         try:
             self._agent.take(Message(stream.type_of(headers), body))
         except Blocked as reason:
-            raise Waits(str(reason)) from None
+            raise Unready(str(reason)) from None
         self._last = sequence
-        self._check_predecessor(sequence, headers)
+        self._order.took(headers)
         return True
 
-    def _check_predecessor(self, sequence: int, headers: Mapping[str, str]) -> None:
-        """Log an error if the stream has lost the message that this one was published behind (evidence.py)."""
-        before, self._last_id = self._last_id, headers.get(stream.ID_HEADER, "")
-        wanted = headers.get(stream.BEHIND_HEADER, before)
-        if before and wanted != before:
-            self._agent.log(
-                "error",
-                f"stream {self._out.stream}: messages after {before}, up to {wanted}, are missing before its message "
-                f"{sequence}: its limits have deleted them, or a server of the cluster has lost them",
-            )
+    def _judge(self, sequence: int, hole: str) -> None:
+        """Decide about messages that are missing. Raises Unready if no limit of the stream can have deleted them."""
+        loss = f"lacks {hole}, before its message {sequence}"
+        if sequence == self._last + 1 and self._lost == STOP:
+            raise Unready(stream.has_lost(self._out.stream, loss))
+        why = "its limits have deleted them, or a server of the cluster has lost them"
+        self._agent.log("error", f"stream {self._out.stream} {loss}: {why}")
 
     async def _fill(self, connection: Connection, upto: int = 0) -> None:
-        """Take from the stream what follows the last one taken, before the message `upto`. Raises Waits, Lost.
+        """Take from the stream what follows the last one taken, before the message `upto`. Raises Unready, Lost.
 
         0: all, until the consumer sends something.
         """
         while self._last + 1 != upto and (upto or not self._arrived):
-            what = f"STREAM.MSG.GET.{self._out.stream}"
+            request = f"STREAM.MSG.GET.{self._out.stream}"
             try:
-                one = stream.stored(await connection.ask(what, seq=self._last + 1, next_by_subj=self._out.subject))
+                one = stream.stored(await connection.ask(request, seq=self._last + 1, next_by_subj=self._out.subject))
             except JetStreamError as error:
                 if error.code != stream.NO_MESSAGE:
                     raise
                 if not upto:
                     return
-                raise Waits(f"stream {self._out.stream} does not have message {upto}, which its consumer has") from None
+                raise Unready(
+                    f"stream {self._out.stream} does not have message {upto}, which its consumer has"
+                ) from None
             if one.sequence == upto:
                 return
             if one.sequence <= self._last:
                 raise ValueError(f"message {one.sequence} in place of one behind {self._last}")
             if upto and one.sequence > upto:
-                raise Waits(f"stream {self._out.stream} does not have message {upto}, which its consumer has")
+                raise Unready(f"stream {self._out.stream} does not have message {upto}, which its consumer has")
             while not self._has_taken(one.sequence, one.headers, one.body):
                 self._agent.flush()
                 self._wake.clear()

@@ -7,16 +7,20 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from nsbridge.agents.endpoints.nats.errors import Waits
+from nsbridge.agents.endpoints.nats.errors import Unready
 from nsbridge.agents.endpoints.nats.subjects import matches
 
 NO_MESSAGE = 10037
 NO_STREAM = 10059
 NO_CONSUMER = 10014
-WRONG_LAST = frozenset((10070, 10071))  # the message before it is not the one that was expected
+# The message before it is not the expected one (10070, 10071), or may still become another one (10158, 10164).
+WRONG_LAST = frozenset((10070, 10071, 10158, 10164))
 TYPE_HEADER = "Nsbridge-Type"  # of a SysV message: a sink across may give it to the message again
 ID_HEADER = "Nats-Msg-Id"
-BEHIND_HEADER = "Nats-Expected-Last-Msg-Id"  # the id of the message directly before
+BEHIND_HEADER = "Nsbridge-Behind"  # the id of the publisher's message before, if that is not the seq before; order.py
+STREAM_HEADER = "Nats-Expected-Stream"
+LAST_HEADER = "Nats-Expected-Last-Sequence"  # of the stream's last message
+LAST_OF_SUBJECT_HEADER = "Nats-Expected-Last-Subject-Sequence"
 _I64_MAX = (1 << 63) - 1
 
 
@@ -55,6 +59,7 @@ class StreamState(NamedTuple):
     """The state of a stream, as far as a sink needs it."""
 
     name: str
+    identity: int
     first: int  # sequence of its first message
     last: int
     is_whole: bool  # True if no message between these two was deleted
@@ -64,18 +69,18 @@ class StreamState(NamedTuple):
 
 
 def for_sink(info: Mapping[str, Any]) -> StreamState:
-    """Return the state of a stream to publish to. Raises Waits if it does not keep the evidence."""
+    """Return the state of a stream to publish to. Raises Unready if it does not keep the evidence."""
     config, state = info["config"], info["state"]
     name, retention = config["name"], config.get("retention", "limits")
     if retention != "limits":
-        raise Waits(
+        raise Unready(
             f"stream {name} has the retention {retention}: it deletes what was taken, and with it the evidence of what "
             "was published; make it with the retention limits"
         )
     if config.get("no_ack"):
-        raise Waits(f"stream {name} has no_ack: it never confirms a message; turn that off")
+        raise Unready(f"stream {name} has no_ack: it never confirms a message; turn that off")
     if config.get("sealed") or config.get("mirror"):
-        raise Waits(f"stream {name} is sealed or a mirror, and takes no messages")
+        raise Unready(f"stream {name} is sealed or a mirror, and takes no messages")
     limits = [key for key in ("max_msgs", "max_bytes", "max_msgs_per_subject", "max_age") if config.get(key, -1) > 0]
     drops = limits if config.get("discard", "old") == "old" else [key for key in limits if key == "max_age"]
     loses = f"stream {name} deletes its oldest messages by {', '.join(drops)}, taken or not" if drops else ""
@@ -83,6 +88,7 @@ def for_sink(info: Mapping[str, Any]) -> StreamState:
     most = int(config.get("max_msg_size", -1))
     return StreamState(
         name,
+        identity(info),
         int(state["first_seq"]),
         int(state["last_seq"]),
         is_whole,
@@ -98,6 +104,14 @@ def identity(info: Mapping[str, Any]) -> int:
     return crc32(text.encode()) | 1 << 32
 
 
+def has_lost(name: str, what: str) -> str:
+    """Return why nothing is published to, or taken from, a stream that has lost messages."""
+    return (
+        f"stream {name} {what}: a server of the cluster has lost messages, or has yet to catch up. If this stays so, "
+        f'another server may have them: nats stream cluster step-down {name}. lost = "skip" goes on without them'
+    )
+
+
 def start_after(info: Mapping[str, Any], known: int) -> dict[str, Any]:
     """Return where a consumer that is made begins, if the message `known` was taken last; 0: none was.
 
@@ -109,19 +123,19 @@ def start_after(info: Mapping[str, Any], known: int) -> dict[str, Any]:
 
 
 def check_consumer(info: Mapping[str, Any], subject: str) -> None:
-    """Raise Waits if a consumer that is there cannot be used."""
+    """Raise Unready if a consumer that is there cannot be used."""
     config, name = info["config"], f"consumer {info['name']} of stream {info['stream_name']}"
     filters = [config["filter_subject"]] if config.get("filter_subject") else config.get("filter_subjects") or [">"]
     if config.get("deliver_subject"):
-        raise Waits(f"{name} is a push consumer; nsbridge takes from a pull consumer: use another name")
+        raise Unready(f"{name} is a push consumer; nsbridge takes from a pull consumer: use another name")
     if config.get("ack_policy", "none") == "none":
-        raise Waits(f"{name} has the ack policy none: a message that is lost on the way would not come again")
+        raise Unready(f"{name} has the ack policy none: a message that is lost on the way would not come again")
     if config.get("headers_only"):
-        raise Waits(f"{name} has headers_only: it sends no messages, only their headers")
+        raise Unready(f"{name} has headers_only: it sends no messages, only their headers")
     if config.get("deliver_policy") == "last_per_subject":
-        raise Waits(f"{name} has the deliver policy last_per_subject: it skips messages")
+        raise Unready(f"{name} has the deliver policy last_per_subject: it skips messages")
     if filters != [subject] and not (filters == [">"] and matches(subject, ">")):
-        raise Waits(f"{name} takes {', '.join(filters)}, and the configuration says {subject}: make them the same")
+        raise Unready(f"{name} takes {', '.join(filters)}, and the configuration says {subject}: make them the same")
 
 
 def too_long(body: bytes, headers: Mapping[str, str], most: int) -> str:
