@@ -85,7 +85,7 @@ class Storm:
         self._daemons: list[Nsbridged] = []
         self._servers: Sequence[NatsServer] = ()
         self._client: NatsClient
-        self._behind: set[str] = set()  # servers that lack messages
+        self._behind: set[str | None] = set()  # servers that lack messages
 
     def run(self) -> str:
         """Run it; return what was done. AssertionError if a message was lost, repeated or out of order."""

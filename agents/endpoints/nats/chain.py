@@ -49,14 +49,14 @@ class Chain:
         self._state = state
         self.expected = last.sequence  # of the subject's last message that is confirmed
         self._last_id = last.id
-        self._is_single = state.is_replicated and version < _CHECKS_FIRST
+        self.is_single = state.is_replicated and version < _CHECKS_FIRST
         self.most = most
         self.flying: deque[Entry] = deque()
         self.published = self.answered = 0  # messages
 
     def has_room(self) -> bool:
         """True if one more may be in flight: one until the first is confirmed, which shows where the stream is."""
-        return len(self.flying) < (self.most if self.answered and not self._is_single else 1)
+        return len(self.flying) < (self.most if self.answered and not self.is_single else 1)
 
     def longest(self, max_payload: int) -> int:
         """Return the bytes of the longest message, with its headers, that the server and the stream take."""

@@ -69,7 +69,7 @@ class NatsSink:
         self._wake = asyncio.Event()
         self._inbox = ""
         self._timer: asyncio.TimerHandle | None = None
-        self._warned = ""
+        self._warned: set[str] = set()
 
     def descriptor(self) -> int:
         """See Sink: the server has written what it confirms."""
@@ -119,11 +119,11 @@ class NatsSink:
         self._inbox = f"{connection.inbox()}.{self._life}."
         self._broken = None
         found = await self._survey.look(connection)
-        self._warn(found.state)
         self._check(found.state)
         self._settle(found)
         self._notes.confirmed(max(found.state.last, found.last.sequence))
         chain = Chain(found.state, connection.version, found.last, self._limit)
+        self._warn(found.state, chain)
         try:
             async with connection.listening(f"{self._inbox}*", self._answer):
                 self._open(chain)
@@ -160,11 +160,20 @@ class NatsSink:
         """True if the message may be stored and not yet reported."""
         return one.epoch == self._journal.epoch or any(one == entry.id for entry in self._waiting)
 
-    def _warn(self, state: StreamState) -> None:
-        if state.loses != self._warned:
-            self._warned = state.loses
-            if self._warned:
-                self._agent.log("warning", f"{self._warned}; discard = new makes nsbridge wait instead")
+    def _warn(self, state: StreamState, chain: Chain) -> None:
+        """Log, once for each, what the operator may want to change about the stream and the servers."""
+        if state.loses:
+            self._warn_once(f"{state.loses}; discard = new makes nsbridge wait instead")
+        if chain.is_single:
+            self._warn_once(
+                f"stream {state.name} is on several servers that are older than 2.12: a message is published when the "
+                "one before is confirmed, because they may lose some of several in flight"
+            )
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self._agent.log("warning", text)
 
     def _check(self, state: StreamState) -> None:
         """Raise Unready if the stream has lost what the server had confirmed."""

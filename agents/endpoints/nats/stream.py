@@ -108,7 +108,7 @@ def has_lost(name: str, what: str) -> str:
     """Return why nothing is published to, or taken from, a stream that has lost messages."""
     return (
         f"stream {name} {what}: a server of the cluster has lost messages, or has yet to catch up. If this stays so, "
-        f'another server may have them: nats stream cluster step-down {name}. lost = "skip" goes on without them'
+        f'another server may have them: nats stream cluster step-down {name}. lost = "skip" continues without them'
     )
 
 

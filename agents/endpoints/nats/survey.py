@@ -17,7 +17,7 @@ from nsbridge.agents.endpoints.nats.stream import StreamState
 
 
 class Found(NamedTuple):
-    """What the server has."""
+    """The stream, and the messages in it that concern a sink."""
 
     state: StreamState
     last: Last
@@ -25,7 +25,7 @@ class Found(NamedTuple):
 
 
 class Survey:
-    """Looks at the stream of a subject; `is_ours` tells which messages may be unreported."""
+    """Looks at the stream of a subject; `is_ours` shows which messages may be unreported."""
 
     def __init__(self, subject: str, notes: SinkNotes, is_ours: Callable[[Id], bool]) -> None:
         self._subject = subject
