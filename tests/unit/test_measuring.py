@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from nsbridge.agents.loop import Loop
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.supervisor.control import errands
-from nsbridge.supervisor.control.errands import Errand, Errands, Outcome, answer_line, answering
+from nsbridge.supervisor.control.errands import Errand, Errands, Job, Outcome, answer_line, answering
 from nsbridge.supervisor.control.turns import Turns
 from nsbridge.supervisor.health import measuring
 from nsbridge.supervisor.health.measuring import Found, Measurer
@@ -127,10 +129,16 @@ def caller() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def run(loop: Loop, end: socket.socket, work: Callable[[], object]) -> list[Outcome]:
+def job(number: int, work: Callable[[], object], limit: float | None = errands.LIMIT) -> Job:
+    return replace(answering(lambda: answer_line(number, "look", work)), limit=limit)
+
+
+def run(
+    loop: Loop, end: socket.socket, work: Callable[[], object], limit: float | None = errands.LIMIT
+) -> list[Outcome]:
     outcomes: list[Outcome] = []
     errands_ = Errands(loop)
-    errands_.add(Errand(errands_, 0, end.fileno(), answering(lambda: answer_line(7, "look", work)), outcomes.append))
+    errands_.add(Errand(errands_, 0, end.fileno(), job(7, work, limit), outcomes.append))
     pump(loop, lambda: outcomes)
     return outcomes
 
@@ -159,42 +167,41 @@ def test_child_answers_the_caller_itself(
     assert json.loads(theirs.recv(1 << 16)) == answer
 
 
-def test_hanging_child_gives_an_error(
-    loop: Loop, caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(errands, "LIMIT", 0.1)
+def test_hanging_child_gives_an_error(loop: Loop, caller: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = caller
-    assert run(loop, ours, stand_still) == [Outcome.NOTHING]
+    assert run(loop, ours, stand_still, 0.1) == [Outcome.NOTHING]
     theirs.setblocking(False)
     with pytest.raises(BlockingIOError):
         theirs.recv(1)
 
 
-def test_caller_that_does_not_read_is_given_up(
-    loop: Loop, caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_caller_that_does_not_read_is_given_up(loop: Loop, caller: tuple[socket.socket, socket.socket]) -> None:
     """It may have a part of a line: nothing else can be sent to it."""
-    monkeypatch.setattr(errands, "LIMIT", 0.3)
-    assert run(loop, caller[0], lambda: "x" * (8 << 20)) == [Outcome.BROKEN]
+    ours, theirs = caller
+    outcomes: list[Outcome] = []
+    queue = Errands(loop)
+    errand = Errand(queue, 0, ours.fileno(), job(7, lambda: "x" * (8 << 20), None), outcomes.append)
+    queue.add(errand)
+    pump(loop, lambda: select.select([theirs], [], [], 0)[0])
+    errand._too_late()
+    pump(loop, lambda: outcomes)
+    assert outcomes == [Outcome.BROKEN]
 
 
-def test_each_user_has_a_few_children_at_most(
-    loop: Loop, caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_user_has_a_few_children_at_most(loop: Loop, caller: tuple[socket.socket, socket.socket]) -> None:
     """A user whose children hang delays no other user."""
-    monkeypatch.setattr(errands, "LIMIT", 0.5)
     ours, theirs = caller
     outcomes: list[tuple[int, Outcome]] = []
     queue = Errands(loop)
     for _ in range(5):
         end: Callable[[Outcome], None] = lambda outcome: outcomes.append((1000, outcome))  # noqa: E731
-        queue.add(Errand(queue, 1000, ours.fileno(), answering(lambda: answer_line(1, "look", stand_still)), end))
+        queue.add(Errand(queue, 1000, ours.fileno(), job(1, stand_still, 0.5), end))
     queue.add(
         Errand(
             queue,
             0,
             ours.fileno(),
-            answering(lambda: answer_line(2, "look", lambda: 1)),
+            job(2, lambda: 1),
             lambda o: outcomes.append((0, o)),
         )
     )
