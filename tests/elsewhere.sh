@@ -13,7 +13,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 LC_ALL=C TZ=Pacific/Apia unshare --fork --time --monotonic "$offset" --boottime "$offset" \
-    "$python" -m pytest -p randomly --ignore=tests/unit/test_house.py "$@" tests/unit </dev/null
+    "$python" -m pytest -p randomly --numprocesses=4 --ignore=tests/unit/test_house.py "$@" tests/unit </dev/null
 
 # dac_read_search: Python and the tree may be where another user may not look.
 chmod 755 "$work"

@@ -29,7 +29,7 @@ from pathlib import Path
 from tests.system import storm
 from tests.system.nsbridged import Nsbridged
 from tests.system.outer_runner import UnderRunner
-from tests.system.room import wait_dead
+from tests.system.room import wait_dead, wait_until
 from tests.system.storm import Storm
 from tests.system.storm_outcome import Outcome, Plan
 
@@ -94,7 +94,7 @@ class Timed:
                 made.daemon.wait_for("RUNNING")
                 self.recovered.append(time.monotonic() - since)
                 assert not [pid for pid in processes if _is_alive(pid)], "processes of the one before"
-                assert len(made.daemon.processes()) == len(processes), "as many as before, none twice"
+                wait_until(lambda: len(made.daemon.processes()) == len(processes), "as many as before, none twice")  # noqa: B023
 
         return strikes
 

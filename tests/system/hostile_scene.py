@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +12,7 @@ from typing import Any
 from tests.system.conftest import Factory
 from tests.system.hostile import Variant
 from tests.system.nsbridged import kill_and_wait
-from tests.system.room import wait_until
+from tests.system.room import crowd, wait_until
 from tests.system.traffic import visible
 
 _AGENT = '[route.{}.agent.{}]\ncontainer = "{}"\n{} = {{ {} }}\n'
@@ -107,11 +106,6 @@ class Scene:
         assert [self.agent(name)["restarts"] for name in names] == [0] * len(names), self.daemon.said()
         assert self.daemon.process is not None
         assert self.daemon.process.poll() is None
-
-
-def crowd() -> float:
-    """Return how many processes share a core just now, at least 1: limits are for a machine with nothing else to do."""
-    return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
 
 
 def contents(directory: Path) -> set[bytes]:

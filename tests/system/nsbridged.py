@@ -19,7 +19,7 @@ import psutil
 
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.supervisor.cli.client import ControlClient
-from tests.system.room import LIMIT, wait_dead, wait_until
+from tests.system.room import LIMIT, allowed, wait_dead, wait_until
 
 EVIDENCE = "NSB_TEST_EVIDENCE"  # in the environment: the evidence that daemons use, for tests that do not say
 SENDERS = 2  # of an exactly-once queue
@@ -163,7 +163,7 @@ class Followed:
 
     def until(self, name: str, state: str, limit: float = LIMIT) -> datetime:
         """Return when that agent came into that state, since the last call or from now on."""
-        deadline = time.monotonic() + limit
+        deadline = time.monotonic() + allowed(limit)
         seen: list[dict[str, str]] = []
         while True:
             try:

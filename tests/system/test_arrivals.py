@@ -16,7 +16,7 @@ from tests.system.conftest import Factory
 from tests.system.engine_daemons import DockerDaemon
 from tests.system.engines import BUSYBOX, EngineContainer, Program, RuncContainer
 from tests.system.nsbridged import Followed, Nsbridged
-from tests.system.room import Room, run, tool, wait_dead, wait_until
+from tests.system.room import Room, crowd, run, tool, wait_dead, wait_until
 from tests.system.test_relay import route
 from tests.system.traffic import Receiver, Sent, put_into_spool
 
@@ -214,8 +214,8 @@ def test_runc_delete_does_not_wait_for_an_agent(tmp_path: Path, runc_container: 
         finally:
             os.kill(daemon.pid, signal.SIGCONT)
         print(f"runc delete {(ended - began) * 1e3:.0f} ms, by force {(forced - ended) * 1e3:.0f} ms")
-        assert ended - began < 1.0
-        assert forced - ended < 1.0
+        assert ended - began < crowd()
+        assert forced - ended < crowd()
         for pid in inside:
             wait_dead(pid, 1.0)
 

@@ -18,8 +18,9 @@ from nsbridge.config.errors import NsbridgeError
 from nsbridge.supervisor.control import connection
 from nsbridge.supervisor.control import server as control
 from tests.system.conftest import Factory
-from tests.system.hostile_scene import crowd, healthy
+from tests.system.hostile_scene import healthy
 from tests.system.nsbridged import Followed, Nsbridged, kill_and_wait
+from tests.system.room import crowd
 
 pytestmark = pytest.mark.alone  # it measures under its own load
 

@@ -312,7 +312,7 @@ def test_agent_with_counter_is_one_process(tmp_path: Path, unshare_container: Fa
         assert daemon.agents()["r:queue"]["senders"] == []
         (web.rootfs / "srv" / "out" / "x").write_bytes(b"x")
         wait_until(lambda: daemon.flow("r:files")["delivered"] == 1, "it is delivered")
-        assert len(daemon.processes()) == 2
+        wait_until(lambda: len(daemon.processes()) == 2, "there is no process but the agents")
         kill_and_wait(daemon.agents()["r:queue"]["pid"])
         daemon.wait_for("RUNNING")
         assert daemon.flow("r:files")["in_doubt"] == 0

@@ -24,8 +24,8 @@ import pytest
 from nsbridge.agents import linux
 from tests.system.conftest import Factory
 from tests.system.hostile import SECRET
-from tests.system.hostile_scene import Scene, contents, crowd, scene
-from tests.system.room import wait_until
+from tests.system.hostile_scene import Scene, contents, scene
+from tests.system.room import crowd, wait_until
 from tests.system.traffic import visible
 
 WITHIN = 1.0  # seconds that a bait may cost the messages behind it

@@ -18,9 +18,9 @@ import pytest
 from tests.system.conftest import Factory
 from tests.system.hanging_fs import HangingFs
 from tests.system.hostile import Variant
-from tests.system.hostile_scene import Scene, crowd, healthy
+from tests.system.hostile_scene import Scene, healthy
 from tests.system.nsbridged import Followed, Nsbridged, kill_and_wait
-from tests.system.room import wait_until
+from tests.system.room import crowd, wait_until
 from tests.system.test_rogue_agents import rogue_route
 from tests.system.traffic import put_into_spool
 
