@@ -7,16 +7,12 @@ made anew by `restart`.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-import nsbridge.agents
 from nsbridge.agents.endpoints.base import Blocked, Sink, Source
 from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.endpoints.watch import AnyWatch
@@ -28,48 +24,12 @@ from nsbridge.agents.journal.sourcejournal import SourceJournal
 from nsbridge.agents.journal.store import NoteStore
 from nsbridge.agents.loop import Loop
 from nsbridge.agents.wire import VOID, Message, Run
+from tests.undertaker import Undertaker
 
 LIMIT = 10.0  # seconds for anything that is waited for
 RING = 1 << 20
+_UNDERTAKER = Undertaker()  # begun with the first import, so its socket is no leak of any test
 _POLL = 0.02  # seconds that a loop waits for an event
-
-
-class Killed(BaseException):
-    """In the place of SIGKILL: nothing may catch it."""
-
-
-AGENTS = Path(nsbridge.agents.__file__).parent
-
-
-@contextmanager
-def killed_at(line: int, *parts: str) -> Iterator[list[int]]:
-    """Raise Killed before that line (they count from 1) of those that run in files whose path has one of `parts`.
-
-    Gives a list with the number of lines that ran. Killed is caught here.
-    """
-    for part in parts:
-        assert any(part in str(path) for path in AGENTS.rglob("*.py")), f"no path has {part} in it"
-    ran = [0]
-
-    def count(_frame: FrameType, event: str, _argument: object) -> Any:
-        if event == "line":
-            ran[0] += 1
-            if ran[0] == line:
-                sys.settrace(None)
-                raise Killed
-        return count
-
-    def enter(frame: FrameType, event: str, _argument: object) -> Any:
-        return count if event == "call" and any(part in frame.f_code.co_filename for part in parts) else None
-
-    before = sys.gettrace()
-    sys.settrace(enter)
-    try:
-        yield ran
-    except Killed:
-        pass
-    finally:
-        sys.settrace(before)
 
 
 class SkippingClock:
@@ -109,13 +69,16 @@ class FakeHost:
 
     def lose(self, watch: AnyWatch | None) -> None:
         """Close the descriptors that the process would have lost, without help of the endpoint: it may be torn."""
-        if watch is not None:
-            watch.close()
-        self.close()
-        for fd in map(int, os.listdir("/proc/self/fd")):
-            if fd not in self._before:
+        with _UNDERTAKER.closing(self._own()):
+            if watch is not None:
+                watch.close()
+            self.close()
+            for fd in self._own():
                 with suppress(OSError):  # that of the listing itself
                     os.close(fd)
+
+    def _own(self) -> set[int]:
+        return {*map(int, os.listdir("/proc/self/fd"))} - self._before
 
     def close(self) -> None:
         """Close the process's own descriptors."""

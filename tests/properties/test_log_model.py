@@ -16,7 +16,8 @@ from nsbridge.agents.endpoints.log.sink import LogSink
 from nsbridge.agents.endpoints.log.source import LogSource
 from nsbridge.agents.wire import Message
 from nsbridge.config.schema import InDoubt
-from tests.fake_host import SinkHost, SourceHost, killed_at
+from tests.fake_host import SinkHost, SourceHost
+from tests.kills import killed_at
 
 PARTS = ("endpoints/log/", "endpoints/directory.py", "agents/journal/sourcejournal.py", "agents/journal/store.py")
 FILLER = st.binary(max_size=40).map(lambda data: data.replace(b"\n", b"-"))

@@ -20,7 +20,7 @@ from nsbridge.supervisor.containers import locate as containers
 from nsbridge.supervisor.containers.deadline import TIME_LIMIT
 from nsbridge.supervisor.containers.identity import ContainerRefused, NotRunning
 
-SLACK = 1.0  # seconds
+SLACK = 5.0  # seconds, on a machine that does other work too
 WEB = Container(engines.docker.KIND, "web")
 PODMAN_WEB = Container(engines.podman.KIND, "web")
 Answer = Callable[[socket.socket], object]

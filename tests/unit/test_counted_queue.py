@@ -26,7 +26,8 @@ from nsbridge.agents.wire import Run
 from nsbridge.config.schema import InDoubt
 from tests.exact_life import EPOCH, Host, a_queue
 from tests.fake_counter import FakeCounter
-from tests.fake_host import FakeHost, killed_at
+from tests.fake_host import FakeHost
+from tests.kills import killed_at
 
 SENDING = ("queue/sink.py", "queue/counted_sink.py", "journal/counted.py", "journal/sinkjournal.py")
 RECEIVING = ("queue/counted_source.py", "journal/counted.py", "journal/sourcejournal.py")

@@ -16,7 +16,7 @@ from nsbridge.agents.journal.sinkjournal import DEAD, DEAD_DROPPED, SinkJournal,
 from nsbridge.agents.statefiles import stem
 from nsbridge.config.schema import DeadConfig
 from tests.dead_box import EPOCH, OLDEST, THREE, Clock, kept, message, put, take_out
-from tests.fake_host import killed_at
+from tests.kills import killed_at
 
 
 @pytest.fixture

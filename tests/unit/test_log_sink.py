@@ -16,7 +16,8 @@ from nsbridge.agents.endpoints.log.config import Framing, LogEndpoint
 from nsbridge.agents.endpoints.log.sink import LogSink
 from nsbridge.agents.journal import sinkjournal
 from nsbridge.config.schema import InDoubt
-from tests.fake_host import Killed, SinkHost, killed_at
+from tests.fake_host import SinkHost
+from tests.kills import Killed, killed_at
 
 PARTS = ("endpoints/log/", "endpoints/directory.py", "agents/journal/sourcejournal.py")
 

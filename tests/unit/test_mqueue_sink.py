@@ -18,7 +18,7 @@ from nsbridge.agents.journal.sinkjournal import IN_DOUBT, NOT_DELIVERED
 from nsbridge.agents.wire import Run
 from nsbridge.config.schema import Delivery, InDoubt, RouteConfig
 from tests.fake_counter import FakeCounter
-from tests.fake_host import killed_at
+from tests.kills import killed_at
 from tests.mqueue_life import EPOCH, counter_fixture, offer, polling_fixture, queue_fixture, route, sink_life  # noqa: F401  (fixtures)
 from tests.posix_queue import PosixQueue
 

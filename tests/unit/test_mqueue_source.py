@@ -14,7 +14,7 @@ from nsbridge.agents.endpoints.mqueue.calls import NUMBERS
 from nsbridge.agents.endpoints.mqueue.config import MqueueEndpoint, MqueueOut
 from nsbridge.agents.wire import Message
 from tests.fake_counter import FakeCounter
-from tests.fake_host import killed_at
+from tests.kills import killed_at
 from tests.mqueue_life import TakingHost, counter_fixture, polling_fixture, queue_fixture, source_life  # noqa: F401  (fixtures)
 from tests.posix_queue import PosixQueue
 

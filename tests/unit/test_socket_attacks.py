@@ -19,7 +19,7 @@ from nsbridge.agents.endpoints.socket.connections import ConnectionSource
 from nsbridge.agents.endpoints.socket.datagrams import DatagramSource
 from nsbridge.agents.wire import Message
 from tests.fake_counter import FakeCounter
-from tests.fake_host import killed_at
+from tests.kills import killed_at
 from tests.socket_life import (  # noqa: F401  (the fixtures)
     RECEIVING,
     client,

@@ -17,7 +17,7 @@ from nsbridge.agents.endpoints.socket.sink import SocketSink
 from nsbridge.agents.journal.sinkjournal import IN_DOUBT
 from nsbridge.agents.wire import Run
 from tests.fake_counter import FakeCounter
-from tests.fake_host import killed_at
+from tests.kills import killed_at
 from tests.mqueue_life import EPOCH, SendingHost, route
 from tests.socket_life import counter_fixture, held  # noqa: F401  (a fixture)
 

@@ -14,7 +14,7 @@ import pytest
 from nsbridge.agents.confinement.entry import Gone
 from nsbridge.agents.endpoints.socket.config import SocketType, StreamFraming
 from tests.fake_counter import FakeCounter
-from tests.fake_host import killed_at
+from tests.kills import killed_at
 from tests.socket_life import (  # noqa: F401  (the fixtures)
     RECEIVING,
     client,

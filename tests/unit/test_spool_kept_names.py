@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nsbridge.agents.endpoints.spool.config import Naming, SpoolEndpoint
-from tests.fake_host import killed_at
+from tests.kills import killed_at
 from tests.spool_box import Box, hidden_name_of, name_of
 from tests.spool_life import Life, Make
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_host import killed_at
+from tests.kills import killed_at
 from tests.spool_life import Life
 
 STEP = 7  # lines: the end of an inotify instance takes the kernel some 20 ms

@@ -14,7 +14,7 @@ import pytest
 from nsbridge.agents import linux
 from nsbridge.agents.endpoints.spool.cells import COUNTED
 from nsbridge.agents.journal.sourcejournal import REFUSED
-from tests.fake_host import killed_at
+from tests.kills import killed_at
 from tests.spool_life import Life, Make
 
 LARGE = b"x" * 1001  # max_message is 1000

@@ -14,7 +14,8 @@ from nsbridge.agents import linux
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.sink import SpoolSink
 from nsbridge.agents.wire import Run
-from tests.fake_host import OfferedSinkHost, killed_at
+from tests.fake_host import OfferedSinkHost
+from tests.kills import killed_at
 from tests.spool_box import OLD, Box, hidden_name_of, name_of
 
 

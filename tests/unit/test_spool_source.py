@@ -20,7 +20,7 @@ from nsbridge.agents.endpoints.spool import source as spool
 from tests.spool_life import Make
 
 MANY = 1000
-WITHIN = 1.0  # seconds that a bait may cost the others
+WITHIN = 3.0  # seconds that a bait may cost the others, on a machine that does other work too
 
 
 def plant(path: Path, kind: str) -> None:

@@ -17,7 +17,8 @@ from nsbridge.agents.endpoints.spool.names import CLOSED, SpoolNames
 from nsbridge.agents.journal.opensource import open_source
 from nsbridge.agents.journal.waitinglist import NAMES_AT, WaitingList
 from nsbridge.supervisor.health import deadwatch
-from tests.fake_host import RING, killed_at
+from tests.fake_host import RING
+from tests.kills import killed_at
 from tests.spool_life import Life, Make
 
 INODE = 7
