@@ -57,13 +57,14 @@ F_SETLEASE = 1024
 MADV_POPULATE_WRITE = 23
 
 # The same number on every architecture.
-_NR_OPEN_TREE, _NR_OPENAT2 = 428, 437
+_NR_OPEN_TREE, _NR_FSOPEN, _NR_FSCONFIG, _NR_FSMOUNT, _NR_OPENAT2 = 428, 430, 431, 432, 437
 _NR_LANDLOCK_CREATE_RULESET, _NR_LANDLOCK_ADD_RULE, _NR_LANDLOCK_RESTRICT_SELF = 444, 445, 446
 _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
 _STATX_INO, _STATX_BTIME = 0x100, 0x800
 _STATX = struct.Struct("=I28xQ40xqI164x")  # struct statx: stx_mask, stx_ino, stx_btime
 _OPEN_TREE_CLONE = 1
+_FSCONFIG_CMD_CREATE, _FS_CLOEXEC = 6, 1
 _LANDLOCK_CREATE_RULESET_VERSION = 1
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _SET_MODE_FILTER = 1
@@ -151,6 +152,16 @@ def mount(source: str, target: str, fstype: str | None = None, flags: int = 0, d
     arguments = [None if text is None else os.fsencode(text) for text in (source, target, fstype)]
     if _libc.mount(*arguments, flags, None if data is None else data.encode()) < 0:
         raise oserror("mount", target)
+
+
+def own_mount(filesystem: str) -> int:
+    """Return a handle of a new mount that no other process sees. fsopen(2), fsconfig(2), fsmount(2)."""
+    context = syscall("fsopen", _NR_FSOPEN, filesystem.encode() + b"\0", _FS_CLOEXEC)
+    try:
+        syscall("fsconfig", _NR_FSCONFIG, context, _FSCONFIG_CMD_CREATE, 0, 0, 0)
+        return syscall("fsmount", _NR_FSMOUNT, context, _FS_CLOEXEC, 0)
+    finally:
+        os.close(context)
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0) -> int:

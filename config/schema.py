@@ -282,6 +282,11 @@ class Config:
     drop_ins: tuple[str, ...] = ()  # paths of the further files (dropins.py)
 
     @property
+    def agents(self) -> list[AgentConfig]:
+        """Return the agents of all routes."""
+        return [agent for route in self.routes for agent in route.agents]
+
+    @property
     def count(self) -> str:
         """Return how many routes and drop-ins there are, in words."""
         routes, files = len(self.routes), len(self.drop_ins)

@@ -16,10 +16,7 @@ from nsbridge.agents.fork import fork
 
 _LIMIT = 2.0  # seconds
 _MOST_BYTES = 64 << 10
-_CLONE_NEWIPC = 0x0800_0000
-_FIELDS = (
-    14  # of a line: key msqid perms cbytes qnum lspid lrpid uid gid cuid cgid stime rtime ctime (proc_sysvipc_msg)
-)
+_FIELDS = 14  # key msqid perms cbytes qnum lspid lrpid uid gid cuid cgid stime rtime ctime: proc_sysvipc(5)
 
 
 class FoundQueue(NamedTuple):
@@ -62,7 +59,7 @@ def parse(text: bytes) -> list[FoundQueue]:
 def _report(pid: int, writer: int) -> int:
     try:
         fd = os.open(f"/proc/{pid}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
-        linux.setns(fd, _CLONE_NEWIPC)
+        linux.setns(fd, linux.CLONE_NEWIPC)
         os.write(writer, Path("/proc/sysvipc/msg").read_bytes()[:_MOST_BYTES])
     except OSError:
         return 1

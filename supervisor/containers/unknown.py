@@ -26,22 +26,19 @@ def warnings(config: Config) -> list[str]:
 
 def missing_engines(config: Config) -> Iterator[str]:
     """Return a line for each agent whose container cannot be here, for `nsbridged --check`. No engine is asked."""
-    for route in config.routes:
-        for agent in route.agents:
-            kind = agent.container.kind
-            try:
-                is_installed = engine_of(kind).is_installed()
-            except NsbridgeError as error:
-                yield f"{agent.name}: {error}"
-                continue
-            if not is_installed:
+    for agent in config.agents:
+        kind = agent.container.kind
+        try:
+            if not engine_of(kind).is_installed():
                 yield f"{agent.name}: no engine that could have {agent.container} is installed here ({kind})"
+        except NsbridgeError as error:
+            yield f"{agent.name}: {error}"
 
 
 def unknown_containers(config: Config) -> Iterator[str]:
     """Yield a line for each container that its engine does not know, with the names that it does."""
     agents: dict[Container, list[str]] = {}
-    for agent in (agent for route in config.routes for agent in route.agents):
+    for agent in config.agents:
         agents.setdefault(agent.container, []).append(agent.name)
     silent: set[ContainerKind] = set()
     for container, names in agents.items():

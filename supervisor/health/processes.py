@@ -105,7 +105,7 @@ def _memory(process: psutil.Process, *, exact: bool) -> dict[str, int | None]:
 
 def _uptime(pid: int) -> float:
     """Return the seconds since it started, by a clock that is never set (psutil's create_time is wall time)."""
-    started = procfs.read_stat(pid).start_time / os.sysconf("SC_CLK_TCK")
+    started = procfs.read_stat(pid).start_time / procfs.TICKS
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 

@@ -4,7 +4,7 @@ Some facts, and what they mean here:
 * The verifier checks a program when it is loaded, so a wrong one is refused and harms nothing. LoadError has its log.
 * A tracepoint program runs for every process of the host, on all processors, whatever processor its perf event names.
 * Maps, programs and links live as long as a descriptor or a pin. A pin is a file of a bpffs (/sys/fs/bpf).
-* tracefs has the number of a tracepoint. It need not be mounted: fsopen(2) gives a mount that no other process sees.
+* tracefs has the number of a tracepoint. It need not be mounted (linux.own_mount).
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _OBJ_INFO, _MAP_FREEZE, _LINK_CREATE = 5, 6, 7, 
 _TRACEPOINT, _PERF_EVENT_LINK = 5, 41  # BPF_PROG_TYPE_TRACEPOINT, BPF_PERF_EVENT
 _PERF_TYPE_TRACEPOINT, _PERF_ATTR_SIZE, _PERF_CLOEXEC = 2, 128, 8
 _RECURSION_MISSES_AT, _INFO_SIZE = 208, 224  # in struct bpf_prog_info
-_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # on every architecture
-_FSCONFIG_CREATE, _CLOEXEC = 6, 1
 _NUMBERS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
 _LOG_SIZE = 64 << 10
 
@@ -145,12 +143,7 @@ def skipped(program: int) -> int:
 
 def tracepoint(name: str) -> int:
     """Return the number of `group/name`. Raises OSError."""
-    context = linux.syscall("fsopen", _FSOPEN, b"tracefs\0", _CLOEXEC)
-    try:
-        linux.syscall("fsconfig", _FSCONFIG, context, _FSCONFIG_CREATE, 0, 0, 0)
-        mount = linux.syscall("fsmount", _FSMOUNT, context, _CLOEXEC, 0)
-    finally:
-        os.close(context)
+    mount = linux.own_mount("tracefs")
     try:
         fd = os.open(f"events/{name}/id", os.O_RDONLY | os.O_CLOEXEC, dir_fd=mount)
         try:

@@ -31,6 +31,7 @@ _KERNEL_THREAD = 0x00200000  # PF_KTHREAD, include/linux/sched.h
 _CAP_SYS_ADMIN = 21
 _EXITING = 4  # PF_EXITING
 _STAT_FIELDS = 22  # after the name: up to field 24, the resident pages
+TICKS = os.sysconf("SC_CLK_TCK")  # a second
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 

@@ -21,7 +21,6 @@ from nsbridge.supervisor.host import procfs
 
 _COUNTED = ("RssAnon", "RssShmem", "VmSwap", "VmPTE", "HugetlbPages")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_TICKS = os.sysconf("SC_CLK_TCK")  # a second
 
 
 class Usage(NamedTuple):
@@ -93,7 +92,7 @@ class Meter:
             except OSError:
                 continue
             ticks, resident = ticks + about.cpu_ticks, resident + about.resident
-        return ticks / _TICKS, resident
+        return ticks / procfs.TICKS, resident
 
 
 def children_among(pid: int, named: list[int]) -> list[int]:

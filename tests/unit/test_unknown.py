@@ -1,4 +1,4 @@
-"""`nsbridged --check` and `reload --dry-run` warn of a container name that no engine of this host has."""
+"""`nsbridged --check` and `reload --dry-run` warn of names that no container of this host has, or can have."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 from nsbridge.config.load import load
 from nsbridge.config.schema import Config
 from nsbridge.supervisor.cli import nsbridged, render
-from nsbridge.supervisor.containers.identity import read_stat
-from nsbridge.supervisor.containers.unknown import unknown_containers, warnings
+from nsbridge.supervisor.containers import engines
+from nsbridge.supervisor.containers.identity import ContainerRefused, read_stat
+from nsbridge.supervisor.containers.unknown import missing_engines, unknown_containers, warnings
 
 ROUTE = """
 [route.{name}.agent.a]
@@ -100,3 +101,31 @@ def test_dry_run_shows_the_warnings_below_the_plan() -> None:
         "would start        r",
         "this host          runc knows no container legcay (yet); it knows web",
     ]
+
+
+def test_name_of_an_engine_that_is_not_here_is_reported(tmp_path: Path) -> None:
+    assert list(missing_engines(config(tmp_path, ("crun:web", "crun:db")))) == [
+        "r0:a: no engine that could have crun:web is installed here (crun)",
+        "r0:b: no engine that could have crun:db is installed here (crun)",
+    ]
+
+
+@pytest.mark.parametrize("name", ["host", "pid:1", "pidfile:/run/x.pid", "ns:/run/x"])
+def test_name_that_needs_no_engine_is_not_reported(tmp_path: Path, name: str) -> None:
+    assert len(list(missing_engines(config(tmp_path, (name, "crun:db"))))) == 1
+
+
+def test_state_or_a_program_shows_that_an_engine_is_here(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/crun").touch(0o755)
+    assert list(missing_engines(config(tmp_path, ("runc:web", "crun:db")))) == []
+
+
+def test_engine_that_cannot_be_looked_for_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DOCKER_HOST=tcp://… can be no socket of this host."""
+
+    def refuse(_self: object) -> bool:
+        raise ContainerRefused("DOCKER_HOST is no Unix socket")
+
+    monkeypatch.setattr(engines.docker.Docker, "is_installed", refuse)
+    assert list(missing_engines(config(tmp_path, ("docker:web", "host")))) == ["r0:a: DOCKER_HOST is no Unix socket"]

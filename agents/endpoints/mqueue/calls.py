@@ -21,10 +21,6 @@ _ATTRIBUTES = struct.Struct("=4q32x")  # struct mq_attr: mq_flags, mq_maxmsg, mq
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 
 
-_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # on every architecture
-_FSCONFIG_CREATE, _CLOEXEC = 6, 1
-
-
 class Attributes(NamedTuple):
     """Limits of a queue, which never change: how many messages it holds, and the bytes of each."""
 
@@ -52,15 +48,9 @@ def messages_in(queue: int) -> int:
 def all_queues() -> int:
     """Return a handle of the directory of all queues of this ipc namespace; needs root's power. Raises OSError.
 
-    It is a mount that no other process sees. mq_open itself needs none, but Landlock refuses it unless the directory is
-    granted.
+    mq_open itself needs no mount, but Landlock refuses it unless the directory is granted.
     """
-    context = linux.syscall("fsopen", _FSOPEN, b"mqueue\0", _CLOEXEC)
-    try:
-        linux.syscall("fsconfig", _FSCONFIG, context, _FSCONFIG_CREATE, 0, 0, 0)
-        return linux.syscall("fsmount", _FSMOUNT, context, _CLOEXEC, 0)
-    finally:
-        os.close(context)
+    return linux.own_mount("mqueue")
 
 
 class PreparedSend:

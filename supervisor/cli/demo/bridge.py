@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from nsbridge.agents import linux
@@ -25,12 +24,14 @@ POLL = 0.05  # seconds between two looks at the status
 CALL_LIMIT = 5.0  # seconds
 LOG_LINES = 5  # of the daemon's log are shown when it fails
 
-CONFIGURATION = """\
+_DAEMON = """\
 [daemon]
 state_dir = {state_dir}
 control   = {{ path = {control}, mode = "0600", group = "0", read_group = "0" }}
 log       = {{ file = {log} }}
 
+"""
+_ROUTE = """\
 [route.echo.agent.client]             # the agent echo:client
 container = {client}
 file      = {{ out = {file_out}, in = {file_in} }}
@@ -41,20 +42,6 @@ queue     = {{ in = {{ key = 0x4d2, type = 1 }}, out = {{ key = 0x4d2, type = 2 
 """
 
 
-def configuration(work: Path, client: DemoContainer, server: DemoContainer) -> str:
-    """Return the configuration file's text; everything that the daemon makes is in `work`."""
-    values = {
-        "state_dir": str(work / "state"),
-        "control": str(work / "control.sock"),
-        "log": str(work / "nsbridged.log"),
-        "client": client.reference,
-        "server": server.reference,
-        "file_out": f"{client.exchange}/to_server",
-        "file_in": f"{client.exchange}/to_client",
-    }
-    return filled(CONFIGURATION, values)
-
-
 def filled(template: str, values: Mapping[str, str]) -> str:
     """Return a configuration whose places have these strings, in quotes."""
     # What JSON escapes in a string, TOML escapes in the same way, as long as the rest is left as it is.
@@ -62,15 +49,19 @@ def filled(template: str, values: Mapping[str, str]) -> str:
 
 
 class DemoDaemon:
-    """nsbridged with a configuration; `site.stack` stops it. `enter` is called in its process before it begins."""
+    """nsbridged with these routes, all of whose files are in `site.work`; `site.stack` stops it.
 
-    def __init__(self, site: Site, text: str, enter: Callable[[], None] = lambda: None) -> None:
+    `enter` is called in its process before it begins.
+    """
+
+    def __init__(self, site: Site, routes: str, enter: Callable[[], None] = lambda: None) -> None:
         self._waits = site.waits
         self._log = site.work / "nsbridged.log"
         self._output = site.work / "nsbridged.out"
         self._control = str(site.work / "control.sock")
         file = site.work / "nsbridge.toml"
-        file.write_text(text, encoding="utf-8")
+        values = {"state_dir": str(site.work / "state"), "control": self._control, "log": str(self._log)}
+        file.write_text(filled(_DAEMON, values) + routes, encoding="utf-8")
         with self._output.open("wb") as output:
             self._daemon = subprocess.Popen(  # noqa: S603  (our own program)
                 [sys.executable, "-P", "-m", DAEMON, "-c", str(file)],
@@ -149,7 +140,13 @@ class Bridge(DemoDaemon):
     """nsbridged between two containers of one host."""
 
     def __init__(self, site: Site, client: DemoContainer, server: DemoContainer) -> None:
-        super().__init__(site, configuration(site.work, client, server))
+        values = {
+            "client": client.reference,
+            "server": server.reference,
+            "file_out": f"{client.exchange}/to_server",
+            "file_in": f"{client.exchange}/to_client",
+        }
+        super().__init__(site, filled(_ROUTE, values))
 
 
 def _begin(enter: Callable[[], None]) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from nsbridge.agents import linux
 from nsbridge.config.errors import NsbridgeError
@@ -122,8 +121,3 @@ class NatsServer:
             self._process.kill()
             self._process.wait()
             self._process = None
-
-
-def site_of(host: Host, site: Site) -> Site:
-    """Return the place where a host has its files."""
-    return Site(Path(host.work), site.stack, site.waits)

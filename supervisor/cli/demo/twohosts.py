@@ -19,12 +19,7 @@ from nsbridge.supervisor.cli.demo.hosts import Host, NatsServer
 from nsbridge.supervisor.cli.demo.scenario import MESSAGES, Demo
 
 _STREAMS = ("THERE", "BACK")
-_CONFIGURATION = """\
-[daemon]
-state_dir = {state_dir}
-control   = {{ path = {control}, mode = "0600", group = "0", read_group = "0" }}
-log       = {{ file = {log} }}
-
+_ROUTE = """\
 [route.echo.agent.here]
 container = {container}
 %s
@@ -93,9 +88,6 @@ def _daemon(site: Site, host: Host, container: DemoContainer, endpoint: str, str
     """Start nsbridged on a host, between a container and NATS."""
     to, back = streams
     values = {
-        "state_dir": str(host.work / "state"),
-        "control": str(host.work / "control.sock"),
-        "log": str(host.work / "nsbridged.log"),
         "container": container.reference,
         "file_out": f"{container.exchange}/to_server",
         "file_in": f"{container.exchange}/to_client",
@@ -103,5 +95,4 @@ def _daemon(site: Site, host: Host, container: DemoContainer, endpoint: str, str
         "to": to,
         "back": back,
     }
-    text = filled(_CONFIGURATION % endpoint, values)
-    return DemoDaemon(hosts.site_of(host, site), text, host.enter)
+    return DemoDaemon(Site(host.work, site.stack, site.waits), filled(_ROUTE % endpoint, values), host.enter)

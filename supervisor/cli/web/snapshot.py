@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from nsbridge.config.errors import UnreachableError
 from nsbridge.supervisor.host import procfs
 
-TICKS = os.sysconf("SC_CLK_TCK")  # a second
 _MOST_SENDERS = 2  # an honest agent has no more
 
 _OTHER_FORM = "nsbridged answers in another form than this nsbridge expects: restart both"
@@ -100,4 +98,4 @@ def usage(pid: int | None, senders: Sequence[int] = ()) -> Usage | None:
             continue
         if about.parent == pid:
             found.append(about)
-    return Usage(sum(about.cpu_ticks for about in found) / TICKS, sum(about.resident for about in found))
+    return Usage(sum(about.cpu_ticks for about in found) / procfs.TICKS, sum(about.resident for about in found))

@@ -34,6 +34,7 @@ from nsbridge.supervisor.containers.identity import (
     read_state,
 )
 from nsbridge.supervisor.containers.rows import Listed, names_in, row_of
+from nsbridge.supervisor.host import procfs
 
 # systemd, basic/hostname-util.c: hostname_is_valid, which machined asks of a name.
 KIND = ContainerKind(
@@ -45,7 +46,6 @@ VARIABLE = "NSBRIDGE_MACHINES"
 _USUAL = "/run/systemd/machines"
 _FILE_LIMIT = 64 << 10  # bytes; a machine's file has some 300
 _NUMBER = re.compile(r"[0-9]{1,19}")
-_TICKS = os.sysconf("SC_CLK_TCK")
 _SLACK = 0.1  # seconds: a start time has a resolution of 10 ms
 
 
@@ -89,7 +89,7 @@ def _running(which: str, leader: int, registered: float) -> Found:
     """Return the leader, which was registered so many seconds after boot without the host's sleep."""
     now = read_stat(leader)
     slept = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
-    if now.is_dead or now.start_time / _TICKS > registered + slept + _SLACK:
+    if now.is_dead or now.start_time / procfs.TICKS > registered + slept + _SLACK:
         raise NotRunning(f"{which} has stopped (its process {leader} is gone)")
     if not is_init_of_its_own(leader):
         raise ContainerRefused(f"{which}: process {leader} is not the first one of a container")
