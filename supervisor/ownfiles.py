@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from nsbridge.agents.loop import Loop, Timer
@@ -43,11 +44,8 @@ class OwnFiles:
         names = [str(Path(self._state_dir, "journal"))]
         names += [pidfile.path] if pidfile else []
         names += [control.config.path] if control else []
-        self._is_watched = not [name for name in names if not arrivals.watch(name, self._hinted)]
+        self._is_watched = not [name for name in names if not arrivals.watch(name, partial(self._again, GAP))]
         self._look()
-
-    def _hinted(self) -> None:
-        self._again(GAP)
 
     def _again(self, delay: float) -> None:
         if self._timer is None or self._timer.due > self._loop.now() + delay:

@@ -63,16 +63,13 @@ def socket_path(socket: str | None, config: str | None) -> str:
 
 def _status(client: ControlClient, options: Parsed) -> int:
     result = client.call("status", {"names": options.names})
-    _show(options, result, lambda: render.status(result, colour=_is_colourful()))
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    _show(options, result, lambda: render.status(result, colour=colour))
     agents = [agent for route in result["routes"] for agent in route["agents"]]
     failing = any(
         agent.get("wanted") and (agent["state"] != "RUNNING" or agent.get("blocked_long")) for agent in agents
     )
     return EXIT_NOT_RUNNING if failing else EXIT_OK
-
-
-def _is_colourful() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _change(client: ControlClient, options: Parsed) -> int:

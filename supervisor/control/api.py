@@ -162,7 +162,9 @@ class Api:
             return [_inspected(agent, memory=memory) for agent in known]
 
         def without_memory() -> None:
-            self._health.measurer.ask(pids, _nothing)  # so that the next inspect can show which of them are unreadable
+            self._health.measurer.ask(
+                pids, lambda _found: None
+            )  # so that the next inspect can show which of them are unreadable
             answer.by_child(partial(look, memory=False))
 
         if any(map(self._health.measurer.is_unreadable, pids)):
@@ -174,10 +176,6 @@ class Api:
         answer.result({"pid": os.getpid()})
         if not self._roster.is_ending:  # or it would not wait for what is in flight any more
             self._stop()
-
-
-def _nothing(_found: Found) -> None:
-    pass
 
 
 _INSPECTED = ("name", "state", "phase", "detail", "evidence", "no_counter")

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsbridge.config.schema import Config, RouteConfig
+from nsbridge.config.schema import Config
 
 INSTANCES = "fs.inotify.max_user_instances"
 WATCHES = "fs.inotify.max_user_watches"
@@ -96,18 +96,14 @@ def _descriptors(config: Config, host: HostLimits) -> Iterator[str]:
 
 
 def _tasks(config: Config, host: HostLimits) -> Iterator[str]:
-    needed = sum(_tasks_of(route) for route in config.routes)
+    extra = [agent.endpoint.needs(route.delivery).tasks for route in config.routes for agent in route.agents]
+    needed = len(extra) + sum(extra)  # the agents, and the threads and processes of their endpoints
     why = f"{len(config.routes)} routes may need {needed} processes and threads"
     if host.pids < needed + _OF_OTHERS:
         wanted = 2 * needed + 1024
         yield f"{PID_MAX} is {host.pids}, and {why}: sysctl -w {PID_MAX}={wanted}"
     if host.tasks < needed:
         yield f"{host.tasks_where} leaves room for {host.tasks}, and {why}: set it, or TasksMax, to {2 * needed + 64}"
-
-
-def _tasks_of(route: RouteConfig) -> int:
-    """Count the tasks: two agents, and the threads and processes of their endpoints."""
-    return sum(1 + agent.endpoint.needs(route.delivery).tasks for agent in route.agents)
 
 
 def _sysctl(name: str) -> int:

@@ -51,7 +51,7 @@ class Inbox:
     def close(self) -> None:
         """Ignore all events from now on, and forget who served them."""
         self.cancel_deadline()
-        self._take = _ignore
+        self._take = lambda _event, _reason: None
 
     @property
     def left(self) -> float | None:
@@ -71,7 +71,3 @@ class Inbox:
                 self._take(*waiting.popleft())
         finally:
             self._is_serving = False
-
-
-def _ignore(_event: Event, _reason: str) -> None:
-    pass

@@ -15,8 +15,6 @@ TYPE_CHECKING = False  # typing is slow to load and is needed by the type checke
 if TYPE_CHECKING:
     from typing import Any
 
-    from nsbridge.supervisor.cli.client import ControlClient
-
 PROGRAMS = (nsbridgectl.PROGRAM, nsbridge.PROGRAM, nsbridged.PROGRAM)
 SHELLS = {"bash": bash.script, "zsh": zsh.script, "fish": fish.script}
 TIMEOUT = 0.5  # seconds; the user has pressed TAB and waits
@@ -40,7 +38,9 @@ def _asked(what: str, words: list[str]) -> list[str]:
     from nsbridge.supervisor.cli.client import ControlClient  # noqa: PLC0415
 
     with ControlClient(_socket_path(words), TIMEOUT) as client:
-        return _letters(client) if what == "letters" else _names(client.call("status"))
+        if what == "letters":
+            return [letter["id"] for letter in client.call("dead_list")["letters"]]
+        return _names(client.call("status"))
 
 
 def _names(status: dict[str, Any]) -> list[str]:
@@ -54,10 +54,6 @@ def _containers() -> list[str]:
     from nsbridge.supervisor.containers.listing import list_containers  # noqa: PLC0415
 
     return [name for row in list_containers() for name in row.names]
-
-
-def _letters(client: ControlClient) -> list[str]:
-    return [letter["id"] for letter in client.call("dead_list")["letters"]]
 
 
 def _socket_path(words: list[str]) -> str:

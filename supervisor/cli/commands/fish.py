@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from nsbridge.supervisor.cli.commands.model import NOTHING, PATH, Command, Operand, Option, Program, Value
+from nsbridge.supervisor.cli.commands.model import NOTHING, PATH, Command, Option, Program, Value
 
 _HEAD = """# fish completion of {names}; made by: nsbridgectl completion fish
 
@@ -63,15 +63,12 @@ def _program(program: Program) -> Iterator[str]:
 def _operands(start: str, typed: str, command: Command) -> Iterator[str]:
     for number, operand in enumerate(command.operands):
         if offered := _offered(operand.value):
-            yield f"{start} -n '{_at(_before(number, operand), typed)}' {offered}"
+            before = _MANY if operand.most > 1 else number
+            yield f"{start} -n '{_at(before, typed)}' {offered}"
 
 
 def _at(most: int, typed: str) -> str:
     return f"__nsbridge_at {most} {typed}".rstrip()
-
-
-def _before(number: int, operand: Operand) -> int:
-    return _MANY if operand.most > 1 else number
 
 
 def _option(option: Option) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from nsbridge.supervisor.cli.commands.model import Command, Operand, Option, Value
+    from nsbridge.supervisor.cli.commands.model import Command, Option, Value
 
 _ABOUT = ("help", "version")  # options that are asked instead of all else
 
@@ -64,7 +64,8 @@ def parse(program: Command, argv: list[str]) -> Parsed:
                 return Parsed(path, {}, option.dest)
             given.append((flag, value))
     if path[-1].commands:
-        raise UsageError(f"{_which(path)} one of {_names(path[-1])}; --help says more")
+        which = f"{path[-1].name} needs" if len(path) > 1 else "which command?"
+        raise UsageError(f"{which} one of {_names(path[-1])}; --help says more")
     return Parsed(path, _options(path, given) | _operands(path, words))
 
 
@@ -130,7 +131,7 @@ def _operands(path: tuple[Command, ...], words: list[str]) -> dict[str, object]:
     for operand in path[-1].operands:
         taken, left = left[: operand.most], left[operand.most :]
         if len(taken) < operand.least:
-            raise UsageError(f"{_typed(path)} needs {_needed(operand)}")
+            raise UsageError(f"{_typed(path)} needs {operand.value.metavar}, {operand.help}")
         found = [_converted(operand.value.metavar, operand.value, word) for word in taken]
         values[operand.dest] = found if operand.most > 1 else (found[0] if found else None)
     if left:
@@ -139,16 +140,8 @@ def _operands(path: tuple[Command, ...], words: list[str]) -> dict[str, object]:
     return values
 
 
-def _needed(operand: Operand) -> str:
-    return f"{operand.value.metavar}, {operand.help}"
-
-
 def _typed(path: tuple[Command, ...]) -> str:
     return " ".join(command.name for command in path[1:]) or path[0].name
-
-
-def _which(path: tuple[Command, ...]) -> str:
-    return f"{path[-1].name} needs" if len(path) > 1 else "which command?"
 
 
 def _names(command: Command) -> str:

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 from nsbridge.agents import linux
 from nsbridge.config.errors import EXIT_FAILED, EXIT_NOT_PERMITTED
@@ -29,15 +30,12 @@ def main() -> int:
         sys.stderr.write(f"{error.strerror}\n")
         return EXIT_NOT_PERMITTED if isinstance(error, PermissionError) else EXIT_FAILED
     # A new pid namespace begins with the next child, which is its init: with it everything inside ends.
-    program = subprocess.Popen(command, preexec_fn=_die_with_parent)  # noqa: S603, PLW1509  (no other thread here)
+    die_with_us = partial(linux.prctl, linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    program = subprocess.Popen(command, preexec_fn=die_with_us)  # noqa: S603, PLW1509  (no other thread here)
     os.write(int(pid_fd), b"%d\n" % program.pid)
     os.close(int(pid_fd))
     code = program.wait()
     return code if code >= 0 else 128 - code
-
-
-def _die_with_parent() -> None:
-    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -52,13 +52,10 @@ def parse(answer: Any) -> Snapshot:
         )
     except (ValueError, TypeError, LookupError, AttributeError):
         raise UnreachableError(_OTHER_FORM) from None
-    if not all(rows[0].keys() >= keys for rows, keys in _needed(found) if rows):
+    needed = ([found.daemon], _OF_DAEMON), (found.agents, _OF_AGENT), (found.flows, _OF_FLOW)
+    if not all(rows[0].keys() >= keys for rows, keys in needed if rows):
         raise UnreachableError(_OTHER_FORM)
     return found
-
-
-def _needed(found: Snapshot) -> tuple[tuple[list[dict[str, Any]], set[str]], ...]:
-    return ([found.daemon], _OF_DAEMON), (found.agents, _OF_AGENT), (found.flows, _OF_FLOW)
 
 
 def route_of(name: str) -> str:
