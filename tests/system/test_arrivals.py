@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -193,16 +194,27 @@ def test_a_queue_removed_beneath_its_agent_is_logged_and_remade(
 # -- removal
 
 
+@contextmanager
+def leaving(daemon: Nsbridged, *, are_kept: bool) -> Iterator[list[int]]:
+    """Yield the pids of the agents, which end after this context. If they are kept, the supervisor is stopped in it."""
+    daemon.wait_for("RUNNING")
+    inside = [agent["pid"] for agent in daemon.agents().values()]
+    if are_kept:
+        os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        yield inside
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
+    for pid in inside:
+        wait_dead(pid, 1.0)
+
+
 @pytest.mark.parametrize("agent", ["leaves", "is kept inside"])
 def test_runc_delete_does_not_wait_for_an_agent(tmp_path: Path, runc_container: Factory, agent: str) -> None:
     """After init has ended, and by force while it runs. A stopped supervisor cannot take its agent out."""
     web, legacy = runc_container(), runc_container()
     with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
-        daemon.wait_for("RUNNING")
-        inside = [agent["pid"] for agent in daemon.agents().values()]
-        if agent == "is kept inside":
-            os.kill(daemon.pid, signal.SIGSTOP)
-        try:
+        with leaving(daemon, are_kept=agent == "is kept inside") as inside:
             web.kill()
             began = time.monotonic()
             web._runtime("delete", web.name)
@@ -211,13 +223,9 @@ def test_runc_delete_does_not_wait_for_an_agent(tmp_path: Path, runc_container: 
             forced = time.monotonic()
             if agent == "is kept inside":
                 assert all(psutil.pid_exists(pid) for pid in inside)
-        finally:
-            os.kill(daemon.pid, signal.SIGCONT)
         print(f"runc delete {(ended - began) * 1e3:.0f} ms, by force {(forced - ended) * 1e3:.0f} ms")
         assert ended - began < crowd()
         assert forced - ended < crowd()
-        for pid in inside:
-            wait_dead(pid, 1.0)
 
 
 @pytest.mark.parametrize("agent", ["leaves", "is kept inside"])
@@ -225,11 +233,7 @@ def test_docker_rm_does_not_wait_for_an_agent(tmp_path: Path, docker_container: 
     """It is removed by force while it runs, and after a stop; the directories are gone as well."""
     web, legacy = docker_container(), docker_container()
     with Nsbridged(tmp_path, route(web.spec, legacy.spec)) as daemon:
-        daemon.wait_for("RUNNING")
-        inside = [agent["pid"] for agent in daemon.agents().values()]
-        if agent == "is kept inside":
-            os.kill(daemon.pid, signal.SIGSTOP)
-        try:
+        with leaving(daemon, are_kept=agent == "is kept inside"):
             began = time.monotonic()
             web.engine.command("rm", "--force", web.name)
             forced = time.monotonic()
@@ -237,12 +241,8 @@ def test_docker_rm_does_not_wait_for_an_agent(tmp_path: Path, docker_container: 
             stopped = time.monotonic()
             legacy.engine.command("rm", legacy.name)
             removed = time.monotonic()
-        finally:
-            os.kill(daemon.pid, signal.SIGCONT)
         print(f"docker rm -f {forced - began:.2f} s, stop {stopped - forced:.2f} s, rm {removed - stopped:.2f} s")
         assert max(forced - began, stopped - forced, removed - stopped) < 4.0
-        for pid in inside:
-            wait_dead(pid, 1.0)
 
 
 def test_podman_s_event_reader_dies_with_a_killed_supervisor(

@@ -128,16 +128,12 @@ COUNTED = [
 ]
 
 
-@pytest.mark.senders
-@pytest.mark.parametrize("point", POINTS, ids=str)
+WITH_SENDERS = [pytest.param(point, id=f"{point}-senders", marks=pytest.mark.senders) for point in POINTS]
+
+
+@pytest.mark.parametrize("point", [*WITH_SENDERS, *COUNTED], ids=str)
 def test_a_kill_around_a_system_call_loses_and_repeats_nothing(tmp_path: Path, point: Point) -> None:
-    with a_storm(tmp_path, point.plan) as running:
-        check(running, lambda: kill_at(running, point, tmp_path))
-
-
-@pytest.mark.parametrize("point", COUNTED, ids=str)
-def test_kill_around_a_call_with_the_counter(tmp_path: Path, point: Point) -> None:
-    """Nothing is lost or repeated, and nothing in doubt."""
+    """Nor is anything in doubt."""
     with a_storm(tmp_path, point.plan) as running:
         check(running, lambda: kill_at(running, point, tmp_path))
 

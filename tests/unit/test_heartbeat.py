@@ -29,6 +29,7 @@ from nsbridge.supervisor.lifecycle.process import AgentProcess
 from nsbridge.supervisor.lifecycle.services import Services
 from nsbridge.supervisor.lifecycle.table import State
 from nsbridge.supervisor.log.events import Events
+from tests.agent_life import FakeChild
 
 HEALTH = HealthConfig(deadline=15.0)
 
@@ -96,18 +97,6 @@ def test_a_new_agent_has_time_from_its_birth_on_and_no_old_debts() -> None:
 
 
 # -- the supervisor's side
-
-
-class FakeChild:
-    """A process that can be killed."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.pidfd = -1
-        self.killed = False
-
-    def kill(self) -> None:
-        self.killed = True
 
 
 class FakeAgent:
