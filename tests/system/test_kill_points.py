@@ -133,7 +133,7 @@ WITH_SENDERS = [pytest.param(point, id=f"{point}-senders", marks=pytest.mark.sen
 
 @pytest.mark.parametrize("point", [*WITH_SENDERS, *COUNTED], ids=str)
 def test_a_kill_around_a_system_call_loses_and_repeats_nothing(tmp_path: Path, point: Point) -> None:
-    """Nor is anything in doubt."""
+    """Nothing is in doubt either."""
     with a_storm(tmp_path, point.plan) as running:
         check(running, lambda: kill_at(running, point, tmp_path))
 
