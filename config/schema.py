@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from nsbridge.config.containerkind import ContainerKind
+from nsbridge.config.hostfiles import HostFile
 from nsbridge.config.patterns import TakenNames
 
 MAX_MESSAGE = 64 << 20  # bytes of the longest message that nsbridge carries
@@ -132,6 +133,11 @@ class Endpoint(ABC):
     @property
     def ports(self) -> Collection[int]:
         """Return the TCP ports that its agent may connect to."""
+        return ()
+
+    @property
+    def host_files(self) -> Collection[HostFile]:
+        """Return the host's files that its agent reads before it enters."""
         return ()
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 from nsbridge.config import trusted
 from nsbridge.config.advice import advice
 from nsbridge.config.errors import EXIT_OK, NotPermittedError, NsbridgeError
+from nsbridge.config.hostfiles import UnusableFileError, open_host_file
 from nsbridge.config.load import load, load_trusted
 from nsbridge.config.schema import Config
 from nsbridge.supervisor import notify
@@ -55,7 +56,7 @@ def _check(config: Config) -> int:
         sys.stdout.write(f"{config.source}: no [route.NAME] yet, so nsbridged would have nothing to carry\n")
     if config.daemon.log.file and not Path(config.daemon.log.file).parent.is_dir():
         sys.stdout.write(f"{config.source}: this host: daemon.log.file: make {Path(config.daemon.log.file).parent}\n")
-    for line in _untrusted(config):
+    for line in (*_untrusted(config), *_unusable(config)):
         sys.stdout.write(f"{config.source}: this host: {line}\n")
     for line in advice(config):
         sys.stdout.write(f"{config.source}: {line}\n")
@@ -82,6 +83,17 @@ def _untrusted(config: Config) -> Iterator[str]:
             yield f"{key}{error}"
         except OSError:
             pass  # missing files are made, or were reported
+
+
+def _unusable(config: Config) -> Iterator[str]:
+    """Find the host's files that agents would refuse to read: keys, credentials and certificates."""
+    for route in config.routes:
+        for agent in route.agents:
+            for file in agent.endpoint.host_files:
+                try:
+                    os.close(open_host_file(file))
+                except (UnusableFileError, trusted.UntrustedError) as error:
+                    yield f"{agent.name}: {error}"
 
 
 def _serve(file: str, *, detached: bool) -> int:

@@ -149,6 +149,7 @@ def test_creds_file_of_an_operator(tmp_path: Path, unshare_container: Factory) -
         f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
     )
+    creds.chmod(0o600)
     server = NatsServer(tmp_path, "operated", free_ports(1)[0], more)
     server.start()
     try:
@@ -172,6 +173,7 @@ def test_creds_file_of_an_operator(tmp_path: Path, unshare_container: Factory) -
 def test_file_of_no_credentials_is_refused(tmp_path: Path, unshare_container: Factory, text: str, why: str) -> None:
     box, creds = unshare_container(), tmp_path / "c"
     creds.write_text(text)
+    creds.chmod(0o600)
     with Nsbridged(tmp_path, route(box.spec, "nats://127.0.0.1:1", f'credentials = "{creds}"\n')) as daemon:
         wait_until(lambda: daemon.agents()["n:far"]["state"] == "FATAL", "it is FATAL")
         assert why in daemon.agents()["n:far"]["detail"]
@@ -184,3 +186,14 @@ def test_file_that_others_may_write_is_refused(tmp_path: Path, unshare_container
     with Nsbridged(tmp_path, route(box.spec, "nats://127.0.0.1:1", f'credentials = "{creds}"\n')) as daemon:
         wait_until(lambda: daemon.agents()["n:far"]["state"] == "FATAL", "it is FATAL")
         assert "everybody may write it" in daemon.agents()["n:far"]["detail"]
+
+
+def test_seed_that_every_user_may_read_is_refused(tmp_path: Path, unshare_container: Factory) -> None:
+    box, creds = unshare_container(), tmp_path / "c"
+    creds.write_bytes(Key(nkeys.PREFIX_BYTE_USER).seed)
+    creds.chmod(0o644)
+    with Nsbridged(tmp_path, route(box.spec, "nats://127.0.0.1:1", f'credentials = "{creds}"\n')) as daemon:
+        why = f"credentials {creds}: every user of this host can read it (mode 0644), and it is secret"
+        wait_until(lambda: why in daemon.agents()["n:far"]["detail"], "it is shown")
+        creds.chmod(0o640)
+        wait_until(lambda: "nats://127.0.0.1:1: " in daemon.agents()["n:far"]["detail"], "it is read then")

@@ -53,6 +53,26 @@ def test_check_reports_what_the_host_lacks(tmp_path: Path, capsys: pytest.Captur
     assert f"{file}: this host: daemon.log.file: make /no/such/directory\n" in capsys.readouterr().out
 
 
+def test_check_looks_at_keys_and_certificates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, seed = tmp_path / "nsbridge.toml", tmp_path / "seed"
+    seed.write_text("SUA\n", encoding="utf-8")
+    seed.chmod(0o604)
+    file.write_text(
+        '[route.r.agent.a]\ncontainer = "docker:web"\nspool = { out = "/out" }\n'
+        '[route.r.agent.b]\ncontainer = "host"\n'
+        f'nats = {{ in = {{ subject = "a" }}, credentials = "{seed}", tls = {{ ca = "{tmp_path}/missing" }} }}\n',
+        encoding="utf-8",
+    )
+    assert main(["--check", "-c", str(file)]) == EXIT_OK
+    out = capsys.readouterr().out
+    why = f"every user of this host can read it (mode 0604), and it is secret; chmod o= {seed}"
+    assert f"{file}: this host: r:b: credentials {seed}: {why}\n" in out
+    assert f"{file}: this host: r:b: tls.ca {tmp_path}/missing: No such file or directory\n" in out
+    seed.chmod(0o640)
+    assert main(["--check", "-c", str(file)]) == EXIT_OK
+    assert "credentials" not in capsys.readouterr().out
+
+
 def test_check_warns_of_exact_routes_into_one_queue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is right, and probably not what is meant."""
     route = (

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from nsbridge.agents.endpoints.nats.subjects import is_filter, is_literal, matches
 from nsbridge.config import values
+from nsbridge.config.hostfiles import HostFile
 from nsbridge.config.kind import reads
 from nsbridge.config.problems import InvalidValue, quoted, shown
 from nsbridge.config.schema import Delivery, Endpoint, Namespace, Needs, Place
@@ -140,6 +141,18 @@ class NatsEndpoint(Endpoint):
     def ports(self) -> Collection[int]:
         """See Endpoint."""
         return [host_and_port(url)[1] for url in self.servers]
+
+    @property
+    def host_files(self) -> Collection[HostFile]:
+        """See Endpoint."""
+        tls = self.tls or NatsTls()
+        found = (
+            ("credentials", self.credentials, True),
+            ("tls.ca", tls.ca, False),
+            ("tls.cert", tls.cert, False),
+            ("tls.key", tls.key, True),
+        )
+        return [HostFile(key, path, is_secret) for key, path, is_secret in found if path is not None]
 
     @property
     def longest(self) -> int:

@@ -11,6 +11,7 @@ import importlib
 import os
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from nsbridge.agents.endpoints.nats.sink import NatsSink
 from nsbridge.agents.endpoints.nats.source import NatsSource
 from nsbridge.agents.journal.sinkjournal import SinkJournal
 from nsbridge.agents.journal.sourcejournal import SourceJournal
-from nsbridge.config import trusted
+from nsbridge.config.hostfiles import HostFile, UnusableFileError, open_host_file
 from nsbridge.config.schema import InDoubt, Window
 
 codecs.lookup("idna")  # of a server's name in TLS
@@ -55,15 +56,16 @@ class Prepared:
 
 def prepare(name: str, endpoint: NatsEndpoint) -> Prepared:
     """Read and look up all that the agent needs. Raises Gone, RefusedForGood, UntrustedError."""
+    files = {file.key: file for file in endpoint.host_files}
     credentials, nkey = "", ""
-    if endpoint.credentials is not None:
-        text = _text(endpoint.credentials, "credentials")
+    if (file := files.get("credentials")) is not None:
+        text = _text(file)
         if _USER_JWT in text:
             credentials = text
         else:
-            nkey = _seed(text, endpoint.credentials)
-        _load_nkeys(endpoint.credentials)
-    tls = _tls(endpoint) if endpoint.uses_tls else None
+            nkey = _seed(text, file.path)
+        _load_nkeys(file.path)
+    tls = _tls(files) if endpoint.uses_tls else None
     login = Login(f"nsbridge {name}", tls, credentials, nkey)
     return Prepared(endpoint, GuestLoop(_addresses(endpoint)), login)
 
@@ -82,27 +84,24 @@ def _seed(text: str, path: str) -> str:
     return lines[0]
 
 
-def _opened(path: str, key: str) -> int:
+def _opened(file: HostFile) -> int:
     try:
-        return trusted.open_file(path)
-    except (OSError, ValueError) as error:
-        why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
-        raise Gone(f"{key} {path}: {why}") from None
+        return open_host_file(file)
+    except UnusableFileError as error:
+        raise Gone(str(error)) from None
 
 
-def _text(path: str, key: str) -> str:
-    with os.fdopen(_opened(path, key), "rb") as file:
-        return file.read(_MOST).decode("utf-8", "replace")
+def _text(file: HostFile) -> str:
+    with os.fdopen(_opened(file), "rb") as opened:
+        return opened.read(_MOST).decode("utf-8", "replace")
 
 
-def _tls(endpoint: NatsEndpoint) -> ssl.SSLContext:
+def _tls(files: Mapping[str, HostFile]) -> ssl.SSLContext:
     """Return what TLS needs. Its files are opened once, and read by their descriptors."""
-    about = endpoint.tls
-    ca = about.ca if about else None
     try:
-        context = ssl.create_default_context(cadata=_text(ca, "tls.ca") if ca else None)
-        if about is not None and about.cert is not None and about.key is not None:
-            cert, key = _opened(about.cert, "tls.cert"), _opened(about.key, "tls.key")
+        context = ssl.create_default_context(cadata=_text(files["tls.ca"]) if "tls.ca" in files else None)
+        if "tls.cert" in files:
+            cert, key = _opened(files["tls.cert"]), _opened(files["tls.key"])
             try:
                 context.load_cert_chain(f"/proc/self/fd/{cert}", f"/proc/self/fd/{key}", password=_no_password)
             finally:
