@@ -57,11 +57,12 @@ F_SETLEASE = 1024
 MADV_POPULATE_WRITE = 23
 
 # The same number on every architecture.
-_NR_OPEN_TREE, _NR_FSOPEN, _NR_FSCONFIG, _NR_FSMOUNT, _NR_OPENAT2 = 428, 430, 431, 432, 437
+_NR_OPEN_TREE, _NR_FSOPEN, _NR_FSCONFIG, _NR_FSMOUNT, NR_OPENAT2 = 428, 430, 431, 432, 437
 _NR_LANDLOCK_CREATE_RULESET, _NR_LANDLOCK_ADD_RULE, _NR_LANDLOCK_RESTRICT_SELF = 444, 445, 446
 _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
 _STATX_INO, _STATX_BTIME = 0x100, 0x800
+OPEN_HOW = struct.Struct("=QQQ")  # struct open_how: flags, mode, resolve
 _STATX = struct.Struct("=I28xQ40xqI164x")  # struct statx: stx_mask, stx_ino, stx_btime
 _OPEN_TREE_CLONE = 1
 _FSCONFIG_CMD_CREATE, _FS_CLOEXEC = 6, 1
@@ -107,10 +108,6 @@ _prepared_syscall = _quick["syscall"]
 _prepared_syscall.restype = ctypes.c_long
 _errno_location = _quick["__errno_location"]
 _errno_location.restype = ctypes.POINTER(ctypes.c_int)
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
 class _SockFprog(ctypes.Structure):
@@ -335,10 +332,8 @@ def map_shared(fd: int, size: int, offset: int) -> memoryview:
 
 def openat2(directory: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
     """Open `path` relative to `directory` under the RESOLVE_… rules; always close-on-exec. openat2(2), Linux 5.6."""
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    fd: int = _libc.syscall(
-        _NR_OPENAT2, directory, ctypes.c_char_p(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
-    )
+    how = ctypes.c_char_p(OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve))
+    fd: int = _libc.syscall(NR_OPENAT2, directory, ctypes.c_char_p(path), how, ctypes.c_size_t(OPEN_HOW.size))
     if fd < 0:
         raise oserror("openat2", path)
     return fd

@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection
 from nsbridge.agents import linux
 from nsbridge.agents.confinement.entry import EntrySteps, Gone
 from nsbridge.agents.endpoints.base import Blocked
+from nsbridge.agents.endpoints.opening import PreparedOpen
 from nsbridge.agents.identity import filesystems
 from nsbridge.agents.identity.walk import WalkEnd, redirector, redirects, shown, walk
 
@@ -73,6 +74,7 @@ class Tree:
         self._trusted = frozenset({0, os.getuid(), *(around.trusted if around else ())})  # identity/walk.py
         self._mounts = around.mounts if around else frozenset()  # names of the endpoint's own files that may be mounts
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY)
+        self._open_path = PreparedOpen(os.O_PATH | os.O_NOFOLLOW, _UNSAFE_ELSEWHERE)
 
     def close(self) -> None:
         """Close the root."""
@@ -154,8 +156,12 @@ class Tree:
         A file that is mounted over another one does not belong to this directory: a container may mount kernel files
         there. Only an endpoint's own file may be a mount, if it was one when the agent first entered.
         """
+        return self.open_and_stat(directory, name, flags)[0]
+
+    def open_and_stat(self, directory: int, name: bytes, flags: int) -> tuple[int, os.stat_result]:
+        """Open a file as `open_file` does; return also its status, from just before it was opened."""
         try:
-            handle = linux.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, 0, _UNSAFE_ELSEWHERE)
+            handle = self._open_path(directory, name)
         except OSError as error:
             if error.errno == errno.EACCES and self._around is not None:
                 self._around.recheck()  # the directory may not be searched any more: its owner may have changed
@@ -163,12 +169,13 @@ class Tree:
                 raise
             handle = self._open_mount(directory, name)
         try:
-            kind = os.fstat(handle).st_mode
+            status = os.fstat(handle)
+            kind = status.st_mode
             if not stat.S_ISREG(kind):
                 raise NotAFileError(
                     errno.EINVAL, f"{_KINDS.get(stat.S_IFMT(kind), 'a directory')}, not a regular file", name
                 )
-            return os.open(b"%d" % handle, flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.own_fds)
+            return os.open(b"%d" % handle, flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.own_fds), status
         finally:
             os.close(handle)
 
@@ -260,8 +267,7 @@ class KeptFile:
         Raises OSError, NotAFileError.
         """
         if self.fd < 0:
-            self.fd = self._tree.open_file(directory, self._name, os.O_RDONLY)
-            status = os.fstat(self.fd)
+            self.fd, status = self._tree.open_and_stat(directory, self._name, os.O_RDONLY)
             self._inode = (status.st_dev, status.st_ino)
         for _ in range(_LEASE_ATTEMPTS):
             held = lease(self.fd)

@@ -152,10 +152,15 @@ class NaiveTree(files.Tree):
         """Open it whatever it is."""
         return os.open(name, flags, dir_fd=directory)
 
+    def open_and_stat(self, directory: int, name: bytes, flags: int) -> tuple[int, os.stat_result]:
+        """Open it whatever it is."""
+        fd = os.open(name, flags, dir_fd=directory)
+        return fd, os.fstat(fd)
+
 
 def be_naive() -> None:
     """Exchange how the container's files are opened."""
-    for name in ("open_directory", "open_file"):
+    for name in ("open_directory", "open_file", "open_and_stat"):
         setattr(files.Tree, name, getattr(NaiveTree, name))
 
 

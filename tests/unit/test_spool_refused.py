@@ -109,14 +109,14 @@ def test_unreadable_file_is_moved_at_the_second_look(
 ) -> None:
     """Its owner may be about to change its mode."""
     life = make_spool(error=str(error))
-    opened, unreadable = life.host.tree.open_file, {b"slow", b"never"}
+    opened, unreadable = life.host.tree.open_and_stat, {b"slow", b"never"}
 
-    def denied(directory: int, name: bytes, flags: int) -> int:
+    def denied(directory: int, name: bytes, flags: int) -> tuple[int, os.stat_result]:
         if name in unreadable:
             raise PermissionError(13, "Permission denied")
         return opened(directory, name, flags)
 
-    monkeypatch.setattr(life.host.tree, "open_file", denied)
+    monkeypatch.setattr(life.host.tree, "open_and_stat", denied)
     life.put("slow", b"1")
     life.put("never", b"2")
     life.host.settle()

@@ -39,7 +39,10 @@ def identity_of(status: os.stat_result) -> SpoolFileId:
 
     Its program sets the time to any year. What does not fit the note wraps round: only equality counts.
     """
-    return SpoolFileId(status.st_ino, (status.st_mtime_ns + _HALF) % (2 * _HALF) - _HALF, status.st_size)
+    mtime_ns = status.st_mtime_ns
+    if not -_HALF <= mtime_ns < _HALF:
+        mtime_ns = (mtime_ns + _HALF) % (2 * _HALF) - _HALF
+    return SpoolFileId(status.st_ino, mtime_ns, status.st_size)
 
 
 def pack(identity: SpoolFileId, name: bytes) -> bytes:

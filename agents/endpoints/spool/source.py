@@ -260,16 +260,19 @@ class SpoolSource(EventSource):
             self._refuse(name, "has a name that would be too long with the suffix of the other spool", Fate.MOVES)
             return None
         try:
-            fd = self._tree.open_file(self._directory.fd, name, os.O_RDONLY)
+            fd, status = self._tree.open_and_stat(self._directory.fd, name, os.O_RDONLY)
         except OSError as error:
             self._not_opened(name, error)
             return None
         try:
-            status = os.fstat(fd)
+            if not self._is_whole(fd, name, status):
+                return None
             identity = identity_of(status)
-            if not self._is_whole(fd, name, status) or self._taken.is_renamed(name, identity):
+            if self._taken.is_renamed(name, identity):
                 return None
             body = files.read_up_to(fd, self._config.max_message, identity.size)
+            if body is not None and len(body) != identity.size:  # it was written to before the lease was held
+                identity = identity_of(os.fstat(fd))
         except OSError as error:
             self._refuse(name, f"cannot be read: {os.strerror(error.errno or 0)}", Fate.WAITS)
             return None

@@ -63,8 +63,7 @@ class TakenFiles:
     def remove_up_to(self, seq: int) -> None:
         """Delete the files of the messages up to `seq`, or move them to `done`; each is noted. Raises Blocked."""
         renamed: dict[SpoolFileId, bytes] | None = None
-        while self.has_up_to(seq):
-            taken = self._taken[0]
+        while self._taken and (taken := self._taken[0]).seq <= seq:
             try:
                 try:
                     self._remove(taken)
