@@ -12,12 +12,15 @@ from nsbridge.agents.wire import MAX_PACKET
 # Seconds that a confirmation may wait, so that it can share a packet with a message: that saves a packet and a wake-up.
 # Other late work waits as long, so that messages in flight come first.
 _DELAY = 0.002
+_MOST_PUT_OFF = 8  # times _DELAY for which late work waits while packets come: between two messages it delays the next
 _SHORT = 16 << 10  # bytes; after a shorter packet another one is unlikely
 _PACKETS_AT_ONCE = 8  # received before their messages are handed over and confirmed
 
 
 class PeerLink:
     """Sends and receives the packets of a session. Calls `late` some time after `do_late`, once for several calls.
+
+    While packets come it waits for a pause, but not for long.
 
     `sync`, if given, is called before each packet: it makes durable what the packet reports. Then nothing is sent late.
     """
@@ -32,6 +35,8 @@ class PeerLink:
         self._session: Session
         self._received: Callable[[], None]
         self._late_is_due = False
+        self._has_received = False  # since the timer of late work was set
+        self._put_off = 0  # how often late work was, for that
         self._ack_since = 0.0  # when the oldest confirmation that waits became due
         self.acks_at_once = sync is not None  # no confirmation waits
         self.unsent = b""  # a packet for which the socket had no room
@@ -58,20 +63,27 @@ class PeerLink:
         self._send(acks=True)
 
     def do_late(self, delay: float = _DELAY) -> None:
-        """Call `late` within that time."""
+        """Call `late` within that time, or in a pause that follows soon."""
         if not self._late_is_due:
             self._late_is_due = True
+            self._has_received = False
             self._loop.call_later(delay, self._do_late)
 
     def _do_late(self) -> None:
         self._late_is_due = False
-        self._late()
+        if self._has_received and self._put_off < _MOST_PUT_OFF:
+            self._put_off += 1
+        else:
+            self._put_off = 0
+            self._late()
         if self._ack_since:
             left = self._ack_since + _DELAY - self._loop.now()
             if left > 0:
                 self.do_late(left)
             else:
                 self.flush_all()
+        if self._put_off:
+            self.do_late()
 
     def _send(self, *, acks: bool) -> None:
         if self.unsent:
@@ -98,6 +110,7 @@ class PeerLink:
             else:
                 self.unsent = b""
                 self._loop.watch(self._fd, READABLE, self._ready)
+        self._has_received = True
         for _ in range(_PACKETS_AT_ONCE):
             try:
                 packet = self._socket.recv(MAX_PACKET + 1)
