@@ -113,11 +113,11 @@ class Incoming:
             self._partial.clear()
         if names is not None:
             run = _named(run, names)
-        if not self._has_room_for(run):
+        count = len(run.bodies)
+        if (self._waiting_messages or count > 1) and not self._has_room_for(run):
             self.refused = True
             return
         self._last = run.last
-        count = len(run.bodies)
         self._unhanded += count
         self._waiting_messages += count
         self._waiting_bytes += run.size

@@ -182,6 +182,8 @@ class Loop:
     def _call_timers(self) -> float | None:
         """Call what is due; return the seconds until the next deadline."""
         now, timers, has_called = self.now(), self._timers, False
+        if timers and timers[0][0] > now and timers[0][2].callback is not None:
+            return timers[0][0] - now
         while timers and timers[0][0] <= now:
             timer = heapq.heappop(timers)[2]
             callback, timer.callback = timer.callback, None

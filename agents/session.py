@@ -42,7 +42,7 @@ class Session:
     def run(self, run: Run) -> None:
         """See wire.Receiver."""
         if self.greeted:
-            self._expected().accept_run(run)
+            (self.incoming or self._expected()).accept_run(run)
 
     def data(self, data: Data) -> None:
         """See wire.Receiver."""
@@ -78,7 +78,7 @@ class Session:
         incoming, outgoing = self.incoming, self.outgoing
         if incoming is None or not incoming.ack_due:
             return False
-        return incoming.is_pressing() or (outgoing is not None and outgoing.has_unsent())
+        return (outgoing is not None and outgoing.has_unsent()) or incoming.is_pressing()
 
     def next_packet(self, *, acks: bool = True) -> bytes:
         """Return the next packet to send, empty if there is none now. Each call counts its content as sent.
@@ -97,9 +97,9 @@ class Session:
             incoming.acknowledged()
             parts.append(wire.pack_ack(incoming.store.epoch, incoming.store.handed))
             room -= wire.ACK_SIZE
-        if outgoing is not None:
+        if outgoing is not None and outgoing.has_unsent():
             outgoing.fill(parts, room)
-        return b"".join(parts)
+        return b"".join(parts) if parts else b""
 
     def _greet(self, parts: list[bytes], *, asks: bool) -> None:
         """Append the greetings that are due: an own one, or an answer, or both."""

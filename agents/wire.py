@@ -64,6 +64,7 @@ class Message(NamedTuple):
 
 
 VOID = Message(-1, b"")  # in the place of a message that its source has no more: nothing is handed over for it
+_LEAST_TYPE = VOID.type
 
 
 class Hello(NamedTuple):
@@ -219,8 +220,8 @@ def parse(packet: bytes, to: Receiver) -> None:
             raise WireError(f"a frame of kind {kind} cut short")
         if kind == _ACK:
             _, epoch, seq = _ACK_FORMAT.unpack_from(packet, at)
-            at += _ACK_FORMAT.size
-            to.ack(epoch, _seq(seq))
+            at += ACK_SIZE
+            to.ack(epoch, seq if seq <= MAX_SEQ else _seq(seq))
         elif kind == _RUN:
             run, at = _parse_run(packet, at)
             to.run(run)
@@ -244,7 +245,7 @@ def _parse_data(packet: bytes, at: int) -> Data:
     _, length, epoch, seq, mtype, total, offset = _DATA_FORMAT.unpack_from(packet, at)
     at += _DATA_FORMAT.size
     end = at + length
-    if end > len(packet) or total > MAX_MESSAGE or offset + length > total or mtype < VOID.type or not seq:
+    if end > len(packet) or total > MAX_MESSAGE or offset + length > total or mtype < _LEAST_TYPE or not seq:
         raise WireError(f"a data frame of {length} bytes at {offset} of {total}, type {mtype}")
     return Data(epoch, _seq(seq), mtype, total, offset, packet[at:end])
 
@@ -271,15 +272,16 @@ def _parse_hello(packet: bytes, at: int) -> Hello:
 def _parse_run(packet: bytes, at: int) -> tuple[Run, int]:
     """Return the frame that begins at `at`, and where it ends. Raises WireError."""
     _, count, epoch, first, mtype = _RUN_FORMAT.unpack_from(packet, at)
-    at += _RUN_FORMAT.size
-    if not 0 < count <= len(packet) // RUN_MESSAGE_OVERHEAD or mtype < VOID.type or not first:
+    at += RUN_OVERHEAD
+    if not 0 < count <= len(packet) // RUN_MESSAGE_OVERHEAD or mtype < _LEAST_TYPE or not first:
         raise WireError(f"a run of {count} messages from {first}, type {mtype}")
-    _seq(first + count - 1)
+    if first + count - 1 > MAX_SEQ:
+        _seq(first + count - 1)
     start = at + RUN_MESSAGE_OVERHEAD * count  # of the first body
     if start > len(packet):
         raise WireError(f"a frame of kind {_RUN} cut short")
     lengths = _LENGTH.unpack_from(packet, at) if count == 1 else struct.unpack_from(f"<{count}I", packet, at)
-    size = sum(lengths)
+    size = lengths[0] if count == 1 else sum(lengths)
     end = start + size
     if end > len(packet):
         raise WireError(f"a run of {count} messages with {size} bytes, cut short")

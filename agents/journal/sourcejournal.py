@@ -97,23 +97,25 @@ class SourceJournal:
 
     def append(self, message: Message, count: int = 1) -> int:
         """Keep the message under `count` seqs, all of which it describes; return the last. Raises FullError."""
+        mtype, body = message
         first, last, index, entries = self.taken + 1, self.taken + count, self._index, self._entries
-        at = self._place(last, (len(message.body),))[0]
+        data, length = self._file.map, len(body)
+        at = self._place(last, (length,))[0]
         index[first % entries] = index[(last + 1) % entries] = NOWHERE  # no places, which a type would make messages
-        RECORD.pack_into(self._file.map, at, len(message.body), checksum(message.type, message.body), message.type)
+        RECORD.pack_into(data, at, length, checksum(mtype, body), mtype)
         start = at + RECORD_SIZE
-        self._file.map[start : start + len(message.body)] = message.body
-        self._total += len(message.body)
-        self.pending_bytes += len(message.body)
+        data[start : start + length] = body
+        self._total += length
+        self.pending_bytes += length
         entry = seal(at)
         if count > 1:
             self._assign(self._totals, first + 1, array("Q", (self._total,)) * (count - 1))
             self._assign(index, first + 1, array("Q", (entry,)) * (count - 1))
         self._totals[first % entries] = self._total
         index[first % entries] = entry
-        self._publish(last, start + len(message.body))
-        if count == 1 and len(message.body) <= MAX_PACKET:
-            self._fresh = Run(self.epoch, last, message.type, (message.body,), (), len(message.body))
+        self._publish(last, start + length)
+        if count == 1 and length <= MAX_PACKET:
+            self._fresh = Run(self.epoch, last, mtype, (body,), (), length)
         return last
 
     def land(self, lengths: Sequence[int]) -> list[int]:
