@@ -31,7 +31,7 @@ settings.register_profile("dev", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
-WORKERS = 2  # more would disturb each other: a daemon and its agents are many processes
+WORKERS = 3  # two keep two cores half busy, since most tests wait for processes that they started
 _TURNS = "turns"  # the directory of the two lock files, as a worker is given it
 _DIRECTORY = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 

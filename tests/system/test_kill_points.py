@@ -129,9 +129,10 @@ COUNTED = [
 
 
 WITH_SENDERS = [pytest.param(point, id=f"{point}-senders", marks=pytest.mark.senders) for point in POINTS]
+WITH_COUNTER = [pytest.param(point, id=str(point), marks=pytest.mark.counter) for point in COUNTED]
 
 
-@pytest.mark.parametrize("point", [*WITH_SENDERS, *COUNTED], ids=str)
+@pytest.mark.parametrize("point", [*WITH_SENDERS, *WITH_COUNTER])
 def test_a_kill_around_a_system_call_loses_and_repeats_nothing(tmp_path: Path, point: Point) -> None:
     """Nothing is in doubt either."""
     with a_storm(tmp_path, point.plan) as running:
