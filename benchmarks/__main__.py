@@ -2,7 +2,7 @@
 
     ./run bench [--rounds N] [--quick] [--only NAME…] [--check | --record]
 
-NAME is a subject or a group: core, sizes, routes, others, jetstream, evidence.
+NAME is a subject or a group: core, sizes, routes, others, jetstream, kinds, evidence.
 """
 
 from __future__ import annotations

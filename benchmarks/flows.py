@@ -60,6 +60,9 @@ def carry(lab: Lab, flow: Flow) -> Figures:
     """Feed and drain a flow at full speed, from the start of the first feed to the last message's arrival."""
     with lab.containers() as (a, b), _routes(lab, flow, a, b) as daemon:
         drains = [_load(lab, b, "drain", flow.sink, n, flow) for n in range(flow.routes)]
+        wait_until(
+            lambda: all(a["blocked_s"] is None for a in daemon.agents().values()), "each drain's socket is found"
+        )
         pids = tree(daemon.pid)
         before = cpu_seconds(pids)
         feeds = [_load(lab, a, "feed", flow.source, n, flow) for n in range(flow.routes)]
@@ -161,6 +164,16 @@ def spool_limit(lab: Lab, count: int, size: int) -> Figures:
     return {"rate": float(said.split()[0])}
 
 
+def mqueue_limit(lab: Lab, count: int, size: int) -> Figures:
+    """Measure the kernel's own limit for POSIX queues: one queue, two processes, no bridge."""
+    return {"rate": float(run([lab.program("mqueue_limit"), str(count), str(size)]).stdout.split()[0])}
+
+
+def datagram_limit(lab: Lab, count: int, size: int) -> Figures:
+    """Measure the kernel's own limit for datagrams: a pair of Unix sockets, two processes, no bridge."""
+    return {"rate": float(run([lab.program("datagram_limit"), str(count), str(size)]).stdout.split()[0])}
+
+
 @contextmanager
 def _routes(lab: Lab, flow: Flow, a: EngineContainer, b: EngineContainer) -> Iterator[Nsbridged]:
     for n in range(flow.routes):
@@ -182,13 +195,16 @@ def _routes(lab: Lab, flow: Flow, a: EngineContainer, b: EngineContainer) -> Ite
 
 
 def _place(kind: str, side: str, n: int) -> str:
-    return str(0x5000 + n) if kind == "queue" else f"/srv/{side}-{n}"
+    places = {"queue": str(0x5000 + n), "mqueue": f"/{side}-{n}"}
+    return places.get(kind, f"/srv/{side}-{n}")
 
 
 def _endpoint(kind: str, side: str, n: int) -> str:
     place = _place(kind, side, n)
     if kind == "queue":
         return f"queue = {{ {side} = {{ key = {place} }}, create = true }}"
+    if kind == "mqueue":
+        return f'mqueue = {{ {side} = {{ name = "{place}" }}, create = true }}'
     return f'{kind} = {{ {side} = "{place}" }}'
 
 

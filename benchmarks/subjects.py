@@ -83,6 +83,7 @@ STATUS, SUPERVISORCTL = "nsbridgectl status", "supervisorctl status"
 NATS_ECHO, NATS, JETSTREAM = "echo, NATS", "NATS", "NATS JetStream"
 JS_RAW, JS_WINDOW, JS_FETCH = "JetStream, raw bytes", "JetStream, nats-py publishes", "JetStream, nats-py fetches"
 TO_JS, FROM_JS = "log→nats", "nats→log"
+MQUEUE, DATAGRAMS = "kernel, POSIX queue 256 B", "kernel, datagrams 256 B"
 TICK_1, TICK_100 = "1 route, 1 message/s", "100 routes, 1 message/s"
 
 _CORE = (
@@ -131,6 +132,18 @@ _JETSTREAM = (
     Subject(JS_FETCH, "jetstream", _counted(partial(_alone, "js-fetch"), 60_000, 256)),
     Subject(FROM_JS, "jetstream", _counted(jetstream.to_log, 60_000, 256)),
 )
+_KINDS = (
+    Subject(MQUEUE, "kinds", _counted(flows.mqueue_limit, 400_000, 256)),
+    *(
+        _flow(f"{a}→{b}", "kinds", Flow(a, b, 60_000))
+        for a, b in (("log", "mqueue"), ("mqueue", "log"), ("mqueue",) * 2)
+    ),
+    Subject(DATAGRAMS, "kinds", _counted(flows.datagram_limit, 400_000, 256)),
+    *(
+        _flow(f"{a}→{b}", "kinds", Flow(a, b, 60_000))
+        for a, b in (("log", "socket"), ("socket", "log"), ("socket",) * 2)
+    ),
+)
 _BY_EVIDENCE = tuple(
     subject
     for evidence in EVIDENCE
@@ -142,7 +155,7 @@ _BY_EVIDENCE = tuple(
         ),
     )
 )
-SUBJECTS: Sequence[Subject] = (*_CORE, *_BY_SIZE, *_BY_ROUTES, *_OTHERS, *_JETSTREAM, *_BY_EVIDENCE)
+SUBJECTS: Sequence[Subject] = (*_CORE, *_BY_SIZE, *_BY_ROUTES, *_OTHERS, *_JETSTREAM, *_KINDS, *_BY_EVIDENCE)
 CORE = tuple(subject.name for subject in _CORE)
 
 MEMORY = 2_000_000  # bytes of an agent's own memory
@@ -159,6 +172,14 @@ GOALS: Sequence[Goal] = (
     Goal("log→nats 256 B against nats-py with a window", "rate", TO_JS, JS_WINDOW, 0.7, at_least=True),
     Goal("nats→log 256 B against nats-py's fetch", "rate", FROM_JS, JS_FETCH, 0.7, at_least=True),
     Goal("nats-py with a window against raw bytes", "rate", JS_WINDOW, JS_RAW, None, at_least=True),
+    *(
+        Goal(f"{name} 256 B, exactly-once", "rate", name, peer, None, at_least=True)
+        for peer, names in (
+            (MQUEUE, ("log→mqueue", "mqueue→log", "mqueue→mqueue")),
+            (DATAGRAMS, ("log→socket", "socket→log", "socket→socket")),
+        )
+        for name in names
+    ),
     Goal("CPU a message, 100 routes against 1", "cpu", TICK_100, TICK_1, 1.0),
     Goal("own memory, log's agent (source)", "uss_source", "log→queue", None, MEMORY),
     Goal("own memory, queue's agent (sink)", "uss_sink", "log→queue", None, MEMORY),

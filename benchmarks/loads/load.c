@@ -1,22 +1,26 @@
 /* The containers' programs of the throughput rows: one feeds messages as fast as it is let, one drains them and checks
  * that each is the next one. usage:
- *   load feed  queue|log|spool PLACE COUNT SIZE
- *   load drain queue|log|spool PLACE COUNT SIZE
+ *   load feed  queue|mqueue|socket|log|spool PLACE COUNT SIZE
+ *   load drain queue|mqueue|socket|log|spool PLACE COUNT SIZE
  *   load tick  PREFIX LOGS SECONDS SIZE          a line a second into each of the logs PREFIX0, PREFIX1 …, evenly spread
- * PLACE is a queue's key, a log's path or a spool's directory. A message is SIZE bytes, at least 16, and begins with its
+ * PLACE is a queue's key, a POSIX queue's name, the path of a log or of a socket for datagrams, or a spool's directory. A
+ * drain makes its socket before it is ready. A message is SIZE bytes, at least 16, and begins with its
  * number. Each prints "ready", then "BEGUN ENDED" in seconds of CLOCK_MONOTONIC: a feed's begin is before its first
  * message, a drain's end is after its last. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <mqueue.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 #include "spool_file.h"
@@ -57,6 +61,48 @@ static void drain_queue(void) {
     for (int i = 0; i < count; i++) {
         ssize_t n = msgrcv(id, &m, LONGEST, 0, 0);
         if (n < 0) die("msgrcv");
+        check(m.text, n, i);
+    }
+}
+
+static mqd_t posix_queue(int access) {
+    mqd_t id = mq_open(place, access | O_CREAT, 0666, NULL);
+    if (id < 0) die(place);
+    return id;
+}
+static void feed_mqueue(void) {
+    mqd_t id = posix_queue(O_WRONLY);
+    for (int i = 0; i < count; i++) {
+        number(m.text, i);
+        if (mq_send(id, m.text, size, 0) < 0) die("mq_send");
+    }
+}
+static void drain_mqueue(void) {
+    mqd_t id = posix_queue(O_RDONLY);
+    for (int i = 0; i < count; i++) {
+        ssize_t n = mq_receive(id, m.text, LONGEST, NULL);
+        if (n < 0) die("mq_receive");
+        check(m.text, n, i);
+    }
+}
+
+static int datagrams(int (*use)(int, const struct sockaddr *, socklen_t)) {
+    struct sockaddr_un address = { AF_UNIX, "" };
+    int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", place);
+    if (fd < 0 || use(fd, (struct sockaddr *)&address, sizeof address) < 0) die(place);
+    return fd;
+}
+static void feed_socket(int fd) {
+    for (int i = 0; i < count; i++) {
+        number(m.text, i);
+        if (send(fd, m.text, size, 0) != size) die(place);
+    }
+}
+static void drain_socket(int fd) {
+    for (int i = 0; i < count; i++) {
+        ssize_t n = recv(fd, m.text, LONGEST, 0);
+        if (n < 0) die(place);
         check(m.text, n, i);
     }
 }
@@ -140,22 +186,25 @@ static void tick(const char *prefix, int logs, int seconds) {
 
 int main(int argc, char **argv) {
     if (argc < 6 || (size = atoi(argv[5])) < 16 || size >= LONGEST + (argv[1][0] != 't')) {
-        fprintf(stderr, "usage: load feed|drain queue|log|spool PLACE COUNT SIZE; load tick PREFIX LOGS SECONDS SIZE\n");
+        fprintf(stderr, "usage: load feed|drain queue|mqueue|socket|log|spool PLACE COUNT SIZE; load tick PREFIX LOGS SECONDS SIZE\n");
         return 2;
     }
-    int feeds = argv[1][0] == 'f', watch = -1;
-    char kind = argv[2][0];
+    int feeds = argv[1][0] == 'f', drains = argv[1][0] == 'd', watch = -1, end = -1;
+    const char *kind = argv[2];
     place = argv[3];
     count = atoi(argv[4]);
     memset(m.text, 'a', size);
-    if (argv[1][0] == 'd' && kind == 's' &&
+    if (drains && !strcmp(kind, "spool") &&
         ((watch = inotify_init()) < 0 || inotify_add_watch(watch, place, IN_MOVED_TO | IN_CLOSE_WRITE) < 0)) die(place);
+    if (!strcmp(kind, "socket")) end = datagrams(feeds ? connect : bind);
     puts("ready");
     fflush(stdout);
     double begun = now();
     if (argv[1][0] == 't') tick(argv[2], atoi(argv[3]), count);
-    else if (kind == 'q') feeds ? feed_queue() : drain_queue();
-    else if (kind == 'l') feeds ? feed_log() : drain_log();
+    else if (!strcmp(kind, "queue")) feeds ? feed_queue() : drain_queue();
+    else if (!strcmp(kind, "mqueue")) feeds ? feed_mqueue() : drain_mqueue();
+    else if (!strcmp(kind, "socket")) feeds ? feed_socket(end) : drain_socket(end);
+    else if (!strcmp(kind, "log")) feeds ? feed_log() : drain_log();
     else feeds ? feed_spool() : drain_spool(watch);
     printf("%.9f %.9f\n", begun, now());
     return 0;
