@@ -62,6 +62,7 @@ class SourceJournal:
         self.reader = RecordReader(file, self._index)
         self._allocated = 0
         self._cells = file.cells
+        self.keeps_fresh = True  # False if its user has what was appended last in memory itself
         self._fresh: Run | None = None  # what was taken last, if it is in memory; nothing of it is confirmed
         self._places: list[int] = []  # where messages may land, or one is being appended: the next seqs
         self._next_at = self._ring_at  # where the last record ends that was published
@@ -114,7 +115,7 @@ class SourceJournal:
         self._totals[first % entries] = self._total
         index[first % entries] = entry
         self._publish(last, start + length)
-        if count == 1 and length <= MAX_PACKET:
+        if self.keeps_fresh and count == 1 and length <= MAX_PACKET:
             self._fresh = Run(self.epoch, last, mtype, (body,), (), length)
         return last
 

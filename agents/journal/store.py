@@ -25,6 +25,7 @@ class NoteStore:
 
     def __init__(self, journal: SourceJournal, load: Load, name_of: Callable[[bytes], bytes] | None = None) -> None:
         self.journal = journal
+        journal.keeps_fresh = False
         self._name_of = name_of
         self.epoch = journal.epoch
         self.pending_bytes = 0

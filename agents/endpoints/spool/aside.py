@@ -35,6 +35,7 @@ class NamesAside:
         self._look = look
         self._looked = looked
         self._names: dict[bytes, _Aside] = {}
+        self.names = self._names.keys()  # those that are set aside
         self._due: list[tuple[float, bytes]] = []  # a heap
         self._timer: Timer | None = None
 

@@ -172,7 +172,7 @@ class SpoolNames:
     def take(self, name: bytes) -> None:
         """Note that the file was taken: its name does not wait again until `forget`."""
         self._remove(name)
-        if self._aside:
+        if name in self._aside.names:
             self._aside.drop(name)
         self._how[name] = _TAKEN
 
@@ -184,7 +184,7 @@ class SpoolNames:
         """Forget a name, because its file is gone or is a new one."""
         self._remove(name)
         self._how.pop(name, None)
-        if self._aside:
+        if name in self._aside.names:
             self._aside.drop(name)
 
     def _remove(self, name: bytes) -> None:

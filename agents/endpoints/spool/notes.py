@@ -45,6 +45,13 @@ def identity_of(status: os.stat_result) -> SpoolFileId:
     return SpoolFileId(status.st_ino, mtime_ns, status.st_size)
 
 
+def has_identity(status: os.stat_result, identity: SpoolFileId) -> bool:
+    """True if it is the identity in a file's `status`: as `identity_of`, but faster."""
+    if status.st_ino != identity.inode or status.st_size != identity.size:
+        return False
+    return status.st_mtime_ns == identity.mtime_ns or identity_of(status) == identity
+
+
 def pack(identity: SpoolFileId, name: bytes) -> bytes:
     """Return the note for the journal."""
     return _NOTE.pack(*identity) + name

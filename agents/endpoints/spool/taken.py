@@ -16,7 +16,7 @@ from nsbridge.agents.endpoints.files import Tree, blocked_by
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
 from nsbridge.agents.endpoints.spool.done import DoneDirectory
 from nsbridge.agents.endpoints.spool.names import CLOSED, SpoolNames
-from nsbridge.agents.endpoints.spool.notes import SpoolFileId, Taken, identity_of
+from nsbridge.agents.endpoints.spool.notes import SpoolFileId, Taken, has_identity, identity_of
 from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.journal.store import NoteStore
 
@@ -115,8 +115,8 @@ class TakenFiles:
     def _remove(self, taken: Taken) -> None:
         """Remove the file, unless its program has replaced it by another message. Raises OSError, Blocked."""
         _, name, identity, _ = taken
-        now = identity_of(os.stat(name, dir_fd=self._directory, follow_symlinks=False))
-        is_same = now == identity or self._has_same_content(taken, now)
+        now = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+        is_same = has_identity(now, identity) or self._has_same_content(taken, now)
         if is_same and self._done is not None:
             self._done.move(self._directory, self._path, name, (self._store.epoch, taken.seq))
         elif is_same:
@@ -125,9 +125,9 @@ class TakenFiles:
         if not is_same:
             self._names.event(name, CLOSED)
 
-    def _has_same_content(self, taken: Taken, now: SpoolFileId) -> bool:
+    def _has_same_content(self, taken: Taken, now: os.stat_result) -> bool:
         """True if only the file's time has changed, as by touch(1)."""
-        if taken.body is None or (now.inode, now.size) != (taken.identity.inode, taken.identity.size):
+        if taken.body is None or (now.st_ino, now.st_size) != (taken.identity.inode, taken.identity.size):
             return False
         fd = self._tree.open_file(self._directory, taken.name, os.O_RDONLY)
         try:
