@@ -48,6 +48,7 @@ def measure(routes: int, rounds: int, paths: Sequence[str] = ("/metrics", "/", "
         daemon.config.write_text(daemon.config.read_text().replace('"debug"', '"info"'))
         with daemon, Web(daemon.socket) as web:
             daemon.call("start", names=["all"], wait=True)
+            daemon.wait_for("RUNNING")  # an agent forks its senders a little after it runs
             return [_cost(daemon, web, path, rounds) for path in paths]
 
 
