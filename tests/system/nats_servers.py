@@ -160,10 +160,11 @@ class NatsClient:
 
     def add_stream(self, name: str, subjects: Sequence[str], **config: Any) -> None:
         """Make a stream; a cluster may need a while until it can."""
+        impatient = self.client.jetstream(timeout=1)  # a request before there is a leader is lost
 
         def made() -> bool:
             try:
-                self.run(self.js.add_stream(name=name, subjects=list(subjects), **config))
+                self.run(impatient.add_stream(name=name, subjects=list(subjects), **config))
             except nats.errors.Error:
                 return False
             return True
