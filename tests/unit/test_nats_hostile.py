@@ -325,3 +325,16 @@ def test_confirmation_of_an_unpublished_message_is_refused(tmp_path: Path) -> No
             assert side._journal.handed == 0
     finally:
         server.close()
+
+
+def test_request_may_be_completed_before_its_messages_come(tmp_path: Path) -> None:
+    """A server of a cluster sends messages when their delivery is replicated, and the status at once."""
+    status = b"HMSG REPLY SID 32 32\r\nNATS/1.0 409 Batch Completed\r\n\r\n\r\n"
+    batch = status + b"MSG REPLY SID $JS.ACK.S.d.1.1.1.1.0 1\r\nx\r\n"
+    server = HostileServer(INFO, says("MSG.NEXT", (batch,)))
+    try:
+        with agent(tmp_path, server.url, "out") as (host, _side):
+            host.run_until(lambda: host.taken == [b"x"], "it is taken")
+        assert b"STREAM.MSG.GET" not in server.said, "from the consumer, not from the stream"
+    finally:
+        server.close()

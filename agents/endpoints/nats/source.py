@@ -216,9 +216,11 @@ class NatsSource(EventSource):
 
     def _ended(self, subject: str, status: str, headers: Mapping[str, str]) -> None:
         text = headers.get("Description", "")
+        if text.startswith("Batch"):  # completed; from newer servers this may come before the messages
+            return
         had_none = self._pulls.ended(int(subject.rpartition(".")[2]), is_too_long="MaxBytes" in text)
         self._is_idle = self._is_idle or had_none
-        if status not in ("404", "408") and "MaxBytes" not in text and "Batch" not in text:
+        if status not in ("404", "408") and "MaxBytes" not in text:
             what = f"consumer {self._out.durable} of stream {self._out.stream}: {text[:200]} ({status[:20]})"
             self._failed = Unready(what)
 
