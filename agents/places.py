@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 from nsbridge.agents import linux
+from nsbridge.config.descriptors import closing
 from nsbridge.config.schema import Endpoint
 
 MOST = 4  # identities of one end
@@ -32,11 +33,8 @@ def of_files(endpoint: Endpoint) -> dict[str, list[str]]:
     It opens only directories, by O_PATH, so it may follow links. Raises OSError if no descriptor is free.
     """
     paths = {end: place.path for end, place in endpoint.places().items() if end in ENDS and place.path}
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY)
-    try:
+    with closing(os.open("/", os.O_PATH | os.O_DIRECTORY)) as root:
         return {side: _identities(root, os.fsencode(path)) for side, path in paths.items()}
-    finally:
-        os.close(root)
 
 
 def parse(report: object) -> Mapping[str, Sequence[str]]:
@@ -61,15 +59,13 @@ def _identities(root: int, path: bytes) -> list[str]:
         directory = linux.openat2(root, parent or b"/", os.O_PATH | os.O_DIRECTORY, 0, _HOW)
     except OSError:
         return []
-    try:
+    with closing(directory):
         found = [f"{_number(os.fstat(directory))}/{zlib.crc32(name):08x}"]
         try:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except OSError:
             return found
         return found if stat.S_ISLNK(status.st_mode) else [*found, _number(status)]
-    finally:
-        os.close(directory)
 
 
 def _number(status: os.stat_result) -> str:

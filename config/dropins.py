@@ -11,6 +11,7 @@ import os
 from typing import NamedTuple
 
 from nsbridge.config import trusted
+from nsbridge.config.descriptors import closing
 from nsbridge.config.document import Table, read_text
 from nsbridge.config.problems import Problem
 
@@ -66,11 +67,8 @@ def _names(where: str, *, by_root: bool) -> list[str]:
         return []
     if not by_root:
         return _chosen(os.listdir(where))  # noqa: PTH208
-    fd = trusted.open_directory(where)
-    try:
+    with closing(trusted.open_directory(where)) as fd:
         return _chosen(os.listdir(fd))  # noqa: PTH208
-    finally:
-        os.close(fd)
 
 
 def _chosen(names: list[str]) -> list[str]:

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from nsbridge.config.descriptors import closing
 from nsbridge.config.text import escape
 
 _MOST_LINKS = 40  # as the kernel's own walk has it (path_resolution(7))
@@ -107,10 +108,8 @@ def open_file(path: str, flags: int = os.O_RDONLY, *, create: int | None = None,
                     return walk.create(flags, create)
                 except FileExistsError:
                     continue  # it has appeared meanwhile, and is checked like any other
-        try:
+        with closing(pinned):
             return _reopen(pinned, flags, is_own=walk.is_own)
-        finally:
-            os.close(pinned)
     raise FileExistsError(0, "it keeps appearing and disappearing", path)
 
 
@@ -121,10 +120,8 @@ def open_directory(path: str, *, make: int | None = None) -> int:
     """
     with _Walk(path, make=make) as walk:
         pinned = walk.to_end()
-    try:
+    with closing(pinned):
         return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=pinned)
-    finally:
-        os.close(pinned)
 
 
 def open_below(directory: int, name: str, owners: Container[int], path: str) -> int:

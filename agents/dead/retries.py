@@ -22,6 +22,7 @@ from nsbridge.agents.endpoints.base import AgentApi, Blocked, Waiter
 from nsbridge.agents.outgoing import SourceStore
 from nsbridge.agents.statefiles import EPOCH, SEQ, stem
 from nsbridge.agents.wire import Message
+from nsbridge.config.descriptors import closing
 from nsbridge.config.schema import MAX_MESSAGE
 
 _LETTER = re.compile(rf"{EPOCH}-{SEQ}\.([0-9]{{1,19}})")
@@ -119,10 +120,8 @@ class DeadLetterRetries:
         except OSError as error:
             self._host.log("error", f"dead letter {name} cannot be read: {os.strerror(error.errno or 0)}")
             return None
-        try:
+        with closing(fd):
             body = files.read_up_to(fd, MAX_MESSAGE) if stat.S_ISREG(os.fstat(fd).st_mode) else None
-        finally:
-            os.close(fd)
         if body is None:
             self._host.log("error", f"dead letter {name} is no file of a message that nsbridge carries")
         return body

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 from nsbridge.agents.confinement.entry import Gone, RefusedForGood
 from nsbridge.config import trusted
+from nsbridge.config.descriptors import closing
 
 ROOT = 0
 _NS_GET_USERNS = 0xB701
@@ -102,15 +103,11 @@ def parse_map(text: bytes) -> list[tuple[int, range]]:
 
 def _owner_of_namespace(path: str) -> int:
     """Return the inode number of the user namespace that owns the namespace file. NS_GET_USERNS of ioctl_ns(2)."""
-    namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
-        try:
-            return os.fstat(owner).st_ino
-        finally:
-            os.close(owner)
-    finally:
-        os.close(namespace)
+    with (
+        closing(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as space,
+        closing(fcntl.ioctl(space, _NS_GET_USERNS)) as owner,
+    ):
+        return os.fstat(owner).st_ino
 
 
 def _own_user_namespace() -> int:

@@ -19,6 +19,7 @@ from nsbridge.agents.identity import identity
 from nsbridge.agents.identity.identity import IdMap, Ids, UserEvidence, UserRecord
 from nsbridge.agents.identity.walk import Step, WalkEnd, redirector, redirects, shown, walk
 from nsbridge.agents.places import ENDS
+from nsbridge.config.descriptors import closing
 from nsbridge.config.schema import AgentConfig
 
 _WRITABLE_BY_ALL = 0o002
@@ -216,11 +217,8 @@ class FileSurroundings(Surroundings):
 
 def walk_from_root(path: bytes) -> WalkEnd:
     """Walk from the root directory of this process. Raises OSError for want of descriptors."""
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY)
-    try:
+    with closing(os.open("/", os.O_PATH | os.O_DIRECTORY)) as root:
         return walk(root, path)
-    finally:
-        os.close(root)
 
 
 def _is_mount(path: bytes) -> bool:

@@ -22,6 +22,7 @@ from typing import Self, TypeVar
 
 from nsbridge.agents.fork import has_ended
 from nsbridge.config import trusted
+from nsbridge.config.descriptors import closing
 from nsbridge.config.errors import EXIT_NOT_PERMITTED, NsbridgeError
 from nsbridge.config.schema import Namespace
 from nsbridge.config.text import escape
@@ -187,11 +188,8 @@ def user_namespace_owner(pid: int) -> int:
     """
 
     def ask() -> int:
-        fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with closing(os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)) as fd:
             return int.from_bytes(fcntl.ioctl(fd, _NS_GET_OWNER_UID, bytes(4)), sys.byteorder)
-        finally:
-            os.close(fd)
 
     return _of_process(pid, ask)
 

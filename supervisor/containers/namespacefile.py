@@ -8,6 +8,7 @@ import stat
 from contextlib import suppress
 
 from nsbridge.config import trusted
+from nsbridge.config.descriptors import closing
 from nsbridge.config.schema import Namespace
 from nsbridge.config.trusted import UntrustedError
 from nsbridge.supervisor.containers.identity import ContainerRefused, NotPermitted, NotRunning, quoted
@@ -38,15 +39,12 @@ def open_namespace_file(path: str) -> tuple[int, int]:
         raise NotPermitted(f"namespace file {quoted(path)} cannot be opened: run nsbridge as root") from None
     except OSError as error:
         raise NotRunning(f"namespace file {quoted(path)}: {error.strerror}") from None
-    try:
+    with closing(pinned):
         if not stat.S_ISREG(os.fstat(pinned).st_mode):  # namespace files are; a FIFO or a device must not be opened
             raise NotRunning(f"{quoted(path)} is not a namespace file")
-        with suppress(OSError):  # ENOTTY: an ordinary file
-            fd = os.open(f"/proc/self/fd/{pinned}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                return os.fstat(fd).st_ino, fcntl.ioctl(fd, _NS_GET_NSTYPE)
-            finally:
-                os.close(fd)
+        with (
+            suppress(OSError),
+            closing(os.open(f"/proc/self/fd/{pinned}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as fd,
+        ):
+            return os.fstat(fd).st_ino, fcntl.ioctl(fd, _NS_GET_NSTYPE)  # ENOTTY: an ordinary file
         raise NotRunning(f"{quoted(path)} is not a namespace file: nothing is bound there (ip-netns(8), mount --bind)")
-    finally:
-        os.close(pinned)

@@ -22,6 +22,7 @@ from nsbridge.agents import statefiles
 from nsbridge.agents.dead import quota
 from nsbridge.agents.dead.quota import FileSystem, Quota
 from nsbridge.agents.statefiles import EPOCH, SEQ, dead_letters
+from nsbridge.config.descriptors import closing
 from nsbridge.config.errors import NsbridgeError
 from nsbridge.config.schema import DeadConfig
 
@@ -180,13 +181,8 @@ def given_back(state_dir: str, source: str) -> int:
         return 0
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def _opened(path: Path) -> contextlib.AbstractContextManager[int]:
+    return closing(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
 
 
 @contextlib.contextmanager
@@ -213,13 +209,10 @@ def _retry_box(state_dir: str, source: str) -> Iterator[int]:
 @contextlib.contextmanager
 def _body(box: int, letter: Letter) -> Iterator[int]:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-    fd = os.open(f"{letter.stem}.body", flags, dir_fd=box)
-    try:
+    with closing(os.open(f"{letter.stem}.body", flags, dir_fd=box)) as fd:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise NsbridgeError(f"{letter.id}: its body is no regular file; it can only be dropped")
         yield fd
-    finally:
-        os.close(fd)
 
 
 def _discard(box: int, name: str) -> None:

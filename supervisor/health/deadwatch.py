@@ -32,6 +32,7 @@ from nsbridge.agents.dead.quota import shown_size
 from nsbridge.agents.journal import state
 from nsbridge.agents.loop import Timer
 from nsbridge.agents.statefiles import WAITING, dead_letters, dead_retries, journal_path
+from nsbridge.config.descriptors import closing
 from nsbridge.config.schema import MAX_MESSAGE, DeadConfig
 from nsbridge.supervisor.host.spawn import LineChild
 from nsbridge.supervisor.lifecycle.agent import ManagedAgent
@@ -190,10 +191,8 @@ def _content(boxes: Sequence[Path], most: int) -> Content:
             continue
         except OSError as error:
             return Content(files, size, f"something that is not a directory ({error.strerror})")
-        try:
+        with closing(fd):
             found = _count(fd, most - files)
-        finally:
-            os.close(fd)
         files, size, odd = files + found.files, size + found.bytes, odd or found.odd
     return Content(files, size, odd)
 

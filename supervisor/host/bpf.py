@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from nsbridge.agents import linux
+from nsbridge.config.descriptors import closing
 
 HASH, ARRAY = 1, 2  # BPF_MAP_TYPE_…
 MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
@@ -115,11 +116,8 @@ def attach(program: int, tracepoint: int) -> int:
     event = bytearray(_PERF_ATTR_SIZE)
     struct.pack_into("<IIQQ", event, 0, _PERF_TYPE_TRACEPOINT, _PERF_ATTR_SIZE, tracepoint, 1)
     number = _NUMBERS[platform.machine()][1]
-    perf = linux.syscall("perf_event_open", number, event, -1, 0, -1, _PERF_CLOEXEC)
-    try:
+    with closing(linux.syscall("perf_event_open", number, event, -1, 0, -1, _PERF_CLOEXEC)) as perf:
         return _bpf(_LINK_CREATE, struct.pack("<4I", program, perf, _PERF_EVENT_LINK, 0).ljust(48, b"\0"))
-    finally:
-        os.close(perf)
 
 
 def pin(fd: int, path: str) -> None:
@@ -143,12 +141,8 @@ def skipped(program: int) -> int:
 
 def tracepoint(name: str) -> int:
     """Return the number of `group/name`. Raises OSError."""
-    mount = linux.own_mount("tracefs")
-    try:
-        fd = os.open(f"events/{name}/id", os.O_RDONLY | os.O_CLOEXEC, dir_fd=mount)
-        try:
-            return int(os.read(fd, 32))
-        finally:
-            os.close(fd)
-    finally:
-        os.close(mount)
+    with (
+        closing(linux.own_mount("tracefs")) as mount,
+        closing(os.open(f"events/{name}/id", os.O_RDONLY | os.O_CLOEXEC, dir_fd=mount)) as fd,
+    ):
+        return int(os.read(fd, 32))

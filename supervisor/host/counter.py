@@ -29,6 +29,7 @@ from pathlib import Path
 
 from nsbridge.agents import linux
 from nsbridge.agents.counter import LENGTHS, LENGTHS_AT, LIFE_SLOT, RECEIVED_AT, SENT_AT, SLOT_SIZE, Lease
+from nsbridge.config.descriptors import closing
 from nsbridge.supervisor.host import bpf, pins, procfs
 from nsbridge.supervisor.host.pins import Owner
 
@@ -188,12 +189,9 @@ def _remove(places: Iterable[Path]) -> None:
 def _mount_if_missing() -> None:
     """Mount the bpffs where systemd has it. Raises Unavailable."""
     try:
-        fd = os.open(BPFFS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with closing(os.open(BPFFS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
             if linux.filesystem(fd) == _BPF_FS_MAGIC:
                 return
-        finally:
-            os.close(fd)
         linux.mount("bpf", BPFFS, "bpf", 0, "mode=0700")
     except OSError as error:
         raise Unavailable(

@@ -11,6 +11,7 @@ from nsbridge.agents import linux
 from nsbridge.agents.endpoints.files import Tree
 from nsbridge.agents.endpoints.log.model import LogFile, LogFileId
 from nsbridge.agents.endpoints.log.names import Form, age, names_of
+from nsbridge.config.descriptors import closing
 
 _COMPARED = 64 << 10  # bytes in which a copy is like its original
 _PROOF = 256  # bytes that must be equal: short logs may begin alike and be no copies
@@ -107,10 +108,8 @@ class Siblings:
                 fd = self.open(one.name)
             except OSError:
                 continue
-            try:
+            with closing(fd):
                 yield fd
-            finally:
-                os.close(fd)
 
     def copied(self, one: LogFile, originals: Sequence[int]) -> bytes:
         """Return the file's first bytes if it is a copy: one of the open `originals` has the same. Otherwise empty."""
@@ -119,24 +118,20 @@ class Siblings:
         fd = self.open_seen(one)
         if fd is None:
             return b""
-        try:
+        with closing(fd):
             head = os.pread(fd, _COMPARED, 0)
             is_copy = any(os.pread(original, len(head), 0) == head for original in originals)
             return head[:_PROOF] if is_copy else b""
-        finally:
-            os.close(fd)
 
     def unpacked_size(self, one: LogFile) -> int:
         """Return the size of a compressed file's content, 0 if unknown. gzip: RFC 1952, ISIZE."""
         fd = self.open_seen(one)
         if fd is None:
             return 0
-        try:
+        with closing(fd):
             if one.size < _GZIP_LEAST or os.pread(fd, 2, 0) != _GZIP:
                 return 0
             return int.from_bytes(os.pread(fd, 4, one.size - 4), "little")
-        finally:
-            os.close(fd)
 
     def _seen(self, name: bytes) -> LogFile | None:
         for _ in range(_EXCHANGES):

@@ -24,6 +24,7 @@ from nsbridge.agents.endpoints.mqueue import calls
 from nsbridge.agents.endpoints.mqueue.calls import Attributes, attributes_of, mq_open
 from nsbridge.agents.endpoints.mqueue.config import MqueueEndpoint, shown
 from nsbridge.agents.loop import READABLE, Timer
+from nsbridge.config.descriptors import closing
 
 _DEFAULTS = Attributes(10, 8192)  # fs.mqueue.msg_default and msgsize_default, if only one of them is configured
 _SETTLE = 0.02  # seconds from a change to the look at it, so that many changes cost one look
@@ -39,10 +40,8 @@ def owner(name: str) -> tuple[int, int] | None:
             continue
         except OSError:
             return None
-        try:
+        with closing(queue):
             about = os.fstat(queue)
-        finally:
-            os.close(queue)
         return about.st_uid, about.st_gid
     raise Denied(no_permission(name))
 

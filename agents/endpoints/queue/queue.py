@@ -29,6 +29,7 @@ from nsbridge.agents.endpoints.base import AgentApi, Blocked, Denied
 from nsbridge.agents.endpoints.queue.config import FtokKey, QueueEndpoint
 from nsbridge.agents.identity.walk import Step, walk
 from nsbridge.agents.wire import MAX_MESSAGE, Run
+from nsbridge.config.descriptors import closing
 
 Queue = sysv_ipc.MessageQueue
 Send = Callable[[bytes, bool, int], None]  # (message, wait?, type); raises one of SEND_ERRORS
@@ -54,15 +55,14 @@ def key_and_makers(key: int | FtokKey, container_root: str) -> tuple[int, tuple[
     if isinstance(key, int):
         return key, ()
     path = os.fsencode(key.path)
-    root = os.open(container_root, os.O_PATH | os.O_DIRECTORY)
-    try:
-        with walk(root, path, follow_last=True) as place:
-            if place.error is not None:
-                raise OSError(place.error.errno, os.strerror(place.error.errno or 0), path)
-            about = os.fstat(place.fd)
-            steps = (*place.steps, Step(path, about.st_uid))  # the file: in /tmp its owner may put another there
-    finally:
-        os.close(root)
+    with (
+        closing(os.open(container_root, os.O_PATH | os.O_DIRECTORY)) as root,
+        walk(root, path, follow_last=True) as place,
+    ):
+        if place.error is not None:
+            raise OSError(place.error.errno, os.strerror(place.error.errno or 0), path)
+        about = os.fstat(place.fd)
+        steps = (*place.steps, Step(path, about.st_uid))  # the file: in /tmp its owner may put another there
     return (key.proj & 0xFF) << 24 | (about.st_dev & 0xFF) << 16 | (about.st_ino & 0xFFFF), steps
 
 

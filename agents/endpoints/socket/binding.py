@@ -28,6 +28,7 @@ from nsbridge.agents.endpoints.files import Tree, blocked_by
 from nsbridge.agents.endpoints.socket.cells import BOUND_BORN, BOUND_INODE
 from nsbridge.agents.endpoints.socket.config import SocketEndpoint
 from nsbridge.agents.identity.walk import shown
+from nsbridge.config.descriptors import closing
 
 _EVENTS = watch.CREATED | watch.MOVED_IN | watch.MOVED_OUT | watch.DELETED
 
@@ -99,11 +100,8 @@ class SocketBinding:
             self._held.bind(self._hidden)
         finally:
             os.chdir("/")
-        fd = os.open(self._hidden, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-        try:
+        with closing(os.open(self._hidden, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)) as fd:
             os.chmod(str(fd), self._config.mode, dir_fd=self._tree.own_fds)
-        finally:
-            os.close(fd)
         self._cells[BOUND_INODE], self._cells[BOUND_BORN] = linux.birth(directory, self._hidden)
         if self._config.held_socket != socket.SOCK_DGRAM:
             self._held.listen(socket.SOMAXCONN)
@@ -118,12 +116,10 @@ class SocketBinding:
             fd = os.open(self._name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         except FileNotFoundError:
             return
-        try:
+        with closing(fd):
             before = os.fstat(fd)
             if why := self._not_ours(fd, before):
                 raise Blocked(f"{shown(self.path)} {why}: the agent waits until that is removed")
-        finally:
-            os.close(fd)
         with suppress(FileNotFoundError):
             os.unlink(self._aside, dir_fd=directory)
         linux.rename_noreplace(directory, self._name, self._aside)

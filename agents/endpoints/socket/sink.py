@@ -23,6 +23,7 @@ from nsbridge.agents.endpoints.socket.config import SocketEndpoint, SocketType, 
 from nsbridge.agents.identity.walk import shown
 from nsbridge.agents.loop import HUNG_UP, READABLE, WRITABLE
 from nsbridge.agents.wire import Run
+from nsbridge.config.descriptors import closing
 
 _AT_ONCE = 16 << 10  # bytes of a stream that the kernel takes all or not at all: they are one buffer
 _LENGTH = struct.Struct(">I")
@@ -170,12 +171,10 @@ class SocketSink(Sink):
             raise blocked_by(error, self._what) from None
         finally:
             os.close(directory)
-        try:
+        with closing(fd):
             if not stat.S_ISSOCK(os.fstat(fd).st_mode):
                 raise Blocked(f"{self._what} is no socket")
             self._open(fd)
-        finally:
-            os.close(fd)
 
     def _open(self, fd: int) -> None:
         sock = socket.socket(socket.AF_UNIX, self._config.type.number)
