@@ -20,7 +20,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Self
 
 from nsbridge.agents.confinement import entry
 from nsbridge.config.containerkind import ContainerKind
@@ -73,11 +72,11 @@ class Lxc(Engine):
         directory = _lxc_path()
         which = f"container {quoted(name)} of lxc"
         try:
-            with _Monitor(directory, name) as monitor:
-                state = _STATES[monitor.ask(_GET_STATE)]
-                if state not in _ALIVE:
-                    raise NotRunning(f"{which} is {state}, not running")
-                found = found_by_pid(monitor.ask(_GET_INIT_PID))
+            monitor = _Monitor(directory, name)
+            state = _STATES[monitor.ask(_GET_STATE)]
+            if state not in _ALIVE:
+                raise NotRunning(f"{which} is {state}, not running")
+            found = found_by_pid(monitor.ask(_GET_INIT_PID))
         except ConnectionRefusedError:
             raise self._absent(directory, name, which) from None
         except TimeoutError:
@@ -132,12 +131,6 @@ class _Monitor:
     def __init__(self, directory: str, name: str) -> None:
         self._address = b"\0" + os.fsencode(f"{directory}/{name}/command")
         self._deadline = time.monotonic() + TIME_LIMIT
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def ask(self, command: int) -> int:
         """Return the number that answers a command. Raises OSError, ValueError."""
