@@ -40,15 +40,23 @@ class Life:
         self.start()
 
     def start(self) -> None:
+        self.make()
+        self.begin()
+
+    def make(self) -> None:
+        """Open the journal, and make a source that does not yet work."""
         self.host = SourceHost(self._journal, self.received, self._window)
         self.source = SpoolSource(self.host, self.host.tree, self._config, self.host.journal, kept_name=self._kept_name)
         self.host.source = self.source
+
+    def begin(self) -> None:
         self.source.start()
         self.host.flush()
 
     def kill(self) -> None:
         if self.source._names._scan is not None:
             self.source._names._scan.listing.close()  # type: ignore[attr-defined]  # else Python closes it too late
+        self.source._delivered._stop_search()
         self.host.lose(self.source._directory.watch)
 
     def put(self, name: str, body: bytes) -> None:

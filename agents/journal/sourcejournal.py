@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import accumulate
 from zlib import crc32
 
@@ -63,6 +64,7 @@ class SourceJournal:
         self._allocated = 0
         self._cells = file.cells
         self.keeps_fresh = True  # False if its user has what was appended last in memory itself
+        self._holds = False
         self._fresh: Run | None = None  # what was taken last, if it is in memory; nothing of it is confirmed
         self._places: list[int] = []  # where messages may land, or one is being appended: the next seqs
         self._next_at = self._ring_at  # where the last record ends that was published
@@ -72,9 +74,8 @@ class SourceJournal:
         self.epoch = file.header.epoch
         self.confirmed = file.cells[CONFIRMED] & VALUE  # the last seq that the sink has confirmed
         self.taken = file.cells[TAKEN] & VALUE  # the last seq that was given out
-        self.pending_bytes = 0
         self._totals = array("Q", bytes(8 * self._entries))  # bytes of all records up to each, by seq
-        self._total = 0
+        self._total = self.pending_bytes = 0
         self.recovered = 0  # messages that had landed and whose taking was not published
         try:
             self._check()
@@ -90,6 +91,23 @@ class SourceJournal:
     @released.setter
     def released(self, seq: int) -> None:
         self._file.cells[RELEASED] = seal(seq)
+
+    def hold(self) -> None:
+        """Keep each record until it is released, and not only until it is confirmed."""
+        first = self.confirmed + 1
+        with suppress(DamagedError):  # a compromised agent may have written it
+            while first - 1 > max(self.released, self.taken + 2 - self._entries):
+                self.reader.check(first - 1)
+                first -= 1
+        self.released = first - 1
+        if first <= self.taken == self.confirmed:  # nothing pending has shown where the last record ends
+            at = self._index[self.taken % self._entries] & VALUE
+            self._next_at = at + RECORD_SIZE + self.reader.check(self.taken) + ALIGN - 1 & -ALIGN
+        self._holds = True
+
+    def room(self) -> int:
+        """Return how many messages may be appended after `hold`, if their bytes have room in the ring."""
+        return self._entries - 2 - self.taken + self.released
 
     @property
     def cells(self) -> memoryview[int]:
@@ -288,9 +306,10 @@ class SourceJournal:
 
         They go after the last record, or at the start of the ring where one does not fit the end.
         """
-        start, end, confirmed, upto = self._ring_at, self._end, self.confirmed, self._allocated
-        at, room = self._next_at, self._entries - 1 - (seq - confirmed)
-        first = self._index[(confirmed + 1) % self._entries] & VALUE if confirmed != self.taken else -1
+        start, end, upto = self._ring_at, self._end, self._allocated
+        kept = self.released if self._holds else self.confirmed  # the last one that may be overwritten
+        at, room = self._next_at, self._entries - 1 - (seq - kept)
+        first = self._index[(kept + 1) % self._entries] & VALUE if kept != self.taken else -1
         places: list[int] = []
         for length in lengths:
             need = RECORD_SIZE + length + ALIGN - 1 & -ALIGN

@@ -78,7 +78,7 @@ def open_state(
     if agent.endpoint.out:
         source = open_source(
             str(journal_path(state_dir, agent.name, "out")),
-            window.messages + 3,
+            _entries(agent, window),
             _ring(agent, window),
             report,
             settle=lambda made: _take_up(made, counter, report),
@@ -185,7 +185,7 @@ class _Private:
 
 def largest_journals(agent: AgentConfig, window: Window) -> int:
     """Return the bytes of the largest files that the journals of an agent may be, together."""
-    source = Header(journalfile.SOURCE, 0, window.messages + 3, _ring(agent, window))
+    source = Header(journalfile.SOURCE, 0, _entries(agent, window), _ring(agent, window))
     lists = journalfile.PAGE + agent.endpoint.waiting_size if agent.endpoint.waiting_size else 0
     return journalfile.largest(source) + journalfile.PAGE + lists
 
@@ -193,6 +193,14 @@ def largest_journals(agent: AgentConfig, window: Window) -> int:
 def longest(agent: AgentConfig, window: Window) -> int:
     """Return the size in bytes of the longest message that its source's journal can keep whole."""
     return min(_ring(agent, window) - _RECORD, MAX_MESSAGE)
+
+
+def _entries(agent: AgentConfig, window: Window) -> int:
+    """Return how many messages the index of a journal has room for, and a few; of notes twice as many.
+
+    A window of delivered files may wait for their removal beside a window of pending ones.
+    """
+    return (2 if agent.endpoint.notes else 1) * window.messages + 3
 
 
 def _ring(agent: AgentConfig, window: Window) -> int:

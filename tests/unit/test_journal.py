@@ -123,6 +123,40 @@ def test_another_window_keeps_pending_epoch_and_notes(tmp_path: Path, entries: i
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_held_records_stay_until_they_are_released(tmp_path: Path) -> None:
+    """Also behind a restart at which nothing is pending."""
+    opened = source(tmp_path / "a")
+    opened.hold()
+    bodies = [b"%d" % number for number in range(opened.room())]
+    for body in bodies:
+        opened.append(Message(1, body))
+    assert opened.room() == 0
+    opened.confirm(opened.taken)
+    opened.released = 2
+    assert opened.room() == 2
+    opened.close()
+    opened = source(tmp_path / "a")
+    opened.hold()
+    assert (opened.released, opened.room()) == (2, 2)
+    opened.append(ONE)
+    assert [opened.get(seq).body for seq in range(3, len(bodies) + 1)] == bodies[2:]
+    opened.append(TWO)
+    with pytest.raises(FullError):
+        opened.append(ONE)
+    opened.close()
+
+
+def test_damaged_held_records_count_as_released(tmp_path: Path) -> None:
+    opened = source(tmp_path / "a")
+    for _ in range(4):
+        opened.append(ONE)
+    opened.confirm(4)
+    opened._index[2] = 0
+    opened.hold()
+    assert opened.released == 2
+    opened.close()
+
+
 def test_another_window_keeps_notes_of_confirmed_unremoved_files(tmp_path: Path) -> None:
     """A kill can fall between the two; without its note the file would be taken, and delivered, again."""
     store = NoteStore(source(tmp_path / "a"), lambda _note, _seq: None)

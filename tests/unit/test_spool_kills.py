@@ -18,6 +18,8 @@ FILES = (
     "spool/names.py",
     "spool/aside.py",
     "spool/taken.py",
+    "spool/delivered.py",
+    "spool/search.py",
     "spool/done.py",
     "endpoints/directory.py",
 )

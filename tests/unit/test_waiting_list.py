@@ -25,7 +25,14 @@ INODE = 7
 NAMES = [b"a", b"bb", b"\xffccc", b"d d"]
 SIZE = 1000
 STEP = 11  # lines between two kills
-FILES = ("endpoints/spool/source.py", "spool/names.py", "spool/aside.py", "spool/taken.py", "journal/waitinglist.py")
+FILES = (
+    "endpoints/spool/source.py",
+    "spool/names.py",
+    "spool/aside.py",
+    "spool/taken.py",
+    "spool/delivered.py",
+    "journal/waitinglist.py",
+)
 
 
 class Kept:

@@ -23,6 +23,7 @@ from nsbridge.agents.endpoints.directory import WatchedDirectory
 from nsbridge.agents.endpoints.files import LEASED, NotAFileError, Tree, blocked_by
 from nsbridge.agents.endpoints.spool.cells import WAITING
 from nsbridge.agents.endpoints.spool.config import SpoolEndpoint
+from nsbridge.agents.endpoints.spool.delivered import DeliveredFiles
 from nsbridge.agents.endpoints.spool.matching import message_names
 from nsbridge.agents.endpoints.spool.names import CLOSED, CREATED, MOVED_IN, SCANNED, Calls, SpoolNames
 from nsbridge.agents.endpoints.spool.notes import SpoolFileId, Taken, identity_of, pack, sent_name, unpack
@@ -42,8 +43,9 @@ _REFUSED = 10.0  # seconds until a file that was refused is looked at again
 _SOON = 0.001  # seconds until a closed file's lease is asked for again; doubled each time
 _PATIENCE = 7  # times, 0.13 s in all
 _AT_ONCE = 512  # names; then the rest of the agent has its turn
-_SENT_AT_ONCE = 128  # files that are taken before they are sent; the first few of them after fewer
+_SENT_AT_ONCE = 128  # files that are taken before they are sent, or removed; the first few of them after fewer
 _FIRST_SENT = 16
+_FIRST_REMOVED = 16  # delivered files that are removed before more are taken
 _READS = 1000  # of events in a row, 64 KiB each
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # these say nothing about the file
 
@@ -73,6 +75,7 @@ class SpoolSource(EventSource):
         self.store = NoteStore(journal, self._load, sent_name if kept_name is not None else None)
         self._kept_name = kept_name
         journal.cells[RECORDS] = config.notes
+        journal.hold()
         self._host = host
         self._tree = tree
         self._config = config
@@ -90,6 +93,7 @@ class SpoolSource(EventSource):
         self._pauses = False  # until it is asked for again
         self._completeness = Completeness(host.loop.now)
         self._taken = TakenFiles(tree, config, self.store, self._names)
+        self._delivered = DeliveredFiles(tree, config, self._taken, self._names, host.loop, self._remove_more)
 
     def start(self) -> None:
         """Open and watch the directory, resend unconfirmed files, then scan: watch or scan finds every file."""
@@ -109,21 +113,30 @@ class SpoolSource(EventSource):
         if self._names.may_have_more():
             self._take()
 
-    def confirmed(self, seq: int) -> None:
-        """Delete the files, or move them to `done`. Nothing more is taken while that cannot be done."""
-        if self._directory.watch is None:
-            return
-        try:
-            self._taken.remove_up_to(seq)
-        except Blocked as reason:
-            self._waiter.wait(reason)
-            return
-        # Past dead letters too, which have no file: or `_resume` would go too far back.
-        self.store.journal.released = seq
+    def confirmed(self, _seq: int) -> None:
+        """Delete the files, or move them to `done`. Nothing more is taken if that cannot be done."""
+        self._remove(_FIRST_REMOVED)
 
     def lend(self) -> bool:
         """See Source: the notes of what was delivered and not removed must stay."""
-        return self._directory.watch is not None and not self._taken.has_up_to(self.store.confirmed)
+        return self._directory.watch is not None and self._taken.delivered() is None
+
+    def stop_taking(self) -> bool:
+        """Take no more; what was delivered is removed now, as far as that can be done."""
+        self._remove(1 << 30)
+        return True
+
+    def _remove(self, most: int) -> None:
+        if self._directory.watch is None:
+            return
+        try:
+            self._delivered.remove(most)
+        except Blocked as reason:
+            self._waiter.wait(reason)
+
+    def _remove_more(self) -> None:
+        self._remove(_SENT_AT_ONCE)
+        self._take()
 
     # -- the directory
 
@@ -139,6 +152,7 @@ class SpoolSource(EventSource):
         about = os.fstat(self._directory.fd)
         self._foreign_files_stay = bool(about.st_mode & stat.S_ISVTX) and about.st_uid != os.getuid()
         self._taken.open(self._directory.fd)
+        self._delivered.open(self._directory.fd)
         self._refused.open(self._directory.fd)
         self._removal.look(self._directory.fd)
         self._resume()
@@ -210,8 +224,8 @@ class SpoolSource(EventSource):
     # -- taking
 
     def _take(self) -> None:
-        if self._directory.watch is None or self._pauses or self._taken.has_up_to(self.store.confirmed):
-            return  # what was delivered is still there: `confirmed` says why, and comes again
+        if self._directory.watch is None or self._pauses or self._delivered.is_blocked:
+            return  # what was delivered cannot be removed: `_remove` says why, and comes again
         self._host.retry_dead_letters()
         try:
             self._take_some()
@@ -234,6 +248,7 @@ class SpoolSource(EventSource):
         """Take files while there is room. Raises Blocked, _NotYet."""
         names, host = self._names, self._host
         messages, size = host.room()
+        messages = min(messages, self.store.journal.room())
         taken = 0
         for _ in range(_AT_ONCE):
             if messages <= 0 or size <= 0:
@@ -252,6 +267,7 @@ class SpoolSource(EventSource):
                 taken += 1
                 if taken == _FIRST_SENT or not taken % _SENT_AT_ONCE:
                     host.flush()
+                    self._delivered.remove(min(taken, _SENT_AT_ONCE))
         host.loop.call_later(0, self._take)
 
     def _read(self, name: bytes) -> tuple[bytes, SpoolFileId] | None:
@@ -353,6 +369,7 @@ class SpoolSource(EventSource):
         self._removal.look(-1)
         self._directory.close()
         self._taken.close()
+        self._delivered.close()
         self._refused.close()
         self._completeness.clear()
 
