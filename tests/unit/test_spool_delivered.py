@@ -13,7 +13,7 @@ import pytest
 from nsbridge.agents.endpoints.spool import delivered, search
 from nsbridge.agents.endpoints.spool import source as spool
 from nsbridge.agents.endpoints.spool.search import RenamedSearch
-from tests.fake_host import killed_at
+from tests.kills import killed_at
 from tests.spool_life import Life, Make
 
 WINDOW = 8
