@@ -110,7 +110,9 @@ class Load:
             hidden.rename(self._directory / f"{number:09d}")
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.senders)])
+@pytest.mark.parametrize(
+    "count", [pytest.param(2, marks=pytest.mark.counter), pytest.param(4, marks=pytest.mark.senders)], ids=str
+)
 def test_no_process_outlives_a_killed_supervisor(tmp_path: Path, runc_container: Factory, count: int) -> None:
     """Within a second; what was in the spool is delivered by the next."""
     web, legacy = runc_container(), runc_container()

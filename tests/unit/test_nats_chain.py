@@ -45,7 +45,7 @@ def test_old_servers_get_one_message_at_a_time(version: tuple[int, ...], is_repl
     assert len(chain.flying) == most
 
 
-def test_each_message_in_flight_expects_the_sequence_before_it() -> None:
+def test_each_message_in_flight_expects_the_one_before_it() -> None:
     chain = Chain(state(), NEW, Last(9, Id(EPOCH, 3)), 100)
     assert chain.headers(entry(4, 7)) == {
         "Nats-Msg-Id": "000000000000000a-4",
@@ -56,7 +56,11 @@ def test_each_message_in_flight_expects_the_sequence_before_it() -> None:
     chain.publish(entry(4), is_last=False)
     assert [one.id.seq for one in chain.confirm(1, 20)] == [4]
     published(chain, range(5, 8))
-    assert chain.headers(entry(8)) == {"Nats-Msg-Id": "000000000000000a-8", "Nats-Expected-Last-Sequence": "23"}
+    assert chain.headers(entry(8)) == {
+        "Nats-Msg-Id": "000000000000000a-8",
+        "Nats-Expected-Last-Sequence": "23",
+        "Nats-Expected-Last-Msg-Id": "000000000000000a-7",
+    }
     assert [one.id.seq for one in chain.confirm(3, 22)] == [5, 6]
     assert chain.headers(entry(8))["Nats-Expected-Last-Sequence"] == "23"
 

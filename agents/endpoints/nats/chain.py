@@ -8,7 +8,8 @@ gives the message to the other servers; or each server checks when it applies th
 nats-server before 2.12 does with the conditions of a chain's later messages. It counts those refusals, loses count when
 a server is killed, and then takes new messages for old ones and drops them, although it confirms them. The storm
 (`make nats-storm`) saw that with 2.9.10 and 2.10.27. So a chain in a replicated stream of such a server has one message
-in flight. The condition of a chain's first message is checked by the leader in all versions.
+in flight. The condition of a chain's first message is checked by the leader in all versions. No leader checks the id of
+the message before; it makes a difference only behind messages of other programs (evidence.py).
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Chain:
         headers = {stream.ID_HEADER: str(entry.id), **behind(self._last_id, entry.id)}
         if self.flying:
             headers[stream.LAST_HEADER] = str(self.expected + len(self.flying))
+            headers[stream.LAST_ID_HEADER] = str(self.flying[-1].id)
         else:
             headers[stream.STREAM_HEADER] = self._state.name
             headers[stream.LAST_OF_SUBJECT_HEADER] = str(self.expected)

@@ -2,8 +2,10 @@
 
 Each message has an id, (epoch, seq), in the header Nats-Msg-Id, and a condition that holds only directly after the
 message before it. The first in flight names the sequence of the last message of the subject. Each later one names the
-sequence of the message before it, which the stream may not have yet (chain.py). So the server stores the messages in
-order and each at most once, even if some are lost, repeated or hours late on the way. No window of time limits this.
+message before it, which the stream may not have yet (chain.py), by its sequence and by its id. The sequence alone would
+not do: as many messages of other programs as of ours were refused would make it the expected one again. So the server
+stores the messages in order and each at most once, even if some are lost, repeated or hours late on the way. No window
+of time limits this.
 
 After any interruption the last message of the subject shows which of ours are stored:
 1. It is one of ours: all up to it are stored, and none after it.

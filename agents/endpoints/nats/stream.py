@@ -20,6 +20,7 @@ ID_HEADER = "Nats-Msg-Id"
 BEHIND_HEADER = "Nsbridge-Behind"  # the id of the publisher's message before, if that is not the seq before; order.py
 STREAM_HEADER = "Nats-Expected-Stream"
 LAST_HEADER = "Nats-Expected-Last-Sequence"  # of the stream's last message
+LAST_ID_HEADER = "Nats-Expected-Last-Msg-Id"  # of the same message
 LAST_OF_SUBJECT_HEADER = "Nats-Expected-Last-Subject-Sequence"
 _I64_MAX = (1 << 63) - 1
 
