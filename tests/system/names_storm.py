@@ -275,9 +275,16 @@ class Storm:
             wait_until(arrived, "all arrives", _WITHIN)
         problems = []
         for route, feeder in self._feeders.items():
-            flow = self._daemon.flow(f"{route}:from")
-            facts = [flow[key] for key in ("delivered", "pending", "refused", "refused_now", "dead", "in_doubt")]
-            if facts != [feeder.sent, 0, feeder.large, 0, 0, 0]:
+
+            def is_right(route: str = route, feeder: Feeder = feeder) -> bool:
+                flow = self._daemon.flow(f"{route}:from")
+                facts = [flow[key] for key in ("delivered", "pending", "refused", "refused_now", "dead", "in_doubt")]
+                return facts == [feeder.sent, 0, feeder.large, 0, 0, 0]
+
+            try:
+                wait_until(is_right, "agents show their counts", 2.0)
+            except AssertionError:
+                flow = self._daemon.flow(f"{route}:from")
                 problems.append(f"{route}: {feeder.sent} sent, {feeder.large} too large, and status has {flow}")
         wrong = [line for line in self._daemon.said().splitlines() if "internal error" in line or "damaged" in line]
         return problems + wrong[:5]

@@ -109,7 +109,7 @@ class Nsbridged:
         return next(flow for flow in flows if flow["from"] == source)
 
     def wait_delivered(self, source: str, count: int) -> None:
-        """Wait until the flow that begins at `source` counts so many messages; agents show a count within 2 ms."""
+        """Wait until the flow that begins at `source` counts so many messages; agents show a count a little later."""
         wait_until(lambda: self.flow(source)["delivered"] == count, f"{count} messages delivered from {source}")
 
     def counters(self, source: str) -> dict[str, Any]:

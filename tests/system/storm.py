@@ -207,9 +207,10 @@ class Storm:
         flows: list[dict[str, Any]] = []
 
         def arrived() -> bool:
+            """True if all is there, and agents have shown their counts, which they do a little later."""
             flows[:] = [self.daemon.flow("r:a"), self.daemon.flow("r:b")]
             counts = zip(flows, self._sent, self._received, strict=True)
-            return all(s["count"] == r["count"] and not flow["pending"] for flow, s, r in counts)
+            return all(s["count"] == r["count"] == flow["delivered"] and not flow["pending"] for flow, s, r in counts)
 
         with suppress(AssertionError):  # it is a finding, which `problems` words
             wait_until(arrived, "all arrives", _CLEANUPS)

@@ -47,8 +47,8 @@ def test_20_mb_of_spool_files_reach_a_queue_in_order(tmp_path: Path, runc_contai
         assert receiver.messages() == [Sent(7, body) for body in messages]
         wait_until(lambda: not visible(spool), "delivered files are removed")
         wait_until(lambda: daemon.flow("r:files")["pending"] == 0, "nothing is pending")
-        flow = daemon.flow("r:files")
-    assert (flow["delivered"], flow["bytes"]) == (len(messages), SIZE)
+        daemon.wait_delivered("r:files", len(messages))
+        assert daemon.flow("r:files")["bytes"] == SIZE
 
 
 def test_20_mb_of_queue_messages_reach_a_spool_in_order(tmp_path: Path, runc_container: Factory) -> None:

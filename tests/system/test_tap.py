@@ -100,8 +100,9 @@ def test_tap_shows_both_directions_and_changes_nothing(tmp_path: Path, unshare_c
             False,
         )
         assert (last["from"], last["to"], last["type"]) == ("r:queue", "r:files", 7)
+        daemon.wait_delivered("r:files", 4)
         flow = daemon.flow("r:files")
-        assert (flow["delivered"], flow["repeats_dropped"], flow["pending"]) == (4, 0, 0)
+        assert (flow["repeats_dropped"], flow["pending"]) == (0, 0)
 
 
 def test_a_long_message_is_cut_and_says_so(tmp_path: Path, unshare_container: Factory) -> None:
