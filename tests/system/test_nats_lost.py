@@ -50,6 +50,30 @@ def test_server_that_lost_messages_is_waited_for(tmp_path: Path, unshare_contain
             assert bodies_in(box) == [b"1", b"2", b"3", b"4", b"a-1"]
 
 
+def test_route_may_continue_without_what_a_server_lost(tmp_path: Path, unshare_container: Factory) -> None:
+    box = unshare_container()
+    with running(tmp_path / "nats") as server:
+        store, old = server.directory / "store", tmp_path / "old"
+        with Nsbridged(tmp_path, route(box.spec, server.url, 'lost = "skip"\n')) as daemon:
+            daemon.wait_for("RUNNING")
+            with NatsClient(server.url) as client:
+                client.add_stream("TO", ["to.far"])
+                client.add_stream("FROM", ["from.far"])
+                move(daemon, client, box.rootfs / "srv/out", [b"1", b"2"])
+            replace(server, store, old, None)
+            with NatsClient(server.url) as client:
+                move(daemon, client, box.rootfs / "srv/out", [b"3", b"4"], before=2)
+            replace(server, store, tmp_path / "new", old)
+            with NatsClient(server.url) as client:
+                move(daemon, client, box.rootfs / "srv/out", [b"5", b"6"], before=4)
+                assert client.bodies("TO") == [b"1", b"2", b"5", b"6"]
+            assert bodies_in(box) == [b"1", b"2", b"3", b"4", b"5", b"6"]
+            said = daemon.said()
+            assert "stream TO ends with message 2, and the server has confirmed message 4: a server of the" in said
+            ends = ("ends with message 2, and message 4 was taken", "has another message 4 than the one that was taken")
+            assert any(f"stream FROM {end}: a server of the cluster has lost messages" in said for end in ends)
+
+
 def move(daemon: Nsbridged, client: NatsClient, out: Path, bodies: Sequence[bytes], before: int = 0) -> None:
     """Move messages both ways."""
     put_into_spool(out, bodies, before)

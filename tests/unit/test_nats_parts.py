@@ -222,6 +222,15 @@ def test_stored_message_has_its_headers_and_type() -> None:
     assert [stream.type_of({"Nsbridge-Type": text}) for text in wrong] == [0] * 5
 
 
+def test_stored_message_has_its_time() -> None:
+    texts = ("2026-11-29T14:00:00.123456789Z", "2026-11-29T14:00:00.12Z", "2026-11-29T14:00:00Z", "")
+    times = [stream.stored({"message": {"seq": 5, "time": text}}).time for text in texts]
+    assert times == [1795960800123456789, 1795960800120000000, 1795960800000000000, 0]
+    for wrong in ("yesterday", "1900-01-01T00:00:00Z", "2026-11-29T14:00:00.xZ"):
+        with pytest.raises(ValueError):  # noqa: PT011  (of whichever part)
+            stream.stored({"message": {"seq": 5, "time": wrong}})
+
+
 def test_stream_made_again_has_another_identity() -> None:
     assert stream.identity(info()) == stream.identity(info())
     assert stream.identity(info()) != stream.identity({**info(), "created": "later"})

@@ -17,14 +17,13 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from nats.aio.msg import Msg
 
 from nsbridge.agents.endpoints.base import AgentApi, Blocked, EventSource
 from nsbridge.agents.endpoints.nats import stream
-from nsbridge.agents.endpoints.nats.cells import SEQUENCE, STREAM
+from nsbridge.agents.endpoints.nats.cells import SEQUENCE, STREAM, TIME
 from nsbridge.agents.endpoints.nats.config import STOP, NatsEndpoint
 from nsbridge.agents.endpoints.nats.connection import Connection, status_of
 from nsbridge.agents.endpoints.nats.errors import NONSENSE, JetStreamError, Unready
@@ -48,6 +47,7 @@ class Arrival(NamedTuple):
     reply: str  # where its acknowledgement goes
     headers: Mapping[str, str]
     body: bytes
+    time: int  # when it was stored, in ns
 
 
 def arrival(message: Msg) -> Arrival:
@@ -56,7 +56,8 @@ def arrival(message: Msg) -> Arrival:
     if parts[:2] != ["$JS", "ACK"] or len(parts) < 9:  # noqa: PLR2004  (an account and a domain may come before them)
         raise ValueError(f"no message of a consumer: {message.reply}")
     at = 5 if len(parts) == 9 else 7  # noqa: PLR2004
-    return Arrival(stream.sequence(parts[at]), message.reply, message.headers or {}, message.data)
+    time = stream.moment(int(parts[at + 2]))
+    return Arrival(stream.sequence(parts[at]), message.reply, message.headers or {}, message.data, time)
 
 
 class NatsSource(EventSource):
@@ -78,7 +79,7 @@ class NatsSource(EventSource):
         self._arrived: deque[Arrival] = deque()  # to be taken
         self._held: deque[tuple[int, str]] = deque()  # acknowledgements, each with the seq that it waits for
         self._due: list[str] = []  # those that may leave
-        self._last = 0  # the sequence of the last message taken
+        self._last = self._time = 0  # the sequence of the last message taken, and when it was stored
         self._is_idle = False  # the consumer has had nothing for a while
         self._order = Order()
         self._identity = 0  # of the stream
@@ -105,13 +106,14 @@ class NatsSource(EventSource):
 
     def lend(self) -> bool:
         """See Source: the last one taken stays so."""
-        self._note(self._last)
+        self._note(self._last, self._time)
         return bool(self._identity)
 
-    def _note(self, sequence: int) -> None:
+    def _note(self, sequence: int, time: int) -> None:
         """Note the place of the next message; the store that publishes the message also selects the slot."""
         slot = (self._journal.taken + 1) % 2
-        self._journal.cells[SEQUENCE + slot], self._journal.cells[STREAM + slot] = sequence, self._identity
+        cells = self._journal.cells
+        cells[SEQUENCE + slot], cells[STREAM + slot], cells[TIME + slot] = sequence, self._identity, time
 
     async def serve(self, connection: Connection) -> None:
         """See Side."""
@@ -156,8 +158,9 @@ class NatsSource(EventSource):
                 raise
             raise Unready(f"stream {out.stream} is not there; make it") from None
         self._identity = stream.identity(info)
-        slot = self._journal.taken % 2
-        known = self._journal.cells[SEQUENCE + slot] if self._journal.cells[STREAM + slot] == self._identity else 0
+        cells, slot = self._journal.cells, self._journal.taken % 2
+        is_known = cells[STREAM + slot] == self._identity
+        known, self._time = (cells[SEQUENCE + slot], cells[TIME + slot]) if is_known else (0, 0)
         consumer = await self._consumer(connection, stream.start_after(info, known))
         stream.check_consumer(consumer, out.subject)
         self._is_idle = bool(consumer.get("num_ack_pending"))  # sent to a lost connection: it does not send them soon
@@ -167,17 +170,39 @@ class NatsSource(EventSource):
 
     async def _check(self, connection: Connection, last: int) -> None:
         """Raise Unready if the stream has lost what was taken. Learn the id of the last message that was taken."""
-        name = self._out.stream
+        name, loss = self._out.stream, ""
+        one = await self._stored(connection, self._last)
         if last < self._last:
             loss = f"ends with message {last}, and message {self._last} was taken"
+        elif one is not None and self._time and one.time not in (0, self._time):
+            loss = f"has another message {self._last} than the one that was taken"
+        if loss:
             if self._lost == STOP:
                 raise Unready(stream.has_lost(name, loss))
             self._agent.log("error", f"stream {name} {loss}: a server of the cluster has lost messages")
-            self._last = last
-        if self._order.is_empty and self._last:
-            with suppress(JetStreamError):  # it may be deleted
-                one = stream.stored(await connection.ask(f"STREAM.MSG.GET.{name}", seq=self._last))
-                self._order.took(one.headers)
+            self._last = await self._before(connection, min(last, self._last))
+        elif one is not None and self._order.is_empty:
+            self._order.took(one.headers)
+
+    async def _before(self, connection: Connection, at: int) -> int:
+        """Return the last message up to `at` that was stored before the last one that was taken."""
+        while self._time and at:
+            one = await self._stored(connection, at)
+            if one is None or one.time <= self._time:
+                break
+            at -= 1
+        return at
+
+    async def _stored(self, connection: Connection, sequence: int) -> stream.Stored | None:
+        """Return a message of the stream; None if it is deleted."""
+        if not sequence:
+            return None
+        try:
+            return stream.stored(await connection.ask(f"STREAM.MSG.GET.{self._out.stream}", seq=sequence))
+        except JetStreamError as error:
+            if error.code == stream.NO_MESSAGE:
+                return None
+            raise
 
     async def _consumer(self, connection: Connection, start: dict[str, Any]) -> dict[str, Any]:
         """Return the server's description of the consumer; make it, to begin at `start`, if it is missing."""
@@ -247,7 +272,7 @@ class NatsSource(EventSource):
             if one.sequence > self._last:
                 if one.sequence != self._last + 1:
                     await self._fill(connection, one.sequence)
-                if not self._has_taken(one.sequence, one.headers, one.body):
+                if not self._has_taken(one):
                     break
             self._held.append((self._journal.taken, one.reply))
             self._arrived.popleft()
@@ -255,8 +280,9 @@ class NatsSource(EventSource):
         self.confirmed(self._journal.confirmed)
         return bool(self._arrived) and self._agent.has_room()
 
-    def _has_taken(self, sequence: int, headers: Mapping[str, str], body: bytes) -> bool:
+    def _has_taken(self, one: Arrival | stream.Stored) -> bool:
         """Take a message; False if there is no room. Raises Unready."""
+        sequence, headers, body = one.sequence, one.headers, one.body
         if len(body) > self._longest:
             raise Unready(
                 f"message {sequence} of stream {self._out.stream} has {len(body)} bytes, more than max_message "
@@ -266,12 +292,12 @@ class NatsSource(EventSource):
             return False
         if hole := self._order.hole(headers):
             self._judge(sequence, hole)
-        self._note(sequence)
+        self._note(sequence, one.time)
         try:
             self._agent.take(Message(stream.type_of(headers), body))
         except Blocked as reason:
             raise Unready(str(reason)) from None
-        self._last = sequence
+        self._last, self._time = sequence, one.time
         self._order.took(headers)
         return True
 
@@ -306,7 +332,7 @@ class NatsSource(EventSource):
                 raise ValueError(f"message {one.sequence} in place of one behind {self._last}")
             if upto and one.sequence > upto:
                 raise Unready(f"stream {self._out.stream} does not have message {upto}, which its consumer has")
-            while not self._has_taken(one.sequence, one.headers, one.body):
+            while not self._has_taken(one):
                 self._agent.flush()
                 self._wake.clear()
                 await self._wake.wait()

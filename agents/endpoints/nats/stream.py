@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -31,6 +32,7 @@ class Stored(NamedTuple):
     sequence: int
     headers: Mapping[str, str]
     body: bytes
+    time: int  # when it was stored, in ns; 0 if that is not known
 
 
 def stored(answer: Mapping[str, Any]) -> Stored:
@@ -39,7 +41,23 @@ def stored(answer: Mapping[str, Any]) -> Stored:
     text = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace")
     lines = (line.partition(":") for line in text.split("\r\n")[1:])
     headers = {name.strip(): value.strip() for name, _, value in lines if name}
-    return Stored(sequence(message["seq"]), headers, base64.b64decode(message.get("data", "")))
+    body = base64.b64decode(message.get("data", ""))
+    return Stored(sequence(message["seq"]), headers, body, _nanoseconds(message.get("time", "")))
+
+
+def _nanoseconds(text: str) -> int:
+    """Return a time like 2026-11-29T14:00:00.123456789Z in ns; 0 if there is none. Raises ValueError."""
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    if not whole:
+        return 0
+    return moment(int(datetime.fromisoformat(f"{whole}+00:00").timestamp()) * 10**9 + int(fraction.ljust(9, "0")[:9]))
+
+
+def moment(number: int) -> int:
+    """Return a time in ns that a journal can keep. Raises ValueError."""
+    if not 0 <= number <= _I64_MAX:
+        raise ValueError(f"{number} is no time of a message")
+    return number
 
 
 def sequence(value: str | int) -> int:
