@@ -21,7 +21,11 @@ KILLS = 4
 
 @pytest.mark.parametrize(
     ("delivery", "processes"),
-    [("at-least-once", 2), ("exactly-once", 2), pytest.param("exactly-once", 4, marks=pytest.mark.senders)],
+    [
+        ("at-least-once", 2),
+        pytest.param("exactly-once", 2, marks=pytest.mark.counter),
+        pytest.param("exactly-once", 4, marks=pytest.mark.senders),
+    ],
 )
 def test_forty_routes_start_answer_rest_and_stop(delivery: str, processes: int) -> None:
     """A fifth of the routes that are promised; status and memory as promised there.
