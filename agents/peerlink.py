@@ -20,7 +20,8 @@ _PACKETS_AT_ONCE = 8  # received before their messages are handed over and confi
 class PeerLink:
     """Sends and receives the packets of a session. Calls `late` some time after `do_late`, once for several calls.
 
-    While packets come it waits for a pause, but not for long.
+    While packets come it waits for a pause, but not for long. A confirmation that is sent by itself ends the wait, and
+    `late` is called before.
 
     `sync`, if given, is called before each packet: it makes durable what the packet reports. Then nothing is sent late.
     """
@@ -71,17 +72,17 @@ class PeerLink:
 
     def _do_late(self) -> None:
         self._late_is_due = False
-        if self._has_received and self._put_off < _MOST_PUT_OFF:
+        left = self._ack_since + _DELAY - self._loop.now() if self._ack_since else 0.0
+        acks = bool(self._ack_since) and left <= 0  # nothing has come for it to travel with
+        if self._has_received and self._put_off < _MOST_PUT_OFF and not acks:
             self._put_off += 1
         else:
             self._put_off = 0
             self._late()
-        if self._ack_since:
-            left = self._ack_since + _DELAY - self._loop.now()
-            if left > 0:
-                self.do_late(left)
-            else:
-                self.flush_all()
+        if acks:
+            self.flush_all()
+        elif left > 0:
+            self.do_late(left)
         if self._put_off:
             self.do_late()
 
