@@ -160,7 +160,7 @@ class NatsClient:
 
     def add_stream(self, name: str, subjects: Sequence[str], **config: Any) -> None:
         """Make a stream; a cluster may need a while until it can."""
-        impatient = self.client.jetstream(timeout=3)  # a request before there is a leader is lost
+        impatient = self.client.jetstream(timeout=2)  # a request before there is a leader is lost
 
         def made() -> bool:
             try:
