@@ -51,7 +51,7 @@ def truncate(path: Path, size: int) -> None:
         file.truncate(size)
 
 
-_RING = PAGE + 8 * (_WINDOW + 3)
+_RING = PAGE + 8 * (2 * _WINDOW + 3)  # a journal of notes has room for two windows
 DAMAGE = {
     "truncated to nothing": lambda path: truncate(path, 0),
     "truncated within the ring": lambda path: truncate(path, _RING + 40),

@@ -113,7 +113,7 @@ class SpoolSource(EventSource):
         if self._names.may_have_more():
             self._take()
 
-    def confirmed(self, _seq: int) -> None:
+    def confirmed(self, seq: int) -> None:  # noqa: ARG002  (the notes show what was delivered)
         """Delete the files, or move them to `done`. Nothing more is taken if that cannot be done."""
         self._remove(_FIRST_REMOVED)
 

@@ -1,4 +1,4 @@
-"""Finds the files that a spool's source has taken and not yet removed (removal.py).
+"""Finds the files that a spool's source has taken and not yet removed (delivered.py).
 
 A file is identified by its inode, its mtime and its size. Its program may rename it while it waits for confirmation. It
 stays the same message under its new name, also for the next agent, whose notes have the old name.
