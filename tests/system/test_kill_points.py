@@ -172,6 +172,7 @@ def test_a_kill_while_an_agent_opens_its_journals(tmp_path: Path, agent: str, ca
 
     plan = Plan(("spool", "queue"), EXACTLY_ONCE, 0, pause=LIGHT)
     with a_storm(tmp_path, plan) as running:
+        running.journals_stay = False
         outcome = running.run(strikes)
     assert [fault for direction in outcome.directions for fault in direction.faults()] == []
     assert outcome.internal_errors == []
