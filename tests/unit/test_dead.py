@@ -6,7 +6,8 @@ import json
 import os
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,22 @@ class Host:
         self.said.append(text)
 
 
+MakeHost = Callable[..., Host]
+
+
+@pytest.fixture
+def make_host(journal: SourceJournal) -> Iterator[MakeHost]:
+    """Yield a maker of hosts."""
+    with ExitStack() as cleanup:
+
+        def make(room: int = 100) -> Host:
+            host = Host(journal, room)
+            cleanup.callback(host.loop.close)
+            return host
+
+        yield make
+
+
 def retries(box: int, host: Any) -> DeadLetterRetries:
     return DeadLetterRetries(box, host.journal, host, fsync=None)
 
@@ -194,9 +211,9 @@ def pending(journal: SourceJournal) -> list[Message]:
 
 
 def test_letters_are_taken_again_in_their_order_with_their_types(
-    tmp_path: Path, box: int, journal: SourceJournal
+    tmp_path: Path, box: int, journal: SourceJournal, make_host: MakeHost
 ) -> None:
-    host = Host(journal)
+    host = make_host()
     for seq, mtype, body in ((10, 0, b"second"), (9, 7, b"first"), (11, (1 << 63) - 1, b"")):
         given(tmp_path, seq, mtype, body)
     (tmp_path / "box/nonsense").write_bytes(b"no letter")
@@ -210,8 +227,10 @@ def test_letters_are_taken_again_in_their_order_with_their_types(
     assert not taking.due
 
 
-def test_the_window_and_the_source_are_asked_before_each(tmp_path: Path, box: int, journal: SourceJournal) -> None:
-    host = Host(journal, room=2)
+def test_the_window_and_the_source_are_asked_before_each(
+    tmp_path: Path, box: int, journal: SourceJournal, make_host: MakeHost
+) -> None:
+    host = make_host(room=2)
     for seq in range(5):
         given(tmp_path, seq, 1, b"%d" % seq)
     taking = retries(box, host)
@@ -226,11 +245,13 @@ def test_the_window_and_the_source_are_asked_before_each(tmp_path: Path, box: in
     assert [message.body for message in pending(journal)] == [b"0", b"1", b"2", b"3", b"4"]
 
 
-def test_one_in_the_journal_at_a_kill_is_not_taken_twice(tmp_path: Path, box: int, journal: SourceJournal) -> None:
+def test_one_in_the_journal_at_a_kill_is_not_taken_twice(
+    tmp_path: Path, box: int, journal: SourceJournal, make_host: MakeHost
+) -> None:
     """Killed before the file was removed: also if it was confirmed since."""
     given(tmp_path, 7, 1, b"body", f"@{journal.epoch:016x}-{1:020d}")
     journal.append(Message(1, b"body"))
-    host = Host(journal)
+    host = make_host()
     taking = retries(box, host)
     taking.settle()
     taking.take(lambda: True)
@@ -243,13 +264,13 @@ def test_one_in_the_journal_at_a_kill_is_not_taken_twice(tmp_path: Path, box: in
 
 @pytest.mark.parametrize("epoch", ["own", "of a journal that was lost"])
 def test_one_not_in_the_journal_at_a_kill_is_taken(
-    tmp_path: Path, box: int, journal: SourceJournal, epoch: str
+    tmp_path: Path, box: int, journal: SourceJournal, epoch: str, make_host: MakeHost
 ) -> None:
     """Killed after the file was renamed and before it was in the journal, or the journal has been lost since."""
     journal.append(Message(1, b"another"))
     claim = f"@{journal.epoch:016x}-{2:020d}" if epoch == "own" else f"@{journal.epoch - 1:016x}-{1:020d}"
     name = given(tmp_path, 7, 4, b"body", claim)
-    host = Host(journal)
+    host = make_host()
     taking = retries(box, host)
     taking.settle()
     assert list(inside(tmp_path)) == [name.partition("@")[0]]
@@ -258,9 +279,11 @@ def test_one_not_in_the_journal_at_a_kill_is_taken(
     assert inside(tmp_path) == {}
 
 
-def test_one_that_the_journal_has_no_room_for_keeps_its_name(tmp_path: Path, box: int, journal: SourceJournal) -> None:
+def test_one_that_the_journal_has_no_room_for_keeps_its_name(
+    tmp_path: Path, box: int, journal: SourceJournal, make_host: MakeHost
+) -> None:
     """Under another name it would count as taken once the journal has reached that number."""
-    host = Host(journal)
+    host = make_host()
     name = given(tmp_path, 7, 1, b"x" * 3000)
     journal.append(Message(1, b"y" * 2000))
     taking = retries(box, host)
@@ -273,9 +296,11 @@ def test_one_that_the_journal_has_no_room_for_keeps_its_name(tmp_path: Path, box
     assert host.reason == ""
 
 
-def test_retry_without_room_is_tried_again_by_itself(tmp_path: Path, box: int, journal: SourceJournal) -> None:
+def test_retry_without_room_is_tried_again_by_itself(
+    tmp_path: Path, box: int, journal: SourceJournal, make_host: MakeHost
+) -> None:
     """A full disk: nothing is pending, so no confirmation comes that it could be tried after."""
-    host = Host(journal)
+    host = make_host()
     given(tmp_path, 7, 1, b"body")
     host.full = True
     taking = retries(box, host)
@@ -285,18 +310,19 @@ def test_retry_without_room_is_tried_again_by_itself(tmp_path: Path, box: int, j
     deadline = host.loop.now() + 10
     while taking.due and host.loop.now() < deadline:
         host.loop.run_once(0.1)
-    host.loop.close()
     assert (pending(journal), host.reason, taking.due) == ([Message(1, b"body")], "", False)
 
 
-def test_what_is_no_regular_file_is_reported_and_left(tmp_path: Path, box: int, journal: SourceJournal) -> None:
+def test_what_is_no_regular_file_is_reported_and_left(
+    tmp_path: Path, box: int, journal: SourceJournal, make_host: MakeHost
+) -> None:
     (tmp_path / "elsewhere").write_bytes(b"secret")
     stems = [f"{0xABC:016x}-{number:020d}.1" for number in range(4)]
     os.mkfifo(tmp_path / "box" / stems[0])
     (tmp_path / "box" / stems[1]).symlink_to(tmp_path / "elsewhere")
     (tmp_path / "box" / stems[2]).mkdir()
     (tmp_path / "box" / stems[3]).write_bytes(b"good")
-    host = Host(journal)
+    host = make_host()
     taking = retries(box, host)
     taking.settle()
     taking.take(lambda: True)

@@ -135,6 +135,7 @@ def test_old_letters_are_dropped_on_their_day_without_a_tick(tmp_path: Path, box
     """One timer for the oldest, also where its day is farther off than epoll can sleep (30 days)."""
     clock = Clock()
     host = Host(box, sink, DeadConfig(max_age=30 * 86400.0))
+    host.loop.close()
     host.loop = Loop(clock)
     host.keeper = DeadLetterKeeper(host, box, sink, DeadConfig(max_age=30 * 86400.0), None)
     host.keeper.start()

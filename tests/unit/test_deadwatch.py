@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,10 +67,12 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Scene:
+def scene(tmp_path: Path) -> Iterator[Scene]:
     for box in ("dead/r/a", "dead/r/b", "dead/r/.retry/a"):
         (tmp_path / box).mkdir(parents=True)
-    return Scene(tmp_path)
+    made = Scene(tmp_path)
+    yield made
+    made.loop.close()
 
 
 def fill(box: Path, count: int, size: int = 0) -> None:
