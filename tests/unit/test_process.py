@@ -156,7 +156,7 @@ def _watch_and_wait(control_fd: int) -> int:
     """Do as an agent of files does: the kernel takes its time to release what it watches."""
     control_fd = release_first(control_fd)
     close_all_but({0, 1, 2, control_fd})
-    watching = [INotify() for _ in range(3)]
+    watching = [INotify() for _ in range(12)]  # 5 to 16 ms each: this test may have to wait for a processor as long
     for one in watching:
         one.add_watch("/tmp", flags.CREATE)
     socket.socket(fileno=control_fd).send(b'{"report": "error", "text": "ready"}')
