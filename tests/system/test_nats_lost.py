@@ -19,17 +19,22 @@ def publish(client: NatsClient, *ids: str) -> None:
         client.publish("from.far", [one.encode()], headers={"Nats-Msg-Id": one})
 
 
+def begin(daemon: Nsbridged, server: NatsServer, out: Path) -> None:
+    """Make the streams, and move the first two messages."""
+    daemon.wait_for("RUNNING")
+    with NatsClient(server.url) as client:
+        client.add_stream("TO", ["to.far"])
+        client.add_stream("FROM", ["from.far"])
+        move(daemon, client, out, [b"1", b"2"])
+
+
 def test_server_that_lost_messages_is_waited_for(tmp_path: Path, unshare_container: Factory) -> None:
     """Its store is replaced by an older one, as if a server without the last messages became the leader."""
     box = unshare_container()
     with running(tmp_path / "nats") as server:
         store, old, new = server.directory / "store", tmp_path / "old", tmp_path / "new"
         with Nsbridged(tmp_path, route(box.spec, server.url)) as daemon:
-            daemon.wait_for("RUNNING")
-            with NatsClient(server.url) as client:
-                client.add_stream("TO", ["to.far"])
-                client.add_stream("FROM", ["from.far"])
-                move(daemon, client, box.rootfs / "srv/out", [b"1", b"2"])
+            begin(daemon, server, box.rootfs / "srv/out")
             replace(server, store, old, None)
             with NatsClient(server.url) as client:
                 move(daemon, client, box.rootfs / "srv/out", [b"3", b"4"], before=2)
@@ -55,11 +60,7 @@ def test_route_may_continue_without_what_a_server_lost(tmp_path: Path, unshare_c
     with running(tmp_path / "nats") as server:
         store, old = server.directory / "store", tmp_path / "old"
         with Nsbridged(tmp_path, route(box.spec, server.url, 'lost = "skip"\n')) as daemon:
-            daemon.wait_for("RUNNING")
-            with NatsClient(server.url) as client:
-                client.add_stream("TO", ["to.far"])
-                client.add_stream("FROM", ["from.far"])
-                move(daemon, client, box.rootfs / "srv/out", [b"1", b"2"])
+            begin(daemon, server, box.rootfs / "srv/out")
             replace(server, store, old, None)
             with NatsClient(server.url) as client:
                 move(daemon, client, box.rootfs / "srv/out", [b"3", b"4"], before=2)
