@@ -1,9 +1,7 @@
 """The cells of the journals that belong to a POSIX queue (agents/journal/). A number never changes."""
 
-LARGEST, LARGEST_OF = (
-    48,
-    49,
-)  # of a sink: the largest mq_msgsize of a queue with this name that was seen, and a number of the name
+# Of a sink: the largest mq_msgsize of a queue with this name that was seen, and a number of the name
+LARGEST, LARGEST_OF = 48, 49
 
 MADE = 63  # the inode + 1 of the queue that the agent has made and no program has used (endpoints/unused.py)
 
